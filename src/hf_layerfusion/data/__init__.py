@@ -1,0 +1,1 @@
+"""Text in, clean text or token batches out."""

@@ -1,0 +1,1 @@
+"""The Trainer, its arguments, optimizer groups and callbacks."""
