@@ -1,0 +1,114 @@
+"""Metrics of one classification or regression task, as the `compute_metrics` of a `transformers.Trainer`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+from transformers import EvalPrediction
+
+MULTI_LABEL_THRESHOLD = 0.5
+"""A label of a multi-label task is predicted where its sigmoid exceeds this."""
+
+Array = npt.NDArray[Any]
+
+
+def compute_metrics_for(problem_type: str) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return the function that turns an `EvalPrediction` into the metrics of a `problem_type`.
+
+    - `"single_label_classification"` (logits `[N, C]`, labels `[N]`): `accuracy`, `f1_macro`,
+      `recall_macro` (the figure of TweetEval's sentiment task). Macro averages run over the classes that
+      occur among labels or predictions; a class that is predicted but never right counts 0.
+    - `"multi_label_classification"` (logits and 0/1 labels `[N, C]`): `f1_micro`, `f1_macro`,
+      `subset_accuracy` (all labels of a text right). A label that is neither present nor predicted counts 0.
+    - `"regression"` (predictions `[N]` or `[N, 1]`, targets `[N]`): `mse`, `mae`, `pearsonr`, `spearmanr`.
+      The two correlations are `nan` where predictions or targets are constant or there is one row: there
+      they are undefined, and a 0 would read as "measured, no correlation".
+
+    Predictions may be a tuple, whose first entry is taken: models that also return hidden states give one.
+
+    Raises:
+        ValueError: an unknown `problem_type`; and when called: no rows, shapes that do not fit, or
+            predictions that are not finite (arg max would call a NaN the first class).
+    """
+    if problem_type not in _METRICS:
+        raise ValueError(f"problem_type must be one of {', '.join(_METRICS)}; found {problem_type!r}")
+    metrics = _METRICS[problem_type]
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        outputs, labels = _arrays(prediction)
+        return {name: float(value) for name, value in metrics(outputs, labels).items()}
+
+    return compute_metrics
+
+
+def predicted_labels(logits: Array) -> Array:
+    """Return the 0/1 matrix `[N, C]` of the labels that multi-label `logits` `[N, C]` predict."""
+    return (expit(logits) > MULTI_LABEL_THRESHOLD).astype(np.int64)
+
+
+def _arrays(prediction: EvalPrediction) -> tuple[Array, Array]:
+    outputs = prediction.predictions
+    logits = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
+    labels = np.asarray(prediction.label_ids)
+    if len(logits) == 0:
+        raise ValueError("metrics need at least one row; found none: check the evaluation file")
+    if len(labels) != len(logits):
+        raise ValueError(f"each row needs one prediction; found {len(logits)} for {len(labels)} labels")
+    if not np.isfinite(logits).all():
+        rows = int((~np.isfinite(logits)).reshape(len(logits), -1).any(axis=1).sum())
+        raise ValueError(
+            f"predictions must be finite; found NaN or infinity in {rows} of {len(logits)} rows: "
+            "training has diverged, lower the learning rate"
+        )
+    return logits, labels
+
+
+def _single_label(logits: Array, labels: Array) -> dict[str, float]:
+    if logits.ndim != 2 or labels.ndim != 1:
+        raise ValueError(f"logits must be [N, C] and labels [N]; found {logits.shape} and {labels.shape}")
+    predictions = logits.argmax(axis=1)
+    return {
+        "accuracy": accuracy_score(labels, predictions),
+        "f1_macro": f1_score(labels, predictions, average="macro", zero_division=0),
+        "recall_macro": recall_score(labels, predictions, average="macro", zero_division=0),
+    }
+
+
+def _multi_label(logits: Array, labels: Array) -> dict[str, float]:
+    if logits.ndim != 2 or labels.shape != logits.shape:
+        raise ValueError(f"logits and labels must both be [N, C]; found {logits.shape} and {labels.shape}")
+    predictions = predicted_labels(logits)
+    labels = labels.astype(np.int64)
+    return {
+        "f1_micro": f1_score(labels, predictions, average="micro", zero_division=0),
+        "f1_macro": f1_score(labels, predictions, average="macro", zero_division=0),
+        "subset_accuracy": float((labels == predictions).all(axis=1).mean()),
+    }
+
+
+def _regression(outputs: Array, targets: Array) -> dict[str, float]:
+    if outputs.size != len(outputs) or targets.size != len(targets):
+        raise ValueError(
+            f"predictions and targets must hold one value a row; found {outputs.shape} and {targets.shape}"
+        )
+    values = outputs.reshape(-1).astype(np.float64)
+    targets = targets.reshape(-1).astype(np.float64)
+    errors = values - targets
+    defined = np.ptp(values) > 0 and np.ptp(targets) > 0
+    return {
+        "mse": np.square(errors).mean(),
+        "mae": np.abs(errors).mean(),
+        "pearsonr": pearsonr(targets, values).statistic if defined else float("nan"),
+        "spearmanr": spearmanr(targets, values).statistic if defined else float("nan"),
+    }
+
+
+_METRICS: dict[str, Callable[[Array, Array], dict[str, float]]] = {
+    "single_label_classification": _single_label,
+    "multi_label_classification": _multi_label,
+    "regression": _regression,
+}

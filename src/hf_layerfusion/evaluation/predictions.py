@@ -1,0 +1,133 @@
+"""Predictions of a run as a file: a table to read, or the form that the original competition took."""
+
+import csv
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, softmax
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.metrics import predicted_labels
+
+PredictionFormat = Literal["standard", "kaggle"]
+
+
+def write_predictions(
+    path: str | os.PathLike[str],
+    *,
+    ids: Sequence[object],
+    texts: Mapping[str, Sequence[str]],
+    logits: npt.NDArray[Any],
+    problem_type: str,
+    label_names: Sequence[str] = (),
+    format: PredictionFormat = "standard",  # noqa: A002 - the command line's own name
+) -> None:
+    """Write one row for each text to a CSV file (RFC 4180, UTF-8), whole or not at all.
+
+    `"standard"` writes the columns `id`, one for each of `texts`, and then
+
+    - single label: `label` (its name) and `score` (its probability);
+    - multi-label: `label` (names of all labels predicted, joined by `;`, possibly none) and `score` (their
+      probabilities, in the same order);
+    - regression: `value`.
+
+    `"kaggle"` writes `Id,Prediction`, Ids counting from 1 whatever `ids` says: 1 for the second of two
+    classes, -1 for the first.
+
+    Args:
+        path: the file; one that is there is replaced.
+        ids: the rows' names, `[N]`.
+        texts: text columns by name, each `[N]`, such as `{"text": [...]}` or the two of a pair.
+        logits: `[N, C]`; regression: `[N]` or `[N, 1]`.
+        problem_type: as in `PretrainedConfig`.
+        label_names: C names, by index; not used for regression.
+        format: `"standard"` or `"kaggle"`.
+
+    Raises:
+        UserError: kaggle's form asked of anything but two classes, a label name with `;` in a multi-label
+            task, a text column named as one of ours.
+        ValueError: lengths or number of labels that do not fit, an unknown `problem_type` or `format`.
+    """
+    logits = np.asarray(logits)
+    for name, column in (("ids", ids), *texts.items()):
+        if len(column) != len(logits):
+            raise ValueError(f"{name} must have one entry for each of {len(logits)} rows; found {len(column)}")
+    if problem_type != "regression" and logits.shape != (len(logits), len(label_names)):
+        raise ValueError(f"logits must be [N, {len(label_names)}], by label_names; found {logits.shape}")
+
+    if format == "kaggle":
+        header, rows = ["Id", "Prediction"], _kaggle_rows(logits, problem_type)
+    elif format == "standard":
+        header, answers = _answers(logits, problem_type, label_names)
+        clash = sorted({"id", *header} & set(texts))
+        if clash:
+            raise UserError(
+                f"text column {clash[0]!r} has the name of a column of the predictions; rename it in the data file"
+            )
+        header = ["id", *texts, *header]
+        rows = ((id_, *row, *answer) for id_, *row, answer in zip(ids, *texts.values(), answers, strict=True))
+    else:
+        raise ValueError(f"format must be 'standard' or 'kaggle'; found {format!r}")
+    _write_csv(Path(path), header, rows)
+
+
+def _kaggle_rows(logits: npt.NDArray[Any], problem_type: str) -> Iterator[tuple[object, ...]]:
+    if problem_type != "single_label_classification" or logits.shape[1] != 2:
+        classes = f"{logits.shape[1]} labels" if logits.ndim == 2 else "one value a row"
+        raise UserError(
+            f"prediction_format kaggle needs a task of two classes; found {problem_type} with {classes}: "
+            "use prediction_format standard"
+        )
+    return ((row, 1 if second else -1) for row, second in enumerate(logits.argmax(axis=1), start=1))
+
+
+def _answers(
+    logits: npt.NDArray[Any], problem_type: str, label_names: Sequence[str]
+) -> tuple[list[str], Iterator[tuple[str, ...]]]:
+    """Our own columns' names, and their cells for each row."""
+    if problem_type == "regression":
+        if logits.size != len(logits):
+            raise ValueError(f"logits of a regression must be [N] or [N, 1]; found {logits.shape}")
+        return ["value"], ((f"{value:.7g}",) for value in logits.reshape(-1))
+    if problem_type == "single_label_classification":
+        scores = softmax(logits.astype(np.float64), axis=1)
+        best = scores.argmax(axis=1)
+        return ["label", "score"], (
+            (label_names[index], _probability(row[index])) for index, row in zip(best, scores, strict=True)
+        )
+    if problem_type == "multi_label_classification":
+        joined = [name for name in label_names if ";" in name]
+        if joined:
+            raise UserError(f"a label of a multi-label task must hold no ';', found {joined[0]!r}: rename it")
+        scores, chosen = expit(logits.astype(np.float64)), predicted_labels(logits)
+        return ["label", "score"], (
+            (
+                ";".join(label_names[index] for index in np.flatnonzero(mask)),
+                ";".join(_probability(row[index]) for index in np.flatnonzero(mask)),
+            )
+            for mask, row in zip(chosen, scores, strict=True)
+        )
+    raise ValueError(
+        "problem_type must be single_label_classification, multi_label_classification or regression; "
+        f"found {problem_type!r}"
+    )
+
+
+def _probability(value: float) -> str:
+    return f"{value:.6f}"
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterator[tuple[object, ...]]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            writer.writerows(rows)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
