@@ -1,0 +1,49 @@
+"""Getting more out of pretrained text encoders than their last layer gives.
+
+Importing the package registers its models with transformers' Auto classes.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+from hf_layerfusion.modeling.configuration_gru_fusion import GRUFusionConfig
+from hf_layerfusion.modeling.modeling_gru_fusion import BertForGRUFusionClassification, GRUFusionModel
+
+
+__version__ = "0.1.0"
+
+# Heavy or rarely needed names, imported when first asked for.
+_LAZY = {
+    "LayerFusionTrainer": "hf_layerfusion.training.trainer",
+    "LayerFusionTrainingArguments": "hf_layerfusion.training.arguments",
+}
+
+__all__ = [
+    "BertForGRUFusionClassification",
+    "GRUFusionConfig",
+    "GRUFusionModel",
+    "LayerFusionTrainer",
+    "LayerFusionTrainingArguments",
+]
+
+
+def _register(config: Any, model: Any, classifier: Any) -> None:
+    """Makes the Auto classes and `pipeline` know a configuration and its models, here and, through the code saved
+    with a checkpoint, where the package is not installed."""
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModel.register(config, model, exist_ok=True)
+    AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
+    config.register_for_auto_class()
+    model.register_for_auto_class("AutoModel")
+    classifier.register_for_auto_class("AutoModelForSequenceClassification")
+
+
+_register(GRUFusionConfig, GRUFusionModel, BertForGRUFusionClassification)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

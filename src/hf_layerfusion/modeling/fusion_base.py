@@ -1,0 +1,38 @@
+"""What every fuser promises."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+
+class LayerFuser(nn.Module, ABC):
+    """Turns the hidden states of an encoder's L layers into one representation.
+
+    `hidden_states` of `forward` holds the outputs of transformer layers 1 to L, each `[B, T, H]`. The embedding output
+    (index 0 of transformers' `hidden_states`) is *not* among them, here or in any fuser (GRUBERT, section 2.2: "12
+    hidden layers"). An entry that the fuser does not name in `layers` may be `None`.
+
+    A token fuser returns `[B, T, D]`, a sentence fuser `[B, D]`; `output_size` is D. Whatever stands at padding
+    positions never changes what a real token gets, as long as `attention_mask` says where padding is.
+
+    Notation used for tensor shapes: B batch, T tokens, H width of the encoder, L its depth, D `output_size`.
+    """
+
+    output_size: int
+
+    @property
+    @abstractmethod
+    def layers(self) -> tuple[int, ...]:
+        """Indices into `hidden_states` that the fuser reads; 0 is the first transformer layer."""
+
+    @abstractmethod
+    def forward(
+        self, hidden_states: tuple[torch.Tensor | None, ...], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Fuses `hidden_states` (L entries `[B, T, H]`); `attention_mask` is `[B, T]`, 1 for real tokens, or `None`
+        where every position is a real token."""
+
+    def reset_parameters(self) -> None:
+        """Initialises bare parameters of the fuser itself, with `transformers.initialization` only. Linear and
+        recurrent children are initialised by the model."""

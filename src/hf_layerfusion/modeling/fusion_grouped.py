@@ -1,0 +1,84 @@
+"""GRUBERT's grouped fusion: layers of a group side by side as features, a recurrence along the tokens."""
+
+import torch
+from torch import nn
+
+from .fusion_base import LayerFuser
+from .recurrence import BidirectionalRNN
+
+
+def consecutive_groups(depth: int, num_groups: int) -> tuple[tuple[int, ...], ...]:
+    """Splits layers `0 … depth - 1` into `num_groups` consecutive groups of one size (GRUBERT, Table 1).
+
+    Raises:
+        ValueError: if `num_groups` does not divide `depth`.
+    """
+    if depth % num_groups:
+        divisors = [c for c in range(1, depth + 1) if depth % c == 0]
+        raise ValueError(
+            f"`num_groups` must divide the encoder's depth, found {num_groups} groups for {depth} layers; "
+            f"choose one of {divisors}."
+        )
+    size = depth // num_groups
+    return tuple(tuple(range(start, start + size)) for start in range(0, depth, size))
+
+
+class TokenLinear(nn.Linear):
+    """A linear map of each token, with the recurrences' signature (GRUBERT, Table 3: "replaced by fully connected
+    linear layers")."""
+
+    def forward(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(inputs)
+
+
+def token_cell(cell: str, input_size: int, hidden_size: int) -> nn.Module:
+    """An embedding cell `[B, T, input_size] → [B, T, 2 * hidden_size]`: `"gru"`, `"lstm"` or `"linear"`."""
+    if cell == "linear":
+        return TokenLinear(input_size, 2 * hidden_size)
+    return BidirectionalRNN(input_size, hidden_size, cell)
+
+
+class GroupedFuser(LayerFuser):
+    """Runs an embedding cell along the tokens of each group of layers and concatenates the groups' outputs
+    (GRUBERT, section 2.2 and Figure 1).
+
+    Args:
+        groups: the layers of each group; groups are of one size.
+        hidden_size: width H of the encoder.
+        fusion_hidden_size: units a direction.
+        cell: `"gru"`, `"lstm"` or `"linear"`.
+        shared: one cell for all groups (BERT-share-c) instead of one each (BERT-cat-c).
+    """
+
+    def __init__(
+        self,
+        groups: tuple[tuple[int, ...], ...],
+        hidden_size: int,
+        fusion_hidden_size: int,
+        cell: str,
+        shared: bool,
+    ):
+        super().__init__()
+        self.groups = groups
+        self.shared = shared
+        input_size = len(groups[0]) * hidden_size
+        self.cells = nn.ModuleList(
+            token_cell(cell, input_size, fusion_hidden_size) for _ in range(1 if shared else len(groups))
+        )
+        self.output_size = 2 * fusion_hidden_size * len(groups)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(layer for group in self.groups for layer in group)
+
+    def forward(
+        self, hidden_states: tuple[torch.Tensor | None, ...], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        inputs = [torch.cat([hidden_states[layer] for layer in group], dim=-1) for group in self.groups]
+        if not self.shared:
+            return torch.cat([cell(x, attention_mask) for cell, x in zip(self.cells, inputs)], dim=-1)
+        # One cell over all groups at once: a batch c times as large takes the same number of steps.
+        count = len(self.groups)
+        mask = None if attention_mask is None else attention_mask.repeat(count, 1)
+        outputs = self.cells[0](torch.cat(inputs), mask)
+        return torch.cat(outputs.chunk(count), dim=-1)

@@ -1,0 +1,74 @@
+"""Fixed and learned averages of layers, each followed by one embedding bi-GRU."""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .fusion_base import LayerFuser
+from .fusion_grouped import token_cell
+
+
+class ScalarMix(nn.Module):
+    """γ Σ softmax(s)_l h_l, with one learned scalar a layer and a learned scale (ELMo: Peters et al. 2018, eq. 1).
+
+    Starts as the plain mean: s = 0, γ = 1. `reset_parameters` belongs to the fuser that owns the mix.
+    """
+
+    def __init__(self, depth: int):
+        super().__init__()
+        self.scalars = nn.Parameter(torch.zeros(depth))
+        self.scale = nn.Parameter(torch.ones(1))
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """The layers' shares `[L]`; they add up to 1."""
+        return self.scalars.softmax(dim=0)
+
+    def reset_parameters(self) -> None:
+        init.zeros_(self.scalars)
+        init.ones_(self.scale)
+
+    def forward(self, hidden_states: list[torch.Tensor]) -> torch.Tensor:
+        """Mixes L tensors of one shape into one of that shape."""
+        weights = self.weights.unbind()
+        mixed = weights[0] * hidden_states[0]
+        for weight, state in zip(weights[1:], hidden_states[1:]):
+            mixed = torch.addcmul(mixed, weight, state)
+        return self.scale * mixed
+
+
+class MixedFuser(LayerFuser):
+    """Averages layers, then runs one embedding cell along the tokens (GRUBERT, sections 2.2 and 3: the baselines have
+    "one embedding bi-GRU" before the downstream one).
+
+    Args:
+        layers: which layers are averaged.
+        learned: a `ScalarMix` (ELMo's) instead of the plain mean.
+        hidden_size: width H of the encoder.
+        fusion_hidden_size: units a direction.
+        cell: `"gru"`, `"lstm"` or `"linear"`.
+    """
+
+    def __init__(
+        self, layers: tuple[int, ...], learned: bool, hidden_size: int, fusion_hidden_size: int, cell: str
+    ):
+        super().__init__()
+        self._layers = layers
+        self.mix = ScalarMix(len(layers)) if learned else None
+        self.cell = token_cell(cell, hidden_size, fusion_hidden_size)
+        self.output_size = 2 * fusion_hidden_size
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return self._layers
+
+    def reset_parameters(self) -> None:
+        if self.mix is not None:
+            self.mix.reset_parameters()
+
+    def forward(
+        self, hidden_states: tuple[torch.Tensor | None, ...], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        states = [hidden_states[layer] for layer in self._layers]
+        mixed = self.mix(states) if self.mix is not None else sum(states) / len(states)
+        return self.cell(mixed, attention_mask)

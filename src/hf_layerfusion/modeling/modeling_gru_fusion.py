@@ -1,0 +1,114 @@
+"""GRUBERT: GRUs fuse groups of an encoder's hidden layers."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.utils import can_return_tuple
+
+from .configuration_gru_fusion import GRUFusionConfig
+from .fusion_base import LayerFuser
+from .fusion_table import build_token_fuser
+from .heads import TextHead, classification_loss, reduce_tokens
+from .modeling_layer_fusion import LayerFusionModel, LayerFusionPreTrainedModel
+from .recurrence import BidirectionalRNN
+
+
+def visible_mask(config: GRUFusionConfig, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """The mask that the model goes by: `None` where nothing is masked, because `config.mask_padding` is off or
+    because there is no padding, which saves packing."""
+    if not config.mask_padding or attention_mask is None or bool(attention_mask.all()):
+        return None
+    return attention_mask
+
+
+class GRUFusionModel(LayerFusionModel):
+    """An encoder whose layers are fused into one embedding a token (GRUBERT, section 2.2, the shaded part of Figure 1).
+
+    `last_hidden_state` is `[B, T, D]`, with D = 200 · c for `share` and `cat` at the paper's sizes.
+    """
+
+    config: GRUFusionConfig
+
+    def __init__(self, config: GRUFusionConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config, encoder)
+        self.fuser.requires_grad_(not config.freeze_fusion)
+
+    @staticmethod
+    def build_fuser(config: GRUFusionConfig) -> LayerFuser:
+        return build_token_fuser(config)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """See `LayerFusionModel.forward`."""
+        mask = visible_mask(self.config, attention_mask)
+        return super().forward(input_ids, mask, token_type_ids, inputs_embeds, **kwargs)
+
+
+class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
+    """GRUBERT's classifier: fused embeddings, a downstream bi-GRU, ReLU, a dense layer, logits a token, reduced over
+    the tokens (section 2.2; ReLU after the GRU and the sum over tokens are the public code's).
+
+    The name says Bert because the paper does; the encoder may be of any architecture.
+    """
+
+    config: GRUFusionConfig
+
+    def __init__(self, config: GRUFusionConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = GRUFusionModel(config, encoder)
+        size = self.model.fuser.output_size
+        self.downstream = None
+        if config.downstream_hidden_size:
+            self.downstream = BidirectionalRNN(size, config.downstream_hidden_size)
+            size = 2 * config.downstream_hidden_size
+        self.classifier = TextHead(size, config.dense_size, config.num_labels, config.classifier_dropout)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Classifies texts.
+
+        Args:
+            input_ids: token ids `[B, T]`.
+            attention_mask: `[B, T]`, 1 for real tokens, 0 for padding.
+            token_type_ids: `[B, T]`, for encoders that tell a pair's texts apart.
+            inputs_embeds: `[B, T, H]` in place of `input_ids`.
+            labels: `[B]` class indices or targets, or `[B, num_labels]` for several labels a text.
+            kwargs: further arguments of the encoder.
+
+        Returns:
+            `logits` `[B, num_labels]`, `loss` where `labels` are given, the encoder's `hidden_states` and
+            `attentions` where asked.
+        """
+        outputs = self.model(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
+        mask = visible_mask(self.config, attention_mask)
+        states = outputs.last_hidden_state
+        if self.downstream is not None:
+            states = self.downstream(states, mask)
+        logits = reduce_tokens(self.classifier(F.relu(states)), mask, self.config.token_reduction)
+        loss = None
+        if labels is not None:
+            loss = classification_loss(logits, labels, self.config.problem_type, self.num_labels)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )

@@ -1,0 +1,241 @@
+"""What all models of the package share: an encoder of any architecture, loaded from its own checkpoint or from ours,
+and a fuser over its layers."""
+
+import copy
+import dataclasses
+import inspect
+import math
+import os
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.utils import can_return_tuple
+
+from .configuration_layer_fusion import LayerFusionConfig
+from .fusion_base import LayerFuser
+
+
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+# Fields of every configuration that say how the encoder is loaded, not what our model is.
+LOADING_FIELDS = {"dtype"}
+
+
+def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
+    """The keyword that leaves out an encoder's pooler, empty where its class has none."""
+    model_class = MODEL_MAPPING.get(type(config), None)
+    if model_class is None or "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
+        return {}
+    return {"add_pooling_layer": False}
+
+
+class LayerFusionPreTrainedModel(PreTrainedModel):
+    """Base of the package's models: loading, saving and initialisation."""
+
+    config: LayerFusionConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    # The loss is a mean over the batch: the Trainer must divide it when it accumulates gradients.
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *model_args: Any,
+        config: PreTrainedConfig | str | os.PathLike[str] | None = None,
+        use_safetensors: bool | None = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Loads a checkpoint of this class, or builds a new model around the checkpoint of a plain encoder of any
+        architecture and key style; what stands beside the encoder then starts at random.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id.
+            config: configuration; for a plain encoder, its `encoder_config` is replaced by the encoder's.
+            use_safetensors: `True` refuses weights stored as pickle; `None` or `False` accepts them.
+            kwargs: those of `PreTrainedModel.from_pretrained`, and fields of the configuration (`fusion`,
+                `num_labels`, …).
+
+        Raises:
+            ValueError: if the checkpoint lacks weights of the encoder, which would stay random.
+        """
+        if pretrained_model_name_or_path is not None:
+            options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+            stored, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **options)
+            if stored.get("model_type") != cls.config_class.model_type:
+                kwargs["use_safetensors"] = use_safetensors
+                return cls._from_encoder(pretrained_model_name_or_path, config, **kwargs)
+        return super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, config=config, use_safetensors=use_safetensors, **kwargs
+        )
+
+    @classmethod
+    def _from_encoder(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        config: PreTrainedConfig | str | os.PathLike[str] | None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        fields = {field.name for field in dataclasses.fields(cls.config_class)} | {"num_labels"}
+        settings = {name: kwargs.pop(name) for name in list(kwargs) if name in fields - LOADING_FIELDS}
+        options = {name: kwargs[name] for name in (*HUB_OPTIONS, "trust_remote_code") if name in kwargs}
+        encoder_config = AutoConfig.from_pretrained(name_or_path, **options)
+        # Before any weight is read: a setting that does not fit the encoder is refused here.
+        if isinstance(config, PreTrainedConfig):
+            settings = {**config.to_diff_dict(), **settings}
+        elif config is not None:
+            settings = {**cls.config_class.get_config_dict(config, **options)[0], **settings}
+        settings["encoder_config"] = encoder_config
+        settings.pop("model_type", None)
+        config = cls.config_class(**settings)
+        encoder, info = AutoModel.from_pretrained(
+            name_or_path, config=encoder_config, output_loading_info=True, **without_pooler(encoder_config), **kwargs
+        )
+        missing = sorted(info["missing_keys"])
+        if missing:
+            raise ValueError(
+                f"the checkpoint '{name_or_path}' must hold every weight of its encoder, found none for {len(missing)} "
+                f"({', '.join(missing[:3])}…), which would stay random; check that its keys are those of a "
+                f"'{encoder_config.model_type}' encoder."
+            )
+        if os.path.isdir(name_or_path):
+            encoder.config._name_or_path = ""  # a folder of this machine tells nobody else anything
+        model = cls(config, encoder=encoder).to(device=encoder.device, dtype=encoder.dtype).eval()
+        if not output_loading_info:
+            return model
+        added = {name for name in model.state_dict() if not name.startswith(("encoder.", "model.encoder."))}
+        return model, {**info, "missing_keys": added}
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
+        """As in transformers. The folder of a classifier also says where remote code finds its base model, so that
+        `AutoModel` opens it too."""
+        if self._auto_class is not None:
+            base = type(self.base_model)
+            auto_map = dict(getattr(self.config, "auto_map", None) or {})
+            auto_map["AutoModel"] = f"{base.__module__.rsplit('.', 1)[-1]}.{base.__name__}"
+            self.config.auto_map = auto_map
+        super().save_pretrained(save_directory, **kwargs)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Glorot for dense layers (GRUBERT, section 2.3), torch's own rule for recurrences; an encoder initialises
+        itself."""
+        if isinstance(module, LayerFuser):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear):
+            init.xavier_normal_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.GRU | nn.LSTM):
+            bound = 1 / math.sqrt(module.hidden_size)
+            for parameter in module.parameters():
+                init.uniform_(parameter, -bound, bound)
+        else:
+            super()._init_weights(module)
+
+
+class LayerFusionModel(LayerFusionPreTrainedModel):
+    """An encoder of any architecture and a fuser over the outputs of its layers.
+
+    Args:
+        config: the model's configuration.
+        encoder: a loaded encoder; built from `config.encoder_config` with random weights where it is missing.
+    """
+
+    def __init__(self, config: LayerFusionConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        # The fuser first: it refuses settings that do not fit before the encoder takes memory.
+        self.fuser = self.build_fuser(config)
+        if encoder is None:
+            encoder = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
+        self.encoder = encoder
+        # One configuration object for both; wrapping it in ours has reset which attention it uses.
+        config.encoder_config._attn_implementation = encoder.config._attn_implementation
+        encoder.config = config.encoder_config
+        self.post_init()
+
+    @staticmethod
+    @abstractmethod
+    def build_fuser(config: Any) -> LayerFuser:
+        """The fuser that `config` names."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """Encodes and fuses.
+
+        Args:
+            input_ids: token ids `[B, T]`.
+            attention_mask: `[B, T]`, 1 for real tokens, 0 for padding; every position is real where it is missing.
+            token_type_ids: `[B, T]`, for encoders that tell a pair's texts apart.
+            inputs_embeds: `[B, T, H]` in place of `input_ids`.
+            kwargs: further arguments of the encoder; `output_hidden_states` may be a list of indices.
+
+        Returns:
+            The fused states as `last_hidden_state`; `hidden_states` and `attentions` are the encoder's, where asked.
+        """
+        asked = kwargs.pop("output_hidden_states", None)
+        asked = self.config.output_hidden_states if asked is None else asked
+        if token_type_ids is not None:
+            kwargs["token_type_ids"] = token_type_ids
+        if kwargs.get("output_attentions") is None:
+            kwargs["output_attentions"] = self.config.output_attentions
+        depth = self.config.num_hidden_layers
+        wanted = {layer + 1 for layer in self.fuser.layers} | selected_states(asked, depth)
+        outputs = self.encoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=True if len(wanted) > depth else sorted(wanted),
+            return_dict=True,
+            **kwargs,
+        )
+        states = outputs.hidden_states
+        if states is None or len(states) != depth + 1:
+            found = "none" if states is None else len(states)
+            raise ValueError(
+                f"the encoder must put out the hidden states of its {depth} layers and its embeddings, found {found} "
+                f"from '{self.config.encoder_config.model_type}'; use an encoder that does."
+            )
+        shown = selected_states(asked, depth)
+        return BaseModelOutput(
+            last_hidden_state=self.fuse(states[1:], attention_mask),
+            hidden_states=tuple(s if i in shown else None for i, s in enumerate(states)) if asked else None,
+            attentions=outputs.attentions,
+        )
+
+    def fuse(self, hidden_states: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Fuses the outputs of the L layers, each `[B, T, H]`, into `[B, T, D]` or `[B, D]`."""
+        return self.fuser(hidden_states, attention_mask)
+
+
+def selected_states(asked: bool | list[int] | tuple[int, ...] | None, depth: int) -> set[int]:
+    """Indices into the `depth + 1` hidden states that `output_hidden_states` asks for: all, none or those listed,
+    negative ones counted from the end."""
+    if not asked:
+        return set()
+    if asked is True:
+        return set(range(depth + 1))
+    return {index % (depth + 1) for index in asked}

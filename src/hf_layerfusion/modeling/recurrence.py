@@ -1,0 +1,44 @@
+"""A bidirectional recurrence over tokens to which padding does not exist."""
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+
+
+class BidirectionalRNN(nn.Module):
+    """A bi-GRU or bi-LSTM along the tokens (GRUBERT, section 2.2).
+
+    Args:
+        input_size: width F of the inputs.
+        hidden_size: units a direction; the output has twice as many.
+        cell: `"gru"` or `"lstm"`.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, cell: str = "gru"):
+        super().__init__()
+        self.rnn = CELLS[cell](input_size, hidden_size, batch_first=True, bidirectional=True)
+
+    def forward(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Maps `[B, T, F]` to `[B, T, 2 * hidden_size]`.
+
+        With an `attention_mask` `[B, T]` the recurrence steps from one real token to the next, whichever side the
+        padding stands on, and the output at padding is zero. Without one every position is a step.
+        """
+        if attention_mask is None:
+            return self.rnn(inputs)[0]
+        real = attention_mask.bool()
+        lengths = real.sum(dim=1)
+        # Real tokens first, in their order: the identity for right padding, which most batches have.
+        order = None
+        if not bool((real[:, 1:] <= real[:, :-1]).all()):
+            order = torch.argsort(~real, dim=1, stable=True).unsqueeze(-1)
+            inputs = inputs.gather(1, order.expand_as(inputs))
+        # A row without any real token cannot be packed; it takes one step, which the final mask wipes out.
+        packed = pack_padded_sequence(inputs, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+        outputs, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=inputs.shape[1])
+        if order is not None:
+            outputs = torch.zeros_like(outputs).scatter(1, order.expand_as(outputs), outputs)
+        return outputs.masked_fill(~real.unsqueeze(-1), 0.0)
