@@ -1,0 +1,59 @@
+# `make demo` and `make test` need Python 3.10 or newer and nothing else: they make .venv with pinned versions.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# One process, said in full: without these answers accelerate asks for, or guesses, a configuration.
+LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo test test-common test-wheel lint docs bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo         train on the sample, offline, and show what the model says (under 5 minutes)"
+	@echo "make test         run the test suite (under 10 minutes)"
+	@echo "make test-common  run transformers' own model tests on every model class (downloads its sources)"
+	@echo "make test-wheel   build the wheel, install it into an empty environment and use it"
+	@echo "make lint         check style, format and types"
+	@echo "make docs         run the examples of README, docs and docstrings, and check links"
+	@echo "make bench        print the benchmarks' ratios"
+	@echo "make clean        remove what was built, .venv too; outputs/ and runs/ stay"
+
+$(STAMP): requirements/dev.txt setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed; name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The script refuses a folder that holds another run, so the demo clears its own.
+demo: $(STAMP)
+	rm -rf outputs/demo
+	HF_HUB_OFFLINE=1 $(LAUNCH) examples/run_tweets.py examples/demo.json
+
+# Two processes, a file of tests each: the smallest machine that the suite is meant for has two cores.
+test: $(STAMP)
+	$(PYTEST) --numprocesses 2 --dist loadfile -m "not wheel"
+
+test-common: $(STAMP)
+	$(BIN)/python tests/common/run.py
+
+test-wheel: $(STAMP)
+	$(PYTEST) -m wheel tests/test_wheel.py
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(PYTEST) tests/test_docs.py
+
+bench: $(STAMP)
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
