@@ -9,7 +9,9 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from hf_layerfusion.modeling.configuration_gru_fusion import GRUFusionConfig
+from hf_layerfusion.modeling.configuration_layer_pooling import LayerPoolingConfig
 from hf_layerfusion.modeling.modeling_gru_fusion import BertForGRUFusionClassification, GRUFusionModel
+from hf_layerfusion.modeling.modeling_layer_pooling import BertWithPoolingModule, LayerPoolingModel
 
 
 __version__ = "0.1.0"
@@ -22,10 +24,13 @@ _LAZY = {
 
 __all__ = [
     "BertForGRUFusionClassification",
+    "BertWithPoolingModule",
     "GRUFusionConfig",
     "GRUFusionModel",
     "LayerFusionTrainer",
     "LayerFusionTrainingArguments",
+    "LayerPoolingConfig",
+    "LayerPoolingModel",
 ]
 
 
@@ -41,6 +46,7 @@ def _register(config: Any, model: Any, classifier: Any) -> None:
 
 
 _register(GRUFusionConfig, GRUFusionModel, BertForGRUFusionClassification)
+_register(LayerPoolingConfig, LayerPoolingModel, BertWithPoolingModule)
 
 
 def __getattr__(name: str) -> Any:

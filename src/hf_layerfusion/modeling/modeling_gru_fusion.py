@@ -50,9 +50,12 @@ class GRUFusionModel(LayerFusionModel):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
-        """See `LayerFusionModel.forward`."""
+        """Encodes and fuses; the arguments are those of `LayerFusionModel.encode_and_fuse`."""
         mask = visible_mask(self.config, attention_mask)
-        return super().forward(input_ids, mask, token_type_ids, inputs_embeds, **kwargs)
+        fused, outputs = self.encode_and_fuse(input_ids, mask, token_type_ids, inputs_embeds, **kwargs)
+        return BaseModelOutput(
+            last_hidden_state=fused, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
 
 
 class BertForGRUFusionClassification(LayerFusionPreTrainedModel):

@@ -15,7 +15,6 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
-from transformers.utils import can_return_tuple
 
 from .configuration_layer_fusion import LayerFusionConfig
 from .fusion_base import LayerFuser
@@ -110,7 +109,7 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
                 f"'{encoder_config.model_type}' encoder."
             )
         if os.path.isdir(name_or_path):
-            encoder.config._name_or_path = ""  # a folder of this machine tells nobody else anything
+            config.encoder_config._name_or_path = ""  # a folder of this machine tells nobody else anything
         model = cls(config, encoder=encoder).to(device=encoder.device, dtype=encoder.dtype).eval()
         if not output_loading_info:
             return model
@@ -175,16 +174,15 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.encoder.set_input_embeddings(value)
 
-    @can_return_tuple
-    def forward(
+    def encode_and_fuse(
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutput:
-        """Encodes and fuses.
+    ) -> tuple[torch.Tensor, BaseModelOutput]:
+        """Runs the encoder and fuses the outputs of its layers.
 
         Args:
             input_ids: token ids `[B, T]`.
@@ -194,7 +192,11 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             kwargs: further arguments of the encoder; `output_hidden_states` may be a list of indices.
 
         Returns:
-            The fused states as `last_hidden_state`; `hidden_states` and `attentions` are the encoder's, where asked.
+            The fused states, `[B, T, D]` or `[B, D]`, and the encoder's own output: `hidden_states` (embeddings and L
+            layers) and `attentions` only where asked.
+
+        Raises:
+            ValueError: if the encoder does not put out its layers' states.
         """
         asked = kwargs.pop("output_hidden_states", None)
         asked = self.config.output_hidden_states if asked is None else asked
@@ -203,12 +205,13 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         if kwargs.get("output_attentions") is None:
             kwargs["output_attentions"] = self.config.output_attentions
         depth = self.config.num_hidden_layers
-        wanted = {layer + 1 for layer in self.fuser.layers} | selected_states(asked, depth)
+        shown = selected_states(asked, depth)
+        needed = shown | {layer + 1 for layer in self.fuser.layers}
         outputs = self.encoder(
             input_ids=input_ids,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
-            output_hidden_states=True if len(wanted) > depth else sorted(wanted),
+            output_hidden_states=sorted(needed),
             return_dict=True,
             **kwargs,
         )
@@ -216,19 +219,14 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         if states is None or len(states) != depth + 1:
             found = "none" if states is None else len(states)
             raise ValueError(
-                f"the encoder must put out the hidden states of its {depth} layers and its embeddings, found {found} "
-                f"from '{self.config.encoder_config.model_type}'; use an encoder that does."
+                f"the encoder must put out the states of its embeddings and {depth} layers, found {found} from "
+                f"'{self.config.encoder_config.model_type}'; use an encoder that does."
             )
-        shown = selected_states(asked, depth)
-        return BaseModelOutput(
-            last_hidden_state=self.fuse(states[1:], attention_mask),
-            hidden_states=tuple(s if i in shown else None for i, s in enumerate(states)) if asked else None,
+        return self.fuser(states[1:], attention_mask), BaseModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=tuple(s if i in shown else None for i, s in enumerate(states)) if shown else None,
             attentions=outputs.attentions,
         )
-
-    def fuse(self, hidden_states: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Fuses the outputs of the L layers, each `[B, T, H]`, into `[B, T, D]` or `[B, D]`."""
-        return self.fuser(hidden_states, attention_mask)
 
 
 def selected_states(asked: bool | list[int] | tuple[int, ...] | None, depth: int) -> set[int]:

@@ -1,0 +1,44 @@
+# Copyright 2026 The hf_layerfusion team
+"""Configuration of the models that pool one vector a layer."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_layer_fusion import LayerFusionConfig, probability
+
+
+@strict
+class LayerPoolingConfig(LayerFusionConfig):
+    """Configuration of `LayerPoolingModel` and `BertWithPoolingModule` (Song et al. 2020, section 2.2).
+
+    Args:
+        encoder_config: configuration of the encoder, of any architecture.
+        pooling: over the layers: `"lstm"` (BERT-LSTM), `"attention"` (BERT-Attention), `"last"` (the last layer
+            alone, the baseline), `"max"`, `"mean"`, `"scalar_mix"`.
+        token_pooling: a layer's vector of the text: `"cls"` (the paper's) or `"mean"` over the real tokens.
+        dense_size: units of a dense layer with ReLU before the labels; 0, the paper's, leaves it out.
+        classifier_dropout: dropout before the labels.
+
+    Raises:
+        ValueError: if `dense_size` is negative or `classifier_dropout` outside [0, 1).
+    """
+
+    model_type = "layer_pooling"
+
+    pooling: str = "lstm"
+    token_pooling: Literal["cls", "mean"] = "cls"
+    dense_size: int = 0
+    classifier_dropout: float | int = 0.1
+
+    def validate_sizes(self) -> None:
+        probability(self, "classifier_dropout")
+        if self.dense_size < 0:
+            raise ValueError(f"`dense_size` must not be negative, found {self.dense_size}; 0 leaves it out.")
+
+    @property
+    def variant(self) -> str:
+        """The paper's name of the variant, such as `"bert-lstm"`."""
+        name = f"bert-{self.pooling.replace('_', '-')}"
+        name += "-tokens" if self.token_pooling == "mean" else ""
+        return name + (f"-dense-{self.dense_size}" if self.dense_size else "")

@@ -1,0 +1,82 @@
+"""BERT-LSTM and BERT-Attention: the text's vector at every layer, pooled over the layers."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.utils import can_return_tuple
+
+from .configuration_layer_pooling import LayerPoolingConfig
+from .fusion_base import LayerFuser
+from .fusion_pooling import SENTENCE_FUSERS
+from .heads import TextHead, classification_loss
+from .modeling_layer_fusion import LayerFusionModel, LayerFusionPreTrainedModel
+
+
+class LayerPoolingModel(LayerFusionModel):
+    """An encoder and a pooling over its layers: `pooler_output` is the pooled vector `[B, H]`, `last_hidden_state`
+    the encoder's own.
+
+    Raises:
+        ValueError: if `config.pooling` names no pooling.
+    """
+
+    config: LayerPoolingConfig
+
+    @staticmethod
+    def build_fuser(config: LayerPoolingConfig) -> LayerFuser:
+        if config.pooling not in SENTENCE_FUSERS:
+            raise ValueError(f"`pooling` must be one of {sorted(SENTENCE_FUSERS)}, found {config.pooling!r}.")
+        fuser = SENTENCE_FUSERS[config.pooling]
+        return fuser(config.num_hidden_layers, config.hidden_size, config.token_pooling)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Encodes and pools; the arguments are those of `LayerFusionModel.encode_and_fuse`."""
+        pooled, outputs = self.encode_and_fuse(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
+        return BaseModelOutputWithPooling(pooler_output=pooled, **outputs)
+
+
+class BertWithPoolingModule(LayerFusionPreTrainedModel):
+    """The pooled vector, dropout and a dense layer to the labels (Song et al. 2020, section 2.2 and Figure 1).
+
+    The name says Bert because the paper does; the encoder may be of any architecture.
+    """
+
+    config: LayerPoolingConfig
+
+    def __init__(self, config: LayerPoolingConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = LayerPoolingModel(config, encoder)
+        size = self.model.fuser.output_size
+        self.classifier = TextHead(size, config.dense_size, config.num_labels, config.classifier_dropout)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Classifies texts; arguments and outputs are those of `BertForGRUFusionClassification.forward`."""
+        outputs = self.model(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        loss = None
+        if labels is not None:
+            loss = classification_loss(logits, labels, self.config.problem_type, self.num_labels)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
