@@ -21,7 +21,8 @@ import jinja2
 import numpy as np
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 CITATIONS = {
     "grubert": """@inproceedings{horne-etal-2020-grubert,

@@ -1,0 +1,220 @@
+"""Figures of a run as PNG files: training curves, confusion matrix, regression, a table of results.
+
+They are drawn on `Figure` objects of their own, without pyplot: no display, no state shared between figures.
+Text from the user is never read as mathematics (`$`).
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from scipy.stats import pearsonr
+from sklearn.metrics import confusion_matrix
+
+_STYLE: dict[Any, Any] = {
+    "text.parse_math": False,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "legend.frameon": False,
+}
+_DPI = 150
+_BLUE, _RED, _GREY = "#1f6fb4", "#c8502d", "#777777"
+_LONGEST_NAME = 32
+
+PathLike = str | os.PathLike[str]
+
+
+class TableRow(NamedTuple):
+    """A row of `plot_table`.
+
+    Attributes:
+        name: what was run.
+        mean: its mean over seeds, in the unit of the axis.
+        sd: its standard deviation over seeds; None for a single run, which gets no error bar.
+    """
+
+    name: str
+    mean: float
+    sd: float | None
+
+
+def plot_training_curves(
+    history: Sequence[Mapping[str, Any]], path: PathLike, metric: str = "accuracy"
+) -> None:
+    """Draw loss (left axis) and a metric (right axis) by epoch, after GRUBERT, Figure 2.
+
+    A vertical line marks the epoch of the lowest validation loss, the one that the paper keeps.
+
+    Args:
+        history: `log_history` of a `transformers.Trainer`. Of each entry with an `epoch` are read: `loss`
+            (training), `eval_loss`, `eval_<metric>`, and `train_<metric>`, which is there if the run also
+            evaluated its training data with `metric_key_prefix="train"`.
+        path: the PNG file.
+        metric: which metric; where the history has none of that name, the figure shows the losses alone.
+
+    Raises:
+        ValueError: a history with no finite `loss` or `eval_loss`.
+    """
+    train_loss, eval_loss = _curve(history, "loss"), _curve(history, "eval_loss")
+    if not len(train_loss) and not len(eval_loss):
+        raise ValueError("history must hold a finite 'loss' or 'eval_loss' with an 'epoch'; found neither")
+    eval_metric, train_metric = _curve(history, f"eval_{metric}"), _curve(history, f"train_{metric}")
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        losses = figure.add_subplot()
+        name = metric.replace("_", " ")
+        lines = _draw(losses, train_loss, "training loss", _BLUE, "--")
+        lines += _draw(losses, eval_loss, "validation loss", _BLUE, "-")
+        losses.set(xlabel="epoch", ylabel="loss", title="Training and validation by epoch")
+        losses.xaxis.set_major_locator(MaxNLocator(integer=True))
+        losses.grid(axis="y", alpha=0.25)
+        if len(eval_metric) or len(train_metric):
+            metrics = losses.twinx()
+            lines += _draw(metrics, train_metric, f"training {name}", _RED, "--")
+            lines += _draw(metrics, eval_metric, f"validation {name}", _RED, "-")
+            metrics.set_ylabel(name)
+            metrics.spines.right.set_visible(True)
+        if len(eval_loss):
+            best = eval_loss[eval_loss[:, 1].argmin()]
+            label = f"lowest validation loss (epoch {best[0]:g})"
+            lines.append(losses.axvline(best[0], color=_GREY, linestyle=":", label=label))
+        figure.legend(handles=lines, loc="outside lower center", ncols=min(3, len(lines)), fontsize=9)
+        figure.savefig(path, dpi=_DPI, format="png")
+
+
+def plot_confusion_matrix(
+    labels: npt.ArrayLike, predictions: npt.ArrayLike, names: Sequence[str], path: PathLike
+) -> None:
+    """Draw a matrix of true against predicted classes: counts, and percent of each true class.
+
+    Args:
+        labels: true class of each text, `[N]`, as indices into `names`.
+        predictions: predicted class of each text, `[N]`.
+        names: the classes.
+        path: the PNG file.
+
+    Raises:
+        ValueError: no rows, or an index that `names` lacks.
+    """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    indices = np.concatenate([labels, predictions])
+    if not len(indices) or indices.min() < 0 or indices.max() >= len(names):
+        raise ValueError(f"labels and predictions must be indices below {len(names)}, at least one of each")
+    counts = confusion_matrix(labels, predictions, labels=range(len(names)))
+    totals = counts.sum(axis=1, keepdims=True)
+    percent = 100 * counts / np.maximum(totals, 1)
+
+    with rc_context(_STYLE | {"axes.spines.top": True, "axes.spines.right": True}):
+        size = max(4.2, 1.6 + 0.85 * len(names))
+        figure = Figure(figsize=(size + 0.9, size), layout="constrained")
+        axes = figure.add_subplot()
+        image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+        shown = [_shortened(name) for name in names]
+        tilt = 45 if max(map(len, shown)) * len(names) > 36 else 0
+        axes.set_xticks(range(len(names)), shown, rotation=tilt, ha="right" if tilt else "center")
+        axes.set_yticks(range(len(names)), shown)
+        axes.set(
+            xlabel="predicted class", ylabel="true class", title=f"Confusion matrix, {len(labels):,} texts"
+        )
+        for row, column in np.ndindex(counts.shape):
+            axes.text(
+                column,
+                row,
+                f"{counts[row, column]:,}\n{percent[row, column]:.1f} %",
+                ha="center",
+                va="center",
+                fontsize=9 if len(names) < 8 else 7,
+                color="white" if percent[row, column] > 55 else "black",
+            )
+        figure.colorbar(image, ax=axes, label="percent of the true class", shrink=0.8)
+        figure.savefig(path, dpi=_DPI, format="png")
+
+
+def plot_regression(targets: npt.ArrayLike, predictions: npt.ArrayLike, path: PathLike) -> None:
+    """Draw predicted against true values, with the line on which they are equal.
+
+    Args:
+        targets: true values, `[N]`.
+        predictions: predicted values, `[N]` or `[N, 1]`.
+        path: the PNG file.
+
+    Raises:
+        ValueError: no rows, or numbers of rows that differ.
+    """
+    true, predicted = np.asarray(targets, np.float64).ravel(), np.asarray(predictions, np.float64).ravel()
+    if not len(true) or len(true) != len(predicted):
+        raise ValueError(
+            f"targets and predictions must hold as many values, at least one; found {len(true)} and "
+            f"{len(predicted)}"
+        )
+    title = f"Predicted against true values, {len(true):,} texts"
+    if np.ptp(true) > 0 and np.ptp(predicted) > 0:
+        title += f", Pearson r = {pearsonr(true, predicted).statistic:.3f}"
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, 5.2), layout="constrained")
+        axes = figure.add_subplot()
+        axes.scatter(true, predicted, s=14, alpha=0.35, color=_BLUE, linewidths=0, label="a text")
+        ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
+        axes.plot(ends, ends, color=_GREY, linestyle=":", label="predicted = true")
+        axes.set(xlabel="true value", ylabel="predicted value", title=title)
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.grid(alpha=0.25)
+        axes.legend(loc="upper left")
+        figure.savefig(path, dpi=_DPI, format="png")
+
+
+def plot_table(rows: Sequence[TableRow], path: PathLike, xlabel: str, title: str) -> None:
+    """Draw the rows of a results table, top to bottom: a dot for the mean, a bar for one sd to each side.
+
+    Dots, not columns: results of one table differ by a few percent, which columns from zero would hide and
+    columns from anywhere else would exaggerate.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not rows:
+        raise ValueError("rows of a table's figure must not be empty")
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7, 1.2 + 0.34 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        for position, row in enumerate(rows):
+            axes.errorbar(row.mean, position, xerr=row.sd, fmt="o", color=_BLUE, capsize=3, markersize=5)
+        axes.set_yticks(range(len(rows)), [_shortened(row.name) for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set(xlabel=xlabel, title=title)
+        axes.grid(axis="x", alpha=0.25)
+        figure.savefig(path, dpi=_DPI, format="png")
+
+
+def _curve(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
+    """Epochs and finite values of `key`, `[points, 2]`.
+
+    Of several at one epoch the first counts: the last is the best checkpoint, evaluated again at the end.
+    """
+    points: dict[float, float] = {}
+    for entry in history:
+        if key in entry and "epoch" in entry and np.isfinite(entry[key]):
+            points.setdefault(float(entry["epoch"]), float(entry[key]))
+    return np.asarray(list(points.items()), np.float64).reshape(-1, 2)
+
+
+def _draw(axes: Axes, curve: npt.NDArray[np.float64], label: str, color: str, style: str) -> list[Any]:
+    if not len(curve):
+        return []
+    marker = "o" if len(curve) <= 30 else None
+    return list(axes.plot(*curve.T, style, color=color, marker=marker, markersize=4, label=label))
+
+
+def _shortened(name: str) -> str:
+    line = " ".join(name.split())
+    return line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…"
