@@ -1,0 +1,93 @@
+"""Words per text by class, before and after cleaning (GRUBERT, appendix A.1: Table 4 and Figure 3)."""
+
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from matplotlib.figure import Figure
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+Statistics: TypeAlias = dict[Hashable, dict[str, float]]
+WordCounts: TypeAlias = dict[Hashable, np.ndarray]
+
+
+def word_counts(texts: Sequence[str], labels: Sequence[Hashable]) -> WordCounts:
+    """Number of words (runs without white space) of each text, by class.
+
+    Returns:
+        `{label: int array [number of texts]}`, labels in ascending order.
+
+    Raises:
+        ValueError: no texts, or not one label a text.
+    """
+    if len(texts) != len(labels):
+        raise ValueError(f"labels must be one a text. Found {len(labels)} labels and {len(texts)} texts")
+    if not texts:
+        raise ValueError("texts must not be empty. Found 0 texts: give the rows of a split")
+    counts: dict[Hashable, list[int]] = {}
+    for text, label in zip(texts, labels, strict=True):
+        counts.setdefault(label, []).append(len(text.split()))
+    return {label: np.array(counts[label]) for label in sorted(counts, key=_by_number_or_name)}
+
+
+def corpus_statistics(texts: Sequence[str], labels: Sequence[Hashable]) -> Statistics:
+    """Table 4: for each class `tweets`, and `mean`, `sd`, `max`, `min`, `q0.05` … `q0.95` of words per tweet.
+
+    `sd` is the standard deviation of the texts at hand (divided by n); quantiles interpolate linearly.
+    Figures are plain Python numbers. Arguments and errors are those of `word_counts`.
+    """
+    return {label: _describe(counts) for label, counts in word_counts(texts, labels).items()}
+
+
+def format_statistics(before: Statistics, after: Statistics) -> str:
+    """Table 4 in markdown: a column for each class before and after cleaning (`–` where a class is gone)."""
+    splits = _named(before, after)
+    columns = [(f"{label}, {when}", split.get(label)) for label in before for when, split in splits]
+    lines = [["words a text", *(name for name, _ in columns)], ["---", *("---:" for _ in columns)]]
+    for row in next(iter(before.values())):
+        lines.append([row, *("–" if values is None else f"{values[row]:,.10g}" for _, values in columns)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plot_word_counts(path: str | Path, before: WordCounts, after: WordCounts) -> None:
+    """Figure 3 as a PNG file: histograms of words per text by class, before and after cleaning side by side.
+
+    Args:
+        path: the file to write.
+        before: `word_counts` of the raw texts.
+        after: `word_counts` of the cleaned texts.
+    """
+    most = max(counts.max() for split in (before, after) for counts in split.values())
+    edges = np.arange(-0.5, most + 1.5, max(1, most // 100))
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle("Words per tweet by class")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, (when, split) in zip(panels, _named(before, after), strict=True):
+        for label, counts in split.items():
+            axes.hist(counts, bins=edges, alpha=0.5, label=f"{label} ({len(counts):,} tweets)")
+        axes.set(title=f"{when} cleaning", xlabel="words per tweet", ylabel="tweets")
+        axes.label_outer()
+        axes.legend(title="class")
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _named(before: dict, after: dict) -> tuple[tuple[str, dict], tuple[str, dict]]:
+    return ("before", before), ("after", after)
+
+
+def _describe(counts: np.ndarray) -> dict[str, float]:
+    quantiles = {f"q{share}": float(np.quantile(counts, share)) for share in QUANTILES}
+    return {
+        "tweets": len(counts),
+        "mean": round(float(counts.mean()), 2),
+        "sd": round(float(counts.std()), 2),
+        "max": int(counts.max()),
+        "min": int(counts.min()),
+        **quantiles,
+    }
+
+
+def _by_number_or_name(label: Hashable) -> tuple[bool, float, str]:
+    return (False, float(label), "") if isinstance(label, int | float) else (True, 0.0, str(label))
