@@ -1,0 +1,122 @@
+"""What a run can be told, as the dataclasses that `HfArgumentParser` reads."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its help text."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class ModelArguments:
+    """Which encoder, and what stands on it. A setting that is left out keeps the paper's default."""
+
+    model_name_or_path: str = option(
+        "bert-base-uncased",
+        "Encoder or checkpoint of ours: Hub id, folder, or package:NAME for a Python package that carries a model in "
+        "its MODEL_DIR.",
+    )
+    architecture: str = option(
+        "gru_fusion",
+        "gru_fusion (GRUBERT), layer_pooling (BERT-LSTM and its kin) or plain (transformers' own classifier).",
+    )
+    fusion: str | None = option(
+        None, "gru_fusion: share, cat, share_depth, cat_depth, last_concat, last_mean or scalar_mix (default share)."
+    )
+    num_groups: int | None = option(None, "gru_fusion: number of layer groups; divides the depth (default 3).")
+    num_last_layers: int | None = option(None, "gru_fusion: layers of last_concat and last_mean (default 4).")
+    fusion_cell: str | None = option(None, "gru_fusion: gru, lstm or linear (default gru).")
+    fusion_hidden_size: int | None = option(None, "gru_fusion: units a direction of the embedding cell (default 100).")
+    freeze_fusion: bool | None = option(None, "gru_fusion: keep the fuser at its random weights, as a control.")
+    downstream_hidden_size: int | None = option(
+        None, "gru_fusion: units a direction of the downstream GRU; 0 leaves it out (default 100)."
+    )
+    token_reduction: str | None = option(None, "gru_fusion: sum, mean or max of the tokens' logits (default sum).")
+    mask_padding: bool | None = option(
+        None, "gru_fusion: False is the public code's function, for texts padded to one length (default True)."
+    )
+    pooling: str | None = option(
+        None, "layer_pooling: lstm, attention, last, max, mean or scalar_mix over the layers (default lstm)."
+    )
+    token_pooling: str | None = option(None, "layer_pooling: cls or mean over the tokens of a layer (default cls).")
+    dense_size: int | None = option(None, "Units of the dense layer before the labels; 0 leaves it out.")
+    classifier_dropout: float | None = option(None, "Dropout before the labels.")
+    tokenizer_name: str | None = option(None, "Tokenizer, where it is not the encoder's.")
+    cache_dir: str | None = option(None, "Where downloads are kept.")
+    model_revision: str = option("main", "Branch, tag or commit of the model.")
+    token: str | None = option(None, "Token for the Hub; by default the one stored by `hf auth login`.")
+    trust_remote_code: bool = option(False, "Run code that lies beside the encoder on the Hub. Read it first.")
+    allow_pickle: bool = option(False, "Accept weights stored as pickle (.bin) instead of safetensors.")
+
+
+@dataclass
+class DataArguments:
+    """Which texts, and how they are prepared."""
+
+    train_file: str | None = option(None, "Training examples: .csv, .tsv, .jsonl, .json or .parquet.")
+    validation_file: str | None = option(None, "Validation examples; without them 30 % is split from training.")
+    test_file: str | None = option(None, "Test examples, with or without labels.")
+    train_pos_file: str | None = option(None, "The competition's train_pos.txt, one tweet a line.")
+    train_neg_file: str | None = option(None, "The competition's train_neg.txt, one tweet a line.")
+    dataset_name: str | None = option(None, "Data set of the Hub, such as cardiffnlp/tweet_eval.")
+    dataset_config_name: str | None = option(None, "Its configuration, such as sentiment.")
+    dataset_description: str = option("", "A sentence about the data and its defects, for the model card.")
+    language: str = option("en", "ISO 639 code of the texts' language, for the model card.")
+    text_column: str = option("text", "Column of the text.")
+    text_pair_column: str | None = option(None, "Column of the second text of a pair.")
+    label_column: str = option("label", "Column of the label.")
+    id_column: str | None = option(None, "Column of the examples' ids; by default they are numbered.")
+    label_names: list[str] | None = option(None, "Names of integer labels in ascending order.")
+    problem_type: str | None = option(
+        None,
+        "single_label_classification, regression or multi_label_classification; by default from the labels: floats "
+        "mean regression, lists several labels a text.",
+    )
+    validation_fraction: float = option(0.3, "Share split from training where there is no validation file.")
+    split_seed: int = option(42, "Seed of that split and of --max_*_samples, the same for every run.")
+    max_seq_length: int = option(40, "Tokens a text is cut to (GRUBERT: 40).")
+    pad_to_max_length: bool = option(False, "Pad to that length instead of the batch's longest text.")
+    preprocessing: str = option("paper", "none, light (BERTweet's conventions) or paper (GRUBERT, section 2.1).")
+    preprocessing_steps: list[str] | None = option(
+        None, "The steps themselves, in place of a preset: users, links, spelling, whitespace, hashtags, …"
+    )
+    remove_duplicates: bool = option(True, "Keep the first of equal training texts.")
+    spelling_language: str = option("en", "Language of pyspellchecker's dictionary.")
+    spelling_dictionary: str | None = option(None, "A word frequency file in place of that dictionary.")
+    train_on_all: bool = option(False, "Train on training and validation examples together, for all epochs.")
+    max_train_samples: int | None = option(None, "Train on a random part of that many examples.")
+    max_eval_samples: int | None = option(None, "Validate on a random part of that many examples.")
+    max_predict_samples: int | None = option(None, "Test on the first that many examples.")
+    prediction_format: str = option("standard", "standard, or kaggle for the competition's Id,Prediction.")
+
+
+@dataclass
+class TweetTrainingArguments(LayerFusionTrainingArguments):
+    """`TrainingArguments` with GRUBERT's recipe as defaults (sections 2.3 and 2.4)."""
+
+    output_dir: str | None = option(None, "Folder of the run; must not hold another one.")
+    seeds: list[int] | None = option(None, "Train once with each seed and report mean and standard deviation.")
+    learning_rate: float = option(1e-5, "Rate of the encoder.")
+    epoch_decay: float = option(0.9, "Factor on every rate after each epoch.")
+    lr_scheduler_type: str = option("constant", "Schedule of the rate besides --epoch_decay.")
+    weight_decay: float = option(0.0, "Weight decay; with 0 AdamW is Adam.")
+    num_train_epochs: float = option(15.0, "Most epochs.")
+    per_device_train_batch_size: int = option(64, "Texts a step and device.")
+    per_device_eval_batch_size: int = option(256, "Texts a step and device in evaluation.")
+    max_grad_norm: float = option(0.0, "Clipping norm; 0 does not clip.")
+    eval_strategy: str = option("epoch", "When to validate.")
+    save_strategy: str = option("epoch", "When to save a checkpoint.")
+    save_total_limit: int | None = option(1, "Checkpoints kept besides the best.")
+    logging_strategy: str = option("epoch", "When to log.")
+    load_best_model_at_end: bool = option(True, "End with the best checkpoint.")
+    metric_for_best_model: str | None = option("loss", "What makes a checkpoint the best.")
+    greater_is_better: bool | None = option(False, "Whether more of it is better.")
+    early_stopping_patience: int | None = option(3, "Epochs without a better checkpoint before the run stops.")
+    train_sampling_strategy: str = option("group_by_length", "Batches of texts of like length.")
+    report_to: str = option("none", "Where to report, such as tensorboard.")

@@ -1,0 +1,174 @@
+"""From data arguments to encoded splits: read, clean, remove duplicates, split, encode labels, tokenize."""
+
+from dataclasses import dataclass, field
+
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedTokenizerBase
+
+from hf_layerfusion.data.files import read_competition, read_examples, read_hub
+from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.data.spelling import SpellingCorrector
+from hf_layerfusion.data.splits import limit, remove_duplicates, split_train_validation, text_overlap
+from hf_layerfusion.data.tweets import PRESETS, SPELLING, TweetPreprocessor, empty_rows
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.experiments.arguments import DataArguments
+
+
+@dataclass
+class PreparedData:
+    """The splits of a run, cleaned, with encoded labels.
+
+    Attributes:
+        splits: `train`, `validation` and `test`, those there are; columns: the texts, `label`, `id`, `row`.
+        raw_train: the training texts as they were read.
+        schema: problem type and label names.
+        text_columns: one, or two for pairs.
+        steps: names of the cleaning steps.
+        notes: what happened to the rows, a line each.
+    """
+
+    splits: dict[str, Dataset]
+    raw_train: Dataset
+    schema: LabelSchema
+    text_columns: tuple[str, ...]
+    steps: tuple[str, ...]
+    notes: list[str] = field(default_factory=list)
+
+
+def text_columns(arguments: DataArguments) -> tuple[str, ...]:
+    """The columns that hold the texts."""
+    pair = arguments.text_pair_column
+    return (arguments.text_column,) if pair is None else (arguments.text_column, pair)
+
+
+def read_splits(arguments: DataArguments) -> dict[str, Dataset]:
+    """Reads the splits that the arguments name; labels stay raw.
+
+    Raises:
+        UserError: if no training data or two kinds of it are named, or as the readers of `data.files`.
+    """
+    columns = text_columns(arguments)
+    pair = (arguments.train_pos_file, arguments.train_neg_file)
+    sources = [arguments.train_file is not None, pair != (None, None), arguments.dataset_name is not None]
+    if sum(sources) != 1:
+        raise UserError(
+            "exactly one of --train_file, --train_pos_file with --train_neg_file, and --dataset_name must be given, "
+            f"found {sum(sources)}; name one source of training data."
+        )
+    splits: dict[str, Dataset] = {}
+    if arguments.dataset_name is not None:
+        found = read_hub(
+            arguments.dataset_name,
+            arguments.dataset_config_name,
+            text_columns=columns,
+            label_column=arguments.label_column,
+            id_column=arguments.id_column,
+        )
+        splits = {name: found[name] for name in ("train", "validation", "test") if name in found}
+        if "train" not in splits:
+            raise UserError(f"--dataset_name {arguments.dataset_name}: holds no split 'train', found {sorted(found)}.")
+    elif arguments.train_file is None:
+        if arguments.train_pos_file is None or arguments.train_neg_file is None:
+            raise UserError("--train_pos_file and --train_neg_file go together, found one of them; name both.")
+        splits["train"] = read_competition(*pair, text_column=arguments.text_column)
+    for split in ("train", "validation", "test"):
+        path = getattr(arguments, f"{split}_file")
+        if path is not None:
+            splits[split] = read_examples(
+                path,
+                text_columns=columns,
+                label_column=arguments.label_column,
+                label_required=split != "test",
+                id_column=arguments.id_column,
+            )
+    return splits
+
+
+def clean(split: Dataset, cleaner: TweetPreprocessor, name: str) -> tuple[Dataset, int]:
+    """Cleans a split. Texts that cleaning empties are left out of `train` and stay as they were elsewhere, so that
+    every row to be predicted gets its prediction.
+
+    Returns:
+        The cleaned split and the number of texts that cleaning emptied.
+    """
+    if not cleaner.steps:
+        return split, 0
+    cleaned = split.map(cleaner, batched=True, desc=f"cleaning {name}")
+    emptied = {row for column in cleaner.text_columns for row in empty_rows(cleaned[column])}
+    if name == "train":
+        cleaned = cleaned.select([row for row in range(len(cleaned)) if row not in emptied])
+    elif emptied:
+        cleaned = cleaned.map(lambda text, row: split[row] if row in emptied else text, with_indices=True)
+    return cleaned, len(emptied)
+
+
+def prepare(arguments: DataArguments) -> PreparedData:
+    """Reads, cleans and splits the data, and encodes the labels.
+
+    Training texts are cleaned, then equal ones removed (GRUBERT, section 2.1), then 30 % split off where no
+    validation data is given (section 2.4).
+
+    Raises:
+        UserError: as `read_splits`, `LabelSchema` and `TweetPreprocessor`.
+    """
+    columns = text_columns(arguments)
+    splits = read_splits(arguments)
+    seed = arguments.split_seed
+    if arguments.max_train_samples is not None:
+        splits["train"] = limit(splits["train"], arguments.max_train_samples, seed)
+    if arguments.max_eval_samples is not None and "validation" in splits:
+        splits["validation"] = limit(splits["validation"], arguments.max_eval_samples, seed)
+    if arguments.max_predict_samples is not None and "test" in splits:
+        splits["test"] = splits["test"].select(range(min(len(splits["test"]), arguments.max_predict_samples)))
+    raw_train = splits["train"]
+    notes = [f"{name}: {len(split):,} texts read" for name, split in splits.items()]
+
+    steps = tuple(arguments.preprocessing_steps or ()) or PRESETS.get(arguments.preprocessing, ())
+    spelling = None
+    if SPELLING in steps:
+        spelling = SpellingCorrector(arguments.spelling_language, arguments.spelling_dictionary)
+    cleaner = TweetPreprocessor(steps or arguments.preprocessing, spelling, text_columns=columns)
+    for name, split in splits.items():
+        splits[name], emptied = clean(split, cleaner, name)
+        if emptied:
+            what = "left out that" if name == "train" else "kept as they were where"
+            notes.append(f"{name}: {emptied:,} texts {what} cleaning emptied them")
+    if arguments.remove_duplicates:
+        before = len(splits["train"])
+        splits["train"] = remove_duplicates(splits["train"], columns)
+        notes.append(f"train: {before - len(splits['train']):,} repeated texts removed")
+
+    schema = LabelSchema.infer(splits["train"], arguments.label_names, arguments.problem_type)
+    splits = {name: schema.encode(split, name) for name, split in splits.items()}
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = split_train_validation(
+            splits["train"], arguments.validation_fraction, seed
+        )
+        notes.append(f"validation: {len(splits['validation']):,} texts split from train")
+    if arguments.train_on_all:
+        splits["train"] = concatenate_datasets([splits["train"], splits.pop("validation")])
+        notes.append(f"train: {len(splits['train']):,} texts with those of validation")
+    for name in ("validation", "test"):
+        if name in splits:
+            shared = text_overlap(splits[name], splits["train"], columns)
+            notes += [f"{name}: {shared:,} texts stand in train too"] if shared else []
+    return PreparedData(splits, raw_train, schema, columns, cleaner.steps, notes)
+
+
+def tokenize(data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: DataArguments) -> dict[str, Dataset]:
+    """Turns each split into model inputs: `input_ids`, `attention_mask`, …, and `labels` where there are labels."""
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        return tokenizer(
+            *(batch[column] for column in data.text_columns),
+            truncation=True,
+            max_length=arguments.max_seq_length,
+            padding="max_length" if arguments.pad_to_max_length else False,
+        )
+
+    encoded = {}
+    for name, split in data.splits.items():
+        unused = [column for column in split.column_names if column != "label"]
+        inputs = split.map(encode, batched=True, remove_columns=unused, desc=f"tokenizing {name}")
+        encoded[name] = inputs.rename_column("label", "labels") if "label" in inputs.column_names else inputs
+    return encoded

@@ -1,0 +1,152 @@
+"""What a run measured, as the facts of its model card."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from hf_layerfusion.data.statistics import corpus_statistics, format_statistics
+from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, TweetTrainingArguments
+from hf_layerfusion.experiments.models import resolve_path
+from hf_layerfusion.experiments.prepare import PreparedData
+from hf_layerfusion.hub.card import (
+    CardFacts,
+    encoder_hub_id,
+    encoder_license,
+    encoder_name,
+    library_environment,
+)
+
+
+@dataclass
+class RunResult:
+    """What a run measured.
+
+    Attributes:
+        metrics: by split, then by name.
+        logits: of the split that predictions were made for, `[N, C]`.
+        labels: its labels, `[N]` or `[N, C]`, `None` where it has none.
+        history: the Trainer's log.
+        training_seconds: time that training took.
+        parameters: number of the model's parameters.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    logits: np.ndarray
+    labels: np.ndarray | None
+    history: list[dict[str, Any]]
+    training_seconds: float
+    parameters: int
+
+
+def texts_and_labels(dataset: Dataset, column: str) -> tuple[list[str], list[Any]]:
+    """The texts and the raw labels of a split, class labels by name."""
+    feature = dataset.features["label"]
+    labels = list(dataset["label"])
+    return list(dataset[column]), feature.int2str(labels) if hasattr(feature, "int2str") else labels
+
+
+def architecture_lines(model: Any) -> list[str]:
+    """What the model is made of, a line a part."""
+    config = model.config
+    if config.model_type == "gru_fusion":
+        return [
+            f"Fuser: {config.variant.removeprefix('grubert-')}, {config.fusion_hidden_size} units a direction"
+            + (", kept at random weights as a control" if config.freeze_fusion else ""),
+            f"Downstream bi-GRU: {config.downstream_hidden_size or 'none'}",
+            f"Dense layer: {config.dense_size or 'none'}; dropout {config.classifier_dropout}; "
+            f"{config.token_reduction} over the tokens' logits",
+        ]
+    if config.model_type == "layer_pooling":
+        tokens = "the first token" if config.token_pooling == "cls" else "the mean over tokens"
+        return [
+            f"Pooling over layers: {config.pooling}, of {tokens} at each layer",
+            f"Dense layer: {config.dense_size or 'none'}; dropout {config.classifier_dropout}",
+        ]
+    return [f"{type(model).__name__} of transformers: the last layer alone"]
+
+
+def epoch_rows(history: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """One row an epoch from the Trainer's log: training loss and every validation metric."""
+    rows: dict[float, dict[str, float]] = {}
+    for entry in history:
+        epoch = entry.get("epoch")
+        if epoch is None or "train_runtime" in entry:
+            continue
+        row = rows.setdefault(epoch, {"epoch": epoch})
+        if "loss" in entry:
+            row["training loss"] = entry["loss"]
+        for name, value in entry.items():
+            if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second", "_preparation_time")):
+                row[f"validation {name.removeprefix('eval_')}"] = value
+    return [rows[epoch] for epoch in sorted(rows)]
+
+
+def card_facts(
+    folder: Path,
+    data: PreparedData,
+    result: RunResult,
+    model: Any,
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    training_arguments: TweetTrainingArguments,
+    figures: list[tuple[str, str]],
+) -> CardFacts:
+    """Collects the facts of a run for its model card; every figure was measured by that run."""
+    encoder = resolve_path(model_arguments.model_name_or_path)
+    variant = getattr(model.config, "variant", "plain")
+    single_label = data.schema.problem_type == "single_label_classification"
+    limits = [
+        "The texts of one source taught the model; others may differ in language, length, topics and labels.",
+        "Whether the fusion of layers helped is not shown by one run: compare with the plain classifier over seeds.",
+    ]
+    if "test" not in result.metrics and "validation" in result.metrics and training_arguments.load_best_model_at_end:
+        limits.insert(
+            0, "The checkpoint was chosen on the validation split, whose figures above are therefore optimistic."
+        )
+    sections = []
+    if single_label:
+        raw = corpus_statistics(*texts_and_labels(data.raw_train, data.text_columns[0]))
+        train = data.splits["train"]
+        cleaned = [data.schema.names[label] for label in train["label"]]
+        after = corpus_statistics(list(train[data.text_columns[0]]), cleaned)
+        sections.append(("Words a text, before and after cleaning", format_statistics(raw, after)))
+    names = ("learning_rate", "fusion_learning_rate", "epoch_decay", "num_train_epochs", "weight_decay", "bf16", "fp16")
+    recipe = {name: getattr(training_arguments, name) for name in names}
+    recipe |= {
+        "batch": training_arguments.train_batch_size
+        * training_arguments.gradient_accumulation_steps
+        * training_arguments.world_size,
+        "tokens": data_arguments.max_seq_length,
+    }
+    source = data_arguments.dataset_name or data_arguments.train_file or data_arguments.train_pos_file
+    return CardFacts(
+        model_name=f"{variant}-{folder.resolve().name}",
+        model_path=str(folder),
+        encoder=encoder_name(encoder),
+        base_model=encoder_hub_id(encoder),
+        base_model_license=encoder_license(encoder),
+        architecture=architecture_lines(model),
+        methods=["grubert"] if model.config.model_type == "gru_fusion" else [],
+        parameters=result.parameters,
+        needs_package=model.config.model_type in ("gru_fusion", "layer_pooling"),
+        language=[data_arguments.language],
+        dataset_name=data_arguments.dataset_name or Path(str(source)).name,
+        dataset_id=data_arguments.dataset_name,
+        dataset_description=data_arguments.dataset_description,
+        dataset_defects=data.notes,
+        num_examples={name: len(split) for name, split in data.splits.items()},
+        text_pair=len(data.text_columns) == 2,
+        preparation=list(data.steps),
+        metrics=result.metrics,
+        recipe={name: value for name, value in recipe.items() if value is not None},
+        seeds=[training_arguments.seed],
+        epochs=epoch_rows(result.history),
+        training_seconds=result.training_seconds,
+        environment=library_environment(),
+        figures=figures,
+        limits=limits,
+        sections=sections,
+    )

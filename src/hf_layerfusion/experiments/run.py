@@ -1,0 +1,224 @@
+"""One fine-tuning run, from prepared data to a folder with model, card, plots and predictions."""
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, set_seed
+
+from hf_layerfusion.data.statistics import plot_word_counts, word_counts
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.metrics import compute_metrics_for
+from hf_layerfusion.evaluation.plots import plot_confusion_matrix, plot_regression, plot_training_curves
+from hf_layerfusion.evaluation.predictions import write_predictions
+from hf_layerfusion.evaluation.significance import mean_sd
+from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, TweetTrainingArguments
+from hf_layerfusion.experiments.models import load_model, load_tokenizer
+from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
+from hf_layerfusion.experiments.report import RunResult, card_facts, texts_and_labels
+from hf_layerfusion.hub.card import build_card
+from hf_layerfusion.training.trainer import LayerFusionTrainer
+
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_FILE = "run.json"
+RESULTS_FILE = "all_results.json"
+
+
+def check_output_dir(arguments: TweetTrainingArguments, settings: dict[str, Any]) -> None:
+    """Refuses a folder that holds anything but this very run.
+
+    Raises:
+        UserError: if `--output_dir` is missing, is a file, or holds another run or foreign files.
+    """
+    if not arguments.output_dir:
+        raise UserError("--output_dir must name the folder of the run, found none; name one.")
+    folder = Path(arguments.output_dir)
+    if folder.is_file():
+        raise UserError(f"--output_dir {folder}: must be a folder, found a file; name another.")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    stored = folder / SETTINGS_FILE
+    if not arguments.resume_from_checkpoint or not stored.exists():
+        raise UserError(
+            f"--output_dir {folder}: must be empty, found another run's files; name another folder, or go on with that "
+            "run by --resume_from_checkpoint True."
+        )
+    earlier = json.loads(stored.read_text(encoding="utf-8"))
+    changed = sorted(name for name in settings if earlier.get(name) != settings[name])
+    if changed:
+        raise UserError(
+            f"--output_dir {folder}: holds a run with other settings ({', '.join(changed)}); name another folder or "
+            "take those settings back."
+        )
+
+
+def run_settings(
+    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: TweetTrainingArguments
+) -> dict[str, Any]:
+    """The settings of a run that its results depend on, as JSON; no token, no folder of outputs."""
+    training = json.loads(training_arguments.to_json_string())
+    settings = {**dataclasses.asdict(model_arguments), **dataclasses.asdict(data_arguments), **training}
+    for name in ("token", "hub_token", "output_dir", "resume_from_checkpoint", "logging_dir", "run_name"):
+        settings.pop(name, None)
+    return settings
+
+
+def train_and_predict(
+    data: PreparedData,
+    encoded: dict[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    model_arguments: ModelArguments,
+    training_arguments: TweetTrainingArguments,
+) -> tuple[LayerFusionTrainer, RunResult]:
+    """Trains one model with one seed and predicts the test split, or the validation split where there is none."""
+    # The new weights' randomness; the Trainer seeds the rest.
+    set_seed(training_arguments.seed)
+    model = load_model(model_arguments, data.schema)
+    trainer = LayerFusionTrainer(
+        model=model,
+        args=training_arguments,
+        train_dataset=encoded["train"],
+        eval_dataset=encoded.get("validation"),
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=compute_metrics_for(data.schema.problem_type),
+    )
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=training_arguments.resume_from_checkpoint)
+    seconds = time.perf_counter() - start
+    metrics = {}
+    logits, labels = np.empty((0, data.schema.num_labels)), None
+    for split in ("validation", "test"):
+        if split in encoded:
+            output = trainer.predict(encoded[split], metric_key_prefix=split)
+            predictions = output.predictions
+            logits = predictions[0] if isinstance(predictions, tuple) else predictions
+            labels = output.label_ids
+            metrics[split] = {
+                name.removeprefix(f"{split}_"): value
+                for name, value in (output.metrics or {}).items()
+                if not name.endswith(("_runtime", "_per_second", "_preparation_time"))
+            }
+            if labels is None:
+                metrics.pop(split)
+    return trainer, RunResult(metrics, logits, labels, trainer.state.log_history, seconds, model.num_parameters())
+
+
+def write_outputs(
+    folder: Path,
+    data: PreparedData,
+    result: RunResult,
+    trainer: LayerFusionTrainer,
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    training_arguments: TweetTrainingArguments,
+) -> None:
+    """Writes model, tokenizer, results, predictions, plots and card into `folder`."""
+    trainer.save_model(str(folder))
+    trainer.save_state()
+    plots = folder / "plots"
+    plots.mkdir(exist_ok=True)
+    figures = []
+    if data.schema.problem_type == "single_label_classification":
+        names = data.schema.names
+        before = word_counts(*texts_and_labels(data.raw_train, data.text_columns[0]))
+        train = data.splits["train"]
+        after = word_counts(train[data.text_columns[0]], [names[label] for label in train["label"]])
+        plot_word_counts(plots / "word_counts.png", before, after)
+        figures.append(("Words a text in the training data, before and after cleaning.", "plots/word_counts.png"))
+    if "validation" in data.splits:
+        plot_training_curves(result.history, plots / "training_curves.png")
+        figures.append(("Loss and accuracy by epoch.", "plots/training_curves.png"))
+    split = "test" if "test" in data.splits else "validation"
+    if split in data.splits:
+        rows = data.splits[split]
+        write_predictions(
+            folder / "predictions.csv",
+            ids=rows["id"],
+            texts={column: rows[column] for column in data.text_columns},
+            logits=result.logits,
+            problem_type=data.schema.problem_type,
+            label_names=data.schema.names,
+            format=data_arguments.prediction_format,  # type: ignore[arg-type]
+        )
+        if result.labels is not None and data.schema.problem_type == "single_label_classification":
+            path = plots / "confusion_matrix.png"
+            plot_confusion_matrix(result.labels, result.logits.argmax(axis=1), data.schema.names, path)
+            figures.append((f"Confusion matrix on {split}.", "plots/confusion_matrix.png"))
+        elif result.labels is not None and data.schema.problem_type == "regression":
+            plot_regression(result.labels, result.logits, plots / "regression.png")
+            figures.append((f"Predicted against true values on {split}.", "plots/regression.png"))
+    results = {f"{name}_{metric}": v for name, values in result.metrics.items() for metric, v in values.items()}
+    results |= {"training_seconds": result.training_seconds, "parameters": result.parameters}
+    results["epochs"] = trainer.state.epoch
+    write_json(folder / RESULTS_FILE, results)
+    facts = card_facts(folder, data, result, trainer.model, model_arguments, data_arguments, training_arguments, figures)
+    build_card(facts).save(folder / "README.md")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def classify(
+    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: TweetTrainingArguments
+) -> dict[str, Any]:
+    """The whole of `examples/run_tweets.py`: prepares the data once, then trains, predicts and writes outputs for each
+    seed; several seeds get a folder each and a summary above them.
+
+    Returns:
+        The contents of `all_results.json`.
+
+    Raises:
+        UserError: for whatever the user can mend.
+    """
+    settings = run_settings(model_arguments, data_arguments, training_arguments)
+    check_output_dir(training_arguments, settings)
+    tokenizer = load_tokenizer(model_arguments)
+    with training_arguments.main_process_first(desc="preparing the texts"):
+        data = prepare(data_arguments)
+        encoded = tokenize(data, tokenizer, data_arguments)
+    for note in data.notes:
+        logger.info(note)
+    top = Path(training_arguments.output_dir)
+    main_process = training_arguments.process_index == 0
+    if main_process:
+        top.mkdir(parents=True, exist_ok=True)
+        write_json(top / SETTINGS_FILE, settings)
+    fixed_epochs: dict[str, Any] = {}
+    if data_arguments.train_on_all:
+        # Nothing is left to choose a checkpoint on.
+        fixed_epochs = {"eval_strategy": "no", "load_best_model_at_end": False, "early_stopping_patience": None}
+    seeds = training_arguments.seeds or [training_arguments.seed]
+    runs = []
+    for seed in seeds:
+        folder = top if len(seeds) == 1 else top / f"seed-{seed}"
+        arguments = dataclasses.replace(training_arguments, seed=seed, output_dir=str(folder), **fixed_epochs)
+        if (folder / RESULTS_FILE).exists():
+            logger.info("%s: finished before", folder)
+        else:
+            trainer, result = train_and_predict(data, encoded, tokenizer, model_arguments, arguments)
+            if main_process:
+                write_outputs(folder, data, result, trainer, model_arguments, data_arguments, arguments)
+            trainer.accelerator.wait_for_everyone()
+        runs.append(json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")))
+    if len(seeds) == 1:
+        return runs[0]
+    summary: dict[str, Any] = {"seeds": seeds}
+    for name in runs[0]:
+        mean, sd = mean_sd([run[name] for run in runs])
+        summary[name] = {"mean": mean, "sd": sd}
+    if main_process:
+        write_json(top / RESULTS_FILE, summary)
+    return summary

@@ -1,0 +1,46 @@
+"""The frame of every script in examples/: arguments in, one line out when they are wrong."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+from transformers import HfArgumentParser
+
+from hf_layerfusion.errors import UserError
+
+
+def parse_arguments(*dataclasses: Any) -> tuple[Any, ...]:
+    """Parses the command line, or one `.json` file named on it, into dataclasses.
+
+    Raises:
+        UserError: if the file cannot be read or a value breaks a rule of its dataclass.
+    """
+    parser = HfArgumentParser(dataclasses)
+    try:
+        if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
+            return parser.parse_json_file(json_file=str(Path(sys.argv[1])))
+        return parser.parse_args_into_dataclasses()
+    except (ValueError, OSError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def set_up_logging() -> None:
+    """Shows what the package and transformers have to say, on the main process only the former's details."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("hf_layerfusion").setLevel(logging.INFO)
+    transformers.utils.logging.set_verbosity_warning()
+    datasets.utils.logging.set_verbosity_error()
+
+
+def run_script(main: Callable[[], Any]) -> None:
+    """Calls `main`; a `UserError` becomes one line on standard error and exit code 2."""
+    set_up_logging()
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
