@@ -1,0 +1,105 @@
+"""Checkpoints that can be trusted: a manifest of checksums, written last.
+
+The stock Trainer writes a checkpoint file by file, so a killed process leaves a folder that looks like one. Here a
+checkpoint is one only if its manifest is there and each file still has the content that the manifest records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+from hf_layerfusion.errors import UserError
+
+logger = logging.get_logger(__name__)
+
+MANIFEST_NAME = "checkpoint_manifest.json"
+
+
+def write_manifest(folder: str | Path) -> Path:
+    """Record size and sha256 of every file below `folder` in its `checkpoint_manifest.json`, and return that path.
+
+    Call it when all else has been written. The manifest appears whole or not at all.
+    """
+    folder = Path(folder)
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_NAME
+    }
+    manifest = folder / MANIFEST_NAME
+    partial = folder / f"{MANIFEST_NAME}.partial"
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump({"files": files}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(manifest)
+    return manifest
+
+
+def verify_checkpoint(folder: str | Path) -> None:
+    """Check that `folder` holds every file of its manifest, unchanged.
+
+    Raises:
+        UserError: names the folder, the file and what is wrong with it.
+    """
+    reason = _damage(Path(folder))
+    if reason is not None:
+        raise UserError(
+            f"checkpoint {folder}: {reason}; resume from an older checkpoint, "
+            "or pass resume_from_checkpoint=True to take the newest one that is intact"
+        )
+
+
+def newest_valid_checkpoint(output_dir: str | Path) -> Path | None:
+    """The `checkpoint-<step>` folder of `output_dir` with the highest step among the intact ones, or None.
+
+    Incomplete and corrupt ones that are newer are passed over, each with a warning that says why.
+    """
+    steps = {
+        int(step): folder
+        for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if folder.is_dir() and (step := folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")).isdecimal()
+    }
+    for step in sorted(steps, reverse=True):
+        reason = _damage(steps[step])
+        if reason is None:
+            return steps[step]
+        logger.warning(f"Passing over checkpoint {steps[step]}: {reason}")
+    return None
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, in words, or None."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    try:
+        files = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))["files"]
+        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+    except FileNotFoundError:
+        return f"{MANIFEST_NAME} is missing, so saving was interrupted"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST_NAME} is not a manifest"
+    for name, (size, digest) in expected.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        found = path.stat().st_size
+        if found != size:
+            return f"{name} has {found} bytes in place of {size}"
+        if _sha256(path) != digest:
+            return f"{name} has changed since it was saved (sha256 differs)"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,32 @@
+"""The order in which training examples come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+
+class SeededLengthGroupedSampler(LengthGroupedSampler):
+    """Groups examples of like length, in an order that depends on nothing but `seed` and the epoch.
+
+    The stock sampler draws from torch's global generator. There the processes of a run part ways as soon as they
+    have drawn unequal numbers of dropout masks, and then share out different permutations: examples are left out.
+
+    Args:
+        *args: As for `LengthGroupedSampler`.
+        seed: The order of epoch e is drawn from `seed + e`.
+        epoch: Returns the number of the epoch that begins.
+        **kwargs: As for `LengthGroupedSampler`.
+    """
+
+    def __init__(self, *args: Any, seed: int, epoch: Callable[[], int], **kwargs: Any) -> None:
+        super().__init__(*args, generator=torch.Generator(), **kwargs)
+        self.seed = seed
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(self.seed + self.epoch())
+        return super().__iter__()

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import HfArgumentParser
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from tests.training.small import small_arguments
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"fusion_learning_rate": -1.0}, "fusion_learning_rate"),
+        ({"fusion_learning_rate": float("nan")}, "fusion_learning_rate"),
+        ({"epoch_decay": 0.0}, "epoch_decay"),
+        ({"epoch_decay": 1.1}, "epoch_decay"),
+        ({"epoch_decay": float("nan")}, "epoch_decay"),
+        ({"epoch_decay": 0.9, "lr_scheduler_type": "linear"}, "lr_scheduler_type=linear"),
+        ({"epoch_decay": 0.9, "warmup_steps": 5}, "warmup_steps=5"),
+        ({"early_stopping_patience": 0, "eval_strategy": "epoch"}, "early_stopping_patience"),
+        ({"early_stopping_patience": 2, "eval_strategy": "epoch"}, "load_best_model_at_end"),
+    ],
+)
+def test_bad_values_are_refused_on_one_line(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named) as caught:
+        small_arguments(tmp_path, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_defaults_leave_the_stock_schedule_alone(tmp_path: Path) -> None:
+    args = small_arguments(tmp_path, lr_scheduler_type="cosine", warmup_steps=3)
+    assert (args.epoch_decay, args.fusion_learning_rate, args.early_stopping_patience) == (1.0, None, None)
+
+
+def test_command_line(tmp_path: Path) -> None:
+    line = f"--output_dir {tmp_path} --fusion_learning_rate 1e-3 --epoch_decay 0.9 --early_stopping_patience 2"
+    line += " --lr_scheduler_type constant --eval_strategy epoch --save_strategy epoch --load_best_model_at_end"
+    line += " --use_cpu"
+    (args,) = HfArgumentParser(LayerFusionTrainingArguments).parse_args_into_dataclasses(line.split())
+    assert (args.fusion_learning_rate, args.epoch_decay, args.early_stopping_patience) == (1e-3, 0.9, 2)
+
+
+def test_every_field_of_ours_has_a_help_text() -> None:
+    ours = [field for field in fields(LayerFusionTrainingArguments) if field.name in _own_names()]
+    assert len(ours) == 5
+    assert all(field.metadata["help"] for field in ours)
+
+
+def _own_names() -> set[str]:
+    return set(LayerFusionTrainingArguments.__annotations__)
+
+
+def test_the_token_is_not_pickled(tmp_path: Path) -> None:
+    args = small_arguments(tmp_path, hub_token="hf_SECRET")
+    pickled = pickle.dumps(args)
+    assert b"hf_SECRET" not in pickled
+    assert args.hub_token == "hf_SECRET"
+    again = pickle.loads(pickled)
+    assert again.hub_token is None
+    assert again.learning_rate == args.learning_rate

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.checkpoints import (
+    MANIFEST_NAME,
+    newest_valid_checkpoint,
+    verify_checkpoint,
+    write_manifest,
+)
+
+
+def checkpoint(parent: Path, step: int) -> Path:
+    folder = parent / f"checkpoint-{step}"
+    (folder / "part").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(bytes(range(256)) * step)
+    (folder / "part" / "optimizer.pt").write_bytes(b"state")
+    write_manifest(folder)
+    return folder
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def flip(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def remove(folder: Path) -> None:
+    (folder / "part" / "optimizer.pt").unlink()
+
+
+def remove_manifest(folder: Path) -> None:
+    (folder / MANIFEST_NAME).unlink()
+
+
+def halve_manifest(folder: Path) -> None:
+    path = folder / MANIFEST_NAME
+    path.write_text(path.read_text()[: path.stat().st_size // 2])
+
+
+def replace_manifest(folder: Path) -> None:
+    (folder / MANIFEST_NAME).write_text("[]")
+
+
+DAMAGES: list[tuple[Callable[[Path], None], str]] = [
+    (truncate, "model.safetensors has 1023 bytes in place of 1024"),
+    (empty, "model.safetensors has 0 bytes"),
+    (flip, "model.safetensors has changed"),
+    (remove, "part/optimizer.pt is missing"),
+    (remove_manifest, "checkpoint_manifest.json is missing"),
+    (halve_manifest, "checkpoint_manifest.json is not a manifest"),
+    (replace_manifest, "checkpoint_manifest.json is not a manifest"),
+]
+
+
+def test_an_intact_checkpoint_passes(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 4)
+    verify_checkpoint(folder)
+    assert sorted(path.name for path in folder.iterdir()) == [MANIFEST_NAME, "model.safetensors", "part"]
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES)
+def test_a_damaged_one_is_refused_by_name_and_passed_over(
+    tmp_path: Path, damage: Callable[[Path], None], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    older, newer = checkpoint(tmp_path, 2), checkpoint(tmp_path, 4)
+    damage(newer)
+    with pytest.raises(UserError, match=reason) as caught:
+        verify_checkpoint(newer)
+    assert str(newer) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert newest_valid_checkpoint(tmp_path) == older
+
+
+def test_the_newest_is_that_of_the_highest_step(tmp_path: Path) -> None:
+    for step in (10, 9, 100):
+        checkpoint(tmp_path, step)
+    (tmp_path / "checkpoint-final").mkdir()
+    (tmp_path / "checkpoint-1000").write_text("a file")
+    assert newest_valid_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    assert newest_valid_checkpoint(tmp_path) is None
+    assert newest_valid_checkpoint(tmp_path / "absent") is None
+    with pytest.raises(UserError, match="no such folder"):
+        verify_checkpoint(tmp_path / "absent")
