@@ -1,0 +1,151 @@
+"""Parts of a `datasets.Dataset`: without duplicates, training and validation, a subset, and what two parts share.
+
+Everything that draws at random takes a seed, draws from a NumPy `Generator` and keeps the order of the rows, so that
+the same seed gives the same rows in every process and on every platform.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Value
+
+from hf_layerfusion.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def remove_duplicates(dataset: Dataset, columns: Sequence[str]) -> Dataset:
+    """Keeps the first of all rows whose `columns` hold exactly the same texts (GRUBERT, section 2.1).
+
+    The first row's label is kept even where later ones differ; how many texts stand with differing labels is logged
+    as a warning, for their labels are noise.
+    """
+    keys = _keys(dataset, columns)
+    first: dict[Hashable, int] = {}
+    for index, key in enumerate(keys):
+        first.setdefault(key, index)
+    if "label" in dataset.column_names:
+        labels = dataset["label"][:]
+        differing = {key for key, label in zip(keys, labels, strict=True) if label != labels[first[key]]}
+        if differing:
+            logger.warning(
+                "%d repeated texts stand with differing labels; the first label is kept", len(differing)
+            )
+    return dataset.select(list(first.values()))
+
+
+def split_train_validation(
+    dataset: Dataset, validation_fraction: float = 0.3, seed: int = 0, *, group_column: str | None = None
+) -> tuple[Dataset, Dataset]:
+    """Cuts a validation part off, 30 % by default (GRUBERT, section 2.4).
+
+    Class labels are stratified: each class has its share of both parts, and at least one row in each if it has two.
+    Floats and lists as labels, or no labels, are cut at random.
+
+    Args:
+        dataset: rows with or without a column `label`, raw or encoded.
+        validation_fraction: the share of rows (of groups, if grouped) for validation, rounded to whole ones.
+        seed: of the draw.
+        group_column: rows with equal values in this column stay together, so that a sentence with several aspects
+            never stands in both parts. A group counts as one unit, of its most frequent class.
+
+    Returns:
+        The training and the validation part.
+
+    Raises:
+        UserError: if the fraction is not between 0 and 1, or leaves a part or a class without a row.
+    """
+    if not 0 < validation_fraction < 1:
+        raise UserError(
+            f"validation_fraction must lie between 0 and 1, both excluded, found {validation_fraction}; the paper's "
+            "is 0.3"
+        )
+    members: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(range(len(dataset)) if group_column is None else dataset[group_column][:]):
+        members.setdefault(key, []).append(index)
+    groups = list(members.values())
+    strata = _strata(dataset)
+    group_strata = np.array([_most_frequent(strata[group]) for group in groups], dtype=np.int64)
+    sizes = np.bincount(group_strata) if len(groups) else np.zeros(1, dtype=np.int64)
+    lower, upper = np.minimum(sizes // 2, 1), np.where(sizes > 1, sizes - 1, 0)
+    count = round(len(groups) * validation_fraction)
+    if not max(1, lower.sum()) <= count <= upper.sum():
+        raise UserError(
+            f"a validation_fraction of {validation_fraction} would take {count} of {len(groups)} "
+            f"{'rows' if group_column is None else 'groups'}, which leaves a part or a class without any "
+            f"({len(sizes)} classes); give more data, another fraction, or a validation file"
+        )
+    drawn = _draw(group_strata, count, lower, upper, seed)
+    in_validation = np.zeros(len(dataset), dtype=bool)
+    for group in drawn:
+        in_validation[groups[group]] = True
+    return dataset.select(np.flatnonzero(~in_validation)), dataset.select(np.flatnonzero(in_validation))
+
+
+def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
+    """Draws `n` rows, stratified by class as in `split_train_validation`; all rows where there are no more.
+
+    Every class keeps two rows where it has them and `n` allows, so that the subset can still be split.
+
+    Raises:
+        UserError: if `n` is less than 1.
+    """
+    if n < 1:
+        raise UserError(f"the number of rows to keep must be at least 1, found {n}; leave it out to keep all")
+    if n >= len(dataset):
+        return dataset
+    strata = _strata(dataset)
+    sizes = np.bincount(strata)
+    lower = np.minimum(sizes, 2)
+    if lower.sum() > n:
+        lower = np.zeros_like(sizes)
+    return dataset.select(np.sort(_draw(strata, n, lower, sizes, seed)))
+
+
+def text_overlap(a: Dataset, b: Dataset, columns: Sequence[str]) -> int:
+    """The number of rows of `a` whose texts in `columns` also stand, exactly, in one row of `b`."""
+    known = set(_keys(b, columns))
+    return sum(key in known for key in _keys(a, columns))
+
+
+def _keys(dataset: Dataset, columns: Sequence[str]) -> list[Hashable]:
+    return list(zip(*(dataset[column][:] for column in columns), strict=True))
+
+
+def _strata(dataset: Dataset) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """A class number for each row: the rank of its label among the distinct ones; 0 throughout where none is a class."""
+    feature = dataset.features.get("label")
+    if not isinstance(feature, Value) and not hasattr(feature, "names"):
+        return np.zeros(len(dataset), dtype=np.int64)
+    if feature.dtype.startswith("float"):
+        return np.zeros(len(dataset), dtype=np.int64)
+    labels = dataset["label"][:]
+    ranks = {label: rank for rank, label in enumerate(sorted(set(labels)))}
+    return np.array([ranks[label] for label in labels], dtype=np.int64)
+
+
+def _most_frequent(strata: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+    """The smallest of the most frequent values."""
+    counts = Counter(strata.tolist())
+    return min(counts, key=lambda stratum: (-counts[stratum], stratum))
+
+
+def _draw(
+    strata: np.ndarray[Any, np.dtype[np.int64]],
+    count: int,
+    lower: np.ndarray[Any, np.dtype[np.int64]],
+    upper: np.ndarray[Any, np.dtype[np.int64]],
+    seed: int,
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Draws `count` indices with each stratum's share within its bounds, by the largest remainder."""
+    share = np.bincount(strata) * count / len(strata)
+    quota = np.clip(np.floor(share).astype(np.int64), lower, upper)
+    while quota.sum() < count:
+        quota[np.argmax(np.where(quota < upper, share - quota, -np.inf))] += 1
+    while quota.sum() > count:
+        quota[np.argmax(np.where(quota > lower, quota - share, -np.inf))] -= 1
+    order = np.random.default_rng(seed).permutation(len(strata))
+    return np.concatenate([order[strata[order] == stratum][:size] for stratum, size in enumerate(quota)])
