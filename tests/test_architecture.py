@@ -1,0 +1,157 @@
+"""The rules that keep the code readable: which part may import which, and what no file may hold."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "hf_layerfusion"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# Who may import whom, itself and `errors` apart (docs/architecture.md). `__init__` is the public face.
+ARROWS: dict[str, set[str]] = {
+    "modeling": set(),
+    "data": set(),
+    "losses": set(),
+    "surgery": set(),
+    "evaluation": set(),
+    "hub": set(),
+    "ensembling": {"evaluation", "hub"},
+    "training": {"data", "losses", "surgery", "evaluation", "hub"},
+    "errors": set(),
+    "__init__": {"modeling", "training"},
+    "experiments": {"__init__", "modeling", "training", "evaluation", "ensembling", "data", "hub"},
+}
+
+# What travels with a checkpoint must run where nothing but torch and transformers is installed.
+MODELING_MAY_IMPORT = {"torch", "transformers", "huggingface_hub"}
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def part(path: Path) -> str:
+    """The folder of `path` inside the package, or its name if it stands at the top."""
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Absolute names of what `path` imports, also inside functions and by strings that name a module."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                folder = path.relative_to(PACKAGE.parent).parent.parts
+                base = ".".join((*folder[: len(folder) - node.level + 1], *base.split(".")))
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and re.fullmatch(rf"{PACKAGE.name}(\.\w+)+", str(node.value)):
+            yield node.value
+
+
+def inner(path: Path) -> set[str]:
+    """The parts of the package that `path` imports."""
+    names = (f"{name}.".split(".") for name in imported(path))
+    return {name[1] if name[1] in ARROWS else "__init__" for name in names if name[0] == PACKAGE.name}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(path: Path) -> None:
+    own = part(path)
+    assert own in ARROWS, f"a new part '{own}' needs its row in ARROWS and in docs/architecture.md"
+    assert inner(path) <= ARROWS[own] | {own, "errors"} - ({"errors"} if own == "modeling" else set())
+
+
+def test_the_arrows_run_in_no_circle() -> None:
+    TopologicalSorter(ARROWS).prepare()  # raises CycleError
+
+
+def test_modules_run_in_no_circle() -> None:
+    modules = {
+        path: ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        for path in SOURCES
+    }
+    graph: dict[str, set[str]] = {}
+    for path, module in modules.items():
+        # `from a.b import c` names the module a.b.c if there is one, else a name inside of a.b.
+        targets = {name if name in modules.values() else name.rpartition(".")[0] for name in imported(path)}
+        graph[module] = targets & set(modules.values()) - {module}
+    assert any(graph.values())
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "modeling").glob("*.py")), ids=lambda path: path.name)
+def test_modeling_is_an_island(path: Path) -> None:
+    """Its files are copied with a checkpoint: one flat folder, siblings by `from .name import`, no others."""
+    assert path.parent == PACKAGE / "modeling"
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1
+            assert node.module
+            assert "." not in node.module
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = (
+                [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            )
+            for name in names:
+                top = (name or "").split(".")[0]
+                assert top in MODELING_MAY_IMPORT or top in sys.stdlib_module_names
+                assert name != "__future__"  # the code that copies a model's modules looks for annotations
+
+
+def test_modeling_has_no_folders() -> None:
+    assert not [
+        path for path in (PACKAGE / "modeling").iterdir() if path.is_dir() and path.name != "__pycache__"
+    ]
+
+
+def test_evaluation_and_its_like_reach_models_through_the_auto_classes() -> None:
+    for path in SOURCES:
+        if part(path) not in ("modeling", "__init__"):
+            assert "modeling" not in inner(path)
+
+
+def test_nothing_in_the_package_imports_scripts_or_tests() -> None:
+    for path in SOURCES:
+        assert not {name.split(".")[0] for name in imported(path)} & {"examples", "benchmarks", "tests"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_is_of_one_idea(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 400
+    assert ast.get_docstring(tree(path)), "say in one line what the file is"
+    # An assert vanishes under `python -O`: errors of the package are raised.
+    assert not [node.lineno for node in ast.walk(tree(path)) if isinstance(node, ast.Assert)]
+
+
+def tracked_files() -> list[Path]:
+    """What git keeps or would keep; where there is no git (an unpacked archive), every file."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split(
+            "\0"
+        )
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return [path for path in ROOT.rglob("*") if path.is_file() and ".venv" not in path.parts]
+    return [ROOT / name for name in listed if name and (ROOT / name).is_file()]
+
+
+def test_no_file_names_a_folder_of_somebodys_machine() -> None:
+    folders = re.compile(rb"(?<![\w.:-])/(work|root)/")
+    found = [path.relative_to(ROOT) for path in tracked_files() if folders.search(path.read_bytes())]
+    assert not found
+
+
+def test_the_repository_stays_light() -> None:
+    heavy = [path.relative_to(ROOT) for path in tracked_files() if path.stat().st_size > 1_000_000]
+    assert not heavy

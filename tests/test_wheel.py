@@ -1,0 +1,97 @@
+"""The wheel: built, installed into an environment of its own, and used from another folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = pytest.mark.wheel
+
+USE = """
+import importlib.resources, sys
+from pathlib import Path
+
+import hf_layerfusion
+from transformers import AutoModelForSequenceClassification, pipeline
+
+home = Path(sys.prefix).resolve()
+assert home in Path(hf_layerfusion.__file__).resolve().parents, hf_layerfusion.__file__
+package = importlib.resources.files("hf_layerfusion")
+assert package.joinpath("py.typed").is_file()
+assert package.joinpath("hub/card_template.md").read_text(encoding="utf-8").strip()
+
+encoder, folder = sys.argv[1:]
+made = hf_layerfusion.BertForGRUFusionClassification.from_pretrained(encoder, num_groups=2)
+made.save_pretrained(folder)
+loaded = AutoModelForSequenceClassification.from_pretrained(folder)
+assert type(loaded) is hf_layerfusion.BertForGRUFusionClassification
+weights = loaded.state_dict()
+assert all((weights[name] == value).all() for name, value in made.state_dict().items())
+print(pipeline("text-classification", model=folder, tokenizer=encoder)("a good day")[0]["label"])
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # In a copy: what an earlier build left in the checkout would get into the wheel.
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("setup.cfg", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)],
+        check=True,  # with the pinned setuptools at hand, nothing is downloaded
+    )
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+        licences = [name for name in archive.namelist() if name.endswith("LICENSE")]
+    sources = (ROOT / "src" / "hf_layerfusion").rglob("*")
+    expected = {
+        path.relative_to(ROOT / "src").as_posix()
+        for path in sources
+        if path.is_file() and path.suffix in (".py", ".md", ".typed")
+    }
+    assert set(names) == expected
+    assert licences
+
+
+def test_the_installed_package_works(wheel: Path, tiny_encoder_dir: str, tmp_path: Path) -> None:
+    home = tmp_path / "environment"
+    venv.create(home, with_pip=False)
+    python = home / "bin" / "python"
+    site = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, str(wheel)],
+        check=True,
+    )
+    # The dependencies are those of this environment; the wheel comes first should ours be among them.
+    Path(site, "dependencies.pth").write_text("\n".join(path for path in sys.path if "-packages" in path))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(
+        [python, "-c", USE, tiny_encoder_dir, str(tmp_path / "saved")],
+        cwd=elsewhere,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("LABEL_")
