@@ -64,11 +64,18 @@ def test_smallest_p_value_is_two_in_b_plus_one():
 
 
 def test_equal_models_differ_by_nothing():
-    """Thirds of three seeds, summed in another order, must not pass for a difference."""
     scores = np.random.default_rng(0).integers(2, size=(3, 500))
     found = paired_bootstrap(scores, scores[[2, 0, 1]])
     assert found.p_value == 1.0
     assert found.low == found.high == 0.0
+
+
+def test_thirds_of_three_seeds_cancel():
+    """One example better by a third, one worse: half of the draws are no difference, though 1 - 2/3 > 1/3."""
+    baseline = np.array([[1, 1], [1, 0], [0, 0]])
+    variant = np.array([[1, 0], [1, 0], [1, 0]])
+    assert (variant.mean(axis=0) - baseline.mean(axis=0)).sum() != 0
+    assert paired_bootstrap(baseline, variant).p_value == 1.0
 
 
 def test_examples_are_paired(correctness):

@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -39,6 +39,9 @@ HOSTILE = [
     "!!python/object/apply:os.system ['id']",
     "\x00\x07\ud800\u202ereversed",
     "1. one",
+    "1) one",
+    "<!-- gone",
+    "<script src=x ",
     "=====",
     "---",
 ]
@@ -245,8 +248,9 @@ SIGNS = st.sampled_from([*"\\`*_[](){}<>#+-=.!|~&$:;/\"' \t\n1a", "&lt;", "---",
 
 
 @settings(max_examples=300, deadline=None)
+@example("=====")
 @given(st.lists(SIGNS, max_size=12).map("".join) | st.text(max_size=30))
-@pytest.mark.parametrize("frame", ["{}", "- {}", "> **Warning.** {}", "a {} b"])
+@pytest.mark.parametrize("frame", ["{}", "- {}", "> **Warning.** {}", "a {} b", "above\n{}"])
 def test_escaped_text_renders_as_itself(frame, text):
     def page(string):
         renderer = MarkdownIt("gfm-like", {"html": True, "linkify": False})
