@@ -2,15 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
-from datasets import Sequence as ListOf
+from datasets import ClassLabel, Dataset, Features, List, Value
 
-from hf_layerfusion.data.files import row_number
+from hf_layerfusion.data import tables
 from hf_layerfusion.errors import UserError
 
 ProblemType: TypeAlias = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -20,13 +19,16 @@ REGRESSION_NAME = "score"
 
 @dataclass(frozen=True)
 class LabelSchema:
-    """The problem type and the classes in the order of their ids.
+    """The problem type, and the classes in the order of their ids.
 
     Attributes:
-        problem_type: as in `PreTrainedConfig.problem_type`.
-        names: the class names, the one at position i for id i; for a regression `("score",)`.
-        values: the raw label of each class as text, for instance `("-1", "1")` with names `("negative", "positive")`;
-            the names themselves by default.
+        problem_type: as in a transformers config.
+        names: the class names, position i for id i; for a regression the name of the one output.
+        values: the raw label of each class as text, for instance `("-1", "1")` where the names are
+            `("negative", "positive")`; by default the names themselves.
+
+    Raises:
+        UserError: an unknown problem type, or two classes of one name.
     """
 
     problem_type: ProblemType
@@ -34,15 +36,10 @@ class LabelSchema:
     values: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.problem_type not in get_args(ProblemType):
-            raise UserError(
-                f"problem_type must be one of {', '.join(get_args(ProblemType))}, found {self.problem_type!r}"
-            )
-        repeated = [name for name, count in Counter(self.names).items() if count > 1]
+        _check_problem_type(self.problem_type)
+        repeated = [name for name in self.names if self.names.count(name) > 1]
         if repeated:
-            raise UserError(
-                f"the label name {repeated[0]!r} is given twice; give every class a name of its own"
-            )
+            raise UserError(f"the label name {repeated[0]!r} is given twice; name every class differently")
         if not self.values:
             object.__setattr__(self, "values", self.names)
 
@@ -51,95 +48,94 @@ class LabelSchema:
         cls,
         train: Dataset,
         declared: Sequence[str] | None = None,
-        problem_type: ProblemType | str | None = None,
+        problem_type: str | None = None,
         where: str = "the training data",
     ) -> "LabelSchema":
         """Reads the schema off the training data's column `label`.
 
-        Floats mean regression, lists multi-label classification, everything else single-label classification.
-        Integers are classes in ascending order, named "0", "1", … as they stand or, in the same order, by `declared`.
-        Strings are in the order of `declared`, else of a `ClassLabel` column, else of the alphabet.
+        Floats mean regression, lists multi-label classification, all else single-label classification.
+        Integers are classes in ascending order, named "0", "1", … as they stand, or in the same order by
+        `declared`. Strings are in the order of `declared`, else of a `ClassLabel` column, else of the
+        alphabet.
 
         Args:
-            train: the training data, validation rows included where they are still to be split off.
-            declared: names of all classes.
+            train: the training data, before a validation part is split off.
+            declared: the names of all classes.
             problem_type: overrides the inference: integers may be regression targets, whole floats classes.
             where: the file or split, for messages.
 
         Raises:
-            UserError: no labels; a kind that does not fit `problem_type`; fewer than two classes; a class that occurs
-                once (single-label) or never; a class that is not among the declared ones.
+            UserError: no labels; labels that do not fit `problem_type`; fewer than two classes; a class that
+                occurs once (single-label only) or never; a class that is not among the declared ones.
         """
         if "label" not in train.column_names:
-            raise UserError(f"{where}: has no label; name the column of the labels")
+            raise UserError(f"{where}: has no labels; name their column")
         labels = _raw_labels(train)
-        if problem_type is None:
-            problem_type = _problem_type(labels)
-        if problem_type not in get_args(ProblemType):
-            raise UserError(
-                f"problem_type must be one of {', '.join(get_args(ProblemType))}, found {problem_type!r}"
-            )
-        if problem_type == "regression":
+        kind = _problem_type(labels) if problem_type is None else _check_problem_type(problem_type)
+        if kind == "regression":
             if declared is not None and len(declared) != 1:
                 raise UserError(
-                    f"a regression has one output, found {len(declared)} label names; give one, or set problem_type "
-                    "to single_label_classification"
+                    f"a regression has one output, found {len(declared)} label names; give one name or none, "
+                    "or "
+                    "set problem_type to single_label_classification"
                 )
-            schema = cls("regression", tuple(declared or (REGRESSION_NAME,)))
+            schema = cls(kind, tuple(declared or (REGRESSION_NAME,)))
             schema.encode(train, where)
             return schema
 
-        multiple = problem_type == "multi_label_classification"
-        rows = [_classes(train, where, index, label, multiple) for index, label in enumerate(labels)]
-        counts = Counter(value for row in rows for value in row)
-        feature = train.features["label"]
+        multiple = kind == "multi_label_classification"
+        counts: Counter[int | str] = Counter()
+        first: dict[int | str, int] = {}
+        for index, label in enumerate(labels):
+            for value in _classes(train, where, index, label, multiple):
+                counts[value] += 1
+                first.setdefault(value, index)
+        if len(counts) < (1 if multiple else 2):
+            raise UserError(
+                f"{where}: the only class is {_listed(counts) or 'none'}, and a classifier needs two; add "
+                "examples "
+                "of another"
+            )
+        once = [value for value, count in counts.items() if count == 1 and not multiple]
+        if once:
+            raise _fault(
+                train,
+                where,
+                first[once[0]],
+                f"the class {once[0]!r} occurs only once; add another example of it",
+            )
         if declared is None:
-            inner = getattr(feature, "feature", feature)
-            declared = inner.names if isinstance(inner, ClassLabel) else None
+            declared = _class_names(train)
         if all(isinstance(value, int) for value in counts):
             values = [str(value) for value in sorted(counts)]
             names = values if declared is None else list(declared)
             if len(names) != len(values):
                 raise UserError(
-                    f"{where}: {len(names)} label names are given for the {len(values)} classes {_listed(values)}; "
-                    "give one name for each, in ascending order"
+                    f"{where}: {len(names)} label names for {len(values)} classes ({_listed(values)}); give "
+                    "one "
+                    "name for each class, in ascending order"
                 )
         else:
-            values = names = sorted(counts) if declared is None else list(declared)
-            for index, row in enumerate(rows):
-                for value in row:
-                    if value not in names:
-                        raise UserError(
-                            f"{where}: row {row_number(train, index)}: the label {value!r} is not among the declared "
-                            f"{_listed(names)}; declare it or delete the row"
-                        )
-            unused = [name for name in names if name not in counts]
-            if unused:
+            values = names = sorted(map(str, counts)) if declared is None else list(declared)
+            for value in counts:
+                if value not in names:
+                    raise _fault(
+                        train,
+                        where,
+                        first[value],
+                        f"the label {value!r} is not among the declared {_listed(names)}; declare it too",
+                    )
+            never = [name for name in names if name not in counts]
+            if never:
                 raise UserError(
-                    f"{where}: the class {unused[0]!r} never occurs; declare only classes that do: "
+                    f"{where}: the class {never[0]!r} never occurs; add examples of it, or declare only "
                     f"{_listed([name for name in names if name in counts])}"
                 )
-        if len(counts) < (1 if multiple else 2):
-            raise UserError(
-                f"{where}: every label is {_listed(values) or 'empty'}, and a classifier needs two classes; give "
-                "examples of another"
-            )
-        if not multiple:
-            for index, (value,) in enumerate(rows):
-                if counts[value] == 1:
-                    raise UserError(
-                        f"{where}: row {row_number(train, index)}: the class {value!r} occurs only once; give it "
-                        "another example or delete the row"
-                    )
-        return cls(
-            "multi_label_classification" if multiple else "single_label_classification",
-            tuple(names),
-            tuple(values),
-        )
+        return cls(kind, tuple(names), tuple(values))
 
     @property
     def num_labels(self) -> int:
-        """The number of the model's outputs: of classes, or 1 for a regression."""
+        """The number of the model's outputs: one for each class, one for a regression."""
         return len(self.names)
 
     @property
@@ -153,58 +149,57 @@ class LabelSchema:
         return {name: index for index, name in enumerate(self.names)}
 
     def encode(self, dataset: Dataset, where: str) -> Dataset:
-        """Replaces raw labels by what a model computes its loss from; without a column `label`, nothing changes.
+        """Replaces raw labels by what a loss is computed from; a dataset without a column `label` stays as it
+        is.
 
-        - single-label: class ids, as a `ClassLabel` column with the names, so that encoding again changes nothing;
-        - multi-label: `[num_labels]` floats, 1.0 for the classes that are in the row's list (none is allowed);
+        - single-label: class ids, in a `ClassLabel` column that knows the names, so that encoding twice is
+          safe;
+        - multi-label: lists of `num_labels` floats, 1.0 for each class in the row's list, which may be empty;
         - regression: floats.
 
-        A class may be given by its raw value or its name.
+        A class may be given by its raw value or by its name; where these clash the raw value counts.
+
+        Args:
+            dataset: any split.
+            where: its file or name, for messages.
 
         Raises:
-            UserError: a class that is not in the training data, a target that is not a finite number, or a label of
-                another kind, with `where` and the row.
+            UserError: a class that the training data lacks, a target that is not a finite number, or a label
+                of the wrong kind, with the row.
         """
         if "label" not in dataset.column_names:
             return dataset
         labels = _raw_labels(dataset)
-        encoded: list[Any]
-        feature: Any
         if self.problem_type == "regression":
-            encoded = [_target(dataset, where, index, label) for index, label in enumerate(labels)]
-            feature = Value("float32")
-        else:
-            multiple = self.problem_type == "multi_label_classification"
-            ids = self.label2id | {value: index for index, value in enumerate(self.values)}
-            rows = []
-            for index, label in enumerate(labels):
-                row = _classes(dataset, where, index, label, multiple)
-                unknown = [value for value in row if str(value) not in ids]
-                if unknown:
-                    raise UserError(
-                        f"{where}: row {row_number(dataset, index)}: the label {unknown[0]!r} is not in the training "
-                        f"data, which has {_listed(self.values)}; correct it or delete the row"
-                    )
-                rows.append([ids[str(value)] for value in row])
-            if multiple:
-                encoded = [[float(index in row) for index in range(self.num_labels)] for row in rows]
-                feature = ListOf(Value("float32"))
-            else:
-                encoded = [row[0] for row in rows]
-                feature = ClassLabel(names=list(self.names))
-        return _with_labels(dataset, encoded, feature)
+            targets = [_target(dataset, where, index, label) for index, label in enumerate(labels)]
+            return _with_labels(dataset, targets, Value("float32"))
+        multiple = self.problem_type == "multi_label_classification"
+        ids = self.label2id | {value: index for index, value in enumerate(self.values)}
+        rows = []
+        for index, label in enumerate(labels):
+            classes = [str(value) for value in _classes(dataset, where, index, label, multiple)]
+            unknown = [value for value in classes if value not in ids]
+            if unknown:
+                raise _fault(
+                    dataset,
+                    where,
+                    index,
+                    f"the label {unknown[0]!r} is not in the training data, which has "
+                    f"{_listed(self.values)}; "
+                    "correct it or delete the row",
+                )
+            rows.append([ids[value] for value in classes])
+        if multiple:
+            hot = [[float(number in row) for number in range(self.num_labels)] for row in rows]
+            return _with_labels(dataset, hot, List(Value("float32")))
+        return _with_labels(dataset, [number for (number,) in rows], ClassLabel(names=list(self.names)))
 
 
-def _raw_labels(dataset: Dataset) -> list[Any]:
-    """The labels in Python, those of a `ClassLabel` by their names."""
-    feature = dataset.features["label"]
-    labels: list[Any] = dataset["label"][:]
-    if isinstance(feature, ClassLabel):
-        return [feature.names[label] for label in labels]
-    inner = getattr(feature, "feature", None)
-    if isinstance(inner, ClassLabel):
-        return [[inner.names[item] for item in label] for label in labels]
-    return labels
+def _check_problem_type(problem_type: str) -> ProblemType:
+    for known in get_args(ProblemType):
+        if problem_type == known:
+            return known
+    raise UserError(f"problem_type must be one of {', '.join(get_args(ProblemType))}, found {problem_type!r}")
 
 
 def _problem_type(labels: Sequence[Any]) -> ProblemType:
@@ -215,50 +210,78 @@ def _problem_type(labels: Sequence[Any]) -> ProblemType:
     return "single_label_classification"
 
 
+def _class_names(dataset: Dataset) -> list[str] | None:
+    """The names of a `ClassLabel` column or of a column of lists of them."""
+    feature = dataset.features["label"]
+    feature = getattr(feature, "feature", feature)
+    return feature.names if isinstance(feature, ClassLabel) else None
+
+
+def _raw_labels(dataset: Dataset) -> list[Any]:
+    """The labels as Python values, those of a `ClassLabel` column by name."""
+    labels = tables.values(dataset, "label")
+    names = _class_names(dataset)
+    if names is None:
+        return labels
+    return [[names[item] for item in label] if isinstance(label, list) else names[label] for label in labels]
+
+
 def _classes(dataset: Dataset, where: str, index: int, label: Any, multiple: bool) -> list[int | str]:
-    """The classes of one row, as a list of integers or strings."""
+    """The classes of one row: integers or strings, exactly one unless `multiple`."""
     if multiple != isinstance(label, list):
-        kind, wanted = ("single", "a list of classes") if multiple else ("multi", "one class")
-        raise UserError(
-            f"{where}: row {row_number(dataset, index)}: the label {label!r} is not {wanted}; write it so, or set "
-            f"problem_type to {kind}_label_classification"
+        wanted, other = ("a list of classes", "single") if multiple else ("one class", "multi")
+        raise _fault(
+            dataset,
+            where,
+            index,
+            f"the label {label!r} is not {wanted}; write it so, or set problem_type to "
+            f"{other}_label_classification",
         )
     classes: list[int | str] = []
     for value in label if multiple else [label]:
-        if isinstance(value, float) and value.is_integer():
+        if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
             value = int(value)
         if not isinstance(value, int | str):
-            raise UserError(
-                f"{where}: row {row_number(dataset, index)}: {value!r} is no class; write an integer or a name, or set "
-                "problem_type to regression"
+            raise _fault(
+                dataset,
+                where,
+                index,
+                f"{value!r} is no class; write a name or an integer, or train a regression",
             )
         if value in classes:
-            raise UserError(
-                f"{where}: row {row_number(dataset, index)}: the class {value!r} stands twice in one label; list the "
-                "classes of the row, each once, not zeros and ones"
+            raise _fault(
+                dataset,
+                where,
+                index,
+                f"the class {value!r} stands twice in one label; list the row's classes, not zeros and ones",
             )
-        classes.append(int(value) if isinstance(value, bool) else value)
+        classes.append(value)
     return classes
 
 
 def _target(dataset: Dataset, where: str, index: int, label: Any) -> float:
     if not isinstance(label, int | float) or not math.isfinite(label):
-        raise UserError(
-            f"{where}: row {row_number(dataset, index)}: the label {label!r} is not a finite number, which a "
-            "regression needs; correct it or delete the row"
+        raise _fault(
+            dataset,
+            where,
+            index,
+            f"the label {label!r} is not a finite number, which a regression needs; correct it or delete the "
+            "row",
         )
     return float(label)
 
 
-def _with_labels(dataset: Dataset, labels: Sequence[Any], feature: Any) -> Dataset:
+def _with_labels(dataset: Dataset, labels: Sequence[Any], feature: ClassLabel | List | Value) -> Dataset:
     features = Features({**dataset.features, "label": feature})
-    table = dataset.with_format("arrow")[:]
-    position = table.column_names.index("label")
-    schema = features.arrow_schema
-    table = table.set_column(position, "label", pa.array(labels, schema.field("label").type))
-    return Dataset(table.cast(schema), info=DatasetInfo(features=features), split=dataset.split)
+    table = tables.to_table(dataset)
+    column = pa.array(labels, features.arrow_schema.field("label").type)
+    return tables.from_table(table.set_column(table.column_names.index("label"), "label", column), features)
 
 
-def _listed(values: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, values[:20]))
-    return shown if len(values) <= 20 else f"{shown}, … ({len(values)} in all)"
+def _fault(dataset: Dataset, where: str, index: int, problem: str) -> UserError:
+    return UserError(f"{where}: row {tables.row_number(dataset, index)}: {problem}")
+
+
+def _listed(values: Iterable[object]) -> str:
+    shown = [repr(value) for value in values]
+    return ", ".join(shown) if len(shown) <= 20 else f"{', '.join(shown[:20])}, … ({len(shown)} in all)"

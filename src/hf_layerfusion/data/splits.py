@@ -1,18 +1,21 @@
-"""Parts of a `datasets.Dataset`: without duplicates, training and validation, a subset, and what two parts share.
+"""Parts of a `datasets.Dataset`: without duplicates, training and validation, a subset, what two parts share.
 
-Everything that draws at random takes a seed, draws from a NumPy `Generator` and keeps the order of the rows, so that
-the same seed gives the same rows in every process and on every platform.
+What draws at random draws from a NumPy `Generator` with the seed given and keeps the order of the rows: the
+same seed gives the same rows in every process.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from datasets import Dataset, Value
+from datasets import ClassLabel, Dataset, Value
 
+from hf_layerfusion.data.tables import take, values
 from hf_layerfusion.errors import UserError
+
+Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 logger = logging.getLogger(__name__)
 
@@ -20,21 +23,21 @@ logger = logging.getLogger(__name__)
 def remove_duplicates(dataset: Dataset, columns: Sequence[str]) -> Dataset:
     """Keeps the first of all rows whose `columns` hold exactly the same texts (GRUBERT, section 2.1).
 
-    The first row's label is kept even where later ones differ; how many texts stand with differing labels is logged
-    as a warning, for their labels are noise.
+    The first row's label is kept even where later ones differ; how many texts stand with differing labels is
+    logged as a warning, for their labels are noise.
     """
     keys = _keys(dataset, columns)
     first: dict[Hashable, int] = {}
     for index, key in enumerate(keys):
         first.setdefault(key, index)
     if "label" in dataset.column_names:
-        labels = dataset["label"][:]
+        labels = values(dataset, "label")
         differing = {key for key, label in zip(keys, labels, strict=True) if label != labels[first[key]]}
         if differing:
             logger.warning(
                 "%d repeated texts stand with differing labels; the first label is kept", len(differing)
             )
-    return dataset.select(list(first.values()))
+    return take(dataset, list(first.values()))
 
 
 def split_train_validation(
@@ -42,15 +45,15 @@ def split_train_validation(
 ) -> tuple[Dataset, Dataset]:
     """Cuts a validation part off, 30 % by default (GRUBERT, section 2.4).
 
-    Class labels are stratified: each class has its share of both parts, and at least one row in each if it has two.
-    Floats and lists as labels, or no labels, are cut at random.
+    Class labels are stratified: each class has its share of both parts, and at least one row in each if it
+    has two. Floats and lists as labels, or no labels, are cut at random.
 
     Args:
         dataset: rows with or without a column `label`, raw or encoded.
         validation_fraction: the share of rows (of groups, if grouped) for validation, rounded to whole ones.
         seed: of the draw.
-        group_column: rows with equal values in this column stay together, so that a sentence with several aspects
-            never stands in both parts. A group counts as one unit, of its most frequent class.
+        group_column: rows with equal values in this column stay together, so that a sentence with several
+            aspects never stands in both parts. A group counts as one unit, of its most frequent class.
 
     Returns:
         The training and the validation part.
@@ -60,11 +63,12 @@ def split_train_validation(
     """
     if not 0 < validation_fraction < 1:
         raise UserError(
-            f"validation_fraction must lie between 0 and 1, both excluded, found {validation_fraction}; the paper's "
-            "is 0.3"
+            f"validation_fraction must lie between 0 and 1, both excluded, found {validation_fraction}; "
+            "the paper's is 0.3"
         )
     members: dict[Hashable, list[int]] = {}
-    for index, key in enumerate(range(len(dataset)) if group_column is None else dataset[group_column][:]):
+    keys = range(len(dataset)) if group_column is None else values(dataset, group_column)
+    for index, key in enumerate(keys):
         members.setdefault(key, []).append(index)
     groups = list(members.values())
     strata = _strata(dataset)
@@ -82,7 +86,7 @@ def split_train_validation(
     in_validation = np.zeros(len(dataset), dtype=bool)
     for group in drawn:
         in_validation[groups[group]] = True
-    return dataset.select(np.flatnonzero(~in_validation)), dataset.select(np.flatnonzero(in_validation))
+    return take(dataset, np.flatnonzero(~in_validation)), take(dataset, np.flatnonzero(in_validation))
 
 
 def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
@@ -102,7 +106,7 @@ def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
     lower = np.minimum(sizes, 2)
     if lower.sum() > n:
         lower = np.zeros_like(sizes)
-    return dataset.select(np.sort(_draw(strata, n, lower, sizes, seed)))
+    return take(dataset, np.sort(_draw(strata, n, lower, sizes, seed)))
 
 
 def text_overlap(a: Dataset, b: Dataset, columns: Sequence[str]) -> int:
@@ -112,34 +116,32 @@ def text_overlap(a: Dataset, b: Dataset, columns: Sequence[str]) -> int:
 
 
 def _keys(dataset: Dataset, columns: Sequence[str]) -> list[Hashable]:
-    return list(zip(*(dataset[column][:] for column in columns), strict=True))
+    return list(zip(*(values(dataset, column) for column in columns), strict=True))
 
 
-def _strata(dataset: Dataset) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """A class number for each row: the rank of its label among the distinct ones; 0 throughout where none is a class."""
+def _strata(dataset: Dataset) -> Integers:
+    """A class number for each row, the rank of its label; 0 throughout where labels are no classes."""
     feature = dataset.features.get("label")
-    if not isinstance(feature, Value) and not hasattr(feature, "names"):
+    if not isinstance(feature, Value | ClassLabel) or feature.dtype.startswith("float"):
         return np.zeros(len(dataset), dtype=np.int64)
-    if feature.dtype.startswith("float"):
-        return np.zeros(len(dataset), dtype=np.int64)
-    labels = dataset["label"][:]
+    labels = values(dataset, "label")
     ranks = {label: rank for rank, label in enumerate(sorted(set(labels)))}
     return np.array([ranks[label] for label in labels], dtype=np.int64)
 
 
-def _most_frequent(strata: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+def _most_frequent(strata: Integers) -> int:
     """The smallest of the most frequent values."""
     counts = Counter(strata.tolist())
     return min(counts, key=lambda stratum: (-counts[stratum], stratum))
 
 
 def _draw(
-    strata: np.ndarray[Any, np.dtype[np.int64]],
+    strata: Integers,
     count: int,
-    lower: np.ndarray[Any, np.dtype[np.int64]],
-    upper: np.ndarray[Any, np.dtype[np.int64]],
+    lower: Integers,
+    upper: Integers,
     seed: int,
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+) -> Integers:
     """Draws `count` indices with each stratum's share within its bounds, by the largest remainder."""
     share = np.bincount(strata) * count / len(strata)
     quota = np.clip(np.floor(share).astype(np.int64), lower, upper)

@@ -1,0 +1,424 @@
+"""The file formats: bytes in, the wanted columns out as Arrow arrays. `data/files.py` is the public side."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hf_layerfusion.errors import UserError
+
+RESERVED_COLUMNS = ("label", "id", "row")
+
+Columns: TypeAlias = dict[str, pa.Array | pa.ChunkedArray]
+
+# Numbers as JSON writes them, a plus sign allowed: "007" and "1_000" are names, not numbers.
+_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(
+    r"[+-]?(((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|nan|inf)", re.IGNORECASE
+)
+_LABEL_KINDS = {str: "string", bool: "number", int: "number", float: "number"}
+
+
+@dataclass(frozen=True)
+class WantedColumns:
+    """Which columns the user asks for.
+
+    Attributes:
+        text: the columns of the texts.
+        label: the column of the label, if any.
+        id: the column of the id, if any.
+        label_required: whether a file without the label column is refused.
+
+    Raises:
+        UserError: no text column, one column for two purposes, or a text column with a name that is taken.
+    """
+
+    text: tuple[str, ...]
+    label: str | None = None
+    id: str | None = None
+    label_required: bool = True
+
+    def __post_init__(self) -> None:
+        named = [*self.text, *(name for name in (self.label, self.id) if name is not None)]
+        repeated = [name for name in named if named.count(name) > 1]
+        reserved = [name for name in self.text if name in RESERVED_COLUMNS]
+        if not self.text:
+            raise UserError("no text column is named; name at least one, for instance 'text'")
+        if repeated:
+            raise UserError(
+                f"the column {repeated[0]!r} is asked for twice; texts, label and id need one column each"
+            )
+        if reserved:
+            raise UserError(
+                f"a text column must not be called {reserved[0]!r}, which names a column of the result; "
+                "rename it"
+            )
+
+    def find(self, found: Sequence[str], where: str) -> dict[str, str]:
+        """Maps the names of the result to those of the file.
+
+        Args:
+            found: the file's header.
+            where: the file, for messages.
+
+        Raises:
+            UserError: a name that stands twice in the header, or a column that is missing.
+        """
+        repeated = [name for name in found if found.count(name) > 1]
+        if repeated:
+            raise UserError(
+                f"{where}: the column {excerpt(repeated[0])} stands twice in the header; rename one"
+            )
+        columns = {name: name for name in self.text}
+        if self.label is not None and (self.label_required or self.label in found):
+            columns["label"] = self.label
+        if self.id is not None:
+            columns["id"] = self.id
+        missing = [name for name in columns.values() if name not in found]
+        if missing:
+            raise missing_columns(missing, found, where)
+        return columns
+
+
+def read_csv(path: Path, wanted: WantedColumns, max_text_bytes: int, delimiter: str = ",") -> Columns:
+    """Reads comma-separated values after RFC 4180, with a header line.
+
+    Raises:
+        UserError: a fault of the file, by its row; the header is row 1.
+    """
+    rows = _csv_rows(path, max_text_bytes, delimiter)
+    header = rows[0]
+    columns = wanted.find(header, str(path))
+    if len(rows) == 1:
+        raise UserError(f"{path}: holds a header line and no examples; add rows below it")
+    separator = "tab" if delimiter == "\t" else "comma"
+    for number, fields in enumerate(rows, start=1):
+        if not fields:
+            raise UserError(f"{path}: row {number} is blank; delete the line")
+        if len(fields) != len(header):
+            raise UserError(
+                f"{path}: row {number}: {len(fields)} fields where the header has {len(header)}; mend "
+                f"the row, or put a text that holds a {separator} in double quotes"
+            )
+    arrays: Columns = {}
+    for name, source in columns.items():
+        position = header.index(source)
+        strings = [fields[position] for fields in rows[1:]]
+        arrays[name] = _typed_labels(strings) if name == "label" else pa.array(strings, pa.string())
+    return arrays
+
+
+def read_tsv(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
+    """As `read_csv`, with tabs for commas and the same quoting."""
+    return read_csv(path, wanted, max_text_bytes, delimiter="\t")
+
+
+def _csv_rows(path: Path, max_text_bytes: int, delimiter: str) -> list[list[str]]:
+    """All rows up to the last that is not blank, at least one."""
+    reader = csv.reader(io.StringIO(read_utf8(path), newline=""), strict=True, delimiter=delimiter)
+    rows: list[list[str]] = []
+    # The limit is global to the csv module. A field beyond it is mostly a quote that was never closed.
+    former_limit = csv.field_size_limit(max_text_bytes)
+    try:
+        for fields in reader:
+            rows.append(fields)
+    except csv.Error as error:
+        fault = _csv_fault(str(error), delimiter, max_text_bytes)
+        raise UserError(f"{path}: row {len(rows) + 1}: {fault}") from error
+    finally:
+        csv.field_size_limit(former_limit)
+    while not rows[-1]:
+        rows.pop()
+    return rows
+
+
+def _csv_fault(message: str, delimiter: str, max_text_bytes: int) -> str:
+    """The csv module's three strict errors in a user's words."""
+    if "field limit" in message:
+        return (
+            f"a field is longer than the limit of {max_text_bytes:,} bytes; shorten it, or look for a double "
+            "quote that is never closed"
+        )
+    doubled = 'a quote that is part of the text is written "" inside a quoted text'
+    if "unexpected end of data" in message:
+        return f"a double quote opens a field and is never closed; close it ({doubled})"
+    return f"a closing double quote is not followed by {delimiter!r} or a line's end; mend it ({doubled})"
+
+
+def _typed_labels(strings: Sequence[str]) -> pa.Array:
+    if all(map(_INTEGER.fullmatch, strings)):
+        return pa.array(map(int, strings), pa.int64())
+    if all(map(_FLOAT.fullmatch, strings)):
+        return pa.array(map(float, strings), pa.float64())
+    return pa.array(strings, pa.string())
+
+
+def read_json(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
+    """Reads one object a line, or one array of objects.
+
+    Raises:
+        UserError: a fault of the file, by its row; the first object is row 1.
+    """
+    text = read_utf8(path)
+    if text.lstrip().startswith("["):
+        records = _parse_json(text, str(path))
+    else:
+        records = [
+            _parse_json(line, f"{path}: row {row}") for row, line in enumerate(split_lines(text), start=1)
+        ]
+    if not records:
+        raise empty_file(path)
+    for row, record in enumerate(records, start=1):
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{path}: row {row}: {excerpt(record)} is not an object; write each example as "
+                '{"text": "...", "label": ...}'
+            )
+    found = list(dict.fromkeys(name for record in records for name in record))
+    arrays: Columns = {}
+    for name, source in wanted.find(found, str(path)).items():
+        for row, record in enumerate(records, start=1):
+            if source not in record:
+                raise missing_columns([source], record, f"{path}: row {row}")
+        raw = [record[source] for record in records]
+        if name == "label":
+            arrays[name] = _json_labels(raw, str(path))
+        else:
+            arrays[name] = _json_strings(raw, f"column {source!r}", str(path), may_be_integer=name == "id")
+    return arrays
+
+
+class _RepeatedKeyError(ValueError):
+    """An object names a key twice, of which `json` would silently keep the last."""
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedKeyError(next(name for name in names if names.count(name) > 1))
+    return record
+
+
+def _parse_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except _RepeatedKeyError as error:
+        raise UserError(
+            f"{where}: the column {excerpt(str(error))} stands twice in one object; rename one"
+        ) from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, " if "\n" in text else ""
+        raise UserError(
+            f"{where}: not valid JSON ({place}column {error.colno}: {error.msg}); write one object a line, "
+            "or one array of objects"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: JSON that cannot be read ({one_line(error)}); simplify it") from error
+
+
+def _json_strings(raw: Sequence[Any], what: str, where: str, *, may_be_integer: bool) -> pa.Array:
+    for row, value in enumerate(raw, start=1):
+        if isinstance(value, str):
+            _refuse_surrogates(value, f"{where}: row {row}: {what}")
+        elif value is not None and not (may_be_integer and type(value) is int):
+            raise UserError(
+                f"{where}: row {row}: {what} holds {excerpt(value)}, not a string; put it in quotes"
+            )
+    return pa.array([value if value is None else str(value) for value in raw], pa.string())
+
+
+def _json_labels(raw: Sequence[Any], where: str) -> pa.Array:
+    """Labels of one kind: strings, numbers (true and false count as 1 and 0), or lists of one of these."""
+    nested = isinstance(raw[0], list)
+    first: tuple[str, int] | None = None
+    for row, label in enumerate(raw, start=1):
+        if isinstance(label, list) != nested:
+            raise UserError(
+                f"{where}: row {row}: the label {excerpt(label)} is {'not ' if nested else ''}a list, unlike "
+                "that of row 1; write every label alike"
+            )
+        for value in label if nested else [label]:
+            kind = _LABEL_KINDS.get(type(value))
+            if value is None:
+                raise UserError(f"{where}: row {row}: the label is empty; fill it in or delete the row")
+            if kind is None:
+                raise UserError(
+                    f"{where}: row {row}: {excerpt(value)} is no label; write a string, a number or a list "
+                    "of them"
+                )
+            first = first or (kind, row)
+            if kind != first[0]:
+                raise UserError(
+                    f"{where}: row {row}: the label {excerpt(value)} is a {kind}, that of row {first[1]} a "
+                    f"{first[0]}; write every label alike"
+                )
+            if isinstance(value, str):
+                _refuse_surrogates(value, f"{where}: row {row}: the label")
+    try:
+        return pa.array([[_unbool(value) for value in label] if nested else _unbool(label) for label in raw])
+    except (OverflowError, pa.ArrowInvalid) as error:
+        raise UserError(f"{where}: a label is an integer beyond 64 bits; write labels as strings") from error
+
+
+def _unbool(value: Any) -> Any:
+    return int(value) if isinstance(value, bool) else value
+
+
+def _refuse_surrogates(value: str, where: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} holds {excerpt(value[error.start])}, half a surrogate pair and no character; write the "
+            "whole pair, or the character itself"
+        ) from error
+
+
+def read_parquet(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
+    """Reads the wanted columns and no others.
+
+    Raises:
+        UserError: a damaged file, or a column of a type that is no text or label.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = wanted.find(file.schema_arrow.names, str(path))
+            table = file.read(columns=list(columns.values()))
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(f"{path}: not a sound parquet file ({one_line(error)}); write it anew") from error
+    return arrow_columns(table, columns, str(path))
+
+
+def arrow_columns(table: pa.Table, columns: Mapping[str, str], where: str) -> Columns:
+    """The result's columns from a table: one type for each kind, whatever width or encoding the table has.
+
+    Args:
+        table: holds the columns.
+        columns: names of the result to names of the table.
+        where: the file or split, for messages.
+
+    Raises:
+        UserError: a column of another type.
+    """
+    arrays: Columns = {}
+    for name, source in columns.items():
+        array = table[source]
+        if pa.types.is_dictionary(array.type):
+            array = array.cast(array.type.value_type)
+        target = _label_type(array.type)
+        if name != "label" and target != pa.string() and not (name == "id" and target == pa.int64()):
+            target = None
+        if target is None:
+            what = name if name in ("label", "id") else "text"
+            raise UserError(
+                f"{where}: column {source!r} holds {array.type}, which is no {what}; name another column"
+            )
+        try:
+            arrays[name] = array.cast(pa.string() if name == "id" else target)
+        except pa.ArrowInvalid as error:
+            raise UserError(
+                f"{where}: column {source!r} cannot be read as {target} ({one_line(error)}); convert it"
+            ) from error
+    return arrays
+
+
+def _label_type(kind: pa.DataType) -> pa.DataType | None:
+    """The one type that stands for all of its kind; None for a kind that is neither text nor label."""
+    types = pa.types
+    if types.is_list(kind) or types.is_large_list(kind):
+        item = _label_type(kind.value_type)
+        return None if item is None or types.is_list(item) else pa.list_(item)
+    if types.is_boolean(kind) or types.is_integer(kind):
+        return pa.int64()
+    if types.is_floating(kind) or types.is_decimal(kind):
+        return pa.float64()
+    if (
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_string_view(kind)
+        or types.is_null(kind)
+    ):
+        return pa.string()
+    return None
+
+
+def read_utf8(path: Path) -> str:
+    """The file's text: UTF-8, with or without a byte order mark, free of NUL and not blank.
+
+    Raises:
+        UserError: otherwise, with line and offset (in bytes, from 0).
+    """
+    raw = path.read_bytes()
+
+    def line(offset: int) -> int:
+        return raw.count(b"\n", 0, offset) + 1
+
+    try:
+        text = raw.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: line {line(error.start)}: byte 0x{raw[error.start]:02x} at offset {error.start} is not "
+            "UTF-8; save the file as UTF-8"
+        ) from error
+    nul = raw.find(b"\0")
+    if nul >= 0:
+        raise UserError(
+            f"{path}: line {line(nul)}: NUL byte at offset {nul}; delete it, or save the file as UTF-8 if it "
+            "is UTF-16"
+        )
+    if not text.strip():
+        raise empty_file(path)
+    return text
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text that is not blank, up to the last that is not; they end at LF or CR LF only."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    while not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def empty_file(path: Path) -> UserError:
+    """The error for a file without content."""
+    return UserError(f"{path}: the file is empty; give one with at least one example")
+
+
+def missing_columns(missing: Sequence[str], found: Iterable[str], where: str) -> UserError:
+    """The error for columns that are not there; lists those that are."""
+    names = ", ".join(map(excerpt, list(found)[:20])) or "none"
+    return UserError(
+        f"{where}: no column {', '.join(map(repr, missing))} (found: {names}); name the right column, or add "
+        "it"
+    )
+
+
+def excerpt(value: Any) -> str:
+    """`repr`, which leaves no line break, cut to 60 characters."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def one_line(error: BaseException) -> str:
+    """Another library's message for use within ours."""
+    return " ".join(str(error).split())[:200]
+
+
+READERS: dict[str, Callable[[Path, WantedColumns, int], Columns]] = {
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".jsonl": read_json,
+    ".json": read_json,
+    ".parquet": read_parquet,
+}
