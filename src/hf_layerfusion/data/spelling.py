@@ -49,9 +49,9 @@ class SpellingCorrector:
     `<user>`, `<url>`), hashtags (also with one space after `#`), @names, links and HTML entities. `Teh`
     becomes `The`, `TEH` `THE`.
 
-    An instance remembers its answers: over a corpus each distinct word is searched once. Pickling keeps the
-    settings and a digest of the dictionary, not the answers, so that a `datasets` fingerprint is the same in
-    every process.
+    An instance remembers its answers to unknown words (`answers`, in lower case): over a corpus each distinct
+    word is searched once. Pickling keeps the settings and a digest of the dictionary, not the answers, so that
+    a `datasets` fingerprint is the same in every process.
 
     Args:
         language: a language of pyspellchecker (`SpellChecker.languages()`); not read where `dictionary` is
@@ -73,7 +73,7 @@ class SpellingCorrector:
         self._words = np.array(words, dtype=object)
         self._lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
         self._masks = np.fromiter(map(_letter_mask, words), dtype=np.uint64, count=len(words))
-        self._answers: dict[str, str] = {}
+        self.answers: dict[str, str] = {}
 
     def correct(self, text: str) -> str:
         """Correct a word, or each word of a text, and leave everything between words as it is."""
@@ -92,9 +92,9 @@ class SpellingCorrector:
         lowered = word.lower()
         if lowered in self._frequencies:
             return word
-        if lowered not in self._answers:
-            self._answers[lowered] = self._nearest(lowered)
-        answer = self._answers[lowered]
+        if lowered not in self.answers:
+            self.answers[lowered] = self._nearest(lowered)
+        answer = self.answers[lowered]
         if answer == lowered:
             return word
         if word.isupper() and len(word) > 1:

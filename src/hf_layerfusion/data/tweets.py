@@ -15,15 +15,16 @@ _HASHTAG = re.compile(r"#(?=\w)")
 # The semicolon that ends an HTML entity is no eye: `&quot;)` closes a bracket.
 _EYES = r"(?<!\d)(?<!&quot)(?<!&amp)(?<!&[lg]t)[:;=]"
 _TEAR_OR_NOSE = r"['’`*]?[-o^]?"
+# A run of brackets is entered at its first alone, or a long one would take quadratic time.
 _EMOTICON = re.compile(
     rf"""
       (?P<heart>   (?:<|&lt;)3+(?!\d) )
-    | (?P<smile>   {_EYES}{_TEAR_OR_NOSE}(?: [)\]}}]+ | [DPp]+(?!\w) )   # :)  ;-]  =D
-                 | [(\[{{]+ ['’`*]?-? [:;=](?!\w) )                      # (:  (-;  [=
-    | (?P<frown>   {_EYES}{_TEAR_OR_NOSE}(?: [(\[{{]+ | [/\\](?![/\w]) )   # :(  :'(  =/
-                 | [)\]}}]+ (?: ['’`*]-? | -) [:;=] | [)\]}}]+ =           # )':  )-:  )=   but not "(so):"
+    | (?P<smile>   {_EYES}{_TEAR_OR_NOSE}(?: [)\]}}]+ | [DPp]+(?!\w) )  # :)  ;-]  =D
+                 | (?<![(\[{{])[(\[{{]+ ['’`*]?-? [:;=](?!\w) )          # (:  (-;  [=
+    | (?P<frown>   {_EYES}{_TEAR_OR_NOSE}(?: [(\[{{]+ | [/\\](?![/\w]) )  # :(  :'(  =/
+                 | (?<![)\]}}])[)\]}}]+ (?: ['’`*]-?[:;=] | -[:;=] | = ) # )':  )-:  )=   but not "(so):"
                  | (?<!\w) D[:=](?!\w) )
-    | (?P<neutral> {_EYES}{_TEAR_OR_NOSE}\|+ | \|-?[:=] )                # :|  =-|
+    | (?P<neutral> {_EYES}{_TEAR_OR_NOSE}\|+ | \|-?[:=] )                      # :|  =-|
     """,
     re.VERBOSE,
 )
@@ -123,10 +124,8 @@ class TweetPreprocessor:
     def clean(self, text: str) -> str:
         """Run every step on one text."""
         for step in self.steps:
-            if step == SPELLING and self.spelling is not None:
-                text = self.spelling.correct(text)
-            else:
-                text = STEPS[step](text)
+            function = self.spelling.correct if self.spelling and step == SPELLING else STEPS[step]
+            text = function(text)
         return text
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:

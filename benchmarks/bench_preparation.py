@@ -1,0 +1,126 @@
+"""Preparation of tweets: tweets a second, and the spelling corrector against pyspellchecker.
+
+Without `--tweets` the texts are made here: words of the dictionary in random order, some misspelled. All
+times are of one process on one core, and of one run. pyspellchecker takes up to a second a word, so it
+corrects a sample (`--compare`). It breaks ties by hash order: there our answer counts as equal if it is the
+smallest of its most frequent candidates.
+
+    python benchmarks/bench_preparation.py [--tweets F.csv] [--words 5000] [--compare 100]
+"""
+
+import argparse
+import random
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from spellchecker import SpellChecker
+from tqdm.auto import tqdm
+
+from hf_layerfusion.data.spelling import SpellingCorrector
+from hf_layerfusion.data.tweets import PRESETS, SPELLING, TweetPreprocessor
+
+SEED = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tweets", type=Path, help="a csv file with a column `text`")
+    parser.add_argument("--words", type=int, default=5000, help="distinct unknown words to correct")
+    parser.add_argument("--compare", type=int, default=100, help="words that pyspellchecker corrects as well")
+    arguments = parser.parse_args()
+
+    checker = SpellChecker()
+    if arguments.tweets:
+        texts = pd.read_csv(arguments.tweets, keep_default_na=False, dtype={"text": str})["text"].tolist()
+    else:
+        texts = made_tweets(sorted(checker.word_frequency.words()), count=20_000)
+
+    unknown = sorted(prepare_all(texts))
+    print(f"{len(unknown):,} distinct unknown words")
+    sample = random.Random(SEED).sample(unknown, min(arguments.words, len(unknown)))
+    compare_with_pyspellchecker(sample, checker, arguments.compare)
+    # Linux counts kibibytes, macOS bytes.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peaks = [
+        resource.getrusage(who).ru_maxrss / unit for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
+    print(f"peak memory: {peaks[0]:,.0f} MiB, of child processes {peaks[1]:,.0f} MiB")
+
+
+def prepare_all(texts: Sequence[str]) -> dict[str, str]:
+    """Prepare every text as in the paper, without and with spelling; return the unknown words and their answers."""
+    corrector = SpellingCorrector()
+    without_spelling = [step for step in PRESETS["paper"] if step != SPELLING]
+    for name, preprocessor in (
+        ("without spelling", TweetPreprocessor(without_spelling)),
+        ("with spelling", TweetPreprocessor("paper", corrector)),
+    ):
+        started = time.perf_counter()
+        for text in tqdm(texts, name):
+            preprocessor.clean(text)
+        seconds = time.perf_counter() - started
+        print(f"{name}: {len(texts):,} tweets in {seconds:.1f} s, {len(texts) / seconds:,.0f} a second")
+    return corrector.answers
+
+
+def compare_with_pyspellchecker(words: Sequence[str], checker: SpellChecker, compare: int) -> None:
+    """Time both on the same words, ours with its index built inside the timing, and count equal answers."""
+    started = time.perf_counter()
+    answers = SpellingCorrector().correct_many(words)
+    seconds = time.perf_counter() - started
+    print(
+        f"ours: {len(words):,} words in {seconds:.2f} s with the index, {seconds / len(words) * 1e3:.2f} ms a word"
+    )
+
+    compared = words[:compare]
+    their_seconds: list[float] = []
+    same = ties = 0
+    for word in tqdm(compared, "pyspellchecker", unit="word"):
+        started = time.perf_counter()
+        theirs = checker.correction(word) or word
+        their_seconds.append(time.perf_counter() - started)
+        if answers[word] == theirs:
+            same += 1
+        else:
+            as_frequent = [
+                known for known in checker.candidates(word) or () if checker[known] == checker[theirs]
+            ]
+            ties += answers[word] == min(as_frequent, default=word)
+    mean = statistics.mean(their_seconds)
+    print(
+        f"pyspellchecker: {len(compared):,} words, mean {mean * 1e3:.0f} ms, "
+        f"median {statistics.median(their_seconds) * 1e3:.0f} ms a word, "
+        f"{mean / seconds * len(words):,.0f} times ours"
+    )
+    print(
+        f"equal answers: {same + ties:,} of {len(compared):,}, {ties:,} of them ties that hash order broke otherwise"
+    )
+
+
+def made_tweets(dictionary: Sequence[str], count: int) -> list[str]:
+    """Texts of 13 words, some with one or two letters lost, doubled or swapped; names and links between."""
+    chance = random.Random(SEED)
+
+    def word() -> str:
+        letters = chance.choice(dictionary)
+        for _ in range(chance.choice((0, 0, 0, 0, 0, 0, 0, 1, 2))):
+            at = chance.randrange(max(1, len(letters)))
+            pair = letters[at : at + 2]
+            letters = (
+                letters[:at] + chance.choice((pair[1:], pair[:1] + pair, pair[::-1])) + letters[at + 2 :]
+            )
+        return letters
+
+    extras = ("@somebody", "http://example.org/1", "#topic", "2moro")
+    return [" ".join([chance.choice(extras), *(word() for _ in range(12))]) for _ in range(count)]
+
+
+if __name__ == "__main__":
+    main()
