@@ -33,7 +33,9 @@ def rows(count: int, num_labels: int = 2, seed: int = 0) -> list[dict[str, Any]]
 
 def small_model(dropout: float = 0.0, **changes: Any) -> BertForSequenceClassification:
     """A BERT of 2 layers with a random classifier; the same weights at each call."""
-    config = tiny_config("bert", 2, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, **changes)
+    config = tiny_config(
+        "bert", 2, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, **changes
+    )
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return BertForSequenceClassification(config)

@@ -39,8 +39,12 @@ def test_defaults_leave_the_stock_schedule_alone(tmp_path: Path) -> None:
 
 
 def test_command_line(tmp_path: Path) -> None:
-    line = f"--output_dir {tmp_path} --fusion_learning_rate 1e-3 --epoch_decay 0.9 --early_stopping_patience 2"
-    line += " --lr_scheduler_type constant --eval_strategy epoch --save_strategy epoch --load_best_model_at_end"
+    line = (
+        f"--output_dir {tmp_path} --fusion_learning_rate 1e-3 --epoch_decay 0.9 --early_stopping_patience 2"
+    )
+    line += (
+        " --lr_scheduler_type constant --eval_strategy epoch --save_strategy epoch --load_best_model_at_end"
+    )
     line += " --use_cpu"
     (args,) = HfArgumentParser(LayerFusionTrainingArguments).parse_args_into_dataclasses(line.split())
     assert (args.fusion_learning_rate, args.epoch_decay, args.early_stopping_patience) == (1e-3, 0.9, 2)

@@ -47,7 +47,9 @@ def test_each_trainable_parameter_is_in_one_group(tmp_path: Path, make: Any) -> 
     model = make()
     frozen = next(model.parameters())
     frozen.requires_grad_(False)
-    groups = parameter_groups(model, small_arguments(tmp_path), Trainer.get_decay_parameter_names(None, model))
+    groups = parameter_groups(
+        model, small_arguments(tmp_path), Trainer.get_decay_parameter_names(None, model)
+    )
     found = [id(parameter) for group in groups for parameter in group["params"]]
     expected = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
     assert sorted(found) == sorted(expected)

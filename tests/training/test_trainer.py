@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from transformers import BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.checkpoints import MANIFEST_NAME, verify_checkpoint
+from hf_layerfusion.training.checkpoints import MANIFEST_NAME, newest_valid_checkpoint, verify_checkpoint
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.training.small import rows, small_model, small_trainer, weights_digest
 
@@ -102,7 +103,10 @@ def test_a_stream_has_no_epochs_to_decay_by(tmp_path: Path) -> None:
 
 def test_an_optimizer_with_groups_of_its_own_excludes_the_fusion_rate(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, fusion_learning_rate=1e-3)
-    trainer.optimizer_cls_and_kwargs = (torch.optim.SGD, {"params": list(trainer.model.parameters()), "lr": 1.0})
+    trainer.optimizer_cls_and_kwargs = (
+        torch.optim.SGD,
+        {"params": list(trainer.model.parameters()), "lr": 1.0},
+    )
     with pytest.raises(UserError, match="fusion_learning_rate"):
         trainer.create_optimizer()
 
@@ -126,7 +130,10 @@ def regression_rows(count: int) -> list[dict[str, Any]]:
 
 
 def multi_label_rows(count: int) -> list[dict[str, Any]]:
-    return [row | {"labels": [float(index % 2), float(index % 3 == 0), 1.0]} for index, row in enumerate(rows(count))]
+    return [
+        row | {"labels": [float(index % 2), float(index % 3 == 0), 1.0]}
+        for index, row in enumerate(rows(count))
+    ]
 
 
 def partly_labelled_rows(count: int) -> list[dict[str, Any]]:
@@ -169,7 +176,11 @@ def test_the_gradient_is_that_of_the_mean_over_the_batch(tmp_path: Path) -> None
     gradients = Gradients()
     train = rows(8)
     trainer = small_trainer(
-        tmp_path, train=train, callbacks=[gradients], per_device_train_batch_size=2, gradient_accumulation_steps=4
+        tmp_path,
+        train=train,
+        callbacks=[gradients],
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
     )
     trainer.train()
     model = small_model().double()
@@ -199,7 +210,9 @@ def test_a_loss_function_of_the_user_keeps_its_meaning(tmp_path: Path) -> None:
         total = torch.nn.functional.cross_entropy(outputs.logits, labels, reduction="sum")
         return total / num_items_in_batch
 
-    trainer = small_trainer(tmp_path, train=rows(8), per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    trainer = small_trainer(
+        tmp_path, train=rows(8), per_device_train_batch_size=2, gradient_accumulation_steps=4
+    )
     trainer.compute_loss_func = loss_function
     trainer.train()
     assert seen == [8] * 4
@@ -220,7 +233,9 @@ def test_bf16_on_the_cpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path: Path, accumulation: int) -> None:
+def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(
+    tmp_path: Path, accumulation: int
+) -> None:
     train = regression_rows(32)
     train[20]["labels"] = float("nan")
     trainer = small_trainer(
@@ -232,7 +247,9 @@ def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path:
         gradient_accumulation_steps=accumulation,
         train_sampling_strategy="sequential",
     )
-    with pytest.raises(UserError, match=f"training loss is not finite at step {3 if accumulation == 1 else 2} "):
+    with pytest.raises(
+        UserError, match=f"training loss is not finite at step {3 if accumulation == 1 else 2} "
+    ):
         trainer.train()
     assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
     last = max(tmp_path.glob("checkpoint-*"))
@@ -270,12 +287,16 @@ RESUMABLE: dict[str, Any] = {
         (7, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}),
     ],
 )
-def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path, killed_at: int, changes: dict[str, Any]) -> None:
+def test_a_resumed_run_ends_in_the_same_weights(
+    tmp_path: Path, killed_at: int, changes: dict[str, Any]
+) -> None:
     settings = RESUMABLE | changes
     straight = small_trainer(tmp_path / "straight", small_model(0.1), **settings)
     straight.train()
     with pytest.raises(Killed):
-        small_trainer(tmp_path / "killed", small_model(0.1), callbacks=[KillAt(killed_at)], **settings).train()
+        small_trainer(
+            tmp_path / "killed", small_model(0.1), callbacks=[KillAt(killed_at)], **settings
+        ).train()
     # what a kill within the next save leaves
     partial = tmp_path / "killed" / "checkpoint-1000"
     shutil.copytree(next((tmp_path / "killed").glob("checkpoint-*")), partial)
@@ -296,7 +317,7 @@ def test_a_damaged_checkpoint_is_passed_over_or_refused(tmp_path: Path) -> None:
     last = tmp_path / "checkpoint-8"
     (last / "optimizer.pt").unlink()
     resumed = small_trainer(tmp_path, small_model(0.1), **settings)
-    with pytest.raises(UserError, match="optimizer.pt is missing"):
+    with pytest.raises(UserError, match=r"optimizer\.pt is missing"):
         resumed.train(resume_from_checkpoint=str(last))
     resumed.train(resume_from_checkpoint=True)
     assert resumed._initial_global_step == 6
@@ -314,7 +335,9 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     small_trainer(tmp_path, **settings).train()
     other = small_model()
     other.fuser = torch.nn.Linear(2, 2)
-    with pytest.raises(UserError, match="does not fit BertForSequenceClassification: it lacks .*fuser"):
+    with pytest.raises(
+        UserError, match=r"does not fit BertForSequenceClassification: 2 weights are missing, such as .*fuser"
+    ):
         small_trainer(tmp_path, other, **settings).train(resume_from_checkpoint=True)
 
 
@@ -326,10 +349,16 @@ def test_old_checkpoints_are_rotated_and_the_rest_is_intact(tmp_path: Path) -> N
     for folder in kept:
         verify_checkpoint(folder)
         saved = torch.load(folder / "training_args.bin", weights_only=False)
-        assert saved.save_total_limit == json.loads((folder / "training_args.json").read_text())["save_total_limit"] == 2
+        assert (
+            saved.save_total_limit
+            == json.loads((folder / "training_args.json").read_text())["save_total_limit"]
+            == 2
+        )
 
 
-def test_no_manifest_while_older_checkpoints_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_manifest_is_there_before_older_checkpoints_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def rotate(*args: Any, **kwargs: Any) -> None:
         for folder in tmp_path.glob("checkpoint-*"):
             verify_checkpoint(folder)
@@ -339,9 +368,37 @@ def test_no_manifest_while_older_checkpoints_are_deleted(tmp_path: Path, monkeyp
     assert len(list(tmp_path.glob("checkpoint-*"))) == 2
 
 
+class FullDiskAt(TrainerCallback):
+    """Files of more than 50 kB cannot be written once so many steps have been taken."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+
+
+def test_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+    trainer = small_trainer(tmp_path, callbacks=[FullDiskAt(3)], **settings)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(UserError, match="checkpoint-3 could not be written"):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert newest_valid_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
 def test_the_token_is_nowhere_in_the_output(tmp_path: Path) -> None:
     trainer = small_trainer(
-        tmp_path, hub_token="hf_SECRETSECRET", fusion_learning_rate=1e-3, save_strategy="epoch", num_train_epochs=1
+        tmp_path,
+        hub_token="hf_SECRETSECRET",
+        fusion_learning_rate=1e-3,
+        save_strategy="epoch",
+        num_train_epochs=1,
     )
     trainer.train()
     trainer.save_model()
@@ -370,7 +427,9 @@ def test_a_model_from_an_old_checkpoint_keeps_its_layer_norms(tmp_path: Path) ->
     settings = {"save_strategy": "epoch", "num_train_epochs": 2}
     straight = small_trainer(tmp_path / "run", model, **settings)
     straight.train()
-    again = small_trainer(tmp_path / "run", BertForSequenceClassification.from_pretrained(tmp_path / "old"), **settings)
+    again = small_trainer(
+        tmp_path / "run", BertForSequenceClassification.from_pretrained(tmp_path / "old"), **settings
+    )
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     assert weights_digest(again.model) == weights_digest(straight.model)
 
@@ -410,5 +469,3 @@ def test_a_run_that_was_stopped_takes_no_further_step(tmp_path: Path) -> None:
     patient = small_trainer(tmp_path, **(STOPPING | {"early_stopping_patience": 3}))
     patient.train(resume_from_checkpoint=True)
     assert patient.state.epoch == 4
-
-

@@ -13,8 +13,8 @@ from hf_layerfusion.errors import UserError
 class LayerFusionTrainingArguments(TrainingArguments):
     """Every field of `TrainingArguments`, with its meaning, and the fields below.
 
-    Two defaults differ: `logging_nan_inf_filter` is False, because a loss that is not finite stops the run, and
-    `restore_callback_states_from_checkpoint` is True, so that a resumed run counts on towards early stopping.
+    Two defaults differ: `logging_nan_inf_filter` is False, because a loss that is not finite stops the run;
+    `restore_callback_states_from_checkpoint` is True, because a resumed run counts on towards early stopping.
 
     Raises:
         UserError: a value out of its range, or two options that exclude each other.
@@ -72,7 +72,8 @@ class LayerFusionTrainingArguments(TrainingArguments):
         if self.lr_scheduler_type != SchedulerType.CONSTANT:
             raise UserError(
                 f"epoch_decay={self.epoch_decay} is a schedule of its own and excludes "
-                f"lr_scheduler_type={self.lr_scheduler_type.value}; set lr_scheduler_type=constant or epoch_decay=1"
+                f"lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value}; "
+                "set lr_scheduler_type=constant or epoch_decay=1"
             )
         if self.warmup_steps:
             raise UserError(
@@ -86,12 +87,14 @@ class LayerFusionTrainingArguments(TrainingArguments):
             return
         if patience < 1:
             raise UserError(
-                f"early_stopping_patience must be 1 or more, found {patience}; leave it out to train every epoch"
+                f"early_stopping_patience must be 1 or more, found {patience}; "
+                "leave it out to train every epoch"
             )
         if not self.load_best_model_at_end or self.eval_strategy == IntervalStrategy.NO:
             raise UserError(
-                f"early_stopping_patience={patience} compares evaluations and ends with the best of them, found "
-                f"eval_strategy={self.eval_strategy.value} and load_best_model_at_end={self.load_best_model_at_end}; "
+                f"early_stopping_patience={patience} needs evaluations and the best model at the end, found "
+                f"eval_strategy={IntervalStrategy(self.eval_strategy).value} and "
+                f"load_best_model_at_end={self.load_best_model_at_end}; "
                 "set eval_strategy=epoch, save_strategy=epoch and load_best_model_at_end=True"
             )
 

@@ -1,7 +1,7 @@
 """Checkpoints that can be trusted: a manifest of checksums, written last.
 
-The stock Trainer writes a checkpoint file by file, so a killed process leaves a folder that looks like one. Here a
-checkpoint is one only if its manifest is there and each file still has the content that the manifest records.
+The stock Trainer writes a checkpoint file by file, so a killed process leaves a folder that looks like one. Here
+a checkpoint is one only if its manifest is there and each file still has the content that the manifest records.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MANIFEST_NAME = "checkpoint_manifest.json"
 
 
 def write_manifest(folder: str | Path) -> Path:
-    """Record size and sha256 of every file below `folder` in its `checkpoint_manifest.json`, and return that path.
+    """Record size and sha256 of every file below `folder` in `checkpoint_manifest.json`; return its path.
 
     Call it when all else has been written. The manifest appears whole or not at all.
     """
@@ -62,9 +62,9 @@ def newest_valid_checkpoint(output_dir: str | Path) -> Path | None:
     Incomplete and corrupt ones that are newer are passed over, each with a warning that says why.
     """
     steps = {
-        int(step): folder
+        int(digits): folder
         for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if folder.is_dir() and (step := folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")).isdecimal()
+        if folder.is_dir() and (digits := folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")).isdecimal()
     }
     for step in sorted(steps, reverse=True):
         reason = _damage(steps[step])

@@ -15,10 +15,10 @@ from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 
 
 def encoder_parameter_ids(model: nn.Module) -> set[int]:
-    """The `id` of each parameter of the pretrained encoder: of the innermost `PreTrainedModel`s inside `model`.
+    """The `id` of each parameter of the pretrained encoder: of the innermost `PreTrainedModel`s in `model`.
 
-    That is `model.bert` in a `BertForSequenceClassification` and the wrapped encoder in a model that nests one
-    two levels deep. A model that nests none is an encoder as a whole.
+    That is `model.bert` in a `BertForSequenceClassification`, and the wrapped encoder in a model that nests
+    one two levels deep. A model that nests none is an encoder as a whole.
     """
     nested = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     innermost = [
@@ -41,8 +41,8 @@ def parameter_groups(
             (`Trainer.get_decay_parameter_names(model)`).
 
     Returns:
-        Up to four groups, none of them empty, each with `name`, `params`, `lr` and `weight_decay`, in the order
-        `encoder`, `encoder_no_decay`, `fusion`, `fusion_no_decay`. Each trainable parameter is in exactly one.
+        Up to four groups, none of them empty, each with `name`, `params`, `lr` and `weight_decay`, in the
+        order `encoder`, `encoder_no_decay`, `fusion`, `fusion_no_decay`. Each trainable parameter is in one.
 
     Raises:
         UserError: no parameter is trainable.
@@ -72,5 +72,5 @@ def parameter_groups(
 
 
 def epoch_decay_schedule(optimizer: Optimizer, decay: float, steps_per_epoch: int) -> LambdaLR:
-    """Multiply every rate by `decay` after each epoch of `steps_per_epoch` optimizer steps (GRUBERT, section 2.3)."""
+    """Multiply every rate by `decay` after each `steps_per_epoch` optimizer steps (GRUBERT, section 2.3)."""
     return LambdaLR(optimizer, lambda step: decay ** (step // steps_per_epoch))

@@ -12,8 +12,9 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 class SeededLengthGroupedSampler(LengthGroupedSampler):
     """Groups examples of like length, in an order that depends on nothing but `seed` and the epoch.
 
-    The stock sampler draws from torch's global generator. There the processes of a run part ways as soon as they
-    have drawn unequal numbers of dropout masks, and then share out different permutations: examples are left out.
+    The stock sampler draws from torch's global generator, which differs between the processes of a run as soon
+    as they have drawn dropout masks for batches of unequal length. They then share out different permutations,
+    and examples are left out.
 
     Args:
         *args: As for `LengthGroupedSampler`.

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import slice_tensors
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_pt_utils import LengthGroupedSampler, find_batch_size
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, has_length, rotate_checkpoints
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    EvalLoopOutput,
+    TrainOutput,
+    has_length,
+    rotate_checkpoints,
+)
+from transformers.training_args import OptimizerNames
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
@@ -37,11 +45,13 @@ class LayerFusionTrainer(Trainer):
 
     It differs from the stock Trainer in this:
 
-    - Encoder and the rest (fuser, head) are parameter groups with rates of their own, which may decay by epoch.
-    - Gradient accumulation and several processes give the gradient of the undivided batch: each micro-batch weighs
-      as its share of the examples, and those that accelerate repeats to even out the last batch are left out.
-    - Checkpoints carry a manifest of checksums. Damaged ones are refused, and passed over when the newest is asked
-      for. A state that does not fit the model is refused too.
+    - Encoder and the rest (fuser, head) are parameter groups with rates of their own; they may decay by epoch.
+    - Gradient accumulation and several processes give the gradient of the undivided batch: each micro-batch
+      weighs as its share of the examples, less those that accelerate repeats to even out the last batch.
+    - Checkpoints carry a manifest of checksums. Damaged ones are refused, and passed over when the newest is
+      asked for. Weights that do not fit the model are refused too.
+    - A resumed run ends in the same weights as one that was not interrupted: evaluation leaves the random
+      generator alone, early stopping counts on, and examples grouped by length come in an order of their own.
     - A loss or gradient that is not finite stops the run before it reaches the weights.
     - `training_args.json` is written beside `training_args.bin`, and neither holds the Hub's token.
 
@@ -55,7 +65,9 @@ class LayerFusionTrainer(Trainer):
     """
 
     args: LayerFusionTrainingArguments
-    # compute_loss weighs each micro-batch by its share, so nothing is left for the stock Trainer to divide by.
+    optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None
+    lr_scheduler: LRScheduler | None
+    # compute_loss weighs each micro-batch by its share: nothing is left for the stock Trainer to divide by.
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -83,18 +95,20 @@ class LayerFusionTrainer(Trainer):
         """Train, as `Trainer.train` does.
 
         Args:
-            resume_from_checkpoint: True for the newest intact checkpoint of `output_dir`, or a checkpoint's folder.
+            resume_from_checkpoint: True for the newest intact checkpoint of `output_dir`, or a folder.
             *args: As for `Trainer.train`.
             **kwargs: As for `Trainer.train`.
 
         Raises:
-            UserError: there is no intact checkpoint, or the named one is damaged, or a loss or gradient is not finite.
+            UserError: there is no intact checkpoint, the named one is damaged or does not fit the model, or a
+                loss or gradient is not finite.
         """
         if resume_from_checkpoint is True:
-            newest = newest_valid_checkpoint(self.args.output_dir)
+            newest = newest_valid_checkpoint(str(self.args.output_dir))
             if newest is None:
                 raise UserError(
-                    f"resume_from_checkpoint: no intact checkpoint in {self.args.output_dir}; start the run anew"
+                    f"resume_from_checkpoint: there is no intact checkpoint in {self.args.output_dir}; "
+                    "start the run anew"
                 )
             resume_from_checkpoint = str(newest)
         elif resume_from_checkpoint:
@@ -108,18 +122,18 @@ class LayerFusionTrainer(Trainer):
         """Make the optimizer of `args.optim` over `parameter_groups`, unless one was given.
 
         Raises:
-            UserError: `fusion_learning_rate` with an optimizer that makes its own groups, or nothing to train.
+            UserError: `fusion_learning_rate` with an optimizer that makes its own groups; nothing to train.
         """
         if self.optimizer is not None:
             return super().create_optimizer(model)
-        target = self.model if model is None else model
+        target = cast(PreTrainedModel, self.model if model is None else model)
         given = self.optimizer_cls_and_kwargs
         optimizer_class, options = given or self.get_optimizer_cls_and_kwargs(self.args, target)
         if is_optimizer_factory(optimizer_class) or options.keys() & {"params", "model", "optimizer_dict"}:
             if self.args.fusion_learning_rate is not None:
                 raise UserError(
-                    f"fusion_learning_rate={self.args.fusion_learning_rate} needs an optimizer that takes parameter "
-                    f"groups, and optim={self.args.optim.value} makes its own; "
+                    f"fusion_learning_rate={self.args.fusion_learning_rate} needs an optimizer that takes "
+                    f"parameter groups, and optim={OptimizerNames(self.args.optim).value} makes its own; "
                     "choose another, such as adamw_torch, or leave the rate out"
                 )
             return super().create_optimizer(model)
@@ -132,7 +146,7 @@ class LayerFusionTrainer(Trainer):
             self.optimizer_cls_and_kwargs = given
 
     def set_initial_training_values(
-        self, args: LayerFusionTrainingArguments, dataloader: DataLoader
+        self, args: TrainingArguments, dataloader: DataLoader
     ) -> tuple[int, int, int, int, int, int | None, int]:
         """As the stock method; remembers the number of optimizer steps in an epoch."""
         values = super().set_initial_training_values(args, dataloader)
@@ -150,22 +164,23 @@ class LayerFusionTrainer(Trainer):
                 self.set_initial_training_values(self.args, self.get_train_dataloader())
             if self._updates_per_epoch is None:
                 raise UserError(
-                    f"epoch_decay={self.args.epoch_decay} needs training data of a known length, found a stream; "
-                    "set epoch_decay=1 or load the data without streaming"
+                    f"epoch_decay={self.args.epoch_decay} needs training data of a known length, found a "
+                    "stream; set epoch_decay=1 or load the data without streaming"
                 )
             self.lr_scheduler = epoch_decay_schedule(
-                optimizer or self.optimizer, self.args.epoch_decay, self._updates_per_epoch
+                cast(Optimizer, optimizer or self.optimizer), self.args.epoch_decay, self._updates_per_epoch
             )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_learning_rate(self) -> float:
         # Called before the scheduler steps, so these are the rates of the step that will be logged.
-        self._rates = {group.get("name"): group["lr"] for group in self.optimizer.param_groups}
+        groups = cast(Optimizer, self.optimizer).param_groups
+        self._rates = {group.get("name"): group["lr"] for group in groups}
         return super()._get_learning_rate()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the stock method; adds `fusion_learning_rate` where it differs from the encoder's, `learning_rate`."""
+        """As the stock method; adds `fusion_learning_rate` where it differs from `learning_rate`."""
         if "learning_rate" in logs:
             fusion_rate = self._rates.get("fusion", self._rates.get("fusion_no_decay"))
             if fusion_rate is not None and fusion_rate != logs["learning_rate"]:
@@ -180,7 +195,7 @@ class LayerFusionTrainer(Trainer):
             return sampler
         args = self.args
         return SeededLengthGroupedSampler(
-            # The examples of one optimizer step, so that the order does not depend on how they are shared out.
+            # All examples of an optimizer step, so that the order does not depend on how they are shared out.
             args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             lengths=sampler.lengths,
             seed=args.seed if args.data_seed is None else args.data_seed,
@@ -192,7 +207,7 @@ class LayerFusionTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """The micro-batches of an optimizer step, and how many examples they hold on all processes together."""
+        """The micro-batches of an optimizer step, and how many examples they hold on all processes."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.compute_loss_func is not None or not batches:
             return batches, num_items
@@ -215,15 +230,26 @@ class LayerFusionTrainer(Trainer):
 
         DDP averages gradients over the processes, so the share is multiplied by their number.
         """
-        if _NUM_ITEMS not in inputs:
+        if _NUM_ITEMS not in inputs or num_items_in_batch is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = dict(inputs)
-        share = inputs.pop(_NUM_ITEMS) / num_items_in_batch
+        items = torch.as_tensor(inputs.pop(_NUM_ITEMS), device=self.args.device)
+        share = items / num_items_in_batch
         if self._averages_over_processes:
             share = share * self.args.world_size
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-        loss = loss * share
+        # The mean over no label at all is not a number; it is not an error unless the whole batch has none.
+        loss = torch.where(items == 0, share, loss * share)
         return (loss, outputs) if return_outputs else loss
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As the stock method, but leaves torch's generator as it was.
+
+        A data loader draws a seed each time it starts. Where a checkpoint is saved between the end of an epoch and
+        its evaluation, the run that resumes from it would otherwise draw other dropout masks.
+        """
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluation_loop(*args, **kwargs)
 
     @property
     def _averages_over_processes(self) -> bool:
@@ -237,10 +263,10 @@ class LayerFusionTrainer(Trainer):
         return find_batch_size(batch)
 
     def _without_repeats(self, batch: Any) -> Any:
-        """The last micro-batch of a step, counted, less the rows with which accelerate evens out an epoch's end.
+        """The last micro-batch of a step, counted, less the rows that accelerate repeats at an epoch's end.
 
-        At the end of an epoch accelerate starts over at its first examples until each process has a full batch. A
-        process that has nothing but such repeats keeps one row, for DDP's sake, and counts none.
+        There accelerate starts over at the epoch's first examples until each process has a full batch. A process
+        that has nothing but such repeats keeps one row, for DDP's sake, and counts none.
         """
         args, config = self.args, self.accelerator.dataloader_config
         evened = (
@@ -250,7 +276,8 @@ class LayerFusionTrainer(Trainer):
             and args.train_sampling_strategy != "batch_rebalance"
             and not (args.dataloader_drop_last or config.split_batches or config.dispatch_batches)
         )
-        remainder = len(self.train_dataset) % (self._train_batch_size * args.world_size) if evened else 0
+        examples = len(cast(Sized, self.train_dataset)) if evened else 0
+        remainder = examples % (self._train_batch_size * args.world_size)
         if remainder == 0:
             batch[_NUM_ITEMS] = self._count_items(batch)
             return batch
@@ -280,9 +307,10 @@ class LayerFusionTrainer(Trainer):
         if not finite:
             what = "gradient" if self._losses_are_finite else "training loss"
             raise UserError(
-                f"{what} is not finite at step {self.state.global_step + 1} (epoch {self.state.epoch or 0:.2f}), "
-                f"at learning_rate={self.args.learning_rate}; the step was not taken and the checkpoints in "
-                f"{self.args.output_dir} are intact: resume with a lower rate, and look for labels out of range"
+                f"{what} is not finite at step {self.state.global_step + 1} "
+                f"(epoch {self.state.epoch or 0:.2f}, learning_rate={self.args.learning_rate}); the step was not "
+                f"taken and the checkpoints in {self.args.output_dir} hold finite weights: "
+                "resume with a lower learning_rate, and look for labels that are not finite"
             )
         return norm
 
@@ -306,6 +334,12 @@ class LayerFusionTrainer(Trainer):
         args.save_total_limit, args.push_to_hub = None, False
         try:
             super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(
+                f"checkpoint {folder} could not be written: {' '.join(str(error).split())}; make room "
+                "(save_total_limit bounds the number of checkpoints) and resume from the one before"
+            ) from error
         finally:
             args.save_total_limit, args.push_to_hub = limit, push
         self.accelerator.wait_for_everyone()
@@ -316,31 +350,34 @@ class LayerFusionTrainer(Trainer):
             self._push_from_checkpoint(str(folder))
         if args.should_save:
             rotate_checkpoints(str(run_dir), limit, self.state.best_model_checkpoint, use_mtime=True)
+        self.accelerator.wait_for_everyone()  # the others may be about to load the best checkpoint, this one
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if getattr(self.model, "_weight_conversions", None):
-            # A model that came from an old checkpoint (`LayerNorm.gamma`) is saved under the old names otherwise,
-            # and the Trainer, which loads by name, would then leave these weights out.
-            self.model._weight_conversions = None
+            # A model that came from an old checkpoint (`LayerNorm.gamma`) is saved under the old names otherwise.
+            # The Trainer, which loads by name, would then leave these weights out.
+            cast(Any, self.model)._weight_conversions = None
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            self._save_arguments(Path(output_dir or self.args.output_dir))
+            self._save_arguments(Path(output_dir or str(self.args.output_dir)))
 
     def _save_arguments(self, folder: Path) -> None:
         torch.save(self.args, folder / TRAINING_ARGS_NAME)
         (folder / ARGUMENTS_NAME).write_text(self.args.to_json_string() + "\n", encoding="utf-8")
 
     def _load_best_model(self) -> None:
-        verify_checkpoint(self.state.best_model_checkpoint)
+        verify_checkpoint(str(self.state.best_model_checkpoint))
         super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         super()._issue_warnings_after_load(load_result)
-        absent = {*(self.model._keys_to_ignore_on_save or ()), *self.model.all_tied_weights_keys}
+        not_saved = getattr(self.model, "_keys_to_ignore_on_save", None) or ()
+        absent = {*not_saved, *getattr(self.model, "all_tied_weights_keys", ())}
         missing = [name for name in load_result.missing_keys if name not in absent]
-        if missing or load_result.unexpected_keys:
+        unexpected = load_result.unexpected_keys
+        if missing or unexpected:
             raise UserError(
-                f"checkpoint does not fit {type(self.model).__name__}: it lacks {missing[:3]} ({len(missing)} in all) "
-                f"and has {load_result.unexpected_keys[:3]} ({len(load_result.unexpected_keys)} in all) in excess; "
+                f"checkpoint does not fit {type(self.model).__name__}: {len(missing)} weights are missing, such as "
+                f"{missing[:2]}, and {len(unexpected)} not expected, such as {unexpected[:2]}; "
                 "resume with the model that the run began with"
             )

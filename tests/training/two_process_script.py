@@ -1,0 +1,87 @@
+"""What each process runs in test_two_processes.py; writes what it ended with to a file of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from tests.training.small import rows, small_model, small_trainer, weights_digest
+
+ROWS = 21  # two processes of 4: the third and last round holds 5 rows, 4 and 1
+WHOLE_BATCH: dict[str, Any] = {
+    # plain SGD: Adam makes much of a rounding error where a gradient is nearly zero
+    "optim": "sgd",
+    "learning_rate": 0.1,
+    "num_train_epochs": 3,
+    "train_sampling_strategy": "group_by_length",
+}
+INTERRUPTED: dict[str, Any] = {
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 4,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "eval_strategy": "epoch",
+    "train_sampling_strategy": "group_by_length",
+}
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAtStep6(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 6:
+            raise Killed
+
+
+def main(folder: Path) -> None:
+    found: dict[str, Any] = {}
+    for accumulation in (1, 2):
+        trainer = small_trainer(
+            folder / f"whole-{accumulation}",
+            train=rows(ROWS),
+            per_device_train_batch_size=4 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            **WHOLE_BATCH,
+        )
+        trainer.train()
+        found[f"weights-{accumulation}"] = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+        found[f"losses-{accumulation}"] = [x["loss"] for x in trainer.state.log_history if "loss" in x]
+    found["world_size"] = trainer.args.world_size
+
+    straight = small_trainer(folder / "straight", small_model(0.1), rows(ROWS), **INTERRUPTED)
+    found["seen"] = seen = []
+    collate = straight.data_collator
+    straight.data_collator = lambda batch: (
+        seen.append([tuple(r["input_ids"]) for r in batch]) or collate(batch)
+    )
+    straight.eval_dataset = None
+    straight.args.eval_strategy = "no"
+    straight.train()
+    found["straight"] = weights_digest(straight.model)
+
+    killed = small_trainer(
+        folder / "killed", small_model(0.1), rows(ROWS), callbacks=[KillAtStep6()], **INTERRUPTED
+    )
+    with contextlib.suppress(Killed):
+        killed.train()
+    trainer.accelerator.wait_for_everyone()
+    (folder / "killed" / "checkpoint-6").mkdir(exist_ok=True)
+    trainer.accelerator.wait_for_everyone()
+    resumed = small_trainer(folder / "killed", small_model(0.1), rows(ROWS), **INTERRUPTED)
+    resumed.train(resume_from_checkpoint=True)
+    found["resumed_from"] = resumed._initial_global_step
+    found["resumed"] = weights_digest(resumed.model)
+
+    torch.save(found, folder / f"found-{resumed.args.process_index}.pt")
+    resumed.end()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
