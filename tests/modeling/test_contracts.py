@@ -1,0 +1,148 @@
+"""What every fuser and every model of the tables promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
+from hf_layerfusion.modeling.fusion_table import TOKEN_FUSERS
+from tests.modeling.cases import (
+    CASES,
+    DEPTH,
+    LABELS,
+    SENTENCE_CASES,
+    TOKEN_CASES,
+    build,
+    build_fuser,
+    inputs,
+    settings,
+    states,
+)
+
+MASKS = {
+    "right": [[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]],
+    "left": [[1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 1]],
+    "holes": [[1, 0, 1, 1, 0, 1, 1], [0, 1, 1, 0, 0, 1, 0], [1, 1, 0, 0, 0, 0, 1]],
+}
+
+
+def test_every_row_of_the_tables_has_a_case() -> None:
+    assert {case["fusion"] for case in TOKEN_CASES.values()} == set(TOKEN_FUSERS)
+    assert {case["pooling"] for case in SENTENCE_CASES.values()} == set(SENTENCE_FUSERS)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_shape(case: str) -> None:
+    fuser = build_fuser(case)
+    fused = fuser(states(), None)
+    assert fused.shape == ((3, 7, fuser.output_size) if case in TOKEN_CASES else (3, fuser.output_size))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reads_the_layers_it_names_and_no_other(case: str) -> None:
+    fuser = build_fuser(case)
+    hidden_states = states()
+    fused = fuser(hidden_states, None)
+    for layer in range(DEPTH):
+        changed = list(hidden_states)
+        changed[layer] = torch.randn_like(changed[layer])
+        assert torch.equal(fuser(tuple(changed), None), fused) == (layer not in fuser.layers), layer
+    unread = tuple(s if i in fuser.layers else None for i, s in enumerate(hidden_states))
+    assert torch.equal(fuser(unread, None), fused)
+
+
+@pytest.mark.parametrize("padding", MASKS)
+@pytest.mark.parametrize("case", CASES)
+def test_padding_never_changes_a_real_token(case: str, padding: str) -> None:
+    fuser = build_fuser(case)
+    hidden_states = states()
+    mask = torch.tensor(MASKS[padding])
+    real = mask.bool()
+    fused = fuser(hidden_states, mask)
+    noise = tuple(torch.where(real.unsqueeze(-1), s, 50 * torch.randn_like(s)) for s in hidden_states)
+    noisy = fuser(noise, mask)
+    for row in range(len(mask)):
+        alone = fuser(tuple(s[row : row + 1, real[row]] for s in hidden_states), None)[0]
+        for padded in (fused[row], noisy[row]):
+            found = padded[real[row]] if case in TOKEN_CASES else padded
+            torch.testing.assert_close(found, alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_model_is_blind_to_padding(case: str) -> None:
+    model = build(case).double()
+    batch = inputs()
+    mask = batch["attention_mask"].bool()
+    with torch.no_grad():
+        logits = model(**batch).logits
+        noise = torch.where(mask, batch["input_ids"], torch.randint(5, 100, mask.shape))
+        torch.testing.assert_close(model(noise, batch["attention_mask"]).logits, logits, rtol=0, atol=1e-12)
+        for row in range(len(mask)):
+            alone = model(batch["input_ids"][row : row + 1, mask[row]]).logits[0]
+            torch.testing.assert_close(alone, logits[row], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "max"])
+def test_model_is_blind_to_padding_on_the_left(reduction: str) -> None:
+    model = build("share-gru", token_reduction=reduction).double()
+    batch = inputs()
+    mask = batch["attention_mask"]
+    with torch.no_grad():
+        logits = model(**batch).logits
+        flipped = [mask.flip(1), torch.zeros_like(mask)]
+        positions = (flipped[0].cumsum(1) - 1).clamp(min=0)
+        ids = flipped[1].masked_scatter(flipped[0].bool(), batch["input_ids"][mask.bool()])
+        found = model(ids, flipped[0], position_ids=positions).logits
+    torch.testing.assert_close(found, logits, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fuser_gets_the_outputs_of_layers_one_to_l(case: str) -> None:
+    model = build(case)
+    seen = []
+    model.model.fuser.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    batch = inputs()
+    with torch.no_grad():
+        model(**batch)
+        stock = AutoModel.from_config(model.config.encoder_config, add_pooling_layer=False).eval()
+        stock.load_state_dict(model.model.encoder.state_dict())
+        expected = stock(**batch, output_hidden_states=True).hidden_states
+    assert len(seen[0]) == DEPTH
+    for layer in model.model.fuser.layers:
+        assert torch.equal(seen[0][layer], expected[layer + 1])
+        assert not torch.equal(seen[0][layer], expected[layer])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradient_on_every_weight(case: str) -> None:
+    model = build(case).train()
+    model(**inputs(), labels=torch.tensor([0, 1, 2])).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any() or "key.bias" in name, name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_saved_and_loaded_bit_by_bit(case: str, tmp_path: Path) -> None:
+    model = build(case)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert type(loaded) is type(model)
+    for name, value in settings(case).items():
+        assert getattr(loaded.config, name) == value
+    state = model.state_dict()
+    assert loaded.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    batch = inputs()
+    with torch.no_grad():
+        output = loaded(**batch)
+        assert torch.equal(output.logits, model(**batch).logits)
+        assert output.logits.shape == (3, LABELS)
+        name = "last_hidden_state" if case in TOKEN_CASES else "pooler_output"
+        fused, expected = AutoModel.from_pretrained(tmp_path)(**batch)[name], model.model(**batch)[name]
+        assert torch.equal(fused, expected)

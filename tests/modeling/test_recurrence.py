@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hf_layerfusion.modeling.recurrence import CELLS, BidirectionalRNN
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_steps_from_one_real_token_to_the_next(cell: str) -> None:
+    rnn = BidirectionalRNN(4, 3, cell).double()
+    inputs = torch.randn(3, 6, 4, dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [0, 1, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0]])
+    outputs = rnn(inputs, mask)
+    for row in range(3):
+        real = mask[row].bool()
+        assert not outputs[row, ~real].any()
+        if real.any():
+            alone = rnn.rnn(inputs[row : row + 1, real])[0][0]
+            torch.testing.assert_close(outputs[row, real], alone, rtol=0, atol=1e-12)
+
+
+def test_without_a_mask_every_position_is_a_step() -> None:
+    rnn = BidirectionalRNN(4, 3)
+    inputs = torch.randn(2, 5, 4)
+    assert torch.equal(rnn(inputs, None), rnn.rnn(inputs)[0])
+    torch.testing.assert_close(rnn(inputs, torch.ones(2, 5)), rnn(inputs, None))
+
+
+def test_no_gradient_comes_through_padding() -> None:
+    rnn = BidirectionalRNN(4, 3)
+    inputs = torch.randn(2, 5, 4, requires_grad=True)
+    mask = torch.tensor([[1, 1, 0, 0, 0], [0, 1, 1, 0, 1]])
+    rnn(inputs, mask).sum().backward()
+    assert torch.equal(inputs.grad.abs().sum(dim=-1) > 0, mask.bool())
