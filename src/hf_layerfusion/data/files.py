@@ -23,16 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features
 
-from hf_layerfusion.data.formats import (
-    READERS,
-    Columns,
-    WantedColumns,
-    arrow_columns,
-    missing_columns,
-    one_line,
-    read_utf8,
-    split_lines,
-)
+from hf_layerfusion.data.columns import Columns, WantedColumns, missing_columns, one_line
+from hf_layerfusion.data.formats import READERS, arrow_columns, read_utf8, split_lines
 from hf_layerfusion.data.tables import from_table, row_number, to_table
 from hf_layerfusion.errors import UserError
 

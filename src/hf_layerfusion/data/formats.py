@@ -4,19 +4,15 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt, missing_columns, one_line
 from hf_layerfusion.errors import UserError
-
-RESERVED_COLUMNS = ("label", "id", "row")
-
-Columns: TypeAlias = dict[str, pa.Array | pa.ChunkedArray]
 
 # Numbers as JSON writes them, a plus sign allowed: "007" and "1_000" are names, not numbers.
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
@@ -24,67 +20,6 @@ _FLOAT = re.compile(
     r"[+-]?(((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|nan|inf)", re.IGNORECASE
 )
 _LABEL_KINDS = {str: "string", bool: "number", int: "number", float: "number"}
-
-
-@dataclass(frozen=True)
-class WantedColumns:
-    """Which columns the user asks for.
-
-    Attributes:
-        text: the columns of the texts.
-        label: the column of the label, if any.
-        id: the column of the id, if any.
-        label_required: whether a file without the label column is refused.
-
-    Raises:
-        UserError: no text column, one column for two purposes, or a text column with a name that is taken.
-    """
-
-    text: tuple[str, ...]
-    label: str | None = None
-    id: str | None = None
-    label_required: bool = True
-
-    def __post_init__(self) -> None:
-        named = [*self.text, *(name for name in (self.label, self.id) if name is not None)]
-        repeated = [name for name in named if named.count(name) > 1]
-        reserved = [name for name in self.text if name in RESERVED_COLUMNS]
-        if not self.text:
-            raise UserError("no text column is named; name at least one, for instance 'text'")
-        if repeated:
-            raise UserError(
-                f"the column {repeated[0]!r} is asked for twice; texts, label and id need one column each"
-            )
-        if reserved:
-            raise UserError(
-                f"a text column must not be called {reserved[0]!r}, which names a column of the result; "
-                "rename it"
-            )
-
-    def find(self, found: Sequence[str], where: str) -> dict[str, str]:
-        """Maps the names of the result to those of the file.
-
-        Args:
-            found: the file's header.
-            where: the file, for messages.
-
-        Raises:
-            UserError: a name that stands twice in the header, or a column that is missing.
-        """
-        repeated = [name for name in found if found.count(name) > 1]
-        if repeated:
-            raise UserError(
-                f"{where}: the column {excerpt(repeated[0])} stands twice in the header; rename one"
-            )
-        columns = {name: name for name in self.text}
-        if self.label is not None and (self.label_required or self.label in found):
-            columns["label"] = self.label
-        if self.id is not None:
-            columns["id"] = self.id
-        missing = [name for name in columns.values() if name not in found]
-        if missing:
-            raise missing_columns(missing, found, where)
-        return columns
 
 
 def read_csv(path: Path, wanted: WantedColumns, max_text_bytes: int, delimiter: str = ",") -> Columns:
@@ -393,26 +328,6 @@ def split_lines(text: str) -> list[str]:
 def empty_file(path: Path) -> UserError:
     """The error for a file without content."""
     return UserError(f"{path}: the file is empty; give one with at least one example")
-
-
-def missing_columns(missing: Sequence[str], found: Iterable[str], where: str) -> UserError:
-    """The error for columns that are not there; lists those that are."""
-    names = ", ".join(map(excerpt, list(found)[:20])) or "none"
-    return UserError(
-        f"{where}: no column {', '.join(map(repr, missing))} (found: {names}); name the right column, or add "
-        "it"
-    )
-
-
-def excerpt(value: Any) -> str:
-    """`repr`, which leaves no line break, cut to 60 characters."""
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
-
-
-def one_line(error: BaseException) -> str:
-    """Another library's message for use within ours."""
-    return " ".join(str(error).split())[:200]
 
 
 READERS: dict[str, Callable[[Path, WantedColumns, int], Columns]] = {

@@ -10,6 +10,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_layerfusion.data import tables
+from hf_layerfusion.data.columns import excerpt
 from hf_layerfusion.errors import UserError
 
 ProblemType: TypeAlias = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -76,8 +77,7 @@ class LabelSchema:
             if declared is not None and len(declared) != 1:
                 raise UserError(
                     f"a regression has one output, found {len(declared)} label names; give one name or none, "
-                    "or "
-                    "set problem_type to single_label_classification"
+                    "or set problem_type to single_label_classification"
                 )
             schema = cls(kind, tuple(declared or (REGRESSION_NAME,)))
             schema.encode(train, where)
@@ -93,8 +93,7 @@ class LabelSchema:
         if len(counts) < (1 if multiple else 2):
             raise UserError(
                 f"{where}: the only class is {_listed(counts) or 'none'}, and a classifier needs two; add "
-                "examples "
-                "of another"
+                "examples of another"
             )
         once = [value for value, count in counts.items() if count == 1 and not multiple]
         if once:
@@ -102,7 +101,7 @@ class LabelSchema:
                 train,
                 where,
                 first[once[0]],
-                f"the class {once[0]!r} occurs only once; add another example of it",
+                f"the class {excerpt(once[0])} occurs only once; add another example of it",
             )
         if declared is None:
             declared = _class_names(train)
@@ -112,8 +111,7 @@ class LabelSchema:
             if len(names) != len(values):
                 raise UserError(
                     f"{where}: {len(names)} label names for {len(values)} classes ({_listed(values)}); give "
-                    "one "
-                    "name for each class, in ascending order"
+                    "one name for each class, in ascending order"
                 )
         else:
             values = names = sorted(map(str, counts)) if declared is None else list(declared)
@@ -123,12 +121,12 @@ class LabelSchema:
                         train,
                         where,
                         first[value],
-                        f"the label {value!r} is not among the declared {_listed(names)}; declare it too",
+                        f"the label {excerpt(value)} is not among the declared {_listed(names)}; declare it too",
                     )
             never = [name for name in names if name not in counts]
             if never:
                 raise UserError(
-                    f"{where}: the class {never[0]!r} never occurs; add examples of it, or declare only "
+                    f"{where}: the class {excerpt(never[0])} never occurs; add examples of it, or declare only "
                     f"{_listed([name for name in names if name in counts])}"
                 )
         return cls(kind, tuple(names), tuple(values))
@@ -184,7 +182,7 @@ class LabelSchema:
                     dataset,
                     where,
                     index,
-                    f"the label {unknown[0]!r} is not in the training data, which has "
+                    f"the label {excerpt(unknown[0])} is not in the training data, which has "
                     f"{_listed(self.values)}; "
                     "correct it or delete the row",
                 )
@@ -234,7 +232,7 @@ def _classes(dataset: Dataset, where: str, index: int, label: Any, multiple: boo
             dataset,
             where,
             index,
-            f"the label {label!r} is not {wanted}; write it so, or set problem_type to "
+            f"the label {excerpt(label)} is not {wanted}; write it so, or set problem_type to "
             f"{other}_label_classification",
         )
     classes: list[int | str] = []
@@ -246,14 +244,14 @@ def _classes(dataset: Dataset, where: str, index: int, label: Any, multiple: boo
                 dataset,
                 where,
                 index,
-                f"{value!r} is no class; write a name or an integer, or train a regression",
+                f"{excerpt(value)} is no class; write a name or an integer, or train a regression",
             )
         if value in classes:
             raise _fault(
                 dataset,
                 where,
                 index,
-                f"the class {value!r} stands twice in one label; list the row's classes, not zeros and ones",
+                f"the class {excerpt(value)} stands twice in one label; list the row's classes, not zeros and ones",
             )
         classes.append(value)
     return classes
@@ -265,7 +263,7 @@ def _target(dataset: Dataset, where: str, index: int, label: Any) -> float:
             dataset,
             where,
             index,
-            f"the label {label!r} is not a finite number, which a regression needs; correct it or delete the "
+            f"the label {excerpt(label)} is not a finite number, which a regression needs; correct it or delete the "
             "row",
         )
     return float(label)
@@ -283,5 +281,5 @@ def _fault(dataset: Dataset, where: str, index: int, problem: str) -> UserError:
 
 
 def _listed(values: Iterable[object]) -> str:
-    shown = [repr(value) for value in values]
+    shown = [excerpt(value) for value in values]
     return ", ".join(shown) if len(shown) <= 20 else f"{', '.join(shown[:20])}, … ({len(shown)} in all)"
