@@ -60,13 +60,17 @@ def plot_word_counts(path: str | Path, before: WordCounts, after: WordCounts) ->
         after: `word_counts` of the cleaned texts.
     """
     most = max(counts.max() for split in (before, after) for counts in split.values())
-    edges = np.arange(-0.5, most + 1.5, max(1, most // 100))
+    width = max(1, most // 100)
+    edges = np.arange(-0.5, most + width + 0.5, width)
+    labels = list(before | after)
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle("Words per tweet by class")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, (when, split) in zip(panels, _named(before, after), strict=True):
         for label, counts in split.items():
-            axes.hist(counts, bins=edges, alpha=0.5, label=f"{label} ({len(counts):,} tweets)")
+            colour = f"C{labels.index(label)}"
+            name = f"{label} ({len(counts):,} tweets)"
+            axes.hist(counts, bins=edges, histtype="step", linewidth=1.8, color=colour, label=name)
         axes.set(title=f"{when} cleaning", xlabel="words per tweet", ylabel="tweets")
         axes.label_outer()
         axes.legend(title="class")
