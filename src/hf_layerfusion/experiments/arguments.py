@@ -72,7 +72,7 @@ class DataArguments:
     text_pair_column: str | None = option(None, "Column of the second text of a pair.")
     label_column: str = option("label", "Column of the label.")
     id_column: str | None = option(None, "Column of the examples' ids; by default they are numbered.")
-    label_names: list[str] | None = option(None, "Names of integer labels in ascending order.")
+    class_names: list[str] | None = option(None, "Names of integer labels in ascending order.")
     problem_type: str | None = option(
         None,
         "single_label_classification, regression or multi_label_classification; by default from the labels: floats "

@@ -138,7 +138,7 @@ def prepare(arguments: DataArguments) -> PreparedData:
         splits["train"] = remove_duplicates(splits["train"], columns)
         notes.append(f"train: {before - len(splits['train']):,} repeated texts removed")
 
-    schema = LabelSchema.infer(splits["train"], arguments.label_names, arguments.problem_type)
+    schema = LabelSchema.infer(splits["train"], arguments.class_names, arguments.problem_type)
     splits = {name: schema.encode(split, name) for name, split in splits.items()}
     if "validation" not in splits:
         splits["train"], splits["validation"] = split_train_validation(

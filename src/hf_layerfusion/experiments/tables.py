@@ -88,8 +88,9 @@ class Table:
         return cls(name=name, **content)
 
     def runs(self, overrides: Mapping[str, Any] | None = None) -> list[Run]:
-        """Every run of the table; `overrides` are settings that win over the table's."""
-        return [
+        """Every run of the table, the first seed of every row before the second; `overrides` are settings that win
+        over the table's."""
+        runs = [
             Run(
                 self.group,
                 variant,
@@ -99,6 +100,7 @@ class Table:
             for variant, row in self.variants.items()
             for seed in row.get("seeds", self.seeds)
         ]
+        return sorted(runs, key=lambda run: run.seed)
 
 
 def table_names() -> list[str]:
