@@ -244,7 +244,7 @@ def test_long_lists_of_classes_are_cut():
 
 
 def test_a_text_taken_for_a_label_does_not_fill_the_screen():
-    with pytest.raises(UserError, match="row 2: the class 'x+[.]{3} occurs only once") as caught:
+    with pytest.raises(UserError, match=r"row 2: the class 'x+[.]{3} occurs only once") as caught:
         LabelSchema.infer(labelled(["x" * 10_000, "y" * 10_000]))
     assert len(str(caught.value)) < 200
 
