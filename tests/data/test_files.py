@@ -198,11 +198,16 @@ def test_json_lines_in_a_json_file_and_suffix_in_capitals(tmp_path):
     assert read_examples(tmp_path / "a.JSON")["text"][:] == ["x", "y"]
 
 
-def test_csv_field_limit_is_restored_and_long_texts_pass(tmp_path):
-    before = csv.field_size_limit()
-    path = write(tmp_path / "a.csv", [{"text": "x" * 900_000, "label": 1}])
-    assert len(read_examples(path)["text"][0]) == 900_000
-    assert csv.field_size_limit() == before
+def test_long_texts_pass_and_the_csv_module_keeps_its_limit(tmp_path):
+    former = csv.field_size_limit(12_345)
+    try:
+        path = write(tmp_path / "a.csv", [{"text": "x" * 900_000, "label": 1}])
+        assert len(read_examples(path)["text"][0]) == 900_000
+        assert csv.field_size_limit() == 12_345
+        refused_file(path, 'text,label\n"x,1\n', "never closed")
+        assert csv.field_size_limit() == 12_345
+    finally:
+        csv.field_size_limit(former)
 
 
 def test_repeated_ids_are_kept_and_counted(tmp_path, caplog):

@@ -90,6 +90,23 @@ def test_split_is_a_partition_in_order_with_every_class_in_both(labels, fraction
         assert abs(found - size * fraction) < len(sizes)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "fraction", "in_validation"),
+    [
+        # By the largest remainder alone, a class of two would go to validation whole,
+        ((10, 2, 2), 0.75, {0: 8, 1: 1, 2: 1}),
+        # or to training,
+        ((30, 2), 0.2, {0: 5, 1: 1}),
+        # and a class of one to validation.
+        ((7, 1), 0.6, {0: 5}),
+    ],
+)
+def test_training_keeps_a_row_of_each_class_and_validation_gets_one(sizes, fraction, in_validation):
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    _, validation = split_train_validation(numbered(labels), fraction)
+    assert Counter(validation["label"]) == in_validation
+
+
 def test_split_draws_at_random_and_by_seed():
     dataset = numbered([0, 1] * 100)
     first, again, other = (split_train_validation(dataset, 0.3, seed)[1]["text"][:] for seed in (0, 0, 1))
