@@ -1,8 +1,8 @@
 """Time of fused and pooled models as multiples of the plain classifier's on the same encoder.
 
-Forward and backward (no optimizer), and forward alone; no padding. All models are measured in one run, one after the
-other in every round; each ratio is the median over rounds. Beside it stand the bound that arithmetic sets (multiply-adds
-of the model over the plain one's) and the target: 0.05 above that for GRUBERT, 1.03 for pooled models.
+Forward and backward (no optimizer), and forward alone; no padding. All models are measured in one run, one after
+the other in every round; each ratio is the median over rounds. Beside it stand the bound that arithmetic sets
+(multiply-adds of the model over the plain one's) and the target: 0.05 above that for GRUBERT, 1.03 for pooled models.
 
     python benchmarks/bench_models.py
     python benchmarks/bench_models.py --encoder random-bert-base --repeats 5

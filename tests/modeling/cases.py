@@ -7,14 +7,25 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule, GRUFusionConfig, LayerPoolingConfig
+from hf_layerfusion import (
+    BertForGRUFusionClassification,
+    BertWithPoolingModule,
+    GRUFusionConfig,
+    LayerPoolingConfig,
+)
 from hf_layerfusion.modeling.fusion_base import LayerFuser
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
 from hf_layerfusion.modeling.fusion_table import TOKEN_FUSERS
 from tests.tiny import tiny_config
 
 DEPTH, WIDTH, LABELS = 4, 32, 3
-SMALL = {"num_groups": 2, "num_last_layers": 2, "fusion_hidden_size": 6, "downstream_hidden_size": 5, "dense_size": 7}
+SMALL = {
+    "num_groups": 2,
+    "num_last_layers": 2,
+    "fusion_hidden_size": 6,
+    "downstream_hidden_size": 5,
+    "dense_size": 7,
+}
 
 TOKEN_CASES: dict[str, dict[str, Any]] = {
     f"{fusion}-{cell}": {"fusion": fusion, "fusion_cell": cell}

@@ -17,7 +17,7 @@ from hf_layerfusion import (
 )
 from tests.tiny import tiny_config
 
-# A rule of ours is a ValueError; a wrong type is refused by transformers' own class.
+# A wrong type is refused by huggingface_hub's own class, which is no ValueError.
 REFUSALS = (ValueError, StrictDataclassError)
 
 BAD_FUSION: list[tuple[str, Any]] = [
@@ -37,6 +37,11 @@ BAD_FUSION: list[tuple[str, Any]] = [
     ("encoder_config", {"model_type": "bert", "num_hidden_layers": 0}),
     ("encoder_config", {"model_type": "bert", "num_hidden_layers": -1}),
     ("encoder_config", {"model_type": "bert", "hidden_size": 0}),
+    ("encoder_config", {"model_type": "bert", "num_attention_heads": 0}),
+    *((name, 10**9) for name in ("fusion_hidden_size", "downstream_hidden_size", "dense_size")),
+    ("num_labels", 0),
+    ("problem_type", "ranking"),
+    ("initializer_range", float("nan")),
 ]
 BAD_POOLING: list[tuple[str, Any]] = [
     ("pooling", "median"),
@@ -50,8 +55,9 @@ BAD_POOLING: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("name", "value"), BAD_FUSION)
 def test_bad_fusion_settings(name: str, value: Any) -> None:
     settings = {"encoder_config": tiny_config("bert"), "num_groups": 2, name: value}
-    with pytest.raises(REFUSALS, match=name), torch.device("meta"):
+    with pytest.raises(REFUSALS, match=name) as error, torch.device("meta"):
         BertForGRUFusionClassification(GRUFusionConfig(**settings))
+    assert isinstance(error.value, StrictDataclassError) or "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_POOLING)
@@ -62,7 +68,7 @@ def test_bad_pooling_settings(name: str, value: Any) -> None:
 
 
 def test_linear_cells_along_depth() -> None:
-    with pytest.raises(REFUSALS, match=r"`fusion_cell` along depth .* found 'linear'"):
+    with pytest.raises(ValueError, match=r"`fusion_cell` along depth .* found 'linear'"):
         GRUFusionConfig(fusion="share_depth", fusion_cell="linear")
 
 
@@ -79,9 +85,15 @@ def test_more_last_layers_than_there_are() -> None:
 
 
 def test_a_setting_that_does_not_fit_is_refused_before_the_encoder_takes_memory() -> None:
-    huge = tiny_config("bert", 4, hidden_size=2**20, intermediate_size=2**22)
+    huge = tiny_config("bert", 4, hidden_size=2**16, intermediate_size=2**18)
     with pytest.raises(ValueError, match="3 groups for 4 layers"):
         BertForGRUFusionClassification(GRUFusionConfig(encoder_config=huge, num_groups=3))
+
+
+@pytest.mark.parametrize("value", [0, -1, 10**9])
+def test_a_broken_rule_is_a_value_error_on_one_line(value: int) -> None:
+    with pytest.raises(ValueError, match=f"^`num_groups` must .* found {value}; .*$"):
+        GRUFusionConfig(num_groups=value)
 
 
 def test_hostile_file_is_refused(tmp_path: Path) -> None:
@@ -114,7 +126,10 @@ def test_names_of_variants(settings: dict[str, Any], name: str) -> None:
 
 def test_names_of_pooled_variants() -> None:
     assert LayerPoolingConfig().variant == "bert-lstm"
-    assert LayerPoolingConfig(pooling="last", token_pooling="mean", dense_size=9).variant == "bert-last-tokens-dense-9"
+    assert (
+        LayerPoolingConfig(pooling="last", token_pooling="mean", dense_size=9).variant
+        == "bert-last-tokens-dense-9"
+    )
 
 
 def test_the_encoder_says_depth_width_and_vocabulary(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ def test_groups_of_table_1() -> None:
 
 @pytest.mark.parametrize(("depth", "num_groups"), [(12, 5), (4, 8)])
 def test_number_of_groups_must_divide_the_depth(depth: int, num_groups: int) -> None:
-    with pytest.raises(ValueError, match=rf"`num_groups`.* {num_groups} groups for {depth} layers.*choose") as error:
+    with pytest.raises(
+        ValueError, match=rf"`num_groups`.* {num_groups} groups for {depth} layers.*choose"
+    ) as error:
         consecutive_groups(depth, num_groups)
     assert "\n" not in str(error.value)
 

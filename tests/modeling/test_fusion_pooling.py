@@ -34,7 +34,9 @@ def test_mean_over_the_real_tokens_by_hand() -> None:
 
 def test_attention_by_hand() -> None:
     fuser = AttentionPooling(3, 2).double()
-    layers = tuple(torch.tensor([[[x, y]]], dtype=torch.float64) for x, y in [(log(1), 8), (log(2), 4), (log(5), -8)])
+    layers = tuple(
+        torch.tensor([[[x, y]]], dtype=torch.float64) for x, y in [(log(1), 8), (log(2), 4), (log(5), -8)]
+    )
     with torch.no_grad():
         fuser.query.copy_(torch.tensor([1.0, 0.0]))
         fuser.projection.weight.copy_(torch.tensor([[0.0, 1.0], [0.0, 2.0]]))

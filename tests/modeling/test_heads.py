@@ -22,8 +22,12 @@ MASK = torch.tensor([[1, 0, 1], [1, 1, 0]])
     ],
 )
 def test_reductions_by_hand(reduction: str, masked: list[list[float]], whole: list[list[float]]) -> None:
-    torch.testing.assert_close(reduce_tokens(VALUES, MASK, reduction), torch.tensor(masked, dtype=torch.float32))
-    torch.testing.assert_close(reduce_tokens(VALUES, None, reduction), torch.tensor(whole, dtype=torch.float32))
+    torch.testing.assert_close(
+        reduce_tokens(VALUES, MASK, reduction), torch.tensor(masked, dtype=torch.float32)
+    )
+    torch.testing.assert_close(
+        reduce_tokens(VALUES, None, reduction), torch.tensor(whole, dtype=torch.float32)
+    )
 
 
 def test_head_by_hand() -> None:

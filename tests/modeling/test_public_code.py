@@ -67,14 +67,20 @@ def reference_logits(
         group = layers[index * group_size : (index + 1) * group_size]
         steps = [torch.cat([layer[:, t] for layer in group], 1) for t in tokens]
         if cell == "linear":
-            fused.append([torch.mm(x, weights[f"{name}.weight"].t()) + weights[f"{name}.bias"] for x in steps])
+            fused.append(
+                [torch.mm(x, weights[f"{name}.weight"].t()) + weights[f"{name}.bias"] for x in steps]
+            )
         else:
             fused.append(both_directions(weights, name, steps, cell))
     steps = [torch.cat([group[t] for group in fused], 1) for t in tokens]
     logits = steps[0].new_zeros(len(steps[0]), LABELS)
     for state in both_directions(weights, "gru", steps, "gru"):
-        dense = torch.mm(state.clamp(min=0), weights["classifier.0.weight"].t()) + weights["classifier.0.bias"]
-        logits += torch.mm(dense.clamp(min=0), weights["classifier.3.weight"].t()) + weights["classifier.3.bias"]
+        dense = (
+            torch.mm(state.clamp(min=0), weights["classifier.0.weight"].t()) + weights["classifier.0.bias"]
+        )
+        logits += (
+            torch.mm(dense.clamp(min=0), weights["classifier.3.weight"].t()) + weights["classifier.3.bias"]
+        )
     return logits
 
 
