@@ -67,6 +67,7 @@ class DataArguments:
     dataset_name: str | None = option(None, "Data set of the Hub, such as cardiffnlp/tweet_eval.")
     dataset_config_name: str | None = option(None, "Its configuration, such as sentiment.")
     dataset_description: str = option("", "A sentence about the data and its defects, for the model card.")
+    dataset_warning: str = option("", "A warning to print above everything else in the model card.")
     language: str = option("en", "ISO 639 code of the texts' language, for the model card.")
     text_column: str = option("text", "Column of the text.")
     text_pair_column: str | None = option(None, "Column of the second text of a pair.")

@@ -16,6 +16,7 @@ from hf_layerfusion.hub.card import (
     encoder_hub_id,
     encoder_license,
     encoder_name,
+    escape_markdown,
     library_environment,
 )
 
@@ -106,7 +107,8 @@ def card_facts(
         limits.insert(
             0, "The checkpoint was chosen on the validation split, whose figures above are therefore optimistic."
         )
-    sections = []
+    notes = "\n".join(f"- {escape_markdown(note)}" for note in data.notes)
+    sections = [("What happened to the texts", notes)]
     if single_label:
         raw = corpus_statistics(*texts_and_labels(data.raw_train, data.text_columns[0]))
         train = data.splits["train"]
@@ -128,6 +130,7 @@ def card_facts(
         encoder=encoder_name(encoder),
         base_model=encoder_hub_id(encoder),
         base_model_license=encoder_license(encoder),
+        warning=data_arguments.dataset_warning,
         architecture=architecture_lines(model),
         methods=["grubert"] if model.config.model_type == "gru_fusion" else [],
         parameters=result.parameters,
@@ -136,7 +139,6 @@ def card_facts(
         dataset_name=data_arguments.dataset_name or Path(str(source)).name,
         dataset_id=data_arguments.dataset_name,
         dataset_description=data_arguments.dataset_description,
-        dataset_defects=data.notes,
         num_examples={name: len(split) for name, split in data.splits.items()},
         text_pair=len(data.text_columns) == 2,
         preparation=list(data.steps),

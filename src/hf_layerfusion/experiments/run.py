@@ -23,6 +23,7 @@ from hf_layerfusion.experiments.models import load_model, load_tokenizer
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.report import RunResult, card_facts, texts_and_labels
 from hf_layerfusion.hub.card import build_card
+from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 
@@ -71,6 +72,20 @@ def run_settings(
     return settings
 
 
+def resume_point(arguments: TweetTrainingArguments) -> str | None:
+    """The checkpoint to go on from: the one named, or with `--resume_from_checkpoint True` the newest intact one of
+    the run; `None` where the run was cut off before its first."""
+    asked = arguments.resume_from_checkpoint
+    if asked is None or asked.lower() in ("false", "no"):
+        return None
+    if asked.lower() not in ("true", "yes"):
+        return asked
+    newest = newest_valid_checkpoint(arguments.output_dir) if Path(arguments.output_dir).exists() else None
+    if newest is None:
+        logger.info("%s: no checkpoint yet, so the run starts anew", arguments.output_dir)
+    return None if newest is None else str(newest)
+
+
 def train_and_predict(
     data: PreparedData,
     encoded: dict[str, Dataset],
@@ -92,23 +107,23 @@ def train_and_predict(
         compute_metrics=compute_metrics_for(data.schema.problem_type),
     )
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=training_arguments.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=resume_point(training_arguments))
     seconds = time.perf_counter() - start
     metrics = {}
     logits, labels = np.empty((0, data.schema.num_labels)), None
-    for split in ("validation", "test"):
-        if split in encoded:
-            output = trainer.predict(encoded[split], metric_key_prefix=split)
-            predictions = output.predictions
-            logits = predictions[0] if isinstance(predictions, tuple) else predictions
-            labels = output.label_ids
+    scored = [split for split in ("validation", "test") if split in encoded]
+    if training_arguments.eval_strategy == "no":
+        scored = scored[-1:]  # validation takes no part in the run unless there is nothing else to predict
+    for split in scored:
+        output = trainer.predict(encoded[split], metric_key_prefix=split)
+        logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+        labels = output.label_ids
+        if labels is not None:
             metrics[split] = {
                 name.removeprefix(f"{split}_"): value
                 for name, value in (output.metrics or {}).items()
                 if not name.endswith(("_runtime", "_per_second", "_preparation_time"))
             }
-            if labels is None:
-                metrics.pop(split)
     return trainer, RunResult(metrics, logits, labels, trainer.state.log_history, seconds, model.num_parameters())
 
 

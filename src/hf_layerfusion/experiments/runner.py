@@ -99,8 +99,8 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
         "num_examples": {name: len(split) for name, split in data.splits.items()},
         "epochs": epoch_rows(result.history),
         "threads": torch.get_num_threads(),
-        "predictions": result.logits.argmax(axis=1).tolist(),
-        "labels": [int(label) for label in labels],
+        "predictions": " ".join(map(str, result.logits.argmax(axis=1))),
+        "labels": " ".join(str(int(label)) for label in labels),
     }
     write_json(file, content)
     shutil.rmtree(folder, ignore_errors=True)

@@ -178,7 +178,7 @@ def read_rows(table: Table, results: Path) -> list[Row]:
 
 def correctness(contents: list[dict[str, Any]]) -> np.ndarray:
     """Whether each run got each example of the reported split right, `[runs, examples]`."""
-    return np.array([np.equal(content["predictions"], content["labels"]) for content in contents], dtype=float)
+    return np.array([np.equal(content["predictions"].split(), content["labels"].split()) for content in contents], float)
 
 
 HEADER = (

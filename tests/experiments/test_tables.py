@@ -1,0 +1,124 @@
+"""Tables of runs: what they declare, and what their report makes of run files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import HfArgumentParser
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, TweetTrainingArguments
+from hf_layerfusion.experiments.document import filled
+from hf_layerfusion.experiments.models import model_settings
+from hf_layerfusion.experiments.runner import pending_runs
+from hf_layerfusion.experiments.tables import Table, format_csv, format_markdown, read_rows, table_names
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_every_run_of_a_table_is_made_of_settings_that_exist(name, tmp_path):
+    parser = HfArgumentParser((ModelArguments, DataArguments, TweetTrainingArguments))
+    runs = Table.load(name).runs()
+    assert len({run.file(tmp_path) for run in runs}) == len(runs)
+    for run in runs:
+        model_arguments, _, _ = parser.parse_dict({**run.settings, "output_dir": str(tmp_path)})
+        model_settings(model_arguments)
+
+
+def test_tables_of_one_group_agree_on_the_rows_they_share():
+    seen: dict[tuple[str, str], dict] = {}
+    for name in table_names():
+        table = Table.load(name)
+        for variant, row in table.variants.items():
+            assert seen.setdefault((table.group, variant), row) == row
+
+
+def test_the_first_seed_of_every_row_comes_before_the_second():
+    seeds = [run.seed for run in Table.load("grubert-2").runs()]
+    assert seeds == sorted(seeds)
+
+
+def test_unknown_table_is_refused():
+    with pytest.raises(UserError, match="--table must be one of .*grubert-2.*found 'nope'"):
+        Table.load("nope")
+
+
+def small_table() -> Table:
+    return Table(
+        name="t",
+        title="T",
+        group="g",
+        split="test",
+        metric="accuracy",
+        baseline="base",
+        data={},
+        common={"learning_rate": 1e-3},
+        seeds=[0, 1],
+        variants={"base": {"figure": "80.00"}, "same": {}, "better": {}, "missing": {}},
+    )
+
+
+def write_runs(results: Path) -> Table:
+    table = small_table()
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    for run in table.runs():
+        if run.variant == "missing":
+            continue
+        wrong = np.zeros(400, dtype=bool)
+        share = {"base": 0.4, "same": 0.4, "better": 0.1}[run.variant]
+        wrong[rng.choice(400, int(400 * share), replace=False)] = True
+        predictions = np.where(wrong, 1 - labels, labels)
+        content = {
+            "settings": run.settings,
+            "metrics": {"test": {"accuracy": float((predictions == labels).mean())}},
+            "parameters": 10,
+            "training_seconds": 2.0 + run.seed,
+            "predictions": " ".join(map(str, predictions)),
+            "labels": " ".join(map(str, labels)),
+        }
+        run.file(results).parent.mkdir(parents=True, exist_ok=True)
+        run.file(results).write_text(json.dumps(content))
+    return table
+
+
+def test_report_tests_each_row_against_the_baseline_and_marks_noise(tmp_path):
+    rows = {row.variant: row for row in read_rows(write_runs(tmp_path), tmp_path)}
+    assert list(rows) == ["base", "same", "better"]
+    assert rows["base"].values == [0.6, 0.6] and rows["base"].difference is None
+    assert rows["better"].difference[0] == pytest.approx(0.3)
+    assert rows["better"].p_value < 0.01 < rows["same"].p_value
+    assert rows["base"].seconds == 2.5
+    text = format_markdown(list(rows.values()))
+    by_row = {line.split("|")[1].strip(): line for line in text.splitlines()}
+    assert "within noise" in by_row["same"] and "within noise" not in by_row["better"]
+    assert "60.00 (0.00)" in by_row["base"] and "80.00" in by_row["base"]
+    assert "other data, other encoder" in text.splitlines()[0]
+    assert format_csv(list(rows.values())).count("\n") == 4
+
+
+def test_pending_runs_are_those_without_a_file_and_foreign_files_are_refused(tmp_path):
+    table = write_runs(tmp_path)
+    assert [run.variant for run in pending_runs(table, tmp_path, {})] == ["missing", "missing"]
+    with pytest.raises(UserError, match=r"other settings \(learning_rate\)"):
+        pending_runs(table, tmp_path, {"learning_rate": 0.5})
+
+
+def test_documents_are_filled_from_reports(tmp_path):
+    (tmp_path / "t.md").write_text("| new |\n")
+    text = "a\n<!-- table: t -->\n| old |\n<!-- end -->\nb"
+    assert filled(text, tmp_path) == "a\n<!-- table: t -->\n| new |\n<!-- end -->\nb"
+    with pytest.raises(UserError, match="table 'u'"):
+        filled(text.replace("table: t", "table: u"), tmp_path)
+
+
+def test_published_results_are_those_of_their_run_files():
+    """Every figure in docs/results.md is in a report, and every report is what its run files give."""
+    docs = Path(__file__).parents[2] / "docs"
+    document = docs / "results.md"
+    if not document.exists():
+        pytest.skip("no results have been published yet")
+    for report in (docs / "results").glob("*.md"):
+        rows = read_rows(Table.load(report.stem), docs / "results")
+        assert report.read_text(encoding="utf-8") == format_markdown(rows) + "\n"
+    assert filled(document.read_text(encoding="utf-8"), docs / "results") == document.read_text(encoding="utf-8")
