@@ -57,11 +57,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
         licences = [name for name in archive.namelist() if name.endswith("LICENSE")]
-    sources = (ROOT / "src" / "hf_layerfusion").rglob("*")
     expected = {
         path.relative_to(ROOT / "src").as_posix()
-        for path in sources
-        if path.is_file() and path.suffix in (".py", ".md", ".typed")
+        for path in (ROOT / "src" / "hf_layerfusion").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
     }
     assert set(names) == expected
     assert licences

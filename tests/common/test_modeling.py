@@ -4,6 +4,8 @@ import unittest
 from typing import Any
 
 import torch
+import transformers
+from packaging import version
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
@@ -72,6 +74,10 @@ class CommonTests(ModelTesterMixin):
 
     def test_config(self) -> None:
         self.config_tester.run_common_tests()
+
+    @unittest.skipIf(version.parse(transformers.__version__) < version.parse("5.23"), "an older rule")
+    def test_can_capture_specific_layers_hidden_states(self) -> None:
+        super().test_can_capture_specific_layers_hidden_states()
 
 
 # The common tests go by these tables: classifiers get labels, base models have no loss.
