@@ -122,7 +122,13 @@ def run_table(
     # A fresh interpreter a job: torch's thread pools do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)) as pool,
+        ProcessPoolExecutor(
+            jobs,
+            mp_context=context,
+            initializer=torch.set_num_threads,
+            initargs=(threads,),
+            max_tasks_per_child=10,  # bounds what the allocator keeps from batches of many lengths
+        ) as pool,
         tqdm(total=len(runs), desc=table.name, unit="run", smoothing=0.1) as progress,
     ):
         futures = {pool.submit(execute, run, data_dir, results, work): run for run in runs}
