@@ -13,7 +13,6 @@ from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, 
 from hf_layerfusion.experiments.run import classify
 from hf_layerfusion.experiments.script import parse_arguments, run_script
 
-
 SENTENCES = (
     "what a lovely morning, thank you all!",
     "my phone died again and i missed the train",

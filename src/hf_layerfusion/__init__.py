@@ -13,7 +13,6 @@ from hf_layerfusion.modeling.configuration_layer_pooling import LayerPoolingConf
 from hf_layerfusion.modeling.modeling_gru_fusion import BertForGRUFusionClassification, GRUFusionModel
 from hf_layerfusion.modeling.modeling_layer_pooling import BertWithPoolingModule, LayerPoolingModel
 
-
 __version__ = "0.1.0"
 
 # Heavy or rarely needed names, imported when first asked for.

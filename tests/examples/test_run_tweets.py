@@ -20,7 +20,6 @@ from hf_layerfusion.experiments.run import classify
 from hf_layerfusion.experiments.script import parse_arguments
 from tests.tiny import tiny_texts, write_csv
 
-
 SCRIPT = Path(__file__).parents[2] / "examples" / "run_tweets.py"
 
 
@@ -47,7 +46,9 @@ def call(tiny_encoder_dir, tiny_tweets, monkeypatch):
             "preprocessing": "light",
             **changes,
         }
-        arguments = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+        arguments = [
+            part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))
+        ]
         monkeypatch.setattr(sys, "argv", ["run_tweets.py", *arguments, *extra])
         return classify(*parse_arguments(ModelArguments, DataArguments, TweetTrainingArguments))
 
@@ -85,7 +86,7 @@ def test_a_run_leaves_a_folder_that_the_ecosystem_opens(call, tmp_path, tiny_twe
 
 def test_a_folder_with_another_run_is_refused_and_left_as_it_is(call, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="--output_dir .*must be empty"):
+    with pytest.raises(UserError, match=r"--output_dir .*must be empty"):
         call(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -118,7 +119,8 @@ def test_an_interrupted_run_ends_in_the_weights_of_one_that_was_not(call, tmp_pa
 def test_seeds_get_a_folder_each_and_a_summary(call, tmp_path):
     summary = call(tmp_path / "run", "--seeds", "3", "4", num_train_epochs=1)
     single = [
-        json.loads((tmp_path / "run" / f"seed-{seed}" / "all_results.json").read_text())["test_loss"] for seed in (3, 4)
+        json.loads((tmp_path / "run" / f"seed-{seed}" / "all_results.json").read_text())["test_loss"]
+        for seed in (3, 4)
     ]
     assert single[0] != single[1]
     assert summary["seeds"] == [3, 4]
@@ -136,7 +138,8 @@ def test_train_on_all_trains_on_both_for_all_epochs(call, tmp_path):
     results = call(tmp_path / "run", "--train_on_all", "True")
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
     assert state["global_step"] == 2 * (128 + 32) / 16
-    assert results["epochs"] == 2 and "validation_loss" not in results
+    assert results["epochs"] == 2
+    assert "validation_loss" not in results
 
 
 def test_the_competition_s_files_and_format(call, tmp_path):
@@ -210,7 +213,8 @@ def test_mistakes_are_one_line_and_leave_nothing(call, tmp_path, mistake):
     changes, message = MISTAKES[mistake]
     with pytest.raises(UserError) as caught:
         call(tmp_path / "run", **changes)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -245,11 +249,15 @@ def test_the_script_prints_one_line_and_exits_with_2(tmp_path):
         json.dumps({"train_file": str(tmp_path / "no.csv"), "output_dir": str(tmp_path / "out")})
     )
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path / "arguments.json")], capture_output=True, text=True, timeout=240
+        [sys.executable, str(SCRIPT), str(tmp_path / "arguments.json")],
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1 and lines[0].startswith("error: ")
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
     assert not (tmp_path / "out").exists()
 
 

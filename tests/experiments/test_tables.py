@@ -39,7 +39,7 @@ def test_the_first_seed_of_every_row_comes_before_the_second():
 
 
 def test_unknown_table_is_refused():
-    with pytest.raises(UserError, match="--table must be one of .*grubert-2.*found 'nope'"):
+    with pytest.raises(UserError, match=r"--table must be one of .*grubert-2.*found 'nope'"):
         Table.load("nope")
 
 
@@ -85,14 +85,17 @@ def write_runs(results: Path) -> Table:
 def test_report_tests_each_row_against_the_baseline_and_marks_noise(tmp_path):
     rows = {row.variant: row for row in read_rows(write_runs(tmp_path), tmp_path)}
     assert list(rows) == ["base", "same", "better"]
-    assert rows["base"].values == [0.6, 0.6] and rows["base"].difference is None
+    assert rows["base"].values == [0.6, 0.6]
+    assert rows["base"].difference is None
     assert rows["better"].difference[0] == pytest.approx(0.3)
     assert rows["better"].p_value < 0.01 < rows["same"].p_value
     assert rows["base"].seconds == 2.5
     text = format_markdown(list(rows.values()))
     by_row = {line.split("|")[1].strip(): line for line in text.splitlines()}
-    assert "within noise" in by_row["same"] and "within noise" not in by_row["better"]
-    assert "60.00 (0.00)" in by_row["base"] and "80.00" in by_row["base"]
+    assert "within noise" in by_row["same"]
+    assert "within noise" not in by_row["better"]
+    assert "60.00 (0.00)" in by_row["base"]
+    assert "80.00" in by_row["base"]
     assert "other data, other encoder" in text.splitlines()[0]
     assert format_csv(list(rows.values())).count("\n") == 4
 
@@ -121,4 +124,6 @@ def test_published_results_are_those_of_their_run_files():
     for report in (docs / "results").glob("*.md"):
         rows = read_rows(Table.load(report.stem), docs / "results")
         assert report.read_text(encoding="utf-8") == format_markdown(rows) + "\n"
-    assert filled(document.read_text(encoding="utf-8"), docs / "results") == document.read_text(encoding="utf-8")
+    assert filled(document.read_text(encoding="utf-8"), docs / "results") == document.read_text(
+        encoding="utf-8"
+    )

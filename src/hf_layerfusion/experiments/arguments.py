@@ -27,31 +27,45 @@ class ModelArguments:
         "gru_fusion (GRUBERT), layer_pooling (BERT-LSTM and its kin) or plain (transformers' own classifier).",
     )
     fusion: str | None = option(
-        None, "gru_fusion: share, cat, share_depth, cat_depth, last_concat, last_mean or scalar_mix (default share)."
+        None,
+        "gru_fusion: share, cat, share_depth, cat_depth, last_concat, last_mean or scalar_mix (default share).",
     )
-    num_groups: int | None = option(None, "gru_fusion: number of layer groups; divides the depth (default 3).")
+    num_groups: int | None = option(
+        None, "gru_fusion: number of layer groups; divides the depth (default 3)."
+    )
     num_last_layers: int | None = option(None, "gru_fusion: layers of last_concat and last_mean (default 4).")
     fusion_cell: str | None = option(None, "gru_fusion: gru, lstm or linear (default gru).")
-    fusion_hidden_size: int | None = option(None, "gru_fusion: units a direction of the embedding cell (default 100).")
-    freeze_fusion: bool | None = option(None, "gru_fusion: keep the fuser at its random weights, as a control.")
+    fusion_hidden_size: int | None = option(
+        None, "gru_fusion: units a direction of the embedding cell (default 100)."
+    )
+    freeze_fusion: bool | None = option(
+        None, "gru_fusion: keep the fuser at its random weights, as a control."
+    )
     downstream_hidden_size: int | None = option(
         None, "gru_fusion: units a direction of the downstream GRU; 0 leaves it out (default 100)."
     )
-    token_reduction: str | None = option(None, "gru_fusion: sum, mean or max of the tokens' logits (default sum).")
+    token_reduction: str | None = option(
+        None, "gru_fusion: sum, mean or max of the tokens' logits (default sum)."
+    )
     mask_padding: bool | None = option(
-        None, "gru_fusion: False is the public code's function, for texts padded to one length (default True)."
+        None,
+        "gru_fusion: False is the public code's function, for texts padded to one length (default True).",
     )
     pooling: str | None = option(
         None, "layer_pooling: lstm, attention, last, max, mean or scalar_mix over the layers (default lstm)."
     )
-    token_pooling: str | None = option(None, "layer_pooling: cls or mean over the tokens of a layer (default cls).")
+    token_pooling: str | None = option(
+        None, "layer_pooling: cls or mean over the tokens of a layer (default cls)."
+    )
     dense_size: int | None = option(None, "Units of the dense layer before the labels; 0 leaves it out.")
     classifier_dropout: float | None = option(None, "Dropout before the labels.")
     tokenizer_name: str | None = option(None, "Tokenizer, where it is not the encoder's.")
     cache_dir: str | None = option(None, "Where downloads are kept.")
     model_revision: str = option("main", "Branch, tag or commit of the model.")
     token: str | None = option(None, "Token for the Hub; by default the one stored by `hf auth login`.")
-    trust_remote_code: bool = option(False, "Run code that lies beside the encoder on the Hub. Read it first.")
+    trust_remote_code: bool = option(
+        False, "Run code that lies beside the encoder on the Hub. Read it first."
+    )
     allow_pickle: bool = option(False, "Accept weights stored as pickle (.bin) instead of safetensors.")
 
 
@@ -60,7 +74,9 @@ class DataArguments:
     """Which texts, and how they are prepared."""
 
     train_file: str | None = option(None, "Training examples: .csv, .tsv, .jsonl, .json or .parquet.")
-    validation_file: str | None = option(None, "Validation examples; without them 30 % is split from training.")
+    validation_file: str | None = option(
+        None, "Validation examples; without them 30 % is split from training."
+    )
     test_file: str | None = option(None, "Test examples, with or without labels.")
     train_pos_file: str | None = option(None, "The competition's train_pos.txt, one tweet a line.")
     train_neg_file: str | None = option(None, "The competition's train_neg.txt, one tweet a line.")
@@ -83,7 +99,9 @@ class DataArguments:
     split_seed: int = option(42, "Seed of that split and of --max_*_samples, the same for every run.")
     max_seq_length: int = option(40, "Tokens a text is cut to (GRUBERT: 40).")
     pad_to_max_length: bool = option(False, "Pad to that length instead of the batch's longest text.")
-    preprocessing: str = option("paper", "none, light (BERTweet's conventions) or paper (GRUBERT, section 2.1).")
+    preprocessing: str = option(
+        "paper", "none, light (BERTweet's conventions) or paper (GRUBERT, section 2.1)."
+    )
     preprocessing_steps: list[str] | None = option(
         None, "The steps themselves, in place of a preset: users, links, spelling, whitespace, hashtags, …"
     )
@@ -102,7 +120,9 @@ class TweetTrainingArguments(LayerFusionTrainingArguments):
     """`TrainingArguments` with GRUBERT's recipe as defaults (sections 2.3 and 2.4)."""
 
     output_dir: str | None = option(None, "Folder of the run; must not hold another one.")
-    seeds: list[int] | None = option(None, "Train once with each seed and report mean and standard deviation.")
+    seeds: list[int] | None = option(
+        None, "Train once with each seed and report mean and standard deviation."
+    )
     learning_rate: float = option(1e-5, "Rate of the encoder.")
     epoch_decay: float = option(0.9, "Factor on every rate after each epoch.")
     lr_scheduler_type: str = option("constant", "Schedule of the rate besides --epoch_decay.")
@@ -118,6 +138,8 @@ class TweetTrainingArguments(LayerFusionTrainingArguments):
     load_best_model_at_end: bool = option(True, "End with the best checkpoint.")
     metric_for_best_model: str | None = option("loss", "What makes a checkpoint the best.")
     greater_is_better: bool | None = option(False, "Whether more of it is better.")
-    early_stopping_patience: int | None = option(3, "Epochs without a better checkpoint before the run stops.")
+    early_stopping_patience: int | None = option(
+        3, "Epochs without a better checkpoint before the run stops."
+    )
     train_sampling_strategy: str = option("group_by_length", "Batches of texts of like length.")
     report_to: str = option("none", "Where to report, such as tensorboard.")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from hf_layerfusion.errors import UserError
 
-
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -19,7 +18,9 @@ def filled(text: str, results: Path) -> str:
     def block(match: re.Match[str]) -> str:
         report = results / f"{match['name']}.md"
         if not report.exists():
-            raise UserError(f"table '{match['name']}': has no report {report}; run examples/reproduce.py for it.")
+            raise UserError(
+                f"table '{match['name']}': has no report {report}; run examples/reproduce.py for it."
+            )
         return match[1] + report.read_text(encoding="utf-8") + match[3]
 
     return BLOCK.sub(block, text)

@@ -17,7 +17,6 @@ from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import ModelArguments
 
-
 ARCHITECTURES: dict[str, Any] = {
     "gru_fusion": BertForGRUFusionClassification,
     "layer_pooling": BertWithPoolingModule,
@@ -65,7 +64,9 @@ def model_settings(arguments: ModelArguments) -> dict[str, Any]:
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     for name in given:
         if name not in known:
-            raise UserError(f"--{name} is no setting of --architecture {arguments.architecture}; leave it out.")
+            raise UserError(
+                f"--{name} is no setting of --architecture {arguments.architecture}; leave it out."
+            )
     return given
 
 

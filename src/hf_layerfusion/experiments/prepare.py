@@ -66,11 +66,17 @@ def read_splits(arguments: DataArguments) -> dict[str, Dataset]:
         )
         splits = {name: found[name] for name in ("train", "validation", "test") if name in found}
         if "train" not in splits:
-            raise UserError(f"--dataset_name {arguments.dataset_name}: holds no split 'train', found {sorted(found)}.")
+            raise UserError(
+                f"--dataset_name {arguments.dataset_name}: holds no split 'train', found {sorted(found)}."
+            )
     elif arguments.train_file is None:
         if arguments.train_pos_file is None or arguments.train_neg_file is None:
-            raise UserError("--train_pos_file and --train_neg_file go together, found one of them; name both.")
-        splits["train"] = read_competition(*pair, text_column=arguments.text_column)
+            raise UserError(
+                "--train_pos_file and --train_neg_file go together, found one of them; name both."
+            )
+        splits["train"] = read_competition(
+            arguments.train_pos_file, arguments.train_neg_file, text_column=arguments.text_column
+        )
     for split in ("train", "validation", "test"):
         path = getattr(arguments, f"{split}_file")
         if path is not None:
@@ -155,7 +161,9 @@ def prepare(arguments: DataArguments) -> PreparedData:
     return PreparedData(splits, raw_train, schema, columns, cleaner.steps, notes)
 
 
-def tokenize(data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: DataArguments) -> dict[str, Dataset]:
+def tokenize(
+    data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: DataArguments
+) -> dict[str, Dataset]:
     """Turns each split into model inputs: `input_ids`, `attention_mask`, …, and `labels` where there are labels."""
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:

@@ -80,7 +80,9 @@ def epoch_rows(history: list[dict[str, Any]]) -> list[dict[str, float]]:
         if "loss" in entry:
             row["training loss"] = entry["loss"]
         for name, value in entry.items():
-            if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second", "_preparation_time")):
+            if name.startswith("eval_") and not name.endswith(
+                ("_runtime", "_per_second", "_preparation_time")
+            ):
                 row[f"validation {name.removeprefix('eval_')}"] = value
     return [rows[epoch] for epoch in sorted(rows)]
 
@@ -103,9 +105,14 @@ def card_facts(
         "The texts of one source taught the model; others may differ in language, length, topics and labels.",
         "Whether the fusion of layers helped is not shown by one run: compare with the plain classifier over seeds.",
     ]
-    if "test" not in result.metrics and "validation" in result.metrics and training_arguments.load_best_model_at_end:
+    if (
+        "test" not in result.metrics
+        and "validation" in result.metrics
+        and training_arguments.load_best_model_at_end
+    ):
         limits.insert(
-            0, "The checkpoint was chosen on the validation split, whose figures above are therefore optimistic."
+            0,
+            "The checkpoint was chosen on the validation split, whose figures above are therefore optimistic.",
         )
     notes = "\n".join(f"- {escape_markdown(note)}" for note in data.notes)
     sections = [("What happened to the texts", notes)]
@@ -115,7 +122,15 @@ def card_facts(
         cleaned = [data.schema.names[label] for label in train["label"]]
         after = corpus_statistics(list(train[data.text_columns[0]]), cleaned)
         sections.append(("Words a text, before and after cleaning", format_statistics(raw, after)))
-    names = ("learning_rate", "fusion_learning_rate", "epoch_decay", "num_train_epochs", "weight_decay", "bf16", "fp16")
+    names = (
+        "learning_rate",
+        "fusion_learning_rate",
+        "epoch_decay",
+        "num_train_epochs",
+        "weight_decay",
+        "bf16",
+        "fp16",
+    )
     recipe = {name: getattr(training_arguments, name) for name in names}
     recipe |= {
         "batch": training_arguments.train_batch_size

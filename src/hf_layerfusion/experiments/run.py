@@ -26,7 +26,6 @@ from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
-
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "run.json"
@@ -80,7 +79,8 @@ def resume_point(arguments: TweetTrainingArguments) -> str | None:
         return None
     if asked.lower() not in ("true", "yes"):
         return asked
-    newest = newest_valid_checkpoint(arguments.output_dir) if Path(arguments.output_dir).exists() else None
+    folder = Path(str(arguments.output_dir))
+    newest = newest_valid_checkpoint(folder) if folder.exists() else None
     if newest is None:
         logger.info("%s: no checkpoint yet, so the run starts anew", arguments.output_dir)
     return None if newest is None else str(newest)
@@ -109,7 +109,7 @@ def train_and_predict(
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume_point(training_arguments))
     seconds = time.perf_counter() - start
-    metrics = {}
+    metrics: dict[str, dict[str, float]] = {}
     logits, labels = np.empty((0, data.schema.num_labels)), None
     scored = [split for split in ("validation", "test") if split in encoded]
     if training_arguments.eval_strategy == "no":
@@ -124,7 +124,9 @@ def train_and_predict(
                 for name, value in (output.metrics or {}).items()
                 if not name.endswith(("_runtime", "_per_second", "_preparation_time"))
             }
-    return trainer, RunResult(metrics, logits, labels, trainer.state.log_history, seconds, model.num_parameters())
+    return trainer, RunResult(
+        metrics, logits, labels, trainer.state.log_history, seconds, model.num_parameters()
+    )
 
 
 def write_outputs(
@@ -148,7 +150,9 @@ def write_outputs(
         train = data.splits["train"]
         after = word_counts(train[data.text_columns[0]], [names[label] for label in train["label"]])
         plot_word_counts(plots / "word_counts.png", before, after)
-        figures.append(("Words a text in the training data, before and after cleaning.", "plots/word_counts.png"))
+        figures.append(
+            ("Words a text in the training data, before and after cleaning.", "plots/word_counts.png")
+        )
     if "validation" in data.splits:
         plot_training_curves(result.history, plots / "training_curves.png")
         figures.append(("Loss and accuracy by epoch.", "plots/training_curves.png"))
@@ -171,11 +175,15 @@ def write_outputs(
         elif result.labels is not None and data.schema.problem_type == "regression":
             plot_regression(result.labels, result.logits, plots / "regression.png")
             figures.append((f"Predicted against true values on {split}.", "plots/regression.png"))
-    results = {f"{name}_{metric}": v for name, values in result.metrics.items() for metric, v in values.items()}
+    results = {
+        f"{name}_{metric}": v for name, values in result.metrics.items() for metric, v in values.items()
+    }
     results |= {"training_seconds": result.training_seconds, "parameters": result.parameters}
     results["epochs"] = trainer.state.epoch
     write_json(folder / RESULTS_FILE, results)
-    facts = card_facts(folder, data, result, trainer.model, model_arguments, data_arguments, training_arguments, figures)
+    facts = card_facts(
+        folder, data, result, trainer.model, model_arguments, data_arguments, training_arguments, figures
+    )
     build_card(facts).save(folder / "README.md")
 
 
@@ -206,7 +214,7 @@ def classify(
         encoded = tokenize(data, tokenizer, data_arguments)
     for note in data.notes:
         logger.info(note)
-    top = Path(training_arguments.output_dir)
+    top = Path(str(training_arguments.output_dir))
     main_process = training_arguments.process_index == 0
     if main_process:
         top.mkdir(parents=True, exist_ok=True)
@@ -214,12 +222,17 @@ def classify(
     fixed_epochs: dict[str, Any] = {}
     if data_arguments.train_on_all:
         # Nothing is left to choose a checkpoint on.
-        fixed_epochs = {"eval_strategy": "no", "load_best_model_at_end": False, "early_stopping_patience": None}
+        fixed_epochs = {
+            "eval_strategy": "no",
+            "load_best_model_at_end": False,
+            "early_stopping_patience": None,
+        }
     seeds = training_arguments.seeds or [training_arguments.seed]
     runs = []
     for seed in seeds:
         folder = top if len(seeds) == 1 else top / f"seed-{seed}"
-        arguments = dataclasses.replace(training_arguments, seed=seed, output_dir=str(folder), **fixed_epochs)
+        changes = {"seed": seed, "output_dir": str(folder), **fixed_epochs}
+        arguments = dataclasses.replace(training_arguments, **changes)
         if (folder / RESULTS_FILE).exists():
             logger.info("%s: finished before", folder)
         else:

@@ -24,7 +24,6 @@ from hf_layerfusion.experiments.run import train_and_predict, write_json
 from hf_layerfusion.experiments.tables import Run, Table
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 
-
 FILE_SETTINGS = ("train_file", "validation_file", "test_file")
 
 
@@ -84,11 +83,12 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
         {**settings, "output_dir": str(folder), "disable_tqdm": True, "resume_from_checkpoint": resume}
     )
     tokenizer_settings = {
-        name: getattr(model_arguments, name) for name in ("model_name_or_path", "tokenizer_name", "model_revision")
+        name: getattr(model_arguments, name)
+        for name in ("model_name_or_path", "tokenizer_name", "model_revision")
     }
     data, encoded, tokenizer = _prepared(json.dumps(tokenizer_settings), json.dumps(vars(data_arguments)))
     _, result = train_and_predict(data, encoded, tokenizer, model_arguments, training_arguments)
-    labels = result.labels if result.labels is not None else []
+    labels = [] if result.labels is None else result.labels.tolist()
     file = run.file(results)
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {
@@ -100,7 +100,7 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
         "epochs": epoch_rows(result.history),
         "threads": torch.get_num_threads(),
         "predictions": " ".join(map(str, result.logits.argmax(axis=1))),
-        "labels": " ".join(str(int(label)) for label in labels),
+        "labels": " ".join(map(str, labels)),
     }
     write_json(file, content)
     shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,6 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.significance import format_mean_sd, holm, mean_sd, paired_bootstrap
 from hf_layerfusion.hub.card import markdown_table
 
-
 SIGNIFICANCE_LEVEL = 0.05
 SOURCE_COLUMN = "source: other data, other encoder"
 
@@ -82,7 +81,9 @@ class Table:
         content = json.loads(text)
         if "extends" in content:
             base = json.loads(
-                (resources.files("hf_layerfusion.experiments") / "tables" / content.pop("extends")).read_text("utf-8")
+                (resources.files("hf_layerfusion.experiments") / "tables" / content.pop("extends")).read_text(
+                    "utf-8"
+                )
             )
             content = {**base, **content}
         return cls(name=name, **content)
@@ -146,7 +147,9 @@ def read_rows(table: Table, results: Path) -> list[Row]:
     stored: dict[str, list[dict[str, Any]]] = {}
     for run in table.runs():
         if run.file(results).exists():
-            stored.setdefault(run.variant, []).append(json.loads(run.file(results).read_text(encoding="utf-8")))
+            stored.setdefault(run.variant, []).append(
+                json.loads(run.file(results).read_text(encoding="utf-8"))
+            )
     rows = []
     for variant, contents in stored.items():
         difference, p_value = None, None
@@ -171,14 +174,18 @@ def read_rows(table: Table, results: Path) -> list[Row]:
             )
         )
     tested = [row for row in rows if row.p_value is not None]
-    for row, adjusted in zip(tested, holm([row.p_value for row in tested if row.p_value is not None]), strict=True):
+    for row, adjusted in zip(
+        tested, holm([row.p_value for row in tested if row.p_value is not None]), strict=True
+    ):
         row.p_value = adjusted
     return rows
 
 
 def correctness(contents: list[dict[str, Any]]) -> np.ndarray:
     """Whether each run got each example of the reported split right, `[runs, examples]`."""
-    return np.array([np.equal(content["predictions"].split(), content["labels"].split()) for content in contents], float)
+    return np.array(
+        [np.equal(content["predictions"].split(), content["labels"].split()) for content in contents], float
+    )
 
 
 HEADER = (

@@ -54,7 +54,9 @@ class GRUFusionConfig(LayerFusionConfig):
         probability(self, "classifier_dropout")
         for name in ("downstream_hidden_size", "dense_size"):
             if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, found {getattr(self, name)}; 0 leaves it out.")
+                raise ValueError(
+                    f"`{name}` must not be negative, found {getattr(self, name)}; 0 leaves it out."
+                )
 
     def validate_cell(self) -> None:
         if self.fusion.endswith("_depth") and self.fusion_cell == "linear":

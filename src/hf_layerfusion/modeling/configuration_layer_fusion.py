@@ -41,19 +41,19 @@ class LayerFusionConfig(PreTrainedConfig):
     @property
     def num_hidden_layers(self) -> int:
         """Depth L of the encoder: the number of its transformer layers."""
-        return self.encoder_config.num_hidden_layers
+        return self.get_text_config().num_hidden_layers
 
     @property
     def hidden_size(self) -> int:
         """Width H of the encoder's hidden states."""
-        return self.encoder_config.hidden_size
+        return self.get_text_config().hidden_size
 
-    def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
+    def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
         """The encoder's configuration: it owns the vocabulary."""
         return self.encoder_config
 
     def validate_encoder_config(self) -> None:
-        encoder = self.encoder_config
+        encoder = self.get_text_config()
         if getattr(encoder, "is_encoder_decoder", False):
             raise ValueError(
                 f"`encoder_config` must describe an encoder, found the encoder-decoder '{encoder.model_type}'; "

@@ -1,6 +1,7 @@
 """What every fuser promises."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ class LayerFuser(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, hidden_states: tuple[torch.Tensor | None, ...], attention_mask: torch.Tensor | None
+        self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         """Fuses `hidden_states` (L entries `[B, T, H]`); `attention_mask` is `[B, T]`, 1 for real tokens, or `None`
         where every position is a real token."""

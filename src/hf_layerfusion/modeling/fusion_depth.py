@@ -1,5 +1,7 @@
 """The recurrence that GRUBERT's text describes: along depth, for each token."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -42,7 +44,7 @@ class DepthFuser(LayerFuser):
         return tuple(layer for group in self.groups for layer in group)
 
     def forward(
-        self, hidden_states: tuple[torch.Tensor | None, ...], attention_mask: torch.Tensor | None
+        self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         fused = []
         for index, group in enumerate(self.groups):

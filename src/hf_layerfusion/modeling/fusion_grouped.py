@@ -1,5 +1,7 @@
 """GRUBERT's grouped fusion: layers of a group side by side as features, a recurrence along the tokens."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -72,11 +74,13 @@ class GroupedFuser(LayerFuser):
         return tuple(layer for group in self.groups for layer in group)
 
     def forward(
-        self, hidden_states: tuple[torch.Tensor | None, ...], attention_mask: torch.Tensor | None
+        self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         inputs = [torch.cat([hidden_states[layer] for layer in group], dim=-1) for group in self.groups]
         if not self.shared:
-            return torch.cat([cell(x, attention_mask) for cell, x in zip(self.cells, inputs)], dim=-1)
+            return torch.cat(
+                [cell(x, attention_mask) for cell, x in zip(self.cells, inputs, strict=True)], dim=-1
+            )
         # One cell over all groups at once: a batch c times as large takes the same number of steps.
         count = len(self.groups)
         mask = None if attention_mask is None else attention_mask.repeat(count, 1)

@@ -1,5 +1,7 @@
 """Fixed and learned averages of layers, each followed by one embedding bi-GRU."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -32,7 +34,7 @@ class ScalarMix(nn.Module):
         """Mixes L tensors of one shape into one of that shape."""
         weights = self.weights.unbind()
         mixed = weights[0] * hidden_states[0]
-        for weight, state in zip(weights[1:], hidden_states[1:]):
+        for weight, state in zip(weights[1:], hidden_states[1:], strict=True):
             mixed = torch.addcmul(mixed, weight, state)
         return self.scale * mixed
 
@@ -67,8 +69,8 @@ class MixedFuser(LayerFuser):
             self.mix.reset_parameters()
 
     def forward(
-        self, hidden_states: tuple[torch.Tensor | None, ...], attention_mask: torch.Tensor | None
+        self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         states = [hidden_states[layer] for layer in self._layers]
-        mixed = self.mix(states) if self.mix is not None else sum(states) / len(states)
+        mixed = self.mix(states) if self.mix is not None else torch.stack(states).mean(dim=0)
         return self.cell(mixed, attention_mask)

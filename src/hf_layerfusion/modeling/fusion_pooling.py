@@ -1,6 +1,7 @@
 """Pooling one vector a layer over all layers (Song et al. 2020, "Utilizing BERT Intermediate Layers", section 2.2)."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ class LayerPooling(LayerFuser):
         return tuple(range(self.depth))
 
     def forward(
-        self, hidden_states: tuple[torch.Tensor | None, ...], attention_mask: torch.Tensor | None
+        self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         states = [hidden_states[layer] for layer in self.layers]
         if self.token_pooling == "cls":

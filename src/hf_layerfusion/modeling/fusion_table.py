@@ -8,7 +8,6 @@ from .fusion_depth import DepthFuser
 from .fusion_grouped import GroupedFuser, consecutive_groups
 from .fusion_mix import MixedFuser
 
-
 if TYPE_CHECKING:
     from .configuration_gru_fusion import GRUFusionConfig
 

@@ -1,7 +1,6 @@
 """What all models of the package share: an encoder of any architecture, loaded from its own checkpoint or from ours,
 and a fuser over its layers."""
 
-import copy
 import dataclasses
 import inspect
 import math
@@ -18,7 +17,6 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from .configuration_layer_fusion import LayerFusionConfig
 from .fusion_base import LayerFuser
-
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # Fields of every configuration that say how the encoder is loaded, not what our model is.
@@ -47,7 +45,7 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str] | None,
         *model_args: Any,
@@ -75,7 +73,11 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
                 kwargs["use_safetensors"] = use_safetensors
                 return cls._from_encoder(pretrained_model_name_or_path, config, **kwargs)
         return super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, config=config, use_safetensors=use_safetensors, **kwargs
+            pretrained_model_name_or_path,
+            *model_args,
+            config=config,
+            use_safetensors=use_safetensors,
+            **kwargs,
         )
 
     @classmethod
@@ -99,7 +101,11 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
         settings.pop("model_type", None)
         config = cls.config_class(**settings)
         encoder, info = AutoModel.from_pretrained(
-            name_or_path, config=encoder_config, output_loading_info=True, **without_pooler(encoder_config), **kwargs
+            name_or_path,
+            config=encoder_config,
+            output_loading_info=True,
+            **without_pooler(encoder_config),
+            **kwargs,
         )
         missing = sorted(info["missing_keys"])
         if missing:
@@ -109,14 +115,14 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
                 f"'{encoder_config.model_type}' encoder."
             )
         if os.path.isdir(name_or_path):
-            config.encoder_config._name_or_path = ""  # a folder of this machine tells nobody else anything
+            encoder_config._name_or_path = ""  # a folder of this machine tells nobody else anything
         model = cls(config, encoder=encoder).to(device=encoder.device, dtype=encoder.dtype).eval()
         if not output_loading_info:
             return model
         added = {name for name in model.state_dict() if not name.startswith(("encoder.", "model.encoder."))}
         return model, {**info, "missing_keys": added}
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """As in transformers. The folder of a classifier also says where remote code finds its base model, so that
         `AutoModel` opens it too."""
         if self._auto_class is not None:
@@ -159,8 +165,9 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             encoder = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
         self.encoder = encoder
         # One configuration object for both; wrapping it in ours has reset which attention it uses.
-        config.encoder_config._attn_implementation = encoder.config._attn_implementation
-        encoder.config = config.encoder_config
+        encoder_config = config.get_text_config()
+        encoder_config._attn_implementation = encoder.config._attn_implementation
+        encoder.config = encoder_config
         self.post_init()
 
     @staticmethod
@@ -220,7 +227,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             found = "none" if states is None else len(states)
             raise ValueError(
                 f"the encoder must put out the states of its embeddings and {depth} layers, found {found} from "
-                f"'{self.config.encoder_config.model_type}'; use an encoder that does."
+                f"'{self.config.get_text_config().model_type}'; use an encoder that does."
             )
         return self.fuser(states[1:], attention_mask), BaseModelOutput(
             last_hidden_state=outputs.last_hidden_state,
@@ -234,6 +241,6 @@ def selected_states(asked: bool | list[int] | tuple[int, ...] | None, depth: int
     negative ones counted from the end."""
     if not asked:
         return set()
-    if asked is True:
+    if isinstance(asked, bool):
         return set(range(depth + 1))
     return {index % (depth + 1) for index in asked}

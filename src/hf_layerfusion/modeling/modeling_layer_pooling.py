@@ -41,7 +41,9 @@ class LayerPoolingModel(LayerFusionModel):
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Encodes and pools; the arguments are those of `LayerFusionModel.encode_and_fuse`."""
-        pooled, outputs = self.encode_and_fuse(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
+        pooled, outputs = self.encode_and_fuse(
+            input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs
+        )
         return BaseModelOutputWithPooling(pooler_output=pooled, **outputs)
 
 

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-
 CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
@@ -37,7 +36,9 @@ class BidirectionalRNN(nn.Module):
             order = torch.argsort(~real, dim=1, stable=True).unsqueeze(-1)
             inputs = inputs.gather(1, order.expand_as(inputs))
         # A row without any real token cannot be packed; it takes one step, which the final mask wipes out.
-        packed = pack_padded_sequence(inputs, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(
+            inputs, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+        )
         outputs, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=inputs.shape[1])
         if order is not None:
             outputs = torch.zeros_like(outputs).scatter(1, order.expand_as(outputs), outputs)
