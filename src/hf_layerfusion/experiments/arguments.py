@@ -116,30 +116,36 @@ class DataArguments:
 
 
 @dataclass
-class TweetTrainingArguments(LayerFusionTrainingArguments):
-    """`TrainingArguments` with GRUBERT's recipe as defaults (sections 2.3 and 2.4)."""
+class RunTrainingArguments(LayerFusionTrainingArguments):
+    """The Trainer's arguments, and the seeds of a run; each script's recipe sets defaults on them."""
 
     output_dir: str | None = option(None, "Folder of the run; must not hold another one.")
     seeds: list[int] | None = option(
         None, "Train once with each seed and report mean and standard deviation."
     )
-    learning_rate: float = option(1e-5, "Rate of the encoder.")
-    epoch_decay: float = option(0.9, "Factor on every rate after each epoch.")
     lr_scheduler_type: str = option("constant", "Schedule of the rate besides --epoch_decay.")
-    weight_decay: float = option(0.0, "Weight decay; with 0 AdamW is Adam.")
-    num_train_epochs: float = option(15.0, "Most epochs.")
-    per_device_train_batch_size: int = option(64, "Texts a step and device.")
     per_device_eval_batch_size: int = option(256, "Texts a step and device in evaluation.")
-    max_grad_norm: float = option(0.0, "Clipping norm; 0 does not clip.")
     eval_strategy: str = option("epoch", "When to validate.")
     save_strategy: str = option("epoch", "When to save a checkpoint.")
     save_total_limit: int | None = option(1, "Checkpoints kept besides the best.")
     logging_strategy: str = option("epoch", "When to log.")
     load_best_model_at_end: bool = option(True, "End with the best checkpoint.")
+    train_sampling_strategy: str = option("group_by_length", "Batches of texts of like length.")
+    report_to: str = option("none", "Where to report, such as tensorboard.")
+
+
+@dataclass
+class TweetTrainingArguments(RunTrainingArguments):
+    """GRUBERT's recipe as defaults (sections 2.3 and 2.4)."""
+
+    learning_rate: float = option(1e-5, "Rate of the encoder.")
+    epoch_decay: float = option(0.9, "Factor on every rate after each epoch.")
+    weight_decay: float = option(0.0, "Weight decay; with 0 AdamW is Adam.")
+    num_train_epochs: float = option(15.0, "Most epochs.")
+    per_device_train_batch_size: int = option(64, "Texts a step and device.")
+    max_grad_norm: float = option(0.0, "Clipping norm; 0 does not clip.")
     metric_for_best_model: str | None = option("loss", "What makes a checkpoint the best.")
     greater_is_better: bool | None = option(False, "Whether more of it is better.")
     early_stopping_patience: int | None = option(
         3, "Epochs without a better checkpoint before the run stops."
     )
-    train_sampling_strategy: str = option("group_by_length", "Batches of texts of like length.")
-    report_to: str = option("none", "Where to report, such as tensorboard.")

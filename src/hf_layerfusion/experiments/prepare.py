@@ -137,15 +137,18 @@ def prepare(arguments: DataArguments) -> PreparedData:
     for name, split in splits.items():
         splits[name], emptied = clean(split, cleaner, name)
         if emptied:
-            what = "left out that" if name == "train" else "kept as they were where"
-            notes.append(f"{name}: {emptied:,} texts {what} cleaning emptied them")
+            what = "left out" if name == "train" else "kept uncleaned"
+            notes.append(f"{name}: {emptied:,} texts {what}, because cleaning emptied them")
     if arguments.remove_duplicates:
         before = len(splits["train"])
         splits["train"] = remove_duplicates(splits["train"], columns)
         notes.append(f"train: {before - len(splits['train']):,} repeated texts removed")
 
-    schema = LabelSchema.infer(splits["train"], arguments.class_names, arguments.problem_type)
-    splits = {name: schema.encode(split, name) for name, split in splits.items()}
+    where = {name: getattr(arguments, f"{name}_file") or name for name in splits}
+    schema = LabelSchema.infer(
+        splits["train"], arguments.class_names, arguments.problem_type, where=where["train"]
+    )
+    splits = {name: schema.encode(split, where[name]) for name, split in splits.items()}
     if "validation" not in splits:
         splits["train"], splits["validation"] = split_train_validation(
             splits["train"], arguments.validation_fraction, seed

@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_layerfusion.data.statistics import corpus_statistics, format_statistics
-from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, TweetTrainingArguments
+from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.experiments.models import resolve_path
 from hf_layerfusion.experiments.prepare import PreparedData
 from hf_layerfusion.hub.card import (
@@ -94,7 +94,7 @@ def card_facts(
     model: Any,
     model_arguments: ModelArguments,
     data_arguments: DataArguments,
-    training_arguments: TweetTrainingArguments,
+    training_arguments: RunTrainingArguments,
     figures: list[tuple[str, str]],
 ) -> CardFacts:
     """Collects the facts of a run for its model card; every figure was measured by that run."""

@@ -18,7 +18,7 @@ from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.plots import plot_confusion_matrix, plot_regression, plot_training_curves
 from hf_layerfusion.evaluation.predictions import write_predictions
 from hf_layerfusion.evaluation.significance import mean_sd
-from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, TweetTrainingArguments
+from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.experiments.models import load_model, load_tokenizer
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.report import RunResult, card_facts, texts_and_labels
@@ -32,7 +32,7 @@ SETTINGS_FILE = "run.json"
 RESULTS_FILE = "all_results.json"
 
 
-def check_output_dir(arguments: TweetTrainingArguments, settings: dict[str, Any]) -> None:
+def check_output_dir(arguments: RunTrainingArguments, settings: dict[str, Any]) -> None:
     """Refuses a folder that holds anything but this very run.
 
     Raises:
@@ -61,7 +61,7 @@ def check_output_dir(arguments: TweetTrainingArguments, settings: dict[str, Any]
 
 
 def run_settings(
-    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: TweetTrainingArguments
+    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: RunTrainingArguments
 ) -> dict[str, Any]:
     """The settings of a run that its results depend on, as JSON; no token, no folder of outputs."""
     training = json.loads(training_arguments.to_json_string())
@@ -71,7 +71,7 @@ def run_settings(
     return settings
 
 
-def resume_point(arguments: TweetTrainingArguments) -> str | None:
+def resume_point(arguments: RunTrainingArguments) -> str | None:
     """The checkpoint to go on from: the one named, or with `--resume_from_checkpoint True` the newest intact one of
     the run; `None` where the run was cut off before its first."""
     asked = arguments.resume_from_checkpoint
@@ -91,7 +91,7 @@ def train_and_predict(
     encoded: dict[str, Dataset],
     tokenizer: PreTrainedTokenizerBase,
     model_arguments: ModelArguments,
-    training_arguments: TweetTrainingArguments,
+    training_arguments: RunTrainingArguments,
 ) -> tuple[LayerFusionTrainer, RunResult]:
     """Trains one model with one seed and predicts the test split, or the validation split where there is none."""
     # The new weights' randomness; the Trainer seeds the rest.
@@ -136,7 +136,7 @@ def write_outputs(
     trainer: LayerFusionTrainer,
     model_arguments: ModelArguments,
     data_arguments: DataArguments,
-    training_arguments: TweetTrainingArguments,
+    training_arguments: RunTrainingArguments,
 ) -> None:
     """Writes model, tokenizer, results, predictions, plots and card into `folder`."""
     trainer.save_model(str(folder))
@@ -195,7 +195,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def classify(
-    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: TweetTrainingArguments
+    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: RunTrainingArguments
 ) -> dict[str, Any]:
     """The whole of `examples/run_tweets.py`: prepares the data once, then trains, predicts and writes outputs for each
     seed; several seeds get a folder each and a summary above them.
