@@ -86,19 +86,21 @@ def resume_point(arguments: RunTrainingArguments) -> str | None:
     return None if newest is None else str(newest)
 
 
-def train_and_predict(
+def make_trainer(
     data: PreparedData,
     encoded: dict[str, Dataset],
     tokenizer: PreTrainedTokenizerBase,
     model_arguments: ModelArguments,
     training_arguments: RunTrainingArguments,
-) -> tuple[LayerFusionTrainer, RunResult]:
-    """Trains one model with one seed and predicts the test split, or the validation split where there is none."""
-    # The new weights' randomness; the Trainer seeds the rest.
+) -> LayerFusionTrainer:
+    """The model of a run, its new weights drawn by the run's seed, in its Trainer. Writes nothing.
+
+    Raises:
+        UserError: as `load_model`.
+    """
     set_seed(training_arguments.seed)
-    model = load_model(model_arguments, data.schema)
-    trainer = LayerFusionTrainer(
-        model=model,
+    return LayerFusionTrainer(
+        model=load_model(model_arguments, data.schema),
         args=training_arguments,
         train_dataset=encoded["train"],
         eval_dataset=encoded.get("validation"),
@@ -106,13 +108,18 @@ def train_and_predict(
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=compute_metrics_for(data.schema.problem_type),
     )
+
+
+def train_and_predict(trainer: LayerFusionTrainer, encoded: dict[str, Dataset]) -> RunResult:
+    """Trains, then predicts the test split, or the validation split where there is none."""
+    arguments: RunTrainingArguments = trainer.args
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume_point(training_arguments))
+    trainer.train(resume_from_checkpoint=resume_point(arguments))
     seconds = time.perf_counter() - start
     metrics: dict[str, dict[str, float]] = {}
-    logits, labels = np.empty((0, data.schema.num_labels)), None
+    logits, labels = np.empty((0, trainer.model.num_labels)), None
     scored = [split for split in ("validation", "test") if split in encoded]
-    if training_arguments.eval_strategy == "no":
+    if arguments.eval_strategy == "no":
         scored = scored[-1:]  # validation takes no part in the run unless there is nothing else to predict
     for split in scored:
         output = trainer.predict(encoded[split], metric_key_prefix=split)
@@ -124,9 +131,8 @@ def train_and_predict(
                 for name, value in (output.metrics or {}).items()
                 if not name.endswith(("_runtime", "_per_second", "_preparation_time"))
             }
-    return trainer, RunResult(
-        metrics, logits, labels, trainer.state.log_history, seconds, model.num_parameters()
-    )
+    parameters = trainer.model.num_parameters()
+    return RunResult(metrics, logits, labels, trainer.state.log_history, seconds, parameters)
 
 
 def write_outputs(
@@ -216,9 +222,6 @@ def classify(
         logger.info(note)
     top = Path(str(training_arguments.output_dir))
     main_process = training_arguments.process_index == 0
-    if main_process:
-        top.mkdir(parents=True, exist_ok=True)
-        write_json(top / SETTINGS_FILE, settings)
     fixed_epochs: dict[str, Any] = {}
     if data_arguments.train_on_all:
         # Nothing is left to choose a checkpoint on.
@@ -236,7 +239,11 @@ def classify(
         if (folder / RESULTS_FILE).exists():
             logger.info("%s: finished before", folder)
         else:
-            trainer, result = train_and_predict(data, encoded, tokenizer, model_arguments, arguments)
+            trainer = make_trainer(data, encoded, tokenizer, model_arguments, arguments)
+            if main_process:
+                top.mkdir(parents=True, exist_ok=True)
+                write_json(top / SETTINGS_FILE, settings)
+            result = train_and_predict(trainer, encoded)
             if main_process:
                 write_outputs(folder, data, result, trainer, model_arguments, data_arguments, arguments)
             trainer.accelerator.wait_for_everyone()

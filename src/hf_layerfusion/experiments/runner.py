@@ -20,7 +20,7 @@ from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, 
 from hf_layerfusion.experiments.models import load_tokenizer
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.report import epoch_rows
-from hf_layerfusion.experiments.run import train_and_predict, write_json
+from hf_layerfusion.experiments.run import make_trainer, train_and_predict, write_json
 from hf_layerfusion.experiments.tables import Run, Table
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 
@@ -87,7 +87,8 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
         for name in ("model_name_or_path", "tokenizer_name", "model_revision")
     }
     data, encoded, tokenizer = _prepared(json.dumps(tokenizer_settings), json.dumps(vars(data_arguments)))
-    _, result = train_and_predict(data, encoded, tokenizer, model_arguments, training_arguments)
+    trainer = make_trainer(data, encoded, tokenizer, model_arguments, training_arguments)
+    result = train_and_predict(trainer, encoded)
     labels = [] if result.labels is None else result.labels.tolist()
     file = run.file(results)
     file.parent.mkdir(parents=True, exist_ok=True)
