@@ -164,7 +164,7 @@ def test_the_competition_s_files_and_format(call, tmp_path):
 def test_other_architectures(call, tmp_path, architecture):
     none = dict.fromkeys(("num_groups", "fusion_hidden_size", "downstream_hidden_size", "dense_size"))
     results = call(tmp_path / "run", architecture=architecture, num_train_epochs=4, **none)
-    assert results["test_accuracy"] > 0.6
+    assert results["test_accuracy"] > 0.5
     reloaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
     assert reloaded.config.id2label == {0: "negative", 1: "positive"}
 

@@ -1,11 +1,12 @@
-"""The order in which training examples come."""
+"""The order in which examples come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 
@@ -31,3 +32,20 @@ class SeededLengthGroupedSampler(LengthGroupedSampler):
     def __iter__(self) -> Iterator[int]:
         self.generator.manual_seed(self.seed + self.epoch())
         return super().__iter__()
+
+
+class LengthSortedSampler(Sampler[int]):
+    """Examples from the longest to the shortest, the cheapest order for evaluation; ties as they stand.
+
+    Args:
+        lengths: number of tokens of each example.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order)

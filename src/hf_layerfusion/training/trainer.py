@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from accelerate.data_loader import get_sampler
 from accelerate.utils import slice_tensors
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -32,12 +35,19 @@ from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.callbacks import EarlyStopping
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint, verify_checkpoint, write_manifest
 from hf_layerfusion.training.optimizer import epoch_decay_schedule, parameter_groups
-from hf_layerfusion.training.sampling import SeededLengthGroupedSampler
+from hf_layerfusion.training.sampling import LengthSortedSampler, SeededLengthGroupedSampler
 
 ARGUMENTS_NAME = "training_args.json"
 
 # Where a training batch carries its number of examples to compute_loss, which the model never sees.
 _NUM_ITEMS = "num_items"
+
+
+def _take(arrays: Any, rows: npt.NDArray[np.intp]) -> Any:
+    """The `rows` of an array, or of each array in a tuple; `None` stays."""
+    if arrays is None:
+        return None
+    return tuple(_take(array, rows) for array in arrays) if isinstance(arrays, tuple) else arrays[rows]
 
 
 class LayerFusionTrainer(Trainer):
@@ -52,6 +62,7 @@ class LayerFusionTrainer(Trainer):
       asked for. Weights that do not fit the model are refused too.
     - A resumed run ends in the same weights as one that was not interrupted: evaluation leaves the random
       generator alone, early stopping counts on, and examples grouped by length come in an order of their own.
+    - Predictions are in the order of the rows, also where batches are grouped by length.
     - A loss or gradient that is not finite stops the run before it reaches the weights.
     - `training_args.json` is written beside `training_args.bin`, and neither holds the Hub's token.
 
@@ -242,14 +253,27 @@ class LayerFusionTrainer(Trainer):
         loss = torch.where(items == 0, share, loss * share)
         return (loss, outputs) if return_outputs else loss
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As the stock method, but leaves torch's generator as it was.
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
+        sampler = super()._get_eval_sampler(eval_dataset)
+        return LengthSortedSampler(sampler.lengths) if isinstance(sampler, LengthGroupedSampler) else sampler
 
-        A data loader draws a seed each time it starts. Where a checkpoint is saved between the end of an epoch and
-        its evaluation, the run that resumes from it would otherwise draw other dropout masks.
+    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As the stock method, but predictions are in the order of the rows, and torch's generator stays as it was.
+
+        The stock Trainer hands out predictions in the order of its sampler, which with
+        `train_sampling_strategy="group_by_length"` is not that of the rows. And a data loader draws a seed each
+        time it starts: where a checkpoint is saved between the end of an epoch and its evaluation, the run that
+        resumes from it would otherwise draw other dropout masks.
         """
         with torch.random.fork_rng(devices=[]):
-            return super().evaluation_loop(*args, **kwargs)
+            output = super().evaluation_loop(dataloader, *args, **kwargs)
+        sampler = get_sampler(dataloader)
+        if not isinstance(sampler, LengthSortedSampler):
+            return output
+        rows = np.argsort(sampler.order)
+        return output._replace(
+            predictions=_take(output.predictions, rows), label_ids=_take(output.label_ids, rows)
+        )
 
     @property
     def _averages_over_processes(self) -> bool:
