@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -253,6 +254,7 @@ def test_the_script_prints_one_line_and_exits_with_2(tmp_path):
         capture_output=True,
         text=True,
         timeout=240,
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[1] / "src")},
     )
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.strip()]

@@ -18,16 +18,15 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from hf_layerfusion.hub.card import (
-    CITATIONS,
     CardFacts,
     build_card,
     encoder_hub_id,
     encoder_license,
     encoder_name,
-    escape_markdown,
     library_environment,
-    markdown_table,
 )
+from hf_layerfusion.hub.citations import CITATIONS
+from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
 
 HOSTILE = [
     "a\n---\nlicense: evil\n---\nb",

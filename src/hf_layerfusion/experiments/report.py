@@ -16,9 +16,9 @@ from hf_layerfusion.hub.card import (
     encoder_hub_id,
     encoder_license,
     encoder_name,
-    escape_markdown,
     library_environment,
 )
+from hf_layerfusion.hub.markdown import escape_markdown
 
 
 @dataclass

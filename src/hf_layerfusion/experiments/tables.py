@@ -13,7 +13,7 @@ import numpy as np
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.significance import format_mean_sd, holm, mean_sd, paired_bootstrap
-from hf_layerfusion.hub.card import markdown_table
+from hf_layerfusion.hub.markdown import markdown_table
 
 SIGNIFICANCE_LEVEL = 0.05
 SOURCE_COLUMN = "source: other data, other encoder"

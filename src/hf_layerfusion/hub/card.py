@@ -8,8 +8,7 @@ import numbers
 import os
 import platform
 import re
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib import resources
@@ -24,37 +23,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-CITATIONS = {
-    "grubert": """@inproceedings{horne-etal-2020-grubert,
-    title = "{GRUBERT}: A {GRU}-Based Method to Fuse {BERT} Hidden Layers for {T}witter Sentiment Analysis",
-    author = "Horne, Leo and Matti, Matthias and Pourjafar, Pouya and Wang, Zuowen",
-    booktitle = "Proceedings of the 1st Conference of the Asia-Pacific Chapter of the Association for
-        Computational Linguistics and the 10th International Joint Conference on Natural Language
-        Processing: Student Research Workshop",
-    month = dec,
-    year = "2020",
-    address = "Suzhou, China",
-    publisher = "Association for Computational Linguistics",
-    url = "https://aclanthology.org/2020.aacl-srw.19",
-    doi = "10.18653/v1/2020.aacl-srw.19",
-    pages = "130--138",
-}""",
-    "elmo": """@inproceedings{peters-etal-2018-deep,
-    title = "Deep Contextualized Word Representations",
-    author = "Peters, Matthew E. and Neumann, Mark and Iyyer, Mohit and Gardner, Matt and
-        Clark, Christopher and Lee, Kenton and Zettlemoyer, Luke",
-    booktitle = "Proceedings of the 2018 Conference of the North {A}merican Chapter of the Association for
-        Computational Linguistics: Human Language Technologies, Volume 1 (Long Papers)",
-    month = jun,
-    year = "2018",
-    address = "New Orleans, Louisiana",
-    publisher = "Association for Computational Linguistics",
-    url = "https://aclanthology.org/N18-1202",
-    doi = "10.18653/v1/N18-1202",
-    pages = "2227--2237",
-}""",
-}
-"""BibTeX of the sources, by the name that `CardFacts.methods` uses."""
+from hf_layerfusion.hub.citations import CITATIONS
+from hf_layerfusion.hub.markdown import Markdown, escape_markdown, markdown_table, one_line, printed
 
 METRIC_IDS = {
     "accuracy": ("accuracy", "Accuracy"),
@@ -75,14 +45,6 @@ _ENVIRONMENT = (
     "huggingface_hub", "safetensors", "numpy", "scikit-learn",
 )  # fmt: skip
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]*")
-_MARKDOWN_SIGNS = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # not the _ inside a_name
-_LINE_START_SIGN = re.compile(r"^(\d*)([=#]|[-+](?=[-\s]|$)|(?<=\d)[.)](?=\s|$))")  # lists, headings, rules
-_NUMBER = re.compile(r"-?\d[\d,.]*(e[-+]\d+)?|")
-_BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-class Markdown(str):
-    """Text that is Markdown already: the template prints it as it is, and escapes every other string."""
 
 
 @dataclass
@@ -162,7 +124,7 @@ class CardFacts:
         for entry in dataclasses.fields(self):
             setattr(self, entry.name, _plain(getattr(self, entry.name)))
         for name in ("model_name", "encoder"):
-            if not _one_line(getattr(self, name)):
+            if not one_line(getattr(self, name)):
                 raise ValueError(f"{name} of a model card must not be empty")
         for name in ("base_model", "dataset_id"):
             value = getattr(self, name)
@@ -212,7 +174,7 @@ def build_card(facts: CardFacts) -> ModelCard:
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
-        finalize=_printed,
+        finalize=printed,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -283,30 +245,14 @@ def encoder_license(model_name_or_path: str) -> str | None:
     return license_id if isinstance(license_id, str) and _LICENSE_ID.fullmatch(license_id) else None
 
 
-def escape_markdown(text: str) -> str:
-    """Return `text` as one line that Markdown and HTML show letter by letter, anywhere in a line."""
-    line = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    line = _MARKDOWN_SIGNS.sub(r"\\\g<0>", line)
-    return _LINE_START_SIGN.sub(r"\1\\\2", line)
-
-
-def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> Markdown:
-    """Return a Markdown table; cells are escaped, columns of numbers aligned to the right."""
-    body = [[_printed(cell) for cell in row] for row in rows]
-    numeric = [all(_NUMBER.fullmatch(row[column]) for row in body) for column in range(len(header))]
-    rule = ["---:" if right else "---" for right in numeric]
-    lines = [[_printed(cell) for cell in header], rule, *body]
-    return Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines))
-
-
 def _metadata(facts: CardFacts) -> ModelCardData:
     results = [
         EvalResult(
-            task_type=_one_line(facts.task),
+            task_type=one_line(facts.task),
             dataset_type=facts.dataset_id or "local",
-            dataset_name=_one_line(facts.dataset_name) or "local files",
-            dataset_split=_one_line(split),
-            metric_type=METRIC_IDS.get(name, (_one_line(name),))[0],
+            dataset_name=one_line(facts.dataset_name) or "local files",
+            dataset_split=one_line(split),
+            metric_type=METRIC_IDS.get(name, (one_line(name),))[0],
             metric_name=_metric_name(name),
             metric_value=float(f"{value:.5g}"),
         )
@@ -315,15 +261,15 @@ def _metadata(facts: CardFacts) -> ModelCardData:
     ]
     license_id = facts.base_model_license
     return ModelCardData(
-        language=[_one_line(code) for code in facts.language] or None,
+        language=[one_line(code) for code in facts.language] or None,
         license=license_id if license_id and _LICENSE_ID.fullmatch(license_id) else None,
         library_name="transformers",
-        pipeline_tag=_one_line(facts.task),
+        pipeline_tag=one_line(facts.task),
         base_model=facts.base_model,
         datasets=[facts.dataset_id] if facts.dataset_id else None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         tags=["hf_layerfusion", "layer-fusion", *facts.methods],
-        model_name=_one_line(facts.model_name) if results else None,
+        model_name=one_line(facts.model_name) if results else None,
         eval_results=results or None,
     )
 
@@ -355,18 +301,7 @@ def _epochs_table(facts: CardFacts) -> Markdown | None:
 
 
 def _metric_name(name: str) -> str:
-    return METRIC_IDS[name][1] if name in METRIC_IDS else _one_line(name)
-
-
-def _printed(value: object) -> str:
-    """What the template and tables print for a value: Markdown as it is, all else escaped."""
-    if isinstance(value, Markdown):
-        return value
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_printed, value))
-    return escape_markdown(str(value))
+    return METRIC_IDS[name][1] if name in METRIC_IDS else one_line(name)
 
 
 def _count(number: int | None) -> str:
@@ -383,7 +318,7 @@ def _figure(value: float | None) -> str:
 
 def _python_string(text: str) -> Markdown:
     """A Python string literal for a fenced code block, where Markdown escapes nothing."""
-    return Markdown(json.dumps(_one_line(text), ensure_ascii=False))
+    return Markdown(json.dumps(one_line(text), ensure_ascii=False))
 
 
 def _image(caption: str, path: str) -> Markdown:
@@ -396,16 +331,6 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def _one_line(text: str) -> str:
-    """One line without control characters, lone surrogates or signs that turn the direction of text."""
-    words = text.split()
-    return " ".join("".join(letter for letter in word if _is_visible(letter)) for word in words).strip()
-
-
-def _is_visible(letter: str) -> bool:
-    return unicodedata.category(letter) not in ("Cc", "Cs") and letter not in _BIDI_CONTROLS
 
 
 def _plain(value: Any) -> Any:

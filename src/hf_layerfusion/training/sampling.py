@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -49,3 +51,10 @@ class LengthSortedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order)
+
+
+def take_rows(arrays: Any, rows: npt.NDArray[np.intp]) -> Any:
+    """The `rows` of an array, or of each array in a tuple; `None` stays."""
+    if arrays is None:
+        return None
+    return tuple(take_rows(array, rows) for array in arrays) if isinstance(arrays, tuple) else arrays[rows]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate.data_loader import get_sampler
 from accelerate.utils import slice_tensors
@@ -35,19 +34,12 @@ from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.callbacks import EarlyStopping
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint, verify_checkpoint, write_manifest
 from hf_layerfusion.training.optimizer import epoch_decay_schedule, parameter_groups
-from hf_layerfusion.training.sampling import LengthSortedSampler, SeededLengthGroupedSampler
+from hf_layerfusion.training.sampling import LengthSortedSampler, SeededLengthGroupedSampler, take_rows
 
 ARGUMENTS_NAME = "training_args.json"
 
 # Where a training batch carries its number of examples to compute_loss, which the model never sees.
 _NUM_ITEMS = "num_items"
-
-
-def _take(arrays: Any, rows: npt.NDArray[np.intp]) -> Any:
-    """The `rows` of an array, or of each array in a tuple; `None` stays."""
-    if arrays is None:
-        return None
-    return tuple(_take(array, rows) for array in arrays) if isinstance(arrays, tuple) else arrays[rows]
 
 
 class LayerFusionTrainer(Trainer):
@@ -272,7 +264,7 @@ class LayerFusionTrainer(Trainer):
             return output
         rows = np.argsort(sampler.order)
         return output._replace(
-            predictions=_take(output.predictions, rows), label_ids=_take(output.label_ids, rows)
+            predictions=take_rows(output.predictions, rows), label_ids=take_rows(output.label_ids, rows)
         )
 
     @property

@@ -1,0 +1,51 @@
+"""Markdown that shows foreign text letter by letter."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+_MARKDOWN_SIGNS = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # not the _ inside a_name
+_LINE_START_SIGN = re.compile(r"^(\d*)([=#]|[-+](?=[-\s]|$)|(?<=\d)[.)](?=\s|$))")  # lists, headings, rules
+_NUMBER = re.compile(r"-?\d[\d,.]*(e[-+]\d+)?|")
+_BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+class Markdown(str):
+    """Text that is Markdown already: the template prints it as it is, and escapes every other string."""
+
+
+def escape_markdown(text: str) -> str:
+    """Return `text` as one line that Markdown and HTML show letter by letter, anywhere in a line."""
+    line = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = _MARKDOWN_SIGNS.sub(r"\\\g<0>", line)
+    return _LINE_START_SIGN.sub(r"\1\\\2", line)
+
+
+def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> Markdown:
+    """Return a Markdown table; cells are escaped, columns of numbers aligned to the right."""
+    body = [[printed(cell) for cell in row] for row in rows]
+    numeric = [all(_NUMBER.fullmatch(row[column]) for row in body) for column in range(len(header))]
+    rule = ["---:" if right else "---" for right in numeric]
+    lines = [[printed(cell) for cell in header], rule, *body]
+    return Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines))
+
+
+def printed(value: object) -> str:
+    """What the template and tables print for a value: Markdown as it is, all else escaped."""
+    if isinstance(value, Markdown):
+        return value
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(printed, value))
+    return escape_markdown(str(value))
+
+
+def one_line(text: str) -> str:
+    """One line without control characters, lone surrogates or signs that turn the direction of text."""
+    words = text.split()
+    return " ".join("".join(letter for letter in word if _is_visible(letter)) for word in words).strip()
+
+
+def _is_visible(letter: str) -> bool:
+    return unicodedata.category(letter) not in ("Cc", "Cs") and letter not in _BIDI_CONTROLS
