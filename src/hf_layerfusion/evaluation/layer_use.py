@@ -1,0 +1,288 @@
+"""Which of its encoder's layers a model uses, and what they hold.
+
+Layers are numbered as in transformers' `hidden_states`: 1 to L, 0 is the embedding output, which no fuser reads.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+Batch = Mapping[str, torch.Tensor]
+# Hidden states of layers 1 to L, and the mask that the fuser goes by.
+FuserInputs = tuple[Sequence[torch.Tensor], torch.Tensor | None]
+
+
+@dataclass(frozen=True)
+class LayerUse:
+    """Which layers a model uses: the result of `layer_use`. `dataclasses.asdict` makes it JSON.
+
+    Every list has one entry for each of the layers 1 to L; a layer that the fuser does not read counts 0.
+
+    Attributes:
+        num_texts: number of texts that it was measured on.
+        loss: of the whole model, the mean over the texts.
+        accuracy: of the whole model, 0 to 1; None where a text has not exactly one class.
+        loss_rise: by how much the loss grows if the layer's states are replaced by their mean.
+        accuracy_drop: by how much the accuracy falls, in the same way; None where there is no accuracy.
+        weights: the fuser's weight of the layer, the mean over the texts; None where the fuser has no weights.
+        weights_by_class: the same over the texts of each true class, by its name; empty where there are none.
+    """
+
+    num_texts: int
+    loss: float
+    accuracy: float | None
+    loss_rise: list[float]
+    accuracy_drop: list[float] | None
+    weights: list[float] | None = None
+    weights_by_class: dict[str, list[float]] = field(default_factory=dict)
+
+    def ranking(self) -> list[int]:
+        """The layers 1 to L, the most used first: by `accuracy_drop`, among equals by `loss_rise`."""
+        drops = self.accuracy_drop or [0.0] * len(self.loss_rise)
+        order = sorted(zip(drops, self.loss_rise, range(-1, -len(drops) - 1, -1), strict=True), reverse=True)
+        return [-layer for *_, layer in order]
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows, one row a layer; accuracy in percentage points, weights in percent."""
+        header, columns = ["Layer"], [[str(layer) for layer in range(1, len(self.loss_rise) + 1)]]
+        if self.accuracy_drop is not None:
+            header.append("Drop in accuracy, points")
+            columns.append([f"{100 * drop:.2f}" for drop in self.accuracy_drop])
+        header.append("Rise in loss")
+        columns.append([f"{rise:.4f}" for rise in self.loss_rise])
+        if self.weights is not None:
+            header += ["Weight, %", *(f"Weight, %, {name}" for name in self.weights_by_class)]
+            for weights in (self.weights, *self.weights_by_class.values()):
+                columns.append([f"{100 * weight:.1f}" for weight in weights])
+        return header, [list(row) for row in zip(*columns, strict=True)]
+
+
+def layer_use(model: PreTrainedModel, batches: Iterable[Batch], *, by_class: bool = True) -> LayerUse:
+    """Measure which layers a model uses, whatever its fuser.
+
+    Ablation: the states of one layer are replaced by their mean over the data, all else is kept, and accuracy and
+    loss are compared with the whole model's. The mean is taken over what the fuser reads: over all real tokens or,
+    for a sentence fuser, over the texts' vectors. Layers that say the same can stand in for each other: each of them
+    alone then has a small drop. The data is read twice, first for the means; each time the encoder runs once a batch,
+    then the fuser and head once a layer.
+
+    A model has one submodule with two children: `encoder`, which puts out `hidden_states`, and `fuser`, which is
+    called with those of layers 1 to L and the attention mask. `fuser.layers` are the indices it reads. Optional:
+    `fuser.layer_weights(hidden_states, attention_mask)`, the weights `[B, len(layers)]` or None, and
+    `fuser.token_pooling`, which a sentence fuser has: `"cls"`, the first token is the text's vector, or `"mean"`.
+
+    Args:
+        model: a classifier with a fuser. It is left as it was, also after an error.
+        batches: the model's inputs, `labels` among them, moved to its device as they come.
+        by_class: also take the mean of the weights over each class.
+
+    Raises:
+        ValueError: batches that can be read only once, without `labels`, or none at all; a model without fuser.
+    """
+    if isinstance(batches, Iterator):
+        raise ValueError("`batches` must be readable twice, found an iterator; pass a list or a DataLoader.")
+    fusing = _fusing_module(model)
+    layer_weights = getattr(fusing.fuser, "layer_weights", lambda *inputs: None)
+    whole = _Score()
+    weights: list[torch.Tensor] = []
+    labels: list[torch.Tensor] = []
+    with _evaluating(model):
+        means = _mean_states(model, fusing, batches)
+        ablated = {layer: _Score() for layer in means}
+        for batch in _on_device(batches, model):
+            if "labels" not in batch:
+                raise ValueError(f"each of `batches` must hold 'labels', found {sorted(batch)}; add them.")
+            with _recorded(fusing) as record:
+                whole.add(model(**batch, return_dict=True), batch["labels"])
+            for layer, mean in means.items():
+                with _replayed(fusing, record.ablated(layer, mean)):
+                    ablated[layer].add(model(**batch, return_dict=True), batch["labels"])
+            batch_weights = layer_weights(*record.fuser_inputs)
+            if batch_weights is not None:
+                weights.append(batch_weights.cpu().double())
+                labels.append(batch["labels"].cpu())
+        depth = len(record.outputs.hidden_states) - 1
+
+    def by_layer(values: Iterable[float]) -> list[float]:
+        spread = dict(zip(means, map(float, values), strict=True))
+        return [spread.get(layer, 0.0) for layer in range(depth)]
+
+    # Of counts, not of quotients, so that equal drops are exactly equal.
+    drops = by_layer((whole.correct - score.correct) / whole.texts for score in ablated.values())
+    weights_by_class: dict[str, list[float]] = {}
+    if weights and by_class and whole.one_class:
+        classes = torch.cat(labels)
+        for label in classes.unique().tolist():
+            mean = torch.cat(weights)[classes == label].mean(dim=0)
+            weights_by_class[model.config.id2label[label]] = by_layer(mean)
+    return LayerUse(
+        num_texts=whole.texts,
+        loss=whole.loss / whole.texts,
+        accuracy=whole.correct / whole.texts if whole.one_class else None,
+        loss_rise=by_layer((score.loss - whole.loss) / whole.texts for score in ablated.values()),
+        accuracy_drop=drops if whole.one_class else None,
+        weights=by_layer(torch.cat(weights).mean(dim=0)) if weights else None,
+        weights_by_class=weights_by_class,
+    )
+
+
+def cls_states(
+    model: PreTrainedModel, batches: Iterable[Batch], layers: Sequence[int]
+) -> npt.NDArray[np.float32]:
+    """The first token's state at each of `layers`, `[N, len(layers), H]`, of any model that puts out its
+    `hidden_states`. The model is left as it was.
+
+    Args:
+        model: the model.
+        batches: its inputs; `labels` among them are not used.
+        layers: indices into `hidden_states`, such as `range(-6, 0)` for the last six.
+
+    Raises:
+        ValueError: no batches.
+    """
+    rows = []
+    with _evaluating(model):
+        for batch in _on_device(batches, model):
+            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            states = model(**inputs, output_hidden_states=True, return_dict=True).hidden_states
+            rows.append(torch.stack([states[layer][:, 0] for layer in layers], dim=1).float().cpu())
+    if not rows:
+        raise ValueError("`batches` must hold at least one text, found none; check the data.")
+    return torch.cat(rows).numpy()
+
+
+class _Score:
+    """Sums over texts; `correct` means something only where each text has one class."""
+
+    def __init__(self) -> None:
+        self.texts = 0
+        self.loss = 0.0
+        self.correct = 0
+        self.one_class = True
+
+    def add(self, outputs: Any, labels: torch.Tensor) -> None:
+        self.texts += len(labels)
+        self.loss += outputs.loss.item() * len(labels)
+        self.one_class = labels.dim() == 1 and not labels.is_floating_point() and outputs.logits.shape[-1] > 1
+        if self.one_class:
+            self.correct += int((outputs.logits.argmax(dim=-1) == labels).sum())
+
+
+class _Record:
+    """What the encoder put out and the fuser took in, in one run of the model."""
+
+    outputs: BaseModelOutput
+    fuser_inputs: FuserInputs
+
+    def ablated(self, layer: int, mean: torch.Tensor) -> BaseModelOutput:
+        """The encoder's output with the `mean` `[H]` as every state of the layer of this index."""
+        states = list(self.outputs.hidden_states)
+        states[layer + 1] = mean.to(states[layer + 1]).expand_as(states[layer + 1])
+        return replace(self.outputs, hidden_states=tuple(states))
+
+
+class _Replay(nn.Module):
+    """Stands in for an encoder that has run already."""
+
+    def __init__(self, outputs: BaseModelOutput):
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
+        return self.outputs
+
+
+@contextmanager
+def _recorded(fusing: Any) -> Iterator[_Record]:
+    record = _Record()
+    handles = [
+        fusing.encoder.register_forward_hook(
+            lambda module, args, outputs: setattr(record, "outputs", outputs)
+        ),
+        fusing.fuser.register_forward_pre_hook(lambda module, args: setattr(record, "fuser_inputs", args)),
+    ]
+    try:
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _replayed(fusing: Any, outputs: BaseModelOutput) -> Iterator[None]:
+    encoder = fusing.encoder
+    fusing.encoder = _Replay(outputs)
+    try:
+        yield
+    finally:
+        fusing.encoder = encoder
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """No gradients and no dropout; afterwards every module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _fusing_module(model: nn.Module) -> Any:
+    found = [
+        module for module in model.modules() if {"encoder", "fuser"} <= dict(module.named_children()).keys()
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"`model` must have one submodule with an `encoder` and a `fuser`, found {len(found)} in "
+            f"{type(model).__name__}; use a model of this package."
+        )
+    return found[0]
+
+
+def _on_device(batches: Iterable[Batch], model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
+    for batch in batches:
+        yield {name: value.to(model.device) for name, value in batch.items()}
+
+
+def _mean_states(model: PreTrainedModel, fusing: Any, batches: Iterable[Batch]) -> dict[int, torch.Tensor]:
+    """Mean `[H]` of what the fuser reads at each of its layers, by their index."""
+    sums: dict[int, Any] = dict.fromkeys(fusing.fuser.layers, 0.0)
+    count = 0
+    for batch in _on_device(batches, model):
+        with _recorded(fusing) as record:
+            model(**batch)
+        states, mask = record.fuser_inputs
+        for layer in sums:
+            vectors = _vectors(fusing.fuser, states[layer], mask)
+            # On the CPU, as not every device knows float64.
+            sums[layer] = sums[layer] + vectors.float().sum(dim=0).cpu().double()
+        count += len(vectors)
+    if not count:
+        raise ValueError("`batches` must hold at least one text, found none; check the data.")
+    return {layer: total / count for layer, total in sums.items()}
+
+
+def _vectors(fuser: Any, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """What the fuser reads of one layer's states `[B, T, H]`: the real tokens' or, `[B, H]`, the texts' vectors."""
+    pooling = getattr(fuser, "token_pooling", None)
+    if pooling == "cls":
+        return states[:, 0]
+    if attention_mask is None:
+        return states.flatten(0, 1) if pooling is None else states.mean(dim=1)
+    real = attention_mask.bool()
+    if pooling is None:
+        return states[real]
+    total = states.masked_fill(~real.unsqueeze(-1), 0.0).sum(dim=1)
+    return total / real.sum(dim=1, keepdim=True).clamp(min=1)
