@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from hf_layerfusion.modeling.heads import TextHead, classification_loss, reduce_tokens
+from hf_layerfusion.modeling.heads import ClassificationHead, classification_loss, reduce_tokens
 from tests.tiny import tiny_config
 
 VALUES = torch.tensor([[[1.0, -2.0], [5.0, 4.0], [3.0, 7.0]], [[-1.0, -2.0], [-3.0, -8.0], [9.0, 9.0]]])
@@ -31,14 +31,14 @@ def test_reductions_by_hand(reduction: str, masked: list[list[float]], whole: li
 
 
 def test_head_by_hand() -> None:
-    head = TextHead(2, 2, 1, dropout=0.5).eval()
+    head = ClassificationHead(2, 2, 1, dropout=0.5).eval()
     with torch.no_grad():
         head.dense.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
         head.dense.bias.copy_(torch.tensor([0.0, 1.0]))
         head.out_proj.weight.copy_(torch.tensor([[10.0, 1.0]]))
         head.out_proj.bias.fill_(0.5)
     assert head(torch.tensor([[-3.0, 2.0]])).item() == 3.5  # ReLU makes -3 a 0
-    assert TextHead(2, 0, 1, dropout=0.0).dense is None
+    assert ClassificationHead(2, 0, 1, dropout=0.0).dense is None
 
 
 @pytest.mark.parametrize("guessed", [True, False])

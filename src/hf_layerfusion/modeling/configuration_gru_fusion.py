@@ -5,7 +5,7 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_layer_fusion import LayerFusionConfig, positive, probability
+from .configuration_layer_fusion import LayerFusionConfig, probability, size
 
 
 @strict
@@ -32,7 +32,7 @@ class GRUFusionConfig(LayerFusionConfig):
             function: no attention mask anywhere, so that texts must be padded to one fixed length.
 
     Raises:
-        ValueError: if a size is below its least value or `classifier_dropout` outside [0, 1).
+        ValueError: if a size is out of bounds, `classifier_dropout` outside [0, 1), or the cell does not fit.
     """
 
     model_type = "gru_fusion"
@@ -49,16 +49,11 @@ class GRUFusionConfig(LayerFusionConfig):
     token_reduction: Literal["sum", "mean", "max"] = "sum"
     mask_padding: bool = True
 
-    def validate_sizes(self) -> None:
-        positive(self, "num_groups", "num_last_layers", "fusion_hidden_size")
+    def check(self) -> None:
+        super().check()
+        size(self, "num_groups", "num_last_layers", "fusion_hidden_size")
+        size(self, "downstream_hidden_size", "dense_size", least=0)
         probability(self, "classifier_dropout")
-        for name in ("downstream_hidden_size", "dense_size"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"`{name}` must not be negative, found {getattr(self, name)}; 0 leaves it out."
-                )
-
-    def validate_cell(self) -> None:
         if self.fusion.endswith("_depth") and self.fusion_cell == "linear":
             raise ValueError(
                 "`fusion_cell` along depth must be 'gru' or 'lstm', found 'linear'; use `fusion='share'` or 'cat' "

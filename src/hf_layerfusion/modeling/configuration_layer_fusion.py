@@ -1,19 +1,28 @@
 # Copyright 2026 The hf_layerfusion team
 """What the configurations of all models of the package share: an encoder's configuration inside their own."""
 
+import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+# Above anything of use: what a broken file asks for is refused before it takes memory.
+LARGEST_SIZE = 65_536
+LARGEST_DEPTH = 1_000
+PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 
-def positive(config: PreTrainedConfig, *names: str) -> None:
-    """Raises `ValueError` unless each named field of `config` is at least 1."""
+
+def size(config: PreTrainedConfig, *names: str, least: int = 1) -> None:
+    """Raises `ValueError` unless each named field of `config` lies between `least` and `LARGEST_SIZE`."""
     for name in names:
         value = getattr(config, name)
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, found {value}; set it to a positive number.")
+        if not least <= value <= LARGEST_SIZE:
+            raise ValueError(
+                f"`{name}` must lie between {least} and {LARGEST_SIZE}, found {value}; choose a number there"
+                f"{'' if least else ', 0 leaves it out'}."
+            )
 
 
 def probability(config: PreTrainedConfig, *names: str) -> None:
@@ -30,13 +39,18 @@ class LayerFusionConfig(PreTrainedConfig):
     architecture that transformers knows (default: BERT-base's).
 
     Raises:
-        ValueError: if the encoder is an encoder-decoder, or says no depth or width of at least 1.
+        ValueError: if the encoder is an encoder-decoder or names no depth, width or heads within bounds, or if
+            `num_labels`, `problem_type` or `initializer_range` is out of bounds.
     """
 
     sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
 
     encoder_config: dict[str, Any] | PreTrainedConfig | None = None
     initializer_range: float | int = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.check()
 
     @property
     def num_hidden_layers(self) -> int:
@@ -52,17 +66,36 @@ class LayerFusionConfig(PreTrainedConfig):
         """The encoder's configuration: it owns the vocabulary."""
         return self.encoder_config
 
-    def validate_encoder_config(self) -> None:
+    def check(self) -> None:
+        """Raises `ValueError` if a value of the right type breaks a rule.
+
+        Not a `validate_…` method: transformers wraps what those raise in an error of two lines that is no
+        `ValueError`.
+        """
+        size(self, "num_labels")
+        if not (math.isfinite(self.initializer_range) and self.initializer_range >= 0):
+            raise ValueError(
+                f"`initializer_range` must be 0 or more, found {self.initializer_range}; try 0.02."
+            )
+        if self.problem_type not in PROBLEM_TYPES:
+            raise ValueError(
+                f"`problem_type` must be one of {PROBLEM_TYPES}, found {self.problem_type!r}; None goes by the labels."
+            )
         encoder = self.get_text_config()
         if getattr(encoder, "is_encoder_decoder", False):
             raise ValueError(
                 f"`encoder_config` must describe an encoder, found the encoder-decoder '{encoder.model_type}'; "
                 "use an encoder such as BERT, RoBERTa, DeBERTa-v2 or ModernBERT."
             )
-        for name in ("num_hidden_layers", "hidden_size"):
+        limits = {
+            "num_hidden_layers": LARGEST_DEPTH,
+            "hidden_size": LARGEST_SIZE,
+            "num_attention_heads": LARGEST_SIZE,
+        }
+        for name, largest in limits.items():
             value = getattr(encoder, name, None)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or not 1 <= value <= largest:
                 raise ValueError(
-                    f"`encoder_config.{name}` must be a positive number, found {value} in the configuration of "
-                    f"'{encoder.model_type}'; fusion needs an encoder whose layers put out hidden states."
+                    f"`encoder_config.{name}` must lie between 1 and {largest}, found {value} in the configuration of "
+                    f"'{encoder.model_type}'; use an encoder whose layers put out hidden states."
                 )

@@ -5,7 +5,7 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_layer_fusion import LayerFusionConfig, probability
+from .configuration_layer_fusion import LayerFusionConfig, probability, size
 
 
 @strict
@@ -21,7 +21,7 @@ class LayerPoolingConfig(LayerFusionConfig):
         classifier_dropout: dropout before the labels.
 
     Raises:
-        ValueError: if `dense_size` is negative or `classifier_dropout` outside [0, 1).
+        ValueError: if `dense_size` is out of bounds or `classifier_dropout` outside [0, 1).
     """
 
     model_type = "layer_pooling"
@@ -31,10 +31,10 @@ class LayerPoolingConfig(LayerFusionConfig):
     dense_size: int = 0
     classifier_dropout: float | int = 0.1
 
-    def validate_sizes(self) -> None:
+    def check(self) -> None:
+        super().check()
+        size(self, "dense_size", least=0)
         probability(self, "classifier_dropout")
-        if self.dense_size < 0:
-            raise ValueError(f"`dense_size` must not be negative, found {self.dense_size}; 0 leaves it out.")
 
     @property
     def variant(self) -> str:

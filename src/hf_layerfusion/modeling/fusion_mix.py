@@ -13,7 +13,7 @@ from .fusion_grouped import token_cell
 class ScalarMix(nn.Module):
     """γ Σ softmax(s)_l h_l, with one learned scalar a layer and a learned scale (ELMo: Peters et al. 2018, eq. 1).
 
-    Starts as the plain mean: s = 0, γ = 1. `reset_parameters` belongs to the fuser that owns the mix.
+    Starts as the plain mean: s = 0, γ = 1.
     """
 
     def __init__(self, depth: int):
@@ -63,10 +63,6 @@ class MixedFuser(LayerFuser):
     @property
     def layers(self) -> tuple[int, ...]:
         return self._layers
-
-    def reset_parameters(self) -> None:
-        if self.mix is not None:
-            self.mix.reset_parameters()
 
     def forward(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None

@@ -36,10 +36,15 @@ class LayerPooling(LayerFuser):
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         states = [hidden_states[layer] for layer in self.layers]
-        if self.token_pooling == "cls":
+        if self.token_pooling == "mean":
+            vectors = [reduce_tokens(state, attention_mask, "mean") for state in states]
+        elif attention_mask is None:
             vectors = [state[:, 0] for state in states]
         else:
-            vectors = [reduce_tokens(state, attention_mask, "mean") for state in states]
+            # The first real token: padding may stand on the left.
+            first = attention_mask.long().argmax(dim=1)
+            rows = torch.arange(len(first), device=first.device)
+            vectors = [state[rows, first] for state in states]
         return self.pool(torch.stack(vectors, dim=1))
 
     @abstractmethod
@@ -108,9 +113,6 @@ class ScalarMixPooling(LayerPooling):
     def __init__(self, depth: int, hidden_size: int, token_pooling: str = "cls"):
         super().__init__(depth, hidden_size, token_pooling)
         self.mix = ScalarMix(depth)
-
-    def reset_parameters(self) -> None:
-        self.mix.reset_parameters()
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
         return self.mix(list(vectors.unbind(dim=1)))

@@ -40,7 +40,7 @@ def classification_loss(
     )
 
 
-class TextHead(nn.Module):
+class ClassificationHead(nn.Module):
     """Vectors to logits: [dense, ReLU,] dropout, linear. Applies to `[B, D]` and, vector by vector, to `[B, T, D]`.
 
     Args:

@@ -1,17 +1,16 @@
 """GRUBERT: GRUs fuse groups of an encoder's hidden layers."""
 
-from typing import Any
-
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
-from transformers.utils import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_gru_fusion import GRUFusionConfig
 from .fusion_base import LayerFuser
 from .fusion_table import build_token_fuser
-from .heads import TextHead, classification_loss, reduce_tokens
+from .heads import ClassificationHead, classification_loss, reduce_tokens
 from .modeling_layer_fusion import LayerFusionModel, LayerFusionPreTrainedModel
 from .recurrence import BidirectionalRNN
 
@@ -32,10 +31,6 @@ class GRUFusionModel(LayerFusionModel):
 
     config: GRUFusionConfig
 
-    def __init__(self, config: GRUFusionConfig, encoder: PreTrainedModel | None = None):
-        super().__init__(config, encoder)
-        self.fuser.requires_grad_(not config.freeze_fusion)
-
     @staticmethod
     def build_fuser(config: GRUFusionConfig) -> LayerFuser:
         return build_token_fuser(config)
@@ -47,7 +42,7 @@ class GRUFusionModel(LayerFusionModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """Encodes and fuses; the arguments are those of `LayerFusionModel.encode_and_fuse`."""
         mask = visible_mask(self.config, attention_mask)
@@ -75,7 +70,9 @@ class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
         if config.downstream_hidden_size:
             self.downstream = BidirectionalRNN(size, config.downstream_hidden_size)
             size = 2 * config.downstream_hidden_size
-        self.classifier = TextHead(size, config.dense_size, config.num_labels, config.classifier_dropout)
+        self.classifier = ClassificationHead(
+            size, config.dense_size, config.num_labels, config.classifier_dropout
+        )
         self.post_init()
 
     @can_return_tuple
@@ -86,7 +83,7 @@ class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Classifies texts.
 

@@ -14,9 +14,12 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 
 from .configuration_layer_fusion import LayerFusionConfig
 from .fusion_base import LayerFuser
+from .fusion_mix import ScalarMix
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # Fields of every configuration that say how the encoder is loaded, not what our model is.
@@ -72,13 +75,17 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
             if stored.get("model_type") != cls.config_class.model_type:
                 kwargs["use_safetensors"] = use_safetensors
                 return cls._from_encoder(pretrained_model_name_or_path, config, **kwargs)
-        return super().from_pretrained(
+        loaded = super().from_pretrained(
             pretrained_model_name_or_path,
             *model_args,
             config=config,
             use_safetensors=use_safetensors,
             **kwargs,
         )
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        # Loading puts new parameters in place of those that were frozen.
+        model.base_model.freeze()
+        return loaded
 
     @classmethod
     def _from_encoder(
@@ -135,7 +142,7 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Glorot for dense layers (GRUBERT, section 2.3), torch's own rule for recurrences; an encoder initialises
         itself."""
-        if isinstance(module, LayerFuser):
+        if isinstance(module, LayerFuser | ScalarMix):
             module.reset_parameters()
         elif isinstance(module, nn.Linear):
             init.xavier_normal_(module.weight)
@@ -168,7 +175,14 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         encoder_config = config.get_text_config()
         encoder_config._attn_implementation = encoder.config._attn_implementation
         encoder.config = encoder_config
+        self.freeze()
         self.post_init()
+
+    def freeze(self) -> None:
+        """Switches off the gradients of what the configuration keeps at its first values: the fuser, where
+        `freeze_fusion` is set."""
+        if getattr(self.config, "freeze_fusion", False):
+            self.fuser.requires_grad_(False)
 
     @staticmethod
     @abstractmethod
@@ -187,7 +201,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, BaseModelOutput]:
         """Runs the encoder and fuses the outputs of its layers.
 
@@ -212,13 +226,11 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         if kwargs.get("output_attentions") is None:
             kwargs["output_attentions"] = self.config.output_attentions
         depth = self.config.num_hidden_layers
-        shown = selected_states(asked, depth)
-        needed = shown | {layer + 1 for layer in self.fuser.layers}
         outputs = self.encoder(
             input_ids=input_ids,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
-            output_hidden_states=sorted(needed),
+            output_hidden_states=True,
             return_dict=True,
             **kwargs,
         )
@@ -229,6 +241,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
                 f"the encoder must put out the states of its embeddings and {depth} layers, found {found} from "
                 f"'{self.config.get_text_config().model_type}'; use an encoder that does."
             )
+        shown = selected_states(asked, depth)
         return self.fuser(states[1:], attention_mask), BaseModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=tuple(s if i in shown else None for i, s in enumerate(states)) if shown else None,

@@ -1,16 +1,15 @@
 """BERT-LSTM and BERT-Attention: the text's vector at every layer, pooled over the layers."""
 
-from typing import Any
-
 import torch
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
-from transformers.utils import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_layer_pooling import LayerPoolingConfig
 from .fusion_base import LayerFuser
 from .fusion_pooling import SENTENCE_FUSERS
-from .heads import TextHead, classification_loss
+from .heads import ClassificationHead, classification_loss
 from .modeling_layer_fusion import LayerFusionModel, LayerFusionPreTrainedModel
 
 
@@ -38,7 +37,7 @@ class LayerPoolingModel(LayerFusionModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encodes and pools; the arguments are those of `LayerFusionModel.encode_and_fuse`."""
         pooled, outputs = self.encode_and_fuse(
@@ -60,7 +59,9 @@ class BertWithPoolingModule(LayerFusionPreTrainedModel):
         self.num_labels = config.num_labels
         self.model = LayerPoolingModel(config, encoder)
         size = self.model.fuser.output_size
-        self.classifier = TextHead(size, config.dense_size, config.num_labels, config.classifier_dropout)
+        self.classifier = ClassificationHead(
+            size, config.dense_size, config.num_labels, config.classifier_dropout
+        )
         self.post_init()
 
     @can_return_tuple
@@ -71,7 +72,7 @@ class BertWithPoolingModule(LayerFusionPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Classifies texts; arguments and outputs are those of `BertForGRUFusionClassification.forward`."""
         outputs = self.model(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
