@@ -7,13 +7,13 @@ Every reader keeps the order of the file and returns these columns:
 | the text columns, by their own names | string | the text as it stands; "NA", "null" and "nan" are texts |
 | `label` | int64, double, string, a list of these, or `ClassLabel` | raw: `data/labels.py` encodes it |
 | `id` | string | the value of the id column, else the number of the example, from 0 |
-| `row` | int64 | its row in the file as a spreadsheet counts: the header of csv and tsv is row 1 |
+| `row` | int64 | its row in the file as a spreadsheet counts: the header of csv and tsv is row 1 (xml, raw: line) |
 
 `row` survives selecting and splitting, so that later errors still name the row of the file.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
@@ -23,8 +23,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features
 
+from hf_layerfusion.data.absa import read_acl14, read_semeval
 from hf_layerfusion.data.columns import Columns, WantedColumns, missing_columns, one_line
-from hf_layerfusion.data.formats import READERS, arrow_columns, read_utf8, split_lines
+from hf_layerfusion.data.formats import (
+    arrow_columns,
+    read_csv,
+    read_json,
+    read_parquet,
+    read_tsv,
+    read_utf8,
+    split_lines,
+)
 from hf_layerfusion.data.tables import from_table, row_number, to_table
 from hf_layerfusion.errors import UserError
 
@@ -33,6 +42,16 @@ logger = logging.getLogger(__name__)
 MAX_TEXT_BYTES = 1_000_000
 
 FilePath: TypeAlias = str | PathLike[str]
+
+READERS: dict[str, Callable[[Path, WantedColumns, int], Columns]] = {
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".jsonl": read_json,
+    ".json": read_json,
+    ".parquet": read_parquet,
+    ".xml": read_semeval,
+    ".raw": read_acl14,
+}
 
 
 def read_examples(
@@ -50,7 +69,10 @@ def read_examples(
       are integers if all of them are, else floats if all are, else strings. Quoted texts may hold line
       breaks.
     - `.jsonl`, `.json`: one object a line, or one array of objects. A list as label means several classes.
+      SNLI's files are known by their fields (`formats.read_json`).
     - `.parquet`: labels by the type of their column.
+    - `.xml`, `.raw`: the aspect terms of SemEval-2014 and the tweets of ACL-14, with the columns `sentence`,
+      `aspect` and `label` (`data/absa.py`).
 
     Blank lines at the end of a file are ignored. Repeated ids are kept and counted in a warning.
 
@@ -236,9 +258,8 @@ def _with_id_and_row(columns: Columns, where: str, first_row: int) -> Dataset:
     if "id" in columns:
         missing = pc.index(_is_blank(columns["id"]), True).as_py()
         if missing >= 0:
-            raise UserError(
-                f"{where}: row {first_row + missing}: the id is empty; fill it in, or name no id column"
-            )
+            row = columns["row"][missing].as_py() if "row" in columns else first_row + missing
+            raise UserError(f"{where}: row {row}: the id is empty; fill it in, or name no id column")
         repeated = size - pc.count_distinct(columns["id"]).as_py()
         if repeated:
             logger.warning("%s: %d ids stand more than once", where, repeated)

@@ -3,22 +3,30 @@
 import csv
 import io
 import json
+import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt, missing_columns, one_line
 from hf_layerfusion.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # Numbers as JSON writes them, a plus sign allowed: "007" and "1_000" are names, not numbers.
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(
     r"[+-]?(((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|nan|inf)", re.IGNORECASE
 )
+# The fields of an SNLI file, and its label for pairs on which the annotators did not agree.
+_SNLI_FIELDS = {"gold_label", "sentence1", "sentence2"}
+_SNLI_UNDECIDED = "-"
 _LABEL_KINDS = {str: "string", bool: "number", int: "number", float: "number"}
 
 
@@ -98,6 +106,9 @@ def _typed_labels(strings: Sequence[str]) -> pa.Array:
 def read_json(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
     """Reads one object a line, or one array of objects.
 
+    SNLI's files are known by their fields gold_label, sentence1 and sentence2 (Bowman et al. 2015): where they lack
+    the label column wanted, gold_label is it. Pairs whose gold_label is "-" are left out and counted in a warning.
+
     Raises:
         UserError: a fault of the file, by its row; the first object is row 1.
     """
@@ -117,8 +128,12 @@ def read_json(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns
                 '{"text": "...", "label": ...}'
             )
     found = list(dict.fromkeys(name for record in records for name in record))
+    is_snli = set(found) >= _SNLI_FIELDS
+    if is_snli and wanted.label is not None and wanted.label not in found:
+        wanted = replace(wanted, label="gold_label")
+    columns = wanted.find(found, str(path))
     arrays: Columns = {}
-    for name, source in wanted.find(found, str(path)).items():
+    for name, source in columns.items():
         for row, record in enumerate(records, start=1):
             if source not in record:
                 raise missing_columns([source], record, f"{path}: row {row}")
@@ -127,7 +142,20 @@ def read_json(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns
             arrays[name] = _json_labels(raw, str(path))
         else:
             arrays[name] = _json_strings(raw, f"column {source!r}", str(path), may_be_integer=name == "id")
+    if is_snli and columns.get("label") == "gold_label" and pa.types.is_string(arrays["label"].type):
+        return _without_undecided(arrays, str(path))
     return arrays
+
+
+def _without_undecided(arrays: Columns, where: str) -> Columns:
+    """The pairs of SNLI that have a label, with their rows."""
+    decided = pc.not_equal(arrays["label"], _SNLI_UNDECIDED)
+    undecided = pc.sum(pc.invert(decided)).as_py()
+    if not undecided:
+        return arrays
+    logger.warning("%s: %d pairs without a label that annotators agree on left out", where, undecided)
+    rows = pa.array(range(1, len(decided) + 1), pa.int64())
+    return {name: array.filter(decided) for name, array in {**arrays, "row": rows}.items()}
 
 
 class _RepeatedKeyError(ValueError):
@@ -328,12 +356,3 @@ def split_lines(text: str) -> list[str]:
 def empty_file(path: Path) -> UserError:
     """The error for a file without content."""
     return UserError(f"{path}: the file is empty; give one with at least one example")
-
-
-READERS: dict[str, Callable[[Path, WantedColumns, int], Columns]] = {
-    ".csv": read_csv,
-    ".tsv": read_tsv,
-    ".jsonl": read_json,
-    ".json": read_json,
-    ".parquet": read_parquet,
-}
