@@ -41,6 +41,21 @@ class ToyFuser(nn.Module):
         return hidden_states[1] + hidden_states[0]
 
 
+class FirstTokenFuser(ToyFuser):
+    def vectors(self, hidden_states, attention_mask):
+        return torch.stack([hidden_states[layer][:, 0] for layer in self.layers], dim=1)
+
+    def forward(self, hidden_states, attention_mask):
+        return self.vectors(hidden_states, attention_mask).sum(dim=1, keepdim=True)
+
+
+class MeanTokenFuser(FirstTokenFuser):
+    def vectors(self, hidden_states, attention_mask):
+        real = attention_mask.unsqueeze(-1)
+        means = [(hidden_states[layer] * real).sum(dim=1) / real.sum(dim=1) for layer in self.layers]
+        return torch.stack(means, dim=1)
+
+
 class WeightedFuser(ToyFuser):
     """Weighs the two layers by their size at the first token; the higher layer stands first in `layers`."""
 
@@ -50,16 +65,14 @@ class WeightedFuser(ToyFuser):
 
 
 class ToyModel(PreTrainedModel):
-    """Logits 0 and z, with z the sum of two layers, at the first token or as a mean over the real ones."""
+    """Logits 0 and z, with z the sum of two layers, of the fuser's one vector or as a mean over the real tokens."""
 
     config_class = PreTrainedConfig
 
-    def __init__(self, fuser=None, token_pooling=None):
+    def __init__(self, fuser=None):
         super().__init__(PreTrainedConfig(id2label={0: "no", 1: "yes"}))
         self.encoder = ToyEncoder()
         self.fuser = fuser or ToyFuser()
-        if token_pooling is not None:
-            self.fuser.token_pooling = token_pooling
         self.dropout = nn.Dropout(0.5)
         self.breaks_at = None
         self.unit = nn.Parameter(torch.ones(1))
@@ -68,10 +81,8 @@ class ToyModel(PreTrainedModel):
         fused = self.fuser(self.encoder(inputs).hidden_states[1:], attention_mask)[..., 0]
         if self.breaks_at == fused.sum().item():
             raise RuntimeError("broken head")
-        if getattr(self.fuser, "token_pooling", None) == "cls":
-            z = fused[:, 0]
-        else:
-            z = (fused * attention_mask).sum(dim=1) / attention_mask.sum(dim=1)
+        real = attention_mask[:, : fused.shape[1]]
+        z = (fused * real).sum(dim=1) / real.sum(dim=1)
         z = self.dropout(self.unit * z)
         logits = torch.stack([torch.zeros_like(z), z], dim=1)
         loss = None
@@ -102,15 +113,15 @@ def loss(z_yes, z_no):
 
 
 @pytest.mark.parametrize(
-    ("token_pooling", "z_yes", "mean"),
+    ("fuser", "z_yes", "mean"),
     [
-        (None, 4.0, 1.0),  # z: (2 + 4) / 2 + 1; layer 1's mean over three real tokens: (2 + 4 - 3) / 3
-        ("cls", 3.0, -0.5),  # z: 2 + 1; over two first tokens: (2 - 3) / 2
-        ("mean", 4.0, 0.0),  # over two texts: (3 - 3) / 2
+        (ToyFuser, 4.0, 1.0),  # z: (2 + 4) / 2 + 1; layer 1's mean over three real tokens: (2 + 4 - 3) / 3
+        (FirstTokenFuser, 3.0, -0.5),  # z: 2 + 1; over two first tokens: (2 - 3) / 2
+        (MeanTokenFuser, 4.0, 0.0),  # over two texts: (3 - 3) / 2
     ],
 )
-def test_ablation_by_hand(token_pooling, z_yes, mean):
-    use = layer_use(ToyModel(token_pooling=token_pooling), toy_batches())
+def test_ablation_by_hand(fuser, z_yes, mean):
+    use = layer_use(ToyModel(fuser()), toy_batches())
     # With layer 1 at its mean both texts get z = mean + 1 > 0: the first stays right, the second turns wrong.
     assert use.num_texts == 2
     assert use.accuracy == 1.0
@@ -262,9 +273,10 @@ def test_the_layer_that_holds_the_label_ranks_first(table, name, end):
     assert all(use.accuracy_drop[layer] == use.loss_rise[layer] == 0 for layer in unread)
 
 
-def test_cls_states_are_the_first_tokens_states():
+def test_cls_states_are_the_first_real_tokens_states():
     model = build("lstm-cls").train()
     batches = [planted_batch(3), planted_batch(2)]
+    batches[1]["attention_mask"] = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     states = cls_states(model, batches, [1, -1])
     assert states.shape == (5, 2, WIDTH)
     assert model.training
@@ -272,7 +284,8 @@ def test_cls_states_are_the_first_tokens_states():
     inputs = {name: batches[1][name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     with torch.no_grad():
         expected = encoder(**inputs, output_hidden_states=True).hidden_states
-    np.testing.assert_allclose(states[3:, 0], expected[1][:, 0], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(states[3:, 1], expected[4][:, 0], rtol=1e-5, atol=1e-6)
+    for column, layer in enumerate((1, DEPTH)):
+        first = torch.stack([expected[layer][0, 2], expected[layer][1, 0]])
+        np.testing.assert_allclose(states[3:, column], first, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="at least one text"):
         cls_states(model, [], [1])

@@ -75,9 +75,9 @@ def layer_use(model: PreTrainedModel, batches: Iterable[Batch], *, by_class: boo
     then the fuser and head once a layer.
 
     A model has one submodule with two children: `encoder`, which puts out `hidden_states`, and `fuser`, which is
-    called with those of layers 1 to L and the attention mask. `fuser.layers` are the indices it reads. Optional:
-    `fuser.layer_weights(hidden_states, attention_mask)`, the weights `[B, len(layers)]` or None, and
-    `fuser.token_pooling`, which a sentence fuser has: `"cls"`, the first token is the text's vector, or `"mean"`.
+    called with those of layers 1 to L and the attention mask. `fuser.layers` are the indices it reads. Of the same
+    arguments it may have two more methods: `layer_weights`, the weights `[B, len(layers)]` or None, and, a sentence
+    fuser, `vectors`, the texts' vectors that it reads, `[B, len(layers), H]`.
 
     Args:
         model: a classifier with a fuser. It is left as it was, also after an error.
@@ -137,12 +137,12 @@ def layer_use(model: PreTrainedModel, batches: Iterable[Batch], *, by_class: boo
 def cls_states(
     model: PreTrainedModel, batches: Iterable[Batch], layers: Sequence[int]
 ) -> npt.NDArray[np.float32]:
-    """The first token's state at each of `layers`, `[N, len(layers), H]`, of any model that puts out its
-    `hidden_states`. The model is left as it was.
+    """The state of each text's first real token at each of `layers`, `[N, len(layers), H]`, of any model that puts out
+    its `hidden_states`. The model is left as it was.
 
     Args:
         model: the model.
-        batches: its inputs; `labels` among them are not used.
+        batches: its inputs, `attention_mask` among them; `labels` are not used.
         layers: indices into `hidden_states`, such as `range(-6, 0)` for the last six.
 
     Raises:
@@ -153,7 +153,9 @@ def cls_states(
         for batch in _on_device(batches, model):
             inputs = {name: value for name, value in batch.items() if name != "labels"}
             states = model(**inputs, output_hidden_states=True, return_dict=True).hidden_states
-            rows.append(torch.stack([states[layer][:, 0] for layer in layers], dim=1).float().cpu())
+            first = batch["attention_mask"].long().argmax(dim=1)
+            texts = torch.arange(len(first), device=first.device)
+            rows.append(torch.stack([states[layer][texts, first] for layer in layers], dim=1).float().cpu())
     if not rows:
         raise ValueError("`batches` must hold at least one text, found none; check the data.")
     return torch.cat(rows).numpy()
@@ -258,31 +260,25 @@ def _on_device(batches: Iterable[Batch], model: PreTrainedModel) -> Iterator[dic
 
 def _mean_states(model: PreTrainedModel, fusing: Any, batches: Iterable[Batch]) -> dict[int, torch.Tensor]:
     """Mean `[H]` of what the fuser reads at each of its layers, by their index."""
-    sums: dict[int, Any] = dict.fromkeys(fusing.fuser.layers, 0.0)
+    total: Any = 0.0
     count = 0
     for batch in _on_device(batches, model):
         with _recorded(fusing) as record:
             model(**batch)
-        states, mask = record.fuser_inputs
-        for layer in sums:
-            vectors = _vectors(fusing.fuser, states[layer], mask)
-            # On the CPU, as not every device knows float64.
-            sums[layer] = sums[layer] + vectors.float().sum(dim=0).cpu().double()
-        count += len(vectors)
+        vectors = torch.stack(_read(fusing.fuser, record.fuser_inputs))
+        # On the CPU, as not every device knows float64.
+        total = total + vectors.float().sum(dim=1).cpu().double()
+        count += vectors.shape[1]
     if not count:
         raise ValueError("`batches` must hold at least one text, found none; check the data.")
-    return {layer: total / count for layer, total in sums.items()}
+    return dict(zip(fusing.fuser.layers, total / count, strict=True))
 
 
-def _vectors(fuser: Any, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """What the fuser reads of one layer's states `[B, T, H]`: the real tokens' or, `[B, H]`, the texts' vectors."""
-    pooling = getattr(fuser, "token_pooling", None)
-    if pooling == "cls":
-        return states[:, 0]
-    if attention_mask is None:
-        return states.flatten(0, 1) if pooling is None else states.mean(dim=1)
-    real = attention_mask.bool()
-    if pooling is None:
-        return states[real]
-    total = states.masked_fill(~real.unsqueeze(-1), 0.0).sum(dim=1)
-    return total / real.sum(dim=1, keepdim=True).clamp(min=1)
+def _read(fuser: Any, inputs: FuserInputs) -> list[torch.Tensor]:
+    """What the fuser reads at each of its layers, `[n, H]`: the vectors of the texts or of all real tokens."""
+    if hasattr(fuser, "vectors"):
+        return list(fuser.vectors(*inputs).unbind(dim=1))
+    states, mask = inputs
+    return [
+        states[layer].flatten(0, 1) if mask is None else states[layer][mask.bool()] for layer in fuser.layers
+    ]
