@@ -4,14 +4,13 @@ accelerate launch examples/run_tweets.py --model_name_or_path bert-base-uncased 
     --validation_file $DATA/tweets/dev.csv --test_file $DATA/tweets/test.csv --output_dir outputs/grubert-share-3
 """
 
-import json
 from pathlib import Path
 
 from transformers import pipeline
 
 from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, TweetTrainingArguments
 from hf_layerfusion.experiments.run import classify
-from hf_layerfusion.experiments.script import parse_arguments, run_script
+from hf_layerfusion.experiments.script import parse_arguments, print_outputs, run_script
 
 SENTENCES = (
     "what a lovely morning, thank you all!",
@@ -30,10 +29,7 @@ def main() -> None:
     if training_arguments.process_index != 0:
         return
     folder = Path(training_arguments.output_dir)
-    print(json.dumps(results, indent=2))
-    print(f"\nEverything is in {folder}:")
-    for path in sorted(folder.iterdir()):
-        print(f"  {path.name}")
+    print_outputs(results, folder)
     if (folder / "config.json").exists() and data_arguments.text_pair_column is None:
         print(f'\npipeline("text-classification", model="{folder}") says:')
         classifier = pipeline("text-classification", model=str(folder), device="cpu")

@@ -12,6 +12,7 @@ from hf_layerfusion.evaluation.significance import (
     format_mean_sd,
     holm,
     mean_sd,
+    nadeau_bengio,
     paired_bootstrap,
 )
 
@@ -157,3 +158,28 @@ def test_format_mean_sd():
     assert format_mean_sd([0.8953, 0.8966, 0.8979]) == "89.66 (0.13)"
     assert format_mean_sd([0.8966]) == "89.66"
     assert format_mean_sd([1.5, 2.5], scale=1, digits=1) == "2.0 (0.7)"
+
+
+def test_nadeau_bengio_by_hand():
+    # Mean 2, sum of squares (1 + 0 + 1 + 0) = 2, sample variance 2/3; 1/4 + 0.25/0.75 = 7/12.
+    # t = 2 / sqrt(2/3 · 7/12) = 2 / sqrt(7/18) = 3.207135; with 3 degrees of freedom the two-sided p has the closed
+    # form 1 - 2/π (atan(x) + x / (1 + x²)), x = t / √3.
+    t, p_value = nadeau_bengio([1.0, 2.0, 3.0, 2.0], test_fraction=0.25)
+    assert t == pytest.approx(2 / math.sqrt(7 / 18))
+    x = t / math.sqrt(3)
+    assert p_value == pytest.approx(1 - 2 / math.pi * (math.atan(x) + x / (1 + x * x)))
+    assert nadeau_bengio([-1.0, -2.0, -3.0, -2.0], 0.25) == pytest.approx((-t, p_value))
+
+
+def test_nadeau_bengio_of_equal_differences():
+    assert nadeau_bengio([0.0, 0.0, 0.0], 0.1) == (0.0, 1.0)
+    assert nadeau_bengio([-0.1] * 10, 0.1) == (-math.inf, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("differences", "share", "named"),
+    [([0.1], 0.1, "differences"), ([0.1, math.nan], 0.1, "differences"), ([0.1, 0.2], 1.0, "test_fraction")],
+)
+def test_nadeau_bengio_refuses_what_it_cannot_test(differences, share, named):
+    with pytest.raises(ValueError, match=named):
+        nadeau_bengio(differences, share)

@@ -1,7 +1,7 @@
 """What a run can be told, as the dataclasses that `HfArgumentParser` reads."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 
@@ -73,9 +73,14 @@ class ModelArguments:
 class DataArguments:
     """Which texts, and how they are prepared."""
 
-    train_file: str | None = option(None, "Training examples: .csv, .tsv, .jsonl, .json or .parquet.")
+    # Whether the second text of a pair is an aspect of the first.
+    pair_is_aspect: ClassVar[bool] = False
+
+    train_file: str | None = option(
+        None, "Training examples: .csv, .tsv, .jsonl, .json, .parquet, SemEval's .xml or ACL-14's .raw."
+    )
     validation_file: str | None = option(
-        None, "Validation examples; without them 30 % is split from training."
+        None, "Validation examples; without them --validation_fraction is split from training."
     )
     test_file: str | None = option(None, "Test examples, with or without labels.")
     train_pos_file: str | None = option(None, "The competition's train_pos.txt, one tweet a line.")
@@ -96,8 +101,17 @@ class DataArguments:
         "mean regression, lists several labels a text.",
     )
     validation_fraction: float = option(0.3, "Share split from training where there is no validation file.")
+    group_column: str | None = option(None, "Text column whose equal values stay on one side of a split.")
+    report_on_selection: bool = option(
+        True,
+        "Without test data, report on the validation data that chose the checkpoint; False reports on them and cuts "
+        "others from training to choose on.",
+    )
     split_seed: int = option(42, "Seed of that split and of --max_*_samples, the same for every run.")
     max_seq_length: int = option(40, "Tokens a text is cut to (GRUBERT: 40).")
+    truncation: str = option(
+        "longest_first", "Which text of a pair is cut: longest_first, only_first or only_second."
+    )
     pad_to_max_length: bool = option(False, "Pad to that length instead of the batch's longest text.")
     preprocessing: str = option(
         "paper", "none, light (BERTweet's conventions) or paper (GRUBERT, section 2.1)."
@@ -131,6 +145,9 @@ class RunTrainingArguments(LayerFusionTrainingArguments):
     logging_strategy: str = option("epoch", "When to log.")
     load_best_model_at_end: bool = option(True, "End with the best checkpoint.")
     train_sampling_strategy: str = option("group_by_length", "Batches of texts of like length.")
+    decoupled_weight_decay: bool = option(
+        True, "False makes weight_decay Adam's L2, added to the gradient, in place of AdamW's decay."
+    )
     report_to: str = option("none", "Where to report, such as tensorboard.")
 
 
@@ -149,3 +166,92 @@ class TweetTrainingArguments(RunTrainingArguments):
     early_stopping_patience: int | None = option(
         3, "Epochs without a better checkpoint before the run stops."
     )
+
+
+@dataclass
+class PoolingModelArguments(ModelArguments):
+    """As `ModelArguments`, with BERT-LSTM (Song et al. 2020) as the default."""
+
+    architecture: str = option(
+        "layer_pooling",
+        "layer_pooling (BERT-LSTM and its kin), gru_fusion (GRUBERT) or plain (transformers' own classifier).",
+    )
+
+
+@dataclass
+class PairDataArguments(DataArguments):
+    """Pairs of texts as they stand; what chooses a checkpoint is never what is reported."""
+
+    validation_fraction: float = option(0.1, "Share split from training where there is no validation data.")
+    report_on_selection: bool = option(
+        False,
+        "Without test data, report on the validation data that chose the checkpoint; False reports on them and cuts "
+        "others from training to choose on.",
+    )
+    max_seq_length: int = option(128, "Tokens a pair is cut to.")
+    preprocessing: str = option(
+        "none", "none, light (BERTweet's conventions) or paper (GRUBERT, section 2.1)."
+    )
+    remove_duplicates: bool = option(False, "Keep the first of equal training pairs.")
+
+
+@dataclass
+class AbsaDataArguments(PairDataArguments):
+    """Sentences and their aspects; all aspects of a sentence stay on one side of a split."""
+
+    pair_is_aspect: ClassVar[bool] = True
+
+    text_column: str = option("sentence", "Column of the sentence.")
+    text_pair_column: str | None = option("aspect", "Column of the aspect.")
+    sentence_only: bool = option(False, "Leave the aspect out of the model's input.")
+    group_column: str | None = option(
+        "sentence", "Text column whose equal values stay on one side of a split."
+    )
+    truncation: str = option(
+        "only_first", "Which text is cut: only_first (the sentence), only_second or longest_first."
+    )
+    folds: int | None = option(
+        None, "Cross-validate over that many parts of the training data (the paper: 10)."
+    )
+    fold_split: str = option(
+        "stratified_group",
+        "stratified_group keeps equal values of --group_column in one fold; stratified does not, as is often done, "
+        "and so tests on sentences that were trained on.",
+    )
+
+    def __post_init__(self) -> None:
+        if self.sentence_only:
+            self.text_pair_column = None
+
+
+@dataclass
+class NliDataArguments(PairDataArguments):
+    """Premise and hypothesis in SNLI's columns; all pairs of a premise stay on one side of a split."""
+
+    text_column: str = option("sentence1", "Column of the premise.")
+    text_pair_column: str | None = option("sentence2", "Column of the hypothesis.")
+    group_column: str | None = option(
+        "sentence1", "Text column whose equal values stay on one side of a split."
+    )
+
+
+@dataclass
+class AbsaTrainingArguments(RunTrainingArguments):
+    """The recipe of Song et al. (2020, section 3.2) as defaults; batch, schedule and clipping are not in the paper."""
+
+    learning_rate: float = option(2e-5, "Rate of the encoder.")
+    weight_decay: float = option(1e-5, "L2, or AdamW's decay with --decoupled_weight_decay True.")
+    decoupled_weight_decay: bool = option(
+        False, "False makes weight_decay Adam's L2, added to the gradient, in place of AdamW's decay."
+    )
+    num_train_epochs: float = option(10.0, "Most epochs.")
+    per_device_train_batch_size: int = option(32, "Texts a step and device.")
+    metric_for_best_model: str | None = option("accuracy", "What makes a checkpoint the best.")
+    greater_is_better: bool | None = option(True, "Whether more of it is better.")
+
+
+@dataclass
+class NliTrainingArguments(AbsaTrainingArguments):
+    """As for aspects, with the 5 epochs of section 3.2."""
+
+    num_train_epochs: float = option(5.0, "Most epochs.")

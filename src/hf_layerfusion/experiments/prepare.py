@@ -1,14 +1,16 @@
 """From data arguments to encoded splits: read, clean, remove duplicates, split, encode labels, tokenize."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
+from hf_layerfusion.data.absa import count_absent_aspects
 from hf_layerfusion.data.files import read_competition, read_examples, read_hub
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.data.spelling import SpellingCorrector
 from hf_layerfusion.data.splits import limit, remove_duplicates, split_train_validation, text_overlap
+from hf_layerfusion.data.tables import row_number, values
 from hf_layerfusion.data.tweets import PRESETS, SPELLING, TweetPreprocessor, empty_rows
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import DataArguments
@@ -108,16 +110,19 @@ def clean(split: Dataset, cleaner: TweetPreprocessor, name: str) -> tuple[Datase
     return cleaned, len(emptied)
 
 
-def prepare(arguments: DataArguments) -> PreparedData:
-    """Reads, cleans and splits the data, and encodes the labels.
+def load(arguments: DataArguments) -> PreparedData:
+    """Reads and cleans the splits that are given, and encodes their labels.
 
-    Training texts are cleaned, then equal ones removed (GRUBERT, section 2.1), then 30 % split off where no
-    validation data is given (section 2.4).
+    Training texts are cleaned, then equal ones removed (GRUBERT, section 2.1).
 
     Raises:
-        UserError: as `read_splits`, `LabelSchema` and `TweetPreprocessor`.
+        UserError: as `read_splits`, `LabelSchema` and `TweetPreprocessor`; a group column that is no text column.
     """
     columns = text_columns(arguments)
+    if arguments.group_column not in (None, *columns):
+        raise UserError(
+            f"--group_column must be a text column ({', '.join(columns)}), found {arguments.group_column!r}; name one."
+        )
     splits = read_splits(arguments)
     seed = arguments.split_seed
     if arguments.max_train_samples is not None:
@@ -128,6 +133,10 @@ def prepare(arguments: DataArguments) -> PreparedData:
         splits["test"] = splits["test"].select(range(min(len(splits["test"]), arguments.max_predict_samples)))
     raw_train = splits["train"]
     notes = [f"{name}: {len(split):,} texts read" for name, split in splits.items()]
+    if arguments.pair_is_aspect and len(columns) == 2:
+        for name, split in splits.items():
+            absent = count_absent_aspects(split, *columns)
+            notes += [f"{name}: {absent:,} aspects do not stand in their sentence"] if absent else []
 
     steps = tuple(arguments.preprocessing_steps or ()) or PRESETS.get(arguments.preprocessing, ())
     spelling = None
@@ -149,30 +158,64 @@ def prepare(arguments: DataArguments) -> PreparedData:
         splits["train"], arguments.class_names, arguments.problem_type, where=where["train"]
     )
     splits = {name: schema.encode(split, where[name]) for name, split in splits.items()}
+    return PreparedData(splits, raw_train, schema, columns, cleaner.steps, notes)
+
+
+def cut_validation(data: PreparedData, arguments: DataArguments) -> PreparedData:
+    """Cuts validation data off the training data where there is none; notes what the splits share.
+
+    Raises:
+        UserError: as `split_train_validation`.
+    """
+    splits, notes = dict(data.splits), list(data.notes)
+    group = arguments.group_column
     if "validation" not in splits:
         splits["train"], splits["validation"] = split_train_validation(
-            splits["train"], arguments.validation_fraction, seed
+            splits["train"], arguments.validation_fraction, arguments.split_seed, group_column=group
         )
-        notes.append(f"validation: {len(splits['validation']):,} texts split from train")
+        grouped = "" if group is None else f", none of which has its {group} there"
+        notes.append(f"validation: {len(splits['validation']):,} texts split from train{grouped}")
     if arguments.train_on_all:
         splits["train"] = concatenate_datasets([splits["train"], splits.pop("validation")])
         notes.append(f"train: {len(splits['train']):,} texts with those of validation")
     for name in ("validation", "test"):
         if name in splits:
-            shared = text_overlap(splits[name], splits["train"], columns)
+            shared = text_overlap(splits[name], splits["train"], data.text_columns)
             notes += [f"{name}: {shared:,} texts stand in train too"] if shared else []
-    return PreparedData(splits, raw_train, schema, columns, cleaner.steps, notes)
+            shared = text_overlap(splits[name], splits["train"], [group]) if group is not None else 0
+            notes += [f"{name}: {shared:,} texts have a {group} that stands in train too"] if shared else []
+    return replace(data, splits=splits, notes=notes)
+
+
+def prepare(arguments: DataArguments) -> PreparedData:
+    """`load`, then `cut_validation`: 30 % by default (GRUBERT, section 2.4).
+
+    Raises:
+        UserError: as these.
+    """
+    data = load(arguments)
+    if not arguments.report_on_selection and "validation" in data.splits and "test" not in data.splits:
+        data.splits["test"] = data.splits.pop("validation")
+        data.notes.append(
+            "test: the validation data, as no test data is given; checkpoints are chosen on data cut from train"
+        )
+    return cut_validation(data, arguments)
 
 
 def tokenize(
     data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: DataArguments
 ) -> dict[str, Dataset]:
-    """Turns each split into model inputs: `input_ids`, `attention_mask`, …, and `labels` where there are labels."""
+    """Turns each split into model inputs: `input_ids`, `attention_mask`, …, and `labels` where there are labels.
+
+    Raises:
+        UserError: an unknown `truncation`, or a text that it keeps whole and that leaves no room for the other.
+    """
+    _check_room(data, tokenizer, arguments)
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         return tokenizer(
             *(batch[column] for column in data.text_columns),
-            truncation=True,
+            truncation=arguments.truncation,
             max_length=arguments.max_seq_length,
             padding="max_length" if arguments.pad_to_max_length else False,
         )
@@ -183,3 +226,24 @@ def tokenize(
         inputs = split.map(encode, batched=True, remove_columns=unused, desc=f"tokenizing {name}")
         encoded[name] = inputs.rename_column("label", "labels") if "label" in inputs.column_names else inputs
     return encoded
+
+
+def _check_room(data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: DataArguments) -> None:
+    """Checks that the text of a pair that must not be cut leaves room for the one that may be."""
+    kept = {"longest_first": None, "only_first": 1, "only_second": 0}
+    if arguments.truncation not in kept:
+        raise UserError(f"--truncation must be one of {', '.join(kept)}, found {arguments.truncation!r}.")
+    position = kept[arguments.truncation]
+    if position is None or len(data.text_columns) == 1:
+        return
+    column = data.text_columns[position]
+    room = arguments.max_seq_length - tokenizer.num_special_tokens_to_add(pair=True)
+    for name, split in data.splits.items():
+        texts = values(split, column)
+        lengths = {text: len(tokenizer.tokenize(text)) for text in set(texts)}
+        for index, text in enumerate(texts):
+            if lengths[text] >= room:
+                raise UserError(
+                    f"{name}: row {row_number(split, index)}: the {column} has {lengths[text]} tokens and is not cut, "
+                    f"which leaves its pair no room; raise --max_seq_length (found {arguments.max_seq_length})."
+                )

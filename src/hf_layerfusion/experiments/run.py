@@ -5,12 +5,15 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, set_seed
+from torch.optim import Optimizer
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Trainer, set_seed
 
 from hf_layerfusion.data.statistics import plot_word_counts, word_counts
 from hf_layerfusion.errors import UserError
@@ -107,7 +110,21 @@ def make_trainer(
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=compute_metrics_for(data.schema.problem_type),
+        optimizer_cls_and_kwargs=None
+        if training_arguments.decoupled_weight_decay
+        else _adam(training_arguments),
     )
+
+
+def _adam(arguments: RunTrainingArguments) -> tuple[type[Optimizer], dict[str, Any]]:
+    # `--optim` knows AdamW alone, whose decay by rate × weight_decay is another thing than L2 in the gradient.
+    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    if optimizer_class is not torch.optim.AdamW:
+        raise UserError(
+            f"--decoupled_weight_decay False makes Adam of AdamW, found --optim {arguments.optim.value}; set one "
+            "of them to its default."
+        )
+    return torch.optim.Adam, options
 
 
 def train_and_predict(trainer: LayerFusionTrainer, encoded: dict[str, Dataset]) -> RunResult:
@@ -200,10 +217,64 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(partial, path)
 
 
+def run_in_folder(
+    folder: Path,
+    seed: int,
+    data: PreparedData,
+    encoded: dict[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    training_arguments: RunTrainingArguments,
+) -> dict[str, Any]:
+    """Trains, predicts and writes outputs into `folder`, which is `--output_dir` or lies in it, unless that was done
+    before. The settings are written into `--output_dir` once the model stands.
+
+    Returns:
+        The contents of the folder's `all_results.json`.
+
+    Raises:
+        UserError: as `make_trainer` and `LayerFusionTrainer.train`.
+    """
+    if (folder / RESULTS_FILE).exists():
+        logger.info("%s: finished before", folder)
+    else:
+        changes: dict[str, Any] = {"seed": seed, "output_dir": str(folder)}
+        if data_arguments.train_on_all:
+            # Nothing is left to choose a checkpoint on.
+            changes |= {
+                "eval_strategy": "no",
+                "load_best_model_at_end": False,
+                "early_stopping_patience": None,
+            }
+        arguments = dataclasses.replace(training_arguments, **changes)
+        trainer = make_trainer(data, encoded, tokenizer, model_arguments, arguments)
+        main_process = arguments.process_index == 0
+        if main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            settings = run_settings(model_arguments, data_arguments, training_arguments)
+            write_json(Path(str(training_arguments.output_dir)) / SETTINGS_FILE, settings)
+        result = train_and_predict(trainer, encoded)
+        if main_process:
+            write_outputs(folder, data, result, trainer, model_arguments, data_arguments, arguments)
+        trainer.accelerator.wait_for_everyone()
+    results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    return results
+
+
+def summary_of(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Mean and standard deviation of each result over several runs."""
+    summary: dict[str, dict[str, float | None]] = {}
+    for name in runs[0]:
+        mean, sd = mean_sd([run[name] for run in runs])
+        summary[name] = {"mean": mean, "sd": sd}
+    return summary
+
+
 def classify(
     model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: RunTrainingArguments
 ) -> dict[str, Any]:
-    """The whole of `examples/run_tweets.py`: prepares the data once, then trains, predicts and writes outputs for each
+    """The whole of a script without folds: prepares the data once, then trains, predicts and writes outputs for each
     seed; several seeds get a folder each and a summary above them.
 
     Returns:
@@ -212,8 +283,7 @@ def classify(
     Raises:
         UserError: for whatever the user can mend.
     """
-    settings = run_settings(model_arguments, data_arguments, training_arguments)
-    check_output_dir(training_arguments, settings)
+    check_output_dir(training_arguments, run_settings(model_arguments, data_arguments, training_arguments))
     tokenizer = load_tokenizer(model_arguments)
     with training_arguments.main_process_first(desc="preparing the texts"):
         data = prepare(data_arguments)
@@ -221,39 +291,23 @@ def classify(
     for note in data.notes:
         logger.info(note)
     top = Path(str(training_arguments.output_dir))
-    main_process = training_arguments.process_index == 0
-    fixed_epochs: dict[str, Any] = {}
-    if data_arguments.train_on_all:
-        # Nothing is left to choose a checkpoint on.
-        fixed_epochs = {
-            "eval_strategy": "no",
-            "load_best_model_at_end": False,
-            "early_stopping_patience": None,
-        }
     seeds = training_arguments.seeds or [training_arguments.seed]
-    runs = []
-    for seed in seeds:
-        folder = top if len(seeds) == 1 else top / f"seed-{seed}"
-        changes = {"seed": seed, "output_dir": str(folder), **fixed_epochs}
-        arguments = dataclasses.replace(training_arguments, **changes)
-        if (folder / RESULTS_FILE).exists():
-            logger.info("%s: finished before", folder)
-        else:
-            trainer = make_trainer(data, encoded, tokenizer, model_arguments, arguments)
-            if main_process:
-                top.mkdir(parents=True, exist_ok=True)
-                write_json(top / SETTINGS_FILE, settings)
-            result = train_and_predict(trainer, encoded)
-            if main_process:
-                write_outputs(folder, data, result, trainer, model_arguments, data_arguments, arguments)
-            trainer.accelerator.wait_for_everyone()
-        runs.append(json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")))
+    runs = [
+        run_in_folder(
+            top if len(seeds) == 1 else top / f"seed-{seed}",
+            seed,
+            data,
+            encoded,
+            tokenizer,
+            model_arguments,
+            data_arguments,
+            training_arguments,
+        )
+        for seed in seeds
+    ]
     if len(seeds) == 1:
         return runs[0]
-    summary: dict[str, Any] = {"seeds": seeds}
-    for name in runs[0]:
-        mean, sd = mean_sd([run[name] for run in runs])
-        summary[name] = {"mean": mean, "sd": sd}
-    if main_process:
+    summary = {"seeds": seeds, **summary_of(runs)}
+    if training_arguments.process_index == 0:
         write_json(top / RESULTS_FILE, summary)
     return summary

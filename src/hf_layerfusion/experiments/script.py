@@ -1,5 +1,6 @@
 """The frame of every script in examples/: arguments in, one line out when they are wrong."""
 
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -34,6 +35,14 @@ def set_up_logging() -> None:
     logging.getLogger("hf_layerfusion").setLevel(logging.INFO)
     transformers.utils.logging.set_verbosity_warning()
     datasets.utils.logging.set_verbosity_error()
+
+
+def print_outputs(results: dict[str, Any], folder: Path) -> None:
+    """Says what a run measured, and what its folder holds."""
+    print(json.dumps(results, indent=2))
+    print(f"\nEverything is in {folder}:")
+    for path in sorted(folder.iterdir()):
+        print(f"  {path.name}")
 
 
 def run_script(main: Callable[[], Any]) -> None:

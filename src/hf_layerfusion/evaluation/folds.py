@@ -1,0 +1,76 @@
+"""Cross-validation: which examples each fold tests on."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from hf_layerfusion.errors import UserError
+
+Fold: TypeAlias = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]
+
+
+def stratified_group_folds(
+    labels: Sequence[Hashable], groups: Sequence[Hashable], n_folds: int = 10, seed: int = 0
+) -> list[Fold]:
+    """Folds of like shares of each class, with every group whole in one of them.
+
+    Args:
+        labels: the class of each example.
+        groups: what must not stand in two folds, such as the sentence of each aspect.
+        n_folds: the number of folds, at least 2.
+        seed: of the order in which groups of like classes are shared out.
+
+    Returns:
+        For each fold the numbers of the examples to train on and of those to test on, both ascending.
+
+    Raises:
+        UserError: fewer groups than folds, or labels that are no classes.
+    """
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    _check_number(n_folds, len(numbers), "groups")
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    return _folds(splitter.split(labels, labels, [numbers[group] for group in groups]), n_folds)
+
+
+def stratified_folds(labels: Sequence[Hashable], n_folds: int = 10, seed: int = 0) -> list[Fold]:
+    """Folds of like shares of each class, and nothing more: where a sentence stands with several aspects, it is
+    tested on and trained on.
+
+    Args:
+        labels: the class of each example.
+        n_folds: the number of folds, at least 2.
+        seed: of the draw.
+
+    Returns:
+        As `stratified_group_folds`.
+
+    Raises:
+        UserError: fewer examples than folds, or labels that are no classes.
+    """
+    _check_number(n_folds, len(labels), "examples")
+    return _folds(StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(labels, labels), n_folds)
+
+
+def _check_number(n_folds: int, available: int, what: str) -> None:
+    if n_folds < 2:
+        raise UserError(f"the number of folds must be at least 2, found {n_folds}; the paper's is 10")
+    if available < n_folds:
+        raise UserError(
+            f"the number of folds must be at most that of {what}, found {n_folds} folds for {available} {what}; give "
+            "more data or ask for fewer folds"
+        )
+
+
+def _folds(split: Iterable[Any], n_folds: int) -> list[Fold]:
+    try:
+        folds = [(np.sort(train), np.sort(test)) for train, test in split]
+    except ValueError as error:  # scikit-learn's word on labels that cannot be stratified
+        raise UserError(
+            f"{n_folds} stratified folds cannot be made ({' '.join(str(error).split())}); ask for fewer folds, or give "
+            "one class an example"
+        ) from error
+    if not all(len(test) for _, test in folds):
+        raise UserError(f"the groups are too unequal for {n_folds} folds; ask for fewer")
+    return folds

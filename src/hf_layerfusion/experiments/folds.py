@@ -1,0 +1,132 @@
+"""Cross-validation: one run for each fold, in a folder of its own."""
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_layerfusion.data.tables import take, values
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.folds import Fold, stratified_folds, stratified_group_folds
+from hf_layerfusion.experiments.arguments import AbsaDataArguments, ModelArguments, RunTrainingArguments
+from hf_layerfusion.experiments.models import load_tokenizer
+from hf_layerfusion.experiments.prepare import PreparedData, cut_validation, load, tokenize
+from hf_layerfusion.experiments.run import (
+    RESULTS_FILE,
+    check_output_dir,
+    run_in_folder,
+    run_settings,
+    summary_of,
+    write_json,
+)
+
+logger = logging.getLogger(__name__)
+
+FOLD_SPLITS = ("stratified_group", "stratified")
+
+
+def make_folds(data: PreparedData, arguments: AbsaDataArguments) -> list[Fold]:
+    """The folds of the training data by `--fold_split`, drawn by `--split_seed`.
+
+    Raises:
+        UserError: an unknown split, no column to group by, or as the functions of `evaluation.folds`.
+    """
+    if arguments.fold_split not in FOLD_SPLITS:
+        raise UserError(
+            f"--fold_split must be one of {', '.join(FOLD_SPLITS)}, found {arguments.fold_split!r}."
+        )
+    number, seed = arguments.folds or 0, arguments.split_seed
+    labels = values(data.splits["train"], "label")
+    if arguments.fold_split == "stratified":
+        return stratified_folds(labels, number, seed)
+    if arguments.group_column is None:
+        raise UserError("--fold_split stratified_group needs --group_column, found none; name it.")
+    return stratified_group_folds(labels, values(data.splits["train"], arguments.group_column), number, seed)
+
+
+def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
+    """For each of `--folds` the data of its run: `test` is the fold, `train` the others.
+
+    A checkpoint is chosen on `validation`: the validation data given, the same for each fold, or a share of `train`
+    that is cut off by the same grouping.
+
+    Raises:
+        UserError: test data, which folds take the place of; or as `load`, `make_folds` and `cut_validation`.
+    """
+    data = load(arguments)
+    if "test" in data.splits:
+        raise UserError(
+            "--folds reports on the folds of the training data, found test data too; leave it out."
+        )
+    folds = make_folds(data, arguments)
+    grouped = arguments.fold_split == "stratified_group"
+    # Whoever asks for folds that are not grouped asks for the same of the part that checkpoints are chosen on.
+    cut = arguments if grouped else replace(arguments, group_column=None)
+    how = f"grouped by {arguments.group_column}" if grouped else "not grouped"
+    prepared = []
+    for number, (rest, fold) in enumerate(folds, start=1):
+        splits = {
+            **data.splits,
+            "train": take(data.splits["train"], rest),
+            "test": take(data.splits["train"], fold),
+        }
+        note = f"test: {len(fold):,} texts, fold {number} of {len(folds)}, stratified and {how}"
+        prepared.append(cut_validation(replace(data, splits=splits, notes=[*data.notes, note]), cut))
+    return prepared
+
+
+def cross_validate(
+    model_arguments: ModelArguments,
+    data_arguments: AbsaDataArguments,
+    training_arguments: RunTrainingArguments,
+) -> dict[str, Any]:
+    """The whole of a script with `--folds`: a run for each fold in `fold-1`, `fold-2`, …, and a summary above them.
+
+    With `--resume_from_checkpoint True` an interrupted one goes on where it stopped. A fold that has finished is not
+    run again; of its checkpoints the chosen one is kept, as its model.
+
+    Returns:
+        Mean and standard deviation over the folds of each of their results.
+
+    Raises:
+        UserError: for whatever the user can mend.
+    """
+    if training_arguments.seeds is not None:
+        raise UserError(
+            "--folds and --seeds exclude each other; give one --seed, or run once with each of them."
+        )
+    check_output_dir(training_arguments, run_settings(model_arguments, data_arguments, training_arguments))
+    tokenizer = load_tokenizer(model_arguments)
+    with training_arguments.main_process_first(desc="preparing the folds"):
+        folds = prepare_folds(data_arguments)
+        encoded = [tokenize(data, tokenizer, data_arguments) for data in folds]
+    top = Path(str(training_arguments.output_dir))
+    main_process = training_arguments.process_index == 0
+    runs = []
+    for number, (data, inputs) in enumerate(zip(folds, encoded, strict=True), start=1):
+        folder = top / f"fold-{number}"
+        for note in data.notes:
+            if number == 1 or note not in folds[0].notes:
+                logger.info(note)
+        runs.append(
+            run_in_folder(
+                folder,
+                training_arguments.seed,
+                data,
+                inputs,
+                tokenizer,
+                model_arguments,
+                data_arguments,
+                training_arguments,
+            )
+        )
+        if main_process:
+            for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+                shutil.rmtree(checkpoint)
+    summary = {"folds": len(folds), **summary_of(runs)}
+    if main_process:
+        write_json(top / RESULTS_FILE, summary)
+    return summary

@@ -1,0 +1,289 @@
+"""Aspect sentiment as its users call it: the pair, the recipe, what checkpoints are chosen on, and cross-validation."""
+
+import csv
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.folds import stratified_group_folds
+from hf_layerfusion.experiments.arguments import (
+    AbsaDataArguments,
+    AbsaTrainingArguments,
+    PoolingModelArguments,
+)
+from hf_layerfusion.experiments.folds import cross_validate, prepare_folds
+from hf_layerfusion.experiments.prepare import prepare, tokenize
+from hf_layerfusion.experiments.run import classify, make_trainer
+from hf_layerfusion.experiments.script import parse_arguments
+from hf_layerfusion.training.trainer import LayerFusionTrainer
+from tests.tiny import tiny_texts
+
+NOUNS = ("food", "phone", "music", "game")
+
+
+def write_rows(path, rows):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("sentence", "aspect", "label"), *rows])
+    return path
+
+
+def read_rows(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def aspects(count, seed=0):
+    """`count` sentences, all different, of which every other has two aspects."""
+    rows = []
+    for number, (text, label) in enumerate(tiny_texts(count, seed)):
+        sentence = f"{text} {number} {NOUNS[number % 4]} {NOUNS[(number + 1) % 4]}"
+        rows += [(sentence, NOUNS[(number + offset) % 4], label) for offset in range(1 + number % 2)]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny-aspects")
+    return {
+        "train_file": write_rows(folder / "train.csv", aspects(60)),
+        "validation_file": write_rows(folder / "dev.csv", aspects(20, seed=1)),
+    }
+
+
+@pytest.fixture(scope="module")
+def call(tiny_encoder_dir, files):
+    """Calls what the script calls, with the tiny encoder and data, as if from the command line."""
+
+    def run(output, *extra, **changes):
+        options = {
+            "model_name_or_path": tiny_encoder_dir,
+            "train_file": files["train_file"],
+            "output_dir": output,
+            "use_cpu": True,
+            "learning_rate": 3e-3,
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 16,
+            **changes,
+        }
+        arguments = [
+            part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["run_absa.py", *arguments, *extra])
+            parsed = parse_arguments(PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments)
+        return (classify if parsed[1].folds is None else cross_validate)(*parsed)
+
+    return run
+
+
+def sentences(split):
+    return set(split["sentence"])
+
+
+# What is reported is never what chose the checkpoint
+
+
+def test_without_test_data_dev_is_the_test_and_a_tenth_of_train_chooses(call, tmp_path, files):
+    results = call(tmp_path / "run", num_train_epochs=6, validation_file=files["validation_file"])
+    assert results["test_accuracy"] > 0.7
+    assert "test_f1_macro" in results
+    predictions, dev = read_rows(tmp_path / "run" / "predictions.csv"), read_rows(files["validation_file"])
+    assert [row["sentence"] for row in predictions] == [row["sentence"] for row in dev]
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "test: the validation data, as no test data is given" in card
+    history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    chosen = max(entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry)
+    assert results["validation_accuracy"] == pytest.approx(chosen)
+
+
+def test_the_part_that_chooses_shares_no_sentence_with_train(files):
+    data = prepare(AbsaDataArguments(**{name: str(path) for name, path in files.items()}))
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": 90 - len(data.splits["validation"]), "validation": len(data.splits["validation"]), "test": 30,
+    }  # fmt: skip
+    assert len(sentences(data.splits["validation"])) == 6
+    assert not sentences(data.splits["validation"]) & sentences(data.splits["train"])
+    assert any("split from train, none of which has its sentence there" in note for note in data.notes)
+
+
+def test_given_test_data_dev_chooses(files):
+    paths = {name: str(path) for name, path in files.items()}
+    data = prepare(AbsaDataArguments(**paths, test_file=paths["train_file"]))
+    assert [len(data.splits[name]) for name in ("train", "validation", "test")] == [90, 30, 90]
+    assert "test: 90 texts have a sentence that stands in train too" in " ".join(data.notes)
+
+
+def test_aspects_that_their_sentence_lacks_are_counted(tmp_path):
+    path = write_rows(tmp_path / "odd.csv", [*aspects(20), ("good day", "night", "positive")])
+    assert "train: 1 aspects do not stand in their sentence" in prepare(AbsaDataArguments(str(path))).notes
+
+
+# The recipe
+
+
+def test_the_recipe_is_the_paper_s(tmp_path, tiny_encoder_dir, files):
+    arguments = AbsaTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    assert (arguments.num_train_epochs, arguments.learning_rate, arguments.metric_for_best_model) == (
+        10, 2e-5, "accuracy",
+    )  # fmt: skip
+    data_arguments = AbsaDataArguments(str(files["train_file"]))
+    data = prepare(data_arguments)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder_dir)
+    encoded = tokenize(data, tokenizer, data_arguments)
+    model_arguments = PoolingModelArguments(tiny_encoder_dir)
+    trainer = make_trainer(data, encoded, tokenizer, model_arguments, arguments)
+    assert trainer.model.config.pooling == "lstm"
+    assert trainer.model.config.classifier_dropout == 0.1
+    optimizer = trainer.create_optimizer()
+    assert type(optimizer) is torch.optim.Adam
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 1e-5}
+    # The first step of Adam is the sign of gradient + L2 × weight, times the rate.
+    weight = trainer.model.get_input_embeddings().weight
+    before = weight.detach().clone()
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    moved = before.abs() > 0.01  # where the L2 is well above Adam's epsilon
+    assert moved.any()
+    torch.testing.assert_close((before - weight)[moved], 2e-5 * before.sign()[moved], rtol=0.2, atol=1e-8)
+
+    decayed = dataclasses.replace(arguments, decoupled_weight_decay=True)
+    optimizer = make_trainer(data, encoded, tokenizer, model_arguments, decayed).create_optimizer()
+    assert type(optimizer) is torch.optim.AdamW
+    with pytest.raises(UserError, match="found --optim sgd"):
+        make_trainer(data, encoded, tokenizer, model_arguments, dataclasses.replace(arguments, optim="sgd"))
+
+
+def test_a_long_pair_is_cut_at_its_sentence(tmp_path, tiny_encoder_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder_dir)
+    long = "good day " * 20
+    rows = [(f"{long}{number}", "my good phone", "ab"[number % 2]) for number in range(20)]
+    path = str(write_rows(tmp_path / "long.csv", rows))
+    arguments = AbsaDataArguments(path, max_seq_length=10)
+    ids = tokenize(prepare(arguments), tokenizer, arguments)["train"]["input_ids"][0]
+    expected = "[CLS] good day good day [SEP] my good phone [SEP]"
+    assert tokenizer.decode(ids) == expected
+    alone = AbsaDataArguments(path, max_seq_length=6, sentence_only=True)
+    ids = tokenize(prepare(alone), tokenizer, alone)["train"]["input_ids"][0]
+    assert tokenizer.decode(ids) == "[CLS] good day good day [SEP]"
+
+    short = AbsaDataArguments(path, max_seq_length=6)
+    with pytest.raises(UserError, match=r"train: row 2: the aspect has 3 tokens and is not cut") as caught:
+        tokenize(prepare(short), tokenizer, short)
+    assert "\n" not in str(caught.value)
+
+
+# Cross-validation
+
+
+@pytest.fixture(scope="module")
+def whole(call, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cross") / "whole"
+    return folder, call(folder, folds=3)
+
+
+def test_folds_share_no_sentence_in_any_of_their_parts(files):
+    folds = prepare_folds(AbsaDataArguments(str(files["train_file"]), folds=5))
+    tested = []
+    for data in folds:
+        parts = [sentences(data.splits[name]) for name in ("train", "validation", "test")]
+        assert len(set.union(*parts)) == sum(map(len, parts)) == 60
+        assert len(data.splits["validation"]) >= 0.05 * 90
+        # 30 sentences of two aspects are positive, 30 of one negative or the other way about.
+        shares = np.bincount(data.splits["test"]["label"]) / len(data.splits["test"])
+        np.testing.assert_allclose(sorted(shares), [1 / 3, 2 / 3], atol=0.08)
+        tested += data.splits["test"]["row"][:]
+    assert sorted(tested) == list(range(2, 92))
+    assert any("fold 2 of 5, stratified and grouped by sentence" in note for note in folds[1].notes)
+
+
+def test_the_naive_split_is_there_by_name_and_says_what_leaks(files):
+    folds = prepare_folds(AbsaDataArguments(str(files["train_file"]), folds=5, fold_split="stratified"))
+    assert any(sentences(data.splits["test"]) & sentences(data.splits["train"]) for data in folds)
+    assert any("stratified and not grouped" in note for note in folds[0].notes)
+
+
+def test_given_validation_data_chooses_in_every_fold(files):
+    for data in prepare_folds(AbsaDataArguments(**{n: str(p) for n, p in files.items()}, folds=3)):
+        assert len(data.splits["validation"]) == 30
+        assert len(data.splits["train"]) + len(data.splits["test"]) == 90
+
+
+def test_a_fold_is_a_run_on_its_parts_and_the_summary_their_mean(whole, call, tmp_path, files):
+    folder, summary = whole
+    rows = read_rows(files["train_file"])
+    labels, groups = [row["label"] for row in rows], [row["sentence"] for row in rows]
+    train, test = stratified_group_folds(labels, groups, 3, seed=42)[1]
+    parts = {
+        f"{name}_file": write_rows(tmp_path / f"{name}.csv", [tuple(rows[index].values()) for index in part])
+        for name, part in (("train", train), ("test", test))
+    }
+    alone = call(tmp_path / "alone", **parts)
+    runs = [json.loads((folder / f"fold-{number}" / "all_results.json").read_text()) for number in (1, 2, 3)]
+    for name in ("validation_loss", "test_loss", "test_accuracy", "test_f1_macro"):
+        assert runs[1][name] == pytest.approx(alone[name], abs=1e-6)
+        assert summary[name]["mean"] == pytest.approx(np.mean([run[name] for run in runs]))
+        assert summary[name]["sd"] == pytest.approx(np.std([run[name] for run in runs], ddof=1))
+    assert json.loads((folder / "all_results.json").read_text()) == summary
+    assert summary["folds"] == 3
+    assert not list(folder.glob("fold-*/checkpoint-*"))
+    assert len(list(folder.glob("fold-*/model.safetensors"))) == 3
+
+
+def test_an_interrupted_cross_validation_goes_on_where_it_stopped(whole, call, tmp_path, monkeypatch):
+    save, train = LayerFusionTrainer._save_checkpoint, LayerFusionTrainer.train
+    saved, resumed = [], []
+
+    def cut_off(self, *args, **kwargs):
+        save(self, *args, **kwargs)
+        saved.append(self.args.output_dir)
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+
+    def remember(self, resume_from_checkpoint=None, **kwargs):
+        resumed.append((self.args.output_dir[-6:], resume_from_checkpoint and resume_from_checkpoint[-12:]))
+        return train(self, resume_from_checkpoint, **kwargs)
+
+    monkeypatch.setattr(LayerFusionTrainer, "_save_checkpoint", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        call(tmp_path / "cut", folds=3)
+    monkeypatch.setattr(LayerFusionTrainer, "_save_checkpoint", save)
+    monkeypatch.setattr(LayerFusionTrainer, "train", remember)
+    with pytest.raises(UserError, match="must be empty"):
+        call(tmp_path / "cut", folds=3)
+    summary = call(tmp_path / "cut", "--resume_from_checkpoint", "True", folds=3)
+    assert [name for name, _ in resumed] == ["fold-2", "fold-3"]
+    assert resumed[0][1].startswith("checkpoint-")
+    assert resumed[1][1] is None
+    for name in ("test_loss", "test_accuracy", "validation_loss"):
+        assert summary[name] == whole[1][name]
+
+
+MISTAKES = {
+    "fewer sentences than folds": ({"folds": 61}, "61 folds for 60 groups"),
+    "one fold": ({"folds": 1}, "at least 2, found 1"),
+    "unknown split": ({"folds": 3, "fold_split": "random"}, "--fold_split must be one of"),
+    "unknown truncation": ({"truncation": "never"}, "--truncation must be one of"),
+    "group that is no text": ({"group_column": "label"}, "--group_column must be a text column"),
+    "seeds and folds": ({"folds": 3, "seeds": 1}, "--folds and --seeds exclude each other"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line_and_leave_nothing(call, tmp_path, mistake):
+    changes, message = MISTAKES[mistake]
+    with pytest.raises(UserError) as caught:
+        call(tmp_path / "run", **changes)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_test_data_beside_folds_is_refused(call, tmp_path, files):
+    with pytest.raises(UserError, match="found test data too"):
+        call(tmp_path / "run", folds=3, test_file=files["validation_file"])

@@ -1,0 +1,83 @@
+"""Inference as its users call it: SNLI's own files in, the best checkpoint on the development set out."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_layerfusion.experiments.arguments import NliDataArguments, NliTrainingArguments, RunTrainingArguments
+from hf_layerfusion.experiments.prepare import prepare
+from tests.tiny import tiny_texts
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "run_nli.py"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """SNLI's format: three hypotheses for each premise, one pair in ten undecided."""
+    folder = tmp_path_factory.mktemp("tiny-snli")
+    paths = {}
+    for seed, (split, size) in enumerate({"train": 90, "validation": 30, "test": 30}.items()):
+        rows = [
+            {
+                "gold_label": "-" if number % 10 == 9 else "entailment" if label == "positive" else "contradiction",
+                "sentence1": f"the day {number // 3} {split}",
+                "sentence2": text,
+                "pairID": f"{number}",
+            }
+            for number, (text, label) in enumerate(tiny_texts(size, seed))
+        ]  # fmt: skip
+        path = folder / f"{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        paths[f"{split}_file"] = str(path)
+    return paths
+
+
+def test_the_script_ends_with_the_best_checkpoint_and_shows_it(files, tmp_path, tiny_encoder_dir):
+    """Through the interpreter, so that imports and output are the shell's."""
+    settings = {
+        **files,
+        "model_name_or_path": tiny_encoder_dir,
+        "output_dir": str(tmp_path / "run"),
+        "use_cpu": True,
+        "learning_rate": 3e-3,
+        "num_train_epochs": 3,
+        "id_column": "pairID",
+        "disable_tqdm": True,
+    }
+    (tmp_path / "arguments.json").write_text(json.dumps(settings))
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path / "arguments.json")],
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "train.jsonl: 9 pairs without a label that annotators agree on left out" in done.stderr
+    assert "Two dogs run along the beach. Animals are outside." in done.stdout
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    best = max(entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry)
+    assert results["validation_accuracy"] == pytest.approx(best)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["id2label"] == {"0": "contradiction", "1": "entailment"}
+    assert config["pooling"] == "lstm"
+    assert len((tmp_path / "run" / "predictions.csv").read_text().splitlines()) == 1 + 27
+
+
+def test_without_test_data_dev_is_the_test_and_premises_stay_whole(files):
+    data = prepare(NliDataArguments(files["train_file"], files["validation_file"]))
+    assert len(data.splits["test"]) == 27
+    assert set(data.splits["test"]["sentence1"]) == {f"the day {number} validation" for number in range(10)}
+    premises = [set(data.splits[name]["sentence1"]) for name in ("train", "validation")]
+    assert not premises[0] & premises[1]
+    assert len(premises[1]) == 3
+
+
+def test_the_recipe_is_the_paper_s(tmp_path):
+    arguments = NliTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    assert isinstance(arguments, RunTrainingArguments)
+    assert (arguments.num_train_epochs, arguments.learning_rate, arguments.weight_decay) == (5, 2e-5, 1e-5)
+    assert not arguments.decoupled_weight_decay
