@@ -269,6 +269,12 @@ def test_the_layer_that_holds_the_label_ranks_first(table, name, end):
     assert use.accuracy > 0.9
     assert use.ranking()[0] == planted
     assert use.accuracy_drop[planted - 1] > 0.3
+    if name == "scalar_mix":
+        assert np.argmax(use.weights) == planted - 1
+    elif name == "attention":
+        assert use.weights_by_class.keys() == {"LABEL_0", "LABEL_1"}
+    else:
+        assert use.weights is None
     unread = set(range(DEPTH)) - set(read)
     assert all(use.accuracy_drop[layer] == use.loss_rise[layer] == 0 for layer in unread)
 

@@ -55,6 +55,16 @@ def test_reads_the_layers_it_names_and_no_other(case: str) -> None:
     assert torch.equal(fuser(unread, None), fused)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_layer_weights_add_up_to_one_where_there_are_some(case: str) -> None:
+    fuser = build_fuser(case)
+    weights = fuser.layer_weights(states(), None)
+    assert (weights is not None) == case.startswith(("attention", "scalar_mix"))
+    if weights is not None:
+        assert weights.shape == (3, len(fuser.layers))
+        torch.testing.assert_close(weights.sum(dim=1), torch.ones(3, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("padding", MASKS)
 @pytest.mark.parametrize("case", CASES)
 def test_padding_never_changes_a_real_token(case: str, padding: str) -> None:

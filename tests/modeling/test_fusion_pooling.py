@@ -42,6 +42,8 @@ def test_attention_by_hand() -> None:
         fuser.projection.weight.copy_(torch.tensor([[0.0, 1.0], [0.0, 2.0]]))
     # Weights 1/8, 2/8, 5/8; their mean of the second feature is 1 + 1 - 5.
     torch.testing.assert_close(fuser(layers, None), torch.tensor([[-3.0, -6.0]], dtype=torch.float64))
+    expected = torch.tensor([[1 / 8, 2 / 8, 5 / 8]], dtype=torch.float64)
+    torch.testing.assert_close(fuser.layer_weights(layers, None), expected)
 
 
 def test_lstm_runs_from_the_first_layer_to_the_last() -> None:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from sklearn.decomposition import PCA
 
 from hf_layerfusion.evaluation.layer_use import LayerUse
-from hf_layerfusion.evaluation.plots import _BLUE, _DPI, _STYLE, PathLike, _shortened
+from hf_layerfusion.evaluation.plots import BLUE, DPI, STYLE, PathLike, shortened
 
 # Blue, green, red and on: the paper's three first, in shades that the colour-blind tell apart.
 _CLASS_COLORS = ("#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b8a800")
@@ -25,13 +25,13 @@ def plot_layer_use(use: LayerUse, path: PathLike) -> None:
     if use.accuracy_drop is not None:
         heights, label = [100 * drop for drop in use.accuracy_drop], "drop in accuracy, points"
 
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         count = 1 if use.weights is None else 2
         figure = Figure(
             figsize=(7, max(0.9 + 2.6 * count, _key_height(use.weights_by_class))), layout="constrained"
         )
         panels = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
-        panels[0].bar(numbers, heights, color=_BLUE, width=0.6)
+        panels[0].bar(numbers, heights, color=BLUE, width=0.6)
         panels[0].axhline(0, color="black", linewidth=0.8)
         panels[0].set_title(f"Each layer replaced by its mean, {use.num_texts:,} texts")
         panels[0].set_ylabel(label)
@@ -39,7 +39,7 @@ def plot_layer_use(use: LayerUse, path: PathLike) -> None:
             colors = _class_colors(len(use.weights_by_class))
             for (name, weights), color in zip(use.weights_by_class.items(), colors, strict=True):
                 shares = [100 * weight for weight in weights]
-                panels[1].plot(numbers, shares, color=color, linewidth=1, label=_shortened(name))
+                panels[1].plot(numbers, shares, color=color, linewidth=1, label=shortened(name))
             shares = [100 * weight for weight in use.weights]
             panels[1].plot(numbers, shares, "o-", color="black", markersize=4, label="all texts")
             panels[1].set_ylim(bottom=0)
@@ -50,7 +50,7 @@ def plot_layer_use(use: LayerUse, path: PathLike) -> None:
             axes.set_axisbelow(True)
         panels[-1].set_xticks(numbers)
         panels[-1].set_xlabel("layer")
-        figure.savefig(path, dpi=_DPI, format="png")
+        figure.savefig(path, dpi=DPI, format="png")
 
 
 def plot_layer_pca(
@@ -90,12 +90,12 @@ def plot_layer_pca(
     palette = _class_colors(len(names))
     colors = [palette[label] for label in labels]
 
-    with rc_context(_STYLE | {"axes.spines.top": True, "axes.spines.right": True}):
+    with rc_context(STYLE | {"axes.spines.top": True, "axes.spines.right": True}):
         height = max(0.4 + 1.9 * len(states), _key_height(names))
         figure = Figure(figsize=(2 + 1.9 * len(layers), height), layout="constrained")
         panels = figure.subplots(len(states), len(layers), squeeze=False)
         for row, (title, values) in zip(panels, states.items(), strict=True):
-            row[0].set_ylabel(_shortened(title))
+            row[0].set_ylabel(shortened(title))
             for column, axes in enumerate(row):
                 # Texts stay in their order: drawn class by class, the last would hide the others.
                 points = PCA(n_components=2).fit_transform(values[:, column].astype(np.float64))
@@ -104,11 +104,11 @@ def plot_layer_pca(
         for axes, layer in zip(panels[0], layers, strict=True):
             axes.set_title(f"layer {layer}")
         handles = [
-            Line2D([], [], linestyle="", marker="o", color=palette[index], label=_shortened(name))
+            Line2D([], [], linestyle="", marker="o", color=palette[index], label=shortened(name))
             for index, name in enumerate(names)
         ]
         figure.legend(handles=handles, loc="outside right center")
-        figure.savefig(path, dpi=_DPI, format="png")
+        figure.savefig(path, dpi=DPI, format="png")
 
 
 def _class_colors(count: int) -> list[Any]:

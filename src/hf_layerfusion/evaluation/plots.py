@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import pearsonr
 from sklearn.metrics import confusion_matrix
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "font.size": 10,
     "axes.spines.top": False,
@@ -25,8 +25,8 @@ _STYLE: dict[Any, Any] = {
     "axes.titlesize": 11,
     "legend.frameon": False,
 }
-_DPI = 150
-_BLUE, _RED, _GREY = "#1f6fb4", "#c8502d", "#777777"
+DPI = 150
+BLUE, _RED, _GREY = "#1f6fb4", "#c8502d", "#777777"
 _LONGEST_NAME = 32
 
 PathLike = str | os.PathLike[str]
@@ -68,12 +68,12 @@ def plot_training_curves(
         raise ValueError("history must hold a finite 'loss' or 'eval_loss' with an 'epoch'; found neither")
     eval_metric, train_metric = _curve(history, f"eval_{metric}"), _curve(history, f"train_{metric}")
 
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         losses = figure.add_subplot()
         name = metric.replace("_", " ")
-        lines = _draw(losses, train_loss, "training loss", _BLUE, "--")
-        lines += _draw(losses, eval_loss, "validation loss", _BLUE, "-")
+        lines = _draw(losses, train_loss, "training loss", BLUE, "--")
+        lines += _draw(losses, eval_loss, "validation loss", BLUE, "-")
         losses.set(xlabel="epoch", ylabel="loss", title="Training and validation by epoch")
         losses.xaxis.set_major_locator(MaxNLocator(integer=True))
         losses.grid(axis="y", alpha=0.25)
@@ -88,7 +88,7 @@ def plot_training_curves(
             label = f"lowest validation loss (epoch {best[0]:g})"
             lines.append(losses.axvline(best[0], color=_GREY, linestyle=":", label=label))
         figure.legend(handles=lines, loc="outside lower center", ncols=min(3, len(lines)), fontsize=9)
-        figure.savefig(path, dpi=_DPI, format="png")
+        figure.savefig(path, dpi=DPI, format="png")
 
 
 def plot_confusion_matrix(
@@ -113,12 +113,12 @@ def plot_confusion_matrix(
     totals = counts.sum(axis=1, keepdims=True)
     percent = 100 * counts / np.maximum(totals, 1)
 
-    with rc_context(_STYLE | {"axes.spines.top": True, "axes.spines.right": True}):
+    with rc_context(STYLE | {"axes.spines.top": True, "axes.spines.right": True}):
         size = max(4.2, 1.6 + 0.85 * len(names))
         figure = Figure(figsize=(size + 0.9, size), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-        shown = [_shortened(name) for name in names]
+        shown = [shortened(name) for name in names]
         tilt = 45 if max(map(len, shown)) * len(names) > 36 else 0
         axes.set_xticks(range(len(names)), shown, rotation=tilt, ha="right" if tilt else "center")
         axes.set_yticks(range(len(names)), shown)
@@ -136,7 +136,7 @@ def plot_confusion_matrix(
                 color="white" if percent[row, column] > 55 else "black",
             )
         figure.colorbar(image, ax=axes, label="percent of the true class", shrink=0.8)
-        figure.savefig(path, dpi=_DPI, format="png")
+        figure.savefig(path, dpi=DPI, format="png")
 
 
 def plot_regression(targets: npt.ArrayLike, predictions: npt.ArrayLike, path: PathLike) -> None:
@@ -160,17 +160,17 @@ def plot_regression(targets: npt.ArrayLike, predictions: npt.ArrayLike, path: Pa
     if np.ptp(true) > 0 and np.ptp(predicted) > 0:
         title += f", Pearson r = {pearsonr(true, predicted).statistic:.3f}"
 
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(5.4, 5.2), layout="constrained")
         axes = figure.add_subplot()
-        axes.scatter(true, predicted, s=14, alpha=0.35, color=_BLUE, linewidths=0, label="a text")
+        axes.scatter(true, predicted, s=14, alpha=0.35, color=BLUE, linewidths=0, label="a text")
         ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
         axes.plot(ends, ends, color=_GREY, linestyle=":", label="predicted = true")
         axes.set(xlabel="true value", ylabel="predicted value", title=title)
         axes.set_aspect("equal", adjustable="datalim")
         axes.grid(alpha=0.25)
         axes.legend(loc="upper left")
-        figure.savefig(path, dpi=_DPI, format="png")
+        figure.savefig(path, dpi=DPI, format="png")
 
 
 def plot_table(rows: Sequence[TableRow], path: PathLike, xlabel: str, title: str) -> None:
@@ -184,16 +184,16 @@ def plot_table(rows: Sequence[TableRow], path: PathLike, xlabel: str, title: str
     """
     if not rows:
         raise ValueError("rows of a table's figure must not be empty")
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(7, 1.2 + 0.34 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         for position, row in enumerate(rows):
-            axes.errorbar(row.mean, position, xerr=row.sd, fmt="o", color=_BLUE, capsize=3, markersize=5)
-        axes.set_yticks(range(len(rows)), [_shortened(row.name) for row in rows])
+            axes.errorbar(row.mean, position, xerr=row.sd, fmt="o", color=BLUE, capsize=3, markersize=5)
+        axes.set_yticks(range(len(rows)), [shortened(row.name) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set(xlabel=xlabel, title=title)
         axes.grid(axis="x", alpha=0.25)
-        figure.savefig(path, dpi=_DPI, format="png")
+        figure.savefig(path, dpi=DPI, format="png")
 
 
 def _curve(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
@@ -215,6 +215,6 @@ def _draw(axes: Axes, curve: npt.NDArray[np.float64], label: str, color: str, st
     return list(axes.plot(*curve.T, style, color=color, marker=marker, markersize=4, label=label))
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
     line = " ".join(name.split())
     return line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…"

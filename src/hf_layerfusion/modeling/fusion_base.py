@@ -34,6 +34,13 @@ class LayerFuser(nn.Module, ABC):
         """Fuses `hidden_states` (L entries `[B, T, H]`); `attention_mask` is `[B, T]`, 1 for real tokens, or `None`
         where every position is a real token."""
 
+    def layer_weights(
+        self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Learned weight of each of `layers` in each text, `[B, len(layers)]`, adding up to 1; `None` for fusers that
+        have none. The arguments are those of `forward`."""
+        return None
+
     def reset_parameters(self) -> None:
         """Initialises bare parameters of the fuser itself, with `transformers.initialization` only. Linear and
         recurrent children are initialised by the model."""

@@ -64,6 +64,13 @@ class MixedFuser(LayerFuser):
     def layers(self) -> tuple[int, ...]:
         return self._layers
 
+    def layer_weights(
+        self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        if self.mix is None:
+            return None
+        return self.mix.weights.expand(len(hidden_states[self._layers[0]]), -1)
+
     def forward(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:

@@ -32,9 +32,10 @@ class LayerPooling(LayerFuser):
     def layers(self) -> tuple[int, ...]:
         return tuple(range(self.depth))
 
-    def forward(
+    def vectors(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
+        """The text's vector at each of `layers`, `[B, len(layers), H]`."""
         states = [hidden_states[layer] for layer in self.layers]
         if self.token_pooling == "mean":
             vectors = [reduce_tokens(state, attention_mask, "mean") for state in states]
@@ -45,7 +46,12 @@ class LayerPooling(LayerFuser):
             first = attention_mask.long().argmax(dim=1)
             rows = torch.arange(len(first), device=first.device)
             vectors = [state[rows, first] for state in states]
-        return self.pool(torch.stack(vectors, dim=1))
+        return torch.stack(vectors, dim=1)
+
+    def forward(
+        self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        return self.pool(self.vectors(hidden_states, attention_mask))
 
     @abstractmethod
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -77,6 +83,11 @@ class AttentionPooling(LayerPooling):
     def attention(self, vectors: torch.Tensor) -> torch.Tensor:
         """Weight of each layer, `[B, L]`, adding up to 1."""
         return (vectors @ self.query).softmax(dim=1)
+
+    def layer_weights(
+        self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        return self.attention(self.vectors(hidden_states, attention_mask))
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
         return self.projection((self.attention(vectors).unsqueeze(1) @ vectors).squeeze(1))
@@ -113,6 +124,11 @@ class ScalarMixPooling(LayerPooling):
     def __init__(self, depth: int, hidden_size: int, token_pooling: str = "cls"):
         super().__init__(depth, hidden_size, token_pooling)
         self.mix = ScalarMix(depth)
+
+    def layer_weights(
+        self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        return self.mix.weights.expand(len(hidden_states[0]), -1)
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
         return self.mix(list(vectors.unbind(dim=1)))
