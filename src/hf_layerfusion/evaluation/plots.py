@@ -216,5 +216,6 @@ def _draw(axes: Axes, curve: npt.NDArray[np.float64], label: str, color: str, st
 
 
 def shortened(name: str) -> str:
+    """The name on one line, cut where it is too long for a label."""
     line = " ".join(name.split())
     return line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…"
