@@ -194,7 +194,7 @@ def test_folds_share_no_sentence_in_any_of_their_parts(files):
         parts = [sentences(data.splits[name]) for name in ("train", "validation", "test")]
         assert len(set.union(*parts)) == sum(map(len, parts)) == 60
         assert len(data.splits["validation"]) >= 0.05 * 90
-        # 30 sentences of two aspects are positive, 30 of one negative or the other way about.
+        # Two aspects of each sentence of one class, one of each of the other.
         shares = np.bincount(data.splits["test"]["label"]) / len(data.splits["test"])
         np.testing.assert_allclose(sorted(shares), [1 / 3, 2 / 3], atol=0.08)
         tested += data.splits["test"]["row"][:]
@@ -206,6 +206,8 @@ def test_the_naive_split_is_there_by_name_and_says_what_leaks(files):
     folds = prepare_folds(AbsaDataArguments(str(files["train_file"]), folds=5, fold_split="stratified"))
     assert any(sentences(data.splits["test"]) & sentences(data.splits["train"]) for data in folds)
     assert any("stratified and not grouped" in note for note in folds[0].notes)
+    leaks = sum(row in sentences(folds[0].splits["train"]) for row in folds[0].splits["test"]["sentence"])
+    assert f"test: {leaks} texts have a sentence that stands in train too" in folds[0].notes
 
 
 def test_given_validation_data_chooses_in_every_fold(files):

@@ -13,7 +13,13 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.folds import Fold, stratified_folds, stratified_group_folds
 from hf_layerfusion.experiments.arguments import AbsaDataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.experiments.models import load_tokenizer
-from hf_layerfusion.experiments.prepare import PreparedData, cut_validation, load, tokenize
+from hf_layerfusion.experiments.prepare import (
+    PreparedData,
+    cut_validation,
+    load,
+    shared_groups,
+    tokenize,
+)
 from hf_layerfusion.experiments.run import (
     RESULTS_FILE,
     check_output_dir,
@@ -74,7 +80,10 @@ def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
             "test": take(data.splits["train"], fold),
         }
         note = f"test: {len(fold):,} texts, fold {number} of {len(folds)}, stratified and {how}"
-        prepared.append(cut_validation(replace(data, splits=splits, notes=[*data.notes, note]), cut))
+        run = cut_validation(replace(data, splits=splits, notes=[*data.notes, note]), cut)
+        if not grouped and arguments.group_column is not None:
+            run.notes.extend(shared_groups(run.splits, "test", arguments.group_column))
+        prepared.append(run)
     return prepared
 
 

@@ -161,6 +161,12 @@ def load(arguments: DataArguments) -> PreparedData:
     return PreparedData(splits, raw_train, schema, columns, cleaner.steps, notes)
 
 
+def shared_groups(splits: dict[str, Dataset], name: str, column: str) -> list[str]:
+    """A note on how many rows of a split have their value of `column` in train too; none if there are none."""
+    shared = text_overlap(splits[name], splits["train"], [column])
+    return [f"{name}: {shared:,} texts have a {column} that stands in train too"] if shared else []
+
+
 def cut_validation(data: PreparedData, arguments: DataArguments) -> PreparedData:
     """Cuts validation data off the training data where there is none; notes what the splits share.
 
@@ -182,8 +188,8 @@ def cut_validation(data: PreparedData, arguments: DataArguments) -> PreparedData
         if name in splits:
             shared = text_overlap(splits[name], splits["train"], data.text_columns)
             notes += [f"{name}: {shared:,} texts stand in train too"] if shared else []
-            shared = text_overlap(splits[name], splits["train"], [group]) if group is not None else 0
-            notes += [f"{name}: {shared:,} texts have a {group} that stands in train too"] if shared else []
+            if group is not None:
+                notes += shared_groups(splits, name, group)
     return replace(data, splits=splits, notes=notes)
 
 
