@@ -1,6 +1,7 @@
 """Inference as its users call it: SNLI's own files in, the best checkpoint on the development set out."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,7 @@ def test_the_script_ends_with_the_best_checkpoint_and_shows_it(files, tmp_path, 
         capture_output=True,
         text=True,
         timeout=400,
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[1] / "src")},
     )
     assert done.returncode == 0, done.stderr
     assert "train.jsonl: 9 pairs without a label that annotators agree on left out" in done.stderr

@@ -80,7 +80,11 @@ def test_a_run_leaves_a_folder_that_the_ecosystem_opens(call, tmp_path, tiny_twe
     card = ModelCard.load(folder / "README.md")
     measured = {(r.dataset_split, r.metric_type): r.metric_value for r in card.data.eval_results}
     assert measured["test", "accuracy"] == pytest.approx(results["test_accuracy"], abs=1e-4)
-    for plot in ("training_curves", "confusion_matrix", "word_counts"):
+    use = json.loads((folder / "layer_use.json").read_text())
+    assert len(use["accuracy_drop"]) == 4
+    assert use["accuracy"] == pytest.approx(results["validation_accuracy"])
+    assert "Which layers the model uses" in card.text
+    for plot in ("training_curves", "confusion_matrix", "word_counts", "layer_use"):
         assert (folder / "plots" / f"{plot}.png").stat().st_size > 5_000
     assert (folder / "model.safetensors").exists()
 

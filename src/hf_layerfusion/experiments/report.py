@@ -20,6 +20,9 @@ from hf_layerfusion.hub.card import (
 )
 from hf_layerfusion.hub.markdown import escape_markdown
 
+# The papers behind our architectures, as `hub.citations` names them.
+METHODS = {"gru_fusion": ["grubert"], "layer_pooling": ["bert-intermediate-layers"]}
+
 
 @dataclass
 class RunResult:
@@ -147,9 +150,9 @@ def card_facts(
         base_model_license=encoder_license(encoder),
         warning=data_arguments.dataset_warning,
         architecture=architecture_lines(model),
-        methods=["grubert"] if model.config.model_type == "gru_fusion" else [],
+        methods=METHODS.get(model.config.model_type, []),
         parameters=result.parameters,
-        needs_package=model.config.model_type in ("gru_fusion", "layer_pooling"),
+        needs_package=model.config.model_type in METHODS,
         language=[data_arguments.language],
         dataset_name=data_arguments.dataset_name or Path(str(source)).name,
         dataset_id=data_arguments.dataset_name,

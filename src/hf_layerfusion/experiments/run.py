@@ -22,6 +22,7 @@ from hf_layerfusion.evaluation.plots import plot_confusion_matrix, plot_regressi
 from hf_layerfusion.evaluation.predictions import write_predictions
 from hf_layerfusion.evaluation.significance import mean_sd
 from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, RunTrainingArguments
+from hf_layerfusion.experiments.layers import layers_section, measure_layers
 from hf_layerfusion.experiments.models import load_model, load_tokenizer
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.report import RunResult, card_facts, texts_and_labels
@@ -179,6 +180,13 @@ def write_outputs(
     if "validation" in data.splits:
         plot_training_curves(result.history, plots / "training_curves.png")
         figures.append(("Loss and accuracy by epoch.", "plots/training_curves.png"))
+    sections = []
+    if trainer.eval_dataset is not None:
+        use = measure_layers(trainer, trainer.eval_dataset, plots / "layer_use.png")
+        if use is not None:
+            write_json(folder / "layer_use.json", dataclasses.asdict(use))
+            sections.append(("Which layers the model uses", layers_section(use)))
+            figures.append(("Loss of accuracy without a layer.", "plots/layer_use.png"))
     split = "test" if "test" in data.splits else "validation"
     if split in data.splits:
         rows = data.splits[split]
@@ -207,6 +215,7 @@ def write_outputs(
     facts = card_facts(
         folder, data, result, trainer.model, model_arguments, data_arguments, training_arguments, figures
     )
+    facts.sections += sections
     build_card(facts).save(folder / "README.md")
 
 

@@ -15,6 +15,12 @@ CITATIONS = {
     doi = "10.18653/v1/2020.aacl-srw.19",
     pages = "130--138",
 }""",
+    "bert-intermediate-layers": """@article{song-etal-2020-utilizing,
+    title = "Utilizing {BERT} Intermediate Layers for Aspect Based Sentiment Analysis and Natural Language Inference",
+    author = "Song, Youwei and Wang, Jiahai and Liang, Zhiwei and Liu, Zhiyue and Jiang, Tao",
+    journal = "arXiv preprint arXiv:2002.04815",
+    year = "2020",
+}""",
     "elmo": """@inproceedings{peters-etal-2018-deep,
     title = "Deep Contextualized Word Representations",
     author = "Peters, Matthew E. and Neumann, Mark and Iyyer, Mohit and Gardner, Matt and
