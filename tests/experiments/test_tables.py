@@ -100,6 +100,15 @@ def test_report_tests_each_row_against_the_baseline_and_marks_noise(tmp_path):
     assert format_csv(list(rows.values())).count("\n") == 4
 
 
+def test_one_seed_gives_no_verdict(tmp_path):
+    table = write_runs(tmp_path)
+    for variant in ("same", "better"):
+        (tmp_path / "g" / variant / "seed-1.json").unlink()
+    text = format_markdown(read_rows(table, tmp_path))
+    assert text.count("one seed: no verdict") == 2
+    assert "within noise" not in text
+
+
 def test_pending_runs_are_those_without_a_file_and_foreign_files_are_refused(tmp_path):
     table = write_runs(tmp_path)
     assert [run.variant for run in pending_runs(table, tmp_path, {})] == ["missing", "missing"]

@@ -202,7 +202,10 @@ def report_cells(rows: list[Row]) -> list[list[str]]:
         if row.difference is not None and row.p_value is not None:
             difference = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * value for value in row.difference))
             p_value = f"{row.p_value:.3f}"
-            verdict = "within noise" if row.p_value >= SIGNIFICANCE_LEVEL else ""
+            if len(row.values) == 1:
+                verdict = "one seed: no verdict"
+            elif row.p_value >= SIGNIFICANCE_LEVEL:
+                verdict = "within noise"
         cells.append(
             [
                 row.variant,
