@@ -27,14 +27,11 @@ def last_layers(config: "GRUFusionConfig") -> tuple[int, ...]:
     return tuple(range(depth - config.num_last_layers, depth))
 
 
-def _grouped(config: "GRUFusionConfig", shared: bool) -> LayerFuser:
+def _grouped(
+    config: "GRUFusionConfig", fuser: type[GroupedFuser] | type[DepthFuser], shared: bool
+) -> LayerFuser:
     groups = consecutive_groups(config.num_hidden_layers, config.num_groups)
-    return GroupedFuser(groups, config.hidden_size, config.fusion_hidden_size, config.fusion_cell, shared)
-
-
-def _depth(config: "GRUFusionConfig", shared: bool) -> LayerFuser:
-    groups = consecutive_groups(config.num_hidden_layers, config.num_groups)
-    return DepthFuser(groups, config.hidden_size, config.fusion_hidden_size, config.fusion_cell, shared)
+    return fuser(groups, config.hidden_size, config.fusion_hidden_size, config.fusion_cell, shared)
 
 
 def _last_concat(config: "GRUFusionConfig") -> LayerFuser:
@@ -48,10 +45,10 @@ def _mixed(config: "GRUFusionConfig", layers: tuple[int, ...], learned: bool) ->
 
 
 TOKEN_FUSERS: dict[str, Callable[["GRUFusionConfig"], LayerFuser]] = {
-    "share": lambda config: _grouped(config, shared=True),
-    "cat": lambda config: _grouped(config, shared=False),
-    "share_depth": lambda config: _depth(config, shared=True),
-    "cat_depth": lambda config: _depth(config, shared=False),
+    "share": lambda config: _grouped(config, GroupedFuser, shared=True),
+    "cat": lambda config: _grouped(config, GroupedFuser, shared=False),
+    "share_depth": lambda config: _grouped(config, DepthFuser, shared=True),
+    "cat_depth": lambda config: _grouped(config, DepthFuser, shared=False),
     "last_concat": _last_concat,
     "last_mean": lambda config: _mixed(config, last_layers(config), learned=False),
     "scalar_mix": lambda config: _mixed(config, tuple(range(config.num_hidden_layers)), learned=True),
