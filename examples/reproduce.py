@@ -56,7 +56,7 @@ def main() -> None:
         table = Table.load(name)
         if arguments.dry_run:
             for run in pending_runs(table, results, overrides(arguments)):
-                print(f"{name}: {run.variant}, seed {run.seed}: {run.settings}")
+                print(f"{name}: {run.variant}, {run.name}: {run.settings}")
             continue
         if not arguments.report_only:
             if arguments.data is None:
@@ -70,11 +70,11 @@ def main() -> None:
                 overrides=overrides(arguments),
             )
         rows = read_rows(table, results)
-        (results / f"{name}.md").write_text(format_markdown(rows) + "\n", encoding="utf-8")
-        (results / f"{name}.csv").write_text(format_csv(rows), encoding="utf-8")
+        (results / f"{name}.md").write_text(format_markdown(table, rows) + "\n", encoding="utf-8")
+        (results / f"{name}.csv").write_text(format_csv(table, rows), encoding="utf-8")
         bars = [TableRow(row.variant, *mean_sd(row.values)) for row in rows]
         plot_table(bars, results / f"{name}.png", f"{table.metric} on {table.split}", table.title)
-        print(f"\n{table.title}\n\n{format_markdown(rows)}\n")
+        print(f"\n{table.title}\n\n{format_markdown(table, rows)}\n")
     if arguments.update is not None:
         fill_tables(Path(arguments.update), results)
 

@@ -48,21 +48,17 @@ def refused(path: Path, pattern: str, **options) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_semeval_gives_a_row_for_each_aspect_without_conflicts(tmp_path, caplog, encoding):
+def test_semeval_gives_a_row_for_each_aspect(tmp_path, encoding):
     text = SEMEVAL if encoding != "utf-16" else SEMEVAL.replace("UTF-8", "UTF-16")
-    with caplog.at_level(logging.WARNING):
-        examples = read_examples(write(tmp_path / "Laptops.XML", text, encoding), **PAIR)
+    examples = read_examples(write(tmp_path / "Laptops.XML", text, encoding), **PAIR)
     first = "I charge it at night & skip the cord, good battery life."
     assert examples[:] == {
-        "sentence": [first, first, "The caf\u00e9: rude staff."],
-        "aspect": ["cord", "battery life", "staff"],
-        "label": ["neutral", "positive", "negative"],
-        "row": [6, 7, 16],
-        "id": ["0", "1", "2"],
+        "sentence": [first, first, *["The caf\u00e9: rude staff."] * 2],
+        "aspect": ["cord", "battery life", "caf\u00e9", "staff"],
+        "label": ["neutral", "positive", "conflict", "negative"],
+        "row": [6, 7, 15, 16],
+        "id": ["0", "1", "2", "3"],
     }
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path / 'Laptops.XML'}: 1 aspects of polarity 'conflict' left out"
-    ]
 
 
 def test_semeval_sentences_alone_and_their_own_ids(tmp_path):
@@ -70,7 +66,7 @@ def test_semeval_sentences_alone_and_their_own_ids(tmp_path):
         write(tmp_path / "a.xml", SEMEVAL), text_columns=("sentence",), id_column="id", label_column=None
     )
     assert set(examples.column_names) == {"sentence", "id", "row"}
-    assert examples["id"][:] == ["2339", "2339", "1316"]
+    assert examples["id"][:] == ["2339", "2339", "1316", "1316"]
 
 
 def test_semeval_without_polarities_is_for_prediction_only(tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import time
 import tracemalloc
@@ -164,16 +165,21 @@ def test_nadeau_bengio_by_hand():
     # Mean 2, sum of squares (1 + 0 + 1 + 0) = 2, sample variance 2/3; 1/4 + 0.25/0.75 = 7/12.
     # t = 2 / sqrt(2/3 · 7/12) = 2 / sqrt(7/18) = 3.207135; with 3 degrees of freedom the two-sided p has the closed
     # form 1 - 2/π (atan(x) + x / (1 + x²)), x = t / √3.
-    t, p_value = nadeau_bengio([1.0, 2.0, 3.0, 2.0], test_fraction=0.25)
-    assert t == pytest.approx(2 / math.sqrt(7 / 18))
-    x = t / math.sqrt(3)
-    assert p_value == pytest.approx(1 - 2 / math.pi * (math.atan(x) + x / (1 + x * x)))
-    assert nadeau_bengio([-1.0, -2.0, -3.0, -2.0], 0.25) == pytest.approx((-t, p_value))
+    found = nadeau_bengio([1.0, 2.0, 3.0, 2.0], test_fraction=0.25)
+    x = 2 / math.sqrt(7 / 18) / math.sqrt(3)
+    p_value = 1 - 2 / math.pi * (math.atan(x) + x / (1 + x * x))
+    # 3.182446 is the 97.5 % point of t with 3 degrees of freedom, as tables print it.
+    reach = 3.182446 * math.sqrt(7 / 18)
+    assert dataclasses.astuple(found) == pytest.approx((2.0, 2.0 - reach, 2.0 + reach, p_value), abs=1e-6)
+    mirrored = nadeau_bengio([-1.0, -2.0, -3.0, -2.0], 0.25)
+    assert dataclasses.astuple(mirrored) == pytest.approx(
+        (-2.0, -2.0 - reach, -2.0 + reach, p_value), abs=1e-6
+    )
 
 
 def test_nadeau_bengio_of_equal_differences():
-    assert nadeau_bengio([0.0, 0.0, 0.0], 0.1) == (0.0, 1.0)
-    assert nadeau_bengio([-0.1] * 10, 0.1) == (-math.inf, 0.0)
+    assert dataclasses.astuple(nadeau_bengio([0.0, 0.0, 0.0], 0.1)) == (0.0, 0.0, 0.0, 1.0)
+    assert dataclasses.astuple(nadeau_bengio([-0.5] * 10, 0.1)) == (-0.5, -0.5, -0.5, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Tables of runs: what they declare, and what their report makes of run files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +9,18 @@ import pytest
 from transformers import HfArgumentParser
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, TweetTrainingArguments
+from hf_layerfusion.experiments import tables
 from hf_layerfusion.experiments.document import filled
 from hf_layerfusion.experiments.models import model_settings
-from hf_layerfusion.experiments.runner import pending_runs
+from hf_layerfusion.experiments.runner import RECIPES, pending_runs
 from hf_layerfusion.experiments.tables import Table, format_csv, format_markdown, read_rows, table_names
 
 
 @pytest.mark.parametrize("name", table_names())
 def test_every_run_of_a_table_is_made_of_settings_that_exist(name, tmp_path):
-    parser = HfArgumentParser((ModelArguments, DataArguments, TweetTrainingArguments))
-    runs = Table.load(name).runs()
+    table = Table.load(name)
+    parser = HfArgumentParser(RECIPES[table.recipe])
+    runs = table.runs()
     assert len({run.file(tmp_path) for run in runs}) == len(runs)
     for run in runs:
         model_arguments, _, _ = parser.parse_dict({**run.settings, "output_dir": str(tmp_path)})
@@ -83,28 +85,29 @@ def write_runs(results: Path) -> Table:
 
 
 def test_report_tests_each_row_against_the_baseline_and_marks_noise(tmp_path):
-    rows = {row.variant: row for row in read_rows(write_runs(tmp_path), tmp_path)}
+    table = write_runs(tmp_path)
+    rows = {row.variant: row for row in read_rows(table, tmp_path)}
     assert list(rows) == ["base", "same", "better"]
     assert rows["base"].values == [0.6, 0.6]
     assert rows["base"].difference is None
-    assert rows["better"].difference[0] == pytest.approx(0.3)
-    assert rows["better"].p_value < 0.01 < rows["same"].p_value
+    assert rows["better"].difference.difference == pytest.approx(0.3)
+    assert rows["better"].difference.p_value < 0.01 < rows["same"].difference.p_value
     assert rows["base"].seconds == 2.5
-    text = format_markdown(list(rows.values()))
+    text = format_markdown(table, list(rows.values()))
     by_row = {line.split("|")[1].strip(): line for line in text.splitlines()}
     assert "within noise" in by_row["same"]
     assert "within noise" not in by_row["better"]
     assert "60.00 (0.00)" in by_row["base"]
     assert "80.00" in by_row["base"]
     assert "other data, other encoder" in text.splitlines()[0]
-    assert format_csv(list(rows.values())).count("\n") == 4
+    assert format_csv(table, list(rows.values())).count("\n") == 4
 
 
 def test_one_seed_gives_no_verdict(tmp_path):
     table = write_runs(tmp_path)
     for variant in ("same", "better"):
         (tmp_path / "g" / variant / "seed-1.json").unlink()
-    text = format_markdown(read_rows(table, tmp_path))
+    text = format_markdown(table, read_rows(table, tmp_path))
     assert text.count("one seed: no verdict") == 2
     assert "within noise" not in text
 
@@ -131,8 +134,51 @@ def test_published_results_are_those_of_their_run_files():
     if not document.exists():
         pytest.skip("no results have been published yet")
     for report in (docs / "results").glob("*.md"):
-        rows = read_rows(Table.load(report.stem), docs / "results")
-        assert report.read_text(encoding="utf-8") == format_markdown(rows) + "\n"
+        table = Table.load(report.stem)
+        expected = format_markdown(table, read_rows(table, docs / "results"))
+        assert report.read_text(encoding="utf-8") == expected + "\n"
     assert filled(document.read_text(encoding="utf-8"), docs / "results") == document.read_text(
         encoding="utf-8"
     )
+
+
+def test_folds_are_runs_of_their_own_and_tested_by_their_differences(tmp_path):
+    """Four folds with differences 0.1, 0.2, 0.3 and 0.2: t = 0.2 / sqrt(1/150 · 7/12), as in the test of the test."""
+    table = replace(small_table(), common={"folds": 4}, seeds=[0], also=("f1_macro",))
+    accuracy = {"base": [0.5, 0.4, 0.6, 0.5], "better": [0.6, 0.6, 0.9, 0.7], "same": [0.5, 0.4, 0.6]}
+    for run in table.runs():
+        if run.fold is not None and run.fold <= len(accuracy.get(run.variant, ())):
+            value = accuracy[run.variant][run.fold - 1]
+            content = {
+                "settings": run.settings,
+                "metrics": {"test": {"accuracy": value, "f1_macro": value / 2}},
+                "parameters": 10,
+                "training_seconds": 1.0,
+            }
+            run.file(tmp_path).parent.mkdir(parents=True, exist_ok=True)
+            run.file(tmp_path).write_text(json.dumps(content))
+    assert (tmp_path / "g" / "base" / "seed-0-fold-4.json").exists()
+    rows = {row.variant: row for row in read_rows(table, tmp_path)}
+    assert rows["same"].difference is None, "a cross-validation that is not whole is not tested"
+    found = rows["better"].difference
+    reach = 3.182446 * (7 / 12 / 150) ** 0.5
+    assert (found.difference, found.low, found.high) == pytest.approx(
+        (0.2, 0.2 - reach, 0.2 + reach), abs=1e-6
+    )
+    line = next(line for line in format_markdown(table, list(rows.values())).splitlines() if "better" in line)
+    assert "70.00 (14.14) | 35.00 (7.07) | 4 |" in line
+
+
+def test_each_data_set_has_its_own_baseline(monkeypatch):
+    content = {
+        "title": "T", "group": "g", "split": "test", "metric": "accuracy", "baseline": "plain", "data": {},
+        "common": {}, "seeds": [0], "data_sets": {"a": {"train_file": "a.csv"}, "b": {"train_file": "b.csv"}},
+        "variants": {"plain": {}, "lstm": {"settings": {"pooling": "lstm"}, "figures": {"b": "80"}}},
+    }  # fmt: skip
+    monkeypatch.setattr(tables, "_read", lambda file: json.loads(json.dumps(content)))
+    monkeypatch.setattr(tables, "table_names", lambda: ["t"])
+    table = Table.load("t")
+    assert list(table.variants) == ["a-plain", "a-lstm", "b-plain", "b-lstm"]
+    assert table.variants["b-lstm"]["baseline"] == "b-plain"
+    assert [row["figure"] for row in table.variants.values()] == ["", "", "", "80"]
+    assert table.runs()[3].settings == {"train_file": "b.csv", "pooling": "lstm", "seed": 0}

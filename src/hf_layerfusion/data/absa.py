@@ -4,7 +4,6 @@ Both give the columns `sentence`, `aspect` and `label`, the latter `negative`, `
 `id`, the sentence's own, which is the same for each of its aspects. An aspect's row is its line in the file.
 """
 
-import logging
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
@@ -17,8 +16,6 @@ from hf_layerfusion.data.formats import empty_file, read_utf8, split_lines
 from hf_layerfusion.data.tables import values
 from hf_layerfusion.errors import UserError
 
-logger = logging.getLogger(__name__)
-
 POLARITIES = {"-1": "negative", "0": "neutral", "1": "positive"}
 CONFLICT = "conflict"
 TARGET = "$T$"
@@ -28,8 +25,7 @@ def read_semeval(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Colu
     """Reads the aspect terms of SemEval-2014, task 4 (Pontiki et al. 2014): `<sentence id>` holds `<text>` and
     `<aspectTerms>`, these `<aspectTerm term polarity>`.
 
-    Sentences without aspect terms give no examples. Aspects of polarity `conflict`, which the papers leave out, are
-    left out and counted in a warning. A file without polarities is one to predict only.
+    Sentences without aspect terms give no examples. A file without polarities is one to predict only.
 
     Raises:
         UserError: XML that is not well formed, or has a document type declaration, which could define entities; an
@@ -39,22 +35,19 @@ def read_semeval(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Colu
     if not raw.strip():
         raise empty_file(path)
     rows = _SemEvalParser(path).parse(raw)
-    kept = [row for row in rows if row["label"] != CONFLICT]
-    if len(kept) < len(rows):
-        logger.warning("%s: %d aspects of polarity %r left out", path, len(rows) - len(kept), CONFLICT)
-    if not kept:
+    if not rows:
         raise UserError(
             f"{path}: holds no <aspectTerm> to learn from; give SemEval-2014's file of aspect terms"
         )
-    labelled = any(row["label"] is not None for row in kept)
-    for row in kept if labelled else ():
-        if row["label"] not in POLARITIES.values():
+    labelled = any(row["label"] is not None for row in rows)
+    for row in rows if labelled else ():
+        if row["label"] not in (*POLARITIES.values(), CONFLICT):
             found = "none" if row["label"] is None else excerpt(row["label"])
             raise UserError(
                 f"{path}: row {row['row']}: polarity must be one of {', '.join(POLARITIES.values())} or {CONFLICT}, "
                 f"found {found}; correct it"
             )
-    return _columns(kept, wanted, str(path), ("sentence", "aspect", *(("label",) if labelled else ()), "id"))
+    return _columns(rows, wanted, str(path), ("sentence", "aspect", *(("label",) if labelled else ()), "id"))
 
 
 class _SemEvalParser:

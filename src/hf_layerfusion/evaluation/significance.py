@@ -13,8 +13,8 @@ _ZERO = 1e-12
 
 
 @dataclass(frozen=True)
-class PairedBootstrap:
-    """The outcome of `paired_bootstrap`, in the unit of its scores.
+class Difference:
+    """How much better a variant is than the baseline, in the unit of their scores.
 
     Attributes:
         difference: mean of the variant less mean of the baseline; positive where the variant is better.
@@ -31,7 +31,7 @@ class PairedBootstrap:
 
 def paired_bootstrap(
     baseline: npt.ArrayLike, variant: npt.ArrayLike, num_resamples: int = 10_000, seed: int = 0
-) -> PairedBootstrap:
+) -> Difference:
     """Bootstrap the difference of two models over the examples that both were tested on.
 
     Scores are averaged over each model's seeds first; then examples are drawn with replacement,
@@ -72,7 +72,7 @@ def paired_bootstrap(
     draws[np.abs(draws) < _ZERO] = 0.0
     low, high = np.quantile(draws, [0.025, 0.975])
     smaller_side = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    return PairedBootstrap(
+    return Difference(
         difference=float(differences.mean()),
         low=float(low),
         high=float(high),
@@ -94,21 +94,20 @@ def _resampled_means(
     return means
 
 
-def nadeau_bengio(differences: Sequence[float], test_fraction: float) -> tuple[float, float]:
+def nadeau_bengio(differences: Sequence[float], test_fraction: float) -> Difference:
     """Test differences over the folds of a cross-validation by the corrected resampled t-test.
 
     The training parts of the folds overlap, so that their results are not independent. With n folds of which each
     tests on the share f of the data, `t = mean / sqrt((1 / n + f / (1 - f)) var)`, with n - 1 in the sample
     variance and n - 1 degrees of freedom (Nadeau and Bengio 2003, Inference for the Generalization Error, section
-    3). The plain t-test lacks the second term and finds too much.
+    3). The plain t-test lacks the second term and finds too much. The interval is the test's own.
 
     Args:
         differences: variant less baseline, one for each fold.
         test_fraction: the share f, 0.1 for 10 folds.
 
     Returns:
-        t, and the two-sided p-value of "there is no difference". Where all differences are equal and not 0, t is
-        infinite and p is 0.
+        The mean difference. Where all differences are equal its interval is a point, and p is 1 for 0, else 0.
 
     Raises:
         ValueError: fewer than two differences, one that is not finite, or a share not between 0 and 1.
@@ -120,9 +119,11 @@ def nadeau_bengio(differences: Sequence[float], test_fraction: float) -> tuple[f
         raise ValueError(f"test_fraction must lie between 0 and 1, both excluded; found {test_fraction}")
     mean, sd = float(values.mean()), float(values.std(ddof=1))
     if sd <= _ZERO * float(np.abs(values).max()):
-        return (0.0, 1.0) if mean == 0 else (math.copysign(math.inf, mean), 0.0)
-    t = mean / (sd * math.sqrt(1 / len(values) + test_fraction / (1 - test_fraction)))
-    return t, float(2 * stats.t.sf(abs(t), len(values) - 1))
+        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0)
+    error = sd * math.sqrt(1 / len(values) + test_fraction / (1 - test_fraction))
+    reach = error * float(stats.t.ppf(0.975, len(values) - 1))
+    p_value = float(2 * stats.t.sf(abs(mean) / error, len(values) - 1))
+    return Difference(mean, mean - reach, mean + reach, p_value)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

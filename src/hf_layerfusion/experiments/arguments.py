@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from hf_layerfusion.data.absa import CONFLICT
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 
 
@@ -75,6 +76,11 @@ class DataArguments:
 
     # Whether the second text of a pair is an aspect of the first.
     pair_is_aspect: ClassVar[bool] = False
+
+    @property
+    def dropped_labels(self) -> tuple[str, ...]:
+        """Labels whose rows are left out of every split."""
+        return ()
 
     train_file: str | None = option(
         None, "Training examples: .csv, .tsv, .jsonl, .json, .parquet, SemEval's .xml or ACL-14's .raw."
@@ -149,6 +155,15 @@ class RunTrainingArguments(LayerFusionTrainingArguments):
         True, "False makes weight_decay Adam's L2, added to the gradient, in place of AdamW's decay."
     )
     report_to: str = option("none", "Where to report, such as tensorboard.")
+    plot_layers: list[int] | None = option(
+        None,
+        "Epochs at whose ends the validation texts' states at the last six layers are drawn on two principal "
+        "components (Song et al. 2020, Figure 2), such as 1 3 5.",
+    )
+    plot_layers_beside: str | None = option(
+        None,
+        "Folder of another run with --plot_layers, such as the baseline's, to draw beside this one.",
+    )
 
 
 @dataclass
@@ -204,6 +219,9 @@ class AbsaDataArguments(PairDataArguments):
     text_column: str = option("sentence", "Column of the sentence.")
     text_pair_column: str | None = option("aspect", "Column of the aspect.")
     sentence_only: bool = option(False, "Leave the aspect out of the model's input.")
+    keep_conflict: bool = option(
+        False, "Keep aspects of polarity conflict as a class; the papers leave them out."
+    )
     group_column: str | None = option(
         "sentence", "Text column whose equal values stay on one side of a split."
     )
@@ -222,6 +240,10 @@ class AbsaDataArguments(PairDataArguments):
     def __post_init__(self) -> None:
         if self.sentence_only:
             self.text_pair_column = None
+
+    @property
+    def dropped_labels(self) -> tuple[str, ...]:
+        return () if self.keep_conflict else (CONFLICT,)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from hf_layerfusion.data.files import read_competition, read_examples, read_hub
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.data.spelling import SpellingCorrector
 from hf_layerfusion.data.splits import limit, remove_duplicates, split_train_validation, text_overlap
-from hf_layerfusion.data.tables import row_number, values
+from hf_layerfusion.data.tables import row_number, take, values
 from hf_layerfusion.data.tweets import PRESETS, SPELLING, TweetPreprocessor, empty_rows
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import DataArguments
@@ -131,8 +131,15 @@ def load(arguments: DataArguments) -> PreparedData:
         splits["validation"] = limit(splits["validation"], arguments.max_eval_samples, seed)
     if arguments.max_predict_samples is not None and "test" in splits:
         splits["test"] = splits["test"].select(range(min(len(splits["test"]), arguments.max_predict_samples)))
-    raw_train = splits["train"]
     notes = [f"{name}: {len(split):,} texts read" for name, split in splits.items()]
+    for label in arguments.dropped_labels:
+        for name, split in splits.items():
+            if "label" in split.column_names:
+                kept = [row for row, value in enumerate(values(split, "label")) if value != label]
+                splits[name] = take(split, kept)
+                left_out = len(split) - len(kept)
+                notes += [f"{name}: {left_out:,} texts of label {label} left out"] if left_out else []
+    raw_train = splits["train"]
     if arguments.pair_is_aspect and len(columns) == 2:
         for name, split in splits.items():
             absent = count_absent_aspects(split, *columns)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from datasets import Dataset
@@ -16,7 +16,17 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser, PreTrainedTokenizerBase
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, TweetTrainingArguments
+from hf_layerfusion.experiments.arguments import (
+    AbsaDataArguments,
+    AbsaTrainingArguments,
+    DataArguments,
+    ModelArguments,
+    NliDataArguments,
+    NliTrainingArguments,
+    PoolingModelArguments,
+    TweetTrainingArguments,
+)
+from hf_layerfusion.experiments.folds import prepare_folds
 from hf_layerfusion.experiments.models import load_tokenizer
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.report import epoch_rows
@@ -25,6 +35,15 @@ from hf_layerfusion.experiments.tables import Run, Table
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 
 FILE_SETTINGS = ("train_file", "validation_file", "test_file")
+
+# The arguments of the script whose defaults a table's settings differ from.
+RECIPES: dict[str, tuple[type, type, type]] = {
+    "tweets": (ModelArguments, DataArguments, TweetTrainingArguments),
+    "absa": (PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments),
+    "nli": (PoolingModelArguments, NliDataArguments, NliTrainingArguments),
+}
+
+Prepared: TypeAlias = tuple[PreparedData, dict[str, Dataset]]
 
 
 def pending_runs(table: Table, results: Path, overrides: Mapping[str, Any]) -> list[Run]:
@@ -51,12 +70,14 @@ def pending_runs(table: Table, results: Path, overrides: Mapping[str, Any]) -> l
 
 @functools.lru_cache(maxsize=4)
 def _prepared(
-    model_settings: str, data_settings: str
-) -> tuple[PreparedData, dict[str, Dataset], PreTrainedTokenizerBase]:
-    data_arguments = DataArguments(**json.loads(data_settings))
-    tokenizer = load_tokenizer(ModelArguments(**json.loads(model_settings)))
-    data = prepare(data_arguments)
-    return data, tokenize(data, tokenizer, data_arguments), tokenizer
+    recipe: str, model_settings: str, data_settings: str
+) -> tuple[list[Prepared], PreTrainedTokenizerBase]:
+    """The data of a run, or of each fold of a cross-validation."""
+    model_class, data_class, _ = RECIPES[recipe]
+    arguments = data_class(**json.loads(data_settings))
+    tokenizer = load_tokenizer(model_class(**json.loads(model_settings)))
+    parts = prepare_folds(arguments) if getattr(arguments, "folds", None) else [prepare(arguments)]
+    return [(data, tokenize(data, tokenizer, arguments)) for data in parts], tokenizer
 
 
 def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
@@ -71,12 +92,12 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
     Returns:
         The result file.
     """
-    folder = work / run.group / run.variant / f"seed-{run.seed}"
+    folder = work / run.group / run.variant / run.name
     settings = dict(run.settings)
     for name in FILE_SETTINGS:
         if settings.get(name) is not None:
             settings[name] = str(data_dir / settings[name])
-    parser = HfArgumentParser((ModelArguments, DataArguments, TweetTrainingArguments))
+    parser = HfArgumentParser(RECIPES[run.recipe])
     checkpoint = newest_valid_checkpoint(folder) if folder.exists() else None
     resume = str(checkpoint) if checkpoint else None
     model_arguments, data_arguments, training_arguments = parser.parse_dict(
@@ -86,7 +107,8 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
         name: getattr(model_arguments, name)
         for name in ("model_name_or_path", "tokenizer_name", "model_revision")
     }
-    data, encoded, tokenizer = _prepared(json.dumps(tokenizer_settings), json.dumps(vars(data_arguments)))
+    parts, tokenizer = _prepared(run.recipe, json.dumps(tokenizer_settings), json.dumps(vars(data_arguments)))
+    data, encoded = parts[0 if run.fold is None else run.fold - 1]
     trainer = make_trainer(data, encoded, tokenizer, model_arguments, training_arguments)
     result = train_and_predict(trainer, encoded)
     labels = [] if result.labels is None else result.labels.tolist()
@@ -135,5 +157,5 @@ def run_table(
         futures = {pool.submit(execute, run, data_dir, results, work): run for run in runs}
         for future in as_completed(futures):
             future.result()
-            progress.set_postfix_str(f"{futures[future].variant} seed {futures[future].seed}")
+            progress.set_postfix_str(f"{futures[future].variant} {futures[future].name}")
             progress.update()

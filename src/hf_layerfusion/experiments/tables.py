@@ -3,8 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.evaluation.significance import format_mean_sd, holm, mean_sd, paired_bootstrap
+from hf_layerfusion.evaluation.significance import (
+    Difference,
+    format_mean_sd,
+    holm,
+    mean_sd,
+    nadeau_bengio,
+    paired_bootstrap,
+)
 from hf_layerfusion.hub.markdown import markdown_table
 
 SIGNIFICANCE_LEVEL = 0.05
@@ -21,23 +28,32 @@ SOURCE_COLUMN = "source: other data, other encoder"
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of a table: a variant trained with a seed.
+    """One training of a table: a variant with a seed and, in a cross-validation, a fold.
 
     Attributes:
         group: folder that tables with common runs share.
         variant: name of the row.
         seed: the run's seed.
         settings: every argument that differs from the script's default.
+        recipe: whose defaults these are: a name of `runner.RECIPES`.
+        fold: number of the fold that is tested on, from 1; `None` without folds.
     """
 
     group: str
     variant: str
     seed: int
     settings: dict[str, Any]
+    recipe: str = "tweets"
+    fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells the runs of a row apart, and a file or folder by: `seed-0`, or `seed-0-fold-1`."""
+        return f"seed-{self.seed}" + ("" if self.fold is None else f"-fold-{self.fold}")
 
     def file(self, results: Path) -> Path:
         """Where the run's result stands below the folder `results`."""
-        return results / self.group / self.variant / f"seed-{self.seed}.json"
+        return results / self.group / self.variant / f"{self.name}.json"
 
 
 @dataclass(frozen=True)
@@ -49,12 +65,15 @@ class Table:
         title: what it shows, with its source.
         group: folder of the run files, common to tables that share rows.
         split: split that is reported.
-        metric: the split's metric.
+        metric: the split's metric that rows are compared by.
         baseline: the row that the others are tested against, `None` for tables without tests.
         data: the data arguments; files are relative to the data folder.
-        common: settings of every run.
+        common: settings of every run; `folds` among them makes each run a cross-validation.
         seeds: seeds of a row that says none of its own.
-        variants: rows in order: `settings`, and optionally `seeds` and the source's printed `figure`.
+        variants: rows in order: `settings`, and optionally `seeds`, a `baseline` of its own and the source's printed
+            `figure`.
+        recipe: whose defaults the settings differ from: a name of `runner.RECIPES`.
+        also: further metrics to print.
     """
 
     name: str
@@ -67,6 +86,8 @@ class Table:
     common: dict[str, Any]
     seeds: list[int]
     variants: dict[str, dict[str, Any]]
+    recipe: str = "tweets"
+    also: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, name: str) -> "Table":
@@ -77,31 +98,50 @@ class Table:
         """
         if name not in table_names():
             raise UserError(f"--table must be one of {', '.join(table_names())}, found {name!r}.")
-        text = (resources.files("hf_layerfusion.experiments") / "tables" / f"{name}.json").read_text("utf-8")
-        content = json.loads(text)
+        content = _read(f"{name}.json")
         if "extends" in content:
-            base = json.loads(
-                (resources.files("hf_layerfusion.experiments") / "tables" / content.pop("extends")).read_text(
-                    "utf-8"
-                )
+            content = {**_read(content.pop("extends")), **content}
+        if "data_sets" in content:
+            content["variants"] = _for_each_data_set(
+                content.pop("data_sets"), content["variants"], content["baseline"]
             )
-            content = {**base, **content}
+        content["also"] = tuple(content.get("also", ()))
         return cls(name=name, **content)
 
     def runs(self, overrides: Mapping[str, Any] | None = None) -> list[Run]:
         """Every run of the table, the first seed of every row before the second; `overrides` are settings that win
         over the table's."""
-        runs = [
-            Run(
-                self.group,
-                variant,
-                seed,
-                {**self.data, **self.common, **row.get("settings", {}), **(overrides or {}), "seed": seed},
-            )
-            for variant, row in self.variants.items()
-            for seed in row.get("seeds", self.seeds)
-        ]
-        return sorted(runs, key=lambda run: run.seed)
+        runs = []
+        for variant, row in self.variants.items():
+            settings = {**self.data, **self.common, **row.get("settings", {}), **(overrides or {})}
+            for seed in row.get("seeds", self.seeds):
+                for fold in range(1, settings["folds"] + 1) if "folds" in settings else (None,):
+                    run_settings = {**settings, "seed": seed}
+                    runs.append(Run(self.group, variant, seed, run_settings, self.recipe, fold))
+        return sorted(runs, key=lambda run: (run.seed, run.fold or 0))
+
+
+def _read(file: str) -> dict[str, Any]:
+    text = (resources.files("hf_layerfusion.experiments") / "tables" / file).read_text("utf-8")
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def _for_each_data_set(
+    data_sets: dict[str, dict[str, Any]], variants: dict[str, dict[str, Any]], baseline: str
+) -> dict[str, dict[str, Any]]:
+    """Every variant on every data set, as rows `DATA_SET-VARIANT`, tested against the baseline on the same data. The
+    variants' `figures` are by data set."""
+    return {
+        f"{data_set}-{name}": {
+            **{key: value for key, value in row.items() if key != "figures"},
+            "settings": {**files, **row.get("settings", {})},
+            "figure": row.get("figures", {}).get(data_set, ""),
+            "baseline": f"{data_set}-{baseline}",
+        }
+        for data_set, files in data_sets.items()
+        for name, row in variants.items()
+    }
 
 
 def table_names() -> list[str]:
@@ -121,8 +161,10 @@ class Row:
     Attributes:
         variant: its name.
         values: the metric of each run.
-        difference: to the baseline, with its 95 % interval; `None` for the baseline itself.
-        p_value: two-sided, corrected by Holm over the table.
+        also: the further metrics of each run, by name.
+        difference: to the baseline, in the metric's unit, its p-value corrected by Holm over the table; `None` for a
+            baseline.
+        verdict: what the difference does not show, where it does not.
         figure: what the source prints.
         parameters: of the model.
         seconds: mean training time.
@@ -130,90 +172,113 @@ class Row:
 
     variant: str
     values: list[float]
-    difference: tuple[float, float, float] | None
-    p_value: float | None
+    also: dict[str, list[float]]
+    difference: Difference | None
+    verdict: str
     figure: str
     parameters: int
     seconds: float
 
 
 def read_rows(table: Table, results: Path) -> list[Row]:
-    """Reads the runs of a table that have finished, and tests each row against the baseline: a paired bootstrap over
-    examples on seed averages.
+    """Reads the runs of a table that have finished, and tests each row against its baseline: over folds by Nadeau and
+    Bengio's t-test, else by a paired bootstrap over examples on seed averages.
 
     Raises:
         UserError: if runs of one table were scored on other examples.
     """
-    stored: dict[str, list[dict[str, Any]]] = {}
+    stored: dict[str, dict[str, dict[str, Any]]] = {}
     for run in table.runs():
         if run.file(results).exists():
-            stored.setdefault(run.variant, []).append(
-                json.loads(run.file(results).read_text(encoding="utf-8"))
-            )
+            content = json.loads(run.file(results).read_text(encoding="utf-8"))
+            stored.setdefault(run.variant, {})[run.name] = content
     rows = []
-    for variant, contents in stored.items():
-        difference, p_value = None, None
-        if table.baseline in stored and variant != table.baseline:
-            baseline, scores = correctness(stored[table.baseline]), correctness(contents)
-            if baseline.shape[1] != scores.shape[1]:
-                raise UserError(
-                    f"{table.name}: '{variant}' was scored on {scores.shape[1]} examples, the baseline on "
-                    f"{baseline.shape[1]}; delete the older run files and run them again."
-                )
-            test = paired_bootstrap(baseline, scores, seed=0)
-            difference, p_value = (test.difference, test.low, test.high), test.p_value
+    for variant, runs in stored.items():
+        row = table.variants[variant]
+        baseline = row.get("baseline", table.baseline)
+        difference = None
+        if baseline in stored and variant != baseline:
+            difference = _compare(table, variant, stored[baseline], runs)
+        contents = list(runs.values())
         rows.append(
             Row(
                 variant,
                 [content["metrics"][table.split][table.metric] for content in contents],
+                {
+                    metric: [content["metrics"][table.split][metric] for content in contents]
+                    for metric in table.also
+                },
                 difference,
-                p_value,
-                table.variants[variant].get("figure", ""),
+                "one seed: no verdict" if len(contents) == 1 and difference is not None else "",
+                row.get("figure", ""),
                 contents[0]["parameters"],
                 mean_sd([content["training_seconds"] for content in contents])[0],
             )
         )
-    tested = [row for row in rows if row.p_value is not None]
-    for row, adjusted in zip(
-        tested, holm([row.p_value for row in tested if row.p_value is not None]), strict=True
-    ):
-        row.p_value = adjusted
+    tested = [(row, row.difference) for row in rows if row.difference is not None]
+    adjusted = holm([difference.p_value for _, difference in tested])
+    for (row, difference), p_value in zip(tested, adjusted, strict=True):
+        row.difference = replace(difference, p_value=p_value)
+        if p_value >= SIGNIFICANCE_LEVEL and not row.verdict:
+            row.verdict = "within noise"
     return rows
 
 
-def correctness(contents: list[dict[str, Any]]) -> np.ndarray:
+def _compare(
+    table: Table, variant: str, baseline: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]]
+) -> Difference | None:
+    folds = next(iter(runs.values()))["settings"].get("folds")
+    if folds is not None:
+        both = [name for name in runs if name in baseline]
+        differences = [
+            runs[name]["metrics"][table.split][table.metric]
+            - baseline[name]["metrics"][table.split][table.metric]
+            for name in both
+        ]
+        return nadeau_bengio(differences, 1 / folds) if len(both) == folds else None
+    expected, found = correctness(baseline.values()), correctness(runs.values())
+    if expected.shape[1] != found.shape[1]:
+        raise UserError(
+            f"{table.name}: '{variant}' was scored on {found.shape[1]} examples, the baseline on "
+            f"{expected.shape[1]}; delete the older run files and run them again."
+        )
+    return paired_bootstrap(expected, found, seed=0)
+
+
+def correctness(contents: Iterable[dict[str, Any]]) -> np.ndarray:
     """Whether each run got each example of the reported split right, `[runs, examples]`."""
     return np.array(
         [np.equal(content["predictions"].split(), content["labels"].split()) for content in contents], float
     )
 
 
-HEADER = (
-    "variant", "accuracy, mean (sd)", "runs", "difference [95 %]", "p (Holm)", "", "parameters", "seconds a run",
-    SOURCE_COLUMN,
-)  # fmt: skip
+def header(table: Table) -> list[str]:
+    """The names of the report's columns."""
+    measured = [f"{metric.replace('_', ' ')}, mean (sd)" for metric in (table.metric, *table.also)]
+    return [
+        "variant", *measured, "runs", "difference [95 %]", "p (Holm)", "", "parameters", "seconds a run",
+        SOURCE_COLUMN,
+    ]  # fmt: skip
 
 
 def report_cells(rows: list[Row]) -> list[list[str]]:
-    """The report's cells, a list a row, in the order of `HEADER`."""
+    """The report's cells, a list a row, in the order of `header`."""
     cells = []
     for row in rows:
-        difference = p_value = verdict = ""
-        if row.difference is not None and row.p_value is not None:
-            difference = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * value for value in row.difference))
-            p_value = f"{row.p_value:.3f}"
-            if len(row.values) == 1:
-                verdict = "one seed: no verdict"
-            elif row.p_value >= SIGNIFICANCE_LEVEL:
-                verdict = "within noise"
+        difference = p_value = ""
+        if row.difference is not None:
+            ends = (row.difference.difference, row.difference.low, row.difference.high)
+            difference = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * value for value in ends))
+            p_value = f"{row.difference.p_value:.3f}"
         cells.append(
             [
                 row.variant,
                 format_mean_sd(row.values),
+                *(format_mean_sd(values) for values in row.also.values()),
                 str(len(row.values)),
                 difference,
                 p_value,
-                verdict,
+                row.verdict,
                 f"{row.parameters:,}",
                 f"{row.seconds:.0f}",
                 row.figure,
@@ -222,13 +287,13 @@ def report_cells(rows: list[Row]) -> list[list[str]]:
     return cells
 
 
-def format_markdown(rows: list[Row]) -> str:
+def format_markdown(table: Table, rows: list[Row]) -> str:
     """The report as a markdown table."""
-    return str(markdown_table(HEADER, report_cells(rows)))
+    return str(markdown_table(header(table), report_cells(rows)))
 
 
-def format_csv(rows: list[Row]) -> str:
+def format_csv(table: Table, rows: list[Row]) -> str:
     """The report as csv (RFC 4180)."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([HEADER, *report_cells(rows)])
+    csv.writer(buffer, lineterminator="\n").writerows([header(table), *report_cells(rows)])
     return buffer.getvalue()
