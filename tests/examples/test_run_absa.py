@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.folds import stratified_group_folds
@@ -18,6 +18,7 @@ from hf_layerfusion.experiments.arguments import (
     PoolingModelArguments,
 )
 from hf_layerfusion.experiments.folds import cross_validate, prepare_folds
+from hf_layerfusion.experiments.layer_states import read_states
 from hf_layerfusion.experiments.prepare import prepare, tokenize
 from hf_layerfusion.experiments.run import classify, make_trainer
 from hf_layerfusion.experiments.script import parse_arguments
@@ -272,6 +273,9 @@ MISTAKES = {
     "unknown split": ({"folds": 3, "fold_split": "random"}, "--fold_split must be one of"),
     "unknown truncation": ({"truncation": "never"}, "--truncation must be one of"),
     "group that is no text": ({"group_column": "label"}, "--group_column must be a text column"),
+    "epoch that is not reached": ({"plot_layers": 3}, "--plot_layers must name epochs from 1 to"),
+    "nothing to draw beside": ({"plot_layers_beside": "x"}, "--plot_layers_beside needs --plot_layers"),
+    "no run beside": ({"plot_layers": 1, "plot_layers_beside": "x"}, "must hold a run with --plot_layers"),
     "seeds and folds": ({"folds": 3, "seeds": 1}, "--folds and --seeds exclude each other"),
 }
 
@@ -289,3 +293,36 @@ def test_mistakes_are_one_line_and_leave_nothing(call, tmp_path, mistake):
 def test_test_data_beside_folds_is_refused(call, tmp_path, files):
     with pytest.raises(UserError, match="found test data too"):
         call(tmp_path / "run", folds=3, test_file=files["validation_file"])
+
+
+# What the layers hold
+
+
+def test_layers_are_drawn_at_epochs_beside_the_baseline_s(call, tmp_path, files):
+    """The states kept are those of the model that the run ends with, and keeping them changes no weight."""
+    options = {"validation_file": files["validation_file"], "report_on_selection": True}
+    last = {**options, "load_best_model_at_end": False}
+    call(tmp_path / "base", "--plot_layers", "1", "2", pooling="last", **last)
+    call(tmp_path / "lstm", "--plot_layers", "2", plot_layers_beside=tmp_path / "base", **last)
+    call(tmp_path / "without", pooling="last", **last)
+    kept = read_states(tmp_path / "base")
+    assert list(kept) == ["bert-last, epoch 1", "bert-last, epoch 2"]
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    rows = read_rows(files["validation_file"])
+    inputs = tokenizer(
+        [row["sentence"] for row in rows], [row["aspect"] for row in rows], padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        states = model(**inputs, output_hidden_states=True).hidden_states
+    layers = kept["bert-last, epoch 2"]["layers"].tolist()
+    assert layers == list(range(1, model.config.num_hidden_layers + 1))[-6:]
+    expected = torch.stack([states[layer][:, 0] for layer in layers], dim=1).numpy()
+    np.testing.assert_allclose(kept["bert-last, epoch 2"]["states"], expected, atol=1e-5)
+    assert np.abs(kept["bert-last, epoch 1"]["states"] - expected).max() > 1e-3
+    assert [model.config.label2id[row["label"]] for row in rows] == list(kept["bert-last, epoch 1"]["labels"])
+    weights = AutoModelForSequenceClassification.from_pretrained(tmp_path / "without").state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert "plots/layer_states.png" in (tmp_path / "lstm" / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="other texts than this run validates on"):
+        call(tmp_path / "other", "--plot_layers", "1", plot_layers_beside=tmp_path / "base")

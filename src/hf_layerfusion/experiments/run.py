@@ -22,6 +22,12 @@ from hf_layerfusion.evaluation.plots import plot_confusion_matrix, plot_regressi
 from hf_layerfusion.evaluation.predictions import write_predictions
 from hf_layerfusion.evaluation.significance import mean_sd
 from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, RunTrainingArguments
+from hf_layerfusion.experiments.layer_states import (
+    PLOT_FILE,
+    LayerStates,
+    check_layer_states,
+    plot_states,
+)
 from hf_layerfusion.experiments.layers import layers_section, measure_layers
 from hf_layerfusion.experiments.models import load_model, load_tokenizer
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
@@ -161,8 +167,10 @@ def write_outputs(
     model_arguments: ModelArguments,
     data_arguments: DataArguments,
     training_arguments: RunTrainingArguments,
+    beside: dict[str, Any],
 ) -> None:
-    """Writes model, tokenizer, results, predictions, plots and card into `folder`."""
+    """Writes model, tokenizer, results, predictions, plots and card into `folder`; `beside` are the layers' states of
+    another run to draw."""
     trainer.save_model(str(folder))
     trainer.save_state()
     plots = folder / "plots"
@@ -180,6 +188,14 @@ def write_outputs(
     if "validation" in data.splits:
         plot_training_curves(result.history, plots / "training_curves.png")
         figures.append(("Loss and accuracy by epoch.", "plots/training_curves.png"))
+    if training_arguments.plot_layers:
+        plot_states(folder, beside, data.schema.names, plots / PLOT_FILE)
+        figures.append(
+            (
+                "The first token's states at the last six layers, on two principal components.",
+                f"plots/{PLOT_FILE}",
+            )
+        )
     sections = []
     if trainer.eval_dataset is not None:
         use = measure_layers(trainer, trainer.eval_dataset, plots / "layer_use.png")
@@ -257,7 +273,11 @@ def run_in_folder(
                 "early_stopping_patience": None,
             }
         arguments = dataclasses.replace(training_arguments, **changes)
+        beside = check_layer_states(arguments, data.schema.problem_type, encoded.get("validation"))
         trainer = make_trainer(data, encoded, tokenizer, model_arguments, arguments)
+        if arguments.plot_layers:
+            title = getattr(trainer.model.config, "variant", "plain")
+            trainer.add_callback(LayerStates(trainer, encoded["validation"], title, folder))
         main_process = arguments.process_index == 0
         if main_process:
             folder.mkdir(parents=True, exist_ok=True)
@@ -265,7 +285,7 @@ def run_in_folder(
             write_json(Path(str(training_arguments.output_dir)) / SETTINGS_FILE, settings)
         result = train_and_predict(trainer, encoded)
         if main_process:
-            write_outputs(folder, data, result, trainer, model_arguments, data_arguments, arguments)
+            write_outputs(folder, data, result, trainer, model_arguments, data_arguments, arguments, beside)
         trainer.accelerator.wait_for_everyone()
     results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
     return results

@@ -1,0 +1,126 @@
+"""Keeps and draws what the layers hold after chosen epochs, of one run or of two side by side."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.layer_plots import plot_layer_pca
+from hf_layerfusion.evaluation.layer_use import cls_states
+from hf_layerfusion.experiments.arguments import RunTrainingArguments
+from hf_layerfusion.experiments.layers import NUM_TEXTS
+from hf_layerfusion.training.trainer import LayerFusionTrainer
+
+STATES_FOLDER = "layer_states"
+NUM_LAYERS = 6
+PLOT_FILE = "layer_states.png"
+
+
+def check_layer_states(
+    arguments: RunTrainingArguments, problem_type: str, examples: Dataset | None
+) -> dict[str, Any]:
+    """Checks before training that `--plot_layers` can be drawn.
+
+    Args:
+        arguments: `plot_layers` and `plot_layers_beside` of them.
+        problem_type: of the run's labels.
+        examples: the encoded validation split, whose first texts are drawn.
+
+    Returns:
+        The other run's states by title, empty where there is none.
+
+    Raises:
+        UserError: an epoch that the run does not reach, labels that are no classes, no validation texts, or another
+            run whose states are missing or of other texts.
+    """
+    epochs = arguments.plot_layers or []
+    if not epochs:
+        if arguments.plot_layers_beside:
+            raise UserError("--plot_layers_beside needs --plot_layers, found none; name the epochs to draw.")
+        return {}
+    if not all(1 <= epoch <= arguments.num_train_epochs for epoch in epochs):
+        raise UserError(
+            f"--plot_layers must name epochs from 1 to --num_train_epochs {arguments.num_train_epochs:g}, found "
+            f"{epochs}; choose among these."
+        )
+    if problem_type != "single_label_classification" or examples is None:
+        found = problem_type if examples is not None else "none"
+        raise UserError(
+            f"--plot_layers needs validation texts with one class each, found {found}; leave it out."
+        )
+    if not arguments.plot_layers_beside:
+        return {}
+    folder = Path(arguments.plot_layers_beside)
+    beside = read_states(folder)
+    if not beside:
+        raise UserError(
+            f"--plot_layers_beside {folder}: must hold a run with --plot_layers, found no {STATES_FOLDER}."
+        )
+    labels = _first_texts(examples)["labels"][:]
+    if any(list(stored["labels"]) != labels for stored in beside.values()):
+        raise UserError(
+            f"--plot_layers_beside {folder}: was drawn from other texts than this run validates on; run both on the "
+            "same data with the same --split_seed."
+        )
+    return {f"{folder.name}: {title}": stored for title, stored in beside.items()}
+
+
+class LayerStates(TrainerCallback):
+    """After each of `epochs` writes the states of the first validation texts at the last six layers into the run's
+    folder, for `plot_states`."""
+
+    def __init__(self, trainer: LayerFusionTrainer, examples: Dataset, title: str, folder: Path):
+        self.epochs = set(trainer.args.plot_layers)
+        self.title = title
+        self.folder = folder / STATES_FOLDER
+        part = _first_texts(examples)
+        # A data loader draws from torch's generator each time that it starts; training must not notice.
+        with torch.random.fork_rng(devices=[]):
+            self.batches = list(
+                DataLoader(part, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
+            )
+        self.labels = part["labels"][:]
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        epoch = round(state.epoch or 0)
+        if epoch not in self.epochs or not state.is_world_process_zero:
+            return
+        model = kwargs["model"]
+        depth = model.config.num_hidden_layers
+        layers = range(max(1, depth + 1 - NUM_LAYERS), depth + 1)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(
+            self.folder / f"epoch-{epoch}.npz",
+            title=f"{self.title}, epoch {epoch}",
+            states=cls_states(model, self.batches, layers),
+            labels=self.labels,
+            layers=list(layers),
+        )
+
+
+def _first_texts(examples: Dataset) -> Dataset:
+    return examples.select(range(min(NUM_TEXTS, len(examples))))
+
+
+def read_states(folder: Path) -> dict[str, Any]:
+    """What `LayerStates` wrote into a run's folder, by title, the earliest epoch first."""
+    files = sorted(
+        (folder / STATES_FOLDER).glob("epoch-*.npz"), key=lambda file: int(file.stem.removeprefix("epoch-"))
+    )
+    stored = [np.load(file, allow_pickle=False) for file in files]
+    return {str(content["title"]): content for content in stored}
+
+
+def plot_states(folder: Path, beside: dict[str, Any], names: list[str], path: Path) -> None:
+    """Draws the states of a run, and below them those of the run beside it."""
+    stored = {**read_states(folder), **beside}
+    first = next(iter(stored.values()))
+    states = {title: content["states"] for title, content in stored.items()}
+    plot_layer_pca(states, first["labels"], names, path, first["layers"].tolist())
