@@ -615,3 +615,43 @@ def test_check_examples_names_the_row_of_the_file_after_selecting(tmp_path):
     chosen = read_examples(path).select([2, 0])
     emptied = chosen.map(lambda example: {"text": example["text"].replace("z", "")})
     refused("file: row 4: ", check_examples, emptied, text_columns=("text",), where="file")
+
+
+# Files of Stanford's CS 224N: named .csv, separated by tabs, with an index column that has no name
+
+COURSE = (
+    "\tid\tsentence1\tsentence2\tis_duplicate\n"
+    '290564\tfb1\t"""Which, is it?"""\tGrammar, again?\t0.0\n'
+    "318737\t318\tWhat makes one angry?\tWhy angry?\t1.0\n"
+    "400012\tb22\tNo second question\t\t1.0\n"
+    "400013\tb23\tNo label\tSecond\t\n"
+)
+COURSE_COLUMNS = {
+    "text_columns": ("sentence1", "sentence2"),
+    "label_column": "is_duplicate",
+    "id_column": "id",
+}
+
+
+def test_the_course_s_files_are_read_as_they_are(tmp_path, caplog):
+    path = tmp_path / "quora-train.csv"
+    path.write_text(COURSE)
+    with pytest.raises(UserError, match="row 4: the text in column 'sentence2' is empty"):
+        read_examples(path, **COURSE_COLUMNS)
+    with caplog.at_level("WARNING"):
+        examples = read_examples(path, **COURSE_COLUMNS, skip_incomplete=True)
+    assert examples[:] == {
+        "sentence1": ['"Which, is it?"', "What makes one angry?"],
+        "sentence2": ["Grammar, again?", "Why angry?"],
+        "label": [0.0, 1.0],
+        "id": ["fb1", "318"],
+        "row": [2, 3],
+    }
+    assert caplog.messages == [f"{path}: 2 rows without a text or label left out"]
+
+
+def test_a_row_without_a_label_is_still_refused_by_name(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("text,label\na,1\nb,\n")
+    with pytest.raises(UserError, match="row 3: the label is empty"):
+        read_examples(path)

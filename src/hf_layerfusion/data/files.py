@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features
@@ -34,7 +35,7 @@ from hf_layerfusion.data.formats import (
     read_utf8,
     split_lines,
 )
-from hf_layerfusion.data.tables import from_table, row_number, to_table
+from hf_layerfusion.data.tables import from_table, row_number, take, to_table
 from hf_layerfusion.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def read_examples(
     label_required: bool = True,
     id_column: str | None = None,
     max_text_bytes: int = MAX_TEXT_BYTES,
+    skip_incomplete: bool = False,
 ) -> Dataset:
     """Reads one file of examples; its suffix says the format.
 
@@ -83,6 +85,7 @@ def read_examples(
         label_required: False takes a file without the label column as one to predict only.
         id_column: the column of the id; None numbers the examples from 0.
         max_text_bytes: the longest text, in UTF-8 bytes.
+        skip_incomplete: leave out rows without a text or label, counted in a warning, instead of refusing them.
 
     Raises:
         UserError: with file, row and the way out, for any file that is not as above or breaks a rule of
@@ -101,8 +104,23 @@ def read_examples(
     except OSError as error:
         raise _unreadable(path, error) from error
     dataset = _with_id_and_row(columns, str(path), first_row=2 if suffix in (".csv", ".tsv") else 1)
+    if skip_incomplete:
+        dataset = _complete_rows(dataset, str(path), text_columns)
     check_examples(dataset, text_columns=text_columns, where=str(path), max_text_bytes=max_text_bytes)
     return dataset
+
+
+def _complete_rows(dataset: Dataset, where: str, text_columns: Sequence[str]) -> Dataset:
+    table = to_table(dataset)
+    incomplete = pc.is_null(table["id"])
+    for name in text_columns:
+        incomplete = pc.or_(incomplete, _is_blank(table[name]))
+    if "label" in table.column_names:
+        incomplete = pc.or_(incomplete, _is_absent(table["label"]))
+    kept = np.flatnonzero(~incomplete.to_numpy())
+    if len(kept) < len(dataset):
+        logger.warning("%s: %d rows without a text or label left out", where, len(dataset) - len(kept))
+    return take(dataset, kept)
 
 
 def read_competition(
@@ -217,17 +235,17 @@ def check_examples(
         )
     if "label" in table.column_names:
         labels = table["label"]
-        if pa.types.is_string(labels.type):
-            absent = _is_blank(labels)
-        elif isinstance(dataset.features["label"], ClassLabel):
-            absent = pc.equal(pc.fill_null(labels, -1), -1)
-        else:
-            absent = pc.is_null(labels)
-        refuse(absent, "the label is empty; fill it in or delete the row")
+        if isinstance(dataset.features["label"], ClassLabel):
+            labels = pc.if_else(pc.equal(labels, -1), None, labels)
+        refuse(_is_absent(labels), "the label is empty; fill it in or delete the row")
 
 
 def _is_blank(strings: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.equal(pc.fill_null(pc.utf8_trim_whitespace(strings), ""), "")
+
+
+def _is_absent(labels: pa.ChunkedArray) -> pa.ChunkedArray:
+    return _is_blank(labels) if pa.types.is_string(labels.type) else pc.is_null(labels)
 
 
 def _read_tweets(path: Path, label: str, text_column: str, max_text_bytes: int) -> Dataset:

@@ -31,12 +31,17 @@ _LABEL_KINDS = {str: "string", bool: "number", int: "number", float: "number"}
 
 
 def read_csv(path: Path, wanted: WantedColumns, max_text_bytes: int, delimiter: str = ",") -> Columns:
-    """Reads comma-separated values after RFC 4180, with a header line.
+    """Reads comma-separated values after RFC 4180, with a header line; one that has tabs and no comma says that the
+    file is separated by tabs, as those of Stanford's CS 224N are.
 
     Raises:
         UserError: a fault of the file, by its row; the header is row 1.
     """
-    rows = _csv_rows(path, max_text_bytes, delimiter)
+    text = read_utf8(path)
+    first_line = text.partition("\n")[0]
+    if "\t" in first_line and "," not in first_line:
+        delimiter = "\t"
+    rows = _csv_rows(path, text, max_text_bytes, delimiter)
     header = rows[0]
     columns = wanted.find(header, str(path))
     if len(rows) == 1:
@@ -63,9 +68,9 @@ def read_tsv(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
     return read_csv(path, wanted, max_text_bytes, delimiter="\t")
 
 
-def _csv_rows(path: Path, max_text_bytes: int, delimiter: str) -> list[list[str]]:
+def _csv_rows(path: Path, text: str, max_text_bytes: int, delimiter: str) -> list[list[str]]:
     """All rows up to the last that is not blank, at least one."""
-    reader = csv.reader(io.StringIO(read_utf8(path), newline=""), strict=True, delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     rows: list[list[str]] = []
     # The limit is global to the csv module. A field beyond it is mostly a quote that was never closed.
     former_limit = csv.field_size_limit(max_text_bytes)
@@ -96,10 +101,11 @@ def _csv_fault(message: str, delimiter: str, max_text_bytes: int) -> str:
 
 
 def _typed_labels(strings: Sequence[str]) -> pa.Array:
-    if all(map(_INTEGER.fullmatch, strings)):
-        return pa.array(map(int, strings), pa.int64())
-    if all(map(_FLOAT.fullmatch, strings)):
-        return pa.array(map(float, strings), pa.float64())
+    # An absent label does not make strings of the numbers beside it.
+    given = [string if string.strip() else None for string in strings]
+    for pattern, number, kind in ((_INTEGER, int, pa.int64()), (_FLOAT, float, pa.float64())):
+        if all(string is None or pattern.fullmatch(string) for string in given):
+            return pa.array([None if string is None else number(string) for string in given], kind)
     return pa.array(strings, pa.string())
 
 

@@ -72,6 +72,13 @@ def architecture_lines(model: Any) -> list[str]:
     return [f"{type(model).__name__} of transformers: the last layer alone"]
 
 
+def optimizer_name(arguments: RunTrainingArguments) -> str:
+    """The optimizer, and what it makes of `weight_decay`."""
+    if not arguments.decoupled_weight_decay:
+        return "Adam, weight_decay as L2 in the gradient"
+    return str(getattr(arguments.optim, "value", arguments.optim))
+
+
 def epoch_rows(history: list[dict[str, Any]]) -> list[dict[str, float]]:
     """One row an epoch from the Trainer's log: training loss and every validation metric."""
     rows: dict[float, dict[str, float]] = {}
@@ -140,6 +147,7 @@ def card_facts(
         * training_arguments.gradient_accumulation_steps
         * training_arguments.world_size,
         "tokens": data_arguments.max_seq_length,
+        "optimizer": optimizer_name(training_arguments),
     }
     source = data_arguments.dataset_name or data_arguments.train_file or data_arguments.train_pos_file
     return CardFacts(
