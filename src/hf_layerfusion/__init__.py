@@ -8,10 +8,14 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
+from hf_layerfusion.modeling.configuration_cerbertus import CerbertusConfig
 from hf_layerfusion.modeling.configuration_gru_fusion import GRUFusionConfig
 from hf_layerfusion.modeling.configuration_layer_pooling import LayerPoolingConfig
+from hf_layerfusion.modeling.modeling_cerbertus import CerbertusForMultitask, MultitaskOutput
+from hf_layerfusion.modeling.modeling_cerbertus_encoders import CerbertusModel
 from hf_layerfusion.modeling.modeling_gru_fusion import BertForGRUFusionClassification, GRUFusionModel
 from hf_layerfusion.modeling.modeling_layer_pooling import BertWithPoolingModule, LayerPoolingModel
+from hf_layerfusion.modeling.parameter_counts import parameter_counts
 
 __version__ = "0.1.0"
 
@@ -24,12 +28,17 @@ _LAZY = {
 __all__ = [
     "BertForGRUFusionClassification",
     "BertWithPoolingModule",
+    "CerbertusConfig",
+    "CerbertusForMultitask",
+    "CerbertusModel",
     "GRUFusionConfig",
     "GRUFusionModel",
     "LayerFusionTrainer",
     "LayerFusionTrainingArguments",
     "LayerPoolingConfig",
     "LayerPoolingModel",
+    "MultitaskOutput",
+    "parameter_counts",
 ]
 
 
@@ -46,6 +55,7 @@ def _register(config: Any, model: Any, classifier: Any) -> None:
 
 _register(GRUFusionConfig, GRUFusionModel, BertForGRUFusionClassification)
 _register(LayerPoolingConfig, LayerPoolingModel, BertWithPoolingModule)
+_register(CerbertusConfig, CerbertusModel, CerbertusForMultitask)
 
 
 def __getattr__(name: str) -> Any:

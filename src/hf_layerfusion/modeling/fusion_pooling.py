@@ -9,7 +9,7 @@ from transformers import initialization as init
 
 from .fusion_base import LayerFuser
 from .fusion_mix import ScalarMix
-from .heads import reduce_tokens
+from .heads import first_token, reduce_tokens
 
 
 class LayerPooling(LayerFuser):
@@ -39,13 +39,8 @@ class LayerPooling(LayerFuser):
         states = [hidden_states[layer] for layer in self.layers]
         if self.token_pooling == "mean":
             vectors = [reduce_tokens(state, attention_mask, "mean") for state in states]
-        elif attention_mask is None:
-            vectors = [state[:, 0] for state in states]
         else:
-            # The first real token: padding may stand on the left.
-            first = attention_mask.long().argmax(dim=1)
-            rows = torch.arange(len(first), device=first.device)
-            vectors = [state[rows, first] for state in states]
+            vectors = [first_token(state, attention_mask) for state in states]
         return torch.stack(vectors, dim=1)
 
     def forward(

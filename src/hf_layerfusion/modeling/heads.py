@@ -62,6 +62,14 @@ class ClassificationHead(nn.Module):
         return self.out_proj(self.dropout(vectors))
 
 
+def first_token(values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The first real token's of `[B, T, D]`, `[B, D]`: padding may stand on the left."""
+    if attention_mask is None:
+        return values[:, 0]
+    first = attention_mask.long().argmax(dim=1)
+    return values[torch.arange(len(first), device=first.device), first]
+
+
 def reduce_tokens(values: torch.Tensor, attention_mask: torch.Tensor | None, reduction: str) -> torch.Tensor:
     """Reduces `[B, T, D]` over the real tokens to `[B, D]`.
 

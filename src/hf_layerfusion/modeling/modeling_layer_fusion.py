@@ -84,8 +84,23 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
         )
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         # Loading puts new parameters in place of those that were frozen.
-        model.base_model.freeze()
+        model.freeze()
         return loaded
+
+    def freeze(self) -> None:
+        """Switches off the gradients of what the configuration keeps at its first values."""
+        if self.base_model is not self:
+            self.base_model.freeze()
+
+    @classmethod
+    def encoder_arguments(cls, config: Any) -> dict[str, bool]:
+        """Arguments of the class of the encoder that `config` describes, when a checkpoint of it is loaded."""
+        return without_pooler(config.encoder_config)
+
+    @classmethod
+    def may_start_at_random(cls, name: str, config: Any) -> bool:
+        """Whether a plain encoder's checkpoint may lack the weight `name` of the encoder."""
+        return False
 
     @classmethod
     def _from_encoder(
@@ -111,10 +126,10 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
             name_or_path,
             config=encoder_config,
             output_loading_info=True,
-            **without_pooler(encoder_config),
+            **cls.encoder_arguments(config),
             **kwargs,
         )
-        missing = sorted(info["missing_keys"])
+        missing = sorted(name for name in info["missing_keys"] if not cls.may_start_at_random(name, config))
         if missing:
             raise ValueError(
                 f"the checkpoint '{name_or_path}' must hold every weight of its encoder, found none for {len(missing)} "
@@ -122,11 +137,11 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
                 f"'{encoder_config.model_type}' encoder."
             )
         if os.path.isdir(name_or_path):
-            encoder_config._name_or_path = ""  # a folder of this machine tells nobody else anything
+            encoder.config._name_or_path = ""  # a folder of this machine tells nobody else anything
         model = cls(config, encoder=encoder).to(device=encoder.device, dtype=encoder.dtype).eval()
         if not output_loading_info:
             return model
-        added = {name for name in model.state_dict() if not name.startswith(("encoder.", "model.encoder."))}
+        added = {name for name in model.state_dict() if not name.startswith(("encoder", "model.encoder"))}
         return model, {**info, "missing_keys": added}
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -171,16 +186,13 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         if encoder is None:
             encoder = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
         self.encoder = encoder
-        # One configuration object for both; wrapping it in ours has reset which attention it uses.
-        encoder_config = config.get_text_config()
-        encoder_config._attn_implementation = encoder.config._attn_implementation
-        encoder.config = encoder_config
+        # One configuration object for both and for every layer; a wrapped one has forgotten which attention it uses.
+        config.encoder_config = encoder.config
         self.freeze()
         self.post_init()
 
     def freeze(self) -> None:
-        """Switches off the gradients of what the configuration keeps at its first values: the fuser, where
-        `freeze_fusion` is set."""
+        """Switches off the fuser's gradients where `freeze_fusion` is set."""
         if getattr(self.config, "freeze_fusion", False):
             self.fuser.requires_grad_(False)
 

@@ -1,0 +1,94 @@
+"""Batches of several tasks as one batch of sequences."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from .layer_routing import ALL_ROWS, Route
+
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "inputs_embeds")
+
+
+def flatten_pairs(inputs: Mapping[str, torch.Tensor], task: str, is_siamese: bool) -> dict[str, torch.Tensor]:
+    """The inputs of a task as sequences `[B, T]`, those of siamese pairs as `[2B, T]`, one text after the other.
+
+    Raises:
+        ValueError: if there is no input, or one that has not the task's shape.
+    """
+    given = {name: value for name, value in inputs.items() if value is not None}
+    if ("input_ids" in given) == ("inputs_embeds" in given):
+        raise ValueError(
+            f"task '{task}' must be given either `input_ids` or `inputs_embeds`, found {sorted(given)}."
+        )
+    for name, value in given.items():
+        dims = value.dim() - (name == "inputs_embeds")
+        if is_siamese and (dims != 3 or value.shape[1] != 2):
+            raise ValueError(
+                f"`{name}` of task '{task}' must be [B, 2, T], as its pairs are encoded each text by itself, found "
+                f"{list(value.shape)}; MultitaskPipeline of hf_layerfusion prepares texts for it, a "
+                "text-classification pipeline cannot."
+            )
+        if not is_siamese and dims != 2:
+            raise ValueError(f"`{name}` of task '{task}' must be [B, T], found {list(value.shape)}.")
+    return {name: value.flatten(0, 1) for name, value in given.items()} if is_siamese else given
+
+
+def join_batches(
+    batches: Mapping[str, Mapping[str, torch.Tensor]], siamese: Collection[str], pad_token_id: int
+) -> tuple[dict[str, torch.Tensor], list[Route]]:
+    """Puts the batches of several tasks one below the other, padded on the right to one length. Tasks that are given
+    the very same tensors share their rows.
+
+    Args:
+        batches: of each task, tensors by the names in `MODEL_INPUTS`: `[B, T]`, or `[B, 2, T]` for siamese pairs.
+        siamese: the tasks of siamese pairs.
+        pad_token_id: what `input_ids` are padded with.
+
+    Returns:
+        The joined batch of sequences, and each task's rows of it.
+
+    Raises:
+        ValueError: if a task's batch has not its shape.
+    """
+    known: dict[tuple[int, ...], slice] = {}
+    different = []
+    routes = []
+    end = 0
+    for task, batch in batches.items():
+        flat = flatten_pairs(batch, task, task in siamese)
+        size = len(next(iter(flat.values())))
+        key = tuple(id(batch.get(name)) for name in MODEL_INPUTS)
+        if key not in known:
+            known[key] = slice(end, end + size)
+            end += size
+            different.append(flat)
+        routes.append(Route(task, known[key], size))
+    if len(different) == 1:
+        return different[0], [route._replace(rows=ALL_ROWS) for route in routes]
+    return pad_and_stack(different, pad_token_id), routes
+
+
+def pad_and_stack(
+    batches: Sequence[Mapping[str, torch.Tensor]], pad_token_id: int
+) -> dict[str, torch.Tensor]:
+    """Stacks batches of sequences, padded on the right to the longest; a mask that is missing is all ones, missing
+    token types are zeros."""
+    complete: list[dict[str, Any]] = []
+    typed = any("token_type_ids" in batch for batch in batches)
+    for batch in batches:
+        first = next(iter(batch.values()))
+        ones = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
+        defaults = {"attention_mask": ones} | ({"token_type_ids": torch.zeros_like(ones)} if typed else {})
+        complete.append(defaults | dict(batch))
+    length = max(batch["attention_mask"].shape[1] for batch in complete)
+    joined = {}
+    for name in complete[0]:
+        parts = []
+        for batch in complete:
+            missing = length - batch[name].shape[1]
+            ends = (0, 0, 0, missing) if name == "inputs_embeds" else (0, missing)
+            parts.append(F.pad(batch[name], ends, value=pad_token_id if name == "input_ids" else 0))
+        joined[name] = torch.cat(parts)
+    return joined

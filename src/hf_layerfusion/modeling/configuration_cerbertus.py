@@ -1,0 +1,141 @@
+# Copyright 2026 The hf_layerfusion team
+"""Configuration of CerBERTus: which encoders its tasks share, and the tasks."""
+
+import dataclasses
+import re
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+
+from .configuration_layer_fusion import LayerFusionConfig
+from .task_config import TaskConfig
+from .task_heads import build_heads
+
+ENCODERS = ("shared", "own", "frozen")
+ONLY_TASK = "default"
+
+
+@strict
+class CerbertusConfig(LayerFusionConfig):
+    """Configuration of `CerbertusModel` and `CerbertusForMultitask` (SerBERTus, section 3 and Figure 8).
+
+    Args:
+        encoder_config: configuration of the encoder, of any architecture.
+        encoders: whose sentence vectors are put side by side for each task: `"shared"`, one encoder for all tasks;
+            `"own"`, an encoder for each task; `"frozen"`, the pretrained encoder as it was. The paper's architectures:
+            `multi` and CerBERTus are `["shared"]`, `triple` is `["own"]`, `multi + triple` `["shared", "own"]`, static
+            and fine-tuned `["shared", "frozen"]`.
+        num_task_layers: number k of the shared encoder's top layers that each task has a copy of; 0 is `multi`.
+        tasks: fields of `TaskConfig` by the tasks' names. Without any there is one, `"default"`, a plain classifier of
+            single texts that `num_labels` and `problem_type` describe.
+        task_name: the task that is meant where none is named; None is the first. `id2label`, `label2id`, `num_labels`
+            and `problem_type` are its.
+
+    Raises:
+        ValueError: if the encoders, the number of layers or a task are not sound; the message names the task.
+    """
+
+    model_type = "cerbertus"
+
+    encoders: list[str] = dataclasses.field(default_factory=lambda: ["shared"])
+    num_task_layers: int = 0
+    tasks: dict[str, dict[str, Any]] | None = None
+    task_name: str | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        given = kwargs.get("num_labels")
+        if self.tasks and given not in (None, self.num_labels):
+            raise ValueError(
+                f"`num_labels` must be left to `tasks`, found {given} where task '{self.default_task}' has "
+                f"{self.num_labels}; give the task's `labels`."
+            )
+
+    @property
+    def task_configs(self) -> dict[str, TaskConfig]:
+        """The tasks by name.
+
+        Raises:
+            ValueError: if one is not sound; the message names it.
+        """
+        if not self.tasks:
+            labels = [self.id2label[index] for index in range(self.num_labels)]
+            problem_type = self.problem_type or (
+                "regression" if len(labels) == 1 else "single_label_classification"
+            )
+            labels = [] if problem_type == "regression" else labels
+            return {ONLY_TASK: TaskConfig(problem_type=problem_type, labels=labels)}
+        known = {field.name for field in dataclasses.fields(TaskConfig)}
+        found = {}
+        for name, fields in self.tasks.items():
+            unknown = sorted(fields.keys() - known)
+            if unknown:
+                raise ValueError(
+                    f"task '{name}': fields must be of {sorted(known)}, found {unknown}; leave them out."
+                )
+            try:
+                found[name] = TaskConfig(**fields)
+            except (ValueError, StrictDataclassError) as error:
+                raise ValueError(f"task '{name}': {' '.join(str(error).split())}") from error
+        return found
+
+    @property
+    def default_task(self) -> str:
+        """The task that is meant where none is named."""
+        return self.task_name or next(iter(self.tasks or (ONLY_TASK,)))
+
+    def check(self) -> None:
+        if (
+            not self.encoders
+            or set(self.encoders) - set(ENCODERS)
+            or len(set(self.encoders)) < len(self.encoders)
+        ):
+            raise ValueError(
+                f"`encoders` must name one or more of {list(ENCODERS)}, each once, found {self.encoders}; the default "
+                "is ['shared']."
+            )
+        names = list(self.tasks or (ONLY_TASK,))
+        for name in names:
+            # A task's modules stand below its name.
+            if not re.fullmatch(r"[\w-]+", name) or hasattr(nn.ModuleDict(), name):
+                raise ValueError(
+                    f"`tasks` must have names of letters, digits, '_' and '-' that torch does not use itself, found "
+                    f"{name!r}; choose another."
+                )
+        if self.default_task not in names:
+            raise ValueError(
+                f"`task_name` must be one of {names}, found {self.task_name!r}; None is the first."
+            )
+        tasks = self.task_configs
+        self.show_default_task(tasks)
+        super().check()
+        depth = self.num_hidden_layers if "shared" in self.encoders else 0
+        if not 0 <= self.num_task_layers <= depth:
+            raise ValueError(
+                f"`num_task_layers` must lie between 0 and {depth}, the shared encoder's depth, found "
+                f"{self.num_task_layers}; lower it."
+            )
+        # Built once without memory: what does not fit is refused here.
+        with torch.device("meta"):
+            build_heads(tasks, self.encoders, self.get_text_config())
+
+    def show_default_task(self, tasks: dict[str, TaskConfig]) -> None:
+        """Sets `id2label`, `label2id` and `problem_type` to those of the default task."""
+        if not self.tasks:
+            return
+        task = tasks[self.default_task]
+        labels = task.labels or [self.default_task]
+        self.id2label = dict(enumerate(labels))
+        self.label2id = {label: index for index, label in enumerate(labels)}
+        self.problem_type = task.problem_type
+
+    @property
+    def variant(self) -> str:
+        """The paper's name of the architecture, such as `"cerbertus-2"` or `"multi-triple"`."""
+        names = {"shared": "multi", "own": "triple", "frozen": "static"}
+        if self.num_task_layers:
+            names["shared"] = f"cerbertus-{self.num_task_layers}"
+        return "-".join(names[kind] for kind in self.encoders)

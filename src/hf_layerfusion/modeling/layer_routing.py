@@ -1,0 +1,208 @@
+"""Layers that every task has a copy of, in any encoder whose layers stand in one list."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+ALL_ROWS = slice(None)
+
+
+class Route(NamedTuple):
+    """Which rows of a batch a task answers. A row may serve several tasks: it then stands in the shared layers once.
+
+    Attributes:
+        task: the task's name.
+        rows: its rows, a slice or indices `[size]`.
+        size: how many they are.
+    """
+
+    task: str
+    rows: slice | torch.Tensor
+    size: int
+
+
+class LayerStates(NamedTuple):
+    """What an encoder made of a task's rows.
+
+    Attributes:
+        last: the encoder's output `[size, T, H]`.
+        layers: outputs of transformer layers 1 to L, each `[size, T, H]`; empty where they were not asked for.
+    """
+
+    last: torch.Tensor
+    layers: Sequence[torch.Tensor] = ()
+
+
+class _Journey(NamedTuple):
+    routes: tuple[Route, ...]
+    batch_size: int
+
+
+# Of the running thread, as encoders hand on no argument of ours to their layers.
+_JOURNEY: ContextVar[_Journey] = ContextVar("journey")
+
+
+class RoutedLayer(nn.Module):
+    """Stands for one layer of an encoder: a copy of it for each task, each of which sees the rows of its task.
+
+    Args:
+        layer: the pretrained layer.
+        tasks: the tasks' names.
+        is_lowest: the layer below is shared: its output holds each row once, this one's each task's rows one after
+            the other.
+    """
+
+    def __init__(self, layer: nn.Module, tasks: Sequence[str], is_lowest: bool):
+        super().__init__()
+        self.copies = nn.ModuleDict({task: copy_module(layer) for task in tasks})
+        self.is_lowest = is_lowest
+        # Encoders read plain attributes of their layers, as ModernBERT its `attention_type`.
+        for name, value in vars(layer).items():
+            if not name.startswith("_") and not hasattr(self, name):
+                setattr(self, name, value)
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Runs each route's copy on its rows of `hidden_states` `[B, T, H]` and of all that has a row a text."""
+        routes, batch_size = _JOURNEY.get()
+        if self.is_lowest:
+            parts = [hidden_states[route.rows] for route in routes]
+        else:
+            parts = list(hidden_states.split([route.size for route in routes]))
+        length = hidden_states.shape[1]
+        outputs = [
+            self.copies[route.task](
+                part,
+                *(take_rows(value, route.rows, batch_size, length) for value in args),
+                **{name: take_rows(value, route.rows, batch_size, length) for name, value in kwargs.items()},
+            )
+            for route, part in zip(routes, parts, strict=True)
+        ]
+        return join_rows(outputs)
+
+
+def take_rows(value: Any, rows: slice | torch.Tensor, batch_size: int, length: int) -> Any:
+    """The `rows` of a layer's argument where it has one for each text: `[B, T]`, `[B, …, …]`, or a tuple of such.
+
+    Raises:
+        ValueError: if it is no tensor, so that nobody knows how to take rows of it.
+    """
+    if isinstance(rows, slice) and rows == ALL_ROWS:
+        return value
+    if isinstance(value, torch.Tensor):
+        is_batch = value.shape[:1] == (batch_size,) and (value.dim() > 2 or value.shape[1:] == (length,))
+        return value[rows] if is_batch else value
+    if isinstance(value, tuple | list):
+        return type(value)(take_rows(each, rows, batch_size, length) for each in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(
+        f"what an encoder's layer is given must be tensors where several tasks share a pass, found a "
+        f"{type(value).__name__}; choose attn_implementation='sdpa' or 'eager'."
+    )
+
+
+def join_rows(outputs: list[Any]) -> Any:
+    """One after the other, what the copies of a layer put out: tensors, or tuples of tensors and None."""
+    if len(outputs) == 1 or outputs[0] is None:
+        return outputs[0]
+    if isinstance(outputs[0], tuple):
+        return tuple(join_rows(list(column)) for column in zip(*outputs, strict=True))
+    return torch.cat(outputs)
+
+
+def copy_module(module: nn.Module) -> Any:
+    """A copy with weights of its own. The configuration stays one object, so that a change reaches every copy."""
+    configs = {id(m.config): m.config for m in module.modules() if getattr(m, "config", None) is not None}
+    return copy.deepcopy(module, configs)
+
+
+def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
+    """The list of an encoder's L transformer layers.
+
+    Raises:
+        ValueError: unless there is exactly one.
+    """
+    depth = encoder.config.num_hidden_layers
+    lists = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    nested = {id(inner) for outer in lists for inner in outer.modules() if inner is not outer}
+    lists = [found for found in lists if id(found) not in nested]
+    if len(lists) != 1:
+        raise ValueError(
+            f"`num_task_layers` must be 0 for '{encoder.config.model_type}', whose {depth} layers stand in "
+            f"{len(lists)} lists instead of one; use an encoder such as BERT, RoBERTa, ELECTRA or DistilBERT."
+        )
+    return lists[0]
+
+
+def give_tasks_layers(encoder: PreTrainedModel, tasks: Sequence[str], num_layers: int) -> None:
+    """Replaces each of the top `num_layers` layers of `encoder` by a copy for each task (SerBERTus, section 3:
+    CerBERTus).
+
+    Raises:
+        ValueError: if the encoder's layers do not stand in one list.
+    """
+    if not num_layers:
+        return
+    layers = find_layers(encoder)
+    lowest = len(layers) - num_layers
+    for index in range(lowest, len(layers)):
+        layers[index] = RoutedLayer(layers[index], tasks, is_lowest=index == lowest)
+
+
+def run_routed(
+    encoder: PreTrainedModel,
+    inputs: Mapping[str, torch.Tensor],
+    routes: Sequence[Route],
+    num_task_layers: int,
+    with_layers: bool,
+    **kwargs: Any,
+) -> tuple[Any, list[LayerStates]]:
+    """Runs an encoder over a batch in which each task has its rows: layers that tasks share once, a task's own over its
+    rows.
+
+    Args:
+        encoder: the encoder.
+        inputs: tensors `[B, T]` by the encoder's names for them.
+        routes: the tasks and their rows.
+        num_task_layers: number k of layers that each task has a copy of.
+        with_layers: whether the states of all layers are wanted.
+        kwargs: further arguments of the encoder.
+
+    Returns:
+        The encoder's own output, and the states of each route.
+
+    Raises:
+        ValueError: if the encoder does not put out its layers' states.
+    """
+    token = _JOURNEY.set(_Journey(tuple(routes), len(next(iter(inputs.values())))))
+    try:
+        outputs = encoder(**inputs, output_hidden_states=with_layers, return_dict=True, **kwargs)
+    finally:
+        _JOURNEY.reset(token)
+    sizes = [route.size for route in routes]
+    last = outputs.last_hidden_state
+    parts = last.split(sizes) if num_task_layers else [last[route.rows] for route in routes]
+    if not with_layers:
+        return outputs, [LayerStates(part) for part in parts]
+    if outputs.hidden_states is None:
+        raise ValueError(
+            f"the encoder must put out its layers' states, found none from '{encoder.config.model_type}'; use an "
+            "encoder that does."
+        )
+    first_own = encoder.config.num_hidden_layers - num_task_layers + 1
+    shared, top = outputs.hidden_states[1:first_own], outputs.hidden_states[first_own:]
+    if len(top) == num_task_layers:
+        top = [state.split(sizes) for state in top]
+    else:  # recorded each time that a copy ran
+        top = [top[start : start + len(routes)] for start in range(0, len(top), len(routes))]
+    found = []
+    for index, (route, part) in enumerate(zip(routes, parts, strict=True)):
+        layers = [state[route.rows] for state in shared] + [states[index] for states in top]
+        # What was recorded of the last layer may hold the rows of all tasks.
+        found.append(LayerStates(part, [*layers[:-1], part]))
+    return outputs, found

@@ -1,0 +1,197 @@
+"""The encoders of CerBERTus: shared by its tasks as far as wanted."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+
+from .batch_joining import flatten_pairs
+from .configuration_cerbertus import CerbertusConfig
+from .layer_routing import ALL_ROWS, LayerStates, Route, copy_module, give_tasks_layers, run_routed
+from .modeling_layer_fusion import LayerFusionPreTrainedModel, selected_states, without_pooler
+
+
+class CerbertusPreTrainedModel(LayerFusionPreTrainedModel):
+    """What CerBERTus' models share: loading an encoder with its pooler, and a vocabulary that grows in all encoders."""
+
+    config: CerbertusConfig
+
+    @classmethod
+    def encoder_arguments(cls, config: Any) -> dict[str, bool]:
+        pooled = any(task.sentence_vector == "pooler" for task in config.task_configs.values())
+        return {} if pooled else super().encoder_arguments(config)
+
+    @classmethod
+    def may_start_at_random(cls, name: str, config: Any) -> bool:
+        # A pooler is learned, unless it belongs to the frozen encoder.
+        return name.startswith("pooler.") and "frozen" not in config.encoders
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """As in transformers, in every encoder."""
+        for encoder in list(self.base_model.encoders.values())[1:]:
+            encoder.resize_token_embeddings(*args, **kwargs)
+        return super().resize_token_embeddings(*args, **kwargs)
+
+
+class CerbertusModel(CerbertusPreTrainedModel):
+    """CerBERTus' encoders. The shared one's top layers stand there once for each task (SerBERTus, section 3).
+
+    Args:
+        config: the model's configuration.
+        encoder: a loaded encoder, which all of them start as; random weights where it is missing.
+    """
+
+    def __init__(self, config: CerbertusConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        config.check()  # loading may have changed fields since it was made
+        if encoder is None:
+            encoder = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
+        elif getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None  # of the tasks that want one
+        # One configuration object for all and for every layer; a wrapped one has forgotten which attention it uses.
+        config.encoder_config = encoder.config
+        tasks = list(config.task_configs)
+        slots = [
+            slot(kind, task) for kind in config.encoders for task in (tasks if kind == "own" else tasks[:1])
+        ]
+        copies = [encoder, *(copy_module(encoder) for _ in slots[1:])]
+        self.encoders = nn.ModuleDict(dict(zip(slots, copies, strict=True)))
+        if "shared" in config.encoders:
+            give_tasks_layers(self.encoders["shared"], tasks, config.num_task_layers)
+        self.freeze()
+        self.post_init()
+
+    def freeze(self) -> None:
+        """Switches off the frozen encoder's gradients."""
+        if "frozen" in self.config.encoders:
+            self.encoders["frozen"].requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "CerbertusModel":
+        """As in torch, but that the frozen encoder stays as it is at inference, without dropout."""
+        super().train(mode)
+        if "frozen" in self.config.encoders:
+            self.encoders["frozen"].eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        return next(iter(self.encoders.values())).get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        next(iter(self.encoders.values())).set_input_embeddings(value)
+
+    def encode(
+        self, inputs: Mapping[str, torch.Tensor], routes: Sequence[Route], with_layers: bool, **kwargs: Any
+    ) -> tuple[list[dict[str, LayerStates]], BaseModelOutput]:
+        """Runs the encoders over a batch in which each task has its rows: each shared layer once, each task's own
+        layers over the task's rows.
+
+        Args:
+            inputs: tensors `[B, T]` by the encoder's names for them.
+            routes: the tasks and their rows.
+            with_layers: whether the states of all layers are wanted.
+            kwargs: further arguments of the encoders, for a single route.
+
+        Returns:
+            The states of each route's rows, by the kind of the encoder, and the first encoder's own output.
+
+        Raises:
+            ValueError: if embeddings are given to several encoders.
+        """
+        if "inputs_embeds" in inputs and len(self.encoders) > 1:
+            raise ValueError(
+                f"`inputs_embeds` must be left out where there are {len(self.encoders)} encoders, each of which has "
+                "embeddings of its own; give `input_ids`."
+            )
+        found: dict[str, list[LayerStates]] = {}
+        first = None
+        for kind in self.config.encoders:
+            if kind == "own":  # sees its task's rows only
+                runs = [
+                    (
+                        {name: value[route.rows] for name, value in inputs.items()},
+                        [route._replace(rows=ALL_ROWS)],
+                    )
+                    for route in routes
+                ]
+            else:
+                runs = [(inputs, routes)]
+            found[kind] = []
+            for batch, here in runs:
+                encoder = self.encoders[slot(kind, here[0].task)]
+                num_layers = self.config.num_task_layers if kind == "shared" else 0
+                outputs, states = run_routed(encoder, batch, here, num_layers, with_layers, **kwargs)
+                found[kind] += states
+                first = first or outputs
+        return [
+            {kind: states[index] for kind, states in found.items()} for index in range(len(routes))
+        ], first
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        task: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutput:
+        """Encodes texts for one task.
+
+        Args:
+            input_ids: token ids `[B, T]`.
+            attention_mask: `[B, T]`, 1 for real tokens, 0 for padding.
+            token_type_ids: `[B, T]`, for encoders that tell a pair's texts apart.
+            inputs_embeds: `[B, T, H]` in place of `input_ids`, where there is one encoder.
+            task: whose layers; None is the default task.
+            kwargs: further arguments of the encoder; `output_hidden_states` may be a list of indices.
+
+        Returns:
+            `last_hidden_state` `[B, T, H]`, of several encoders side by side; the first one's `hidden_states` and
+            `attentions` where asked.
+        """
+        inputs = flatten_pairs(
+            {
+                "input_ids": input_ids,
+                "attention_mask": attention_mask,
+                "token_type_ids": token_type_ids,
+                "inputs_embeds": inputs_embeds,
+            },
+            task or self.config.default_task,
+            is_siamese=False,
+        )
+        (states,), outputs = self.encode_one(task or self.config.default_task, inputs, False, **kwargs)
+        outputs["last_hidden_state"] = torch.cat([each.last for each in states.values()], dim=-1)
+        return outputs
+
+    def encode_one(
+        self, task: str, inputs: Mapping[str, torch.Tensor], with_layers: bool, **kwargs: Any
+    ) -> tuple[list[dict[str, LayerStates]], BaseModelOutput]:
+        """As `encode` with the whole batch for one task; `hidden_states` and `attentions` only where asked."""
+        if task not in self.config.task_configs:
+            raise ValueError(f"`task` must be one of {list(self.config.task_configs)}, found {task!r}.")
+        asked = kwargs.pop("output_hidden_states", None)
+        asked = self.config.output_hidden_states if asked is None else asked
+        if kwargs.get("output_attentions") is None:
+            kwargs["output_attentions"] = self.config.output_attentions
+        shown = selected_states(asked, self.config.num_hidden_layers)
+        route = Route(task, ALL_ROWS, len(next(iter(inputs.values()))))
+        states, outputs = self.encode(inputs, [route], with_layers or bool(shown), **kwargs)
+        hidden_states = outputs.get("hidden_states")
+        if shown:
+            hidden_states = tuple(state if i in shown else None for i, state in enumerate(hidden_states))
+        return states, BaseModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=hidden_states if shown else None,
+            attentions=outputs.get("attentions"),
+        )
+
+
+def slot(kind: str, task: str) -> str:
+    """Where an encoder stands among the model's: each task's own below the task's name."""
+    return f"own_{task}" if kind == "own" else kind

@@ -1,0 +1,147 @@
+"""What a task of CerBERTus declares: its data, its sentence vector, its head and its loss."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_layer_fusion import probability, size
+
+DEFAULT_LOSSES = {
+    "single_label_classification": "cross_entropy",
+    "multi_label_classification": "binary_cross_entropy",
+    "regression": "mse",
+}
+
+
+@strict
+@dataclass
+class TaskConfig:
+    """One task: an entry of `CerbertusConfig.tasks`.
+
+    Args:
+        pair: the task is about two texts.
+        problem_type: one class a text, several, or a number.
+        labels: names of the classes; none for regression.
+        value_range: lowest and highest value of a regression.
+        metric: what the task is measured by, as the data side names it; None goes by `problem_type`.
+        pair_encoding: the texts of a pair in one sequence, `[SEP]` between them (`"joint"`, SerBERTus, section 3), or
+            each by itself (`"siamese"`).
+        sentence_vector: a text's vector: `"cls"`, `"pooler"`, `"mean"`, `"dot_attention"` or
+            `"multiplicative_attention"`.
+        vector_layers: dense layers on that vector (ExTraBERT, section 4: 3 for classes, none for STS).
+        fusion: a fuser between encoder and vector: settings of `GRUFusionConfig`, as in
+            `{"fusion": "share", "num_groups": 3}`, or of `LayerPoolingConfig`, as in `{"pooling": "lstm"}`, which is a
+            sentence vector by itself.
+        features: what the head sees of a siamese pair: names of `PAIR_FEATURES`.
+        head: `"linear"`, or the `"cosine"` of a siamese pair, scaled to `value_range`.
+        dense_size: units of a dense layer with ReLU before the labels; 0 leaves it out.
+        dropout: before the labels (SerBERTus, section 4.3.2).
+        loss: a name of `TASK_LOSSES`; None goes by `problem_type` and `head`.
+        output: what becomes of a regression's values at inference: left as they are (`"raw"`), cut off at
+            `value_range` (`"clamp"`), or bent into it (`"squash"`).
+
+    Raises:
+        ValueError: if fields contradict each other or a number is out of bounds.
+    """
+
+    pair: bool = False
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] = (
+        "single_label_classification"
+    )
+    labels: list[str] = field(default_factory=list)
+    value_range: list[float | int] | None = None
+    metric: str | None = None
+    pair_encoding: Literal["joint", "siamese"] = "joint"
+    sentence_vector: str = "cls"
+    vector_layers: int = 0
+    fusion: dict[str, Any] | None = None
+    features: list[str] = field(default_factory=list)
+    head: Literal["linear", "cosine"] = "linear"
+    dense_size: int = 0
+    dropout: float | int = 0.3
+    loss: str | None = None
+    output: Literal["raw", "clamp", "squash"] = "raw"
+
+    def __post_init__(self) -> None:
+        size(self, "vector_layers", "dense_size", least=0)
+        probability(self, "dropout")
+        self.check_labels()
+        self.check_pair()
+        if self.loss is None:
+            binary = self.head == "cosine" and not self.is_regression
+            self.loss = "binary_cross_entropy" if binary else DEFAULT_LOSSES[self.problem_type]
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the answer is a number."""
+        return self.problem_type == "regression"
+
+    @property
+    def is_siamese(self) -> bool:
+        """Whether the texts of a pair are encoded each by itself."""
+        return self.pair_encoding == "siamese"
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the answer is one of two classes."""
+        return self.problem_type == "single_label_classification" and len(self.labels) == 2
+
+    @property
+    def num_labels(self) -> int:
+        """Width of the task's logits."""
+        return 1 if self.is_regression else len(self.labels)
+
+    def check_labels(self) -> None:
+        """Raises `ValueError` unless labels or range are those of the problem type."""
+        if self.is_regression and self.labels:
+            raise ValueError(
+                f"`labels` must be empty for a regression, found {self.labels}; name a `value_range`."
+            )
+        least = {"single_label_classification": 2, "multi_label_classification": 1, "regression": 0}
+        if len(self.labels) < least[self.problem_type] or len(set(self.labels)) < len(self.labels):
+            raise ValueError(
+                f"`labels` must name {least[self.problem_type]} or more different classes, found {self.labels}; "
+                "list the classes in the order of their numbers."
+            )
+        if self.value_range is not None:
+            ordered = len(self.value_range) == 2 and self.value_range[0] < self.value_range[1]
+            if not (
+                self.is_regression and ordered and all(math.isfinite(value) for value in self.value_range)
+            ):
+                raise ValueError(
+                    "`value_range` must hold the lowest and the highest value of a regression, found "
+                    f"{self.value_range} for '{self.problem_type}'; leave it out or give two numbers, as in [0, 5]."
+                )
+        if self.value_range is None and (
+            self.output != "raw" or (self.is_regression and self.head == "cosine")
+        ):
+            name, value = ("head", self.head) if self.output == "raw" else ("output", self.output)
+            raise ValueError(
+                f"`value_range` must be given where `{name}` is '{value}', found none for '{self.problem_type}'; give "
+                "a regression's lowest and highest value, as in [0, 5]."
+            )
+
+    def check_pair(self) -> None:
+        """Raises `ValueError` unless what needs two vectors has them."""
+        if self.is_siamese and not self.pair:
+            raise ValueError(
+                "`pair_encoding` must be 'joint' where `pair` is False, found 'siamese'; set `pair`."
+            )
+        if not self.is_siamese and (self.features or self.head == "cosine"):
+            name, value = ("features", self.features) if self.features else ("head", self.head)
+            raise ValueError(
+                f"`{name}` must be left out unless a pair's texts are encoded each by itself, found {value!r}; set "
+                "`pair_encoding='siamese'`."
+            )
+        if self.is_siamese and bool(self.features) == (self.head == "cosine"):
+            raise ValueError(
+                "`features` must name one or more for the linear head of a siamese pair and none for the cosine head, "
+                f"found {self.features} for '{self.head}'; ['concat'] is the plainest."
+            )
+        if self.head == "cosine" and self.dense_size:
+            raise ValueError(
+                f"`dense_size` must be 0 for the cosine head, which has no layers, found {self.dense_size}; use "
+                "`features=['cosine']` and the linear head."
+            )

@@ -1,0 +1,234 @@
+"""From the encoders' states to a task's answer: fuser, sentence vector, pair features, head, loss."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+
+from .configuration_gru_fusion import GRUFusionConfig
+from .configuration_layer_pooling import LayerPoolingConfig
+from .fusion_base import LayerFuser
+from .heads import ClassificationHead
+from .layer_routing import LayerStates
+from .modeling_gru_fusion import GRUFusionModel
+from .modeling_layer_pooling import LayerPoolingModel
+from .pair_features import PAIR_FEATURES, Text
+from .sentence_vectors import SENTENCE_VECTORS, feed_forward
+from .task_config import TaskConfig
+from .task_losses import TASK_LOSSES, TaskLoss
+
+TOKEN_FUSION = ("fusion", "num_groups", "num_last_layers", "fusion_cell", "fusion_hidden_size")
+SENTENCE_FUSION = ("pooling", "token_pooling")
+
+
+def row(table: Mapping[str, Any], field: str, name: str) -> Any:
+    """The row `name` of a table.
+
+    Raises:
+        ValueError: if there is none; `field` says where the name stood.
+    """
+    if name not in table:
+        raise ValueError(f"`{field}` must be of {sorted(table)}, found {name!r}; choose one of them.")
+    return table[name]
+
+
+def build_fuser(settings: dict[str, Any], encoder_config: PreTrainedConfig) -> LayerFuser:
+    """The fuser that a task's `fusion` names.
+
+    Raises:
+        ValueError: if a setting is none of a fuser's or does not fit the encoder.
+    """
+    known = SENTENCE_FUSION if "pooling" in settings else TOKEN_FUSION
+    unknown = sorted(settings.keys() - set(known))
+    if unknown:
+        raise ValueError(f"`fusion` must hold settings of {list(known)}, found {unknown}; leave them out.")
+    # A copy: a configuration that is wrapped forgets which attention it uses.
+    encoder = encoder_config.to_dict()
+    if "pooling" in settings:
+        return LayerPoolingModel.build_fuser(LayerPoolingConfig(encoder_config=encoder, **settings))
+    return GRUFusionModel.build_fuser(GRUFusionConfig(encoder_config=encoder, **settings))
+
+
+class TextReader(nn.Module):
+    """What a task makes of one encoder's states: [a fuser,] a sentence vector, `vector_layers` dense layers.
+
+    Args:
+        task: the task.
+        encoder_config: the encoder's configuration.
+    """
+
+    def __init__(self, task: TaskConfig, encoder_config: PreTrainedConfig):
+        super().__init__()
+        self.fuser = None if task.fusion is None else build_fuser(task.fusion, encoder_config)
+        self.vector = None
+        size = encoder_config.hidden_size if self.fuser is None else self.fuser.output_size
+        self.token_size = encoder_config.hidden_size
+        vector = row(SENTENCE_VECTORS, "sentence_vector", task.sentence_vector)
+        if task.fusion is None or "pooling" not in task.fusion:
+            self.vector = vector(size)
+            self.token_size = size
+        elif task.sentence_vector != "cls":
+            raise ValueError(
+                "`sentence_vector` must be left out where `fusion` pools a text's layers into its vector, found "
+                f"'{task.sentence_vector}'; leave out one of them."
+            )
+        self.layers = feed_forward(size, task.vector_layers)
+        self.output_size = size
+
+    def forward(self, states: LayerStates, attention_mask: torch.Tensor | None) -> Text:
+        """Reads an encoder's states; `attention_mask` is `[B, T]` or `None`."""
+        tokens, vector = states.last, None
+        if self.fuser is not None:
+            fused = self.fuser(states.layers, attention_mask)
+            tokens, vector = (tokens, fused) if self.vector is None else (fused, None)
+        if self.vector is not None:
+            vector = self.vector(tokens, attention_mask)
+        return Text(self.layers(vector), tokens, attention_mask)
+
+
+class LinearHead(nn.Module):
+    """A text's vector, or the features of a siamese pair, through dropout and a dense layer.
+
+    Args:
+        task: the task.
+        vector_size: width D of a text's vector.
+        token_size: width W of its tokens' states.
+        num_outputs: width of what the head puts out.
+    """
+
+    def __init__(self, task: TaskConfig, vector_size: int, token_size: int, num_outputs: int):
+        super().__init__()
+        self.features = nn.ModuleList(
+            row(PAIR_FEATURES, "features", name)(vector_size, token_size) for name in task.features
+        )
+        size = sum(feature.output_size for feature in self.features) if task.is_siamese else vector_size
+        self.classifier = ClassificationHead(size, task.dense_size, num_outputs, task.dropout)
+
+    def forward(self, texts: Sequence[Text]) -> torch.Tensor:
+        """Maps one text, or the two of a pair, to `[B, num_outputs]`."""
+        if len(texts) == 1:
+            return self.classifier(texts[0].vector)
+        return self.classifier(torch.cat([feature(*texts) for feature in self.features], dim=-1))
+
+
+class CosineHead(nn.Module):
+    """The cosine of a pair's vectors, scaled to the task's range, `low + (high - low) * cos`: 5·cos for STS (ExTraBERT,
+    section 4). The plain cosine where the task has no range.
+
+    Args:
+        value_range: `[low, high]`.
+    """
+
+    def __init__(self, value_range: Sequence[float] | None):
+        super().__init__()
+        self.low, self.high = (0.0, 1.0) if value_range is None else value_range
+
+    def forward(self, texts: Sequence[Text]) -> torch.Tensor:
+        """Maps the two texts of a pair to `[B, 1]`."""
+        cosine = F.cosine_similarity(texts[0].vector, texts[1].vector, dim=-1)
+        return (self.low + (self.high - self.low) * cosine).unsqueeze(-1)
+
+
+def bound(values: torch.Tensor, low: float, high: float, output: str) -> torch.Tensor:
+    """Brings values into `[low, high]` (ExTraBERT, section 6, as future work).
+
+    Args:
+        values: of any shape.
+        low: lowest value.
+        high: highest value.
+        output: `"clamp"` cuts off; `"squash"` bends by a sigmoid that leaves the middle and its slope as they are.
+    """
+    if output == "clamp":
+        return values.clamp(low, high)
+    middle, width = (low + high) / 2, high - low
+    return low + width * torch.sigmoid(4 * (values - middle) / width)
+
+
+class TaskAnswer(NamedTuple):
+    """A task's `logits` `[B, num_labels]`, and its `loss` where labels were given."""
+
+    logits: torch.Tensor
+    loss: torch.Tensor | None
+
+
+class TaskHead(nn.Module):
+    """A task's answer from the states of its encoders, whose vectors stand side by side.
+
+    Args:
+        task: the task.
+        encoders: kinds of the encoders, as `CerbertusConfig.encoders`.
+        encoder_config: configuration of all of them.
+
+    Raises:
+        ValueError: if the task names something unknown, or lacks the inputs of its loss.
+    """
+
+    def __init__(self, task: TaskConfig, encoders: Sequence[str], encoder_config: PreTrainedConfig):
+        super().__init__()
+        self.task = task
+        self.loss: TaskLoss = row(TASK_LOSSES, "loss", str(task.loss))(task)
+        self.readers = nn.ModuleDict({kind: TextReader(task, encoder_config) for kind in encoders})
+        sizes = [(reader.output_size, reader.token_size) for reader in self.readers.values()]
+        vector_size, token_size = (sum(column) for column in zip(*sizes, strict=True))
+        self.head: nn.Module
+        if task.head == "cosine":
+            self.head = CosineHead(task.value_range)
+        else:
+            self.head = LinearHead(task, vector_size, token_size, self.loss.num_outputs)
+
+    @property
+    def reads_layers(self) -> bool:
+        """Whether the task needs the states of all layers."""
+        return self.task.fusion is not None
+
+    def forward(
+        self,
+        states: Mapping[str, LayerStates],
+        attention_mask: torch.Tensor | None,
+        labels: torch.Tensor | None = None,
+    ) -> TaskAnswer:
+        """Answers.
+
+        Args:
+            states: of each encoder, by its kind. The texts of siamese pairs stand one after the other: `[2B, T, H]`.
+            attention_mask: `[B, T]`, of siamese pairs `[2B, T]`, or `None`.
+            labels: as in `TaskLoss`.
+        """
+        read = [reader(states[kind], attention_mask) for kind, reader in self.readers.items()]
+        text = Text(
+            torch.cat([text.vector for text in read], dim=-1),
+            torch.cat([text.tokens for text in read], dim=-1),
+            attention_mask,
+        )
+        values = self.head([text] if not self.task.is_siamese else [take(text, side) for side in (0, 1)])
+        loss = None if labels is None else self.loss(values, labels)
+        logits = self.loss.logits(values)
+        if self.task.output != "raw" and not self.training:
+            low, high = self.task.value_range or (0.0, 1.0)
+            logits = bound(logits, low, high, self.task.output)
+        return TaskAnswer(logits, loss)
+
+
+def take(text: Text, side: int) -> Text:
+    """The first (`side` 0) or second (1) text of each pair."""
+    return Text(*(None if tensor is None else tensor[side::2] for tensor in text))
+
+
+def build_heads(
+    tasks: Mapping[str, TaskConfig], encoders: Sequence[str], encoder_config: PreTrainedConfig
+) -> nn.ModuleDict:
+    """The tasks' heads by name.
+
+    Raises:
+        ValueError: if a task is not sound; the message names it.
+    """
+    heads = nn.ModuleDict()
+    for name, task in tasks.items():
+        try:
+            heads[name] = TaskHead(task, encoders, encoder_config)
+        except ValueError as error:
+            raise ValueError(f"task '{name}': {error}") from error
+    return heads
