@@ -11,7 +11,9 @@ from .layer_routing import ALL_ROWS, Route
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "inputs_embeds")
 
 
-def flatten_pairs(inputs: Mapping[str, torch.Tensor], task: str, is_siamese: bool) -> dict[str, torch.Tensor]:
+def flatten_pairs(
+    inputs: Mapping[str, torch.Tensor | None], task: str, is_siamese: bool
+) -> dict[str, torch.Tensor]:
     """The inputs of a task as sequences `[B, T]`, those of siamese pairs as `[2B, T]`, one text after the other.
 
     Raises:

@@ -63,11 +63,11 @@ class CerbertusConfig(LayerFusionConfig):
         """
         if not self.tasks:
             labels = [self.id2label[index] for index in range(self.num_labels)]
-            problem_type = self.problem_type or (
-                "regression" if len(labels) == 1 else "single_label_classification"
-            )
-            labels = [] if problem_type == "regression" else labels
-            return {ONLY_TASK: TaskConfig(problem_type=problem_type, labels=labels)}
+            guessed = "regression" if len(labels) == 1 else "single_label_classification"
+            only: dict[str, Any] = {"problem_type": self.problem_type or guessed}
+            if only["problem_type"] != "regression":
+                only["labels"] = labels
+            return {ONLY_TASK: TaskConfig(**only)}
         known = {field.name for field in dataclasses.fields(TaskConfig)}
         found = {}
         for name, fields in self.tasks.items():
@@ -130,7 +130,7 @@ class CerbertusConfig(LayerFusionConfig):
         labels = task.labels or [self.default_task]
         self.id2label = dict(enumerate(labels))
         self.label2id = {label: index for index, label in enumerate(labels)}
-        self.problem_type = task.problem_type
+        self.problem_type: str | None = task.problem_type
 
     @property
     def variant(self) -> str:

@@ -47,7 +47,7 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         config.check()
         self.num_labels = config.num_labels
         pooler = getattr(encoder, "pooler", None)
-        self.heads = build_heads(config.task_configs, config.encoders, config.get_text_config())
+        self.heads: Any = build_heads(config.task_configs, config.encoders, config.get_text_config())
         self.model = CerbertusModel(config, encoder)
         if encoder is not None:
             self.start_poolers(pooler)
@@ -71,9 +71,10 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
                 )
 
     def poolers(self) -> list[tuple[str, Pooler]]:
-        """Every pooler of every task, with the kind of its encoder."""
+        """Every pooler that reads an encoder's output, with the kind of the encoder."""
         readers = [item for head in self.heads.values() for item in head.readers.items()]
-        return [(kind, reader.vector) for kind, reader in readers if isinstance(reader.vector, Pooler)]
+        plain = [(kind, reader.vector) for kind, reader in readers if reader.fuser is None]
+        return [(kind, vector) for kind, vector in plain if isinstance(vector, Pooler)]
 
     def freeze(self) -> None:
         """Switches off the gradients of the frozen encoder and of the poolers that belong to it."""

@@ -60,7 +60,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
             slot(kind, task) for kind in config.encoders for task in (tasks if kind == "own" else tasks[:1])
         ]
         copies = [encoder, *(copy_module(encoder) for _ in slots[1:])]
-        self.encoders = nn.ModuleDict(dict(zip(slots, copies, strict=True)))
+        self.encoders: Any = nn.ModuleDict(dict(zip(slots, copies, strict=True)))
         if "shared" in config.encoders:
             give_tasks_layers(self.encoders["shared"], tasks, config.num_task_layers)
         self.freeze()
@@ -111,7 +111,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
         first = None
         for kind in self.config.encoders:
             if kind == "own":  # sees its task's rows only
-                runs = [
+                runs: list[tuple[Mapping[str, torch.Tensor], Sequence[Route]]] = [
                     (
                         {name: value[route.rows] for name, value in inputs.items()},
                         [route._replace(rows=ALL_ROWS)],

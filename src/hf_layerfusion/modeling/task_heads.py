@@ -101,10 +101,9 @@ class LinearHead(nn.Module):
 
     def __init__(self, task: TaskConfig, vector_size: int, token_size: int, num_outputs: int):
         super().__init__()
-        self.features = nn.ModuleList(
-            row(PAIR_FEATURES, "features", name)(vector_size, token_size) for name in task.features
-        )
-        size = sum(feature.output_size for feature in self.features) if task.is_siamese else vector_size
+        features = [row(PAIR_FEATURES, "features", name)(vector_size, token_size) for name in task.features]
+        self.features = nn.ModuleList(features)
+        size = sum(feature.output_size for feature in features) if task.is_siamese else vector_size
         self.classifier = ClassificationHead(size, task.dense_size, num_outputs, task.dropout)
 
     def forward(self, texts: Sequence[Text]) -> torch.Tensor:
@@ -214,7 +213,8 @@ class TaskHead(nn.Module):
 
 def take(text: Text, side: int) -> Text:
     """The first (`side` 0) or second (1) text of each pair."""
-    return Text(*(None if tensor is None else tensor[side::2] for tensor in text))
+    mask = None if text.attention_mask is None else text.attention_mask[side::2]
+    return Text(text.vector[side::2], text.tokens[side::2], mask)
 
 
 def build_heads(
