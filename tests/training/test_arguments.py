@@ -25,6 +25,17 @@ from tests.training.small import small_arguments
         ({"epoch_decay": 0.9, "warmup_steps": 5}, "warmup_steps=5"),
         ({"early_stopping_patience": 0, "eval_strategy": "epoch"}, "early_stopping_patience"),
         ({"early_stopping_patience": 2, "eval_strategy": "epoch"}, "load_best_model_at_end"),
+        ({"class_balance": "some"}, "class_balance"),
+        ({"class_balance": "sampling", "train_sampling_strategy": "sequential"}, "train_sampling_strategy"),
+        ({"class_balance": "weights", "label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1"),
+        ({"task_mixing": "roundrobin"}, "shuffled, round_robin"),
+        ({"task_temperature": 0.0}, "task_temperature"),
+        ({"task_temperature": float("inf")}, "task_temperature"),
+        ({"task_loss": "max"}, "task_loss"),
+        ({"task_weights": "sts=1"}, "task_weights"),
+        ({"task_weights": {"sts": -1.0}}, "task_weights"),
+        ({"task_weights": {"sts": float("nan")}}, "task_weights"),
+        ({"task_metrics": {"sts": 1}}, "task_metrics"),
     ],
 )
 def test_bad_values_are_refused_on_one_line(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
@@ -45,14 +56,17 @@ def test_command_line(tmp_path: Path) -> None:
     line += (
         " --lr_scheduler_type constant --eval_strategy epoch --save_strategy epoch --load_best_model_at_end"
     )
-    line += " --use_cpu"
+    line += " --use_cpu --task_mixing annealed --class_balance weights --freeze_encoder"
+    line += ' --task_weights {"sts":0.5} --task_metrics {"sts":"spearmanr"}'
     (args,) = HfArgumentParser(LayerFusionTrainingArguments).parse_args_into_dataclasses(line.split())
     assert (args.fusion_learning_rate, args.epoch_decay, args.early_stopping_patience) == (1e-3, 0.9, 2)
+    assert (args.task_mixing, args.class_balance, args.freeze_encoder) == ("annealed", "weights", True)
+    assert (args.task_weights, args.task_metrics) == ({"sts": 0.5}, {"sts": "spearmanr"})
 
 
 def test_every_field_of_ours_has_a_help_text() -> None:
     ours = [field for field in fields(LayerFusionTrainingArguments) if field.name in _own_names()]
-    assert len(ours) == 5
+    assert len(ours) == 13
     assert all(field.metadata["help"] for field in ours)
 
 

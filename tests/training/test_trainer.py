@@ -363,7 +363,7 @@ def test_the_manifest_is_there_before_older_checkpoints_are_deleted(
         for folder in tmp_path.glob("checkpoint-*"):
             verify_checkpoint(folder)
 
-    monkeypatch.setattr("hf_layerfusion.training.trainer.rotate_checkpoints", rotate)
+    monkeypatch.setattr("hf_layerfusion.training.checkpointing.rotate_checkpoints", rotate)
     small_trainer(tmp_path, save_strategy="steps", save_steps=2, save_total_limit=1).train()
     assert len(list(tmp_path.glob("checkpoint-*"))) == 2
 

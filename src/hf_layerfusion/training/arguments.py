@@ -1,12 +1,14 @@
 """The options of a run: those of `transformers.TrainingArguments`, and ours."""
 
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.mixing import TASK_MIXINGS
 
 
 @dataclass
@@ -41,6 +43,54 @@ class LayerFusionTrainingArguments(TrainingArguments):
             "Needs load_best_model_at_end. Default: never."
         },
     )
+    freeze_encoder: bool = field(
+        default=False,
+        metadata={"help": "Train fuser and head only, the pretrained encoder stays as it is."},
+    )
+    class_balance: Literal["none", "sampling", "weights"] = field(
+        default="none",
+        metadata={
+            "help": "For classes of unequal size: sampling shows each class as often as any other, weights multiplies "
+            "the cross-entropy of a row by N / (C n_c), n_c the rows of its class. Regression stays as it is."
+        },
+    )
+    task_mixing: str = field(
+        default="shuffled",
+        metadata={
+            "help": "Which tasks each step trains, where there are several. shuffled: one a step, each batch once an "
+            "epoch, in random order; round_robin: one a step in turn, to the end of the shortest; together: a batch "
+            "of each in every step, to the end of the shortest; round_robin_longest, together_longest: to the end of "
+            "the longest, the others start over; proportional, square_root, temperature, annealed: one a step, "
+            "drawn by rows ** 1, ** 0.5, ** (1 / task_temperature), and from ** 1 in the first epoch to ** 0.2 in "
+            "the last."
+        },
+    )
+    task_temperature: float = field(
+        default=2.0,
+        metadata={"help": "For task_mixing=temperature; 1 is proportional, above it small tasks gain."},
+    )
+    task_loss: Literal["sum", "mean"] = field(
+        default="sum",
+        metadata={"help": "What becomes of the losses of the tasks that a step trains together."},
+    )
+    task_weights: dict[str, float] | str | None = field(
+        default=None,
+        metadata={"help": 'Factors of the tasks\' losses, as json: {"sts": 0.5}. Default: 1 for each.'},
+    )
+    task_metrics: dict[str, str] | str | None = field(
+        default=None,
+        metadata={
+            "help": 'The metric of each task that enters eval_mean, as json: {"sts": "spearmanr"}. Default: the first '
+            "of the task's metrics of which more is better."
+        },
+    )
+    best_of_each_task: bool = field(
+        default=False,
+        metadata={
+            "help": "After each evaluation in training, save the model to best-TASK for each task that is better than "
+            "ever before."
+        },
+    )
     logging_nan_inf_filter: bool = field(
         default=False,
         metadata={"help": "Leave losses that are not finite out of the logged and the evaluation loss."},
@@ -50,10 +100,15 @@ class LayerFusionTrainingArguments(TrainingArguments):
         metadata={"help": "Resume with the callbacks' states, such as the count towards early stopping."},
     )
 
+    # Fields that a command line gives as json.
+    _VALID_DICT_FIELDS = (*TrainingArguments._VALID_DICT_FIELDS, "task_weights", "task_metrics")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_rates()
         self._check_early_stopping()
+        self._check_class_balance()
+        self._check_tasks()
 
     def _check_rates(self) -> None:
         rate = self.fusion_learning_rate
@@ -96,6 +151,55 @@ class LayerFusionTrainingArguments(TrainingArguments):
                 f"eval_strategy={IntervalStrategy(self.eval_strategy).value} and "
                 f"load_best_model_at_end={self.load_best_model_at_end}; "
                 "set eval_strategy=epoch, save_strategy=epoch and load_best_model_at_end=True"
+            )
+
+    def _check_class_balance(self) -> None:
+        if self.class_balance not in ("none", "sampling", "weights"):
+            raise UserError(
+                f"class_balance must be none, sampling or weights, found {self.class_balance!r}; name one of them"
+            )
+        if self.class_balance == "sampling" and self.train_sampling_strategy not in (
+            "random",
+            "group_by_length",
+        ):
+            raise UserError(
+                "class_balance=sampling draws the rows and excludes train_sampling_strategy="
+                f"{self.train_sampling_strategy}; set random or group_by_length, or class_balance=weights"
+            )
+        if self.class_balance == "weights" and self.label_smoothing_factor:
+            raise UserError(
+                f"class_balance=weights excludes label_smoothing_factor={self.label_smoothing_factor}, as each "
+                "computes the loss; set one of them to its default"
+            )
+
+    def _check_tasks(self) -> None:
+        if self.task_mixing not in TASK_MIXINGS:
+            raise UserError(
+                f"task_mixing must be one of {', '.join(TASK_MIXINGS)}, found {self.task_mixing!r}; name one of them"
+            )
+        if not 0 < self.task_temperature < float("inf"):
+            raise UserError(
+                f"task_temperature must be a finite number above 0, found {self.task_temperature}; "
+                "1 draws tasks in proportion to their rows, more makes them more alike"
+            )
+        if self.task_loss not in ("sum", "mean"):
+            raise UserError(f"task_loss must be sum or mean, found {self.task_loss!r}; name one of them")
+        weights = self.task_weights
+        if weights is not None and not (
+            isinstance(weights, dict)
+            and all(isinstance(weight, int | float) and 0 <= weight < math.inf for weight in weights.values())
+        ):
+            raise UserError(
+                "task_weights must give finite numbers of 0 or more by task, "
+                f'found {weights!r}; write {{"sts": 0.5}}'
+            )
+        metrics = self.task_metrics
+        if metrics is not None and not (
+            isinstance(metrics, dict) and all(isinstance(name, str) for name in metrics.values())
+        ):
+            raise UserError(
+                "task_metrics must give the name of a metric by task, "
+                f'found {metrics!r}; write {{"sts": "spearmanr"}}'
             )
 
     def __getstate__(self) -> dict[str, Any]:

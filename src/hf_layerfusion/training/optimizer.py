@@ -29,6 +29,14 @@ def encoder_parameter_ids(model: nn.Module) -> set[int]:
     return {id(parameter) for encoder in innermost or [model] for parameter in encoder.parameters()}
 
 
+def freeze_encoder(model: nn.Module) -> None:
+    """Switch off the gradients of the pretrained encoder of `model`; see `encoder_parameter_ids`."""
+    encoder = encoder_parameter_ids(model)
+    for parameter in model.parameters():
+        if id(parameter) in encoder:
+            parameter.requires_grad_(False)
+
+
 def parameter_groups(
     model: nn.Module, args: LayerFusionTrainingArguments, decay_names: Collection[str]
 ) -> list[dict[str, Any]]:

@@ -1,39 +1,76 @@
-"""The order in which examples come."""
+"""The order in which the rows of one data set come."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Sampler
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from hf_layerfusion.training.class_balance import balanced_rows
 
 
-class SeededLengthGroupedSampler(LengthGroupedSampler):
-    """Groups examples of like length, in an order that depends on nothing but `seed` and the epoch.
+@dataclass(frozen=True)
+class RowOrder:
+    """Draws the order of the rows for one pass over a data set.
 
-    The stock sampler draws from torch's global generator, which differs between the processes of a run as soon
+    Attributes:
+        num_rows: number of rows.
+        batch_size: rows of an optimizer step, on all processes together. Grouping by length needs it.
+        lengths: number of tokens of each row, to group rows of like length; None leaves them ungrouped.
+        classes: class of each row, to show each class as often as any other; None shows each row once.
+        shuffled: False takes the rows as they stand.
+    """
+
+    num_rows: int
+    batch_size: int
+    lengths: Sequence[int] | None = None
+    classes: Sequence[int] | None = None
+    shuffled: bool = True
+
+    def draw(self, generator: torch.Generator) -> list[int]:
+        """Indices of the rows; their number is that of the rows."""
+        rows: Sequence[int] = range(self.num_rows)
+        if self.classes is not None:
+            rows = balanced_rows(self.classes, generator)
+        if self.lengths is not None:
+            lengths = [self.lengths[row] for row in rows]
+            order: list[int] = get_length_grouped_indices(lengths, self.batch_size, generator=generator)
+        elif self.shuffled:
+            order = torch.randperm(len(rows), generator=generator).tolist()
+        else:
+            return list(rows)
+        return [rows[index] for index in order]
+
+
+class SeededSampler(Sampler[int]):
+    """Rows in an order that depends on nothing but `seed` and the epoch.
+
+    The stock samplers draw from torch's global generator, which differs between the processes of a run as soon
     as they have drawn dropout masks for batches of unequal length. They then share out different permutations,
     and examples are left out.
 
     Args:
-        *args: As for `LengthGroupedSampler`.
+        order: draws the rows of an epoch.
         seed: The order of epoch e is drawn from `seed + e`.
         epoch: Returns the number of the epoch that begins.
-        **kwargs: As for `LengthGroupedSampler`.
     """
 
-    def __init__(self, *args: Any, seed: int, epoch: Callable[[], int], **kwargs: Any) -> None:
-        super().__init__(*args, generator=torch.Generator(), **kwargs)
+    def __init__(self, order: RowOrder, seed: int, epoch: Callable[[], int]) -> None:
+        self.order = order
         self.seed = seed
         self.epoch = epoch
 
+    def __len__(self) -> int:
+        return self.order.num_rows
+
     def __iter__(self) -> Iterator[int]:
-        self.generator.manual_seed(self.seed + self.epoch())
-        return super().__iter__()
+        return iter(self.order.draw(torch.Generator().manual_seed(self.seed + self.epoch())))
 
 
 class LengthSortedSampler(Sampler[int]):
@@ -51,6 +88,13 @@ class LengthSortedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order)
+
+
+def seeded_generator(*key: int) -> torch.Generator:
+    """A generator whose draws depend on nothing but the numbers of `key`, which are 0 or more."""
+    # With its length, as (1,) and (1, 0) are the same to numpy.
+    state = np.random.SeedSequence([len(key), *key]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
 
 
 def take_rows(arrays: Any, rows: npt.NDArray[np.intp]) -> Any:

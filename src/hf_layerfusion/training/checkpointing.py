@@ -1,0 +1,112 @@
+"""A Trainer whose checkpoints are whole, or refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.checkpoints import newest_valid_checkpoint, verify_checkpoint, write_manifest
+
+ARGUMENTS_NAME = "training_args.json"
+
+
+class CheckpointingTrainer(Trainer):
+    """The stock Trainer, whose checkpoints carry a manifest, and whose arguments are readable and hold no token."""
+
+    args: LayerFusionTrainingArguments
+
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        """Train, as `Trainer.train` does.
+
+        Args:
+            resume_from_checkpoint: True for the newest intact checkpoint of `output_dir`, or a folder.
+            *args: As for `Trainer.train`.
+            **kwargs: As for `Trainer.train`.
+
+        Raises:
+            UserError: there is no intact checkpoint, the named one is damaged or does not fit the model, or a
+                loss or gradient is not finite.
+        """
+        if resume_from_checkpoint is True:
+            newest = newest_valid_checkpoint(str(self.args.output_dir))
+            if newest is None:
+                raise UserError(
+                    f"resume_from_checkpoint: there is no intact checkpoint in {self.args.output_dir}; "
+                    "start the run anew"
+                )
+            resume_from_checkpoint = str(newest)
+        elif resume_from_checkpoint:
+            verify_checkpoint(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint or None, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        args = self.args
+        run_dir = Path(self._get_output_dir(trial))
+        folder = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)  # what a killed run may have left
+        self.accelerator.wait_for_everyone()
+        # The stock method pushes and deletes older checkpoints when this one has no manifest yet.
+        limit, push = args.save_total_limit, args.push_to_hub
+        args.save_total_limit, args.push_to_hub = None, False
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(
+                f"checkpoint {folder} could not be written: {' '.join(str(error).split())}; make room "
+                "(save_total_limit bounds the number of checkpoints) and resume from the one before"
+            ) from error
+        finally:
+            args.save_total_limit, args.push_to_hub = limit, push
+        self.accelerator.wait_for_everyone()
+        if args.should_save:
+            self._save_arguments(folder)
+            write_manifest(folder)
+        if push:
+            self._push_from_checkpoint(str(folder))
+        if args.should_save:
+            rotate_checkpoints(str(run_dir), limit, self.state.best_model_checkpoint, use_mtime=True)
+        self.accelerator.wait_for_everyone()  # the others may be about to load the best checkpoint, this one
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if getattr(self.model, "_weight_conversions", None):
+            # A model that came from an old checkpoint (`LayerNorm.gamma`) is saved under the old names otherwise.
+            # The Trainer, which loads by name, would then leave these weights out.
+            cast(Any, self.model)._weight_conversions = None
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            self._save_arguments(Path(output_dir or str(self.args.output_dir)))
+
+    def _save_arguments(self, folder: Path) -> None:
+        torch.save(self.args, folder / TRAINING_ARGS_NAME)
+        (folder / ARGUMENTS_NAME).write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+
+    def _load_best_model(self) -> None:
+        verify_checkpoint(str(self.state.best_model_checkpoint))
+        super()._load_best_model()
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        super()._issue_warnings_after_load(load_result)
+        not_saved = getattr(self.model, "_keys_to_ignore_on_save", None) or ()
+        absent = {*not_saved, *getattr(self.model, "all_tied_weights_keys", ())}
+        missing = [name for name in load_result.missing_keys if name not in absent]
+        unexpected = load_result.unexpected_keys
+        if missing or unexpected:
+            raise UserError(
+                f"checkpoint does not fit {type(self.model).__name__}: {len(missing)} weights are missing, such as "
+                f"{missing[:2]}, and {len(unexpected)} not expected, such as {unexpected[:2]}; "
+                "resume with the model that the run began with"
+            )

@@ -1,0 +1,123 @@
+"""Classes of unequal size: shown equally often, or weighed (ExTraBERT's future work)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_layerfusion.errors import UserError
+
+IGNORED = -100  # the label of a row that has none
+
+
+def balanced_rows(classes: Sequence[int], generator: torch.Generator) -> list[int]:
+    """As many rows as there are, each class as often as any other to within one row.
+
+    Rows of a rare class come several times, each as often as the others to within one; of a frequent one, those
+    that come are drawn at random.
+
+    Args:
+        classes: class of each row; rows of class -100 are left out.
+        generator: the source of chance.
+    """
+    rows_of: dict[int, list[int]] = {}
+    for row, label in enumerate(classes):
+        if label != IGNORED:
+            rows_of.setdefault(label, []).append(row)
+    share, rest = divmod(len(classes), len(rows_of))
+    favoured = set(torch.randperm(len(rows_of), generator=generator)[:rest].tolist())
+    chosen: list[int] = []
+    for index, label in enumerate(sorted(rows_of)):
+        rows = rows_of[label]
+        times, more = divmod(share + (index in favoured), len(rows))
+        drawn = torch.randperm(len(rows), generator=generator)[:more].tolist()
+        chosen += rows * times + [rows[place] for place in drawn]
+    return chosen
+
+
+def class_weights(classes: Sequence[int]) -> Tensor:
+    """The weight `[C]` of each class, N / (C · n_c): over all rows their mean is 1.
+
+    Args:
+        classes: class of each row, 0 to C - 1; rows of class -100 do not count. A class without rows weighs 1 and
+            is none of the C.
+    """
+    counts = Counter(label for label in classes if label != IGNORED)
+    weights = torch.ones(max(counts) + 1)
+    for label, count in counts.items():
+        weights[label] = counts.total() / (len(counts) * count)
+    return weights
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean over the rows of the cross-entropy times the weight of the row's class.
+
+    The sum is divided by the number of rows, not by that of their weights, so that the means of the parts of a batch
+    make up that of the whole.
+
+    Args:
+        logits: `[B, C]`.
+        labels: `[B]`; rows of label -100 do not count.
+        weights: `[C]`; None weighs every class as 1.
+    """
+    total = F.cross_entropy(logits.float(), labels, weights, ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum()
+
+
+def class_labels(labels: Sequence[Any]) -> list[int] | None:
+    """The class of each row; None where the labels are no single whole numbers, or none is given."""
+    if not all(isinstance(label, Integral) for label in labels):
+        return None
+    classes = [int(label) for label in labels]
+    return classes if any(label != IGNORED for label in classes) else None
+
+
+class ClassWeights:
+    """Weighs each task's loss by class in place of the model's own loss, which must be cross-entropy.
+
+    Args:
+        classes: class of each training row, for each task that has classes.
+    """
+
+    def __init__(self, classes: Mapping[str, Sequence[int]]) -> None:
+        self.weights = {task: class_weights(of_task) for task, of_task in classes.items()}
+        self._checked: set[str] = set()
+
+    def weighed(self, task: str, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a task's batch; as it is where the task has no classes.
+
+        Args:
+            task: the task's name.
+            loss: the model's own loss; it is compared with cross-entropy at the task's first batch.
+            logits: `[B, C]`.
+            labels: `[B]`.
+
+        Raises:
+            UserError: the model's loss is not the cross-entropy of its logits.
+        """
+        if task not in self.weights:
+            return loss
+        if task not in self._checked:
+            self._check(task, loss.detach(), logits.detach(), labels)
+        weights = self.weights[task]
+        absent = logits.shape[-1] - len(weights)  # classes of the model above the last that the data have
+        return weighted_cross_entropy(
+            logits, labels, F.pad(weights, (0, absent), value=1.0).to(logits.device)
+        )
+
+    def _check(self, task: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        if logits.ndim == 2 and logits.shape[1] > 1:
+            expected = weighted_cross_entropy(logits, labels, None)
+            if torch.isclose(loss.float(), expected, rtol=0.02, atol=1e-3, equal_nan=True):
+                self._checked.add(task)
+                return
+        raise UserError(
+            f"class_balance=weights: the loss of {f'task {task!r}' if task else 'the model'} must be cross-entropy, "
+            f"found another (logits {list(logits.shape)}, loss {float(loss):.4g}); take class_balance=sampling"
+        )
