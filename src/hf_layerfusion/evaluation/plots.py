@@ -26,7 +26,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 DPI = 150
-BLUE, _RED, _GREY = "#1f6fb4", "#c8502d", "#777777"
+BLUE, RED, _GREY = "#1f6fb4", "#c8502d", "#777777"
 _LONGEST_NAME = 32
 
 PathLike = str | os.PathLike[str]
@@ -63,10 +63,13 @@ def plot_training_curves(
     Raises:
         ValueError: a history with no finite `loss` or `eval_loss`.
     """
-    train_loss, eval_loss = _curve(history, "loss"), _curve(history, "eval_loss")
+    train_loss, eval_loss = metric_curve(history, "loss"), metric_curve(history, "eval_loss")
     if not len(train_loss) and not len(eval_loss):
         raise ValueError("history must hold a finite 'loss' or 'eval_loss' with an 'epoch'; found neither")
-    eval_metric, train_metric = _curve(history, f"eval_{metric}"), _curve(history, f"train_{metric}")
+    eval_metric, train_metric = (
+        metric_curve(history, f"eval_{metric}"),
+        metric_curve(history, f"train_{metric}"),
+    )
 
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -79,8 +82,8 @@ def plot_training_curves(
         losses.grid(axis="y", alpha=0.25)
         if len(eval_metric) or len(train_metric):
             metrics = losses.twinx()
-            lines += _draw(metrics, train_metric, f"training {name}", _RED, "--")
-            lines += _draw(metrics, eval_metric, f"validation {name}", _RED, "-")
+            lines += _draw(metrics, train_metric, f"training {name}", RED, "--")
+            lines += _draw(metrics, eval_metric, f"validation {name}", RED, "-")
             metrics.set_ylabel(name)
             metrics.spines.right.set_visible(True)
         if len(eval_loss):
@@ -196,7 +199,7 @@ def plot_table(rows: Sequence[TableRow], path: PathLike, xlabel: str, title: str
         figure.savefig(path, dpi=DPI, format="png")
 
 
-def _curve(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
+def metric_curve(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
     """Epochs and finite values of `key`, `[points, 2]`.
 
     Of several at one epoch the first counts: the last is the best checkpoint, evaluated again at the end.

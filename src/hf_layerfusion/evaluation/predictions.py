@@ -15,6 +15,14 @@ from hf_layerfusion.evaluation.metrics import predicted_labels
 
 PredictionFormat = Literal["standard", "kaggle"]
 
+COURSE_COLUMNS = {
+    "sst": "Predicted_Sentiment",
+    "para": "Predicted_Is_Paraphrase",
+    "sts": "Predicted_Similiary",
+    "cfimdb": "Predicted_Sentiment",
+}
+"""What the prediction files of Stanford's CS 224N call each task's predictions, spelled as there."""
+
 
 def write_predictions(
     path: str | os.PathLike[str],
@@ -132,3 +140,29 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterator[tuple[object, .
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_course_predictions(
+    path: str | os.PathLike[str],
+    *,
+    ids: Sequence[object],
+    logits: npt.NDArray[Any],
+    problem_type: str,
+    course_name: str,
+) -> None:
+    """Write predictions as the default project of Stanford's CS 224N wants them: `id , value` on each line, below a
+    header with a tab; the class's number, for paraphrases as a float, or the value of a regression.
+
+    Raises:
+        ValueError: an unknown `course_name`, or lengths that do not fit.
+    """
+    if course_name not in COURSE_COLUMNS:
+        raise ValueError(f"course_name must be one of {', '.join(COURSE_COLUMNS)}; found {course_name!r}")
+    if problem_type == "regression":
+        answers = [float(value) for value in np.asarray(logits).reshape(-1)]
+    else:
+        classes = np.asarray(logits).argmax(axis=1).tolist()
+        answers = [float(number) if course_name == "para" else number for number in classes]
+    lines = [f"id \t {COURSE_COLUMNS[course_name]} "]
+    lines += [f"{id_} , {answer} " for id_, answer in zip(ids, answers, strict=True)]
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -15,14 +15,28 @@ def option(default: Any, help: str) -> Any:
 
 
 @dataclass
-class ModelArguments:
-    """Which encoder, and what stands on it. A setting that is left out keeps the paper's default."""
+class EncoderArguments:
+    """Which encoder, and how it is loaded."""
 
     model_name_or_path: str = option(
         "bert-base-uncased",
         "Encoder or checkpoint of ours: Hub id, folder, or package:NAME for a Python package that carries a model in "
         "its MODEL_DIR.",
     )
+    tokenizer_name: str | None = option(None, "Tokenizer, where it is not the encoder's.")
+    cache_dir: str | None = option(None, "Where downloads are kept.")
+    model_revision: str = option("main", "Branch, tag or commit of the model.")
+    token: str | None = option(None, "Token for the Hub; by default the one stored by `hf auth login`.")
+    trust_remote_code: bool = option(
+        False, "Run code that lies beside the encoder on the Hub. Read it first."
+    )
+    allow_pickle: bool = option(False, "Accept weights stored as pickle (.bin) instead of safetensors.")
+
+
+@dataclass
+class ModelArguments(EncoderArguments):
+    """Which encoder, and what stands on it. A setting that is left out keeps the paper's default."""
+
     architecture: str = option(
         "gru_fusion",
         "gru_fusion (GRUBERT), layer_pooling (BERT-LSTM and its kin) or plain (transformers' own classifier).",
@@ -60,14 +74,6 @@ class ModelArguments:
     )
     dense_size: int | None = option(None, "Units of the dense layer before the labels; 0 leaves it out.")
     classifier_dropout: float | None = option(None, "Dropout before the labels.")
-    tokenizer_name: str | None = option(None, "Tokenizer, where it is not the encoder's.")
-    cache_dir: str | None = option(None, "Where downloads are kept.")
-    model_revision: str = option("main", "Branch, tag or commit of the model.")
-    token: str | None = option(None, "Token for the Hub; by default the one stored by `hf auth login`.")
-    trust_remote_code: bool = option(
-        False, "Run code that lies beside the encoder on the Hub. Read it first."
-    )
-    allow_pickle: bool = option(False, "Accept weights stored as pickle (.bin) instead of safetensors.")
 
 
 @dataclass
@@ -129,6 +135,10 @@ class DataArguments:
     spelling_language: str = option("en", "Language of pyspellchecker's dictionary.")
     spelling_dictionary: str | None = option(None, "A word frequency file in place of that dictionary.")
     train_on_all: bool = option(False, "Train on training and validation examples together, for all epochs.")
+    skip_incomplete: bool = option(
+        False,
+        "Leave out rows without a text or label, with a warning that counts them, instead of refusing the file.",
+    )
     max_train_samples: int | None = option(None, "Train on a random part of that many examples.")
     max_eval_samples: int | None = option(None, "Validate on a random part of that many examples.")
     max_predict_samples: int | None = option(None, "Test on the first that many examples.")

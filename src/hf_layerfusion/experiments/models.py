@@ -15,7 +15,7 @@ from transformers import (
 from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.arguments import ModelArguments
+from hf_layerfusion.experiments.arguments import EncoderArguments, ModelArguments
 
 ARCHITECTURES: dict[str, Any] = {
     "gru_fusion": BertForGRUFusionClassification,
@@ -59,8 +59,8 @@ def model_settings(arguments: ModelArguments) -> dict[str, Any]:
         known = PLAIN_SETTINGS
     else:
         known = {entry.name for entry in dataclasses.fields(model_class.config_class)}
-    names = [entry.name for entry in dataclasses.fields(arguments)]
-    names = names[names.index("fusion") : names.index("tokenizer_name")]
+    others = {"architecture", *(entry.name for entry in dataclasses.fields(EncoderArguments))}
+    names = [entry.name for entry in dataclasses.fields(arguments) if entry.name not in others]
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     for name in given:
         if name not in known:
@@ -70,7 +70,7 @@ def model_settings(arguments: ModelArguments) -> dict[str, Any]:
     return given
 
 
-def loading_options(arguments: ModelArguments) -> dict[str, Any]:
+def loading_options(arguments: EncoderArguments) -> dict[str, Any]:
     """Keywords of every `from_pretrained` of the run."""
     return {
         "cache_dir": arguments.cache_dir,
@@ -80,7 +80,7 @@ def loading_options(arguments: ModelArguments) -> dict[str, Any]:
     }
 
 
-def load_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
+def load_tokenizer(arguments: EncoderArguments) -> PreTrainedTokenizerBase:
     """The tokenizer of the encoder, or the one named.
 
     Raises:

@@ -1,6 +1,8 @@
 """From data arguments to encoded splits: read, clean, remove duplicates, split, encode labels, tokenize."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
@@ -88,6 +90,7 @@ def read_splits(arguments: DataArguments) -> dict[str, Dataset]:
                 label_column=arguments.label_column,
                 label_required=split != "test",
                 id_column=arguments.id_column,
+                skip_incomplete=arguments.skip_incomplete,
             )
     return splits
 
@@ -233,8 +236,15 @@ def tokenize(
             padding="max_length" if arguments.pad_to_max_length else False,
         )
 
+    return encode_splits(data.splits, encode)
+
+
+def encode_splits(
+    splits: Mapping[str, Dataset], encode: Callable[[dict[str, list[str]]], Mapping[str, list[Any]]]
+) -> dict[str, Dataset]:
+    """Maps each split's texts to model inputs by `encode`, which takes a batch of rows; labels become `labels`."""
     encoded = {}
-    for name, split in data.splits.items():
+    for name, split in splits.items():
         unused = [column for column in split.column_names if column != "label"]
         inputs = split.map(encode, batched=True, remove_columns=unused, desc=f"tokenizing {name}")
         encoded[name] = inputs.rename_column("label", "labels") if "label" in inputs.column_names else inputs

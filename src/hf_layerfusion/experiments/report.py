@@ -11,13 +11,8 @@ from hf_layerfusion.data.statistics import corpus_statistics, format_statistics
 from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.experiments.models import resolve_path
 from hf_layerfusion.experiments.prepare import PreparedData
-from hf_layerfusion.hub.card import (
-    CardFacts,
-    encoder_hub_id,
-    encoder_license,
-    encoder_name,
-    library_environment,
-)
+from hf_layerfusion.hub.card import CardFacts, library_environment
+from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name
 from hf_layerfusion.hub.markdown import escape_markdown
 
 # The papers behind our architectures, as `hub.citations` names them.

