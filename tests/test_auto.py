@@ -15,6 +15,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from hf_layerfusion import (
     BertForGRUFusionClassification,
     BertWithPoolingModule,
+    CerbertusConfig,
+    CerbertusForMultitask,
+    CerbertusModel,
     GRUFusionConfig,
     GRUFusionModel,
     LayerPoolingConfig,
@@ -25,6 +28,20 @@ TEXTS = ["what a great day", "sad"]
 CLASSES = {
     "fused": (GRUFusionConfig, GRUFusionModel, BertForGRUFusionClassification),
     "pooled": (LayerPoolingConfig, LayerPoolingModel, BertWithPoolingModule),
+    "multitask": (CerbertusConfig, CerbertusModel, CerbertusForMultitask),
+}
+SETTINGS = {
+    "fused": {"num_groups": 2, "id2label": {0: "negative", 1: "positive"}},
+    "pooled": {"pooling": "attention", "id2label": {0: "negative", 1: "positive"}},
+    "multitask": {
+        "encoders": ["shared", "own"],
+        "num_task_layers": 2,
+        "task_name": "mood",
+        "tasks": {
+            "topic": {"labels": ["a", "b", "c"], "fusion": {"pooling": "lstm"}},
+            "mood": {"labels": ["negative", "positive"], "sentence_vector": "pooler"},
+        },
+    },
 }
 
 WITHOUT_THE_PACKAGE = """
@@ -59,11 +76,7 @@ def folders(tiny_encoder_dir: str, tmp_path_factory: pytest.TempPathFactory) -> 
     saved = {}
     for name, (_, _, classifier) in CLASSES.items():
         saved[name] = str(tmp_path_factory.mktemp(name))
-        settings = {"num_groups": 2} if name == "fused" else {"pooling": "attention"}
-        model = classifier.from_pretrained(
-            tiny_encoder_dir, id2label={0: "negative", 1: "positive"}, **settings
-        )
-        model.save_pretrained(saved[name])
+        classifier.from_pretrained(tiny_encoder_dir, **SETTINGS[name]).save_pretrained(saved[name])
         AutoTokenizer.from_pretrained(tiny_encoder_dir).save_pretrained(saved[name])
     return saved
 

@@ -16,6 +16,7 @@ from hf_layerfusion.modeling.modeling_cerbertus_encoders import CerbertusModel
 from hf_layerfusion.modeling.modeling_gru_fusion import BertForGRUFusionClassification, GRUFusionModel
 from hf_layerfusion.modeling.modeling_layer_pooling import BertWithPoolingModule, LayerPoolingModel
 from hf_layerfusion.modeling.parameter_counts import parameter_counts
+from hf_layerfusion.modeling.pipeline_multitask import MultitaskPipeline
 from hf_layerfusion.modeling.task_config import TaskConfig
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ __all__ = [
     "LayerPoolingConfig",
     "LayerPoolingModel",
     "MultitaskOutput",
+    "MultitaskPipeline",
     "TaskConfig",
     "parameter_counts",
 ]

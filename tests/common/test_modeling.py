@@ -28,6 +28,7 @@ SMALL: dict[type[PreTrainedConfig], dict[str, Any]] = {
         "dense_size": 16,
     },
     hf_layerfusion.LayerPoolingConfig: {},
+    hf_layerfusion.CerbertusConfig: {"num_task_layers": 1},
 }
 
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -44,7 +45,7 @@ class _Journey(NamedTuple):
 
 
 # Of the running thread, as encoders hand on no argument of ours to their layers.
-_JOURNEY: ContextVar[_Journey] = ContextVar("journey")
+_JOURNEY: ContextVar[_Journey | None] = ContextVar("journey", default=None)
 
 
 class RoutedLayer(nn.Module):
@@ -68,7 +69,13 @@ class RoutedLayer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs each route's copy on its rows of `hidden_states` `[B, T, H]` and of all that has a row a text."""
-        routes, batch_size = _JOURNEY.get()
+        journey = _JOURNEY.get()
+        if journey is None:
+            raise ValueError(
+                f"an encoder with layers of {list(self.copies)} must be called through its model, which says whose the "
+                "rows are; call the model."
+            )
+        routes, batch_size = journey
         if self.is_lowest:
             parts = [hidden_states[route.rows] for route in routes]
         else:
@@ -179,6 +186,14 @@ def run_routed(
     Raises:
         ValueError: if the encoder does not put out its layers' states.
     """
+    depth = encoder.config.num_hidden_layers
+    if num_task_layers == depth and len(routes) > 1:
+        # Nothing but embeddings is shared: rows part ways before them, as some encoders come back to them above.
+        inputs = {name: torch.cat([value[route.rows] for route in routes]) for name, value in inputs.items()}
+        ends = list(accumulate(route.size for route in routes))
+        routes = [
+            route._replace(rows=slice(end - route.size, end)) for route, end in zip(routes, ends, strict=True)
+        ]
     token = _JOURNEY.set(_Journey(tuple(routes), len(next(iter(inputs.values())))))
     try:
         outputs = encoder(**inputs, output_hidden_states=with_layers, return_dict=True, **kwargs)
@@ -194,7 +209,7 @@ def run_routed(
             f"the encoder must put out its layers' states, found none from '{encoder.config.model_type}'; use an "
             "encoder that does."
         )
-    first_own = encoder.config.num_hidden_layers - num_task_layers + 1
+    first_own = depth - num_task_layers + 1
     shared, top = outputs.hidden_states[1:first_own], outputs.hidden_states[first_own:]
     if len(top) == num_task_layers:
         top = [state.split(sizes) for state in top]

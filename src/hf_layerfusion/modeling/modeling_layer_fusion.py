@@ -24,6 +24,8 @@ from .fusion_mix import ScalarMix
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # Fields of every configuration that say how the encoder is loaded, not what our model is.
 LOADING_FIELDS = {"dtype"}
+# Names of the encoders' weights begin so.
+ENCODER_PREFIXES = ("encoder", "model.encoder")
 
 
 def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
@@ -32,6 +34,16 @@ def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
     if model_class is None or "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
         return {}
     return {"add_pooling_layer": False}
+
+
+def refuse_missing(missing: list[str], name_or_path: str | os.PathLike[str], model_type: str) -> None:
+    """Raises `ValueError` if weights of the encoder are missing in a checkpoint."""
+    if missing:
+        raise ValueError(
+            f"the checkpoint '{name_or_path}' must hold every weight of its encoder, found none for {len(missing)} "
+            f"({', '.join(sorted(missing)[:3])}…), which would stay random; check that its keys are those of a "
+            f"'{model_type}' encoder."
+        )
 
 
 class LayerFusionPreTrainedModel(PreTrainedModel):
@@ -54,6 +66,7 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
         *model_args: Any,
         config: PreTrainedConfig | str | os.PathLike[str] | None = None,
         use_safetensors: bool | None = True,
+        output_loading_info: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Loads a checkpoint of this class, or builds a new model around the checkpoint of a plain encoder of any
@@ -63,6 +76,7 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
             pretrained_model_name_or_path: folder or Hub id.
             config: configuration; for a plain encoder, its `encoder_config` is replaced by the encoder's.
             use_safetensors: `True` refuses weights stored as pickle; `None` or `False` accepts them.
+            output_loading_info: returns the model and what transformers tells of missing and unexpected weights.
             kwargs: those of `PreTrainedModel.from_pretrained`, and fields of the configuration (`fusion`,
                 `num_labels`, …).
 
@@ -74,18 +88,21 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
             stored, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **options)
             if stored.get("model_type") != cls.config_class.model_type:
                 kwargs["use_safetensors"] = use_safetensors
-                return cls._from_encoder(pretrained_model_name_or_path, config, **kwargs)
-        loaded = super().from_pretrained(
+                return cls._from_encoder(pretrained_model_name_or_path, config, output_loading_info, **kwargs)
+        model, info = super().from_pretrained(
             pretrained_model_name_or_path,
             *model_args,
             config=config,
             use_safetensors=use_safetensors,
+            output_loading_info=True,
             **kwargs,
         )
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if pretrained_model_name_or_path is not None:
+            missing = [name for name in info["missing_keys"] if name.startswith(ENCODER_PREFIXES)]
+            refuse_missing(missing, pretrained_model_name_or_path, model.config.get_text_config().model_type)
         # Loading puts new parameters in place of those that were frozen.
         model.freeze()
-        return loaded
+        return (model, info) if output_loading_info else model
 
     def freeze(self) -> None:
         """Switches off the gradients of what the configuration keeps at its first values."""
@@ -107,7 +124,7 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
         cls,
         name_or_path: str | os.PathLike[str],
         config: PreTrainedConfig | str | os.PathLike[str] | None,
-        output_loading_info: bool = False,
+        output_loading_info: bool,
         **kwargs: Any,
     ) -> Any:
         fields = {field.name for field in dataclasses.fields(cls.config_class)} | {"num_labels"}
@@ -129,19 +146,14 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
             **cls.encoder_arguments(config),
             **kwargs,
         )
-        missing = sorted(name for name in info["missing_keys"] if not cls.may_start_at_random(name, config))
-        if missing:
-            raise ValueError(
-                f"the checkpoint '{name_or_path}' must hold every weight of its encoder, found none for {len(missing)} "
-                f"({', '.join(missing[:3])}…), which would stay random; check that its keys are those of a "
-                f"'{encoder_config.model_type}' encoder."
-            )
+        missing = [name for name in info["missing_keys"] if not cls.may_start_at_random(name, config)]
+        refuse_missing(missing, name_or_path, encoder_config.model_type)
         if os.path.isdir(name_or_path):
             encoder.config._name_or_path = ""  # a folder of this machine tells nobody else anything
         model = cls(config, encoder=encoder).to(device=encoder.device, dtype=encoder.dtype).eval()
         if not output_loading_info:
             return model
-        added = {name for name in model.state_dict() if not name.startswith(("encoder", "model.encoder"))}
+        added = {name for name in model.state_dict() if not name.startswith(ENCODER_PREFIXES)}
         return model, {**info, "missing_keys": added}
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:

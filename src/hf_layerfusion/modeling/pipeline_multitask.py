@@ -1,0 +1,138 @@
+"""Several tasks answered on raw texts in one pass."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from .layer_routing import Route
+from .task_config import TaskConfig
+
+
+class MultitaskPipeline:
+    """Answers several tasks on texts or pairs of texts. Each sequence runs through the shared layers once, whichever
+    and however many tasks read it.
+
+    Args:
+        model: a `CerbertusForMultitask`; it is set to inference.
+        tokenizer: its tokenizer.
+        batch_size: how many inputs go through the model at a time.
+
+    Example:
+        ```python
+        ask = MultitaskPipeline.from_pretrained("outputs/multitask")
+        ask("a moving film")  # {"sst5": {"label": "positive", "score": 0.61}}
+        ask({"text": "A man sings.", "text_pair": "Someone sings."}, tasks=["quora", "sts"])
+        ```
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 32):
+        if not hasattr(model, "answer_routes"):
+            raise ValueError(
+                f"`model` must be a CerbertusForMultitask, found a {type(model).__name__}; load one."
+            )
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, batch_size: int = 32, **kwargs: Any) -> "MultitaskPipeline":
+        """Loads model and tokenizer from a folder or the Hub; `kwargs` are those of the model's `from_pretrained`."""
+        model = AutoModelForSequenceClassification.from_pretrained(name_or_path, **kwargs)
+        return cls(model, AutoTokenizer.from_pretrained(name_or_path), batch_size)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        inputs: str | dict[str, str] | Sequence[str | dict[str, str]],
+        tasks: Sequence[str] | None = None,
+    ) -> Any:
+        """Answers.
+
+        Args:
+            inputs: a text, a pair `{"text": …, "text_pair": …}`, or a list of such.
+            tasks: which tasks; None is every task that the input is enough for.
+
+        Returns:
+            For each input its answers by task: `{"label", "score"}` of the likeliest class, a list of them, the
+            likeliest first, where a text may have several, a number for a regression. Tasks of single texts are
+            answered for both texts of a pair, in a list.
+
+        Raises:
+            ValueError: if a task is unknown, or needs a pair where there is none.
+        """
+        if isinstance(inputs, str | dict):
+            return self([inputs], tasks)[0]
+        items = [
+            (item, None) if isinstance(item, str) else (item["text"], item.get("text_pair"))
+            for item in inputs
+        ]
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(items), self.batch_size):
+            found += self.answer(items[start : start + self.batch_size], tasks)
+        return found
+
+    def answer(
+        self, items: list[tuple[str, str | None]], tasks: Sequence[str] | None
+    ) -> list[dict[str, Any]]:
+        """The answers of one batch, of each text, or text and second text."""
+        configs = self.model.config.task_configs
+        rows: dict[tuple[str, str | None], int] = {}
+        wanted: dict[str, list[int]] = {}
+        # Whose answers they are, in the order in which a task gives them.
+        owners: dict[str, list[dict[str, Any]]] = {}
+        found: list[dict[str, Any]] = [{} for _ in items]
+        for (text, second), answers in zip(items, found, strict=True):
+            for name in self.fitting(configs, second is not None, tasks):
+                sequences: list[tuple[str, str | None]] = [(text, second)]
+                if second is not None and (configs[name].is_siamese or not configs[name].pair):
+                    sequences = [(text, None), (second, None)]
+                wanted.setdefault(name, []).extend(rows.setdefault(each, len(rows)) for each in sequences)
+                times = 1 if configs[name].pair else len(sequences)
+                owners.setdefault(name, []).extend([answers] * times)
+        batch = self.encode(list(rows))
+        routes = [
+            Route(name, torch.tensor(each, device=self.model.device), len(each))
+            for name, each in wanted.items()
+        ]
+        for name, answer in self.model.answer_routes(batch, routes).items():
+            for answers, logits in zip(owners[name], answer.logits, strict=True):
+                answers.setdefault(name, []).append(readable(logits, configs[name]))
+        return [
+            {name: each[0] if len(each) == 1 else each for name, each in answers.items()} for answers in found
+        ]
+
+    def fitting(
+        self, configs: dict[str, TaskConfig], is_pair: bool, tasks: Sequence[str] | None
+    ) -> list[str]:
+        """The tasks to answer on a text or a pair: those that were named, or all that can be."""
+        named = list(configs) if tasks is None else list(tasks)
+        unknown = sorted(set(named) - set(configs))
+        if unknown:
+            raise ValueError(f"`tasks` must be of {list(configs)}, found {unknown}; leave them out.")
+        possible = [name for name in named if is_pair or not configs[name].pair]
+        if not possible or (tasks is not None and len(possible) < len(named)):
+            raise ValueError(
+                f"`inputs` must be pairs for {sorted(set(named) - set(possible))}, found a single text; give "
+                '{"text": …, "text_pair": …}.'
+            )
+        return possible
+
+    def encode(self, sequences: list[tuple[str, str | None]]) -> dict[str, torch.Tensor]:
+        """Texts, and pairs in one sequence, as one batch `[B, T]`."""
+        encoded = [
+            self.tokenizer(*(t for t in texts if t is not None), truncation=True) for texts in sequences
+        ]
+        return dict(self.tokenizer.pad(encoded, return_tensors="pt").to(self.model.device))
+
+
+def readable(logits: torch.Tensor, task: TaskConfig) -> Any:
+    """A task's answer on one input, from its logits `[num_labels]`."""
+    if task.is_regression:
+        return logits.item()
+    if task.problem_type == "multi_label_classification":
+        pairs = zip(task.labels, logits.float().sigmoid().tolist(), strict=True)
+        return [{"label": label, "score": score} for label, score in sorted(pairs, key=lambda pair: -pair[1])]
+    score, index = logits.float().softmax(dim=-1).max(dim=-1)
+    return {"label": task.labels[int(index)], "score": score.item()}
