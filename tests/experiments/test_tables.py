@@ -112,6 +112,24 @@ def test_one_seed_gives_no_verdict(tmp_path):
     assert "within noise" not in text
 
 
+def test_a_difference_that_seeds_may_have_made_is_marked(tmp_path):
+    """Accuracies 0.5 and 0.7 against 0.9 and 0.9: 0.3 is beyond examples' noise, and 3 standard errors of 0.1; with 0.4
+    and 0.8 it is 1.5 of 0.2."""
+    table = write_runs(tmp_path)
+    labels = np.zeros(400, dtype=int)
+    for accuracies, verdict in (((0.5, 0.7), ""), ((0.4, 0.8), "within the seeds' spread")):
+        for seed, accuracy in enumerate(accuracies):
+            path = tmp_path / "g" / "base" / f"seed-{seed}.json"
+            content = json.loads(path.read_text())
+            content["metrics"]["test"]["accuracy"] = accuracy
+            content["labels"] = " ".join(map(str, labels))
+            content["predictions"] = " ".join(str(int(n >= 400 * accuracy)) for n in range(400))
+            path.write_text(json.dumps(content))
+        rows = {row.variant: row for row in read_rows(table, tmp_path)}
+        assert rows["better"].difference.p_value < 0.01
+        assert rows["better"].verdict == verdict
+
+
 def test_pending_runs_are_those_without_a_file_and_foreign_files_are_refused(tmp_path):
     table = write_runs(tmp_path)
     assert [run.variant for run in pending_runs(table, tmp_path, {})] == ["missing", "missing"]

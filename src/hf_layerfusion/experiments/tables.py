@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -23,6 +24,7 @@ from hf_layerfusion.evaluation.significance import (
 from hf_layerfusion.hub.markdown import markdown_table
 
 SIGNIFICANCE_LEVEL = 0.05
+ONE_SEED = "one seed: no verdict"
 SOURCE_COLUMN = "source: other data, other encoder"
 
 
@@ -195,21 +197,24 @@ def read_rows(table: Table, results: Path) -> list[Row]:
     rows = []
     for variant, runs in stored.items():
         row = table.variants[variant]
+        contents = list(runs.values())
+        values = _values(table, contents)
+        difference, verdict = None, ""
         baseline = row.get("baseline", table.baseline)
-        difference = None
         if baseline in stored and variant != baseline:
             difference = _compare(table, variant, stored[baseline], runs)
-        contents = list(runs.values())
+            if "folds" not in contents[0]["settings"]:
+                verdict = _verdict_of_seeds(_values(table, stored[baseline].values()), values)
         rows.append(
             Row(
                 variant,
-                [content["metrics"][table.split][table.metric] for content in contents],
+                values,
                 {
                     metric: [content["metrics"][table.split][metric] for content in contents]
                     for metric in table.also
                 },
                 difference,
-                "one seed: no verdict" if len(contents) == 1 and difference is not None else "",
+                verdict,
                 row.get("figure", ""),
                 contents[0]["parameters"],
                 mean_sd([content["training_seconds"] for content in contents])[0],
@@ -219,9 +224,22 @@ def read_rows(table: Table, results: Path) -> list[Row]:
     adjusted = holm([difference.p_value for _, difference in tested])
     for (row, difference), p_value in zip(tested, adjusted, strict=True):
         row.difference = replace(difference, p_value=p_value)
-        if p_value >= SIGNIFICANCE_LEVEL and not row.verdict:
+        if p_value >= SIGNIFICANCE_LEVEL and row.verdict != ONE_SEED:
             row.verdict = "within noise"
     return rows
+
+
+def _values(table: Table, contents: Iterable[dict[str, Any]]) -> list[float]:
+    return [content["metrics"][table.split][table.metric] for content in contents]
+
+
+def _verdict_of_seeds(baseline: list[float], variant: list[float]) -> str:
+    """What a difference does not show because of its seeds, which the bootstrap over examples knows nothing of: it must
+    be more than twice its standard error over seeds."""
+    if len(variant) == 1 or len(baseline) == 1:
+        return ONE_SEED
+    error = math.sqrt(np.var(baseline, ddof=1) / len(baseline) + np.var(variant, ddof=1) / len(variant))
+    return "within the seeds' spread" if abs(np.mean(variant) - np.mean(baseline)) <= 2 * error else ""
 
 
 def _compare(
