@@ -12,14 +12,15 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments import tables
 from hf_layerfusion.experiments.document import filled
 from hf_layerfusion.experiments.models import model_settings
-from hf_layerfusion.experiments.runner import RECIPES, pending_runs
+from hf_layerfusion.experiments.recipes import RECIPES
+from hf_layerfusion.experiments.runner import pending_runs
 from hf_layerfusion.experiments.tables import Table, format_csv, format_markdown, read_rows, table_names
 
 
 @pytest.mark.parametrize("name", table_names())
 def test_every_run_of_a_table_is_made_of_settings_that_exist(name, tmp_path):
     table = Table.load(name)
-    parser = HfArgumentParser(RECIPES[table.recipe])
+    parser = HfArgumentParser(RECIPES[table.recipe].arguments)
     runs = table.runs()
     assert len({run.file(tmp_path) for run in runs}) == len(runs)
     for run in runs:

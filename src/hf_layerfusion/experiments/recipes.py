@@ -1,0 +1,172 @@
+"""What the runs of a table are made of: the scripts' arguments, and what trains a run and says what it measured."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from datasets import Dataset
+from transformers import HfArgumentParser, PreTrainedTokenizerBase
+
+from hf_layerfusion.experiments.arguments import (
+    AbsaDataArguments,
+    AbsaTrainingArguments,
+    DataArguments,
+    EncoderArguments,
+    ModelArguments,
+    NliDataArguments,
+    NliTrainingArguments,
+    PoolingModelArguments,
+    TweetTrainingArguments,
+)
+from hf_layerfusion.experiments.folds import prepare_folds
+from hf_layerfusion.experiments.models import load_tokenizer
+from hf_layerfusion.experiments.multitask import (
+    MultitaskData,
+    make_multitask_trainer,
+    prepare_multitask,
+    train_multitask,
+)
+from hf_layerfusion.experiments.multitask_arguments import (
+    MultitaskDataArguments,
+    MultitaskModelArguments,
+    MultitaskTrainingArguments,
+)
+from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
+from hf_layerfusion.experiments.report import epoch_rows
+from hf_layerfusion.experiments.run import make_trainer, train_and_predict
+
+Settings: TypeAlias = dict[str, Any]
+Prepared: TypeAlias = tuple[PreparedData, dict[str, Dataset]]
+
+FILE_SETTINGS = ("train_file", "validation_file", "test_file")
+TOKENIZER_SETTINGS = ("model_name_or_path", "tokenizer_name", "model_revision")
+
+
+class Recipe(NamedTuple):
+    """How the runs of a table are made.
+
+    Attributes:
+        arguments: the dataclasses whose defaults a table's settings differ from.
+        train: from the settings of a run, its fold and the data's folder to what its result file holds.
+    """
+
+    arguments: tuple[type, type, type]
+    train: Callable[[Settings, int | None, Path], dict[str, Any]]
+
+
+def _one_task(model_class: type, data_class: type, training_class: type) -> Recipe:
+    classes = (model_class, data_class, training_class)
+
+    def train(settings: Settings, fold: int | None, data_dir: Path) -> dict[str, Any]:
+        files = {name: str(data_dir / settings[name]) for name in FILE_SETTINGS if settings.get(name)}
+        model_arguments, data_arguments, training_arguments = HfArgumentParser(classes).parse_dict(
+            {**settings, **files}
+        )
+        parts, tokenizer = _prepared(
+            data_class, _tokenizer_key(model_arguments), json.dumps(vars(data_arguments))
+        )
+        data, encoded = parts[0 if fold is None else fold - 1]
+        trainer = make_trainer(data, encoded, tokenizer, model_arguments, training_arguments)
+        result = train_and_predict(trainer, encoded)
+        return {
+            "metrics": result.metrics,
+            "parameters": result.parameters,
+            "training_seconds": result.training_seconds,
+            "num_examples": {name: len(split) for name, split in data.splits.items()},
+            "epochs": epoch_rows(result.history),
+            "predictions": " ".join(map(str, result.logits.argmax(axis=1))),
+            "labels": " ".join(map(str, [] if result.labels is None else result.labels.tolist())),
+        }
+
+    return Recipe(classes, train)
+
+
+def _tokenizer_key(arguments: EncoderArguments) -> str:
+    return json.dumps({name: getattr(arguments, name) for name in TOKENIZER_SETTINGS})
+
+
+@functools.lru_cache(maxsize=4)
+def _prepared(
+    data_class: type[DataArguments], tokenizer_settings: str, data_settings: str
+) -> tuple[list[Prepared], PreTrainedTokenizerBase]:
+    """The data of a run, or of each fold of a cross-validation."""
+    arguments = data_class(**json.loads(data_settings))
+    tokenizer = load_tokenizer(EncoderArguments(**json.loads(tokenizer_settings)))
+    parts = (
+        prepare_folds(arguments)
+        if isinstance(arguments, AbsaDataArguments) and arguments.folds
+        else [prepare(arguments)]
+    )
+    return [(data, tokenize(data, tokenizer, arguments)) for data in parts], tokenizer
+
+
+MULTITASK_CLASSES = (MultitaskModelArguments, MultitaskDataArguments, MultitaskTrainingArguments)
+
+
+def task_entries(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The entries of the tasks file of a run: `tasks` of its settings, changed by `task_settings`, those of
+    `only_tasks` where it names any."""
+    changes = settings.get("task_settings", {})
+    names = settings.get("only_tasks") or list(settings["tasks"])
+    return {name: {**settings["tasks"][name], **changes.get(name, {})} for name in names}
+
+
+def _train_tasks(settings: Settings, fold: int | None, data_dir: Path) -> dict[str, Any]:
+    entries = task_entries(settings)
+    plain = {
+        name: value
+        for name, value in settings.items()
+        if name not in ("tasks", "task_settings", "only_tasks")
+    }
+    model_arguments, data_arguments, training_arguments = HfArgumentParser(MULTITASK_CLASSES).parse_dict(
+        plain
+    )
+    data = _prepared_tasks(
+        json.dumps(entries), str(data_dir), _tokenizer_key(model_arguments), json.dumps(vars(data_arguments))
+    )
+    trainer = make_multitask_trainer(data, model_arguments, data_arguments, training_arguments)
+    result = train_multitask(trainer, data)
+    answers = {name: _answers(found["test"]) for name, found in result.logits.items()}
+    return {
+        "metrics": result.metrics,
+        "parameters": result.parameters,
+        "training_seconds": result.training_seconds,
+        "num_examples": {
+            name: {split: len(rows) for split, rows in prepared.splits.items()}
+            for name, prepared in data.prepared.items()
+        },
+        "epochs": epoch_rows(result.history),
+        "predictions": answers,
+        "labels": {name: _answers(np.asarray(found["test"])) for name, found in result.labels.items()},
+    }
+
+
+def _answers(values: np.ndarray) -> str:
+    """Classes of logits `[N, C]`, or values `[N]` or `[N, 1]` to three decimals, as one string."""
+    if values.ndim == 2 and values.shape[1] > 1:
+        values = values.argmax(axis=1)
+    return " ".join(f"{value:.3f}".rstrip("0").rstrip(".") for value in values.reshape(-1).tolist())
+
+
+@functools.lru_cache(maxsize=4)
+def _prepared_tasks(
+    entries: str, data_dir: str, tokenizer_settings: str, data_settings: str
+) -> MultitaskData:
+    return prepare_multitask(
+        json.loads(entries),
+        Path(data_dir),
+        MultitaskModelArguments(**json.loads(tokenizer_settings)),
+        MultitaskDataArguments(**json.loads(data_settings)),
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    "tweets": _one_task(ModelArguments, DataArguments, TweetTrainingArguments),
+    "absa": _one_task(PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments),
+    "nli": _one_task(PoolingModelArguments, NliDataArguments, NliTrainingArguments),
+    "multitask": Recipe(MULTITASK_CLASSES, _train_tasks),
+}
+"""What trains the runs of a table, by the name that the table gives: a new script is a row here."""
