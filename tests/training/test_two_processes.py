@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from tests.training.small import rows, small_trainer
-from tests.training.two_process_script import ROWS, WHOLE_BATCH
+from tests.training.small_tasks import CLASSES, tasks_trainer
+from tests.training.two_process_script import ROWS, TASK_MIXINGS, WHOLE_BATCH
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +38,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         text=True,
     ) as process:
         try:
-            output, _ = process.communicate(timeout=180)
+            output, _ = process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
             process.terminate()  # the launcher then ends the two
             output, _ = process.communicate(timeout=60)
@@ -74,3 +75,40 @@ def test_every_example_is_seen_in_every_epoch(found: list[dict[str, Any]]) -> No
 def test_a_resumed_run_ends_in_the_same_weights(found: list[dict[str, Any]]) -> None:
     assert [each["resumed_from"] for each in found] == [4, 4]
     assert len({each[run] for each in found for run in ("straight", "resumed")}) == 1
+
+
+@pytest.mark.parametrize("mixing", TASK_MIXINGS)
+def test_several_tasks_equal_one_process_on_the_whole_batch(
+    found: list[dict[str, Any]], mixing: str, tmp_path: Path
+) -> None:
+    alone = tasks_trainer(tmp_path, task_mixing=mixing, per_device_train_batch_size=8, **WHOLE_BATCH)
+    alone.train()
+    first, second = (each[mixing] for each in found)
+    for name, expected in alone.model.state_dict().items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], expected, rtol=0, atol=1e-5)
+    expected_log = [entry for entry in alone.state.log_history if "loss" in entry]
+    for entry, wanted in zip(found[0][f"{mixing}-log"], expected_log, strict=True):
+        losses = {name: value for name, value in wanted.items() if name.startswith("loss")}
+        assert len(losses) == (2 if mixing == "shuffled" else 4)
+        assert {name: entry[name] for name in losses} == pytest.approx(losses, abs=1e-5)
+
+
+def test_every_process_has_the_same_task_in_each_step(found: list[dict[str, Any]]) -> None:
+    assert found[0]["tasks"] == found[1]["tasks"]
+    assert len(found[0]["tasks"]) == 2 * 7
+    assert set(found[0]["tasks"]) == set(CLASSES)
+
+
+def test_a_resumed_run_of_several_tasks_ends_in_the_same_weights(found: list[dict[str, Any]]) -> None:
+    assert [each["resumed-tasks-from"] for each in found] == [12, 12]  # in the second epoch
+    assert len({each[run] for each in found for run in ("straight-tasks", "resumed-tasks")}) == 1
+
+
+def test_several_tasks_are_evaluated_whole(found: list[dict[str, Any]]) -> None:
+    for each in found:
+        assert {task: len(rows) for task, rows in each["predicted"].items()} == dict.fromkeys(CLASSES, 9)
+        mean = sum(
+            each["evaluated"][f"eval_{name}"] for name in ("five_accuracy", "para_accuracy", "sim_closeness")
+        )
+        assert each["evaluated"]["eval_mean"] == pytest.approx(mean / 3)

@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from tests.training.small import rows, small_model, small_trainer, weights_digest
+from tests.training.small_tasks import small_tasks_model, tasks_trainer
 
 ROWS = 21  # two processes of 4: the third and last round holds 5 rows, 4 and 1
 WHOLE_BATCH: dict[str, Any] = {
@@ -28,15 +29,26 @@ INTERRUPTED: dict[str, Any] = {
     "eval_strategy": "epoch",
     "train_sampling_strategy": "group_by_length",
 }
+# 26, 13 and 7 rows by 8: batches of 2, 5 and 7 rows at the end, shared by two processes and two micro-batches
+TASK_MIXINGS = ("shuffled", "together_longest")
+INTERRUPTED_TASKS: dict[str, Any] = INTERRUPTED | {
+    "num_train_epochs": 2,
+    "task_mixing": "annealed",
+    "class_balance": "sampling",
+    "save_steps": 4,
+}
 
 
 class Killed(Exception):
     pass
 
 
-class KillAtStep6(TrainerCallback):
+class KillAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 6:
+        if state.global_step == self.step:
             raise Killed
 
 
@@ -67,7 +79,7 @@ def main(folder: Path) -> None:
     found["straight"] = weights_digest(straight.model)
 
     killed = small_trainer(
-        folder / "killed", small_model(0.1), rows(ROWS), callbacks=[KillAtStep6()], **INTERRUPTED
+        folder / "killed", small_model(0.1), rows(ROWS), callbacks=[KillAt(6)], **INTERRUPTED
     )
     with contextlib.suppress(Killed):
         killed.train()
@@ -79,8 +91,46 @@ def main(folder: Path) -> None:
     found["resumed_from"] = resumed._initial_global_step
     found["resumed"] = weights_digest(resumed.model)
 
+    several_tasks(folder, found)
     torch.save(found, folder / f"found-{resumed.args.process_index}.pt")
     resumed.end()
+
+
+def several_tasks(folder: Path, found: dict[str, Any]) -> None:
+    for mixing in TASK_MIXINGS:
+        trainer = tasks_trainer(
+            folder / mixing,
+            task_mixing=mixing,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            **WHOLE_BATCH,
+        )
+        trainer.train()
+        found[mixing] = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+        found[f"{mixing}-log"] = [x for x in trainer.state.log_history if "loss" in x]
+
+    straight = tasks_trainer(folder / "straight-tasks", small_tasks_model(0.1), **INTERRUPTED_TASKS)
+    found["tasks"] = tasks = []
+    collate = straight.data_collator
+    straight.data_collator = lambda batch: tasks.append(batch[0]["task"]) or collate(batch)
+    straight.eval_dataset = None
+    straight.args.eval_strategy = "no"
+    straight.train()
+    found["straight-tasks"] = weights_digest(straight.model)
+
+    killed = tasks_trainer(
+        folder / "killed-tasks", small_tasks_model(0.1), callbacks=[KillAt(13)], **INTERRUPTED_TASKS
+    )
+    with contextlib.suppress(Killed):
+        killed.train()
+    resumed = tasks_trainer(folder / "killed-tasks", small_tasks_model(0.1), **INTERRUPTED_TASKS)
+    resumed.train(resume_from_checkpoint=True)
+    found["resumed-tasks"] = weights_digest(resumed.model)
+    found["resumed-tasks-from"] = resumed._initial_global_step
+    found["evaluated"] = resumed.evaluate()
+    found["predicted"] = {
+        task: output.predictions for task, output in resumed.predict(resumed.eval_dataset).items()
+    }
 
 
 if __name__ == "__main__":

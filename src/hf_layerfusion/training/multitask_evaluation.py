@@ -15,12 +15,15 @@ from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerControl
 from transformers.trainer_utils import IntervalStrategy, speed_metrics
+from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.collating import MultitaskCollator, PaddingCollator
 from hf_layerfusion.training.sampling import LengthSortedSampler
 from hf_layerfusion.training.task_data import TaskDataset
+
+logger = logging.get_logger(__name__)
 
 LESS_IS_BETTER = ("loss", "mse", "rmse", "mae")
 """Metrics that a task cannot be chosen by, nor a mean over tasks be made of."""
@@ -213,6 +216,12 @@ class MultitaskEvaluation(Trainer):
         losses = {task: found[task][f"{prefix}_{task}_loss"] for task in found}
         result = {f"{prefix}_loss": sum(self.weighed(losses).values())}
         values = [found[task][name] for task, name in self._main_metrics.items()]
+        undefined = [name for task, name in self._main_metrics.items() if math.isnan(found[task][name])]
+        if undefined:
+            logger.warning(
+                f"{prefix}_mean is not a number, as {', '.join(undefined)} is none; a correlation is not defined where "
+                "all predictions are the same"
+            )
         return result | ({f"{prefix}_mean": sum(values) / len(values)} if values else {})
 
     def weighed(self, losses: Mapping[str, Any]) -> dict[str, Any]:

@@ -167,6 +167,10 @@ class MultitaskTraining(MultitaskEvaluation, WeighingTrainer):
             self._steps_of.update(task_batches(batches[0]).keys())
         return batches, num_items
 
+    def _without_repeats(self, batch: Any) -> Any:
+        # The batches of several tasks are shared out before accelerate could even them out.
+        return batch if self.is_multitask else super()._without_repeats(batch)
+
     def step_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
         """As `WeighingTrainer.step_losses`; in training, by `task_weights` and `task_loss`."""
         losses, outputs = super().step_losses(model, inputs)

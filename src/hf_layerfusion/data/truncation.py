@@ -1,0 +1,80 @@
+"""Texts longer than a model takes: which part of them is cut off."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from hf_layerfusion.errors import UserError
+
+CUTS = ("tail", "head", "middle")
+"""The parts that can be cut off; `"tail"` is what tokenizers do by themselves."""
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    max_length: int,
+    cut: str = "tail",
+) -> dict[str, list[list[int]]]:
+    """Turns texts, or pairs of them, into model inputs of at most `max_length` tokens each.
+
+    Of a pair, the longer text is cut first, down to the length of the shorter, then both alike, as transformers'
+    `longest_first` does. With `cut="middle"` a text that has room for n tokens keeps n · 128 / 510 from its beginning
+    and the rest from its end (Sun et al. 2019, section 5.3.1: 128 and 382 of 510, their best).
+
+    Args:
+        tokenizer: a tokenizer that knows which token is of which text (a "fast" one).
+        texts: one text a row.
+        pairs: the second text of each row.
+        max_length: most tokens of a row, special ones included.
+        cut: one of `CUTS`.
+
+    Returns:
+        `input_ids`, `attention_mask`, …, a list for each row, without padding.
+
+    Raises:
+        UserError: an unknown `cut`, a tokenizer of the other kind, or a `max_length` with no room for a token of each
+            text.
+    """
+    if cut not in CUTS:
+        raise UserError(f"cut must be one of {', '.join(CUTS)}, found {cut!r}; name one of them")
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"tokenizer must know which token is of which text, found {type(tokenizer).__name__}; use a fast one"
+        )
+    least = tokenizer.num_special_tokens_to_add(pair=pairs is not None) + (1 if pairs is None else 2)
+    if max_length < least:
+        raise UserError(
+            f"max_length must be {least} or more for this tokenizer, found {max_length}; raise it"
+        )
+    both = [list(texts)] if pairs is None else [list(texts), list(pairs)]
+    encoded = tokenizer(*both, truncation=False, padding=False, verbose=False)
+    inputs = {name: [list(row) for row in rows] for name, rows in encoded.items()}
+    for index, ids in enumerate(inputs["input_ids"]):
+        if len(ids) > max_length:
+            kept = _kept(encoded.sequence_ids(index), max_length, cut)
+            for rows in inputs.values():
+                rows[index] = [rows[index][place] for place in kept]
+    return inputs
+
+
+def _kept(sequence_ids: Sequence[int | None], max_length: int, cut: str) -> list[int]:
+    """The places of a row's tokens that stay."""
+    texts = [[place for place, text in enumerate(sequence_ids) if text == number] for number in (0, 1)]
+    special = [place for place, text in enumerate(sequence_ids) if text is None]
+    rooms = _rooms(len(texts[0]), len(texts[1]), max_length - len(special))
+    for places, room in zip(texts, rooms, strict=True):
+        excess = len(places) - room
+        start = {"tail": room, "head": 0, "middle": room * 128 // 510}[cut]
+        del places[start : start + excess]
+    return sorted(special + texts[0] + texts[1])
+
+
+def _rooms(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens each of two texts keeps of so many."""
+    if first + second <= room:
+        return first, second
+    shorter = min(first, second, room // 2)
+    return (shorter, room - shorter) if first <= second else (room - shorter, shorter)
