@@ -15,6 +15,10 @@ SKIPS: dict[str, str] = {
         "only before transformers 5.23, where a list of layers left the embeddings out; ours goes by the new rule"
     ),
     "test_can_load_from_already_mapped_keys": _CONVERSION,
+    "test_can_load_ignoring_mismatched_shapes": (
+        "only where the labels' layer stands right below the model; CerbertusForMultitask has one for each task, and "
+        "tests/modeling/test_modeling_cerbertus.py checks what this would"
+    ),
     "test_can_load_with_device_context_manager": _ACCELERATOR,
     "test_can_load_with_global_device_set": _ACCELERATOR,
     "test_causal_lm_loss_honors_shift_labels": _GENERATION,

@@ -46,9 +46,9 @@ def test_settings_that_are_not_sound(settings: dict[str, Any], message: str) -> 
 
 
 BAD_TASKS = {
-    "no labels": ({}, "`labels` must name 2 or more different classes"),
-    "one label": ({"labels": ["a"]}, "`labels` must name 2 or more"),
-    "twice the same": ({"labels": ["a", "a"]}, "`labels` must name 2 or more different"),
+    "no labels": ({}, "`labels` must name different classes"),
+    "one label": ({"labels": ["a"]}, "`labels` must name two or more classes"),
+    "twice the same": ({"labels": ["a", "a"]}, "`labels` must name different"),
     "labels of a number": ({**NUMBER, "labels": ["a"]}, "`labels` must be empty for a regression"),
     "unknown field": ({**LABELS, "vector": "cls"}, r"fields must be of .* found \['vector'\]"),
     "wrong type": ({**LABELS, "dropout": "high"}, "dropout"),

@@ -366,6 +366,18 @@ def test_checkpoints_that_lack_weights_of_an_encoder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must hold every weight of its encoder.*copies\.sts") as error:
         CerbertusForMultitask.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)
+    _, info = CerbertusForMultitask.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] and all(".copies.sts." in name for name in info["missing_keys"])
+
+
+def test_other_labels_than_the_checkpoints(tmp_path: Path) -> None:
+    build().save_pretrained(tmp_path)
+    tasks = TASKS | {"sst5": {**TASKS["sst5"], "labels": ["bad", "good"]}}
+    with pytest.raises(RuntimeError, match="mismatched"):
+        CerbertusForMultitask.from_pretrained(tmp_path, tasks=tasks)
+    model = CerbertusForMultitask.from_pretrained(tmp_path, tasks=tasks, ignore_mismatched_sizes=True)
+    assert model(**batches()["sst5"]).logits.shape == (3, 2)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_heads_that_the_checkpoint_lacks_are_drawn_not_left(tmp_path: Path) -> None:

@@ -82,6 +82,11 @@ class CerbertusConfig(LayerFusionConfig):
                 found[name] = TaskConfig(**fields)
             except (ValueError, StrictDataclassError) as error:
                 raise ValueError(f"task '{name}': {' '.join(str(error).split())}") from error
+            # transformers allows it, for want of better knowledge; who declares a task has it.
+            if found[name].problem_type == "single_label_classification" and found[name].num_labels < 2:
+                raise ValueError(
+                    f"task '{name}': `labels` must name two or more classes, found {found[name].labels}; name them all."
+                )
         return found
 
     @property

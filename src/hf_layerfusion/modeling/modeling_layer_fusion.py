@@ -76,7 +76,8 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
             pretrained_model_name_or_path: folder or Hub id.
             config: configuration; for a plain encoder, its `encoder_config` is replaced by the encoder's.
             use_safetensors: `True` refuses weights stored as pickle; `None` or `False` accepts them.
-            output_loading_info: returns the model and what transformers tells of missing and unexpected weights.
+            output_loading_info: returns the model and what transformers tells of missing and unexpected weights; what
+                our own checkpoint lacks is then the caller's to judge.
             kwargs: those of `PreTrainedModel.from_pretrained`, and fields of the configuration (`fusion`,
                 `num_labels`, …).
 
@@ -97,7 +98,7 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
             output_loading_info=True,
             **kwargs,
         )
-        if pretrained_model_name_or_path is not None:
+        if pretrained_model_name_or_path is not None and not output_loading_info:
             missing = [name for name in info["missing_keys"] if name.startswith(ENCODER_PREFIXES)]
             refuse_missing(missing, pretrained_model_name_or_path, model.config.get_text_config().model_type)
         # Loading puts new parameters in place of those that were frozen.

@@ -99,11 +99,9 @@ class TaskConfig:
             raise ValueError(
                 f"`labels` must be empty for a regression, found {self.labels}; name a `value_range`."
             )
-        least = {"single_label_classification": 2, "multi_label_classification": 1, "regression": 0}
-        if len(self.labels) < least[self.problem_type] or len(set(self.labels)) < len(self.labels):
+        if not self.is_regression and (not self.labels or len(set(self.labels)) < len(self.labels)):
             raise ValueError(
-                f"`labels` must name {least[self.problem_type]} or more different classes, found {self.labels}; "
-                "list the classes in the order of their numbers."
+                f"`labels` must name different classes, found {self.labels}; list them in the order of their numbers."
             )
         if self.value_range is not None:
             ordered = len(self.value_range) == 2 and self.value_range[0] < self.value_range[1]
