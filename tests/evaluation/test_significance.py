@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hf_layerfusion.evaluation.significance import (
+    TaskAnswers,
+    bootstrap_tasks,
     format_mean_sd,
     holm,
     mean_sd,
@@ -189,3 +191,45 @@ def test_nadeau_bengio_of_equal_differences():
 def test_nadeau_bengio_refuses_what_it_cannot_test(differences, share, named):
     with pytest.raises(ValueError, match=named):
         nadeau_bengio(differences, share)
+
+
+def test_tasks_are_drawn_by_themselves_and_their_metrics_averaged():
+    """Against a bootstrap by the definition: draw rows, compute accuracy and scipy's correlation, average."""
+    rng = np.random.default_rng(7)
+    classes, values = rng.integers(0, 3, 120), rng.normal(size=90)
+    models = []
+    for noise in (1.0, 0.6):
+        guesses = np.where(rng.random((2, 120)) < 0.3 * noise, rng.integers(0, 3, (2, 120)), classes)
+        models.append(
+            {
+                "a": TaskAnswers(classes, guesses, False),
+                "b": TaskAnswers(values, values + noise * rng.normal(size=(2, 90)), True),
+            }
+        )
+    found = bootstrap_tasks(*models, num_resamples=4_000, seed=1)
+
+    def mean_metric(model, rows):
+        accuracy = np.mean(
+            [(seed[rows["a"]] == classes[rows["a"]]).mean() for seed in model["a"].predictions]
+        )
+        correlation = np.mean(
+            [stats.pearsonr(seed[rows["b"]], values[rows["b"]])[0] for seed in model["b"].predictions]
+        )
+        return (accuracy + correlation) / 2
+
+    def difference(rows):
+        return mean_metric(models[1], rows) - mean_metric(models[0], rows)
+
+    assert found.difference == pytest.approx(difference({"a": np.arange(120), "b": np.arange(90)}))
+    draws = [
+        difference({"a": rng.integers(120, size=120), "b": rng.integers(90, size=90)}) for _ in range(2_000)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.08 * (high - low))
+    assert bootstrap_tasks(models[0], models[0]).p_value == 1.0
+
+
+def test_tasks_that_differ_are_refused():
+    one = {"a": TaskAnswers(np.zeros(3), np.zeros((1, 3)), False)}
+    with pytest.raises(ValueError, match="the same tasks and examples"):
+        bootstrap_tasks(one, {"a": TaskAnswers(np.zeros(4), np.zeros((1, 4)), False)})

@@ -1,7 +1,7 @@
 """Is a difference between two models more than noise: tests over examples and folds, Holm's correction, mean and sd."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,16 +68,17 @@ def paired_bootstrap(
 
     differences = np.atleast_2d(variant).mean(axis=0) - np.atleast_2d(baseline).mean(axis=0)
     draws = _resampled_means(differences, num_resamples, seed)
+    return _from_draws(float(differences.mean()), draws)
+
+
+def _from_draws(difference: float, draws: npt.NDArray[np.float64]) -> Difference:
+    """Percentile interval and p-value of the differences that were drawn."""
     # Thirds of three seeds do not sum to an exact zero; a draw without a difference must count on both sides.
     draws[np.abs(draws) < _ZERO] = 0.0
     low, high = np.quantile(draws, [0.025, 0.975])
     smaller_side = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    return Difference(
-        difference=float(differences.mean()),
-        low=float(low),
-        high=float(high),
-        p_value=min(1.0, 2 * (smaller_side + 1) / (num_resamples + 1)),
-    )
+    p_value = min(1.0, 2 * (smaller_side + 1) / (len(draws) + 1))
+    return Difference(difference, float(low), float(high), p_value)
 
 
 def _resampled_means(
@@ -92,6 +93,70 @@ def _resampled_means(
         chosen = generator.integers(len(values), size=(stop - start, len(values)), dtype=np.int32)
         means[start:stop] = values[chosen].mean(axis=1)
     return means
+
+
+@dataclass(frozen=True)
+class TaskAnswers:
+    """A model's answers to the examples of one task.
+
+    Attributes:
+        labels: classes or values, `[N]`.
+        predictions: of each seed, `[seeds, N]`.
+        is_correlation: the task is measured by Pearson's correlation; else by accuracy.
+    """
+
+    labels: npt.NDArray[np.float64]
+    predictions: npt.NDArray[np.float64]
+    is_correlation: bool
+
+    def scores(self, counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The metric, averaged over seeds, of draws that hold each example `counts` times, `[draws, N]`."""
+        if not self.is_correlation:
+            correct = (self.predictions == self.labels).mean(axis=0)
+            return (counts @ correct) / counts.sum(axis=1)
+        # Centred, so that the moments lose no digits.
+        y = self.labels - self.labels.mean()
+        total, found = counts.sum(axis=1), []
+        mean_y, square_y = counts @ y / total, counts @ y**2 / total
+        for prediction in self.predictions:
+            x = prediction - prediction.mean()
+            mean_x, square_x, product = counts @ x / total, counts @ x**2 / total, counts @ (x * y) / total
+            spread = np.sqrt((square_x - mean_x**2) * (square_y - mean_y**2))
+            found.append((product - mean_x * mean_y) / spread)
+        return np.mean(found, axis=0)
+
+
+def bootstrap_tasks(
+    baseline: Mapping[str, TaskAnswers],
+    variant: Mapping[str, TaskAnswers],
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> Difference:
+    """As `paired_bootstrap`, of the mean over tasks of each one's metric: the examples of each task are drawn by
+    themselves, the same for both models.
+
+    Raises:
+        ValueError: other tasks or examples for the one than for the other.
+    """
+    sizes = {task: answers.labels.shape for task, answers in baseline.items()}
+    if sizes != {task: answers.labels.shape for task, answers in variant.items()}:
+        raise ValueError(
+            f"baseline and variant must answer the same tasks and examples; found {sizes} for the first"
+        )
+    generator = np.random.default_rng(seed)
+    total, draws = 0.0, np.zeros(num_resamples)
+    for task, expected in baseline.items():
+        size = len(expected.labels)
+        whole = np.ones((1, size))
+        total += float((variant[task].scores(whole) - expected.scores(whole))[0]) / len(baseline)
+        chunk = max(1, _CHUNK_DRAWS // size)
+        for start in range(0, num_resamples, chunk):
+            stop = min(start + chunk, num_resamples)
+            counts = generator.multinomial(size, np.full(size, 1 / size), size=stop - start).astype(
+                np.float64
+            )
+            draws[start:stop] += (variant[task].scores(counts) - expected.scores(counts)) / len(baseline)
+    return _from_draws(total, draws)
 
 
 def nadeau_bengio(differences: Sequence[float], test_fraction: float) -> Difference:

@@ -15,6 +15,8 @@ import numpy as np
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.significance import (
     Difference,
+    TaskAnswers,
+    bootstrap_tasks,
     format_mean_sd,
     holm,
     mean_sd,
@@ -209,10 +211,7 @@ def read_rows(table: Table, results: Path) -> list[Row]:
             Row(
                 variant,
                 values,
-                {
-                    metric: [content["metrics"][table.split][metric] for content in contents]
-                    for metric in table.also
-                },
+                {metric: _values(table, contents, metric) for metric in table.also},
                 difference,
                 verdict,
                 row.get("figure", ""),
@@ -229,8 +228,10 @@ def read_rows(table: Table, results: Path) -> list[Row]:
     return rows
 
 
-def _values(table: Table, contents: Iterable[dict[str, Any]]) -> list[float]:
-    return [content["metrics"][table.split][table.metric] for content in contents]
+def _values(table: Table, contents: Iterable[dict[str, Any]], metric: str | None = None) -> list[float]:
+    """A metric of each run; `SPLIT/METRIC` is that of another split than the table's."""
+    split, _, name = (metric or table.metric).rpartition("/")
+    return [content["metrics"][split or table.split][name] for content in contents]
 
 
 def _verdict_of_seeds(baseline: list[float], variant: list[float]) -> str:
@@ -254,6 +255,8 @@ def _compare(
             for name in both
         ]
         return nadeau_bengio(differences, 1 / folds) if len(both) == folds else None
+    if "tasks" in next(iter(runs.values()))["settings"]:
+        return bootstrap_tasks(task_answers(baseline.values()), task_answers(runs.values()))
     expected, found = correctness(baseline.values()), correctness(runs.values())
     if expected.shape[1] != found.shape[1]:
         raise UserError(
@@ -261,6 +264,23 @@ def _compare(
             f"{expected.shape[1]}; delete the older run files and run them again."
         )
     return paired_bootstrap(expected, found, seed=0)
+
+
+def task_answers(contents: Iterable[dict[str, Any]]) -> dict[str, TaskAnswers]:
+    """What the runs of a row, one a seed, answered to the examples of each task."""
+    runs = list(contents)
+
+    def numbers(text: str) -> list[float]:
+        return [float(number) for number in text.split()]
+
+    return {
+        task: TaskAnswers(
+            np.array(numbers(labels)),
+            np.array([numbers(run["predictions"][task]) for run in runs]),
+            is_correlation=runs[0]["settings"]["tasks"][task].get("problem_type") == "regression",
+        )
+        for task, labels in runs[0]["labels"].items()
+    }
 
 
 def correctness(contents: Iterable[dict[str, Any]]) -> np.ndarray:
@@ -272,7 +292,8 @@ def correctness(contents: Iterable[dict[str, Any]]) -> np.ndarray:
 
 def header(table: Table) -> list[str]:
     """The names of the report's columns."""
-    measured = [f"{metric.replace('_', ' ')}, mean (sd)" for metric in (table.metric, *table.also)]
+    names = [metric.replace("/", ", ").replace("_", " ") for metric in (table.metric, *table.also)]
+    measured = [f"{name}, mean (sd)" for name in names]
     return [
         "variant", *measured, "runs", "difference [95 %]", "p (Holm)", "", "parameters", "seconds a run",
         SOURCE_COLUMN,
