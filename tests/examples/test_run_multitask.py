@@ -247,6 +247,7 @@ MISTAKES = {
         "--train_tasks must be of sst5, quora, sts, found 'sst'",
     ),
     "pair order": (None, {"pair_order": "sorted"}, "--pair_order must be one of random, given"),
+    "cut": (None, {"cut": "end"}, "cut must be one of tail, head, middle"),
     "format": (None, {"prediction_format": "kaggle"}, "--prediction_format must be one of standard, course"),
     "no tasks file": (None, {"tasks_file": None}, "--tasks_file must name"),
     "tasks file that is not there": (None, {"tasks_file": "no.json"}, "--tasks_file no.json: cannot be read"),

@@ -98,7 +98,7 @@ def prepare_multitask(
     tasks, prepared, encoded = {}, {}, {}
     for name, task in make_tasks(entries, folder, arguments).items():
         tasks[name], prepared[name] = prepare_task(task)
-        encoded[name] = tokenize_task(tasks[name], prepared[name], tokenizer, arguments.pair_order)
+        encoded[name] = tokenize_task(tasks[name], prepared[name], tokenizer, arguments)
         for note in prepared[name].notes:
             logger.info("%s: %s", name, note)
     return MultitaskData(tasks, prepared, encoded, tokenizer)

@@ -38,6 +38,9 @@ class MultitaskDataArguments:
         "given.",
     )
     max_seq_length: int = option(128, "Tokens a text or joint pair is cut to.")
+    cut: str = option(
+        "tail", "Part of an over-long text that is cut off: tail, head or middle (SerBERTus, section 6)."
+    )
     max_train_samples: int | None = option(None, "Train on a random part of that many examples of each task.")
     max_predict_samples: int | None = option(None, "Test on the first that many examples of each task.")
     split_seed: int = option(42, "Seed of the splits and of --max_*_samples, the same for every run.")

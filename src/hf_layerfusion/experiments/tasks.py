@@ -1,23 +1,25 @@
 """The tasks of a run: read from a file, prepared one by one, encoded for the model."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.tables import row_number, values
+from hf_layerfusion.data.truncation import encode
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.predictions import COURSE_COLUMNS
 from hf_layerfusion.experiments.arguments import PairDataArguments
 from hf_layerfusion.experiments.models import one_line
 from hf_layerfusion.experiments.multitask_arguments import MultitaskDataArguments
-from hf_layerfusion.experiments.prepare import PreparedData, encode_splits, prepare, tokenize
+from hf_layerfusion.experiments.prepare import PreparedData, encode_splits, prepare
 from hf_layerfusion.modeling.task_config import TaskConfig
 from hf_layerfusion.training.task_data import SWAPPED
 
@@ -162,33 +164,35 @@ def prepare_task(task: Task) -> tuple[Task, PreparedData]:
 
 
 def tokenize_task(
-    task: Task, data: PreparedData, tokenizer: PreTrainedTokenizerBase, pair_order: str
+    task: Task, data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: MultitaskDataArguments
 ) -> dict[str, Dataset]:
     """Turns a task's splits into model inputs: a siamese pair's columns hold a list for each text; a joint pair that is
     trained in random order has further columns `swapped_…`.
 
     Raises:
-        UserError: an unknown `pair_order`; as `tokenize`.
+        UserError: an unknown `--pair_order`; as `data.truncation.encode`.
     """
-    if pair_order not in PAIR_ORDERS:
-        raise UserError(f"--pair_order must be one of {', '.join(PAIR_ORDERS)}, found {pair_order!r}.")
-    if task.settings.get("pair_encoding") == "siamese":
+    if arguments.pair_order not in PAIR_ORDERS:
+        raise UserError(
+            f"--pair_order must be one of {', '.join(PAIR_ORDERS)}, found {arguments.pair_order!r}."
+        )
+    columns, is_siamese = data.text_columns, task.settings.get("pair_encoding") == "siamese"
+    cut = functools.partial(encode, tokenizer, max_length=arguments.max_seq_length, cut=arguments.cut)
 
-        def encode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
-            sides = [
-                tokenizer(batch[column], truncation=True, max_length=task.data.max_seq_length)
-                for column in data.text_columns
-            ]
-            return {
-                name: [list(texts) for texts in zip(*(side[name] for side in sides), strict=True)]
-                for name in sides[0]
-            }
+    def siamese(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        first, second = (cut(batch[column]) for column in columns)
+        return {
+            name: [list(texts) for texts in zip(first[name], second[name], strict=True)] for name in first
+        }
 
-        return encode_splits(data.splits, encode)
-    encoded = tokenize(data, tokenizer, task.data)
-    if task.settings["pair"] and pair_order == "random":
-        turned = replace(data, splits={"train": data.splits["train"]}, text_columns=data.text_columns[::-1])
-        swapped = tokenize(turned, tokenizer, task.data)["train"].remove_columns("labels")
-        swapped = swapped.rename_columns({name: f"{SWAPPED}{name}" for name in swapped.column_names})
-        encoded["train"] = concatenate_datasets([encoded["train"], swapped], axis=1)
+    def joint(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        return cut(*(batch[column] for column in columns))
+
+    def in_both_orders(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        swapped = cut(*(batch[column] for column in reversed(columns)))
+        return joint(batch) | {f"{SWAPPED}{name}": rows for name, rows in swapped.items()}
+
+    encoded = encode_splits(data.splits, siamese if is_siamese else joint)
+    if task.settings["pair"] and not is_siamese and arguments.pair_order == "random":
+        encoded |= encode_splits({"train": data.splits["train"]}, in_both_orders)
     return encoded
