@@ -90,9 +90,14 @@ class CerbertusConfig(LayerFusionConfig):
         return found
 
     @property
+    def task_names(self) -> list[str]:
+        """The tasks' names in their order."""
+        return list(self.tasks or (ONLY_TASK,))
+
+    @property
     def default_task(self) -> str:
         """The task that is meant where none is named."""
-        return self.task_name or next(iter(self.tasks or (ONLY_TASK,)))
+        return self.task_name or self.task_names[0]
 
     def check(self) -> None:
         if (
@@ -104,7 +109,7 @@ class CerbertusConfig(LayerFusionConfig):
                 f"`encoders` must name one or more of {list(ENCODERS)}, each once, found {self.encoders}; the default "
                 "is ['shared']."
             )
-        names = list(self.tasks or (ONLY_TASK,))
+        names = self.task_names
         for name in names:
             # A task's modules stand below its name.
             if not re.fullmatch(r"[\w-]+", name) or hasattr(nn.ModuleDict(), name):

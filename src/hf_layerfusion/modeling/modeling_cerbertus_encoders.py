@@ -55,7 +55,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
             encoder.pooler = None  # of the tasks that want one
         # One configuration object for all and for every layer; a wrapped one has forgotten which attention it uses.
         config.encoder_config = encoder.config
-        tasks = list(config.task_configs)
+        tasks = config.task_names
         slots = [
             slot(kind, task) for kind in config.encoders for task in (tasks if kind == "own" else tasks[:1])
         ]
@@ -173,8 +173,10 @@ class CerbertusModel(CerbertusPreTrainedModel):
         self, task: str, inputs: Mapping[str, torch.Tensor], with_layers: bool, **kwargs: Any
     ) -> tuple[list[dict[str, LayerStates]], BaseModelOutput]:
         """As `encode` with the whole batch for one task; `hidden_states` and `attentions` only where asked."""
-        if task not in self.config.task_configs:
-            raise ValueError(f"`task` must be one of {list(self.config.task_configs)}, found {task!r}.")
+        if task not in self.config.task_names:
+            raise ValueError(
+                f"`task` must be one of {self.config.task_names}, found {task!r}; the model has no other."
+            )
         asked = kwargs.pop("output_hidden_states", None)
         asked = self.config.output_hidden_states if asked is None else asked
         if kwargs.get("output_attentions") is None:
