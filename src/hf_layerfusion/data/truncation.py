@@ -22,7 +22,7 @@ def encode(
 
     Of a pair, the longer text is cut first, down to the length of the shorter, then both alike, as transformers'
     `longest_first` does. With `cut="middle"` a text that has room for n tokens keeps n · 128 / 510 from its beginning
-    and the rest from its end (Sun et al. 2019, section 5.3.1: 128 and 382 of 510, their best).
+    and the rest from its end (Sun et al. 2019, head+tail: 128 and 382 of 510).
 
     Args:
         tokenizer: a tokenizer that knows which token is of which text (a "fast" one).

@@ -45,7 +45,7 @@ class TaskMixing(ABC):
 
 
 class Shuffled(TaskMixing):
-    """Every batch of every task once an epoch, in random order (SerBERTus, section 4; MT-DNN, algorithm 1)."""
+    """Every batch of every task once an epoch, in random order (SerBERTus, section 3; MT-DNN, algorithm 1)."""
 
     def steps(self, epoch: int, generator: torch.Generator) -> list[Step]:
         steps: list[Step] = [(task,) for task, count in self.num_batches.items() for _ in range(count)]
@@ -123,8 +123,8 @@ class Temperature(Proportional):
 
 
 class Annealed(Proportional):
-    """Drawn by an exponent that falls from 1 in the first epoch to 0.2 in the last (Stickland and Murray 2019,
-    section 4.1: 1 - 0.8 (e - 1) / (E - 1)), so that training ends near to all tasks alike."""
+    """Drawn by an exponent that falls from 1 in the first epoch to 0.2 in the last (Stickland and Murray 2019:
+    1 - 0.8 (e - 1) / (E - 1)), so that training ends near to all tasks alike."""
 
     def exponent(self, epoch: int) -> float:
         return 1 - 0.8 * min(epoch / max(self.num_epochs - 1, 1), 1.0)
