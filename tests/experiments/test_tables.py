@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from transformers import HfArgumentParser
 
+from hf_layerfusion import CerbertusConfig
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments import tables
 from hf_layerfusion.experiments.document import filled
 from hf_layerfusion.experiments.models import model_settings
-from hf_layerfusion.experiments.recipes import RECIPES
+from hf_layerfusion.experiments.recipes import MULTITASK_CLASSES, RECIPES, arguments_of, task_entries
 from hf_layerfusion.experiments.runner import pending_runs
 from hf_layerfusion.experiments.tables import Table, format_csv, format_markdown, read_rows, table_names
+from hf_layerfusion.experiments.tasks import make_tasks
+from tests.tiny import tiny_config
 
 
-@pytest.mark.parametrize("name", table_names())
+@pytest.mark.parametrize("name", [name for name in table_names() if Table.load(name).recipe != "multitask"])
 def test_every_run_of_a_table_is_made_of_settings_that_exist(name, tmp_path):
     table = Table.load(name)
     parser = HfArgumentParser(RECIPES[table.recipe].arguments)
@@ -26,6 +29,26 @@ def test_every_run_of_a_table_is_made_of_settings_that_exist(name, tmp_path):
     for run in runs:
         model_arguments, _, _ = parser.parse_dict({**run.settings, "output_dir": str(tmp_path)})
         model_settings(model_arguments)
+
+
+@pytest.mark.parametrize("name", [name for name in table_names() if Table.load(name).recipe == "multitask"])
+def test_every_run_over_several_tasks_is_a_model_that_can_be_built(name, tmp_path):
+    encoder = tiny_config("bert", num_hidden_layers=6)
+    labels = {"sst5": list("abcde"), "quora": ["0", "1"], "cfimdb": ["0", "1"]}
+    for run in Table.load(name).runs():
+        model_arguments, data_arguments, _ = HfArgumentParser(MULTITASK_CLASSES).parse_dict(
+            {**arguments_of(run.settings), "output_dir": str(tmp_path)}
+        )
+        tasks = make_tasks(task_entries(run.settings), tmp_path, data_arguments)
+        CerbertusConfig(
+            encoder_config=encoder.to_dict(),
+            encoders=model_arguments.encoders,
+            num_task_layers=model_arguments.num_task_layers,
+            tasks={
+                task.name: task.settings | ({"labels": labels[task.name]} if task.name in labels else {})
+                for task in tasks.values()
+            },
+        )
 
 
 def test_tables_of_one_group_agree_on_the_rows_they_share():

@@ -114,6 +114,15 @@ def task_entries(settings: Settings) -> dict[str, dict[str, Any]]:
     return {name: {**settings["tasks"][name], **changes.get(name, {})} for name in names}
 
 
+def arguments_of(settings: Settings) -> Settings:
+    """The settings of a run over several tasks that are arguments of the script."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in ("tasks", "task_settings", "only_tasks")
+    }
+
+
 def _train_tasks(settings: Settings, fold: int | None, data_dir: Path) -> dict[str, Any]:
     entries = task_entries(settings)
     plain = {
