@@ -144,7 +144,7 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         name = self.config.default_task if task is None else task
         head = self.head_of(name)
         batch = flatten_pairs(inputs, name, head.task.is_siamese)
-        (states,), outputs = self.model.encode_one(name, batch, head.reads_layers, **kwargs)
+        states, outputs = self.model.encode_one(name, batch, head.reads_layers, **kwargs)
         answer = head(states, batch.get("attention_mask"), labels)
         return SequenceClassifierOutput(
             loss=answer.loss,

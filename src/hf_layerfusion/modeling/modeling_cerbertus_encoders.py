@@ -107,29 +107,22 @@ class CerbertusModel(CerbertusPreTrainedModel):
                 f"`inputs_embeds` must be left out where there are {len(self.encoders)} encoders, each of which has "
                 "embeddings of its own; give `input_ids`."
             )
-        found: dict[str, list[LayerStates]] = {}
+        found: list[dict[str, LayerStates]] = [{} for _ in routes]
         first = None
         for kind in self.config.encoders:
-            if kind == "own":  # sees its task's rows only
-                runs: list[tuple[Mapping[str, torch.Tensor], Sequence[Route]]] = [
-                    (
-                        {name: value[route.rows] for name, value in inputs.items()},
-                        [route._replace(rows=ALL_ROWS)],
-                    )
-                    for route in routes
-                ]
-            else:
-                runs = [(inputs, routes)]
-            found[kind] = []
-            for batch, here in runs:
+            num_layers = self.config.num_task_layers if kind == "shared" else 0
+            # An encoder of a task's own sees the task's rows, the others all.
+            for group in [[index] for index in range(len(routes))] if kind == "own" else [range(len(routes))]:
+                here, batch = [routes[index] for index in group], inputs
+                if kind == "own":
+                    batch = {name: value[here[0].rows] for name, value in inputs.items()}
+                    here = [here[0]._replace(rows=ALL_ROWS)]
                 encoder = self.encoders[slot(kind, here[0].task)]
-                num_layers = self.config.num_task_layers if kind == "shared" else 0
                 outputs, states = run_routed(encoder, batch, here, num_layers, with_layers, **kwargs)
-                found[kind] += states
+                for index, each in zip(group, states, strict=True):
+                    found[index][kind] = each
                 first = first or outputs
-        return [
-            {kind: states[index] for kind, states in found.items()} for index in range(len(routes))
-        ], first
+        return found, first
 
     @can_return_tuple
     def forward(
@@ -165,14 +158,18 @@ class CerbertusModel(CerbertusPreTrainedModel):
             task or self.config.default_task,
             is_siamese=False,
         )
-        (states,), outputs = self.encode_one(task or self.config.default_task, inputs, False, **kwargs)
+        states, outputs = self.encode_one(task or self.config.default_task, inputs, False, **kwargs)
         outputs["last_hidden_state"] = torch.cat([each.last for each in states.values()], dim=-1)
         return outputs
 
     def encode_one(
         self, task: str, inputs: Mapping[str, torch.Tensor], with_layers: bool, **kwargs: Any
-    ) -> tuple[list[dict[str, LayerStates]], BaseModelOutput]:
-        """As `encode` with the whole batch for one task; `hidden_states` and `attentions` only where asked."""
+    ) -> tuple[dict[str, LayerStates], BaseModelOutput]:
+        """As `encode` with the whole batch for one task; `hidden_states` and `attentions` only where asked.
+
+        Raises:
+            ValueError: if there is no such task.
+        """
         if task not in self.config.task_names:
             raise ValueError(
                 f"`task` must be one of {self.config.task_names}, found {task!r}; the model has no other."
@@ -183,7 +180,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
             kwargs["output_attentions"] = self.config.output_attentions
         shown = selected_states(asked, self.config.num_hidden_layers)
         route = Route(task, ALL_ROWS, len(next(iter(inputs.values()))))
-        states, outputs = self.encode(inputs, [route], with_layers or bool(shown), **kwargs)
+        (states,), outputs = self.encode(inputs, [route], with_layers or bool(shown), **kwargs)
         hidden_states = outputs.get("hidden_states")
         if shown:
             hidden_states = tuple(state if i in shown else None for i, state in enumerate(hidden_states))
