@@ -1,0 +1,140 @@
+"""Passes of a model over one batch: the clean one, and others beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import chain, repeat
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+from hf_layerfusion.losses.generators import GeneratorStates
+from hf_layerfusion.losses.noise import EmbeddingNoise, LayerNoise, NoisePoint
+from hf_layerfusion.losses.outputs import Batch, ByTask, problem_types, task_logits, task_losses
+
+
+class Passes:
+    """Runs the clean pass of a batch, and others over the same batch, with the same dropout masks unless asked
+    otherwise.
+
+    Args:
+        model: the model, bare or wrapped for several processes. Only the clean pass goes through the wrapper: what DDP
+            does in a pass, it must do once a backward.
+        inputs: the batch, as the model takes it.
+        layers: numbers of the layers that noise will be added to, 0 the word embeddings.
+        losses: the losses of a batch by task, given its inputs and outputs; the model's own by default.
+        low_memory: no pass keeps its activations; each is run again in the backward, the last first, so that there
+            are never more than those of one. The gradients are the same.
+
+    Attributes:
+        outputs: what the clean pass put out.
+
+    Raises:
+        UserError: a model that noise cannot be added to.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        layers: Collection[int] = (),
+        losses: Callable[[Batch, Any], ByTask] = task_losses,
+        low_memory: bool = False,
+    ) -> None:
+        self.module: Any = extract_model_from_parallel(model)
+        self.inputs = inputs
+        self.low_memory = low_memory
+        self._losses = losses
+        self._points: dict[int, NoisePoint] = {
+            layer: LayerNoise(self.module, layer) if layer else EmbeddingNoise(self.module)
+            for layer in sorted(set(layers))
+        }
+        self._start = GeneratorStates.now(next(self.module.parameters()).device)
+        with ExitStack() as stack:
+            for point in self._points.values():
+                stack.enter_context(point.recording())
+            self.outputs = self._run(chain([model], repeat(self.module)), [nullcontext, self._start.replayed])
+
+    def point(self, layer: int) -> NoisePoint:
+        """Where noise on `layer` enters."""
+        return self._points[layer]
+
+    def again(self, noise: Sequence[Tensor] | None = None, layer: int = 0, same_dropout: bool = True) -> Any:
+        """What a further pass puts out.
+
+        Args:
+            noise: a tensor for each place of `point(layer)`; none is added by default.
+            layer: where it is added.
+            same_dropout: whether the dropout masks are those of the clean pass, or drawn anew.
+        """
+        start = self._start if same_dropout else GeneratorStates.now(self._start.device)
+        first = start.replayed if same_dropout else nullcontext
+        adding = None if noise is None else (lambda: self._points[layer].adding(noise, same_dropout))
+        return self._run(repeat(self.module), [first, start.replayed], adding)
+
+    def noise_gradient(
+        self,
+        noise: Sequence[Tensor],
+        objective: Callable[[Any], Tensor],
+        layer: int = 0,
+        same_dropout: bool = True,
+    ) -> list[Tensor]:
+        """The gradient by `noise` of `objective`, a scalar of the outputs; none by the weights is computed."""
+        leaves = [each.detach().requires_grad_() for each in noise]
+        with frozen(self.module), ExitStack() as stack:
+            if same_dropout:
+                stack.enter_context(self._start.replayed())
+            stack.enter_context(self._points[layer].adding(leaves, same_dropout))
+            value = objective(self.module(**self.inputs))
+            # Still frozen: layers that the model itself checkpoints are run again here.
+            return list(torch.autograd.grad(value, leaves, materialize_grads=True))
+
+    def logits(self, outputs: Any) -> ByTask:
+        """The logits `[B, num_labels]` of each task in what a pass put out."""
+        return task_logits(self.inputs, outputs)
+
+    def losses(self, outputs: Any) -> ByTask:
+        """The loss of each task in what a pass put out."""
+        return self._losses(self.inputs, outputs)
+
+    def problem_types(self) -> dict[str, str]:
+        """What each task of the batch is about."""
+        return problem_types(self.module.config, self.inputs)
+
+    def _run(
+        self,
+        targets: Iterator[nn.Module],
+        dropout: Sequence[Callable[[], Any]],
+        adding: Callable[[], Any] | None = None,
+    ) -> Any:
+        """A pass, by the first of `targets` under the first of `dropout`; run again in the backward, by the second
+        ones."""
+        masks = chain(dropout, repeat(dropout[-1]))
+
+        def run() -> Any:
+            with next(masks)(), (adding or nullcontext)():
+                return next(targets)(**self.inputs)
+
+        if not (self.low_memory and torch.is_grad_enabled()):
+            return run()
+        # Stopping early would leave the model in the middle of a pass.
+        with set_checkpoint_early_stop(False):
+            return checkpoint(run, use_reentrant=False, preserve_rng_state=False)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No gradients by the weights of `module` inside the block. A pass then keeps less, and takes none of the copies of
+    the weights that autocast made before."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_()

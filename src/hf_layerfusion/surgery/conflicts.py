@@ -1,0 +1,50 @@
+"""How often, and how far, the gradients of tasks point against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+
+def cosines(gramian: Tensor) -> Tensor:
+    """Cosines of the angles between the tasks' gradients, `[T, T]`, from their inner products; 0 beside a gradient of
+    zero."""
+    norms = gramian.diagonal().sqrt()
+    products = norms[:, None] * norms
+    return torch.where(products > 0, gramian / products, 0)
+
+
+class ConflictStatistics:
+    """Sums up the conflicts of the steps since they were last logged."""
+
+    def __init__(self) -> None:
+        self._cosines: dict[tuple[str, str], list[float]] = {}
+        self._any: list[bool] = []
+
+    def update(self, tasks: Sequence[str], gramian: Tensor) -> None:
+        """Counts a step: the Gram matrix `[T, T]` of the gradients of `tasks`."""
+        angles = cosines(gramian)
+        found = {(tasks[i], tasks[j]): angles[i, j].item() for i, j in combinations(range(len(tasks)), 2)}
+        for (first, second), cosine in found.items():
+            self._cosines.setdefault((min(first, second), max(first, second)), []).append(cosine)
+        self._any.append(any(cosine < 0 for cosine in found.values()))
+
+    def logs(self) -> dict[str, float]:
+        """What to log, after which counting begins anew; nothing if no step was counted.
+
+        Returns:
+            `cosine_<task>_<task>`: the mean over the steps in which both were trained. `conflict_<task>_<task>`: the
+            share of these steps in which it was negative. `conflict`: the share of steps with any such pair.
+        """
+        logs = {}
+        for (first, second), values in sorted(self._cosines.items()):
+            logs[f"cosine_{first}_{second}"] = sum(values) / len(values)
+            logs[f"conflict_{first}_{second}"] = sum(value < 0 for value in values) / len(values)
+        if self._any:
+            logs["conflict"] = sum(self._any) / len(self._any)
+        self._cosines.clear()
+        self._any.clear()
+        return logs
