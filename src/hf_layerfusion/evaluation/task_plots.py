@@ -72,7 +72,7 @@ def plot_distributions(
             axes.set_xticks(places, [shortened(name) for name in names])
             axes.set_xlabel("class")
         else:
-            edges = np.histogram_bin_edges(np.concatenate([labels, predictions]), bins=20)
+            edges = np.histogram_bin_edges(np.concatenate([labels, predictions]), bins=20).tolist()
             sides = _sides(labels, predictions, 0)
             axes.hist([values for _, values, _, _ in sides], edges, label=[side[2] for side in sides],
                       color=[side[3] for side in sides])  # fmt: skip

@@ -1,5 +1,6 @@
 """Keeps and draws what the layers hold after chosen epochs, of one run or of two side by side."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def read_states(folder: Path) -> dict[str, Any]:
     return {str(content["title"]): content for content in stored}
 
 
-def plot_states(folder: Path, beside: dict[str, Any], names: list[str], path: Path) -> None:
+def plot_states(folder: Path, beside: dict[str, Any], names: Sequence[str], path: Path) -> None:
     """Draws the states of a run, and below them those of the run beside it."""
     stored = {**read_states(folder), **beside}
     first = next(iter(stored.values()))

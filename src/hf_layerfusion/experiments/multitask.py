@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedTokenizerBase, set_seed
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from hf_layerfusion import CerbertusConfig, CerbertusForMultitask, parameter_counts
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.experiments.models import load_tokenizer, loading_options, one_line, resolve_path
@@ -24,9 +25,6 @@ from hf_layerfusion.experiments.multitask_arguments import (
 from hf_layerfusion.experiments.prepare import PreparedData
 from hf_layerfusion.experiments.run import resume_point
 from hf_layerfusion.experiments.tasks import PREDICT, Task, make_tasks, prepare_task, tokenize_task
-from hf_layerfusion.modeling.configuration_cerbertus import CerbertusConfig
-from hf_layerfusion.modeling.modeling_cerbertus import CerbertusForMultitask
-from hf_layerfusion.modeling.parameter_counts import ParameterCounts, parameter_counts
 from hf_layerfusion.training.multitask_evaluation import BEST_OF_TASK
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
@@ -214,9 +212,9 @@ def _best_of_each(trainer: LayerFusionTrainer, data: MultitaskData) -> dict[str,
 
 def architecture_counts(
     arguments: MultitaskModelArguments, tasks: dict[str, Task]
-) -> list[tuple[str, ParameterCounts]]:
-    """Parameters of the architectures in which the tasks could share an encoder (SerBERTus, Tables 6 and 7), by name;
-    no weight is loaded.
+) -> dict[str, dict[str, Any]]:
+    """Parameters of the architectures in which the tasks could share an encoder (SerBERTus, Tables 6 and 7), by name,
+    as the fields of `ParameterCounts`; no weight is loaded.
 
     Raises:
         UserError: if the encoder's configuration cannot be loaded, or a task does not fit it.
@@ -232,6 +230,6 @@ def architecture_counts(
             CerbertusConfig(encoder_config=encoder, tasks=settings, encoders=encoders, num_task_layers=k)
             for encoders, k in shapes
         ]
-        return [(config.variant, parameter_counts(config)) for config in configs]
+        return {config.variant: parameter_counts(config)._asdict() for config in configs}
     except (OSError, ValueError) as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_layerfusion import parameter_counts
 from hf_layerfusion.evaluation.errors import worst_mistakes
 from hf_layerfusion.evaluation.plots import plot_confusion_matrix, plot_regression, plot_training_curves
 from hf_layerfusion.evaluation.predictions import write_course_predictions, write_predictions
@@ -23,7 +24,6 @@ from hf_layerfusion.experiments.tasks import Task
 from hf_layerfusion.hub.card import CardFacts, build_card, library_environment
 from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name
 from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
-from hf_layerfusion.modeling.parameter_counts import parameter_counts
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 SHOWN_MISTAKES = 5

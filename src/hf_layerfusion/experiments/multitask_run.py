@@ -63,14 +63,14 @@ def train_tasks(
     with training_arguments.main_process_first(desc="preparing the texts"):
         data = prepare_multitask(entries, folder, model_arguments, data_arguments)
     if data_arguments.dry_run:
-        counts = architecture_counts(model_arguments, data.tasks)
-        return {variant: count._asdict() for variant, count in counts}
+        return architecture_counts(model_arguments, data.tasks)
     top = Path(str(training_arguments.output_dir))
     seeds = training_arguments.seeds or [training_arguments.seed]
     runs = []
     for seed in seeds:
         run_folder = top if len(seeds) == 1 else top / f"seed-{seed}"
-        arguments = dataclasses.replace(training_arguments, seed=seed, output_dir=str(run_folder))
+        changes: dict[str, Any] = {"seed": seed, "output_dir": str(run_folder)}
+        arguments = dataclasses.replace(training_arguments, **changes)
         runs.append(
             _train_in_folder(run_folder, top, data, settings, model_arguments, data_arguments, arguments)
         )

@@ -21,7 +21,12 @@ from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.plots import plot_confusion_matrix, plot_regression, plot_training_curves
 from hf_layerfusion.evaluation.predictions import write_predictions
 from hf_layerfusion.evaluation.significance import mean_sd
-from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, RunTrainingArguments
+from hf_layerfusion.experiments.arguments import (
+    DataArguments,
+    EncoderArguments,
+    ModelArguments,
+    RunTrainingArguments,
+)
 from hf_layerfusion.experiments.layer_states import (
     PLOT_FILE,
     LayerStates,
@@ -30,6 +35,7 @@ from hf_layerfusion.experiments.layer_states import (
 )
 from hf_layerfusion.experiments.layers import layers_section, measure_layers
 from hf_layerfusion.experiments.models import load_model, load_tokenizer
+from hf_layerfusion.experiments.multitask_arguments import MultitaskDataArguments
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.report import RunResult, card_facts, texts_and_labels
 from hf_layerfusion.hub.card import build_card
@@ -71,7 +77,9 @@ def check_output_dir(arguments: RunTrainingArguments, settings: dict[str, Any]) 
 
 
 def run_settings(
-    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: RunTrainingArguments
+    model_arguments: EncoderArguments,
+    data_arguments: DataArguments | MultitaskDataArguments,
+    training_arguments: RunTrainingArguments,
 ) -> dict[str, Any]:
     """The settings of a run that its results depend on, as JSON; no token, no folder of outputs."""
     training = json.loads(training_arguments.to_json_string())

@@ -198,11 +198,11 @@ def read_rows(table: Table, results: Path) -> list[Row]:
             stored.setdefault(run.variant, {})[run.name] = content
     rows = []
     for variant, runs in stored.items():
-        row = table.variants[variant]
+        declared = table.variants[variant]
         contents = list(runs.values())
         values = _values(table, contents)
         difference, verdict = None, ""
-        baseline = row.get("baseline", table.baseline)
+        baseline = declared.get("baseline", table.baseline)
         if baseline in stored and variant != baseline:
             difference = _compare(table, variant, stored[baseline], runs)
             if "folds" not in contents[0]["settings"]:
@@ -214,7 +214,7 @@ def read_rows(table: Table, results: Path) -> list[Row]:
                 {metric: _values(table, contents, metric) for metric in table.also},
                 difference,
                 verdict,
-                row.get("figure", ""),
+                declared.get("figure", ""),
                 contents[0]["parameters"],
                 mean_sd([content["training_seconds"] for content in contents])[0],
             )

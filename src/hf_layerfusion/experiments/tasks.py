@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from hf_layerfusion import TaskConfig
 from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.tables import row_number, values
 from hf_layerfusion.data.truncation import encode
@@ -20,7 +21,6 @@ from hf_layerfusion.experiments.arguments import PairDataArguments
 from hf_layerfusion.experiments.models import one_line
 from hf_layerfusion.experiments.multitask_arguments import MultitaskDataArguments
 from hf_layerfusion.experiments.prepare import PreparedData, encode_splits, prepare
-from hf_layerfusion.modeling.task_config import TaskConfig
 from hf_layerfusion.training.task_data import SWAPPED
 
 PREDICT = "predict"
