@@ -1,0 +1,52 @@
+"""The combiners by name, and a combiner as JSON."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from hf_layerfusion.ensembling.combiners import AverageLogits, AverageProbabilities, Combiner, MajorityVote
+from hf_layerfusion.ensembling.fitted import Greedy, GreedyReplacement, Stacked, TaskBased
+from hf_layerfusion.errors import UserError
+
+COMBINERS: dict[str, type[Combiner]] = {
+    "majority_vote": MajorityVote,
+    "average_logits": AverageLogits,
+    "average_probabilities": AverageProbabilities,
+    "task_based": TaskBased,
+    "greedy": Greedy,
+    "greedy_replacement": GreedyReplacement,
+    "stacked": Stacked,
+}
+_NAMES = {combiner: name for name, combiner in COMBINERS.items()}
+
+
+def make_combiner(name: str, **fields: Any) -> Combiner:
+    """The combiner of that name.
+
+    Raises:
+        UserError: an unknown name, or a field that it does not have.
+    """
+    if name not in COMBINERS:
+        raise UserError(
+            f"a combiner must be one of {', '.join(COMBINERS)}, found {name!r}; name one of them."
+        )
+    known = {field.name for field in dataclasses.fields(COMBINERS[name])}  # type: ignore[arg-type]
+    unknown = sorted(fields.keys() - known)
+    if unknown:
+        raise UserError(f"the combiner {name} has no setting {unknown[0]!r}, found one; leave it out.")
+    return COMBINERS[name](**fields)
+
+
+def combiner_to_json(combiner: Combiner) -> dict[str, Any]:
+    """A combiner with what it has learned, for `combiner_from_json`."""
+    return {"name": _NAMES[type(combiner)], **dataclasses.asdict(combiner)}  # type: ignore[call-overload]
+
+
+def combiner_from_json(entry: Mapping[str, Any]) -> Combiner:
+    """Reads what `combiner_to_json` wrote.
+
+    Raises:
+        UserError: as `make_combiner`.
+    """
+    fields = dict(entry)
+    return make_combiner(str(fields.pop("name", None)), **fields)
