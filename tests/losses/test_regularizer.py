@@ -107,6 +107,11 @@ def test_several_tasks_are_each_one_by_itself(settings, name):
             torch.testing.assert_close(alone.losses[task], together.losses[task], rtol=1e-4, atol=1e-5)
     got = gradients(model, torch.stack(list(together.losses.values())).sum())
     assert all(torch.isfinite(each).all() for each in got.values())
+    torch.manual_seed(0)
+    term = REGULARIZERS[name](**settings)
+    lean = regularized_pass(model, {"tasks": batches}, [term], low_memory=True)
+    for parameter, gradient in gradients(model, torch.stack(list(lean.losses.values())).sum()).items():
+        torch.testing.assert_close(gradient, got[parameter], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("layer", [0, 1])

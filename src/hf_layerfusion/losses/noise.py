@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.losses.generators import GeneratorStates
+from hf_layerfusion.losses.layers import find_encoders, find_layers, replaced_forward
 
 
 class Place(NamedTuple):
@@ -179,9 +179,8 @@ class LayerNoise(NoisePoint):
         with ExitStack() as stack:
             for below in self._below:
                 for layer in below:
-                    # The instance's own comes before its class's; hooks on the layer run as ever.
-                    layer.forward = recorded(self._outputs[layer], layer is below[-1])
-                    stack.callback(delattr, layer, "forward")
+                    forward = recorded(self._outputs[layer], layer is below[-1])
+                    stack.enter_context(replaced_forward(layer, forward))
             yield
 
 
@@ -197,44 +196,3 @@ def _hooked(modules: Sequence[nn.Module], hook: Callable[..., Any]) -> Iterator[
     finally:
         for handle in handles:
             handle.remove()
-
-
-def find_encoders(model: nn.Module) -> list[PreTrainedModel]:
-    """The transformers models inside `model` that hold no further one.
-
-    Raises:
-        UserError: there is none.
-    """
-    models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    outer = {
-        module
-        for module in models
-        for inner in module.modules()
-        if inner is not module and isinstance(inner, PreTrainedModel)
-    }
-    if not models:
-        raise UserError(
-            f"noise needs a transformers PreTrainedModel, found {type(model).__name__} without one inside; wrap the "
-            "encoder in one"
-        )
-    return [module for module in models if module not in outer]
-
-
-def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
-    """The list of an encoder's L layers.
-
-    Raises:
-        UserError: unless there is exactly one.
-    """
-    depth = encoder.config.num_hidden_layers
-    lists = [
-        module for module in encoder.modules() if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
-    nested = {inner for outer in lists for inner in outer.modules() if inner is not outer}
-    lists = [found for found in lists if found not in nested]
-    if len(lists) != 1:
-        raise UserError(
-            f"noise behind a layer needs an encoder whose {depth} layers stand in one list, found {len(lists)} such "
-            f"lists in '{encoder.config.model_type}'; set the layer to 0, the word embeddings"
-        )
-    return lists[0]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import chain, repeat
 from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from hf_layerfusion.losses.generators import GeneratorStates
+from hf_layerfusion.losses.layers import checkpointed
 from hf_layerfusion.losses.noise import EmbeddingNoise, LayerNoise, NoisePoint
 from hf_layerfusion.losses.outputs import Batch, ByTask, problem_types, task_logits, task_losses
 
@@ -27,8 +26,8 @@ class Passes:
         inputs: the batch, as the model takes it.
         layers: numbers of the layers that noise will be added to, 0 the word embeddings.
         losses: the losses of a batch by task, given its inputs and outputs; the model's own by default.
-        low_memory: no pass keeps its activations; each is run again in the backward, the last first, so that there
-            are never more than those of one. The gradients are the same.
+        low_memory: the encoders' layers keep no activations; each is run again in the backward, with the same
+            gradients.
 
     Attributes:
         outputs: what the clean pass put out.
@@ -55,9 +54,10 @@ class Passes:
         }
         self._start = GeneratorStates.now(next(self.module.parameters()).device)
         with ExitStack() as stack:
+            stack.enter_context(self._sparing())
             for point in self._points.values():
                 stack.enter_context(point.recording())
-            self.outputs = self._run(chain([model], repeat(self.module)), [nullcontext, self._start.replayed])
+            self.outputs = model(**inputs)
 
     def point(self, layer: int) -> NoisePoint:
         """Where noise on `layer` enters."""
@@ -71,10 +71,13 @@ class Passes:
             layer: where it is added.
             same_dropout: whether the dropout masks are those of the clean pass, or drawn anew.
         """
-        start = self._start if same_dropout else GeneratorStates.now(self._start.device)
-        first = start.replayed if same_dropout else nullcontext
-        adding = None if noise is None else (lambda: self._points[layer].adding(noise, same_dropout))
-        return self._run(repeat(self.module), [first, start.replayed], adding)
+        with ExitStack() as stack:
+            stack.enter_context(self._sparing())
+            if same_dropout:
+                stack.enter_context(self._start.replayed())
+            if noise is not None:
+                stack.enter_context(self._points[layer].adding(noise, same_dropout))
+            return self.module(**self.inputs)
 
     def noise_gradient(
         self,
@@ -105,25 +108,8 @@ class Passes:
         """What each task of the batch is about."""
         return problem_types(self.module.config, self.inputs)
 
-    def _run(
-        self,
-        targets: Iterator[nn.Module],
-        dropout: Sequence[Callable[[], Any]],
-        adding: Callable[[], Any] | None = None,
-    ) -> Any:
-        """A pass, by the first of `targets` under the first of `dropout`; run again in the backward, by the second
-        ones."""
-        masks = chain(dropout, repeat(dropout[-1]))
-
-        def run() -> Any:
-            with next(masks)(), (adding or nullcontext)():
-                return next(targets)(**self.inputs)
-
-        if not (self.low_memory and torch.is_grad_enabled()):
-            return run()
-        # Stopping early would leave the model in the middle of a pass.
-        with set_checkpoint_early_stop(False):
-            return checkpoint(run, use_reentrant=False, preserve_rng_state=False)
+    def _sparing(self) -> Any:
+        return checkpointed(self.module) if self.low_memory and torch.is_grad_enabled() else nullcontext()
 
 
 @contextmanager

@@ -104,8 +104,8 @@ def regularized_pass(
         regularizers: the terms.
         step: number of the optimizer step, for terms that are not added at each.
         losses: the losses of a batch by task, given its inputs and outputs; the model's own by default.
-        low_memory: keep the activations of no pass, but run each again in the backward: the same gradients, for the
-            memory of one plain pass and about a quarter more time.
+        low_memory: the encoders' layers keep no activations, but are run again in the backward: the same gradients, in
+            less memory than a plain step's, for a quarter more time.
 
     Raises:
         UserError: a model or a batch that a term cannot be made of.

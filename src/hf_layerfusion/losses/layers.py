@@ -1,0 +1,90 @@
+"""The encoders inside a model and their layers: found, replaced for a pass, and run without keeping activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from hf_layerfusion.errors import UserError
+
+
+def find_encoders(model: nn.Module) -> list[PreTrainedModel]:
+    """The transformers models inside `model` that hold no further one.
+
+    Raises:
+        UserError: there is none.
+    """
+    models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    inner = [module for module in models if not _holds(module, PreTrainedModel)]
+    if not inner:
+        raise UserError(
+            f"further passes need a transformers PreTrainedModel, found {type(model).__name__} without one inside; "
+            "wrap the encoder in one"
+        )
+    return inner
+
+
+def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
+    """The list of an encoder's L layers.
+
+    Raises:
+        UserError: unless there is exactly one.
+    """
+    depth = encoder.config.num_hidden_layers
+    lists = [found for found in _outermost_lists(encoder) if len(found) == depth]
+    if len(lists) != 1:
+        raise UserError(
+            f"noise behind a layer needs an encoder whose {depth} layers stand in one list, found {len(lists)} such "
+            f"lists in '{encoder.config.model_type}'; set the layer to 0, the word embeddings"
+        )
+    return lists[0]
+
+
+@contextmanager
+def checkpointed(model: nn.Module) -> Iterator[None]:
+    """The layers of all encoders keep no activations but their inputs in a pass inside the block, and are run again in
+    its backward; where the model checkpoints its layers itself, nothing changes."""
+    with ExitStack() as stack:
+        for encoder in find_encoders(model):
+            for layer in _to_checkpoint(encoder):
+                forward = partial(checkpoint, layer.forward, use_reentrant=False)
+                stack.enter_context(replaced_forward(layer, forward))
+        yield
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """`module` runs `forward` inside the block in place of its own; its hooks run as ever."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
+
+
+def _to_checkpoint(encoder: nn.Module) -> list[nn.Module]:
+    marked = [module for module in encoder.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if marked:
+        return [layer for layer in marked if not layer.gradient_checkpointing]
+    return [layer for layers in _outermost_lists(encoder) for layer in layers]
+
+
+def _outermost_lists(encoder: nn.Module) -> list[nn.ModuleList]:
+    lists = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
+    nested = {inner for outer in lists for inner in outer.modules() if inner is not outer}
+    return [found for found in lists if found not in nested]
+
+
+def _holds(module: nn.Module, kind: type) -> bool:
+    return any(isinstance(inner, kind) for inner in module.modules() if inner is not module)
