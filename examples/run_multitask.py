@@ -15,7 +15,7 @@ from hf_layerfusion.experiments.multitask_arguments import (
     MultitaskTrainingArguments,
 )
 from hf_layerfusion.experiments.multitask_run import train_tasks
-from hf_layerfusion.experiments.script import parse_arguments, print_outputs, run_script
+from hf_layerfusion.experiments.script import parse_arguments, print_groups, print_outputs, run_script
 
 
 def main() -> None:
@@ -25,11 +25,12 @@ def main() -> None:
     results = train_tasks(model_arguments, data_arguments, training_arguments)
     if training_arguments.process_index != 0:
         return
-    if data_arguments.dry_run:
-        for variant, counts in results.items():
+    if training_arguments.dry_run:
+        for variant, counts in results["architectures"].items():
             parts = {"shared": counts["shared"], "frozen": counts["frozen"], **counts["tasks"]}
             listed = ", ".join(f"{name} {number:,}" for name, number in parts.items())
             print(f"{variant:16} {counts['total']:>13,}: {listed}")
+        print_groups(results["groups"])
         return
     print_outputs(results, Path(training_arguments.output_dir))
 

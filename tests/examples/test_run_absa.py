@@ -326,3 +326,14 @@ def test_layers_are_drawn_at_epochs_beside_the_baseline_s(call, tmp_path, files)
     assert "plots/layer_states.png" in (tmp_path / "lstm" / "README.md").read_text(encoding="utf-8")
     with pytest.raises(UserError, match="other texts than this run validates on"):
         call(tmp_path / "other", "--plot_layers", "1", plot_layers_beside=tmp_path / "base")
+
+
+def test_a_dry_run_shows_the_groups_and_writes_nothing(call, tmp_path):
+    groups = call(tmp_path / "run", "--dry_run", layer_decay=0.9, fusion_learning_rate=0.01)["groups"]
+    rates = {row[0]: row[1] for row in groups}
+    assert rates["layer_3"] == "0.003"
+    assert rates["layer_2"] == "0.0027"
+    assert rates["fusion"] == "0.01"
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="excludes --folds"):
+        call(tmp_path / "run", "--dry_run", folds=3)

@@ -210,12 +210,15 @@ def test_siamese_tasks_are_trained_on_texts_that_stand_apart(call, tmp_path, fol
 
 
 def test_dry_run_counts_parameters_as_the_models_have_them(call, tmp_path, run):
-    counts = call(tmp_path / "run", "--dry_run")
+    answer = call(tmp_path / "run", "--dry_run", layer_decay=0.5)
+    counts = answer["architectures"]
     assert list(counts) == [
         "multi", "cerbertus-1", "cerbertus-2", "cerbertus-3", "cerbertus-4", "triple", "multi-triple", "multi-static",
     ]  # fmt: skip
     weights = load_file(run[0] / "model.safetensors")
     assert counts["cerbertus-2"]["total"] == sum(value.numel() for value in weights.values())
+    assert [row[0] for row in answer["groups"]][:2] == ["embeddings", "embeddings_no_decay"]
+    assert sum(int(row[4].replace(",", "")) for row in answer["groups"]) == counts["cerbertus-2"]["total"]
     assert not (tmp_path / "run").exists()
 
 

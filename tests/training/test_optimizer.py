@@ -6,10 +6,17 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel, BertModel, PreTrainedModel, Trainer
+from transformers import AutoModel, AutoModelForSequenceClassification, BertModel, PreTrainedModel, Trainer
 
+from hf_layerfusion import CerbertusConfig, CerbertusForMultitask
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.optimizer import encoder_parameter_ids, epoch_decay_schedule, parameter_groups
+from hf_layerfusion.training.optimizer import (
+    epoch_decay_schedule,
+    freeze_encoder,
+    group_rows,
+    parameter_groups,
+)
+from hf_layerfusion.training.places import parameter_places
 from tests.tiny import tiny_config
 from tests.training.small import small_arguments, small_model
 
@@ -79,7 +86,8 @@ def test_groups_of_a_plain_classifier(tmp_path: Path) -> None:
 
 def test_a_model_that_nests_none_is_all_encoder() -> None:
     for model in (BertModel(tiny_config("bert", 1)), nn.Linear(2, 2)):
-        assert encoder_parameter_ids(model) == {id(parameter) for parameter in model.parameters()}
+        places = parameter_places(model)
+        assert all(places[id(parameter)].in_encoder for parameter in model.parameters())
 
 
 def test_rates_and_decay(tmp_path: Path) -> None:
@@ -114,3 +122,107 @@ def test_epoch_decay_schedule() -> None:
         optimizer.step()
         schedule.step()
     assert rates == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]
+
+
+# Rates and freezing by depth
+
+
+def rate_of(model: nn.Module, args: Any) -> dict[str, float]:
+    """The rate of each parameter by its name; 0 where it has no gradient."""
+    freeze_encoder(model, args)
+    groups = parameter_groups(model, args, Trainer.get_decay_parameter_names(None, model))
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    return {name: rates.get(id(parameter), 0.0) for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "model_type", ["bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert", "mpnet"]
+)
+def test_each_layer_learns_slower_than_the_one_above(tmp_path: Path, model_type: str) -> None:
+    """By the definition: the top layer at the rate, each below at 0.9 of the one above it, the embeddings last."""
+    model = Classifier(tiny_config(model_type, 3))
+    args = small_arguments(tmp_path, learning_rate=1e-3, fusion_learning_rate=0.5, layer_decay=0.9)
+    layers = {2: 1e-3, 1: 0.9e-3, 0: 0.81e-3}
+    seen = set()
+    for name, rate in rate_of(model, args).items():
+        number = next((int(part) for part in name.split(".") if part.isdigit()), None)
+        if not name.startswith("fusion.encoder."):
+            assert rate == 0.5, name
+        elif "embed" in name:
+            assert rate == pytest.approx(0.729e-3), name
+        elif number is not None:
+            seen.add(number)
+            assert rate == pytest.approx(layers[number]), name
+        else:
+            assert rate == 1e-3, name
+    assert seen == {0, 1, 2}
+
+
+def test_rates_of_heads_and_embeddings(tmp_path: Path) -> None:
+    args = small_arguments(
+        tmp_path,
+        learning_rate=1e-3,
+        fusion_learning_rate=0.5,
+        head_learning_rate=0.25,
+        embedding_learning_rate=1e-4,
+    )
+    rates = rate_of(Classifier(tiny_config("bert", 2)), args)
+    assert {rate for name, rate in rates.items() if "embeddings" in name} == {1e-4}
+    assert {rate for name, rate in rates.items() if name.startswith("fusion.encoder.encoder")} == {1e-3}
+    # `Classifier` names no base model, so that all beside its encoder is of one kind.
+    model = AutoModelForSequenceClassification.from_config(tiny_config("bert", 2))
+    rates = rate_of(model, args)
+    assert rates["classifier.weight"] == rates["classifier.bias"] == 0.25
+
+
+def test_tasks_copies_learn_at_the_rate_of_their_layer(tmp_path: Path) -> None:
+    tasks = {name: {"labels": ["a", "b"]} for name in ("x", "y")}
+    model = CerbertusForMultitask(
+        CerbertusConfig(encoder_config=tiny_config("bert", 3).to_dict(), tasks=tasks, num_task_layers=1)
+    )
+    rates = rate_of(
+        model, small_arguments(tmp_path, learning_rate=1e-3, layer_decay=0.5, head_learning_rate=0.1)
+    )
+    tops = {rate for name, rate in rates.items() if ".layer.2." in name}
+    assert tops == {1e-3}
+    assert {name for name in rates if ".layer.2." in name and ".x." in name}
+    assert {rate for name, rate in rates.items() if ".layer.1." in name} == {0.5e-3}
+    assert {rate for name, rate in rates.items() if name.startswith("heads.")} == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "frozen"),
+    [
+        ({"frozen_layers": 1}, ("embeddings", "layer.0.")),
+        ({"frozen_layers": 2}, ("embeddings", "layer.0.", "layer.1.")),
+        ({"embedding_learning_rate": 0.0}, ("embeddings",)),
+        ({"freeze_encoder": True}, ("fusion.encoder.",)),
+        ({}, ()),
+    ],
+)
+def test_what_is_frozen_has_no_gradient(
+    tmp_path: Path, changes: dict[str, Any], frozen: tuple[str, ...]
+) -> None:
+    model = Classifier(tiny_config("bert", 2))
+    freeze_encoder(model, small_arguments(tmp_path, **changes))
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (not any(part in name for part in frozen)), name
+
+
+def test_the_rows_of_a_dry_run_hold_every_parameter_once(tmp_path: Path) -> None:
+    model = Classifier(tiny_config("bert", 2))
+    args = small_arguments(tmp_path, layer_decay=0.9, frozen_layers=1)
+    freeze_encoder(model, args)
+    rows = group_rows(model, parameter_groups(model, args, Trainer.get_decay_parameter_names(None, model)))
+    assert [row[0] for row in rows] == [
+        "layer_1", "layer_1_no_decay", "encoder", "encoder_no_decay", "fusion", "fusion_no_decay", "frozen",
+    ]  # fmt: skip
+    assert sum(int(row[4].replace(",", "")) for row in rows) == sum(p.numel() for p in model.parameters())
+
+
+def test_an_encoder_without_a_list_of_layers_is_refused(tmp_path: Path) -> None:
+    model = Classifier(tiny_config("albert", 2))
+    with pytest.raises(UserError, match="layers stand in one list, found AlbertModel"):
+        parameter_groups(model, small_arguments(tmp_path, layer_decay=0.9), ())
+    with pytest.raises(UserError, match="frozen_layers must be at most the encoder's depth 2, found 3"):
+        freeze_encoder(Classifier(tiny_config("bert", 2)), small_arguments(tmp_path, frozen_layers=3))

@@ -55,6 +55,54 @@ def test_rates_are_logged_by_part(tmp_path: Path) -> None:
     assert logged(trainer, "fusion_learning_rate") == [1e-3, 1e-3]
 
 
+def test_each_layer_s_rate_is_logged_and_the_top_one_is_the_learning_rate(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, learning_rate=1e-3, layer_decay=0.5, max_steps=1)
+    trainer.train()
+    entry = trainer.state.log_history[0]
+    assert entry["learning_rate"] == 1e-3
+    assert entry["layer_0_learning_rate"] == 0.5e-3
+    assert entry["embeddings_learning_rate"] == 0.25e-3
+    assert "fusion_learning_rate" not in entry
+
+
+class Moved(TrainerCallback):
+    """The names of the weights that each epoch moves."""
+
+    def __init__(self, model: BertForSequenceClassification) -> None:
+        self.model = model
+        self.epochs: list[set[str]] = []
+
+    def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.before = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+
+    def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.epochs.append(
+            {
+                name
+                for name, value in self.model.named_parameters()
+                if not torch.equal(value, self.before[name])
+            }
+        )
+
+
+def test_gradual_unfreezing_moves_one_more_layer_each_epoch(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, unfreeze_per_epoch=1, num_train_epochs=4)
+    model = trainer.model
+    moved = Moved(model)
+    trainer.add_callback(moved)
+    trainer.train()
+
+    def parts(names: set[str]) -> set[str]:
+        known = ("embeddings", "layer.0.", "layer.1.", "pooler", "classifier")
+        return {next(part for part in known if part in name) for name in names}
+
+    top = {"layer.1.", "pooler", "classifier"}
+    assert [parts(names) for names in moved.epochs] == [
+        {"classifier"}, top, top | {"layer.0.", "embeddings"}, top | {"layer.0.", "embeddings"},
+    ]  # fmt: skip
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_one_rate_is_logged_once(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, max_steps=1)
     trainer.train()

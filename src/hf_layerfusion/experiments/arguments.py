@@ -165,6 +165,10 @@ class RunTrainingArguments(LayerFusionTrainingArguments):
         True, "False makes weight_decay Adam's L2, added to the gradient, in place of AdamW's decay."
     )
     report_to: str = option("none", "Where to report, such as tensorboard.")
+    dry_run: bool = option(
+        False,
+        "Print the groups of parameters with their rates, and stop before training; nothing is written.",
+    )
     plot_layers: list[int] | None = option(
         None,
         "Epochs at whose ends the validation texts' states at the last six layers are drawn on two principal "

@@ -107,6 +107,8 @@ def cross_validate(
         raise UserError(
             "--folds and --seeds exclude each other; give one --seed, or run once with each of them."
         )
+    if training_arguments.dry_run:
+        raise UserError("--dry_run shows one run's groups of parameters and excludes --folds; leave one out.")
     check_output_dir(training_arguments, run_settings(model_arguments, data_arguments, training_arguments))
     tokenizer = load_tokenizer(model_arguments)
     with training_arguments.main_process_first(desc="preparing the folds"):

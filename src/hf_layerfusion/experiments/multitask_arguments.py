@@ -49,7 +49,6 @@ class MultitaskDataArguments:
     )
     language: str = option("en", "ISO 639 code of the texts' language, for the model card.")
     dataset_warning: str = option("", "A warning to print above everything else in the model card.")
-    dry_run: bool = option(False, "Print the parameters of this and the other architectures and stop.")
 
 
 @dataclass

@@ -42,7 +42,7 @@ def train_tasks(
 ) -> dict[str, Any]:
     """Prepares the data of all tasks once, then trains, predicts and writes outputs for each seed; several seeds get a
     folder each and a summary above them. With `--dry_run` nothing is trained: the answer is the number of parameters of
-    each architecture, in all and by part.
+    each architecture, in all and by part, and this run's parameter groups.
 
     Returns:
         The contents of `all_results.json`, or with `--dry_run` what was counted.
@@ -57,13 +57,17 @@ def train_tasks(
             f"{data_arguments.prediction_format!r}."
         )
     settings = run_settings(model_arguments, data_arguments, training_arguments) | {"tasks": entries}
-    if not data_arguments.dry_run:
+    if not training_arguments.dry_run:
         check_output_dir(training_arguments, settings)
     folder = Path(data_arguments.data_dir or Path(str(data_arguments.tasks_file)).parent)
     with training_arguments.main_process_first(desc="preparing the texts"):
         data = prepare_multitask(entries, folder, model_arguments, data_arguments)
-    if data_arguments.dry_run:
-        return architecture_counts(model_arguments, data.tasks)
+    if training_arguments.dry_run:
+        trainer = make_multitask_trainer(data, model_arguments, data_arguments, training_arguments)
+        return {
+            "architectures": architecture_counts(model_arguments, data.tasks),
+            "groups": trainer.group_rows(),
+        }
     top = Path(str(training_arguments.output_dir))
     seeds = training_arguments.seeds or [training_arguments.seed]
     runs = []

@@ -315,18 +315,24 @@ def classify(
     seed; several seeds get a folder each and a summary above them.
 
     Returns:
-        The contents of `all_results.json`.
+        The contents of `all_results.json`; with `--dry_run`, which trains nothing, the `groups` of parameters.
 
     Raises:
         UserError: for whatever the user can mend.
     """
-    check_output_dir(training_arguments, run_settings(model_arguments, data_arguments, training_arguments))
+    if not training_arguments.dry_run:
+        check_output_dir(
+            training_arguments, run_settings(model_arguments, data_arguments, training_arguments)
+        )
     tokenizer = load_tokenizer(model_arguments)
     with training_arguments.main_process_first(desc="preparing the texts"):
         data = prepare(data_arguments)
         encoded = tokenize(data, tokenizer, data_arguments)
     for note in data.notes:
         logger.info(note)
+    if training_arguments.dry_run:
+        trainer = make_trainer(data, encoded, tokenizer, model_arguments, training_arguments)
+        return {"groups": trainer.group_rows()}
     top = Path(str(training_arguments.output_dir))
     seeds = training_arguments.seeds or [training_arguments.seed]
     runs = [

@@ -18,6 +18,8 @@ from hf_layerfusion.experiments.run import write_json
 from hf_layerfusion.experiments.tables import Run, Table
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 
+RUNS_A_PROCESS = 10
+
 
 def pending_runs(table: Table, results: Path, overrides: Mapping[str, Any]) -> list[Run]:
     """The runs of a table that have no result file yet.
@@ -79,18 +81,14 @@ def run_table(
     threads = max(1, (os.cpu_count() or 1) // jobs)
     # A fresh interpreter a job: torch's thread pools do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(
-            jobs,
-            mp_context=context,
-            initializer=torch.set_num_threads,
-            initargs=(threads,),
-            max_tasks_per_child=10,  # bounds what the allocator keeps from batches of many lengths
-        ) as pool,
-        tqdm(total=len(runs), desc=table.name, unit="run", smoothing=0.1) as progress,
-    ):
-        futures = {pool.submit(execute, run, data_dir, results, work): run for run in runs}
-        for future in as_completed(futures):
-            future.result()
-            progress.set_postfix_str(f"{futures[future].variant} {futures[future].name}")
-            progress.update()
+    with tqdm(total=len(runs), desc=table.name, unit="run", smoothing=0.1) as progress:
+        # New processes now and then bound what the allocator keeps from batches of many lengths. The pool's own
+        # `max_tasks_per_child` waits for ever once all of them have reached it (CPython issue 115634).
+        for start in range(0, len(runs), jobs * RUNS_A_PROCESS):
+            with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,)) as pool:
+                part = runs[start : start + jobs * RUNS_A_PROCESS]
+                futures = {pool.submit(execute, run, data_dir, results, work): run for run in part}
+                for future in as_completed(futures):
+                    future.result()
+                    progress.set_postfix_str(f"{futures[future].variant} {futures[future].name}")
+                    progress.update()

@@ -45,6 +45,13 @@ def print_outputs(results: dict[str, Any], folder: Path) -> None:
         print(f"  {path.name}")
 
 
+def print_groups(rows: list[list[str]]) -> None:
+    """Prints what `--dry_run` says of the parameter groups."""
+    print(f"\n{'group':24}{'rate':>10}{'decay':>10}{'tensors':>9}{'parameters':>14}")
+    for name, rate, decay, tensors, parameters in rows:
+        print(f"{name:24}{rate:>10}{decay:>10}{tensors:>9}{parameters:>14}")
+
+
 def run_script(main: Callable[[], Any]) -> None:
     """Calls `main`; a `UserError` becomes one line on standard error and exit code 2."""
     set_up_logging()

@@ -29,6 +29,37 @@ class LayerFusionTrainingArguments(TrainingArguments):
             "Default: learning_rate."
         },
     )
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Initial learning rate of the heads alone. Default: fusion_learning_rate."},
+    )
+    embedding_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the encoder's embeddings; 0 freezes them. Default: learning_rate, or what "
+            "layer_decay makes of it."
+        },
+    )
+    layer_decay: float = field(
+        default=1.0,
+        metadata={
+            "help": "Each layer of the encoder learns at this times the rate of the layer above it, the top one at "
+            "learning_rate (SerBERTus, section 4.3.4: 0.95)."
+        },
+    )
+    frozen_layers: int = field(
+        default=0,
+        metadata={
+            "help": "Keep the encoder's embeddings and this many of its layers, from below, as they are."
+        },
+    )
+    unfreeze_per_epoch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Gradual unfreezing (Howard and Ruder 2018, section 3.3): the first epoch trains fuser and head "
+            "alone, each later one this many further layers of the encoder, from the top. Default: all from the start."
+        },
+    )
     epoch_decay: float = field(
         default=1.0,
         metadata={
@@ -111,11 +142,26 @@ class LayerFusionTrainingArguments(TrainingArguments):
         self._check_tasks()
 
     def _check_rates(self) -> None:
-        rate = self.fusion_learning_rate
-        if rate is not None and not 0 <= rate < float("inf"):
+        for name in ("fusion_learning_rate", "head_learning_rate", "embedding_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 <= rate < float("inf"):
+                raise UserError(
+                    f"{name} must be a finite number of 0 or more, found {rate}; leave it out for its default"
+                )
+        if not 0 < self.layer_decay <= 1:
             raise UserError(
-                f"fusion_learning_rate must be a finite number of 0 or more, found {rate}; "
-                "leave it out to train fuser and head at learning_rate"
+                f"layer_decay must be above 0 and at most 1, found {self.layer_decay}; 1 gives each layer the same rate"
+            )
+        if self.frozen_layers < 0:
+            raise UserError(f"frozen_layers must be 0 or more, found {self.frozen_layers}; 0 freezes none")
+        if self.unfreeze_per_epoch is not None and self.unfreeze_per_epoch < 1:
+            raise UserError(
+                f"unfreeze_per_epoch must be 1 or more, found {self.unfreeze_per_epoch}; leave it out to train every "
+                "layer from the start"
+            )
+        if self.freeze_encoder and (self.frozen_layers or self.unfreeze_per_epoch):
+            raise UserError(
+                "freeze_encoder keeps the whole encoder and excludes frozen_layers and unfreeze_per_epoch; drop one"
             )
         if not 0 < self.epoch_decay <= 1:
             raise UserError(

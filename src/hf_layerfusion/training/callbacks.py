@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from transformers import EarlyStoppingCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.places import EMBEDDINGS, TOP, Place, depth_of, parameter_places
 
 
 class EarlyStopping(EarlyStoppingCallback):
@@ -25,3 +32,46 @@ class EarlyStopping(EarlyStoppingCallback):
         )
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
+
+
+class GradualUnfreezing(TrainerCallback):
+    """In epoch e, from 0, trains the top e times `unfreeze_per_epoch` layers of the encoder, and with all of them its
+    embeddings (Howard and Ruder 2018, section 3.3).
+
+    Gradients are switched off when training has begun, not before: of several processes, each must have met every
+    parameter that will be trained.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remember which parameters are to be trained at all."""
+        model = kwargs["model"]
+        self.depth = depth_of(model)
+        places = parameter_places(model)
+        self.trained = [
+            (places[id(parameter)], parameter) for parameter in model.parameters() if parameter.requires_grad
+        ]
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set which of them have gradients in this epoch."""
+        per_epoch = cast(int, cast(LayerFusionTrainingArguments, args).unfreeze_per_epoch)
+        lowest = self.depth - int(state.epoch or 0) * per_epoch
+        for place, parameter in self.trained:
+            parameter.requires_grad_(self._is_trained(place, lowest))
+
+    def _is_trained(self, place: Place, lowest: int) -> bool:
+        if place.part == EMBEDDINGS:
+            return lowest <= 0
+        if place.part == TOP:
+            return lowest < self.depth  # with the first layers
+        return place.layer is None or place.layer >= lowest
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave them as they were."""
+        for _, parameter in self.trained:
+            parameter.requires_grad_(True)

@@ -8,32 +8,37 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedModel
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.places import (
+    EMBEDDINGS,
+    FUSION,
+    HEAD,
+    TOP,
+    Place,
+    depth_of,
+    parameter_places,
+)
 
 
-def encoder_parameter_ids(model: nn.Module) -> set[int]:
-    """The `id` of each parameter of the pretrained encoder: of the innermost `PreTrainedModel`s in `model`.
+def freeze_encoder(model: nn.Module, args: LayerFusionTrainingArguments) -> None:
+    """Switch off the gradients of what the arguments keep as it is: with `freeze_encoder` the whole pretrained encoder,
+    with `frozen_layers` its embeddings and that many layers, with a rate of 0 its embeddings.
 
-    That is `model.bert` in a `BertForSequenceClassification`, and the wrapped encoder in a model that nests
-    one two levels deep. A model that nests none is an encoder as a whole.
+    Raises:
+        UserError: `frozen_layers` beyond the depth, or on an encoder whose layers do not stand in one list.
     """
-    nested = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    innermost = [
-        module
-        for module in nested
-        if not any(isinstance(inner, PreTrainedModel) for inner in module.modules() if inner is not module)
-    ]
-    return {id(parameter) for encoder in innermost or [model] for parameter in encoder.parameters()}
-
-
-def freeze_encoder(model: nn.Module) -> None:
-    """Switch off the gradients of the pretrained encoder of `model`; see `encoder_parameter_ids`."""
-    encoder = encoder_parameter_ids(model)
+    if args.frozen_layers and args.frozen_layers > (depth := depth_of(model)):
+        raise UserError(
+            f"frozen_layers must be at most the encoder's depth {depth}, found {args.frozen_layers}"
+        )
+    places = parameter_places(model)
     for parameter in model.parameters():
-        if id(parameter) in encoder:
+        place = places[id(parameter)]
+        lowest = place.part == EMBEDDINGS and (args.frozen_layers > 0 or args.embedding_learning_rate == 0)
+        below = place.layer is not None and place.layer < args.frozen_layers
+        if lowest or below or (args.freeze_encoder and place.in_encoder):
             parameter.requires_grad_(False)
 
 
@@ -43,40 +48,73 @@ def parameter_groups(
     """Split the trainable parameters of `model` into groups for a `torch.optim.Optimizer`.
 
     Args:
-        model: Any model; see `encoder_parameter_ids` for what counts as its encoder.
-        args: Gives `learning_rate`, `fusion_learning_rate` and `weight_decay`.
+        model: Any model; see `places` for what counts as its encoder.
+        args: Gives the rates, `layer_decay` and `weight_decay`.
         decay_names: Names of the parameters that weight decay applies to
             (`Trainer.get_decay_parameter_names(model)`).
 
     Returns:
-        Up to four groups, none of them empty, each with `name`, `params`, `lr` and `weight_decay`, in the
-        order `encoder`, `encoder_no_decay`, `fusion`, `fusion_no_decay`. Each trainable parameter is in one.
+        Groups, none of them empty, each with `name`, `params`, `lr` and `weight_decay`: `encoder`, `encoder_no_decay`,
+        `fusion`, `fusion_no_decay`. Where layers or embeddings have rates of their own, these come before `encoder` as
+        `embeddings`, `layer_0`, …; where heads have one, `head` comes last. Each trainable parameter is in one.
 
     Raises:
-        UserError: no parameter is trainable.
+        UserError: no parameter is trainable, or `layer_decay` on an encoder whose layers do not stand in one list.
     """
-    encoder = encoder_parameter_ids(model)
+    places = parameter_places(model)
+    depth = depth_of(model) if args.layer_decay != 1 else 0
     fusion_rate = args.learning_rate if args.fusion_learning_rate is None else args.fusion_learning_rate
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {
-        (in_encoder, decays): {
-            "name": ("encoder" if in_encoder else "fusion") + ("" if decays else "_no_decay"),
+    head_rate = fusion_rate if args.head_learning_rate is None else args.head_learning_rate
+
+    def name_and_rate(place: Place) -> tuple[int, str, float]:
+        """Order, name and rate of a part of the model."""
+        if place.part == EMBEDDINGS and args.embedding_learning_rate is not None:
+            return 0, EMBEDDINGS, args.embedding_learning_rate
+        if place.part == EMBEDDINGS and args.layer_decay != 1:
+            return 0, EMBEDDINGS, args.learning_rate * args.layer_decay**depth
+        if place.layer is not None and args.layer_decay != 1:
+            return (
+                1 + place.layer,
+                f"layer_{place.layer}",
+                args.learning_rate * args.layer_decay ** (depth - 1 - place.layer),
+            )
+        if place.in_encoder:
+            return 1 + depth, TOP, args.learning_rate
+        if place.part == HEAD and args.head_learning_rate is not None:
+            return 3 + depth, HEAD, head_rate
+        return 2 + depth, FUSION, fusion_rate
+
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        order, part, rate = name_and_rate(places[id(parameter)])
+        decays = name in decay_names
+        group: dict[str, Any] = {
+            "name": part + ("" if decays else "_no_decay"),
             "params": [],
-            "lr": args.learning_rate if in_encoder else fusion_rate,
+            "lr": rate,
             "weight_decay": args.weight_decay if decays else 0.0,
         }
-        for in_encoder in (True, False)
-        for decays in (True, False)
-    }
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[id(parameter) in encoder, name in decay_names]["params"].append(parameter)
-    filled = [group for group in groups.values() if group["params"]]
-    if not filled:
+        groups.setdefault((order, not decays), group)["params"].append(parameter)
+    if not groups:
         raise UserError(
             f"model: {type(model).__name__} has no trainable parameter, all have requires_grad=False; "
             "unfreeze the head at least"
         )
-    return filled
+    return [groups[key] for key in sorted(groups)]
+
+
+def group_rows(model: nn.Module, groups: list[dict[str, Any]]) -> list[list[str]]:
+    """What `--dry_run` prints of the groups: name, rate, weight decay, tensors and parameters; last, what is frozen."""
+
+    def row(name: str, rate: str, decay: str, parameters: list[nn.Parameter]) -> list[str]:
+        total = sum(parameter.numel() for parameter in parameters)
+        return [name, rate, decay, f"{len(parameters)}", f"{total:,}"]
+
+    rows = [row(g["name"], f"{g['lr']:.3g}", f"{g['weight_decay']:g}", g["params"]) for g in groups]
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    return [*rows, row("frozen", "0", "", frozen)] if frozen else rows
 
 
 def epoch_decay_schedule(optimizer: Optimizer, decay: float, steps_per_epoch: int) -> LambdaLR:

@@ -19,12 +19,20 @@ from transformers.training_args import OptimizerNames
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
-from hf_layerfusion.training.callbacks import EarlyStopping
+from hf_layerfusion.training.callbacks import EarlyStopping, GradualUnfreezing
 from hf_layerfusion.training.checkpointing import CheckpointingTrainer
 from hf_layerfusion.training.collating import ONE_TASK
 from hf_layerfusion.training.multitask_training import MultitaskTraining
-from hf_layerfusion.training.optimizer import epoch_decay_schedule, freeze_encoder, parameter_groups
+from hf_layerfusion.training.optimizer import (
+    epoch_decay_schedule,
+    freeze_encoder,
+    group_rows,
+    parameter_groups,
+)
 from hf_layerfusion.training.sampling import LengthSortedSampler, RowOrder, SeededSampler, take_rows
+
+# What only an optimizer that takes parameter groups can do.
+GROUP_OPTIONS = ("fusion_learning_rate", "head_learning_rate", "embedding_learning_rate", "layer_decay")
 
 
 class LayerFusionTrainer(MultitaskTraining, CheckpointingTrainer):
@@ -76,14 +84,16 @@ class LayerFusionTrainer(MultitaskTraining, CheckpointingTrainer):
                 "it takes every field of TrainingArguments"
             )
         super().__init__(model, args, **kwargs)
-        if model is not None and args.freeze_encoder:
-            freeze_encoder(model)
+        if model is not None:
+            freeze_encoder(model, args)
         # What `num_items_in_batch` does inside a model differs from class to class, and some ignore it.
         self.model_accepts_loss_kwargs = False
         self._updates_per_epoch: int | None = None
         self._losses_are_finite = torch.ones((), dtype=torch.bool, device=args.device)
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStopping())
+        if args.unfreeze_per_epoch is not None:
+            self.add_callback(GradualUnfreezing())
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
@@ -94,10 +104,9 @@ class LayerFusionTrainer(MultitaskTraining, CheckpointingTrainer):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel:
-        """As the stock method; with its encoder frozen where `freeze_encoder` says so."""
+        """As the stock method; with frozen what the arguments keep as it is."""
         model = super().call_model_init(trial)
-        if self.args.freeze_encoder:
-            freeze_encoder(model)
+        freeze_encoder(model, self.args)
         return model
 
     # Rates
@@ -106,7 +115,7 @@ class LayerFusionTrainer(MultitaskTraining, CheckpointingTrainer):
         """Make the optimizer of `args.optim` over `parameter_groups`, unless one was given.
 
         Raises:
-            UserError: `fusion_learning_rate` with an optimizer that makes its own groups; nothing to train.
+            UserError: a rate of some parameters with an optimizer that makes its own groups; nothing to train.
         """
         if self.optimizer is not None:
             return super().create_optimizer(model)
@@ -114,11 +123,12 @@ class LayerFusionTrainer(MultitaskTraining, CheckpointingTrainer):
         given = self.optimizer_cls_and_kwargs
         optimizer_class, options = given or self.get_optimizer_cls_and_kwargs(self.args, target)
         if is_optimizer_factory(optimizer_class) or options.keys() & {"params", "model", "optimizer_dict"}:
-            if self.args.fusion_learning_rate is not None:
+            asked = [name for name in GROUP_OPTIONS if getattr(self.args, name) not in (None, 1)]
+            if asked:
                 raise UserError(
-                    f"fusion_learning_rate={self.args.fusion_learning_rate} needs an optimizer that takes "
-                    f"parameter groups, and optim={OptimizerNames(self.args.optim).value} makes its own; "
-                    "choose another, such as adamw_torch, or leave the rate out"
+                    f"{', '.join(asked)} needs an optimizer that takes parameter groups, and "
+                    f"optim={OptimizerNames(self.args.optim).value} makes its own; "
+                    "choose another, such as adamw_torch, or leave the option out"
                 )
             return super().create_optimizer(model)
         groups = parameter_groups(target, self.args, self.get_decay_parameter_names(target))
@@ -128,6 +138,12 @@ class LayerFusionTrainer(MultitaskTraining, CheckpointingTrainer):
             return super().create_optimizer(model)
         finally:
             self.optimizer_cls_and_kwargs = given
+
+    def group_rows(self) -> list[list[str]]:
+        """The parameter groups that training would have: name, rate, weight decay, tensors, parameters; last, what is
+        frozen."""
+        model = cast(PreTrainedModel, self.model)
+        return group_rows(model, parameter_groups(model, self.args, self.get_decay_parameter_names(model)))
 
     def set_initial_training_values(
         self, args: TrainingArguments, dataloader: DataLoader
@@ -164,11 +180,20 @@ class LayerFusionTrainer(MultitaskTraining, CheckpointingTrainer):
         return super()._get_learning_rate()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the stock method; adds `fusion_learning_rate` where it differs from `learning_rate`."""
+        """As the stock method; `learning_rate` is the encoder's, or that of its top layer, and the rate of each other
+        part of the model is added where it differs: `fusion_learning_rate`, `layer_0_learning_rate` and so on."""
         if "learning_rate" in logs:
-            fusion_rate = self._rates.get("fusion", self._rates.get("fusion_no_decay"))
-            if fusion_rate is not None and fusion_rate != logs["learning_rate"]:
-                logs["fusion_learning_rate"] = float(fusion_rate)
+            rates = {
+                str(name).removesuffix("_no_decay"): float(rate) for name, rate in self._rates.items() if name
+            }
+            in_encoder = [
+                rate for name, rate in rates.items() if name not in ("fusion", "head", "embeddings")
+            ]
+            if in_encoder:
+                logs["learning_rate"] = in_encoder[-1]
+            logs |= {
+                f"{name}_learning_rate": rate for name, rate in rates.items() if rate != logs["learning_rate"]
+            }
         super().log(logs, start_time)
 
     # Order of the examples

@@ -1,0 +1,90 @@
+"""Where each parameter of a model stands: in the embeddings, in a layer, in the fuser, in the head."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_layerfusion.errors import UserError
+
+EMBEDDINGS, LAYER, TOP, FUSION, HEAD = "embeddings", "layer", "encoder", "fusion", "head"
+
+
+class Place(NamedTuple):
+    """Where a parameter stands.
+
+    Attributes:
+        part: `EMBEDDINGS`, `LAYER`, `TOP` (what an encoder has beside these: a pooler, a last norm), `FUSION` (what is
+            not the pretrained encoder) or `HEAD` (of that, what stands outside the base model).
+        layer: the number of its layer, from 0 at the input; `None` elsewhere.
+    """
+
+    part: str
+    layer: int | None = None
+
+    @property
+    def in_encoder(self) -> bool:
+        """Whether it belongs to the pretrained encoder."""
+        return self.part in (EMBEDDINGS, LAYER, TOP)
+
+
+def encoders_of(model: nn.Module) -> list[nn.Module]:
+    """The pretrained encoders in `model`: the innermost `PreTrainedModel`s.
+
+    That is `model.bert` in a `BertForSequenceClassification`, and the wrapped encoder in a model that nests
+    one two levels deep. A model that nests none is an encoder as a whole.
+    """
+    nested = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    innermost = [
+        module
+        for module in nested
+        if not any(isinstance(inner, PreTrainedModel) for inner in module.modules() if inner is not module)
+    ]
+    return innermost or [model]
+
+
+def layers_of(encoder: nn.Module) -> nn.ModuleList | None:
+    """The list of an encoder's transformer layers; `None` where they do not stand in exactly one list."""
+    depth = getattr(getattr(encoder, "config", None), "num_hidden_layers", None)
+    lists = [
+        module for module in encoder.modules() if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    inside = {id(inner) for outer in lists for inner in outer.modules() if inner is not outer}
+    lists = [found for found in lists if id(found) not in inside]
+    return lists[0] if len(lists) == 1 else None
+
+
+def parameter_places(model: nn.Module) -> dict[int, Place]:
+    """The place of each parameter of `model`, by the parameter's `id`."""
+    base = getattr(model, "base_model", model)
+    inside_base = {id(parameter) for parameter in base.parameters()}
+    places = {
+        id(parameter): Place(FUSION if id(parameter) in inside_base else HEAD)
+        for parameter in model.parameters()
+    }
+    for encoder in encoders_of(model):
+        for name, parameter in encoder.named_parameters():
+            places[id(parameter)] = Place(EMBEDDINGS if "embed" in name else TOP)
+        for number, layer in enumerate(layers_of(encoder) or ()):
+            places |= {id(parameter): Place(LAYER, number) for parameter in layer.parameters()}
+    return places
+
+
+def depth_of(model: nn.Module) -> int:
+    """The number of layers of the encoders of `model`.
+
+    Raises:
+        UserError: an encoder whose layers do not stand in one list.
+    """
+    depths = []
+    for encoder in encoders_of(model):
+        layers = layers_of(encoder)
+        if layers is None:
+            raise UserError(
+                f"layer_decay, frozen_layers and unfreeze_per_epoch need an encoder whose layers stand in one list, "
+                f"found {type(encoder).__name__}; leave them out"
+            )
+        depths.append(len(layers))
+    return max(depths)
