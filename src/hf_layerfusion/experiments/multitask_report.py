@@ -10,6 +10,7 @@ from hf_layerfusion import parameter_counts
 from hf_layerfusion.evaluation.errors import worst_mistakes
 from hf_layerfusion.evaluation.plots import plot_confusion_matrix, plot_regression, plot_training_curves
 from hf_layerfusion.evaluation.predictions import write_course_predictions, write_predictions
+from hf_layerfusion.evaluation.surgery_plots import plot_conflicts
 from hf_layerfusion.evaluation.task_plots import plot_distributions, plot_task_metrics
 from hf_layerfusion.experiments.models import resolve_path
 from hf_layerfusion.experiments.multitask import MultitaskData, MultitaskResult
@@ -29,7 +30,7 @@ from hf_layerfusion.training.trainer import LayerFusionTrainer
 SHOWN_MISTAKES = 5
 RECIPE = (
     "learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_decay", "task_mixing", "task_loss",
-    "task_weights", "class_balance", "freeze_encoder", "bf16", "fp16",
+    "task_weights", "regularizers", "gradient_surgery", "layer_decay", "class_balance", "freeze_encoder", "bf16", "fp16",
 )  # fmt: skip
 
 
@@ -58,6 +59,11 @@ def write_multitask_outputs(
             ("Loss, and the mean over the tasks, by epoch.", "plots/training_curves.png"),
             ("Each task by epoch.", "plots/tasks.png"),
         ]
+    if training_arguments.gradient_surgery is not None:
+        plot_conflicts(result.history, folder / "plots" / "conflicts.png")
+        figures.append(
+            ("Cosines between the tasks' gradients, and how often they conflict.", "plots/conflicts.png")
+        )
     sections = []
     for task in data.tasks.values():
         write_task_predictions(folder / "predictions", task, data, result, data_arguments.prediction_format)

@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.surgery.table import AGGREGATORS
 from hf_layerfusion.training.mixing import TASK_MIXINGS
 
 
@@ -74,6 +75,29 @@ class LayerFusionTrainingArguments(TrainingArguments):
             "Needs load_best_model_at_end. Default: never."
         },
     )
+    regularizers: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Terms beside the loss: smart, bregman, rdrop or freelb as it is, or several with settings "
+            'as json: {"smart": {"weight": 5, "mode": "mtdnn"}}. The settings are the fields of the classes in '
+            "hf_layerfusion.losses."
+        },
+    )
+    low_memory: bool = field(
+        default=False,
+        metadata={
+            "help": "With regularizers, the encoder's layers keep no activations but run again in the backward: the "
+            "same gradients in less memory than a plain step's, for a quarter more time."
+        },
+    )
+    gradient_surgery: str | None = field(
+        default=None,
+        metadata={
+            "help": "What combines the gradients of tasks that are trained together: pcgrad, or with torchjd "
+            "installed upgrad, mgda, cagrad, dualproj, imtl_g or aligned_mtl; sum adds them, as without surgery, and "
+            "logs their conflicts. Needs task_mixing=together. Default: their losses are added."
+        },
+    )
     freeze_encoder: bool = field(
         default=False,
         metadata={"help": "Train fuser and head only, the pretrained encoder stays as it is."},
@@ -132,12 +156,18 @@ class LayerFusionTrainingArguments(TrainingArguments):
     )
 
     # Fields that a command line gives as json.
-    _VALID_DICT_FIELDS = (*TrainingArguments._VALID_DICT_FIELDS, "task_weights", "task_metrics")
+    _VALID_DICT_FIELDS = (
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "task_weights",
+        "task_metrics",
+        "regularizers",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_rates()
         self._check_early_stopping()
+        self._check_methods()
         self._check_class_balance()
         self._check_tasks()
 
@@ -197,6 +227,35 @@ class LayerFusionTrainingArguments(TrainingArguments):
                 f"eval_strategy={IntervalStrategy(self.eval_strategy).value} and "
                 f"load_best_model_at_end={self.load_best_model_at_end}; "
                 "set eval_strategy=epoch, save_strategy=epoch and load_best_model_at_end=True"
+            )
+
+    @property
+    def named_regularizers(self) -> dict[str, dict[str, Any]]:
+        """The settings of each regularizer by its name."""
+        if not isinstance(self.regularizers, dict):
+            return {} if self.regularizers is None else {self.regularizers: {}}
+        return self.regularizers
+
+    def _check_methods(self) -> None:
+        if not all(isinstance(settings, dict) for settings in self.named_regularizers.values()):
+            raise UserError(
+                f'regularizers must be a name or settings by name, {{"smart": {{"weight": 5}}}}, found '
+                f"{self.regularizers!r}"
+            )
+        if self.low_memory and not self.named_regularizers:
+            raise UserError(
+                "low_memory is for regularizers, found none; name one, or use activation_checkpointing"
+            )
+        if self.gradient_surgery is None:
+            return
+        if self.gradient_surgery not in AGGREGATORS:
+            raise UserError(
+                f"gradient_surgery must be one of {', '.join(AGGREGATORS)}, found {self.gradient_surgery!r}; name one"
+            )
+        if not self.task_mixing.startswith("together"):
+            raise UserError(
+                f"gradient_surgery={self.gradient_surgery} needs a batch of each task in every step, found "
+                f"task_mixing={self.task_mixing}; set task_mixing=together or together_longest"
             )
 
     def _check_class_balance(self) -> None:

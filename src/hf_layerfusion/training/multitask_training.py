@@ -183,17 +183,20 @@ class MultitaskTraining(MultitaskEvaluation, WeighingTrainer):
     def task_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
         """The mean loss over the batch of each task, by `class_balance`, and the model's output. What a training
         method adds to a task's loss is added here."""
-        batches = task_batches(inputs)
         if not self.is_multitask:
             losses, outputs = super().task_losses(model, inputs)
         else:
             outputs = model(**inputs)
             losses = dict(outputs["losses"]) if TASKS in inputs else {inputs[TASK]: outputs["loss"]}
-        if model.training:
-            for task in losses.keys() & self._class_weights.weights.keys():
-                logits = outputs["logits"][task] if TASKS in inputs else outputs["logits"]
-                losses[task] = self._class_weights.weighed(task, losses[task], logits, batches[task][LABELS])
-        return losses, outputs
+        return (self.balanced(inputs, outputs, losses) if model.training else losses), outputs
+
+    def balanced(self, inputs: dict[str, Any], outputs: Any, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses of a batch's tasks, with the weights of `class_balance`."""
+        batches = task_batches(inputs)
+        for task in losses.keys() & self._class_weights.weights.keys():
+            logits = outputs["logits"][task] if TASKS in inputs else outputs["logits"]
+            losses[task] = self._class_weights.weighed(task, losses[task], logits, batches[task][LABELS])
+        return losses
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the stock method; adds the mean loss of each task that was trained since the last entry."""

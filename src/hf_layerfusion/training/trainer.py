@@ -22,7 +22,7 @@ from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.callbacks import EarlyStopping, GradualUnfreezing
 from hf_layerfusion.training.checkpointing import CheckpointingTrainer
 from hf_layerfusion.training.collating import ONE_TASK
-from hf_layerfusion.training.multitask_training import MultitaskTraining
+from hf_layerfusion.training.gradient_surgery import SurgicalTraining
 from hf_layerfusion.training.optimizer import (
     epoch_decay_schedule,
     freeze_encoder,
@@ -35,7 +35,7 @@ from hf_layerfusion.training.sampling import LengthSortedSampler, RowOrder, Seed
 GROUP_OPTIONS = ("fusion_learning_rate", "head_learning_rate", "embedding_learning_rate", "layer_decay")
 
 
-class LayerFusionTrainer(MultitaskTraining, CheckpointingTrainer):
+class LayerFusionTrainer(SurgicalTraining, CheckpointingTrainer):
     """A `transformers.Trainer` for any `PreTrainedModel` whose loss is a mean over the examples of its batch.
 
     It differs from the stock Trainer in this:
@@ -53,6 +53,9 @@ class LayerFusionTrainer(MultitaskTraining, CheckpointingTrainer):
     - It takes the data of several tasks. The model is then called with `task=name` and that task's batch, and gives
       `loss` and `logits`; where `task_mixing` puts tasks together, with `tasks={name: batch}`, and gives `losses`
       and `logits` by task. Every process has the same tasks in each step.
+
+    - `regularizers` (SMART and its kin) add terms to each task's loss; `gradient_surgery` (PCGrad and its kin)
+      combines the tasks' gradients.
 
     Args:
         model: As for `Trainer`. With several tasks and `tasks` in its configuration, these must be the data's.

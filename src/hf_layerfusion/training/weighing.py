@@ -17,8 +17,8 @@ from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.collating import ONE_TASK, task_batches
 from hf_layerfusion.training.task_data import REPEATED
 
-# Where a training batch carries its shares to `step_losses`; the model never sees them.
-_SHARES = "shares"
+SHARES = "shares"
+"""Where a training batch carries its shares to `step_losses`; the model never sees them."""
 
 
 class WeighingTrainer(Trainer):
@@ -54,7 +54,7 @@ class WeighingTrainer(Trainer):
         if self._averages_over_processes:
             shares = shares * self.args.world_size  # DDP averages gradients over the processes
         for batch, of_batch in zip(batches, shares.unbind(), strict=True):
-            batch[_SHARES] = dict(zip(tasks, of_batch.unbind(), strict=True))
+            batch[SHARES] = dict(zip(tasks, of_batch.unbind(), strict=True))
         return batches, None
 
     def compute_loss(
@@ -82,7 +82,7 @@ class WeighingTrainer(Trainer):
             The losses by task, `ONE_TASK` the name of one without, and the model's output.
         """
         inputs = dict(inputs)
-        shares = inputs.pop(_SHARES, {})
+        shares = inputs.pop(SHARES, {})
         losses, outputs = self.task_losses(model, inputs)
         for task, share in shares.items():
             # The mean over no label at all is not a number; it is not an error unless the whole batch has none.

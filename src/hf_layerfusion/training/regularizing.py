@@ -1,0 +1,117 @@
+"""A Trainer that adds to the loss what regularizers make of further passes over the batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.losses import outputs as by_task
+from hf_layerfusion.losses.regularizer import Regularizer, regularized_pass
+from hf_layerfusion.losses.table import REGULARIZERS
+from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.multitask_training import MultitaskTraining
+
+
+def make_regularizers(settings: dict[str, dict[str, Any]]) -> dict[str, Regularizer]:
+    """The regularizers by name, each with its settings.
+
+    Raises:
+        UserError: an unknown name or setting, or a value out of its range.
+    """
+    made = {}
+    for name, options in settings.items():
+        if name not in REGULARIZERS:
+            raise UserError(
+                f"regularizers must be of {', '.join(REGULARIZERS)}, found {name!r}; correct the name"
+            )
+        try:
+            made[name] = REGULARIZERS[name](**options)
+        except TypeError as error:
+            raise UserError(f"regularizers: {name}: {error}; see the class for its settings") from error
+    return made
+
+
+class RegularizedTraining(MultitaskTraining):
+    """Adds the `regularizers` of the arguments to each task's loss, logs them, and saves what they need to go on."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: LayerFusionTrainingArguments | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, args, **kwargs)
+        self._regularizers = make_regularizers(self.args.named_regularizers)
+        self._terms: dict[str, list[Tensor]] = {}
+        if self._regularizers:
+            if self.compute_loss_func is not None or self.args.label_smoothing_factor:
+                raise UserError(
+                    "regularizers must be added to the model's own loss, found another (compute_loss_func or "
+                    "label_smoothing_factor); leave one of them out"
+                )
+            self.add_callback(_AfterStep(self._regularizers))
+
+    def task_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
+        """As `MultitaskTraining.task_losses`, and in training the regularizers' terms."""
+        if not (self._regularizers and model.training):
+            return super().task_losses(model, inputs)
+
+        def losses(batch: Any, outputs: Any) -> dict[str, Tensor]:
+            return self.balanced(batch, outputs, by_task.task_losses(batch, outputs))
+
+        found = regularized_pass(
+            model,
+            inputs,
+            list(self._regularizers.values()),
+            self.state.global_step,
+            losses,
+            self.args.low_memory,
+        )
+        for name, value in found.logs.items():
+            self._terms.setdefault(name, []).append(value.detach())
+        return found.losses, found.outputs
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the stock method; adds the mean of what the regularizers tell, since the last entry."""
+        if "learning_rate" in logs:
+            logs |= {name: torch.stack(values).mean().item() for name, values in sorted(self._terms.items())}
+            self._terms.clear()
+        super().log(logs, start_time)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            for name, regularizer in self._regularizers.items():
+                if state := regularizer.state_dict():
+                    save_file(
+                        {key: value.contiguous() for key, value in state.items()}, _file(output_dir, name)
+                    )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for name, regularizer in self._regularizers.items():
+            if checkpoint is not None and _file(checkpoint, name).exists():
+                regularizer.load_state_dict(load_file(_file(checkpoint, name)))
+
+
+def _file(folder: str, name: str) -> Path:
+    return Path(folder) / f"regularizer_{name}.safetensors"
+
+
+class _AfterStep(TrainerCallback):
+    """Tells the regularizers that the weights have changed."""
+
+    def __init__(self, regularizers: dict[str, Regularizer]) -> None:
+        self.regularizers = regularizers
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for regularizer in self.regularizers.values():
+            regularizer.after_step(kwargs["model"])
