@@ -30,7 +30,8 @@ from hf_layerfusion.training.trainer import LayerFusionTrainer
 SHOWN_MISTAKES = 5
 RECIPE = (
     "learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_decay", "task_mixing", "task_loss",
-    "task_weights", "regularizers", "gradient_surgery", "layer_decay", "class_balance", "freeze_encoder", "bf16", "fp16",
+    "task_weights", "regularizers", "gradient_surgery", "layer_decay", "class_balance",
+    "freeze_encoder", "bf16", "fp16",
 )  # fmt: skip
 
 
