@@ -1,0 +1,374 @@
+"""An ensemble as a thing: it has members, answers as one model, and is kept in a folder with `ensemble.json`."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_layerfusion.ensembling.answers import answer
+from hf_layerfusion.ensembling.combiners import Combiner
+from hf_layerfusion.ensembling.fitted import TaskBased
+from hf_layerfusion.ensembling.manifest import FILE_NAME, Entry, Fit, Manifest, read_manifest
+from hf_layerfusion.ensembling.models import CARD, Model, Runtime, Task, resolve
+from hf_layerfusion.ensembling.prediction_files import Array, Rows, rows_hash
+from hf_layerfusion.ensembling.scores import score_of
+from hf_layerfusion.ensembling.seats import Member, Seat, common_tasks, parse_member
+from hf_layerfusion.ensembling.table import make_combiner
+from hf_layerfusion.ensembling.trained_texts import (
+    Hashes,
+    check_held_out,
+    read_trained_texts,
+    text_hashes,
+    write_trained_texts,
+)
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.hub.ensemble_card import EnsembleFacts, build_ensemble_card
+
+
+class Ensemble:
+    """Several models, or ensembles of them, that answer one task or several as one model.
+
+    Members may differ in architecture, class and tokenizer; the labels of a task must be the same by name.
+
+    Args:
+        seats: the members.
+        runtime: how they are run.
+        max_length: tokens that a text or pair is cut to; None: as many as each member takes.
+        folder: where it is kept, if it is.
+
+    Attributes:
+        tasks: what it answers, by name; the labels' order is that of the first member.
+        combiners: how each task's predictions are combined; the mean of probabilities until another is set.
+        fits: what the fitted ones were fitted on.
+        unverified: members of which it was not known, when a combiner was fitted, what they were trained on.
+
+    Raises:
+        UserError: no members, or members whose tasks or labels do not fit each other.
+
+    Example:
+        ```python
+        ensemble = Ensemble.of(["outputs/first", "outputs/second"], "majority_vote")
+        ensemble("what a day!")  # [{"label": "positive", "score": 0.93}]
+        ensemble.save_pretrained("outputs/both")
+        Ensemble.from_pretrained("outputs/both")
+        ```
+    """
+
+    def __init__(
+        self,
+        seats: Sequence[Seat],
+        runtime: Runtime,
+        max_length: int | None = None,
+        folder: Path | None = None,
+    ):
+        if max_length is not None and max_length < 1:
+            raise UserError(f"max_length must be 1 or more, found {max_length}; raise it or leave it out.")
+        self.seats, self.runtime, self.max_length, self.folder = list(seats), runtime, max_length, folder
+        self.tasks: dict[str, Task] = common_tasks(self.seats)
+        self.combiners: dict[str, Combiner] = {
+            task: make_combiner("average_probabilities") for task in self.tasks
+        }
+        self.fits: dict[str, Fit] = {}
+        self.unverified: list[str] = []
+        self._fitted_on: Hashes | None = np.empty(0, np.uint64)
+
+    @classmethod
+    def of(
+        cls,
+        members: Sequence[str],
+        combiner: str = "average_probabilities",
+        *,
+        weights: Sequence[float] | None = None,
+        runtime: Runtime | None = None,
+        max_length: int | None = None,
+    ) -> "Ensemble":
+        """An ensemble of these members.
+
+        Args:
+            members: folders or Hub ids, of models or ensembles; `ID@REVISION` for a branch, tag or commit;
+                `TASK=MEMBER` for the one task that it answers here.
+            combiner: a name of `COMBINERS`; those that learn are fitted by `fit`, but `task_based` needs none where
+                each task has one member.
+            weights: of each member, for votes and averages.
+            runtime: how members are run.
+            max_length: tokens that a text or pair is cut to.
+
+        Raises:
+            UserError: a member that is missing or no trained model; as the class and `set_combiner`.
+        """
+        runtime = runtime or Runtime()
+        made = make_combiner(combiner, **({} if weights is None else {"weights": tuple(weights)}))
+        ensemble = cls([open_seat(member, runtime) for member in members], runtime, max_length)
+        for task in ensemble.tasks:
+            ensemble.set_combiner(task, made)
+        return ensemble
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, revision: str | None = None, **options: Any
+    ) -> "Ensemble":
+        """Loads an ensemble from its folder or Hub id; members are checked now, their weights loaded when needed.
+
+        Args:
+            name_or_path: the folder or Hub id.
+            revision: branch, tag or commit on the Hub.
+            options: the fields of `Runtime`, such as `max_loaded_members=1`.
+
+        Raises:
+            UserError: no ensemble; a member that is missing, has changed since, or answers something else; a cycle.
+        """
+        found = open_member(resolve(str(name_or_path), revision), Runtime(**options))
+        if not isinstance(found, cls):
+            raise UserError(
+                f"{name_or_path}: must be an ensemble, found a model; name a folder with {FILE_NAME}."
+            )
+        return found
+
+    @property
+    def name(self) -> str:
+        """The folder's last name."""
+        return "ensemble" if self.folder is None else self.folder.name
+
+    @property
+    def sha256(self) -> str:
+        """Of all that its answers depend on: its members, by their own, and how they are combined."""
+        return self.manifest().sha256
+
+    def manifest(self) -> Manifest:
+        """What `ensemble.json` says, but for the folders of members."""
+        return Manifest(
+            [seat.entry for seat in self.seats],
+            {name: list(task.labels) for name, task in self.tasks.items()},
+            self.combiners,
+            self.fits,
+            self.max_length,
+            self.unverified,
+        )
+
+    def members_of(self, task: str) -> list[Seat]:
+        """The members that answer a task, in the order of their predictions.
+
+        Raises:
+            UserError: if there is no such task.
+        """
+        if task not in self.tasks:
+            raise UserError(f"task must be one of {', '.join(self.tasks)}, found {task!r}; name one of them.")
+        return [seat for seat in self.seats if task in seat.tasks]
+
+    def set_combiner(self, task: str, combiner: Combiner) -> None:
+        """Combines a task's predictions so from now on.
+
+        Raises:
+            UserError: a combiner that does not fit the task's members, or that is to be fitted first.
+        """
+        members, kind = len(self.members_of(task)), self.tasks[task]
+        combiner(np.zeros((members, 1) if kind.is_regression else (members, 1, len(kind.labels))))
+        self.combiners[task] = combiner
+        self.fits.pop(task, None)
+
+    def member_predictions(self, task: str, rows: Rows, max_length: int | None = None) -> Array:
+        """What each member answers, its classes in the ensemble's order: `[M, N, C]`, of a regression `[M, N]`."""
+        labels = self.tasks[task].labels
+        predictions = []
+        for seat in self.members_of(task):
+            own = seat.tasks[task]
+            found = seat.member.predict(own, rows, self.max_length or max_length)
+            if not self.tasks[task].is_regression:
+                theirs = seat.member.tasks[own].labels
+                found = found[:, [theirs.index(label) for label in labels]]
+            predictions.append(found)
+        return np.stack(predictions)
+
+    def predict(self, task: str, rows: Rows, max_length: int | None = None) -> Array:
+        """Logits `[N, C]`, whose softmax are the ensemble's probabilities; of a regression values `[N]`.
+
+        Args:
+            task: one of `tasks`.
+            rows: one text each, or the two of a pair.
+            max_length: where the ensemble has none of its own.
+        """
+        return self.combiners[task](self.member_predictions(task, rows, max_length))
+
+    def __call__(self, inputs: Any, *, task: str | None = None, top_k: int | str | None = "") -> Any:
+        """Answers as transformers' text-classification pipeline does.
+
+        Args:
+            inputs: a text, a pair `{"text": …, "text_pair": …}`, or a list of such.
+            task: which task; None is the first.
+            top_k: how many classes to name, None all of them; left out, the likeliest.
+
+        Returns:
+            `{"label", "score"}`, of a single text in a list; a list of them for a list of inputs. With `top_k` a list
+            of classes in place of each. A regression's score is its value.
+
+        Raises:
+            UserError: an unknown task, or an input that is neither text nor pair.
+        """
+        name = next(iter(self.tasks)) if task is None else task
+        self.members_of(name)
+        return answer(lambda rows: self.predict(name, rows), self.tasks[name], inputs, top_k)
+
+    def fit(
+        self,
+        task: str,
+        combiner: str,
+        rows: Rows,
+        labels: Array,
+        *,
+        metric: str | None = None,
+        predictions: Array | None = None,
+        unverified_members: bool = False,
+    ) -> None:
+        """Fits a combiner on texts that no member was trained on, and combines the task's predictions so.
+
+        Args:
+            task: one of `tasks`.
+            combiner: a name of `COMBINERS`.
+            rows: held-out texts or pairs, `[N]`.
+            labels: their classes as indices into the task's labels, or values, `[N]`.
+            metric: what is to be high: accuracy (default), f1_macro or recall_macro; pearsonr.
+            predictions: out-of-fold predictions `[M, N, C]` of these rows, in place of the members' own; then the
+                members may have been trained on the rows.
+            unverified_members: take members of which it is not known what they were trained on.
+
+        Raises:
+            UserError: a row that a member was trained or chosen on, or a member of which that is not known.
+        """
+        made, seats = make_combiner(combiner), self.members_of(task)
+        metric, score = score_of(self.tasks[task].problem_type, metric)
+        if not made.learns or (isinstance(made, TaskBased) and len(seats) == 1):
+            self.set_combiner(task, made)
+            return
+        if predictions is None:
+            seen = [entry for seat in seats for entry in seat.member.seen_texts()]
+            unknown = check_held_out(seen, rows, unverified_members)
+            self.unverified = sorted({*self.unverified, *unknown})
+        answers = self.member_predictions(task, rows) if predictions is None else predictions
+        fitted = made.fit(answers, np.asarray(labels), score)
+        reached = float(score(fitted(answers)[None], np.asarray(labels))[0])
+        self.set_combiner(task, fitted)
+        self.fits[task] = Fit(metric, reached, len(rows), rows_hash(rows), predictions is not None)
+        if self._fitted_on is not None:
+            self._fitted_on = np.union1d(self._fitted_on, text_hashes(rows))
+
+    def seen_texts(self) -> list[tuple[str, dict[str, Hashes] | None]]:
+        """Of each member, to any depth, its name and the texts that it was trained and chosen on; and of the ensemble
+        itself what its combiners were fitted on. None where that is not known."""
+        own = None if self._fitted_on is None else {"selection": self._fitted_on}
+        return [(self.name, own), *(entry for seat in self.seats for entry in seat.member.seen_texts())]
+
+    def save_pretrained(
+        self, folder: str | Path, *, carry_members: bool = False, facts: EnsembleFacts | None = None
+    ) -> None:
+        """Writes `ensemble.json` and a card into a new folder.
+
+        Args:
+            folder: must not exist, or be empty.
+            carry_members: copy the members into the folder, to any depth; else it points to them.
+            facts: what a run measured, for the card.
+
+        Raises:
+            UserError: if the folder is not empty, or a member is nowhere to point to.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder}: must be a new or empty folder, found files there; name another.")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write(folder.resolve(), carry_members)
+        card = build_ensemble_card(folder.resolve().name, self.manifest().to_json(), facts or EnsembleFacts())
+        card.save(folder / CARD)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copies it with all its members, to any depth, into a new folder."""
+        folder.mkdir(parents=True)
+        self._write(folder, carry_members=True)
+        if self.folder is not None and (self.folder / CARD).is_file():
+            shutil.copyfile(self.folder / CARD, folder / CARD)
+
+    def _write(self, folder: Path, carry_members: bool) -> None:
+        entries = []
+        for number, seat in enumerate(self.seats, start=1):
+            entry = seat.entry
+            if carry_members:
+                place = f"members/{number:02}-{seat.member.name}"
+                seat.member.copy_to(folder / place)
+                entry = replace(entry, folder=place, hub_id=None, revision=None)
+            elif seat.hub_id is None:
+                if seat.member.folder is None:
+                    raise UserError(
+                        f"member {seat.member.name}: must have a folder to point to, found none; save it first."
+                    )
+                place = Path(os.path.relpath(seat.member.folder, folder)).as_posix()
+                entry = replace(entry, folder=place)
+            entries.append(entry)
+        if self._fitted_on is not None and len(self._fitted_on):
+            write_trained_texts(folder, [], self._fitted_on)
+        replace(self.manifest(), members=entries).write(folder)
+
+
+def open_seat(name: str, runtime: Runtime) -> Seat:
+    """A member by what `Ensemble.of` takes for one."""
+    task, source, revision = parse_member(name)
+    folder = resolve(source, revision)
+    if Path(source).is_dir():
+        return Seat(open_member(folder, runtime), task)
+    return Seat(open_member(folder, runtime), task, source, folder.name)
+
+
+def open_member(folder: Path, runtime: Runtime, trail: tuple[Path, ...] = ()) -> Member:
+    """The model or ensemble of a folder.
+
+    Args:
+        folder: its folder.
+        runtime: how members are run.
+        trail: the ensembles that it is a member of, the outermost first.
+
+    Raises:
+        UserError: a member that is missing, has changed since, or answers something else; a cycle of ensembles.
+    """
+    folder = folder.resolve()
+    if folder in trail:
+        circle = " → ".join(path.name for path in (*trail[trail.index(folder) :], folder))
+        raise UserError(
+            f"{folder}: an ensemble must not be a member of itself, found {circle}; leave it out."
+        )
+    if not (folder / FILE_NAME).is_file():
+        return Model(folder, runtime)
+    manifest = read_manifest(folder)
+    seats = [_seat_of(entry, folder, runtime, (*trail, folder)) for entry in manifest.members]
+    ensemble = Ensemble(seats, runtime, manifest.max_length, folder)
+    if ensemble.tasks.keys() != manifest.combiners.keys():
+        raise UserError(
+            f"{folder / FILE_NAME}: must combine the tasks {', '.join(ensemble.tasks)} of its members, found "
+            f"{', '.join(manifest.combiners)}; save it anew."
+        )
+    for task, combiner in manifest.combiners.items():
+        ensemble.set_combiner(task, combiner)
+    ensemble.fits, ensemble.unverified = dict(manifest.fits), list(manifest.unverified)
+    if ensemble.fits:
+        seen = read_trained_texts(folder)
+        ensemble._fitted_on = None if seen is None else seen["selection"]
+    return ensemble
+
+
+def _seat_of(entry: Entry, folder: Path, runtime: Runtime, trail: tuple[Path, ...]) -> Seat:
+    if entry.hub_id is not None:
+        place = resolve(entry.hub_id, entry.revision)
+    elif entry.folder is not None and (folder / entry.folder).is_dir():
+        place = folder / entry.folder
+    else:
+        raise UserError(
+            f"{folder / FILE_NAME}: the member {entry.name} must be in the folder {entry.folder}, found none there; "
+            "bring it back."
+        )
+    member = open_member(place, runtime, trail)
+    if member.sha256 != entry.sha256:
+        raise UserError(
+            f"{folder / FILE_NAME}: the member {entry.name} has changed since it was added (sha256 differs); bring "
+            "back what it was, or make the ensemble anew."
+        )
+    return Seat(member, entry.task, entry.hub_id, entry.revision)

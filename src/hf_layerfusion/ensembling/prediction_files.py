@@ -1,0 +1,165 @@
+"""Predictions on disk: a cache of what members answered, and files of out-of-fold predictions."""
+
+import csv
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_layerfusion.errors import UserError
+
+Array = npt.NDArray[Any]
+Rows = Sequence[tuple[str, ...]]
+
+LOGITS_FILE = "logits.csv"
+VALUE = "value"  # the column of a regression
+
+
+def rows_hash(rows: Rows) -> str:
+    """sha256 of texts or pairs, in their order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        for text in row:
+            encoded = text.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        digest.update(b"\xff" * 8)
+    return digest.hexdigest()
+
+
+def cached(
+    folder: str | Path | None, key: Sequence[object], predict: Callable[[], Array], rows: int
+) -> Array:
+    """The predictions that `key` names from `folder`, or those of `predict`, which are then kept there.
+
+    Args:
+        folder: the cache; None keeps nothing.
+        key: all that the predictions depend on.
+        predict: makes them, `[N, …]`.
+        rows: N.
+
+    Raises:
+        UserError: if a file of the cache is damaged.
+    """
+    if folder is None:
+        return predict()
+    name = hashlib.sha256("\n".join(map(str, key)).encode()).hexdigest()[:32]
+    path = Path(folder) / f"{name}.npy"
+    if path.exists():
+        try:
+            found: Array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(
+                f"{path}: must hold cached predictions, found a damaged file; delete it."
+            ) from error
+        if found.ndim == 0 or len(found) != rows:
+            raise UserError(f"{path}: must hold predictions of {rows} texts, found {found.shape}; delete it.")
+        return found
+    found = predict()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.save(file, found)
+    partial.replace(path)
+    return found
+
+
+def write_logits(
+    path: str | Path,
+    *,
+    ids: Sequence[object],
+    texts: Mapping[str, Sequence[str]],
+    logits: Array,
+    labels: Sequence[str],
+) -> None:
+    """Writes one row for each text to a csv file: `id`, the text columns, and a logit for each class by its name; of a
+    regression `value`.
+
+    Args:
+        path: the file.
+        ids: of the rows, `[N]`.
+        texts: text columns by name.
+        logits: `[N, C]`; of a regression `[N]` or `[N, 1]`.
+        labels: names of the classes; none for a regression.
+
+    Raises:
+        UserError: a text column that is named as a class.
+    """
+    names = list(labels) or [VALUE]
+    clash = sorted({"id", *names} & set(texts))
+    if clash:
+        raise UserError(f"the text column {clash[0]!r} must not be named as a class; rename it in the data.")
+    columns = np.asarray(logits, np.float64).reshape(len(logits), len(names)).T
+    cells = [[repr(value) for value in column.tolist()] for column in columns]
+    partial = Path(path).with_name(f".{Path(path).name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", *texts, *names])
+        writer.writerows(zip(ids, *texts.values(), *cells, strict=True))
+    partial.replace(path)
+
+
+def read_logits(
+    source: str | Path, *, ids: Sequence[object], texts: Mapping[str, Sequence[str]], labels: Sequence[str]
+) -> Array:
+    """Reads a member's predictions of exactly these rows, in their order.
+
+    Args:
+        source: a file that `write_logits` wrote, or the folder of a cross-validation with one in each `fold-…`.
+        ids, texts, labels: as there.
+
+    Returns:
+        `[N, C]` by `labels`, of a regression `[N]`.
+
+    Raises:
+        UserError: a file that is missing or not of that form, other labels, or rows other than those asked for.
+    """
+    source, names = Path(source), list(labels) or [VALUE]
+    files = [source] if source.is_file() else sorted(source.glob(f"fold-*/{LOGITS_FILE}"))
+    if not files:
+        raise UserError(
+            f"{source}: must be a csv file of predictions or a folder with fold-*/{LOGITS_FILE}, found none."
+        )
+    found: dict[tuple[str, ...], list[float]] = {}
+    for path in files:
+        for row in _rows(path, [*texts], names):
+            key = (row["id"], *(row[column] for column in texts))
+            if key in found:
+                raise UserError(
+                    f"{path}: must predict each row once, found the id {row['id']!r} twice; remove one."
+                )
+            try:
+                found[key] = [float(row[name]) for name in names]
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"{path}: must hold numbers, found others at id {row['id']!r}; correct them."
+                ) from error
+    asked = list(zip(map(str, ids), *texts.values(), strict=True))
+    absent = [key for key in asked if key not in found]
+    if absent or len(found) != len(set(asked)):
+        other = f"none for id {absent[0][0]!r}" if absent else f"{len(found)} rows"
+        raise UserError(
+            f"{source}: must predict the {len(asked)} rows that are asked for, ids and texts alike, found {other}; "
+            "predict these rows."
+        )
+    predictions = np.array([found[key] for key in asked])
+    return predictions if labels else predictions[:, 0]
+
+
+def _rows(path: Path, texts: Sequence[str], names: Sequence[str]) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            header = set(reader.fieldnames or ())
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as csv ({type(error).__name__}); write it anew.") from error
+    if header != {"id", *texts, *names}:
+        raise UserError(
+            f"{path}: must have the columns {', '.join(['id', *texts, *names])}, found {', '.join(sorted(header))}; "
+            "its labels must be the ensemble's."
+        )
+    return rows
