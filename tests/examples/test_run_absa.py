@@ -113,6 +113,11 @@ def test_the_part_that_chooses_shares_no_sentence_with_train(files):
     assert any("split from train, none of which has its sentence there" in note for note in data.notes)
 
 
+def test_a_bound_on_the_test_holds_for_dev_in_its_place(files):
+    arguments = AbsaDataArguments(**{name: str(path) for name, path in files.items()}, max_predict_samples=7)
+    assert len(prepare(arguments).splits["test"]) == 7
+
+
 def test_given_test_data_dev_chooses(files):
     paths = {name: str(path) for name, path in files.items()}
     data = prepare(AbsaDataArguments(**paths, test_file=paths["train_file"]))

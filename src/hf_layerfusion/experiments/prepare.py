@@ -95,6 +95,19 @@ def read_splits(arguments: DataArguments) -> dict[str, Dataset]:
     return splits
 
 
+def make_cleaner(arguments: DataArguments) -> TweetPreprocessor:
+    """What cleans the texts.
+
+    Raises:
+        UserError: as `TweetPreprocessor` and `SpellingCorrector`.
+    """
+    steps = tuple(arguments.preprocessing_steps or ()) or PRESETS.get(arguments.preprocessing, ())
+    spelling = None
+    if SPELLING in steps:
+        spelling = SpellingCorrector(arguments.spelling_language, arguments.spelling_dictionary)
+    return TweetPreprocessor(steps or arguments.preprocessing, spelling, text_columns=text_columns(arguments))
+
+
 def clean(split: Dataset, cleaner: TweetPreprocessor, name: str) -> tuple[Dataset, int]:
     """Cleans a split. Texts that cleaning empties are left out of `train` and stay as they were elsewhere, so that
     every row to be predicted gets its prediction.
@@ -111,6 +124,11 @@ def clean(split: Dataset, cleaner: TweetPreprocessor, name: str) -> tuple[Datase
     elif emptied:
         cleaned = cleaned.map(lambda text, row: split[row] if row in emptied else text, with_indices=True)
     return cleaned, len(emptied)
+
+
+def limit_first(split: Dataset, number: int) -> Dataset:
+    """The first `number` rows."""
+    return split.select(range(min(len(split), number)))
 
 
 def load(arguments: DataArguments) -> PreparedData:
@@ -133,7 +151,7 @@ def load(arguments: DataArguments) -> PreparedData:
     if arguments.max_eval_samples is not None and "validation" in splits:
         splits["validation"] = limit(splits["validation"], arguments.max_eval_samples, seed)
     if arguments.max_predict_samples is not None and "test" in splits:
-        splits["test"] = splits["test"].select(range(min(len(splits["test"]), arguments.max_predict_samples)))
+        splits["test"] = limit_first(splits["test"], arguments.max_predict_samples)
     notes = [f"{name}: {len(split):,} texts read" for name, split in splits.items()]
     for label in arguments.dropped_labels:
         for name, split in splits.items():
@@ -148,11 +166,7 @@ def load(arguments: DataArguments) -> PreparedData:
             absent = count_absent_aspects(split, *columns)
             notes += [f"{name}: {absent:,} aspects do not stand in their sentence"] if absent else []
 
-    steps = tuple(arguments.preprocessing_steps or ()) or PRESETS.get(arguments.preprocessing, ())
-    spelling = None
-    if SPELLING in steps:
-        spelling = SpellingCorrector(arguments.spelling_language, arguments.spelling_dictionary)
-    cleaner = TweetPreprocessor(steps or arguments.preprocessing, spelling, text_columns=columns)
+    cleaner = make_cleaner(arguments)
     for name, split in splits.items():
         splits[name], emptied = clean(split, cleaner, name)
         if emptied:
@@ -212,6 +226,8 @@ def prepare(arguments: DataArguments) -> PreparedData:
     data = load(arguments)
     if not arguments.report_on_selection and "validation" in data.splits and "test" not in data.splits:
         data.splits["test"] = data.splits.pop("validation")
+        if arguments.max_predict_samples is not None:
+            data.splits["test"] = limit_first(data.splits["test"], arguments.max_predict_samples)
         data.notes.append(
             "test: the validation data, as no test data is given; checkpoints are chosen on data cut from train"
         )
