@@ -370,11 +370,20 @@ def test_a_member_that_does_not_say_what_it_was_trained_on_is_named_in_the_card(
     assert Ensemble.from_pretrained(tmp_path / "unverified").unverified == ["second"]
 
 
+def test_given_predictions_of_the_members_do_not_hide_what_they_have_seen(held_out):
+    ensemble = Ensemble.of(held_out)
+    predictions = ensemble.member_predictions("default", ROWS)
+    with pytest.raises(UserError, match="member wordpiece: must not have seen"):
+        ensemble.fit("default", "greedy", ROWS, LABELS_OF_ROWS, predictions=predictions)
+    with pytest.raises(UserError, match="predictions must be given where they are out of fold"):
+        ensemble.fit("default", "greedy", ROWS, LABELS_OF_ROWS, out_of_fold=True)
+
+
 def test_out_of_fold_predictions_stand_in_for_the_members_own(held_out):
     ensemble = Ensemble.of(held_out)
     predictions = np.full((2, 12, 3), 0.0)
     predictions[1] = 5 * np.eye(3)[LABELS_OF_ROWS]
-    ensemble.fit("default", "task_based", ROWS, LABELS_OF_ROWS, predictions=predictions)
+    ensemble.fit("default", "task_based", ROWS, LABELS_OF_ROWS, predictions=predictions, out_of_fold=True)
     assert ensemble.combiners["default"].member == 1
     assert ensemble.fits["default"].out_of_fold
     assert ensemble.fits["default"].score == 1.0

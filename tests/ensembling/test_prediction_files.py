@@ -64,7 +64,7 @@ DAMAGES = {
     "other text": (lambda rows: [*rows[:-1], ["9", "E", "0", "0"]], "found none for id '9'"),
     "row twice": (lambda rows: [*rows, rows[-1]], "found the id '9' twice"),
     "other labels": (
-        lambda rows: [["id", "text", "no", "maybe"], *rows[1:]],
+        lambda rows: [["id", "text", "logit_no", "logit_maybe"], *rows[1:]],
         "its labels must be the ensemble's",
     ),
     "no number": (
@@ -86,11 +86,9 @@ def test_predictions_of_other_rows_or_labels_are_refused(tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there_and_a_column_named_as_a_class_are_refused(tmp_path):
+def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"or a folder with fold-\*/logits.csv, found none"):
         read_logits(tmp_path, ids=IDS, texts=TEXTS, labels=NAMES)
-    with pytest.raises(UserError, match="'yes' must not be named as a class"):
-        write_logits(tmp_path / "x.csv", ids=IDS, texts={"yes": TEXTS["text"]}, logits=LOGITS, labels=NAMES)
 
 
 def test_rows_are_told_apart_by_text_order_and_place():

@@ -221,6 +221,7 @@ class Ensemble:
         *,
         metric: str | None = None,
         predictions: Array | None = None,
+        out_of_fold: bool = False,
         unverified_members: bool = False,
     ) -> None:
         """Fits a combiner on texts that no member was trained on, and combines the task's predictions so.
@@ -231,19 +232,23 @@ class Ensemble:
             rows: held-out texts or pairs, `[N]`.
             labels: their classes as indices into the task's labels, or values, `[N]`.
             metric: what is to be high: accuracy (default), f1_macro or recall_macro; pearsonr.
-            predictions: out-of-fold predictions `[M, N, C]` of these rows, in place of the members' own; then the
+            predictions: of these rows, `[M, N, C]`, where they were made before.
+            out_of_fold: they are not the members' own but of models that were trained on other folds, so that the
                 members may have been trained on the rows.
             unverified_members: take members of which it is not known what they were trained on.
 
         Raises:
-            UserError: a row that a member was trained or chosen on, or a member of which that is not known.
+            UserError: a row that a member was trained or chosen on, or a member of which that is not known; no
+                predictions that are out of fold.
         """
+        if out_of_fold and predictions is None:
+            raise UserError("predictions must be given where they are out of fold, found none; give them.")
         made, seats = make_combiner(combiner), self.members_of(task)
         metric, score = score_of(self.tasks[task].problem_type, metric)
         if not made.learns or (isinstance(made, TaskBased) and len(seats) == 1):
             self.set_combiner(task, made)
             return
-        if predictions is None:
+        if not out_of_fold:
             seen = [entry for seat in seats for entry in seat.member.seen_texts()]
             unknown = check_held_out(seen, rows, unverified_members)
             self.unverified = sorted({*self.unverified, *unknown})
@@ -251,7 +256,7 @@ class Ensemble:
         fitted = made.fit(answers, np.asarray(labels), score)
         reached = float(score(fitted(answers)[None], np.asarray(labels))[0])
         self.set_combiner(task, fitted)
-        self.fits[task] = Fit(metric, reached, len(rows), rows_hash(rows), predictions is not None)
+        self.fits[task] = Fit(metric, reached, len(rows), rows_hash(rows), out_of_fold)
         if self._fitted_on is not None:
             self._fitted_on = np.union1d(self._fitted_on, text_hashes(rows))
 
@@ -349,9 +354,11 @@ def open_member(folder: Path, runtime: Runtime, trail: tuple[Path, ...] = ()) ->
     for task, combiner in manifest.combiners.items():
         ensemble.set_combiner(task, combiner)
     ensemble.fits, ensemble.unverified = dict(manifest.fits), list(manifest.unverified)
-    if ensemble.fits:
-        seen = read_trained_texts(folder)
-        ensemble._fitted_on = None if seen is None else seen["selection"]
+    seen = read_trained_texts(folder)
+    if seen is not None:
+        ensemble._fitted_on = seen["selection"]
+    elif ensemble.fits:
+        ensemble._fitted_on = None
     return ensemble
 
 

@@ -17,6 +17,7 @@ Rows = Sequence[tuple[str, ...]]
 
 LOGITS_FILE = "logits.csv"
 VALUE = "value"  # the column of a regression
+_PREFIX = "logit_"  # of a class's column, which no text column then clashes with
 
 
 def rows_hash(rows: Rows) -> str:
@@ -75,8 +76,8 @@ def write_logits(
     logits: Array,
     labels: Sequence[str],
 ) -> None:
-    """Writes one row for each text to a csv file: `id`, the text columns, and a logit for each class by its name; of a
-    regression `value`.
+    """Writes one row for each text to a csv file: `id`, the text columns, and a logit for each class, `logit_NAME`;
+    of a regression `value`.
 
     Args:
         path: the file.
@@ -84,14 +85,8 @@ def write_logits(
         texts: text columns by name.
         logits: `[N, C]`; of a regression `[N]` or `[N, 1]`.
         labels: names of the classes; none for a regression.
-
-    Raises:
-        UserError: a text column that is named as a class.
     """
-    names = list(labels) or [VALUE]
-    clash = sorted({"id", *names} & set(texts))
-    if clash:
-        raise UserError(f"the text column {clash[0]!r} must not be named as a class; rename it in the data.")
+    names = _columns(labels)
     columns = np.asarray(logits, np.float64).reshape(len(logits), len(names)).T
     cells = [[repr(value) for value in column.tolist()] for column in columns]
     partial = Path(path).with_name(f".{Path(path).name}.partial")
@@ -117,7 +112,7 @@ def read_logits(
     Raises:
         UserError: a file that is missing or not of that form, other labels, or rows other than those asked for.
     """
-    source, names = Path(source), list(labels) or [VALUE]
+    source, names = Path(source), _columns(labels)
     files = [source] if source.is_file() else sorted(source.glob(f"fold-*/{LOGITS_FILE}"))
     if not files:
         raise UserError(
@@ -147,6 +142,10 @@ def read_logits(
         )
     predictions = np.array([found[key] for key in asked])
     return predictions if labels else predictions[:, 0]
+
+
+def _columns(labels: Sequence[str]) -> list[str]:
+    return [f"{_PREFIX}{label}" for label in labels] or [VALUE]
 
 
 def _rows(path: Path, texts: Sequence[str], names: Sequence[str]) -> list[dict[str, str]]:

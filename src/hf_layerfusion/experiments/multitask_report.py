@@ -12,6 +12,7 @@ from hf_layerfusion.evaluation.plots import plot_confusion_matrix, plot_regressi
 from hf_layerfusion.evaluation.predictions import write_course_predictions, write_predictions
 from hf_layerfusion.evaluation.surgery_plots import plot_conflicts
 from hf_layerfusion.evaluation.task_plots import plot_distributions, plot_task_metrics
+from hf_layerfusion.experiments.for_ensembles import write_seen_texts
 from hf_layerfusion.experiments.models import resolve_path
 from hf_layerfusion.experiments.multitask import MultitaskData, MultitaskResult
 from hf_layerfusion.experiments.multitask_arguments import (
@@ -47,6 +48,7 @@ def write_multitask_outputs(
     """Writes model, tokenizer, results, each task's predictions, worst mistakes and plots, and the card."""
     trainer.save_model(str(folder))
     trainer.save_state()
+    write_seen_texts(folder, list(data.prepared.values()))
     for name in ("plots", "predictions", "mistakes"):
         (folder / name).mkdir(exist_ok=True)
     figures = []

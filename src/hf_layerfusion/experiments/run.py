@@ -27,6 +27,7 @@ from hf_layerfusion.experiments.arguments import (
     ModelArguments,
     RunTrainingArguments,
 )
+from hf_layerfusion.experiments.for_ensembles import write_seen_texts, write_split_logits
 from hf_layerfusion.experiments.layer_states import (
     PLOT_FILE,
     LayerStates,
@@ -181,6 +182,7 @@ def write_outputs(
     another run to draw."""
     trainer.save_model(str(folder))
     trainer.save_state()
+    write_seen_texts(folder, [data])
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     figures = []
@@ -223,6 +225,7 @@ def write_outputs(
             label_names=data.schema.names,
             format=data_arguments.prediction_format,  # type: ignore[arg-type]
         )
+        write_split_logits(folder, data, rows, result.logits)
         if result.labels is not None and data.schema.problem_type == "single_label_classification":
             path = plots / "confusion_matrix.png"
             plot_confusion_matrix(result.labels, result.logits.argmax(axis=1), data.schema.names, path)
