@@ -25,7 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "ensembling": {"evaluation", "hub"},
     "training": {"data", "losses", "surgery", "evaluation", "hub"},
     "errors": set(),
-    "__init__": {"modeling", "training"},
+    "__init__": {"modeling", "training", "ensembling"},
     "experiments": {"__init__", "modeling", "training", "evaluation", "ensembling", "data", "hub"},
 }
 

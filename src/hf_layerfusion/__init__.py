@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 # Heavy or rarely needed names, imported when first asked for.
 _LAZY = {
+    "Ensemble": "hf_layerfusion.ensembling.ensemble",
     "LayerFusionTrainer": "hf_layerfusion.training.trainer",
     "LayerFusionTrainingArguments": "hf_layerfusion.training.arguments",
 }
@@ -33,6 +34,7 @@ __all__ = [
     "CerbertusConfig",
     "CerbertusForMultitask",
     "CerbertusModel",
+    "Ensemble",
     "GRUFusionConfig",
     "GRUFusionModel",
     "LayerFusionTrainer",

@@ -126,7 +126,7 @@ def _settings(settings: Mapping[str, Any]) -> str:
 def _usage(name: str, manifest: Mapping[str, Any]) -> str:
     tasks = list(manifest["tasks"])
     lines = [
-        "from hf_layerfusion.ensembling.ensemble import Ensemble",
+        "from hf_layerfusion import Ensemble",
         "",
         f'ensemble = Ensemble.from_pretrained("{one_line(name)}")  # max_loaded_members=1 where memory is short',
         'print(ensemble("What a lovely morning!"))',
