@@ -70,6 +70,9 @@ def main() -> None:
                 overrides=overrides(arguments),
             )
         rows = read_rows(table, results)
+        if not rows:
+            print(f"{name}: no run has finished yet")
+            continue
         (results / f"{name}.md").write_text(format_markdown(table, rows) + "\n", encoding="utf-8")
         (results / f"{name}.csv").write_text(format_csv(table, rows), encoding="utf-8")
         bars = [TableRow(row.variant, *mean_sd(row.values)) for row in rows]
