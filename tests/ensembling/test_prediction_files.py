@@ -115,9 +115,9 @@ def test_seen_texts_are_known_again_pairs_either_way_round(tmp_path):
     seen = read_trained_texts(tmp_path)
     assert {part: len(hashes) for part, hashes in seen.items()} == {"train": 2, "selection": 1}
     rows = [("b", "a"), ("c",), ("d",), ("ab",), ("a",), ("c", "")]
-    assert seen_rows(rows, seen).tolist() == [True, True, True, False, False, False]
+    assert seen_rows(text_hashes(rows), seen).tolist() == [True, True, True, False, False, False]
     assert read_trained_texts(tmp_path / "nowhere") is None
-    assert not seen_rows(rows, {}).any()
+    assert not seen_rows(text_hashes(rows), {}).any()
     # One in 2**64 rows is taken for another: not among a few.
     assert len(set(text_hashes([(str(number),) for number in range(10_000)]).tolist())) == 10_000
 

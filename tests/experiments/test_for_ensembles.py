@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hf_layerfusion.ensembling.prediction_files import read_logits
-from hf_layerfusion.ensembling.trained_texts import read_trained_texts, seen_rows
+from hf_layerfusion.ensembling.trained_texts import read_trained_texts, seen_rows, text_hashes
 from hf_layerfusion.experiments.arguments import AbsaDataArguments, DataArguments
 from hf_layerfusion.experiments.folds import prepare_folds
 from hf_layerfusion.experiments.for_ensembles import rows_of, write_seen_texts, write_split_logits
@@ -38,13 +38,13 @@ def test_cleaned_and_raw_texts_are_known_by_their_part(tmp_path, own_validation)
     for part, split in (("train", "train"), ("selection", "validation")):
         cleaned = rows_of(data.splits[split], ("text",))
         assert cleaned[0][0] != train[0][0]
-        assert seen_rows(cleaned, {part: found[part]}).all()
+        assert seen_rows(text_hashes(cleaned), {part: found[part]}).all()
         as_read = [raw[row] for row in data.splits[split]["row"] if split == "train" or not own_validation]
-        assert seen_rows(as_read, {part: found[part]}).all()
+        assert seen_rows(text_hashes(as_read), {part: found[part]}).all()
     others = [(text,) for text, _ in test] + rows_of(data.splits["test"], ("text",))
-    assert not seen_rows(others, found).any()
+    assert not seen_rows(text_hashes(others), found).any()
     trained = rows_of(data.splits["train"], ("text",))
-    assert not seen_rows(trained, {"selection": found["selection"]}).any()
+    assert not seen_rows(text_hashes(trained), {"selection": found["selection"]}).any()
 
 
 def test_train_on_all_has_been_trained_on_all(tmp_path):
@@ -65,7 +65,7 @@ def test_a_fold_has_not_seen_what_it_is_tested_on_and_its_predictions_are_read_a
         folder.mkdir(parents=True)
         write_seen_texts(folder, [data])
         tested, found = rows_of(data.splits["test"], ("text",)), read_trained_texts(folder)
-        assert not seen_rows(tested, found).any()
+        assert not seen_rows(text_hashes(tested), found).any()
         assert len(found["train"]) + len(found["selection"]) == 60 - len(tested)
         places = [int(row) - 2 for row in data.splits["test"]["row"]]
         write_split_logits(folder, data, data.splits["test"], expected[places])

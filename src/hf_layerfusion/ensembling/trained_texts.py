@@ -65,9 +65,9 @@ def read_trained_texts(folder: str | Path) -> dict[str, Hashes] | None:
         ) from error
 
 
-def seen_rows(rows: Iterable[Sequence[str]], seen: dict[str, Hashes]) -> npt.NDArray[np.bool_]:
-    """Which of the rows a model was trained or chosen on, `[N]`."""
-    return np.isin(text_hashes(rows), np.concatenate([np.empty(0, np.uint64), *seen.values()]))
+def seen_rows(hashes: Hashes, seen: dict[str, Hashes]) -> npt.NDArray[np.bool_]:
+    """Which of the rows with these hashes a model was trained or chosen on, `[N]`."""
+    return np.isin(hashes, np.concatenate([np.empty(0, np.uint64), *seen.values()]))
 
 
 def check_held_out(
@@ -88,7 +88,7 @@ def check_held_out(
     Raises:
         UserError: a member that has seen a row, or of which it is not known.
     """
-    unknown = []
+    unknown, hashes = [], text_hashes(rows)
     for name, seen in members:
         if seen is None:
             if not unverified_members:
@@ -99,7 +99,7 @@ def check_held_out(
             unknown.append(name)
             continue
         for part, what in (("train", "trained"), ("selection", "chosen")):
-            found = np.flatnonzero(seen_rows(rows, {part: seen.get(part, np.empty(0, np.uint64))}))
+            found = np.flatnonzero(seen_rows(hashes, {part: seen.get(part, np.empty(0, np.uint64))}))
             if len(found):
                 raise UserError(
                     f"member {name}: must not have seen what a combiner is fitted on, found {len(found)} of "

@@ -15,7 +15,7 @@ from hf_layerfusion.ensembling.prediction_files import read_logits
 from hf_layerfusion.ensembling.scores import score_of
 from hf_layerfusion.ensembling.soup import make_soup
 from hf_layerfusion.ensembling.table import COMBINERS, combiner_to_json, make_combiner
-from hf_layerfusion.ensembling.trained_texts import seen_rows
+from hf_layerfusion.ensembling.trained_texts import seen_rows, text_hashes
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.significance import Difference, TaskAnswers, bootstrap_tasks
@@ -132,10 +132,11 @@ def leave_out_seen(ensemble: Ensemble, texts: dict[str, dict[str, Texts]]) -> li
         if "validation" not in splits:
             continue
         rows = splits["validation"].rows
+        hashes = text_hashes(rows)
         seen = np.zeros(len(rows), bool)
         for seat in ensemble.members_of(task):
             for _, known in seat.member.seen_texts():
-                seen |= seen_rows(rows, known or {})
+                seen |= seen_rows(hashes, known or {})
         if seen.all():
             raise UserError(
                 f"task '{task}': validation texts must be left that no member has seen, found none of {len(rows)}; "
