@@ -1,4 +1,5 @@
-"""Seconds of one core (CPU time, so that a busy machine does not count) that it takes to try combiners on predictions that members have made, against the targets.
+"""How long it takes to try combiners on predictions that members have made, in seconds of one core: CPU time, so that
+a busy machine does not count.
 
 - 100 combiners on 10 members and 10,000 texts of 3 classes: votes and averages with different weights, task-based,
   greedy and stacked; each fitted, combined and measured. Target: 5 s.
