@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.losses.generators import GeneratorStates
+from hf_layerfusion.losses.dropout import Dropout, Moment
 from hf_layerfusion.losses.layers import find_encoders, find_layers, replaced_forward
 
 
@@ -26,7 +26,7 @@ class Place(NamedTuple):
     """A state that noise is added to in each pass.
 
     Attributes:
-        state: as the clean pass had it, `[N, T, H]`: N texts of T tokens.
+        state: as the clean pass had it, part of its graph, `[N, T, H]`: N texts of T tokens.
         mask: `[N, T, 1]`, 1 for real tokens, 0 for padding.
     """
 
@@ -96,7 +96,7 @@ class NoisePoint(ABC):
                 f"{list(mask.shape)}; give the usual mask of ones and zeros, and for tasks that share their rows set "
                 "the noise below the tasks' own layers"
             )
-        self.places.append(Place(state.detach(), (mask != 0).unsqueeze(-1).to(state)))
+        self.places.append(Place(state, (mask != 0).unsqueeze(-1).to(state)))
 
 
 class EmbeddingNoise(NoisePoint):
@@ -113,8 +113,9 @@ class EmbeddingNoise(NoisePoint):
 
     @contextmanager
     def adding(self, noise: Sequence[Tensor], same_dropout: bool) -> Iterator[None]:
-        remaining = iter(noise)
-        with _hooked(self._embeddings, lambda module, args, output: output + next(remaining)):
+        # Added to the clean pass's own embeddings: the table's gradient, as large as the table, is made only once.
+        states = iter([place.state + each for place, each in zip(self.places, noise, strict=True)])
+        with _hooked(self._embeddings, lambda module, args, output: next(states)):
             yield
 
 
@@ -125,13 +126,15 @@ class LayerNoise(NoisePoint):
     Args:
         model: the model.
         layer: number of the layer, from 1 to L − 1.
+        dropout: the clean pass's; a pass goes on with the masks that it drew behind the layer.
 
     Raises:
         UserError: a layer that the encoder has not, or layers that do not stand in one list.
     """
 
-    def __init__(self, model: nn.Module, layer: int) -> None:
+    def __init__(self, model: nn.Module, layer: int, dropout: Dropout) -> None:
         super().__init__(model)
+        self._dropout = dropout
         self._below = [find_layers(encoder)[:layer] for encoder in self.encoders]
         for encoder in self.encoders:
             depth = encoder.config.num_hidden_layers
@@ -140,9 +143,9 @@ class LayerNoise(NoisePoint):
                     f"the layer that noise is added to must lie between 1 and {depth - 1} of {depth}, found {layer}; "
                     "0 adds it to the word embeddings"
                 )
-        # Outputs of each of these layers, and the generators' states behind the last of them.
+        # Outputs of each of these layers, and the moments behind the last of them.
         self._outputs: dict[nn.Module, list[Any]] = {layer: [] for below in self._below for layer in below}
-        self._states: list[GeneratorStates] = []
+        self._moments: list[Moment] = []
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
@@ -152,14 +155,14 @@ class LayerNoise(NoisePoint):
             self._outputs[module].append(output)
             if module in last:
                 self._add_place(_state(output))
-                self._states.append(GeneratorStates.now(_state(output).device))
+                self._moments.append(self._dropout.moment())
 
         with _hooked(list(self._outputs), record):
             yield
 
     @contextmanager
     def adding(self, noise: Sequence[Tensor], same_dropout: bool) -> Iterator[None]:
-        remaining = iter(zip(noise, self._states, strict=True))
+        remaining = iter(zip(noise, self._moments, strict=True))
 
         def recorded(outputs: list[Any], is_last: bool) -> Callable[..., Any]:
             coming = iter(outputs)
@@ -168,9 +171,9 @@ class LayerNoise(NoisePoint):
                 output = next(coming)
                 if not is_last:
                     return output
-                added, states = next(remaining)
+                added, moment = next(remaining)
                 if same_dropout:
-                    states.set()
+                    self._dropout.go_to(moment)
                 state = _state(output) + added
                 return state if isinstance(output, Tensor) else (state, *output[1:])
 
