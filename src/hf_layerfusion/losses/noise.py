@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.losses.dropout import Dropout, Moment
+from hf_layerfusion.losses.generators import GeneratorStates
 from hf_layerfusion.losses.layers import find_encoders, find_layers, replaced_forward
 
 
@@ -126,15 +126,13 @@ class LayerNoise(NoisePoint):
     Args:
         model: the model.
         layer: number of the layer, from 1 to L − 1.
-        dropout: the clean pass's; a pass goes on with the masks that it drew behind the layer.
 
     Raises:
         UserError: a layer that the encoder has not, or layers that do not stand in one list.
     """
 
-    def __init__(self, model: nn.Module, layer: int, dropout: Dropout) -> None:
+    def __init__(self, model: nn.Module, layer: int) -> None:
         super().__init__(model)
-        self._dropout = dropout
         self._below = [find_layers(encoder)[:layer] for encoder in self.encoders]
         for encoder in self.encoders:
             depth = encoder.config.num_hidden_layers
@@ -143,9 +141,9 @@ class LayerNoise(NoisePoint):
                     f"the layer that noise is added to must lie between 1 and {depth - 1} of {depth}, found {layer}; "
                     "0 adds it to the word embeddings"
                 )
-        # Outputs of each of these layers, and the moments behind the last of them.
+        # Outputs of each of these layers, and the generators' states behind the last of them.
         self._outputs: dict[nn.Module, list[Any]] = {layer: [] for below in self._below for layer in below}
-        self._moments: list[Moment] = []
+        self._states: list[GeneratorStates] = []
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
@@ -155,14 +153,14 @@ class LayerNoise(NoisePoint):
             self._outputs[module].append(output)
             if module in last:
                 self._add_place(_state(output))
-                self._moments.append(self._dropout.moment())
+                self._states.append(GeneratorStates.now(_state(output).device))
 
         with _hooked(list(self._outputs), record):
             yield
 
     @contextmanager
     def adding(self, noise: Sequence[Tensor], same_dropout: bool) -> Iterator[None]:
-        remaining = iter(zip(noise, self._moments, strict=True))
+        remaining = iter(zip(noise, self._states, strict=True))
 
         def recorded(outputs: list[Any], is_last: bool) -> Callable[..., Any]:
             coming = iter(outputs)
@@ -171,9 +169,9 @@ class LayerNoise(NoisePoint):
                 output = next(coming)
                 if not is_last:
                     return output
-                added, moment = next(remaining)
+                added, states = next(remaining)
                 if same_dropout:
-                    self._dropout.go_to(moment)
+                    states.set()
                 state = _state(output) + added
                 return state if isinstance(output, Tensor) else (state, *output[1:])
 

