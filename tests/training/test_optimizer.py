@@ -211,9 +211,7 @@ def test_what_is_frozen_has_no_gradient(
 
 def test_the_rows_of_a_dry_run_hold_every_parameter_once(tmp_path: Path) -> None:
     model = Classifier(tiny_config("bert", 2))
-    args = small_arguments(tmp_path, layer_decay=0.9, frozen_layers=1)
-    freeze_encoder(model, args)
-    rows = group_rows(model, parameter_groups(model, args, Trainer.get_decay_parameter_names(None, model)))
+    rows = group_rows(model, small_arguments(tmp_path, layer_decay=0.9, frozen_layers=1))
     assert [row[0] for row in rows] == [
         "layer_1", "layer_1_no_decay", "encoder", "encoder_no_decay", "fusion", "fusion_no_decay", "frozen",
     ]  # fmt: skip

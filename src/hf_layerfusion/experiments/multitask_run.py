@@ -10,6 +10,7 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.multitask import (
     MultitaskData,
     architecture_counts,
+    load_multitask_model,
     make_multitask_trainer,
     prepare_multitask,
     train_multitask,
@@ -29,6 +30,7 @@ from hf_layerfusion.experiments.run import (
     write_json,
 )
 from hf_layerfusion.experiments.tasks import read_tasks_file
+from hf_layerfusion.training.optimizer import group_rows
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +65,8 @@ def train_tasks(
     with training_arguments.main_process_first(desc="preparing the texts"):
         data = prepare_multitask(entries, folder, model_arguments, data_arguments)
     if training_arguments.dry_run:
-        trainer = make_multitask_trainer(data, model_arguments, data_arguments, training_arguments)
-        return {
-            "architectures": architecture_counts(model_arguments, data.tasks),
-            "groups": trainer.group_rows(),
-        }
+        groups = group_rows(load_multitask_model(model_arguments, data.tasks), training_arguments)
+        return {"architectures": architecture_counts(model_arguments, data.tasks), "groups": groups}
     top = Path(str(training_arguments.output_dir))
     seeds = training_arguments.seeds or [training_arguments.seed]
     runs = []

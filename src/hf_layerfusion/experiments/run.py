@@ -41,6 +41,7 @@ from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.report import RunResult, card_facts, texts_and_labels
 from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
+from hf_layerfusion.training.optimizer import group_rows
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)
@@ -334,8 +335,7 @@ def classify(
     for note in data.notes:
         logger.info(note)
     if training_arguments.dry_run:
-        trainer = make_trainer(data, encoded, tokenizer, model_arguments, training_arguments)
-        return {"groups": trainer.group_rows()}
+        return {"groups": group_rows(load_model(model_arguments, data.schema), training_arguments)}
     top = Path(str(training_arguments.output_dir))
     seeds = training_arguments.seeds or [training_arguments.seed]
     runs = [

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
@@ -105,13 +106,21 @@ def parameter_groups(
     return [groups[key] for key in sorted(groups)]
 
 
-def group_rows(model: nn.Module, groups: list[dict[str, Any]]) -> list[list[str]]:
-    """What `--dry_run` prints of the groups: name, rate, weight decay, tensors and parameters; last, what is frozen."""
+def group_rows(model: nn.Module, args: LayerFusionTrainingArguments) -> list[list[str]]:
+    """What `--dry_run` prints of the groups that training would have: name, rate, weight decay, tensors and parameters;
+    last, what is frozen. No Trainer is made, which would make the output folder.
+
+    Raises:
+        UserError: as `freeze_encoder` and `parameter_groups`.
+    """
+    freeze_encoder(model, args)
+    decay_names = Trainer.get_decay_parameter_names(cast(Any, None), model)
 
     def row(name: str, rate: str, decay: str, parameters: list[nn.Parameter]) -> list[str]:
         total = sum(parameter.numel() for parameter in parameters)
         return [name, rate, decay, f"{len(parameters)}", f"{total:,}"]
 
+    groups = parameter_groups(model, args, decay_names)
     rows = [row(g["name"], f"{g['lr']:.3g}", f"{g['weight_decay']:g}", g["params"]) for g in groups]
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     return [*rows, row("frozen", "0", "", frozen)] if frozen else rows

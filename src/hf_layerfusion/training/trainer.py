@@ -26,7 +26,6 @@ from hf_layerfusion.training.gradient_surgery import SurgicalTraining
 from hf_layerfusion.training.optimizer import (
     epoch_decay_schedule,
     freeze_encoder,
-    group_rows,
     parameter_groups,
 )
 from hf_layerfusion.training.sampling import LengthSortedSampler, RowOrder, SeededSampler, take_rows
@@ -141,12 +140,6 @@ class LayerFusionTrainer(SurgicalTraining, CheckpointingTrainer):
             return super().create_optimizer(model)
         finally:
             self.optimizer_cls_and_kwargs = given
-
-    def group_rows(self) -> list[list[str]]:
-        """The parameter groups that training would have: name, rate, weight decay, tensors, parameters; last, what is
-        frozen."""
-        model = cast(PreTrainedModel, self.model)
-        return group_rows(model, parameter_groups(model, self.args, self.get_decay_parameter_names(model)))
 
     def set_initial_training_values(
         self, args: TrainingArguments, dataloader: DataLoader
