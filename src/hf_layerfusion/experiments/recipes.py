@@ -125,20 +125,14 @@ def arguments_of(settings: Settings) -> Settings:
 
 def _train_tasks(settings: Settings, fold: int | None, data_dir: Path) -> dict[str, Any]:
     entries = task_entries(settings)
-    plain = {
-        name: value
-        for name, value in settings.items()
-        if name not in ("tasks", "task_settings", "only_tasks")
-    }
     model_arguments, data_arguments, training_arguments = HfArgumentParser(MULTITASK_CLASSES).parse_dict(
-        plain
+        arguments_of(settings)
     )
     data = _prepared_tasks(
         json.dumps(entries), str(data_dir), _tokenizer_key(model_arguments), json.dumps(vars(data_arguments))
     )
     trainer = make_multitask_trainer(data, model_arguments, data_arguments, training_arguments)
     result = train_multitask(trainer, data)
-    answers = {name: _answers(found["test"]) for name, found in result.logits.items()}
     return {
         "metrics": result.metrics,
         "parameters": result.parameters,
@@ -148,8 +142,10 @@ def _train_tasks(settings: Settings, fold: int | None, data_dir: Path) -> dict[s
             for name, prepared in data.prepared.items()
         },
         "epochs": epoch_rows(result.history),
-        "predictions": answers,
-        "labels": {name: _answers(np.asarray(found["test"])) for name, found in result.labels.items()},
+        "predictions": {name: _answers(found["test"]) for name, found in result.logits.items()},
+        "labels": _of_split(result.labels, "test"),
+        "validation_labels": _of_split(result.labels, "validation"),
+        "logits": {split: _of_split(result.logits, split) for split in ("validation", "test")},
     }
 
 
@@ -157,6 +153,16 @@ def _answers(values: np.ndarray) -> str:
     """Classes of logits `[N, C]`, or values `[N]` or `[N, 1]` to three decimals, as one string."""
     if values.ndim == 2 and values.shape[1] > 1:
         values = values.argmax(axis=1)
+    return _numbers(values)
+
+
+def _of_split(values: dict[str, dict[str, Any]], split: str) -> dict[str, str]:
+    """Each task's numbers of a split."""
+    return {name: _numbers(np.asarray(found[split])) for name, found in values.items() if split in found}
+
+
+def _numbers(values: np.ndarray) -> str:
+    """Row by row, to three decimals."""
     return " ".join(f"{value:.3f}".rstrip("0").rstrip(".") for value in values.reshape(-1).tolist())
 
 
