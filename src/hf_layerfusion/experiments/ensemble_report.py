@@ -15,7 +15,7 @@ from hf_layerfusion.evaluation.ensemble_plots import plot_gain
 from hf_layerfusion.evaluation.predictions import write_predictions
 from hf_layerfusion.experiments.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
 from hf_layerfusion.experiments.ensembles import SOUP, Row, Trial
-from hf_layerfusion.experiments.run import RESULTS_FILE, write_json
+from hf_layerfusion.experiments.run_folder import RESULTS_FILE, write_json
 from hf_layerfusion.hub.ensemble_card import EnsembleFacts
 from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
 

@@ -20,14 +20,8 @@ from hf_layerfusion.experiments.prepare import (
     shared_groups,
     tokenize,
 )
-from hf_layerfusion.experiments.run import (
-    RESULTS_FILE,
-    check_output_dir,
-    run_in_folder,
-    run_settings,
-    summary_of,
-    write_json,
-)
+from hf_layerfusion.experiments.run import Classification
+from hf_layerfusion.experiments.run_folder import check_output_dir, run_once, run_settings, write_summary
 
 logger = logging.getLogger(__name__)
 
@@ -109,35 +103,22 @@ def cross_validate(
         )
     if training_arguments.dry_run:
         raise UserError("--dry_run shows one run's groups of parameters and excludes --folds; leave one out.")
-    check_output_dir(training_arguments, run_settings(model_arguments, data_arguments, training_arguments))
+    settings = run_settings(model_arguments, data_arguments, training_arguments)
+    check_output_dir(training_arguments, settings)
     tokenizer = load_tokenizer(model_arguments)
     with training_arguments.main_process_first(desc="preparing the folds"):
         folds = prepare_folds(data_arguments)
         encoded = [tokenize(data, tokenizer, data_arguments) for data in folds]
     top = Path(str(training_arguments.output_dir))
-    main_process = training_arguments.process_index == 0
     runs = []
     for number, (data, inputs) in enumerate(zip(folds, encoded, strict=True), start=1):
         folder = top / f"fold-{number}"
         for note in data.notes:
             if number == 1 or note not in folds[0].notes:
                 logger.info(note)
-        runs.append(
-            run_in_folder(
-                folder,
-                training_arguments.seed,
-                data,
-                inputs,
-                tokenizer,
-                model_arguments,
-                data_arguments,
-                training_arguments,
-            )
-        )
-        if main_process:
+        experiment = Classification(data, inputs, tokenizer, model_arguments, data_arguments, settings)
+        runs.append(run_once(experiment, replace(training_arguments, output_dir=str(folder)), top))
+        if training_arguments.process_index == 0:
             for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
                 shutil.rmtree(checkpoint)
-    summary = {"folds": len(folds), **summary_of(runs)}
-    if main_process:
-        write_json(top / RESULTS_FILE, summary)
-    return summary
+    return write_summary(top, {"folds": len(folds)}, runs, training_arguments)

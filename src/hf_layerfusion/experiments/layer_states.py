@@ -22,18 +22,13 @@ NUM_LAYERS = 6
 PLOT_FILE = "layer_states.png"
 
 
-def check_layer_states(
-    arguments: RunTrainingArguments, problem_type: str, examples: Dataset | None
-) -> dict[str, Any]:
+def check_layer_states(arguments: RunTrainingArguments, problem_type: str, examples: Dataset | None) -> None:
     """Checks before training that `--plot_layers` can be drawn.
 
     Args:
         arguments: `plot_layers` and `plot_layers_beside` of them.
         problem_type: of the run's labels.
         examples: the encoded validation split, whose first texts are drawn.
-
-    Returns:
-        The other run's states by title, empty where there is none.
 
     Raises:
         UserError: an epoch that the run does not reach, labels that are no classes, no validation texts, or another
@@ -43,7 +38,7 @@ def check_layer_states(
     if not epochs:
         if arguments.plot_layers_beside:
             raise UserError("--plot_layers_beside needs --plot_layers, found none; name the epochs to draw.")
-        return {}
+        return
     if not all(1 <= epoch <= arguments.num_train_epochs for epoch in epochs):
         raise UserError(
             f"--plot_layers must name epochs from 1 to --num_train_epochs {arguments.num_train_epochs:g}, found "
@@ -55,7 +50,7 @@ def check_layer_states(
             f"--plot_layers needs validation texts with one class each, found {found}; leave it out."
         )
     if not arguments.plot_layers_beside:
-        return {}
+        return
     folder = Path(arguments.plot_layers_beside)
     beside = read_states(folder)
     if not beside:
@@ -68,7 +63,6 @@ def check_layer_states(
             f"--plot_layers_beside {folder}: was drawn from other texts than this run validates on; run both on the "
             "same data with the same --split_seed."
         )
-    return {f"{folder.name}: {title}": stored for title, stored in beside.items()}
 
 
 class LayerStates(TrainerCallback):
@@ -119,9 +113,12 @@ def read_states(folder: Path) -> dict[str, Any]:
     return {str(content["title"]): content for content in stored}
 
 
-def plot_states(folder: Path, beside: dict[str, Any], names: Sequence[str], path: Path) -> None:
-    """Draws the states of a run, and below them those of the run beside it."""
-    stored = {**read_states(folder), **beside}
+def plot_states(folder: Path, beside: str | None, names: Sequence[str], path: Path) -> None:
+    """Draws the states of a run, and below them those of the run in the folder `beside`."""
+    stored = read_states(folder)
+    if beside:
+        other = Path(beside)
+        stored |= {f"{other.name}: {title}": content for title, content in read_states(other).items()}
     first = next(iter(stored.values()))
     states = {title: content["states"] for title, content in stored.items()}
     plot_layer_pca(states, first["labels"], names, path, first["layers"].tolist())

@@ -23,7 +23,7 @@ from hf_layerfusion.experiments.multitask_arguments import (
     MultitaskTrainingArguments,
 )
 from hf_layerfusion.experiments.prepare import PreparedData
-from hf_layerfusion.experiments.run import resume_point
+from hf_layerfusion.experiments.run_folder import resume_point
 from hf_layerfusion.experiments.tasks import PREDICT, Task, make_tasks, prepare_task, tokenize_task
 from hf_layerfusion.training.multitask_evaluation import BEST_OF_TASK
 from hf_layerfusion.training.trainer import LayerFusionTrainer

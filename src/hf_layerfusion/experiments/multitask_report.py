@@ -21,7 +21,7 @@ from hf_layerfusion.experiments.multitask_arguments import (
     MultitaskTrainingArguments,
 )
 from hf_layerfusion.experiments.report import epoch_rows, optimizer_name
-from hf_layerfusion.experiments.run import RESULTS_FILE, write_json
+from hf_layerfusion.experiments.run_folder import RESULTS_FILE, write_json
 from hf_layerfusion.experiments.tasks import Task
 from hf_layerfusion.hub.card import CardFacts, build_card, library_environment
 from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name
@@ -37,15 +37,16 @@ RECIPE = (
 
 
 def write_multitask_outputs(
-    folder: Path,
     data: MultitaskData,
     result: MultitaskResult,
     trainer: LayerFusionTrainer,
     model_arguments: MultitaskModelArguments,
     data_arguments: MultitaskDataArguments,
-    training_arguments: MultitaskTrainingArguments,
 ) -> None:
-    """Writes model, tokenizer, results, each task's predictions, worst mistakes and plots, and the card."""
+    """Writes model, tokenizer, results, each task's predictions, worst mistakes and plots, and the card into the
+    Trainer's folder."""
+    training_arguments: MultitaskTrainingArguments = trainer.args
+    folder = Path(str(training_arguments.output_dir))
     trainer.save_model(str(folder))
     trainer.save_state()
     write_seen_texts(folder, list(data.prepared.values()))

@@ -1,11 +1,9 @@
 """One fine-tuning run, from prepared data to a folder with model, card, plots and predictions."""
 
 import dataclasses
-import json
 import logging
-import os
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,8 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.plots import plot_confusion_matrix, plot_regression, plot_training_curves
 from hf_layerfusion.evaluation.predictions import write_predictions
-from hf_layerfusion.evaluation.significance import mean_sd
 from hf_layerfusion.experiments.arguments import (
     DataArguments,
-    EncoderArguments,
     ModelArguments,
     RunTrainingArguments,
 )
@@ -36,74 +32,21 @@ from hf_layerfusion.experiments.layer_states import (
 )
 from hf_layerfusion.experiments.layers import layers_section, measure_layers
 from hf_layerfusion.experiments.models import load_model, load_tokenizer
-from hf_layerfusion.experiments.multitask_arguments import MultitaskDataArguments
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.report import RunResult, card_facts, texts_and_labels
+from hf_layerfusion.experiments.run_folder import (
+    RESULTS_FILE,
+    check_output_dir,
+    resume_point,
+    run_seeds,
+    run_settings,
+    write_json,
+)
 from hf_layerfusion.hub.card import build_card
-from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 from hf_layerfusion.training.optimizer import group_rows
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)
-
-SETTINGS_FILE = "run.json"
-RESULTS_FILE = "all_results.json"
-
-
-def check_output_dir(arguments: RunTrainingArguments, settings: dict[str, Any]) -> None:
-    """Refuses a folder that holds anything but this very run.
-
-    Raises:
-        UserError: if `--output_dir` is missing, is a file, or holds another run or foreign files.
-    """
-    if not arguments.output_dir:
-        raise UserError("--output_dir must name the folder of the run, found none; name one.")
-    folder = Path(arguments.output_dir)
-    if folder.is_file():
-        raise UserError(f"--output_dir {folder}: must be a folder, found a file; name another.")
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    stored = folder / SETTINGS_FILE
-    if not arguments.resume_from_checkpoint or not stored.exists():
-        raise UserError(
-            f"--output_dir {folder}: must be empty, found another run's files; name another folder, or go on with that "
-            "run by --resume_from_checkpoint True."
-        )
-    earlier = json.loads(stored.read_text(encoding="utf-8"))
-    changed = sorted(name for name in settings if earlier.get(name) != settings[name])
-    if changed:
-        raise UserError(
-            f"--output_dir {folder}: holds a run with other settings ({', '.join(changed)}); name another folder or "
-            "take those settings back."
-        )
-
-
-def run_settings(
-    model_arguments: EncoderArguments,
-    data_arguments: DataArguments | MultitaskDataArguments,
-    training_arguments: RunTrainingArguments,
-) -> dict[str, Any]:
-    """The settings of a run that its results depend on, as JSON; no token, no folder of outputs."""
-    training = json.loads(training_arguments.to_json_string())
-    settings = {**dataclasses.asdict(model_arguments), **dataclasses.asdict(data_arguments), **training}
-    for name in ("token", "hub_token", "output_dir", "resume_from_checkpoint", "logging_dir", "run_name"):
-        settings.pop(name, None)
-    return settings
-
-
-def resume_point(arguments: RunTrainingArguments) -> str | None:
-    """The checkpoint to go on from: the one named, or with `--resume_from_checkpoint True` the newest intact one of
-    the run; `None` where the run was cut off before its first."""
-    asked = arguments.resume_from_checkpoint
-    if asked is None or asked.lower() in ("false", "no"):
-        return None
-    if asked.lower() not in ("true", "yes"):
-        return asked
-    folder = Path(str(arguments.output_dir))
-    newest = newest_valid_checkpoint(folder) if folder.exists() else None
-    if newest is None:
-        logger.info("%s: no checkpoint yet, so the run starts anew", arguments.output_dir)
-    return None if newest is None else str(newest)
 
 
 def make_trainer(
@@ -170,17 +113,15 @@ def train_and_predict(trainer: LayerFusionTrainer, encoded: dict[str, Dataset]) 
 
 
 def write_outputs(
-    folder: Path,
     data: PreparedData,
     result: RunResult,
     trainer: LayerFusionTrainer,
     model_arguments: ModelArguments,
     data_arguments: DataArguments,
-    training_arguments: RunTrainingArguments,
-    beside: dict[str, Any],
 ) -> None:
-    """Writes model, tokenizer, results, predictions, plots and card into `folder`; `beside` are the layers' states of
-    another run to draw."""
+    """Writes model, tokenizer, results, predictions, plots and card into the Trainer's folder."""
+    training_arguments: RunTrainingArguments = trainer.args
+    folder = Path(str(training_arguments.output_dir))
     trainer.save_model(str(folder))
     trainer.save_state()
     write_seen_texts(folder, [data])
@@ -200,7 +141,7 @@ def write_outputs(
         plot_training_curves(result.history, plots / "training_curves.png")
         figures.append(("Loss and accuracy by epoch.", "plots/training_curves.png"))
     if training_arguments.plot_layers:
-        plot_states(folder, beside, data.schema.names, plots / PLOT_FILE)
+        plot_states(folder, training_arguments.plot_layers_beside, data.schema.names, plots / PLOT_FILE)
         figures.append(
             (
                 "The first token's states at the last six layers, on two principal components.",
@@ -247,87 +188,74 @@ def write_outputs(
     build_card(facts).save(folder / "README.md")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+@dataclass
+class Classification:
+    """A run on one task, whatever its seed and folder: an `Experiment`.
 
-
-def run_in_folder(
-    folder: Path,
-    seed: int,
-    data: PreparedData,
-    encoded: dict[str, Dataset],
-    tokenizer: PreTrainedTokenizerBase,
-    model_arguments: ModelArguments,
-    data_arguments: DataArguments,
-    training_arguments: RunTrainingArguments,
-) -> dict[str, Any]:
-    """Trains, predicts and writes outputs into `folder`, which is `--output_dir` or lies in it, unless that was done
-    before. The settings are written into `--output_dir` once the model stands.
-
-    Returns:
-        The contents of the folder's `all_results.json`.
-
-    Raises:
-        UserError: as `make_trainer` and `LayerFusionTrainer.train`.
+    Attributes:
+        data: the splits as texts.
+        encoded: the splits as model inputs.
+        tokenizer: what they were encoded with.
+        model_arguments: which model.
+        data_arguments: how the data were prepared.
+        settings: what its results depend on.
     """
-    if (folder / RESULTS_FILE).exists():
-        logger.info("%s: finished before", folder)
-    else:
-        changes: dict[str, Any] = {"seed": seed, "output_dir": str(folder)}
-        if data_arguments.train_on_all:
+
+    data: PreparedData
+    encoded: dict[str, Dataset]
+    tokenizer: PreTrainedTokenizerBase
+    model_arguments: ModelArguments
+    data_arguments: DataArguments
+    settings: dict[str, Any]
+
+    def make_trainer(self, arguments: RunTrainingArguments) -> LayerFusionTrainer:
+        """As the function of that name.
+
+        Raises:
+            UserError: layers' states that cannot be drawn; as `load_model`.
+        """
+        if self.data_arguments.train_on_all:
             # Nothing is left to choose a checkpoint on.
-            changes |= {
+            changes: dict[str, Any] = {
                 "eval_strategy": "no",
                 "load_best_model_at_end": False,
                 "early_stopping_patience": None,
             }
-        arguments = dataclasses.replace(training_arguments, **changes)
-        beside = check_layer_states(arguments, data.schema.problem_type, encoded.get("validation"))
-        trainer = make_trainer(data, encoded, tokenizer, model_arguments, arguments)
+            arguments = dataclasses.replace(arguments, **changes)
+        validation = self.encoded.get("validation")
+        check_layer_states(arguments, self.data.schema.problem_type, validation)
+        trainer = make_trainer(self.data, self.encoded, self.tokenizer, self.model_arguments, arguments)
         if arguments.plot_layers:
             title = getattr(trainer.model.config, "variant", "plain")
-            trainer.add_callback(LayerStates(trainer, encoded["validation"], title, folder))
-        main_process = arguments.process_index == 0
-        if main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            settings = run_settings(model_arguments, data_arguments, training_arguments)
-            write_json(Path(str(training_arguments.output_dir)) / SETTINGS_FILE, settings)
-        result = train_and_predict(trainer, encoded)
-        if main_process:
-            write_outputs(folder, data, result, trainer, model_arguments, data_arguments, arguments, beside)
-        trainer.accelerator.wait_for_everyone()
-    results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-    return results
+            trainer.add_callback(
+                LayerStates(trainer, self.encoded["validation"], title, Path(str(arguments.output_dir)))
+            )
+        return trainer
 
+    def train(self, trainer: LayerFusionTrainer) -> RunResult:
+        """As `train_and_predict`."""
+        return train_and_predict(trainer, self.encoded)
 
-def summary_of(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Mean and standard deviation of each result over several runs."""
-    summary: dict[str, dict[str, float | None]] = {}
-    for name in runs[0]:
-        mean, sd = mean_sd([run[name] for run in runs])
-        summary[name] = {"mean": mean, "sd": sd}
-    return summary
+    def write(self, trainer: LayerFusionTrainer, result: RunResult) -> None:
+        """As `write_outputs`."""
+        write_outputs(self.data, result, trainer, self.model_arguments, self.data_arguments)
 
 
 def classify(
     model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: RunTrainingArguments
 ) -> dict[str, Any]:
     """The whole of a script without folds: prepares the data once, then trains, predicts and writes outputs for each
-    seed; several seeds get a folder each and a summary above them.
+    seed.
 
     Returns:
-        The contents of `all_results.json`; with `--dry_run`, which trains nothing, the `groups` of parameters.
+        As `run_seeds`; with `--dry_run`, which trains nothing, the `groups` of parameters.
 
     Raises:
         UserError: for whatever the user can mend.
     """
+    settings = run_settings(model_arguments, data_arguments, training_arguments)
     if not training_arguments.dry_run:
-        check_output_dir(
-            training_arguments, run_settings(model_arguments, data_arguments, training_arguments)
-        )
+        check_output_dir(training_arguments, settings)
     tokenizer = load_tokenizer(model_arguments)
     with training_arguments.main_process_first(desc="preparing the texts"):
         data = prepare(data_arguments)
@@ -336,24 +264,5 @@ def classify(
         logger.info(note)
     if training_arguments.dry_run:
         return {"groups": group_rows(load_model(model_arguments, data.schema), training_arguments)}
-    top = Path(str(training_arguments.output_dir))
-    seeds = training_arguments.seeds or [training_arguments.seed]
-    runs = [
-        run_in_folder(
-            top if len(seeds) == 1 else top / f"seed-{seed}",
-            seed,
-            data,
-            encoded,
-            tokenizer,
-            model_arguments,
-            data_arguments,
-            training_arguments,
-        )
-        for seed in seeds
-    ]
-    if len(seeds) == 1:
-        return runs[0]
-    summary = {"seeds": seeds, **summary_of(runs)}
-    if training_arguments.process_index == 0:
-        write_json(top / RESULTS_FILE, summary)
-    return summary
+    experiment = Classification(data, encoded, tokenizer, model_arguments, data_arguments, settings)
+    return run_seeds(experiment, training_arguments)

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.recipes import RECIPES
-from hf_layerfusion.experiments.run import write_json
+from hf_layerfusion.experiments.run_folder import write_json
 from hf_layerfusion.experiments.tables import Run, Table
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 
