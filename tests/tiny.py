@@ -92,6 +92,12 @@ def tiny_texts(count: int, seed: int = 0) -> list[tuple[str, str]]:
     return rows
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a csv file (RFC 4180) by column."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
     """Write `rows` below the header `text,label` and return `path`."""
     with path.open("w", encoding="utf-8", newline="") as file:

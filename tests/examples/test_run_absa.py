@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -21,9 +20,9 @@ from hf_layerfusion.experiments.folds import cross_validate, prepare_folds
 from hf_layerfusion.experiments.layer_states import read_states
 from hf_layerfusion.experiments.prepare import prepare, tokenize
 from hf_layerfusion.experiments.run import classify, make_trainer
-from hf_layerfusion.experiments.script import parse_arguments
 from hf_layerfusion.training.trainer import LayerFusionTrainer
-from tests.tiny import tiny_texts
+from tests.examples.command_line import QUICK_TRAINING, parse
+from tests.tiny import read_csv, tiny_texts
 
 NOUNS = ("food", "phone", "music", "game")
 
@@ -32,11 +31,6 @@ def write_rows(path, rows):
     with open(path, "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("sentence", "aspect", "label"), *rows])
     return path
-
-
-def read_rows(path):
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def aspects(count, seed=0):
@@ -66,18 +60,10 @@ def call(tiny_encoder_dir, files):
             "model_name_or_path": tiny_encoder_dir,
             "train_file": files["train_file"],
             "output_dir": output,
-            "use_cpu": True,
-            "learning_rate": 3e-3,
-            "num_train_epochs": 2,
-            "per_device_train_batch_size": 16,
+            **QUICK_TRAINING,
             **changes,
         }
-        arguments = [
-            part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))
-        ]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["run_absa.py", *arguments, *extra])
-            parsed = parse_arguments(PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments)
+        parsed = parse((PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments), options, *extra)
         return (classify if parsed[1].folds is None else cross_validate)(*parsed)
 
     return run
@@ -94,7 +80,7 @@ def test_without_test_data_dev_is_the_test_and_a_tenth_of_train_chooses(call, tm
     results = call(tmp_path / "run", num_train_epochs=6, validation_file=files["validation_file"])
     assert results["test_accuracy"] > 0.7
     assert "test_f1_macro" in results
-    predictions, dev = read_rows(tmp_path / "run" / "predictions.csv"), read_rows(files["validation_file"])
+    predictions, dev = read_csv(tmp_path / "run" / "predictions.csv"), read_csv(files["validation_file"])
     assert [row["sentence"] for row in predictions] == [row["sentence"] for row in dev]
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert "test: the validation data, as no test data is given" in card
@@ -224,7 +210,7 @@ def test_given_validation_data_chooses_in_every_fold(files):
 
 def test_a_fold_is_a_run_on_its_parts_and_the_summary_their_mean(whole, call, tmp_path, files):
     folder, summary = whole
-    rows = read_rows(files["train_file"])
+    rows = read_csv(files["train_file"])
     labels, groups = [row["label"] for row in rows], [row["sentence"] for row in rows]
     train, test = stratified_group_folds(labels, groups, 3, seed=42)[1]
     parts = {
@@ -314,7 +300,7 @@ def test_layers_are_drawn_at_epochs_beside_the_baseline_s(call, tmp_path, files)
     assert list(kept) == ["bert-last, epoch 1", "bert-last, epoch 2"]
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
-    rows = read_rows(files["validation_file"])
+    rows = read_csv(files["validation_file"])
     inputs = tokenizer(
         [row["sentence"] for row in rows], [row["aspect"] for row in rows], padding=True, return_tensors="pt"
     )

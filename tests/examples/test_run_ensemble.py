@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -20,17 +19,13 @@ from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, 
 from hf_layerfusion.experiments.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
 from hf_layerfusion.experiments.ensemble_run import make_ensemble
 from hf_layerfusion.experiments.run import classify
-from hf_layerfusion.experiments.script import parse_arguments, run_script
+from hf_layerfusion.experiments.script import run_script
 from tests.ensembling.small import save_member
+from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.modeling.multitask_cases import build
-from tests.tiny import tiny_texts, tiny_tokenizer, write_csv
+from tests.tiny import read_csv, tiny_texts, tiny_tokenizer, write_csv
 
 LABELS = ("negative", "positive")
-
-
-def arguments_of(options, *extra):
-    parts = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    return [*parts, *map(str, extra)]
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +33,13 @@ def trained(tiny_encoder_dir, tiny_tweets, tmp_path_factory):
     """Two models that were trained by this package on the tiny tweets."""
     folder = tmp_path_factory.mktemp("trained")
     for number, fusion in enumerate(("share", "last_mean")):
-        with pytest.MonkeyPatch.context() as patch:
-            options = {
-                "model_name_or_path": tiny_encoder_dir, "train_file": tiny_tweets["train"],
-                "validation_file": tiny_tweets["validation"], "output_dir": folder / fusion, "use_cpu": True,
-                "fusion": fusion, "num_groups": 2 if number == 0 else None, "learning_rate": 3e-3,
-                "num_train_epochs": 2, "seed": number, "preprocessing": "none",
-            }  # fmt: skip
-            patch.setattr(sys, "argv", ["run_tweets.py", *arguments_of(options)])
-            classify(*parse_arguments(ModelArguments, DataArguments, TweetTrainingArguments))
+        options = {
+            **QUICK_TRAINING, "model_name_or_path": tiny_encoder_dir, "train_file": tiny_tweets["train"],
+            "validation_file": tiny_tweets["validation"], "output_dir": folder / fusion, "fusion": fusion,
+            "num_groups": 2 if number == 0 else None, "per_device_train_batch_size": 64, "seed": number,
+            "preprocessing": "none",
+        }  # fmt: skip
+        classify(*parse((ModelArguments, DataArguments, TweetTrainingArguments), options))
     return [str(folder / "share"), str(folder / "last_mean")]
 
 
@@ -62,10 +55,8 @@ def files(tmp_path_factory):
 
 def call(output, members, *extra, **options):
     options = {"output_dir": output, "prediction_cache": output.parent / "cache", "device": "cpu", **options}
-    with pytest.MonkeyPatch.context() as patch:
-        argv = [*arguments_of(options), *(["--members", *members] if members else []), *map(str, extra)]
-        patch.setattr(sys, "argv", ["run_ensemble.py", *argv])
-        return make_ensemble(*parse_arguments(EnsembleArguments, EnsembleDataArguments))
+    named = ["--members", *members] if members else []
+    return make_ensemble(*parse((EnsembleArguments, EnsembleDataArguments), options, *named, *extra))
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +67,6 @@ def run(trained, files, tmp_path_factory):
     members = [*trained, third]
     results = call(folder / "run", members, unverified_members=True, **files)
     return folder, members, results
-
-
-def read_csv(path):
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def chances(member, rows):

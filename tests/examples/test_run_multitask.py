@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -12,14 +11,10 @@ from transformers import pipeline
 
 from hf_layerfusion import CerbertusForMultitask
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.multitask_arguments import (
-    MultitaskDataArguments,
-    MultitaskModelArguments,
-    MultitaskTrainingArguments,
-)
 from hf_layerfusion.experiments.multitask_run import train_tasks
-from hf_layerfusion.experiments.script import parse_arguments
-from tests.tiny import NEGATIVE_WORDS, POSITIVE_WORDS, tiny_texts
+from hf_layerfusion.experiments.recipes import MULTITASK_CLASSES
+from tests.examples.command_line import QUICK_TRAINING, parse
+from tests.tiny import NEGATIVE_WORDS, POSITIVE_WORDS, read_csv, tiny_texts
 
 
 def write_tsv(path, header, rows):
@@ -80,20 +75,10 @@ def call(tiny_encoder_dir, folder):
             "model_name_or_path": tiny_encoder_dir,
             "tasks_file": folder / "tasks.json",
             "output_dir": output,
-            "use_cpu": True,
-            "learning_rate": 3e-3,
-            "num_train_epochs": 2,
-            "per_device_train_batch_size": 16,
+            **QUICK_TRAINING,
             **changes,
         }
-        arguments = [
-            part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))
-        ]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["run_multitask.py", *arguments, *extra])
-            return train_tasks(
-                *parse_arguments(MultitaskModelArguments, MultitaskDataArguments, MultitaskTrainingArguments)
-            )
+        return train_tasks(*parse(MULTITASK_CLASSES, options, *extra))
 
     return run
 
@@ -102,11 +87,6 @@ def call(tiny_encoder_dir, folder):
 def run(call, tmp_path_factory):
     output = tmp_path_factory.mktemp("multitask") / "run"
     return output, call(output, num_train_epochs=4, prediction_format="course")
-
-
-def read_csv(path):
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_reports_each_task_their_mean_and_the_best_of_each(run):

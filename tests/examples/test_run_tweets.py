@@ -1,6 +1,5 @@
 """The script as its users call it: outputs, kinds of task, seeds, resuming, and one line for every mistake."""
 
-import csv
 import json
 import os
 import subprocess
@@ -18,14 +17,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, TweetTrainingArguments
 from hf_layerfusion.experiments.run import classify
-from hf_layerfusion.experiments.script import parse_arguments
-from tests.tiny import tiny_texts, write_csv
+from tests.examples.command_line import QUICK_TRAINING, parse
+from tests.tiny import read_csv, tiny_texts, write_csv
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "run_tweets.py"
 
 
 @pytest.fixture
-def call(tiny_encoder_dir, tiny_tweets, monkeypatch):
+def call(tiny_encoder_dir, tiny_tweets):
     """Calls what the script calls, with the tiny encoder and data, as if from the command line."""
 
     def run(output, *extra, **changes):
@@ -35,30 +34,18 @@ def call(tiny_encoder_dir, tiny_tweets, monkeypatch):
             "validation_file": tiny_tweets["validation"],
             "test_file": tiny_tweets["test"],
             "output_dir": output,
-            "use_cpu": True,
             "num_groups": 2,
             "fusion_hidden_size": 8,
             "downstream_hidden_size": 8,
             "dense_size": 8,
             "classifier_dropout": 0.1,
-            "learning_rate": 3e-3,
-            "num_train_epochs": 2,
-            "per_device_train_batch_size": 16,
             "preprocessing": "light",
+            **QUICK_TRAINING,
             **changes,
         }
-        arguments = [
-            part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))
-        ]
-        monkeypatch.setattr(sys, "argv", ["run_tweets.py", *arguments, *extra])
-        return classify(*parse_arguments(ModelArguments, DataArguments, TweetTrainingArguments))
+        return classify(*parse((ModelArguments, DataArguments, TweetTrainingArguments), options, *extra))
 
     return run
-
-
-def rows_of(path):
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_leaves_a_folder_that_the_ecosystem_opens(call, tmp_path, tiny_tweets):
@@ -67,8 +54,8 @@ def test_a_run_leaves_a_folder_that_the_ecosystem_opens(call, tmp_path, tiny_twe
     assert results["test_accuracy"] > 0.75
     assert json.loads((folder / "all_results.json").read_text()) == results
 
-    predictions = rows_of(folder / "predictions.csv")
-    labels = [row["label"] for row in rows_of(tiny_tweets["test"])]
+    predictions = read_csv(folder / "predictions.csv")
+    labels = [row["label"] for row in read_csv(tiny_tweets["test"])]
     hits = np.mean([row["label"] == label for row, label in zip(predictions, labels, strict=True)])
     assert hits == pytest.approx(results["test_accuracy"])
 
@@ -135,7 +122,7 @@ def test_seeds_get_a_folder_each_and_a_summary(call, tmp_path):
 
 def test_without_validation_data_30_percent_is_split_off(call, tmp_path):
     call(tmp_path / "run", validation_file=None, test_file=None, num_train_epochs=1)
-    assert len(rows_of(tmp_path / "run" / "predictions.csv")) == round(0.3 * 128)
+    assert len(read_csv(tmp_path / "run" / "predictions.csv")) == round(0.3 * 128)
     assert "chosen on the validation split" in (tmp_path / "run" / "README.md").read_text()
 
 
@@ -160,7 +147,7 @@ def test_the_competition_s_files_and_format(call, tmp_path):
         prediction_format="kaggle",
         num_train_epochs=1,
     )
-    predictions = rows_of(tmp_path / "run" / "predictions.csv")
+    predictions = read_csv(tmp_path / "run" / "predictions.csv")
     assert [row["Id"] for row in predictions] == [str(i) for i in range(1, 33)]
     assert {row["Prediction"] for row in predictions} <= {"1", "-1"}
 
@@ -185,7 +172,7 @@ def test_pairs_regression_and_several_labels(call, tmp_path):
     files = dict.fromkeys(("train_file", "validation_file", "test_file"), tmp_path / "pairs.parquet")
     results = call(tmp_path / "scores", text_pair_column="second", num_train_epochs=1, **files)
     assert {"test_mse", "test_pearsonr"} <= results.keys()
-    assert {"text", "second", "value"} <= rows_of(tmp_path / "scores" / "predictions.csv")[0].keys()
+    assert {"text", "second", "value"} <= read_csv(tmp_path / "scores" / "predictions.csv")[0].keys()
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "scores").config.num_labels == 1
 
     several = {
@@ -209,6 +196,8 @@ MISTAKES = {
     "no such encoder": ({"model_name_or_path": "package:no_such_package"}, "package:no_such_package"),
     "two sources": ({"dataset_name": "org/data"}, "exactly one of"),
     "unknown step": ({"preprocessing": "harsh"}, "harsh"),
+    "unknown regularizer": ({"regularizers": "smrt"}, "regularizers must be of"),
+    "unknown setting of one": ({"regularizers": '{"smart": {"lambda": 1}}'}, "regularizers: smart"),
     "excluding options": ({"lr_scheduler_type": "cosine"}, "epoch_decay"),
 }
 

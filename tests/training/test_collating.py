@@ -3,7 +3,8 @@ from __future__ import annotations
 import torch
 from transformers import DataCollatorWithPadding
 
-from hf_layerfusion.training.collating import ONE_TASK, MultitaskCollator, PaddingCollator, task_batches
+from hf_layerfusion.losses.outputs import ONE_TASK, task_inputs
+from hf_layerfusion.training.collating import MultitaskCollator, PaddingCollator
 from tests.tiny import tiny_tokenizer
 
 
@@ -47,12 +48,12 @@ def test_the_task_is_named() -> None:
     one = collate([a, a])
     assert one["task"] == "a"
     assert one["labels"].tolist() == [1, 1]
-    assert task_batches(one) == {"a": one}
+    assert task_inputs(one) == {"a": one}
     several = collate([a, b | {"repeated": True}])
     assert set(several) == {"tasks"}
     assert several["tasks"]["a"]["input_ids"].tolist() == [[5, 6]]
     assert several["tasks"]["b"]["input_ids"].tolist() == [[7]]
     assert several["tasks"]["b"]["repeated"] is True
     assert "repeated" not in several["tasks"]["a"]
-    assert list(task_batches(several)) == ["a", "b"]
-    assert task_batches({"labels": 1}) == {ONE_TASK: {"labels": 1}}
+    assert list(task_inputs(several)) == ["a", "b"]
+    assert task_inputs({"labels": 1}) == {ONE_TASK: {"labels": 1}}

@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hf_layerfusion.evaluation.plots import DPI, STYLE, PathLike, shortened
 
@@ -42,6 +43,7 @@ def plot_conflicts(history: Sequence[Mapping[str, Any]], path: PathLike) -> None
         angles.axhline(0, color="black", linewidth=0.8)
         angles.set(ylabel="cosine", title="Gradients of two tasks: below 0 they conflict")
         shares.set(ylabel="steps in conflict, %", ylim=(-3, 103), xlabel="step")
+        shares.xaxis.set_major_locator(MaxNLocator(integer=True))
         for axes in (angles, shares):
             axes.grid(axis="y", alpha=0.25)
             axes.set_axisbelow(True)

@@ -15,14 +15,30 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from hf_layerfusion.errors import UserError
 
 
+def encoders_of(model: nn.Module) -> list[PreTrainedModel]:
+    """The pretrained encoders in `model`: the transformers models that hold no further one.
+
+    That is `model.bert` in a `BertForSequenceClassification`, and the wrapped encoder in a model that nests one two
+    levels deep.
+    """
+    models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    return [module for module in models if not _holds(module, PreTrainedModel)]
+
+
+def layers_of(encoder: nn.Module) -> nn.ModuleList | None:
+    """The list of an encoder's L layers; `None` where they do not stand in exactly one list."""
+    depth = getattr(getattr(encoder, "config", None), "num_hidden_layers", None)
+    lists = [found for found in _outermost_lists(encoder) if len(found) == depth]
+    return lists[0] if len(lists) == 1 else None
+
+
 def find_encoders(model: nn.Module) -> list[PreTrainedModel]:
-    """The transformers models inside `model` that hold no further one.
+    """As `encoders_of`.
 
     Raises:
         UserError: there is none.
     """
-    models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    inner = [module for module in models if not _holds(module, PreTrainedModel)]
+    inner = encoders_of(model)
     if not inner:
         raise UserError(
             f"further passes need a transformers PreTrainedModel, found {type(model).__name__} without one inside; "
@@ -32,19 +48,18 @@ def find_encoders(model: nn.Module) -> list[PreTrainedModel]:
 
 
 def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
-    """The list of an encoder's L layers.
+    """As `layers_of`.
 
     Raises:
-        UserError: unless there is exactly one.
+        UserError: they do not stand in exactly one list.
     """
-    depth = encoder.config.num_hidden_layers
-    lists = [found for found in _outermost_lists(encoder) if len(found) == depth]
-    if len(lists) != 1:
+    layers = layers_of(encoder)
+    if layers is None:
         raise UserError(
-            f"noise behind a layer needs an encoder whose {depth} layers stand in one list, found {len(lists)} such "
-            f"lists in '{encoder.config.model_type}'; set the layer to 0, the word embeddings"
+            f"noise behind a layer needs an encoder whose {encoder.config.num_hidden_layers} layers stand in one list, "
+            f"found '{encoder.config.model_type}'; set the layer to 0, the word embeddings"
         )
-    return lists[0]
+    return layers
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def divergence(problem_type: str, first: Tensor, second: Tensor) -> Tensor:
     return DIVERGENCES[problem_type](first, second)
 
 
-def task_inputs(inputs: Batch) -> dict[str, Batch]:
+def task_inputs(inputs: Batch) -> dict[str, Any]:
     """The batch of each task in `inputs`: of those below `tasks`, or of the one that it names, or names not."""
     return dict(inputs["tasks"]) if "tasks" in inputs else {inputs.get("task", ONE_TASK): inputs}
 

@@ -1,5 +1,8 @@
 """Regularizers by name."""
 
+from typing import Any
+
+from hf_layerfusion.errors import UserError
 from hf_layerfusion.losses.bregman import Bregman
 from hf_layerfusion.losses.freelb import FreeLB
 from hf_layerfusion.losses.rdrop import RDrop
@@ -12,3 +15,22 @@ REGULARIZERS: dict[str, type[Regularizer]] = {
     "rdrop": RDrop,
     "freelb": FreeLB,
 }
+
+
+def make_regularizers(settings: dict[str, dict[str, Any]]) -> dict[str, Regularizer]:
+    """The regularizers by name, each with its settings.
+
+    Raises:
+        UserError: an unknown name or setting, or a value out of its range.
+    """
+    made = {}
+    for name, options in settings.items():
+        if name not in REGULARIZERS:
+            raise UserError(
+                f"regularizers must be of {', '.join(REGULARIZERS)}, found {name!r}; correct the name"
+            )
+        try:
+            made[name] = REGULARIZERS[name](**options)
+        except TypeError as error:
+            raise UserError(f"regularizers: {name}: {error}; see the class for its settings") from error
+    return made

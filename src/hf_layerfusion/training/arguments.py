@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.losses.table import make_regularizers
 from hf_layerfusion.surgery.table import AGGREGATORS
 from hf_layerfusion.training.mixing import TASK_MIXINGS
 
@@ -242,6 +243,9 @@ class LayerFusionTrainingArguments(TrainingArguments):
                 f'regularizers must be a name or settings by name, {{"smart": {{"weight": 5}}}}, found '
                 f"{self.regularizers!r}"
             )
+        make_regularizers(
+            self.named_regularizers
+        )  # refused here rather than with the Trainer, after its folder is made
         if self.low_memory and not self.named_regularizers:
             raise UserError(
                 "low_memory is for regularizers, found none; name one, or use activation_checkpointing"

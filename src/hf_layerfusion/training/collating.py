@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
@@ -17,14 +17,6 @@ Batch = dict[str, Any]
 
 TASKS = "tasks"
 """The key under which a batch of several tasks holds a batch of each."""
-
-ONE_TASK = ""
-"""The name of the task of a batch that names none."""
-
-
-def task_batches(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The batch of each task in `batch`: of those below `tasks`, or of the one that it names, or names not."""
-    return dict(batch[TASKS]) if TASKS in batch else {batch.get(TASK, ONE_TASK): batch}
 
 
 class PaddingCollator:

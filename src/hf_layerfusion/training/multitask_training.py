@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import seed_worker
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.losses.outputs import ONE_TASK, task_inputs
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.class_balance import ClassWeights, class_labels
-from hf_layerfusion.training.collating import ONE_TASK, TASKS, task_batches
+from hf_layerfusion.training.collating import TASKS
 from hf_layerfusion.training.mixing import TASK_MIXINGS
 from hf_layerfusion.training.multitask_evaluation import MultitaskEvaluation
 from hf_layerfusion.training.sampling import RowOrder
@@ -164,7 +165,7 @@ class MultitaskTraining(MultitaskEvaluation, WeighingTrainer):
         """As `WeighingTrainer.get_batch_samples`; counts the steps of each task."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.is_multitask and batches:
-            self._steps_of.update(task_batches(batches[0]).keys())
+            self._steps_of.update(task_inputs(batches[0]).keys())
         return batches, num_items
 
     def _without_repeats(self, batch: Any) -> Any:
@@ -192,7 +193,7 @@ class MultitaskTraining(MultitaskEvaluation, WeighingTrainer):
 
     def balanced(self, inputs: dict[str, Any], outputs: Any, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses of a batch's tasks, with the weights of `class_balance`."""
-        batches = task_batches(inputs)
+        batches = task_inputs(inputs)
         for task in losses.keys() & self._class_weights.weights.keys():
             logits = outputs["logits"][task] if TASKS in inputs else outputs["logits"]
             losses[task] = self._class_weights.weighed(task, losses[task], logits, batches[task][LABELS])
@@ -218,10 +219,8 @@ class MultitaskTraining(MultitaskEvaluation, WeighingTrainer):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Of all the tasks of a batch."""
-        return sum(
-            super(MultitaskTraining, self).floating_point_ops(b) for b in task_batches(inputs).values()
-        )
+        return sum(super(MultitaskTraining, self).floating_point_ops(b) for b in task_inputs(inputs).values())
 
     def _track_num_input_tokens(self, inputs: Mapping[str, Any]) -> None:
-        for batch in task_batches(inputs).values():
+        for batch in task_inputs(inputs).values():
             super()._track_num_input_tokens(batch)

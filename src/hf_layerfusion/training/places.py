@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.losses.layers import encoders_of, layers_of
 
 EMBEDDINGS, LAYER, TOP, FUSION, HEAD = "embeddings", "layer", "encoder", "fusion", "head"
 
@@ -30,32 +30,6 @@ class Place(NamedTuple):
         return self.part in (EMBEDDINGS, LAYER, TOP)
 
 
-def encoders_of(model: nn.Module) -> list[nn.Module]:
-    """The pretrained encoders in `model`: the innermost `PreTrainedModel`s.
-
-    That is `model.bert` in a `BertForSequenceClassification`, and the wrapped encoder in a model that nests
-    one two levels deep. A model that nests none is an encoder as a whole.
-    """
-    nested = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    innermost = [
-        module
-        for module in nested
-        if not any(isinstance(inner, PreTrainedModel) for inner in module.modules() if inner is not module)
-    ]
-    return innermost or [model]
-
-
-def layers_of(encoder: nn.Module) -> nn.ModuleList | None:
-    """The list of an encoder's transformer layers; `None` where they do not stand in exactly one list."""
-    depth = getattr(getattr(encoder, "config", None), "num_hidden_layers", None)
-    lists = [
-        module for module in encoder.modules() if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
-    inside = {id(inner) for outer in lists for inner in outer.modules() if inner is not outer}
-    lists = [found for found in lists if id(found) not in inside]
-    return lists[0] if len(lists) == 1 else None
-
-
 def parameter_places(model: nn.Module) -> dict[int, Place]:
     """The place of each parameter of `model`, by the parameter's `id`."""
     base = getattr(model, "base_model", model)
@@ -64,7 +38,7 @@ def parameter_places(model: nn.Module) -> dict[int, Place]:
         id(parameter): Place(FUSION if id(parameter) in inside_base else HEAD)
         for parameter in model.parameters()
     }
-    for encoder in encoders_of(model):
+    for encoder in _encoders_of(model):
         for name, parameter in encoder.named_parameters():
             places[id(parameter)] = Place(EMBEDDINGS if "embed" in name else TOP)
         for number, layer in enumerate(layers_of(encoder) or ()):
@@ -79,7 +53,7 @@ def depth_of(model: nn.Module) -> int:
         UserError: an encoder whose layers do not stand in one list.
     """
     depths = []
-    for encoder in encoders_of(model):
+    for encoder in _encoders_of(model):
         layers = layers_of(encoder)
         if layers is None:
             raise UserError(
@@ -88,3 +62,8 @@ def depth_of(model: nn.Module) -> int:
             )
         depths.append(len(layers))
     return max(depths)
+
+
+def _encoders_of(model: nn.Module) -> list[nn.Module]:
+    # A model that nests none is an encoder as a whole.
+    return [*encoders_of(model)] or [model]

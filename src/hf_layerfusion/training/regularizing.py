@@ -13,28 +13,9 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.losses import outputs as by_task
 from hf_layerfusion.losses.regularizer import Regularizer, regularized_pass
-from hf_layerfusion.losses.table import REGULARIZERS
+from hf_layerfusion.losses.table import make_regularizers
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.multitask_training import MultitaskTraining
-
-
-def make_regularizers(settings: dict[str, dict[str, Any]]) -> dict[str, Regularizer]:
-    """The regularizers by name, each with its settings.
-
-    Raises:
-        UserError: an unknown name or setting, or a value out of its range.
-    """
-    made = {}
-    for name, options in settings.items():
-        if name not in REGULARIZERS:
-            raise UserError(
-                f"regularizers must be of {', '.join(REGULARIZERS)}, found {name!r}; correct the name"
-            )
-        try:
-            made[name] = REGULARIZERS[name](**options)
-        except TypeError as error:
-            raise UserError(f"regularizers: {name}: {error}; see the class for its settings") from error
-    return made
 
 
 class RegularizedTraining(MultitaskTraining):

@@ -18,10 +18,10 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 from transformers.training_args import OptimizerNames
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.losses.outputs import ONE_TASK
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.callbacks import EarlyStopping, GradualUnfreezing
 from hf_layerfusion.training.checkpointing import CheckpointingTrainer
-from hf_layerfusion.training.collating import ONE_TASK
 from hf_layerfusion.training.gradient_surgery import SurgicalTraining
 from hf_layerfusion.training.optimizer import (
     epoch_decay_schedule,

@@ -13,8 +13,8 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import has_length
 
+from hf_layerfusion.losses.outputs import ONE_TASK, task_inputs
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
-from hf_layerfusion.training.collating import ONE_TASK, task_batches
 from hf_layerfusion.training.task_data import REPEATED
 
 SHARES = "shares"
@@ -40,10 +40,10 @@ class WeighingTrainer(Trainer):
         if self.compute_loss_func is not None or not batches:
             return batches, num_items
         batches[-1] = self._without_repeats(batches[-1])
-        tasks = list(task_batches(batches[0]))
+        tasks = list(task_inputs(batches[0]))
         items = torch.stack(
             [
-                torch.stack([self._count_items(batch, device) for batch in task_batches(batch).values()])
+                torch.stack([self._count_items(batch, device) for batch in task_inputs(batch).values()])
                 for batch in batches
             ]
         )
