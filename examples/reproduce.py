@@ -2,8 +2,9 @@
 
 python examples/reproduce.py --table grubert-2 --data $DATA --jobs 2
 
-A finished run is not run again, one that was cut off goes on at its last checkpoint. `--report_only` prints what there
-is; `--update docs/results.md` fills the tables into a document, between `<!-- table: NAME -->` and `<!-- end -->`.
+A finished run is not run again, one that was cut off goes on at its last checkpoint. A table of ensembles runs nothing:
+it combines the predictions in the run files of other tables. `--report_only` prints what there is; `--update
+docs/results.md` fills the tables into a document, between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.evaluation.plots import TableRow, plot_table
-from hf_layerfusion.evaluation.significance import mean_sd
 from hf_layerfusion.experiments.arguments import option
 from hf_layerfusion.experiments.document import fill_tables
+from hf_layerfusion.experiments.ensemble_table_report import report_of_ensembles
+from hf_layerfusion.experiments.ensemble_tables import EnsembleTable, ensemble_table_names
 from hf_layerfusion.experiments.runner import pending_runs, run_table
 from hf_layerfusion.experiments.script import parse_arguments, run_script
-from hf_layerfusion.experiments.tables import Table, format_csv, format_markdown, read_rows, table_names
+from hf_layerfusion.experiments.table_report import report_of_runs
+from hf_layerfusion.experiments.tables import Table, table_names
 
 
 @dataclass
@@ -28,7 +30,10 @@ class ReproduceArguments:
     data: str | None = option(None, "Folder of the data sets.")
     results: str = option("docs/results", "Folder of the run files and reports.")
     work: str = option("runs", "Folder for checkpoints of runs under way.")
-    jobs: int = option(1, "Runs at once.")
+    jobs: int = option(1, "Runs at once; with --gpu each on a GPU of its own where there are as many.")
+    gpu: bool = option(
+        False, "Run on GPUs, in place of the processor that the tables name; goes with another --results."
+    )
     encoder: str | None = option(None, "Another encoder than the table's; goes with another --results.")
     limit_train: int | None = option(None, "Another number of training texts; goes with another --results.")
     list: bool = option(False, "Print the tables and stop.")
@@ -40,25 +45,43 @@ class ReproduceArguments:
 def overrides(arguments: ReproduceArguments) -> dict[str, Any]:
     """Settings from the command line that win over the table's."""
     given = {"model_name_or_path": arguments.encoder, "max_train_samples": arguments.limit_train}
+    if arguments.gpu:
+        given["use_cpu"] = False
     return {name: value for name, value in given.items() if value is not None}
+
+
+def load(name: str) -> Table | EnsembleTable:
+    """A table of runs or of ensembles."""
+    return EnsembleTable.load(name) if name in ensemble_table_names() else Table.load(name)
+
+
+def print_pending(table: Table | EnsembleTable, results: Path, overrides: dict[str, Any]) -> None:
+    """Says which runs have no result file; of members also which tables run them."""
+    if isinstance(table, Table):
+        for run in pending_runs(table, results, overrides):
+            print(f"{table.name}: {run.variant}, {run.name}: {run.settings}")
+    else:
+        for member in table.runs():
+            if not table.file(results, member).exists():
+                print(f"{table.name}: {member}: run by {', '.join(table.declared.get(member, []))}")
 
 
 def main() -> None:
     (arguments,) = parse_arguments(ReproduceArguments)
     results = Path(arguments.results)
+    names = [*table_names(), *ensemble_table_names()]
     if arguments.list:
-        for name in table_names():
-            print(f"{name:22} {Table.load(name).title}")
+        for name in names:
+            print(f"{name:22} {load(name).title}")
         return
     if not arguments.table:
-        raise UserError(f"--table must name a table, found none; choose from {', '.join(table_names())}.")
+        raise UserError(f"--table must name a table, found none; choose from {', '.join(names)}.")
     for name in arguments.table:
-        table = Table.load(name)
+        table = load(name)
         if arguments.dry_run:
-            for run in pending_runs(table, results, overrides(arguments)):
-                print(f"{name}: {run.variant}, {run.name}: {run.settings}")
+            print_pending(table, results, overrides(arguments))
             continue
-        if not arguments.report_only:
+        if isinstance(table, Table) and not arguments.report_only:
             if arguments.data is None:
                 raise UserError("--data must name the folder of the data sets, found none; name it.")
             run_table(
@@ -69,15 +92,16 @@ def main() -> None:
                 jobs=arguments.jobs,
                 overrides=overrides(arguments),
             )
-        rows = read_rows(table, results)
-        if not rows:
+        report = (
+            report_of_runs(table, results)
+            if isinstance(table, Table)
+            else report_of_ensembles(table, results)
+        )
+        if report is None:
             print(f"{name}: no run has finished yet")
             continue
-        (results / f"{name}.md").write_text(format_markdown(table, rows) + "\n", encoding="utf-8")
-        (results / f"{name}.csv").write_text(format_csv(table, rows), encoding="utf-8")
-        bars = [TableRow(row.variant, *mean_sd(row.values)) for row in rows]
-        plot_table(bars, results / f"{name}.png", f"{table.metric} on {table.split}", table.title)
-        print(f"\n{table.title}\n\n{format_markdown(table, rows)}\n")
+        report.write(results, name)
+        print(f"\n{report.title}\n\n{report.markdown()}")
     if arguments.update is not None:
         fill_tables(Path(arguments.update), results)
 

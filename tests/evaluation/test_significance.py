@@ -14,6 +14,7 @@ from hf_layerfusion.evaluation.significance import (
     bootstrap_tasks,
     format_mean_sd,
     holm,
+    mcnemar,
     mean_sd,
     nadeau_bengio,
     paired_bootstrap,
@@ -233,3 +234,25 @@ def test_tasks_that_differ_are_refused():
     one = {"a": TaskAnswers(np.zeros(3), np.zeros((1, 3)), False)}
     with pytest.raises(ValueError, match="the same tasks and examples"):
         bootstrap_tasks(one, {"a": TaskAnswers(np.zeros(4), np.zeros((1, 4)), False)})
+
+
+def test_mcnemar_by_hand():
+    """Five examples that only the variant gets right, one that only the baseline does: 2 · (6 + 1) / 2^6."""
+    baseline = [0] * 5 + [1] + [1] * 10 + [0] * 10
+    variant = [1] * 5 + [0] + [1] * 10 + [0] * 10
+    assert mcnemar(baseline, variant) == pytest.approx(14 / 64)
+    assert mcnemar(variant, baseline) == pytest.approx(14 / 64)
+    assert mcnemar(variant, variant) == 1.0
+
+
+def test_mcnemar_is_near_its_chi_square_of_many_examples(correctness):
+    first, second = correctness[0][0], correctness[1][0]
+    won, lost = int(((second == 1) & (first == 0)).sum()), int(((first == 1) & (second == 0)).sum())
+    statistic = (abs(won - lost) - 1) ** 2 / (won + lost)  # McNemar (1947), with Edwards' correction
+    assert mcnemar(first, second) == pytest.approx(stats.chi2.sf(statistic, 1), abs=0.01)
+
+
+@pytest.mark.parametrize(("baseline", "variant"), [([], []), ([1, 0], [1]), ([[1]], [[1]])])
+def test_mcnemar_needs_the_same_examples(baseline, variant):
+    with pytest.raises(ValueError, match="same examples"):
+        mcnemar(baseline, variant)

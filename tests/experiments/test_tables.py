@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 from transformers import HfArgumentParser
 
 from hf_layerfusion import CerbertusConfig
@@ -15,7 +16,9 @@ from hf_layerfusion.experiments.document import filled
 from hf_layerfusion.experiments.models import model_settings
 from hf_layerfusion.experiments.recipes import MULTITASK_CLASSES, RECIPES, arguments_of, task_entries
 from hf_layerfusion.experiments.runner import pending_runs
-from hf_layerfusion.experiments.tables import Table, format_csv, format_markdown, read_rows, table_names
+from hf_layerfusion.experiments.table_report import report_of_runs, sheet_of_runs
+from hf_layerfusion.experiments.table_rows import correctness, read_rows
+from hf_layerfusion.experiments.tables import Table, table_names
 from hf_layerfusion.experiments.tasks import make_tasks
 from tests.tiny import tiny_config
 
@@ -117,23 +120,86 @@ def test_report_tests_each_row_against_the_baseline_and_marks_noise(tmp_path):
     assert rows["better"].difference.difference == pytest.approx(0.3)
     assert rows["better"].difference.p_value < 0.01 < rows["same"].difference.p_value
     assert rows["base"].seconds == 2.5
-    text = format_markdown(table, list(rows.values()))
+    sheet = sheet_of_runs(table, list(rows.values()))
+    text = sheet.markdown()
     by_row = {line.split("|")[1].strip(): line for line in text.splitlines()}
     assert "within noise" in by_row["same"]
     assert "within noise" not in by_row["better"]
     assert "60.00 (0.00)" in by_row["base"]
     assert "80.00" in by_row["base"]
     assert "other data, other encoder" in text.splitlines()[0]
-    assert format_csv(table, list(rows.values())).count("\n") == 4
+    assert "60.00, 60.00" in by_row["base"], "fewer than five seeds are listed"
+    assert sheet.csv().count("\n") == 4
 
 
 def test_one_seed_gives_no_verdict(tmp_path):
     table = write_runs(tmp_path)
     for variant in ("same", "better"):
         (tmp_path / "g" / variant / "seed-1.json").unlink()
-    text = format_markdown(table, read_rows(table, tmp_path))
+    text = sheet_of_runs(table, read_rows(table, tmp_path)).markdown()
     assert text.count("one seed: no verdict") == 2
     assert "within noise" not in text
+
+
+def test_two_single_models_are_tested_by_mcnemar(tmp_path):
+    table = write_runs(tmp_path)
+    right = {}
+    for variant in ("base", "better"):
+        (tmp_path / "g" / variant / "seed-1.json").unlink()
+        content = json.loads((tmp_path / "g" / variant / "seed-0.json").read_text())
+        right[variant] = np.equal(content["predictions"].split(), content["labels"].split())
+    won = int((right["better"] & ~right["base"]).sum())
+    lost = int((right["base"] & ~right["better"]).sum())
+    rows = {row.variant: row for row in read_rows(table, tmp_path)}
+    expected = min(1.0, 2 * binom.sf(won - 1, won + lost, 0.5))  # the more frequent side, both ways
+    assert rows["better"].difference.p_value == pytest.approx(
+        2 * expected, rel=1e-9
+    )  # the smaller of two, by Holm
+    assert 0 < rows["better"].difference.low < rows["better"].difference.high
+    # With a second seed of one of them it is the bootstrap, whose smallest p-value is 2 of 10,001.
+    (tmp_path / "g" / "base" / "seed-1.json").write_text(
+        (tmp_path / "g" / "base" / "seed-0.json").read_text()
+    )
+    rows = {row.variant: row for row in read_rows(table, tmp_path)}
+    assert rows["better"].difference.p_value == pytest.approx(2 * 2 / 10_001)
+
+
+def test_one_task_of_classes_is_tested_as_a_single_task(tmp_path):
+    """What a run over several tasks stores of the one task that it has; of several tasks, or of values, the mean's
+    bootstrap stays."""
+    runs = [
+        {
+            "settings": {"tasks": {"a": {}, "b": {"problem_type": "regression"}}},
+            "labels": {"a": "0 1 1"},
+            "predictions": {"a": "0 1 0"},
+        }
+    ]
+    np.testing.assert_array_equal(correctness(runs), [[1, 1, 0]])
+    values = {"labels": {"b": "0.5 1"}, "predictions": {"b": "0.5 2"}}
+    assert correctness([runs[0] | values]) is None
+    both = {name: runs[0][name] | values[name] for name in values}
+    assert correctness([runs[0] | both]) is None
+
+
+def test_five_seeds_are_not_listed(tmp_path):
+    table = write_runs(tmp_path)
+    content = (tmp_path / "g" / "base" / "seed-0.json").read_text()
+    for seed in range(5):
+        (tmp_path / "g" / "base" / f"seed-{seed}.json").write_text(content)
+    rows = {row.variant: row for row in read_rows(replace(table, seeds=list(range(5))), tmp_path)}
+    assert (len(rows["base"].values), rows["base"].listed) == (5, [])
+    assert len(rows["same"].listed) == 2
+
+
+def test_a_report_is_written_in_three_formats_and_drawn(tmp_path):
+    table = write_runs(tmp_path)
+    report = report_of_runs(table, tmp_path)
+    report.write(tmp_path, "t")
+    for file, text in report.texts("t").items():
+        assert (tmp_path / file).read_text(encoding="utf-8") == text
+    assert sorted(path.suffix for path in tmp_path.glob("t.*")) == [".csv", ".md", ".png", ".tex"]
+    assert report.bars[0][:2] == ("base", 0.6)
+    assert report_of_runs(replace(table, group="nothing"), tmp_path) is None
 
 
 def test_a_difference_that_seeds_may_have_made_is_marked(tmp_path):
@@ -169,21 +235,6 @@ def test_documents_are_filled_from_reports(tmp_path):
         filled(text.replace("table: t", "table: u"), tmp_path)
 
 
-def test_published_results_are_those_of_their_run_files():
-    """Every figure in docs/results.md is in a report, and every report is what its run files give."""
-    docs = Path(__file__).parents[2] / "docs"
-    document = docs / "results.md"
-    if not document.exists():
-        pytest.skip("no results have been published yet")
-    for report in (docs / "results").glob("*.md"):
-        table = Table.load(report.stem)
-        expected = format_markdown(table, read_rows(table, docs / "results"))
-        assert report.read_text(encoding="utf-8") == expected + "\n"
-    assert filled(document.read_text(encoding="utf-8"), docs / "results") == document.read_text(
-        encoding="utf-8"
-    )
-
-
 def test_folds_are_runs_of_their_own_and_tested_by_their_differences(tmp_path):
     """Four folds with differences 0.1, 0.2, 0.3 and 0.2: t = 0.2 / sqrt(1/150 · 7/12), as in the test of the test."""
     table = replace(small_table(), common={"folds": 4}, seeds=[0], also=("f1_macro",))
@@ -207,8 +258,10 @@ def test_folds_are_runs_of_their_own_and_tested_by_their_differences(tmp_path):
     assert (found.difference, found.low, found.high) == pytest.approx(
         (0.2, 0.2 - reach, 0.2 + reach), abs=1e-6
     )
-    line = next(line for line in format_markdown(table, list(rows.values())).splitlines() if "better" in line)
+    text = sheet_of_runs(table, list(rows.values())).markdown()
+    line = next(line for line in text.splitlines() if "better" in line)
     assert "70.00 (14.14) | 35.00 (7.07) | 4 |" in line
+    assert "each seed" not in text, "folds are not seeds"
 
 
 def test_each_data_set_has_its_own_baseline(monkeypatch):

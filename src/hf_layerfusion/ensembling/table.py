@@ -37,6 +37,15 @@ def make_combiner(name: str, **fields: Any) -> Combiner:
     return COMBINERS[name](**fields)
 
 
+def used_members(combiner: Combiner, count: int) -> list[int]:
+    """Which of `count` members a combiner asks: those that it has chosen, or all."""
+    if isinstance(combiner, Greedy):
+        return sorted(set(combiner.order))
+    if isinstance(combiner, TaskBased):
+        return [combiner.member or 0]
+    return list(range(count))
+
+
 def combiner_to_json(combiner: Combiner) -> dict[str, Any]:
     """A combiner with what it has learned, for `combiner_from_json`."""
     return {"name": _NAMES[type(combiner)], **dataclasses.asdict(combiner)}  # type: ignore[call-overload]

@@ -37,13 +37,13 @@ class TableRow(NamedTuple):
 
     Attributes:
         name: what was run.
-        mean: its mean over seeds, in the unit of the axis.
-        sd: its standard deviation over seeds; None for a single run, which gets no error bar.
+        mean: the dot, in the unit of the axis.
+        error: how far the bar reaches to each side, or to the left and to the right; None for no bar.
     """
 
     name: str
     mean: float
-    sd: float | None
+    error: float | tuple[float, float] | None
 
 
 def plot_training_curves(
@@ -177,7 +177,7 @@ def plot_regression(targets: npt.ArrayLike, predictions: npt.ArrayLike, path: Pa
 
 
 def plot_table(rows: Sequence[TableRow], path: PathLike, xlabel: str, title: str) -> None:
-    """Draw the rows of a results table, top to bottom: a dot for the mean, a bar for one sd to each side.
+    """Draw the rows of a results table, top to bottom: a dot for the mean, and a bar to each side of it.
 
     Dots, not columns: results of one table differ by a few percent, which columns from zero would hide and
     columns from anywhere else would exaggerate.
@@ -191,7 +191,8 @@ def plot_table(rows: Sequence[TableRow], path: PathLike, xlabel: str, title: str
         figure = Figure(figsize=(7, 1.2 + 0.34 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         for position, row in enumerate(rows):
-            axes.errorbar(row.mean, position, xerr=row.sd, fmt="o", color=BLUE, capsize=3, markersize=5)
+            ends = None if row.error is None else np.reshape(row.error, (-1, 1)) * np.ones((2, 1))
+            axes.errorbar(row.mean, position, xerr=ends, fmt="o", color=BLUE, capsize=3, markersize=5)
         axes.set_yticks(range(len(rows)), [shortened(row.name) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set(xlabel=xlabel, title=title)

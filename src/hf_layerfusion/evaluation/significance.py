@@ -159,6 +159,33 @@ def bootstrap_tasks(
     return _from_draws(total, draws)
 
 
+def mcnemar(baseline: npt.ArrayLike, variant: npt.ArrayLike) -> float:
+    """Test two single models on the same examples by McNemar's exact test.
+
+    Only the n examples that one model gets right and the other wrong tell them apart. If the models were equally good,
+    each of these would fall to either with probability 1/2, so that the number of those that the variant gets right
+    is binomial (McNemar 1947). Dietterich (1998) recommends the test where each model was trained once.
+
+    Args:
+        baseline: whether each example is right, `[N]`.
+        variant: the same examples in the same order, `[N]`.
+
+    Returns:
+        The two-sided p-value; 1 where the models are right on the same examples.
+
+    Raises:
+        ValueError: no examples, or numbers of examples that differ.
+    """
+    first, second = np.asarray(baseline, bool), np.asarray(variant, bool)
+    if first.ndim != 1 or first.shape != second.shape or first.size == 0:
+        raise ValueError(
+            f"baseline and variant must be the same examples, [N], not empty; found shapes {first.shape} and "
+            f"{second.shape}"
+        )
+    won, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    return 1.0 if won + lost == 0 else float(stats.binomtest(won, won + lost).pvalue)
+
+
 def nadeau_bengio(differences: Sequence[float], test_fraction: float) -> Difference:
     """Test differences over the folds of a cross-validation by the corrected resampled t-test.
 

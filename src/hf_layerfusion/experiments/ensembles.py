@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from transformers import EvalPrediction
 
-from hf_layerfusion.ensembling.combiners import Array, Combiner, Weighted
+from hf_layerfusion.ensembling.combiners import Array, Weighted
 from hf_layerfusion.ensembling.ensemble import Ensemble
 from hf_layerfusion.ensembling.models import Model, Runtime
 from hf_layerfusion.ensembling.prediction_files import read_logits
 from hf_layerfusion.ensembling.scores import score_of
 from hf_layerfusion.ensembling.soup import make_soup
-from hf_layerfusion.ensembling.table import COMBINERS, combiner_to_json, make_combiner
+from hf_layerfusion.ensembling.table import COMBINERS, make_combiner, used_members
 from hf_layerfusion.ensembling.trained_texts import seen_rows, text_hashes
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
@@ -213,7 +213,10 @@ def try_combiners(
             task: {split: ensemble.combiners[task](each) for split, each in splits.items()}
             for task, splits in predictions.items()
         }
-        counts = {task: _counting(ensemble.combiners[task], len(ensemble.members_of(task))) for task in texts}
+        counts = {
+            task: len(used_members(ensemble.combiners[task], len(ensemble.members_of(task))))
+            for task in texts
+        }
         trial.rows.append(Row(name, "combiner", counts, combined))
     if arguments.soup:
         trial.rows.append(_soup_row(trial, arguments, cache))
@@ -254,13 +257,6 @@ def fit_all(trial: Trial, name: str, arguments: EnsembleArguments) -> None:
             out_of_fold=arguments.out_of_fold is not None,
             unverified_members=arguments.unverified_members,
         )
-
-
-def _counting(combiner: Combiner, members: int) -> int:
-    settings = combiner_to_json(combiner)
-    if "order" in settings:
-        return len(set(settings["order"]))
-    return 1 if "member" in settings else members
 
 
 def _member_rows(trial: Trial) -> list[Row]:

@@ -1,11 +1,9 @@
 """Runs the cells of a table, several at once, each once."""
 
 import json
-import multiprocessing
-import os
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.recipes import RECIPES
 from hf_layerfusion.experiments.run_folder import write_json
 from hf_layerfusion.experiments.tables import Run, Table
+from hf_layerfusion.experiments.workers import visible_devices, worker_pool
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 
 RUNS_A_PROCESS = 10
@@ -76,16 +75,14 @@ def run_table(
     jobs: int = 1,
     overrides: Mapping[str, Any] | None = None,
 ) -> None:
-    """Executes every pending run of a table, `jobs` at once, with a progress bar that says the time left."""
+    """Executes every pending run of a table, `jobs` at once, with a progress bar that says the time left. Where there
+    are GPUs each job sees one of them."""
     runs = pending_runs(table, results, overrides or {})
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    # A fresh interpreter a job: torch's thread pools do not survive a fork.
-    context = multiprocessing.get_context("spawn")
     with tqdm(total=len(runs), desc=table.name, unit="run", smoothing=0.1) as progress:
         # New processes now and then bound what the allocator keeps from batches of many lengths. The pool's own
         # `max_tasks_per_child` waits for ever once all of them have reached it (CPython issue 115634).
         for start in range(0, len(runs), jobs * RUNS_A_PROCESS):
-            with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,)) as pool:
+            with worker_pool(jobs, visible_devices()) as pool:
                 part = runs[start : start + jobs * RUNS_A_PROCESS]
                 futures = {pool.submit(execute, run, data_dir, results, work): run for run in part}
                 for future in as_completed(futures):

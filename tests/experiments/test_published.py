@@ -1,0 +1,40 @@
+"""Every published figure can be traced to a run file."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hf_layerfusion.experiments.document import filled
+from hf_layerfusion.experiments.ensemble_table_report import report_of_ensembles
+from hf_layerfusion.experiments.ensemble_tables import EnsembleTable, ensemble_table_names
+from hf_layerfusion.experiments.table_report import report_of_runs
+from hf_layerfusion.experiments.tables import Table, table_names
+
+DOCS = Path(__file__).parents[2] / "docs"
+RESULTS = DOCS / "results"
+REPORTS = sorted(path.stem for path in RESULTS.glob("*.md"))
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_is_what_its_run_files_give(name):
+    if name in ensemble_table_names():
+        report = report_of_ensembles(EnsembleTable.load(name), RESULTS)
+    else:
+        report = report_of_runs(Table.load(name), RESULTS)
+    assert report is not None
+    for file, text in report.texts(name).items():
+        assert (RESULTS / file).read_text(encoding="utf-8") == text
+    assert (RESULTS / f"{name}.png").exists()
+
+
+def test_the_document_holds_the_reports():
+    document = (DOCS / "results.md").read_text(encoding="utf-8")
+    assert filled(document, RESULTS) == document
+    named = re.findall(r"<!-- table: ([\w-]+) -->", document)
+    assert sorted(named) == REPORTS
+
+
+def test_no_report_lies_beside_the_tables():
+    known = {*table_names(), *ensemble_table_names()}
+    assert {path.stem for path in RESULTS.glob("*.*")} <= known
