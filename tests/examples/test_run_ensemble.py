@@ -135,6 +135,7 @@ def test_the_folder_is_an_ensemble_that_answers_as_its_predictions(run, files):
     assert "| majority_vote" in card.replace("\\_", "_") and "plots/gain.png" in card
     assert f"The ensemble here is {results['combiner']}" in card.replace("\\_", "_")
     assert "Correlation of two members' errors" in card
+    assert "measured on the test data" in card and "too good" not in card
     assert (folder / "run" / "plots" / "gain.png").stat().st_size > 5000
     assert json.loads((folder / "run" / "all_results.json").read_text()) == results
 
@@ -317,11 +318,26 @@ def test_a_regression_and_integer_labels(tmp_path):
     )
 
 
+def test_gains_on_data_that_chose_are_said_to_be_such(trained, files, tmp_path):
+    """Without a test file all is measured on what fitted the combiners; without validation the best member is chosen on
+    what is reported."""
+    results = call(tmp_path / "a", trained, "--combiners", "greedy", validation_file=files["validation_file"])
+    assert results["gain_on"] == "validation"
+    assert {row["gain_on"] for row in read_csv(tmp_path / "a" / "table.csv")} == {"", "validation"}
+    card = (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+    assert "chose and fitted the combiners, so that their figures and gains on it are too good" in card
+    call(tmp_path / "b", trained, combiner="average_logits", test_file=files["test_file"])
+    card = (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
+    assert "over the best member of each task on the test data, measured on the test data" in card
+    assert "flattered by the comparison" in card and "too good" not in card
+
+
 def test_texts_without_labels_are_predicted(trained, tmp_path):
     with open(tmp_path / "texts.csv", "w", encoding="utf-8") as file:
         file.write("text\ngood day\nbad day\n")
     results = call(tmp_path / "run", trained, combiner="average_logits", test_file=tmp_path / "texts.csv")
     assert results == {"combiner": "average_logits"}
+    assert "No gain is measured" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     rows = read_csv(tmp_path / "run" / "predictions.csv")
     assert [row["text"] for row in rows] == ["good day", "bad day"]
 

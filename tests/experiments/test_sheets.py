@@ -29,7 +29,7 @@ def test_signs_survive_in_latex():
     rows = [line for line in lines if line.endswith(r" \\")]
     cells = [[printed(cell) for cell in row.removesuffix(r" \\").split(" & ")] for row in rows]
     assert cells == [["name", SIGNS], ["[first]", "1"], [SIGNS, ""]]
-    assert printed(lines[1]) == rf"\caption{{{SIGNS}}}"
+    assert rf"\caption{{{SIGNS}}}" in map(printed, lines)
 
 
 def test_latex_is_a_booktabs_table_with_a_column_for_each():

@@ -60,6 +60,7 @@ def write_trial(
             prefix = f"{split}_" if task == "mean" or len(trial.texts) == 1 else f"{split}_{task}_"
             results |= {f"{prefix}{name}": value for name, value in found.items()}
     if row.gain is not None:
+        results["gain_on"] = trial.gains_on
         results |= {"gain": row.gain.difference, "gain_low": row.gain.low, "gain_high": row.gain.high}
     results |= {
         f"{name}_{task}" if len(diversity) > 1 else name: mean_of_pairs(matrix)
@@ -86,7 +87,7 @@ def table_of(trial: Trial) -> tuple[list[str], list[list[str]]]:
         f"{split}_{main}" if not several or task == "mean" else f"{split}_{task}_{main}"
         for split, task, main in columns
     ]
-    header += ["gain", "gain_low", "gain_high"]
+    header += ["gain_on", "gain", "gain_low", "gain_high"]
     cells = []
     for row in trial.rows:
         counts = sorted(set(row.members.values()))
@@ -94,9 +95,9 @@ def table_of(trial: Trial) -> tuple[list[str], list[list[str]]]:
         line += [_figure(row.metrics.get(task, {}).get(split, {}).get(main)) for split, task, main in columns]
         gain = row.gain
         line += (
-            ["", "", ""]
+            ["", "", "", ""]
             if gain is None
-            else [_figure(each) for each in (gain.difference, gain.low, gain.high)]
+            else [trial.gains_on, *(_figure(each) for each in (gain.difference, gain.low, gain.high))]
         )
         cells.append(line)
     return header, cells
@@ -170,10 +171,7 @@ def _sections(
     trial: Trial, header: list[str], cells: list[list[str]], diversity: dict[str, dict[str, Array]]
 ) -> list[tuple[str, str]]:
     body = str(markdown_table([name.replace("_", " ") for name in header], cells))
-    body += (
-        f"\n\nThe ensemble here is {escape_markdown(trial.chosen)}. The gain is over the best member of each task on "
-        "the validation data, with the 95 % interval of a bootstrap over the texts."
-    )
+    body += f"\n\nThe ensemble here is {escape_markdown(trial.chosen)}. {_what_gains_are(trial)}"
     if any(row.kind == SOUP for row in trial.rows):
         body += " The soup is one model with the average of the members' weights."
     sections = [("Members and combiners", body)]
@@ -186,6 +184,26 @@ def _sections(
             ("What happened to the texts", "\n".join(f"- {escape_markdown(note)}" for note in trial.notes))
         )
     return sections
+
+
+def _what_gains_are(trial: Trial) -> str:
+    if all(row.gain is None for row in trial.rows):
+        return "No gain is measured, as labels are missing."
+    chosen_on = " and ".join(
+        sorted({"validation" if "validation" in splits else "test" for splits in trial.texts.values()})
+    )
+    text = (
+        f"The gain is over the best member of each task on the {chosen_on} data, measured on the {trial.gains_on} data, "
+        "with the 95 % interval of a bootstrap over the texts."
+    )
+    if "test" in chosen_on:
+        text += " A member that was chosen on the texts that are reported is flattered by the comparison."
+    if "validation" in trial.gains_on:
+        text += (
+            " **The validation data also chose and fitted the combiners, so that their figures and gains on it are too "
+            "good: only labelled test data, which were not given, would show what the ensemble gains.**"
+        )
+    return text
 
 
 def _diversity(task: str, matrices: dict[str, Array]) -> str:

@@ -29,7 +29,7 @@ def report_of_ensembles(table: EnsembleTable, results: Path) -> Report | None:
         if row.gain is not None
         for low, high in [(row.gain.difference - row.gain.low, row.gain.high - row.gain.difference)]
     ]
-    axis = f"gain over the {rows[0].name}, in points, with its 95 % interval"
+    axis = "gain over the best member, in points, and its 95 % interval"
     return Report(table.title, sheet_of_ensembles(rows), bars, axis, _notes(rows, members))
 
 

@@ -79,6 +79,11 @@ class Trial:
         splits = [split for split in ("test", "validation") if split in self.texts[task]]
         return next((split for split in splits if self.texts[task][split].labels is not None), None)
 
+    @property
+    def gains_on(self) -> str:
+        """The splits that gains are measured on, in words."""
+        return " and ".join(sorted({str(self.reported(task)) for task in self.texts}))
+
 
 def open_ensemble(arguments: EnsembleArguments, cache: Path) -> Ensemble:
     """The members, checked.

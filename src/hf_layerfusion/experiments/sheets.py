@@ -51,6 +51,7 @@ class Sheet:
         )
         lines = [
             r"\begin{table}",
+            r"\centering",
             rf"\caption{{{caption.translate(_LATEX_SIGNS)}}}",
             rf"\label{{{label}}}",
             rf"\begin{{tabular}}{{{'l' * len(self.header)}}}",
