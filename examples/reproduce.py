@@ -52,7 +52,15 @@ def overrides(arguments: ReproduceArguments) -> dict[str, Any]:
 
 def load(name: str) -> Table | EnsembleTable:
     """A table of runs or of ensembles."""
-    return EnsembleTable.load(name) if name in ensemble_table_names() else Table.load(name)
+    if name in ensemble_table_names():
+        return EnsembleTable.load(name)
+    if name in table_names():
+        return Table.load(name)
+    raise UserError(f"--table must name tables of {', '.join(all_names())}, found {name!r}; see --list.")
+
+
+def all_names() -> list[str]:
+    return [*table_names(), *ensemble_table_names()]
 
 
 def print_pending(table: Table | EnsembleTable, results: Path, overrides: dict[str, Any]) -> None:
@@ -69,15 +77,15 @@ def print_pending(table: Table | EnsembleTable, results: Path, overrides: dict[s
 def main() -> None:
     (arguments,) = parse_arguments(ReproduceArguments)
     results = Path(arguments.results)
-    names = [*table_names(), *ensemble_table_names()]
     if arguments.list:
-        for name in names:
+        for name in all_names():
             print(f"{name:22} {load(name).title}")
         return
     if not arguments.table:
-        raise UserError(f"--table must name a table, found none; choose from {', '.join(names)}.")
-    for name in arguments.table:
-        table = load(name)
+        raise UserError(f"--table must name a table, found none; choose from {', '.join(all_names())}.")
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs must be 1 or more, found {arguments.jobs}; name how many runs go at once.")
+    for table in map(load, arguments.table):
         if arguments.dry_run:
             print_pending(table, results, overrides(arguments))
             continue
@@ -98,9 +106,9 @@ def main() -> None:
             else report_of_ensembles(table, results)
         )
         if report is None:
-            print(f"{name}: no run has finished yet")
+            print(f"{table.name}: no run has finished yet")
             continue
-        report.write(results, name)
+        report.write(results, table.name)
         print(f"\n{report.title}\n\n{report.markdown()}")
     if arguments.update is not None:
         fill_tables(Path(arguments.update), results)

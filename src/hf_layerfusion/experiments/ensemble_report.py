@@ -193,8 +193,8 @@ def _what_gains_are(trial: Trial) -> str:
         sorted({"validation" if "validation" in splits else "test" for splits in trial.texts.values()})
     )
     text = (
-        f"The gain is over the best member of each task on the {chosen_on} data, measured on the {trial.gains_on} data, "
-        "with the 95 % interval of a bootstrap over the texts."
+        f"The gain is over the best member of each task on the {chosen_on} data, measured on the {trial.gains_on} "
+        "data, with the 95 % interval of a bootstrap over the texts."
     )
     if "test" in chosen_on:
         text += " A member that was chosen on the texts that are reported is flattered by the comparison."
