@@ -112,15 +112,16 @@ def test_regression(tmp_path, drawn):
 
 def test_table(tmp_path, drawn):
     path = tmp_path / "table.png"
-    plot_table(
-        [TableRow("plain", 84.1, 0.2), TableRow("share-3 $", 84.6, None)], path, "accuracy, %", "Table 2"
-    )
+    rows = [TableRow("plain", 84.1, 0.2), TableRow("share-3 $", 84.6, None), TableRow("vote", 85, (0.1, 0.5))]
+    plot_table(rows, path, "accuracy, %", "Table 2")
     assert_readable_png(path)
     (axes,) = drawn[0].axes
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["plain", "share-3 $"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["plain", "share-3 $", "vote"]
     assert axes.get_xlabel() == "accuracy, %"
     bars = [container.has_xerr for container in axes.containers]
-    assert bars == [True, False]
+    assert bars == [True, False, True]
+    ends = [axes.containers[row].lines[2][0].get_segments()[0][:, 0] for row in (0, 2)]
+    np.testing.assert_allclose(ends, [[83.9, 84.3], [84.9, 85.5]])
     with pytest.raises(ValueError, match="must not be empty"):
         plot_table([], path, "x", "t")
 

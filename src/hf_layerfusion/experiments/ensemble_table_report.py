@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_layerfusion.evaluation.plots import TableRow
+from hf_layerfusion.evaluation.significance import Difference
 from hf_layerfusion.experiments.ensemble_rows import EnsembleRow, combine_members
 from hf_layerfusion.experiments.ensemble_tables import EnsembleTable
 from hf_layerfusion.experiments.run_members import ONE_TASK, TEST, VALIDATION, Members, read_members
@@ -23,12 +24,7 @@ def report_of_ensembles(table: EnsembleTable, results: Path) -> Report | None:
     rows = combine_members(table, members)
     if not rows:
         return None
-    bars = [
-        TableRow(row.name, 100 * row.gain.difference, (100 * low, 100 * high))
-        for row in rows
-        if row.gain is not None
-        for low, high in [(row.gain.difference - row.gain.low, row.gain.high - row.gain.difference)]
-    ]
+    bars = [_bar(row.name, row.gain) for row in rows if row.gain is not None]
     axis = "gain over the best member, in points, and its 95 % interval"
     return Report(table.title, sheet_of_ensembles(rows), bars, axis, _notes(rows, members))
 
@@ -63,6 +59,11 @@ def sheet_of_ensembles(rows: list[EnsembleRow]) -> Sheet:
         for row in rows
     ]
     return Sheet(header, cells).filled()
+
+
+def _bar(name: str, gain: Difference) -> TableRow:
+    reach = (gain.difference - gain.low, gain.high - gain.difference)
+    return TableRow(name, 100 * gain.difference, (100 * reach[0], 100 * reach[1]))
 
 
 def _range(counts: list[int]) -> str:
