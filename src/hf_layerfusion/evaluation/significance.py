@@ -152,11 +152,16 @@ def bootstrap_tasks(
         chunk = max(1, _CHUNK_DRAWS // size)
         for start in range(0, num_resamples, chunk):
             stop = min(start + chunk, num_resamples)
-            counts = generator.multinomial(size, np.full(size, 1 / size), size=stop - start).astype(
-                np.float64
-            )
+            counts = _draw_counts(generator, stop - start, size)
             draws[start:stop] += (variant[task].scores(counts) - expected.scores(counts)) / len(baseline)
     return _from_draws(total, draws)
+
+
+def _draw_counts(generator: np.random.Generator, draws: int, size: int) -> npt.NDArray[np.float64]:
+    """How often each of `size` examples is in each of `draws` draws with replacement, `[draws, size]`."""
+    chosen = generator.integers(size, size=(draws, size), dtype=np.int32)
+    chosen += np.arange(draws, dtype=np.int32)[:, None] * size  # a multinomial's law, three times as fast
+    return np.bincount(chosen.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float64)
 
 
 def mcnemar(baseline: npt.ArrayLike, variant: npt.ArrayLike) -> float:
