@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
@@ -26,6 +27,18 @@ class LayerFuser(nn.Module, ABC):
     @abstractmethod
     def layers(self) -> tuple[int, ...]:
         """Indices into `hidden_states` that the fuser reads; 0 is the first transformer layer."""
+
+    @property
+    def tokens_read(self) -> Literal["all", "cls", "mean"]:
+        """What `read` keeps of a layer: every token's state, the first real token's, or the mean over the real ones."""
+        return "all"
+
+    def read(
+        self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """All that `forward` takes from its arguments: `[B, R, T, H]`, R layers in the order of `layers`, with T = 1
+        unless `tokens_read` is `"all"`. In the places of these layers, it gives `forward` the same result."""
+        return torch.stack([hidden_states[layer] for layer in self.layers], dim=1)
 
     @abstractmethod
     def forward(

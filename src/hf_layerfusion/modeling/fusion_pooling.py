@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ class LayerPooling(LayerFuser):
             mean over the real tokens.
     """
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: str = "cls"):
+    def __init__(self, depth: int, hidden_size: int, token_pooling: Literal["cls", "mean"] = "cls"):
         super().__init__()
         self.depth = depth
         self.token_pooling = token_pooling
@@ -43,6 +44,16 @@ class LayerPooling(LayerFuser):
             vectors = [first_token(state, attention_mask) for state in states]
         return torch.stack(vectors, dim=1)
 
+    @property
+    def tokens_read(self) -> Literal["all", "cls", "mean"]:
+        return self.token_pooling
+
+    def read(
+        self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        # The first token of one vector is that vector, and so is its mean.
+        return self.vectors(hidden_states, attention_mask).unsqueeze(2)
+
     def forward(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
@@ -56,7 +67,7 @@ class LayerPooling(LayerFuser):
 class LSTMPooling(LayerPooling):
     """o = h_L of an LSTM over the layers, from abstract to specific (BERT-LSTM)."""
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: str = "cls"):
+    def __init__(self, depth: int, hidden_size: int, token_pooling: Literal["cls", "mean"] = "cls"):
         super().__init__(depth, hidden_size, token_pooling)
         self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True)
 
@@ -67,7 +78,7 @@ class LSTMPooling(LayerPooling):
 class AttentionPooling(LayerPooling):
     """o = W_hᵀ softmax(q h_CLSᵀ) h_CLS with q and W_h learned (BERT-Attention)."""
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: str = "cls"):
+    def __init__(self, depth: int, hidden_size: int, token_pooling: Literal["cls", "mean"] = "cls"):
         super().__init__(depth, hidden_size, token_pooling)
         self.query = nn.Parameter(torch.empty(hidden_size))
         self.projection = nn.Linear(hidden_size, hidden_size, bias=False)
@@ -116,7 +127,7 @@ class MeanPooling(LayerPooling):
 class ScalarMixPooling(LayerPooling):
     """A learned average of the layers (ELMo's scalar mix)."""
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: str = "cls"):
+    def __init__(self, depth: int, hidden_size: int, token_pooling: Literal["cls", "mean"] = "cls"):
         super().__init__(depth, hidden_size, token_pooling)
         self.mix = ScalarMix(depth)
 

@@ -35,6 +35,14 @@ class GRUFusionModel(LayerFusionModel):
     def build_fuser(config: GRUFusionConfig) -> LayerFuser:
         return build_token_fuser(config)
 
+    def read_states(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return super().read_states(input_ids, visible_mask(self.config, attention_mask), token_type_ids)
+
     @can_return_tuple
     def forward(
         self,
@@ -42,11 +50,14 @@ class GRUFusionModel(LayerFusionModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        encoder_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """Encodes and fuses; the arguments are those of `LayerFusionModel.encode_and_fuse`."""
         mask = visible_mask(self.config, attention_mask)
-        fused, outputs = self.encode_and_fuse(input_ids, mask, token_type_ids, inputs_embeds, **kwargs)
+        fused, outputs = self.encode_and_fuse(
+            input_ids, mask, token_type_ids, inputs_embeds, encoder_states, **kwargs
+        )
         return BaseModelOutput(
             last_hidden_state=fused, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
@@ -83,6 +94,7 @@ class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        encoder_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Classifies texts.
@@ -93,13 +105,16 @@ class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
             token_type_ids: `[B, T]`, for encoders that tell a pair's texts apart.
             inputs_embeds: `[B, T, H]` in place of `input_ids`.
             labels: `[B]` class indices or targets, or `[B, num_labels]` for several labels a text.
+            encoder_states: `[B, R, T, H]`, what `model.read_states` gave, in place of the encoder's inputs.
             kwargs: further arguments of the encoder.
 
         Returns:
             `logits` `[B, num_labels]`, `loss` where `labels` are given, the encoder's `hidden_states` and
             `attentions` where asked.
         """
-        outputs = self.model(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
+        outputs = self.model(
+            input_ids, attention_mask, token_type_ids, inputs_embeds, encoder_states, **kwargs
+        )
         mask = visible_mask(self.config, attention_mask)
         states = outputs.last_hidden_state
         if self.downstream is not None:

@@ -18,6 +18,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .configuration_layer_fusion import LayerFusionConfig
+from .encoder_states import StatesRead, spread_states
 from .fusion_base import LayerFuser
 from .fusion_mix import ScalarMix
 
@@ -226,6 +227,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        encoder_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, BaseModelOutput]:
         """Runs the encoder and fuses the outputs of its layers.
@@ -235,6 +237,8 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             attention_mask: `[B, T]`, 1 for real tokens, 0 for padding; every position is real where it is missing.
             token_type_ids: `[B, T]`, for encoders that tell a pair's texts apart.
             inputs_embeds: `[B, T, H]` in place of `input_ids`.
+            encoder_states: `[B, R, T, H]`, what `read_states` gave for these texts, in place of all that the encoder is
+                given; it then does not run.
             kwargs: further arguments of the encoder; `output_hidden_states` may be a list of indices.
 
         Returns:
@@ -242,8 +246,45 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             layers) and `attentions` only where asked.
 
         Raises:
-            ValueError: if the encoder does not put out its layers' states.
+            ValueError: if the encoder does not put out its layers' states, or `encoder_states` come beside other inputs
+                or in another shape.
         """
+        if encoder_states is not None:
+            beside = {
+                "input_ids": input_ids, "token_type_ids": token_type_ids, "inputs_embeds": inputs_embeds, **kwargs
+            }  # fmt: skip
+            depth = self.config.num_hidden_layers
+            given = spread_states(encoder_states.to(self.dtype), self.states_read, depth, beside)
+            return self.fuser(given, attention_mask), BaseModelOutput()
+        states, outputs = self.encode(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
+        return self.fuser(states, attention_mask), outputs
+
+    @property
+    def states_read(self) -> StatesRead:
+        """What `read_states` gives of a text."""
+        return StatesRead(self.fuser.layers, self.fuser.tokens_read, self.config.hidden_size)
+
+    def read_states(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Runs the encoder for what the fuser reads of it, `[B, R, T, H]`: the layers and tokens of `states_read`, with
+        T = 1 where that is one vector a text. Given back as `encoder_states`, they spare the encoder."""
+        states, _ = self.encode(input_ids, attention_mask, token_type_ids)
+        return self.fuser.read(states, attention_mask)
+
+    def encode(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[tuple[torch.Tensor, ...], BaseModelOutput]:
+        """The outputs of the encoder's L layers, each `[B, T, H]`, and its own output; the arguments are those of
+        `encode_and_fuse`."""
         asked = kwargs.pop("output_hidden_states", None)
         asked = self.config.output_hidden_states if asked is None else asked
         if token_type_ids is not None:
@@ -267,7 +308,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
                 f"'{self.config.get_text_config().model_type}'; use an encoder that does."
             )
         shown = selected_states(asked, depth)
-        return self.fuser(states[1:], attention_mask), BaseModelOutput(
+        return states[1:], BaseModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=tuple(s if i in shown else None for i, s in enumerate(states)) if shown else None,
             attentions=outputs.attentions,

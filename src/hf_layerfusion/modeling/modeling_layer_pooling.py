@@ -37,11 +37,12 @@ class LayerPoolingModel(LayerFusionModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        encoder_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encodes and pools; the arguments are those of `LayerFusionModel.encode_and_fuse`."""
         pooled, outputs = self.encode_and_fuse(
-            input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs
+            input_ids, attention_mask, token_type_ids, inputs_embeds, encoder_states, **kwargs
         )
         return BaseModelOutputWithPooling(pooler_output=pooled, **outputs)
 
@@ -72,10 +73,13 @@ class BertWithPoolingModule(LayerFusionPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        encoder_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Classifies texts; arguments and outputs are those of `BertForGRUFusionClassification.forward`."""
-        outputs = self.model(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
+        outputs = self.model(
+            input_ids, attention_mask, token_type_ids, inputs_embeds, encoder_states, **kwargs
+        )
         logits = self.classifier(outputs.pooler_output)
         loss = None
         if labels is not None:

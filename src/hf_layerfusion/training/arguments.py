@@ -103,6 +103,22 @@ class LayerFusionTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Train fuser and head only, the pretrained encoder stays as it is."},
     )
+    cache_frozen_states: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder where the states that the model reads of its frozen encoder are kept, so that the encoder "
+            "runs once for each text, as at inference: with freeze_encoder, and for models that take encoder_states. "
+            "Default: it runs in every step."
+        },
+    )
+    on_divergence: Literal["stop", "skip"] = field(
+        default="stop",
+        metadata={
+            "help": "What becomes of a step whose loss or gradient is not finite. stop: the run ends and names step "
+            "and task; skip: the step is left out and counted as skipped_steps; an epoch of such steps alone ends the "
+            "run."
+        },
+    )
     class_balance: Literal["none", "sampling", "weights"] = field(
         default="none",
         metadata={
@@ -169,6 +185,7 @@ class LayerFusionTrainingArguments(TrainingArguments):
         self._check_rates()
         self._check_early_stopping()
         self._check_methods()
+        self._check_frozen_states()
         self._check_class_balance()
         self._check_tasks()
 
@@ -260,6 +277,24 @@ class LayerFusionTrainingArguments(TrainingArguments):
             raise UserError(
                 f"gradient_surgery={self.gradient_surgery} needs a batch of each task in every step, found "
                 f"task_mixing={self.task_mixing}; set task_mixing=together or together_longest"
+            )
+
+    def _check_frozen_states(self) -> None:
+        if self.on_divergence not in ("stop", "skip"):
+            raise UserError(
+                f"on_divergence must be stop or skip, found {self.on_divergence!r}; name one of them"
+            )
+        if self.cache_frozen_states is None:
+            return
+        if self.named_regularizers:
+            raise UserError(
+                f"cache_frozen_states excludes regularizers={', '.join(self.named_regularizers)}, which run the "
+                "encoder again with noise or other dropout; drop one"
+            )
+        if self.unfreeze_per_epoch:
+            raise UserError(
+                "cache_frozen_states keeps what the encoder said at first and excludes unfreeze_per_epoch, which "
+                "trains it; drop one"
             )
 
     def _check_class_balance(self) -> None:

@@ -36,6 +36,7 @@ class SurgicalTraining(RegularizedTraining):
         super().__init__(model, args, **kwargs)
         self._gradients: TaskGradients | None = None
         self._conflicts = ConflictStatistics()
+        self._diverged: list[str] = []
         if self.args.gradient_surgery is not None and not self.is_multitask:
             raise UserError(
                 f"gradient_surgery={self.args.gradient_surgery} needs training data of several tasks, found those of "
@@ -70,9 +71,19 @@ class SurgicalTraining(RegularizedTraining):
     def _combine(self, gradients: TaskGradients) -> None:
         gradients.reduce()
         gramian = gradients.gramian()
+        squares = gramian.diagonal()
+        self._diverged = [task for task, x in zip(gradients.tasks, squares, strict=True) if not x.isfinite()]
+        if not gramian.isfinite().all():
+            # No rule knows what to make of it: the sum carries it on to where it stops the run or skips the step.
+            gradients.combine(torch.ones(len(squares)))
+            return
         self._conflicts.update(gradients.tasks, gramian)
         generator = seeded_generator(self.args.seed, self.state.global_step)
         gradients.combine(task_weights(str(self.args.gradient_surgery), gramian, generator))
+
+    def diverged_tasks(self) -> list[str]:
+        """As `MultitaskTraining.diverged_tasks`; else the tasks whose gradient was not finite in this step."""
+        return super().diverged_tasks() or self._diverged
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the stock method; adds the cosines between the tasks' gradients, and how often they were in conflict."""

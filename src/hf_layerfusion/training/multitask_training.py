@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -212,6 +212,15 @@ class MultitaskTraining(MultitaskEvaluation, WeighingTrainer):
         """Begin anew with what is logged of the tasks' losses."""
         self._loss_sums.clear()
         self._steps_of.clear()
+
+    def keep_losses(self) -> Callable[[], None]:
+        """Returns what takes back all that is added from now on to what the log will say of the tasks' losses."""
+        sums, steps = dict(self._loss_sums), Counter(self._steps_of)
+
+        def take_back() -> None:
+            self._loss_sums, self._steps_of = sums, steps
+
+        return take_back
 
     def diverged_tasks(self) -> list[str]:
         """The tasks whose loss was not finite since the last entry of the log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,17 @@ class RegularizedTraining(MultitaskTraining):
             self._terms.setdefault(name, []).append(value.detach())
         return found.losses, found.outputs
 
+    def keep_losses(self) -> Callable[[], None]:
+        """As `MultitaskTraining.keep_losses`, and of what the regularizers tell."""
+        take_back_losses = super().keep_losses()
+        known = {name: len(values) for name, values in self._terms.items()}
+
+        def take_back() -> None:
+            take_back_losses()
+            self._terms = {name: self._terms[name][:count] for name, count in known.items()}
+
+        return take_back
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the stock method; adds the mean of what the regularizers tell, since the last entry."""
         if "learning_rate" in logs:
@@ -94,5 +106,7 @@ class _AfterStep(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if kwargs["optimizer"].step_was_skipped:
+            return
         for regularizer in self.regularizers.values():
             regularizer.after_step(kwargs["model"])

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate.data_loader import get_sampler
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -22,7 +22,8 @@ from hf_layerfusion.losses.outputs import ONE_TASK
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.callbacks import EarlyStopping, GradualUnfreezing
 from hf_layerfusion.training.checkpointing import CheckpointingTrainer
-from hf_layerfusion.training.gradient_surgery import SurgicalTraining
+from hf_layerfusion.training.divergence import GuardedTraining
+from hf_layerfusion.training.frozen_states import FrozenStates, check_cacheable
 from hf_layerfusion.training.optimizer import (
     epoch_decay_schedule,
     freeze_encoder,
@@ -34,7 +35,7 @@ from hf_layerfusion.training.sampling import LengthSortedSampler, RowOrder, Seed
 GROUP_OPTIONS = ("fusion_learning_rate", "head_learning_rate", "embedding_learning_rate", "layer_decay")
 
 
-class LayerFusionTrainer(SurgicalTraining, CheckpointingTrainer):
+class LayerFusionTrainer(GuardedTraining, FrozenStates, CheckpointingTrainer):
     """A `transformers.Trainer` for any `PreTrainedModel` whose loss is a mean over the examples of its batch.
 
     It differs from the stock Trainer in this:
@@ -47,7 +48,7 @@ class LayerFusionTrainer(SurgicalTraining, CheckpointingTrainer):
     - A resumed run ends in the same weights as one that was not interrupted: evaluation leaves the random
       generator alone, early stopping counts on, and examples grouped by length come in an order of their own.
     - Predictions are in the order of the rows, also where batches are grouped by length.
-    - A loss or gradient that is not finite stops the run before it reaches the weights.
+    - A loss or gradient that is not finite never reaches the weights: the run stops, or skips and counts the step.
     - `training_args.json` is written beside `training_args.bin`, and neither holds the Hub's token.
     - It takes the data of several tasks. The model is then called with `task=name` and that task's batch, and gives
       `loss` and `logits`; where `task_mixing` puts tasks together, with `tasks={name: batch}`, and gives `losses`
@@ -55,6 +56,7 @@ class LayerFusionTrainer(SurgicalTraining, CheckpointingTrainer):
 
     - `regularizers` (SMART and its kin) add terms to each task's loss; `gradient_surgery` (PCGrad and its kin)
       combines the tasks' gradients.
+    - With `cache_frozen_states` a frozen encoder reads each text once, not once an epoch.
 
     Args:
         model: As for `Trainer`. With several tasks and `tasks` in its configuration, these must be the data's.
@@ -85,13 +87,13 @@ class LayerFusionTrainer(SurgicalTraining, CheckpointingTrainer):
                 f"args must be LayerFusionTrainingArguments, found {type(args).__name__}; "
                 "it takes every field of TrainingArguments"
             )
-        super().__init__(model, args, **kwargs)
         if model is not None:
             freeze_encoder(model, args)
+            check_cacheable(model, args)
+        super().__init__(model, args, **kwargs)
         # What `num_items_in_batch` does inside a model differs from class to class, and some ignore it.
         self.model_accepts_loss_kwargs = False
         self._updates_per_epoch: int | None = None
-        self._losses_are_finite = torch.ones((), dtype=torch.bool, device=args.device)
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStopping())
         if args.unfreeze_per_epoch is not None:
@@ -101,7 +103,6 @@ class LayerFusionTrainer(SurgicalTraining, CheckpointingTrainer):
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
     ) -> TrainOutput:
         """See `CheckpointingTrainer.train`."""
-        self._losses_are_finite.fill_(True)
         self.forget_losses()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -109,6 +110,7 @@ class LayerFusionTrainer(SurgicalTraining, CheckpointingTrainer):
         """As the stock method; with frozen what the arguments keep as it is."""
         model = super().call_model_init(trial)
         freeze_encoder(model, self.args)
+        check_cacheable(model, self.args)
         return model
 
     # Rates
@@ -232,36 +234,6 @@ class LayerFusionTrainer(SurgicalTraining, CheckpointingTrainer):
         return output._replace(
             predictions=take_rows(output.predictions, rows), label_ids=take_rows(output.label_ids, rows)
         )
-
-    # Losses and gradients that are not finite
-
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
-        """As the stock method; remembers whether the loss was finite, without waiting for the device."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._losses_are_finite &= torch.isfinite(loss)
-        return loss
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
-        # The last call before the optimizer's step: the weights are still those of the step before.
-        norm = super()._get_grad_norm(model, grad_norm)
-        finite = self._losses_are_finite
-        if (
-            self.accelerator.scaler is None
-        ):  # an fp16 scaler skips steps whose gradients overflow, and goes on
-            finite = finite & torch.isfinite(torch.as_tensor(norm, device=finite.device))
-        if not finite:
-            what = "gradient" if self._losses_are_finite else "training loss"
-            if tasks := self.diverged_tasks():
-                what += f" of {', '.join(tasks)}"
-            raise UserError(
-                f"{what} is not finite at step {self.state.global_step + 1} "
-                f"(epoch {self.state.epoch or 0:.2f}, learning_rate={self.args.learning_rate}); the step was not "
-                f"taken and the checkpoints in {self.args.output_dir} hold finite weights: "
-                "resume with a lower learning_rate, and look for labels that are not finite"
-            )
-        return norm
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if (

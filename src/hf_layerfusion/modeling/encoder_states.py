@@ -1,0 +1,53 @@
+"""What a model reads of its encoder, and how it takes that back in place of the encoder's inputs."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+
+class StatesRead(NamedTuple):
+    """What a model reads of its encoder.
+
+    Attributes:
+        layers: the layers, 0 the first.
+        tokens: of each, every token's state (`"all"`), the first real one's (`"cls"`) or the `"mean"` over them.
+        width: H of the states.
+    """
+
+    layers: tuple[int, ...]
+    tokens: str
+    width: int
+
+
+def spread_states(
+    encoder_states: torch.Tensor, read: StatesRead, depth: int, beside: Mapping[str, Any]
+) -> list[torch.Tensor | None]:
+    """States that were read before, in the places of their layers among all.
+
+    Args:
+        encoder_states: `[B, R, T, H]`, R layers in the order of `read.layers`.
+        read: what was read.
+        depth: number L of layers.
+        beside: what else the encoder would be given, by name.
+
+    Returns:
+        L entries: `[B, T, H]` for the layers read, else `None`.
+
+    Raises:
+        ValueError: if the states have not their shape, or something is given beside them.
+    """
+    given = [name for name, value in beside.items() if value is not None and value is not False]
+    if given:
+        raise ValueError(
+            f"`encoder_states` must come without what is the encoder's, found {', '.join(given)}; leave it out."
+        )
+    if encoder_states.dim() != 4 or encoder_states.shape[1::2] != (len(read.layers), read.width):
+        raise ValueError(
+            f"`encoder_states` must be [B, {len(read.layers)}, T, {read.width}] as `read_states` gives them, found "
+            f"{list(encoder_states.shape)}."
+        )
+    states: list[torch.Tensor | None] = [None] * depth
+    for layer, state in zip(read.layers, encoder_states.unbind(1), strict=True):
+        states[layer] = state
+    return states
