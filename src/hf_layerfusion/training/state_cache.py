@@ -126,7 +126,7 @@ class StateCache:
         return tokens * self.num_layers * self.width * self.dtype.itemsize
 
     def check_room(self, tokens: int) -> None:
-        """Makes the folder.
+        """Checks that the disk has room, and makes the folder. To be called before `write`.
 
         Raises:
             UserError: the disk has no room for the states of so many tokens, or cannot be written to.

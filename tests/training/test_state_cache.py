@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pickle
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.state_cache import StateCache, text_key
+
+LENGTHS = [3, 1, 5, 2]
+KEYS = [text_key({"input_ids": [number]}) for number in range(4)]
+STATES = [torch.randn(2, length, 8, generator=torch.Generator().manual_seed(length)) for length in LENGTHS]
+
+
+def cache(folder: Path, encoder: str = "one", dtype: torch.dtype = torch.float32) -> StateCache:
+    return StateCache(folder, {"encoder": encoder}, num_layers=2, width=8, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_written_is_found_again(tmp_path: Path, dtype: torch.dtype) -> None:
+    written = cache(tmp_path, dtype=dtype)
+    written.check_room(sum(LENGTHS))
+    written.write(KEYS[:3], LENGTHS[:3], iter(STATES[:3]))
+    written.write(KEYS[3:], LENGTHS[3:], iter(STATES[3:]))
+    for found in (written, cache(tmp_path, dtype=dtype), pickle.loads(pickle.dumps(written))):
+        assert len(found) == 4
+        for key, states in zip(KEYS, STATES, strict=True):
+            assert torch.equal(found[key], states.to(dtype))
+    assert len(cache(tmp_path, "another", dtype)) == 0
+
+
+def test_the_key_is_of_all_that_the_encoder_sees() -> None:
+    plain = {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "token_type_ids": [0, 0, 1]}
+    others = [
+        {"input_ids": [5, 6, 8]},
+        {"attention_mask": [1, 1, 0]},
+        {"token_type_ids": [0, 1, 1]},
+        {"input_ids": [5, 6], "attention_mask": [1, 1], "token_type_ids": [0, 0]},
+    ]
+    keys = {text_key(plain), *(text_key(plain | other) for other in others)}
+    assert len(keys) == 5
+    assert text_key({name: torch.tensor(value) for name, value in plain.items()}) == text_key(plain)
+    assert text_key(plain | {"labels": 3, "text": "word"}) == text_key(plain)
+
+
+def test_an_interrupted_write_leaves_nothing_that_is_believed(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[torch.Tensor]:
+        yield STATES[0]
+        raise KeyboardInterrupt
+
+    begun = cache(tmp_path)
+    begun.check_room(1)
+    with pytest.raises(KeyboardInterrupt):
+        begun.write(KEYS, LENGTHS, interrupted())
+    assert not [path for path in begun.folder.iterdir() if path.suffix != ".json"]
+    assert len(cache(tmp_path)) == 0
+
+
+@pytest.mark.parametrize("damage", ["no index", "index half written", "index corrupt", "states cut"])
+def test_what_a_killed_process_leaves_is_not_believed(tmp_path: Path, damage: str) -> None:
+    written = cache(tmp_path)
+    written.check_room(1)
+    written.write(KEYS, LENGTHS, iter(STATES))
+    (data,) = written.folder.glob("*.states")
+    (index,) = written.folder.glob("*.index.safetensors")
+    if damage == "no index":
+        index.unlink()
+    elif damage == "index half written":
+        index.rename(f"{index}.partial")
+    elif damage == "index corrupt":
+        index.write_bytes(index.read_bytes()[:20])
+    else:
+        data.write_bytes(data.read_bytes()[:-4])
+    assert len(cache(tmp_path)) == 0
+    again = cache(tmp_path)
+    again.write(KEYS, LENGTHS, iter(STATES))
+    assert len(cache(tmp_path)) == 4
+    assert torch.equal(cache(tmp_path)[KEYS[2]], STATES[2])
+
+
+def test_a_disk_that_fills_up_is_told_with_the_size_needed(tmp_path: Path) -> None:
+    filling = cache(tmp_path)
+    filling.check_room(1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    big = torch.zeros(2, 4096, 8)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"could not be written: .*; make room for 0\.262 MB"):
+            filling.write(KEYS[:1], [4096], iter([big]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path for path in filling.folder.iterdir() if path.suffix != ".json"]
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be made"):
+        cache(tmp_path / "file").check_room(1)
