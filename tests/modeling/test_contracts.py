@@ -110,6 +110,48 @@ def test_model_is_blind_to_padding_on_the_left(reduction: str) -> None:
     torch.testing.assert_close(found, logits, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("padding", MASKS)
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_fuser_reads_is_all_that_it_needs(case: str, padding: str) -> None:
+    fuser = build_fuser(case)
+    hidden_states = states()
+    mask = torch.tensor(MASKS[padding])
+    read = fuser.read(hidden_states, mask)
+    length = 7 if fuser.tokens_read == "all" else 1
+    assert read.shape == (3, len(fuser.layers), length, hidden_states[0].shape[-1])
+    spread: list[torch.Tensor | None] = [None] * DEPTH
+    for place, layer in enumerate(fuser.layers):
+        spread[layer] = read[:, place]
+    fused = fuser(spread, mask if length == 7 else torch.ones(3, 1))
+    torch.testing.assert_close(fused, fuser(hidden_states, mask), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_model_takes_states_in_place_of_ids(case: str) -> None:
+    model = build(case).double()
+    batch = inputs()
+    labels = torch.tensor([0, 1, 2])
+    encoder_runs = []
+    model.model.encoder.register_forward_hook(lambda *args: encoder_runs.append(1))
+    with torch.no_grad():
+        expected = model(**batch, labels=labels)
+        read = model.model.read_states(**batch)
+        assert len(encoder_runs) == 2
+        layers, tokens, width = model.model.states_read
+        assert read.shape == (3, len(layers), batch["input_ids"].shape[1] if tokens == "all" else 1, width)
+        mask = batch["attention_mask"] if tokens == "all" else None
+        found = model(encoder_states=read, attention_mask=mask, labels=labels)
+    assert len(encoder_runs) == 2
+    torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.loss, expected.loss, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="found input_ids"):
+        model(batch["input_ids"], encoder_states=read)
+    with pytest.raises(ValueError, match="found output_hidden_states"):
+        model(encoder_states=read, output_hidden_states=True)
+    with pytest.raises(ValueError, match=r"must be \[B, .*, T, 32\]"):
+        model(encoder_states=read[:, :, :, 1:])
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_fuser_gets_the_outputs_of_layers_one_to_l(case: str) -> None:
     model = build(case)

@@ -183,7 +183,9 @@ def test_texts_that_came_later_are_added(tmp_path: Path) -> None:
 
 def test_the_encoder_is_read_without_dropout(tmp_path: Path) -> None:
     encoder = tiny_config("bert", DEPTH, hidden_dropout_prob=0.5)
-    model = BertWithPoolingModule(LayerPoolingConfig(encoder_config=encoder, pooling="mean", num_labels=3)).train()
+    model = BertWithPoolingModule(
+        LayerPoolingConfig(encoder_config=encoder, pooling="mean", num_labels=3)
+    ).train()
     trainer = frozen_trainer(tmp_path, model, tmp_path / "states")
     batch = next(iter(trainer.get_train_dataloader()))
     assert model.training
@@ -210,13 +212,19 @@ def test_methods_that_run_the_encoder_are_refused(
     tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(UserError, match=named):
-        small_arguments(tmp_path / "run", **({"freeze_encoder": True, "cache_frozen_states": "states"} | changes))
+        small_arguments(
+            tmp_path / "run", **({"freeze_encoder": True, "cache_frozen_states": "states"} | changes)
+        )
 
 
 @pytest.mark.parametrize(
     ("make_model", "changes", "named"),
     [
-        (lambda: build("share-gru"), {"freeze_encoder": False}, "frozen encoder, found .* such as embeddings"),
+        (
+            lambda: build("share-gru"),
+            {"freeze_encoder": False},
+            "frozen encoder, found .* such as embeddings",
+        ),
         (lambda: build("share-gru"), {"freeze_encoder": False, "frozen_layers": 3}, r"such as .*layer\.3\."),
         (small_model, {}, "found BertForSequenceClassification"),
         (lambda: build("share-gru", mask_padding=False), {}, "mask_padding=False"),
@@ -243,7 +251,7 @@ def test_a_trained_adapter_in_the_encoder_is_refused(tmp_path: Path) -> None:
     model = build("share-gru")
     model.base_model.encoder.requires_grad_(False)
     model.add_adapter(peft.LoraConfig(r=2, target_modules=["query"]))
-    with pytest.raises(UserError, match="found 8 of its weights trained, such as .*lora"):
+    with pytest.raises(UserError, match=r"found 8 of its weights trained, such as .*lora"):
         frozen_trainer(tmp_path, model, tmp_path / "states", freeze_encoder=False)
 
 

@@ -277,41 +277,6 @@ def test_bf16_on_the_cpu(tmp_path: Path) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
 
 
-# Losses that are not finite
-
-
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(
-    tmp_path: Path, accumulation: int
-) -> None:
-    train = regression_rows(32)
-    train[20]["labels"] = float("nan")
-    trainer = small_trainer(
-        tmp_path,
-        small_model(num_labels=1),
-        train,
-        save_strategy="steps",
-        save_steps=1,
-        gradient_accumulation_steps=accumulation,
-        train_sampling_strategy="sequential",
-    )
-    with pytest.raises(
-        UserError, match=f"training loss is not finite at step {3 if accumulation == 1 else 2} "
-    ):
-        trainer.train()
-    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
-    last = max(tmp_path.glob("checkpoint-*"))
-    verify_checkpoint(last)
-    assert last.name == ("checkpoint-2" if accumulation == 1 else "checkpoint-1")
-
-
-def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
-    model = small_model()
-    model.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(UserError, match="gradient is not finite at step 1 "):
-        small_trainer(tmp_path, model).train()
-
-
 # Checkpoints
 
 

@@ -22,13 +22,19 @@ logger = logging.get_logger(__name__)
 
 
 class SkippedSteps(TrainerCallback, ExportableState):
-    """Counts the steps that were not taken, by the guard's decision or by an fp16 scaler's, and ends a run that takes
-    none in an epoch. The count lies in `trainer_state.json`, and a resumed run goes on with it."""
+    """Counts the steps that were not taken, and ends a run that diverged in every step of an epoch. The count lies in
+    `trainer_state.json`, and a resumed run goes on with it."""
 
     def __init__(self) -> None:
         self.total = 0
         self.steps_of_epoch = 0
-        self.taken_in_epoch = 0
+        self.diverged_in_epoch = 0
+
+    def count(self, is_taken: bool, has_diverged: bool) -> None:
+        """Counts a step. One that an fp16 scaler skips, as it looks for its scale, has not diverged."""
+        self.total += not is_taken
+        self.steps_of_epoch += 1
+        self.diverged_in_epoch += has_diverged
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -37,26 +43,18 @@ class SkippedSteps(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Find a place in the state, also in that of a checkpoint which knew of no counting."""
+        """Finds a place in the state, also in that of a checkpoint which knew of no counting."""
         state.stateful_callbacks[type(self).__name__] = self.state()
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Count."""
-        skipped = kwargs["optimizer"].step_was_skipped
-        self.total += skipped
-        self.steps_of_epoch += 1
-        self.taken_in_epoch += not skipped
-        state.stateful_callbacks[type(self).__name__] = self.state()
+    on_step_end = on_train_begin
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Raises `UserError` if the epoch had steps and none was taken."""
-        steps, taken = self.steps_of_epoch, self.taken_in_epoch
-        self.steps_of_epoch = self.taken_in_epoch = 0
-        if steps and not taken:
+        """Raises `UserError` if the epoch had steps, and all were skipped."""
+        steps, diverged = self.steps_of_epoch, self.diverged_in_epoch
+        self.steps_of_epoch = self.diverged_in_epoch = 0
+        if steps and diverged == steps:
             raise UserError(
                 f"every step of the epoch that ended at step {state.global_step} was skipped, as losses or gradients "
                 f"were not finite (learning_rate={args.learning_rate}); lower it, and look for labels that are not "
@@ -82,15 +80,20 @@ class GuardedTraining(SurgicalTraining):
         super().__init__(model, args, **kwargs)
         self.add_callback(SkippedSteps())
         self._losses_are_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
+        self._is_taken = True
         self._take_back: Callable[[], None] = lambda: None
         # Steps, and those whose loss was left out: since the last entry of the log, and in all.
         self._steps, self._left_out = [0, 0], [0, 0]
 
     @property
     def skipped_steps(self) -> int:
-        """Optimizer steps of the run that were not taken."""
-        counting = [each for each in self.callback_handler.callbacks if isinstance(each, SkippedSteps)]
-        return counting[0].total
+        """Optimizer steps of the run that were not taken, an fp16 scaler's among them."""
+        return self._counter.total
+
+    @property
+    def _counter(self) -> SkippedSteps:
+        # Not kept: a resumed run puts another in its place.
+        return next(each for each in self.callback_handler.callbacks if isinstance(each, SkippedSteps))
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As the stock method."""
@@ -127,17 +130,23 @@ class GuardedTraining(SurgicalTraining):
         # The last call before the optimizer's step: the weights are still those of the step before.
         norm = super()._get_grad_norm(model, grad_norm)
         losses_are_finite = bool(self.accelerator.gather(self._losses_are_finite.int()).all())
-        has_scaler = self.accelerator.scaler is not None
-        # An fp16 scaler skips steps whose gradients overflow, and goes on.
-        finite = losses_are_finite and (has_scaler or math.isfinite(norm))
-        if not finite:
+        self._is_taken = losses_are_finite and math.isfinite(norm)
+        # An fp16 scaler skips steps whose gradients overflow by itself, and goes on.
+        by_scaler = losses_are_finite and self.accelerator.scaler is not None
+        has_diverged = not self._is_taken and not by_scaler
+        if has_diverged:
             self._skip_or_stop(model, "gradient" if losses_are_finite else "training loss")
-        if not has_scaler:
-            # As a scaler would leave it: the schedule and all who ask see whether the step was taken.
-            self.optimizer._is_overflow = not finite
         self._losses_are_finite.fill_(True)
-        self._count(self._steps)
+        self._steps = [count + 1 for count in self._steps]
+        self._left_out = [count + has_diverged for count in self._left_out]
+        self._counter.count(self._is_taken, has_diverged)
         return norm
+
+    def _get_learning_rate(self) -> float:
+        # Called between the optimizer's step and the scheduler's, which is not made where accelerate says that the
+        # optimizer's was skipped. It knows only of scalers, and not of those of fused optimizers.
+        self.optimizer._is_overflow = not self._is_taken
+        return super()._get_learning_rate()
 
     def _skip_or_stop(self, model: nn.Module, what: str) -> None:
         tasks = sorted(set(gather_object(self.diverged_tasks())))
@@ -151,13 +160,8 @@ class GuardedTraining(SurgicalTraining):
             )
         logger.warning(f"{what}; the step is skipped")
         self._take_back()
-        self._count(self._left_out)
         # Without gradients the optimizer's step does nothing.
         model.zero_grad(set_to_none=True)
-
-    @staticmethod
-    def _count(counts: list[int]) -> None:
-        counts[:] = [count + 1 for count in counts]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the stock method; a mean loss is that of the steps that it was not left out of, not a number where there

@@ -103,7 +103,7 @@ class _AfterStep(TrainerCallback):
     def __init__(self, regularizers: dict[str, Regularizer]) -> None:
         self.regularizers = regularizers
 
-    def on_optimizer_step(
+    def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if kwargs["optimizer"].step_was_skipped:
