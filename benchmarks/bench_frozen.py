@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import torch
-from common import add_encoder, argument_parser, encoder_folder, in_turns, prepare, ratio
+from common import add_encoder, argument_parser, encoder_folder, machine, prepare, ratio
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback
 
@@ -38,7 +38,9 @@ def made_texts(count: int, length: int, vocabulary: int) -> Dataset:
     lengths = torch.randint(length // 2, length + 1, (count,)).tolist()
     ids = [[101, *torch.randint(1000, vocabulary, (n - 1,)).tolist()] for n in lengths]
     masks = [[1] * n for n in lengths]
-    return Dataset.from_dict({"input_ids": ids, "attention_mask": masks, "labels": [i % 2 for i in range(count)]})
+    return Dataset.from_dict(
+        {"input_ids": ids, "attention_mask": masks, "labels": [i % 2 for i in range(count)]}
+    )
 
 
 def make_trainer(
@@ -126,11 +128,20 @@ def main() -> None:
                 "with": Epoch(made["with"]),
                 "alone": loop_over_states(made["alone"]),
             }
-            seconds = in_turns(calls, arguments.repeats)
-            saved, above = ratio(seconds["without"], seconds["with"]), ratio(seconds["with"], seconds["alone"])
+            seconds: dict[str, list[float]] = {kind: [] for kind in calls}
+            for turn in range(arguments.repeats + 1):
+                for kind, call in calls.items():
+                    elapsed = call()
+                    if turn:
+                        seconds[kind].append(elapsed)
+            saved, above = (
+                ratio(seconds["without"], seconds["with"]),
+                ratio(seconds["with"], seconds["alone"]),
+            )
             pooled = model_class is BertWithPoolingModule
             line = f"{name:18}{length:8}{saved:16.1f}{SAVING if pooled else '':>8}{above:14.2f}"
             print(line + f"{'' if pooled else ABOVE_BOUND:>8}")
+    print(f"batches of {BATCH} texts, {machine()}")
 
 
 if __name__ == "__main__":
