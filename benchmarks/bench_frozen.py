@@ -1,9 +1,9 @@
 """What a frozen encoder costs with the cache of its states, as ratios.
 
 An epoch of `LayerFusionTrainer` with and without `--cache_frozen_states`, once the cache is written, for poolings over
-[CLS] (target: without takes at least 10 times as long) and for share-3. And for share-3 the epoch with the cache against
-fuser and head alone: forward, backward and optimizer in a plain loop over states that lie ready in memory, batch by
-batch (target: at most 1.2 times). All take turns; each ratio is the median over rounds. The texts are noise.
+[CLS] (target: without takes at least 10 times as long) and for share-3; and the epoch with the cache against fuser and
+head alone, forward, backward and optimizer in a plain loop over states that lie ready in memory, batch by batch (target
+for share-3: at most 1.2 times). All take turns; each ratio is the median over rounds. The texts are noise.
 
     python benchmarks/bench_frozen.py
 """

@@ -31,6 +31,12 @@ class EncoderArguments:
         False, "Run code that lies beside the encoder on the Hub. Read it first."
     )
     allow_pickle: bool = option(False, "Accept weights stored as pickle (.bin) instead of safetensors.")
+    hidden_dropout: float | None = option(
+        None, "Dropout of the encoder's embeddings and layers (default: the encoder's own)."
+    )
+    attention_dropout: float | None = option(
+        None, "Dropout of the encoder's attention weights (default: the encoder's own)."
+    )
 
 
 @dataclass

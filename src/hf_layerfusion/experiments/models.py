@@ -6,6 +6,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -21,6 +22,17 @@ ARCHITECTURES: dict[str, Any] = {
     "gru_fusion": BertForGRUFusionClassification,
     "layer_pooling": BertWithPoolingModule,
     "plain": AutoModelForSequenceClassification,
+}
+# What encoders call their dropouts: BERT and its kin, ModernBERT, Funnel, DistilBERT and XLNet, GPT.
+DROPOUT_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "hidden_dropout": (
+        ("hidden_dropout_prob",),
+        ("embedding_dropout", "mlp_dropout"),
+        ("hidden_dropout",),
+        ("dropout",),
+        ("resid_pdrop", "embd_pdrop"),
+    ),
+    "attention_dropout": (("attention_probs_dropout_prob",), ("attention_dropout",), ("attn_pdrop",)),
 }
 # Settings of a model that transformers' own classifiers have too.
 PLAIN_SETTINGS = {"classifier_dropout"}
@@ -80,6 +92,35 @@ def loading_options(arguments: EncoderArguments) -> dict[str, Any]:
     }
 
 
+def encoder_dropout(arguments: EncoderArguments) -> dict[str, float]:
+    """The fields of the encoder's configuration that `--hidden_dropout` and `--attention_dropout` set.
+
+    Raises:
+        UserError: a rate that is none, or an encoder that has no such dropout.
+    """
+    given = {name: rate for name in DROPOUT_FIELDS if (rate := getattr(arguments, name)) is not None}
+    for name, rate in given.items():
+        if not 0 <= rate < 1:
+            raise UserError(f"--{name} must lie in [0, 1), found {rate}; 0 switches it off.")
+    if not given:
+        return {}
+    path = resolve_path(arguments.model_name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(path, **loading_options(arguments)).get_text_config()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+    found: dict[str, float] = {}
+    for name, rate in given.items():
+        fields = next((all_of for all_of in DROPOUT_FIELDS[name] if hasattr(config, all_of[0])), None)
+        if fields is None:
+            raise UserError(
+                f"--{name}: needs an encoder whose configuration has such a dropout, found none in that of "
+                f"'{config.model_type}'; leave it out."
+            )
+        found |= dict.fromkeys(fields, rate)
+    return found
+
+
 def load_tokenizer(arguments: EncoderArguments) -> PreTrainedTokenizerBase:
     """The tokenizer of the encoder, or the one named.
 
@@ -100,6 +141,9 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> PreTrainedMode
         UserError: if the checkpoint is missing, corrupt, stored as pickle, or does not fit the settings.
     """
     settings = model_settings(arguments)
+    dropout: dict[str, Any] = encoder_dropout(arguments)
+    if dropout and arguments.architecture != "plain":
+        dropout = {"encoder_config": dropout}
     try:
         return ARCHITECTURES[arguments.architecture].from_pretrained(
             resolve_path(arguments.model_name_or_path),
@@ -110,6 +154,7 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> PreTrainedMode
             use_safetensors=None if arguments.allow_pickle else True,
             **loading_options(arguments),
             **settings,
+            **dropout,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error

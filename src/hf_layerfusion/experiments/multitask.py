@@ -16,7 +16,13 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from hf_layerfusion import CerbertusConfig, CerbertusForMultitask, parameter_counts
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
-from hf_layerfusion.experiments.models import load_tokenizer, loading_options, one_line, resolve_path
+from hf_layerfusion.experiments.models import (
+    encoder_dropout,
+    load_tokenizer,
+    loading_options,
+    one_line,
+    resolve_path,
+)
 from hf_layerfusion.experiments.multitask_arguments import (
     MultitaskDataArguments,
     MultitaskModelArguments,
@@ -108,6 +114,8 @@ def load_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, Ta
     Raises:
         UserError: if the checkpoint is missing, corrupt, stored as pickle, or does not fit the settings.
     """
+    dropout = encoder_dropout(arguments)
+    changes: dict[str, Any] = {"encoder_config": dropout} if dropout else {}
     try:
         return CerbertusForMultitask.from_pretrained(
             resolve_path(arguments.model_name_or_path),
@@ -115,6 +123,7 @@ def load_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, Ta
             encoders=arguments.encoders,
             num_task_layers=arguments.num_task_layers,
             use_safetensors=None if arguments.allow_pickle else True,
+            **changes,
             **loading_options(arguments),
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -79,6 +79,7 @@ def write_multitask_outputs(
         for metric, value in found.items()
     }
     results |= {"training_seconds": result.training_seconds, "parameters": result.parameters}
+    results["skipped_steps"] = trainer.skipped_steps
     write_json(folder / RESULTS_FILE, results | {"epochs": trainer.state.epoch})
     facts = multitask_card_facts(
         folder, data, result, trainer.model, model_arguments, data_arguments, training_arguments

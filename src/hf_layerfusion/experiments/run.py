@@ -179,6 +179,7 @@ def write_outputs(
         f"{name}_{metric}": v for name, values in result.metrics.items() for metric, v in values.items()
     }
     results |= {"training_seconds": result.training_seconds, "parameters": result.parameters}
+    results["skipped_steps"] = trainer.skipped_steps
     results["epochs"] = trainer.state.epoch
     write_json(folder / RESULTS_FILE, results)
     facts = card_facts(

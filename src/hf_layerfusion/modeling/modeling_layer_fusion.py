@@ -80,7 +80,8 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
             output_loading_info: returns the model and what transformers tells of missing and unexpected weights; what
                 our own checkpoint lacks is then the caller's to judge.
             kwargs: those of `PreTrainedModel.from_pretrained`, and fields of the configuration (`fusion`,
-                `num_labels`, …).
+                `num_labels`, …). `encoder_config` may be a dict of those of the encoder's fields that are to differ
+                from the checkpoint's, such as `{"hidden_dropout_prob": 0.2}`.
 
         Raises:
             ValueError: if the checkpoint lacks weights of the encoder, which would stay random.
@@ -132,7 +133,9 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
         fields = {field.name for field in dataclasses.fields(cls.config_class)} | {"num_labels"}
         settings = {name: kwargs.pop(name) for name in list(kwargs) if name in fields - LOADING_FIELDS}
         options = {name: kwargs[name] for name in (*HUB_OPTIONS, "trust_remote_code") if name in kwargs}
-        encoder_config = AutoConfig.from_pretrained(name_or_path, **options)
+        changes = settings.pop("encoder_config", None)
+        changes = changes if isinstance(changes, dict) else {}
+        encoder_config = AutoConfig.from_pretrained(name_or_path, **options, **changes)
         # Before any weight is read: a setting that does not fit the encoder is refused here.
         if isinstance(config, PreTrainedConfig):
             settings = {**config.to_diff_dict(), **settings}

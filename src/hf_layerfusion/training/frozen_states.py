@@ -18,8 +18,8 @@ from transformers.trainer_utils import TrainOutput, has_length
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.losses.layers import encoders_of
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
-from hf_layerfusion.training.places import encoders_of
 from hf_layerfusion.training.state_cache import (
     ENCODER_INPUTS,
     StateCache,
