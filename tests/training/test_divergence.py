@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertForSequenceClassification, TrainerCallback
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers import TrainerCallback
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.checkpoints import verify_checkpoint
-from tests.training.small import rows, small_model, small_trainer, weights_digest
+from tests.training.small import InfiniteLoss, rows, small_model, small_trainer, weights_digest
 from tests.training.small_tasks import tasks_trainer, train_sets
 
 NAN = float("nan")
@@ -232,19 +231,7 @@ def test_the_task_of_a_gradient_is_named_under_surgery(tmp_path: Path) -> None:
         trainer.train()
 
 
-# With the scaler of fp16
-
-
-class InfiniteLoss(BertForSequenceClassification):
-    """Adds infinity to the loss of batches with a row of class 1 in front: its gradient is finite."""
-
-    def forward(
-        self, input_ids: Any, attention_mask: Any = None, labels: Any = None
-    ) -> SequenceClassifierOutput:
-        output = super().forward(input_ids, attention_mask, labels=labels)
-        if labels is not None and self.training and labels[0] == 1:
-            output.loss = output.loss + float("inf")
-        return output
+# Losses and gradients apart
 
 
 def test_a_loss_with_a_finite_gradient_is_seen(tmp_path: Path) -> None:

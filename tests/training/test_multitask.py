@@ -525,6 +525,10 @@ def test_a_frozen_encoder_stays(tmp_path: Path) -> None:
             {"train": task_rows("five", 4), "task_weights": {"five": 2.0}},
             "task_weights must come with several",
         ),
+        (
+            {"train": task_rows("five", 4), "task_mixing": "together", "task_loss": "mean"},
+            "task_mixing, task_loss must come with several",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_on_one_line(

@@ -108,7 +108,10 @@ MISTAKES = {
     "unknown setting": ({"regularizers": {"smart": {"lambda": 1}}}, "regularizers: smart: .*lambda"),
     "out of range": ({"regularizers": {"smart": {"steps": 0}}}, "steps must be 1 or more"),
     "no settings": ({"regularizers": {"smart": 5}}, "must be a name or settings by name"),
-    "smoothing": ({"regularizers": "smart", "label_smoothing_factor": 0.1}, "found another"),
+    "smoothing": (
+        {"regularizers": "smart", "label_smoothing_factor": 0.1},
+        "excludes label_smoothing_factor",
+    ),
     "nothing to save memory of": ({"low_memory": True}, "low_memory is for regularizers"),
 }
 

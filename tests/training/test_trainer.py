@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification, Trainer, TrainerCallback
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.checkpoints import MANIFEST_NAME, newest_valid_checkpoint, verify_checkpoint
 from hf_layerfusion.training.trainer import LayerFusionTrainer
-from tests.training.small import rows, small_model, small_trainer, weights_digest
+from tests.training.small import rows, small_arguments, small_model, small_trainer, weights_digest
 
 
 class Killed(Exception):
@@ -267,6 +267,16 @@ def test_a_loss_function_of_the_user_keeps_its_meaning(tmp_path: Path) -> None:
     plain = small_trainer(tmp_path, train=rows(8))
     plain.train()
     assert logged(trainer, "loss") == pytest.approx(logged(plain, "loss"), abs=1e-6)
+
+
+def test_class_weights_have_no_place_in_a_loss_function_of_the_user(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="class_balance=weights .* excludes compute_loss_func"):
+        LayerFusionTrainer(
+            small_model(),
+            small_arguments(tmp_path, class_balance="weights"),
+            train_dataset=rows(8),
+            compute_loss_func=lambda outputs, labels, num_items_in_batch: outputs.logits.sum(),
+        )
 
 
 def test_bf16_on_the_cpu(tmp_path: Path) -> None:

@@ -112,3 +112,17 @@ def test_several_tasks_are_evaluated_whole(found: list[dict[str, Any]]) -> None:
             each["evaluated"][f"eval_{name}"] for name in ("five_accuracy", "para_accuracy", "sim_closeness")
         )
         assert each["evaluated"]["eval_mean"] == pytest.approx(mean / 3)
+
+
+def test_both_skip_a_step_that_diverged_on_one(found: list[dict[str, Any]]) -> None:
+    assert [each["skipped"] for each in found] == [1, 1]
+    assert found[0]["skipping"] == found[1]["skipping"]
+    for each in found:
+        assert each["stopped"].startswith("training loss is not finite at step 2 ")
+
+
+def test_both_train_on_the_states_that_each_read_a_part_of(found: list[dict[str, Any]]) -> None:
+    assert [each["shards"] for each in found] == [2, 2]
+    for name, expected in found[0]["frozen"].items():
+        assert torch.equal(found[0]["cached"][name], found[1]["cached"][name])
+        torch.testing.assert_close(found[0]["cached"][name], expected, rtol=0, atol=1e-6)

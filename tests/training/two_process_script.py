@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from tests.training.small import rows, small_model, small_trainer, weights_digest
+from hf_layerfusion.errors import UserError
+from tests.modeling.cases import build
+from tests.training.small import InfiniteLoss, rows, small_model, small_trainer, weights_digest
 from tests.training.small_tasks import small_tasks_model, tasks_trainer
 
 ROWS = 21  # two processes of 4: the third and last round holds 5 rows, 4 and 1
@@ -92,6 +94,8 @@ def main(folder: Path) -> None:
     found["resumed"] = weights_digest(resumed.model)
 
     several_tasks(folder, found)
+    skipped_steps(folder, found)
+    frozen_states(folder, found)
     torch.save(found, folder / f"found-{resumed.args.process_index}.pt")
     resumed.end()
 
@@ -131,6 +135,45 @@ def several_tasks(folder: Path, found: dict[str, Any]) -> None:
     found["predicted"] = {
         task: output.predictions for task, output in resumed.predict(resumed.eval_dataset).items()
     }
+
+
+def skipped_steps(folder: Path, found: dict[str, Any]) -> None:
+    """In the second of three steps, one process alone has a loss that is not finite; its gradient is."""
+    train = [row | {"labels": int(index == 8)} for index, row in enumerate(rows(24))]
+    trainer = small_trainer(
+        folder / "skipping",
+        InfiniteLoss(small_model().config),
+        train,
+        per_device_train_batch_size=4,
+        train_sampling_strategy="sequential",
+        on_divergence="skip",
+    )
+    trainer.train()
+    found["skipped"] = trainer.skipped_steps
+    found["skipping"] = weights_digest(trainer.model)
+    trainer.args.on_divergence = "stop"
+    try:
+        trainer.train()
+    except UserError as error:
+        found["stopped"] = str(error)
+
+
+def frozen_states(folder: Path, found: dict[str, Any]) -> None:
+    """Each process reads a part of the texts, and trains on the states of all."""
+    for name, cache in {"frozen": None, "cached": str(folder / "states")}.items():
+        torch.manual_seed(1)
+        trainer = small_trainer(
+            folder / name,
+            build("share-gru"),
+            rows(ROWS, 3),
+            freeze_encoder=True,
+            cache_frozen_states=cache,
+            per_device_train_batch_size=4,
+            **WHOLE_BATCH,
+        )
+        trainer.train()
+        found[name] = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    found["shards"] = len(list((folder / "states").glob("*/*.states")))
 
 
 if __name__ == "__main__":

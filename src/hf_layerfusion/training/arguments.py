@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, SchedulerType
+from transformers.trainer_utils import IntervalStrategy
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.losses.table import make_regularizers
 from hf_layerfusion.surgery.table import AGGREGATORS
+from hf_layerfusion.training.exclusions import check_exclusions
 from hf_layerfusion.training.mixing import TASK_MIXINGS
 
 
@@ -185,9 +186,9 @@ class LayerFusionTrainingArguments(TrainingArguments):
         self._check_rates()
         self._check_early_stopping()
         self._check_methods()
-        self._check_frozen_states()
         self._check_class_balance()
         self._check_tasks()
+        check_exclusions(self)
 
     def _check_rates(self) -> None:
         for name in ("fusion_learning_rate", "head_learning_rate", "embedding_learning_rate"):
@@ -207,27 +208,10 @@ class LayerFusionTrainingArguments(TrainingArguments):
                 f"unfreeze_per_epoch must be 1 or more, found {self.unfreeze_per_epoch}; leave it out to train every "
                 "layer from the start"
             )
-        if self.freeze_encoder and (self.frozen_layers or self.unfreeze_per_epoch):
-            raise UserError(
-                "freeze_encoder keeps the whole encoder and excludes frozen_layers and unfreeze_per_epoch; drop one"
-            )
         if not 0 < self.epoch_decay <= 1:
             raise UserError(
                 f"epoch_decay must be above 0 and at most 1, found {self.epoch_decay}; "
                 "1 keeps the rates, 0.9 takes a tenth off after each epoch"
-            )
-        if self.epoch_decay == 1:
-            return
-        if self.lr_scheduler_type != SchedulerType.CONSTANT:
-            raise UserError(
-                f"epoch_decay={self.epoch_decay} is a schedule of its own and excludes "
-                f"lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value}; "
-                "set lr_scheduler_type=constant or epoch_decay=1"
-            )
-        if self.warmup_steps:
-            raise UserError(
-                f"epoch_decay={self.epoch_decay} has no warm-up, found warmup_steps={self.warmup_steps}; "
-                "set warmup_steps=0 or epoch_decay=1"
             )
 
     def _check_early_stopping(self) -> None:
@@ -263,6 +247,10 @@ class LayerFusionTrainingArguments(TrainingArguments):
         make_regularizers(
             self.named_regularizers
         )  # refused here rather than with the Trainer, after its folder is made
+        if self.on_divergence not in ("stop", "skip"):
+            raise UserError(
+                f"on_divergence must be stop or skip, found {self.on_divergence!r}; name one of them"
+            )
         if self.low_memory and not self.named_regularizers:
             raise UserError(
                 "low_memory is for regularizers, found none; name one, or use activation_checkpointing"
@@ -279,41 +267,10 @@ class LayerFusionTrainingArguments(TrainingArguments):
                 f"task_mixing={self.task_mixing}; set task_mixing=together or together_longest"
             )
 
-    def _check_frozen_states(self) -> None:
-        if self.on_divergence not in ("stop", "skip"):
-            raise UserError(
-                f"on_divergence must be stop or skip, found {self.on_divergence!r}; name one of them"
-            )
-        if self.cache_frozen_states is None:
-            return
-        if self.named_regularizers:
-            raise UserError(
-                f"cache_frozen_states excludes regularizers={', '.join(self.named_regularizers)}, which run the "
-                "encoder again with noise or other dropout; drop one"
-            )
-        if self.unfreeze_per_epoch:
-            raise UserError(
-                "cache_frozen_states keeps what the encoder said at first and excludes unfreeze_per_epoch, which "
-                "trains it; drop one"
-            )
-
     def _check_class_balance(self) -> None:
         if self.class_balance not in ("none", "sampling", "weights"):
             raise UserError(
                 f"class_balance must be none, sampling or weights, found {self.class_balance!r}; name one of them"
-            )
-        if self.class_balance == "sampling" and self.train_sampling_strategy not in (
-            "random",
-            "group_by_length",
-        ):
-            raise UserError(
-                "class_balance=sampling draws the rows and excludes train_sampling_strategy="
-                f"{self.train_sampling_strategy}; set random or group_by_length, or class_balance=weights"
-            )
-        if self.class_balance == "weights" and self.label_smoothing_factor:
-            raise UserError(
-                f"class_balance=weights excludes label_smoothing_factor={self.label_smoothing_factor}, as each "
-                "computes the loss; set one of them to its default"
             )
 
     def _check_tasks(self) -> None:

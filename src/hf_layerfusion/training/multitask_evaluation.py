@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,11 @@ from hf_layerfusion.training.sampling import LengthSortedSampler
 from hf_layerfusion.training.task_data import TaskDataset
 
 logger = logging.get_logger(__name__)
+
+OF_SEVERAL_TASKS = (
+    "task_mixing", "task_temperature", "task_loss", "task_weights", "task_metrics", "best_of_each_task"
+)  # fmt: skip
+"""Options that would have no effect on the data of one task."""
 
 LESS_IS_BETTER = ("loss", "mse", "rmse", "mae")
 """Metrics that a task cannot be chosen by, nor a mean over tasks be made of."""
@@ -305,7 +311,9 @@ class MultitaskEvaluation(Trainer):
 
     def _check_one_task(self) -> None:
         given = [
-            name for name in ("task_weights", "task_metrics", "best_of_each_task") if getattr(self.args, name)
+            each.name
+            for each in fields(LayerFusionTrainingArguments)
+            if each.name in OF_SEVERAL_TASKS and getattr(self.args, each.name) != each.default
         ]
         if given:
             raise UserError(

@@ -50,6 +50,11 @@ class MultitaskTraining(MultitaskEvaluation, WeighingTrainer):
             self.train_dataset = MultitaskDataset(self.train_dataset)
         self._classes = self._class_labels() if self.args.class_balance != "none" else {}
         weighted = self.args.class_balance == "weights"
+        if weighted and self.compute_loss_func is not None:
+            raise UserError(
+                "class_balance=weights weighs the loss that the model computes itself and excludes compute_loss_func; "
+                "leave one of them out"
+            )
         self._class_weights = ClassWeights(self._classes if weighted else {})
 
     def _check_training(self) -> None:

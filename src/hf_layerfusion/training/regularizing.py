@@ -32,10 +32,10 @@ class RegularizedTraining(MultitaskTraining):
         self._regularizers = make_regularizers(self.args.named_regularizers)
         self._terms: dict[str, list[Tensor]] = {}
         if self._regularizers:
-            if self.compute_loss_func is not None or self.args.label_smoothing_factor:
+            if self.compute_loss_func is not None:
                 raise UserError(
-                    "regularizers must be added to the model's own loss, found another (compute_loss_func or "
-                    "label_smoothing_factor); leave one of them out"
+                    "regularizers must be added to the model's own loss, found another (compute_loss_func); leave one "
+                    "of them out"
                 )
             self.add_callback(_AfterStep(self._regularizers))
 
