@@ -259,3 +259,20 @@ def test_the_script_prints_one_line_and_exits_with_2(tmp_path):
 def test_tokenizer_is_saved_beside_the_model(call, tmp_path):
     call(tmp_path / "run", num_train_epochs=1)
     assert len(AutoTokenizer.from_pretrained(tmp_path / "run")("good day")["input_ids"]) == 4
+
+
+def test_a_frozen_encoder_s_states_are_kept_and_found_by_the_next_run(call, tmp_path):
+    """The first token's vectors of four layers of each text; predictions and layers are those of the model with ids."""
+    options = {"architecture": "layer_pooling", "pooling": "attention", "freeze_encoder": True}
+    options |= dict.fromkeys(("num_groups", "fusion_hidden_size", "downstream_hidden_size"))
+    options |= {"cache_frozen_states": tmp_path / "states", "hidden_dropout": 0.2, "on_divergence": "skip"}
+    options |= {"num_train_epochs": 1}
+    results = call(tmp_path / "first", **options)
+    assert results["skipped_steps"] == 0
+    shards = list((tmp_path / "states").glob("*/*.states"))
+    assert shards
+    assert call(tmp_path / "second", **options, seed=7)["validation_loss"] != results["validation_loss"]
+    assert list((tmp_path / "states").glob("*/*.states")) == shards
+    assert json.loads((tmp_path / "first" / "config.json").read_text())["encoder_config"][
+        "hidden_dropout_prob"
+    ] == pytest.approx(0.2)

@@ -270,7 +270,7 @@ def test_a_loss_function_of_the_user_keeps_its_meaning(tmp_path: Path) -> None:
 
 
 def test_class_weights_have_no_place_in_a_loss_function_of_the_user(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="class_balance=weights .* excludes compute_loss_func"):
+    with pytest.raises(UserError, match=r"class_balance=weights .* excludes compute_loss_func"):
         LayerFusionTrainer(
             small_model(),
             small_arguments(tmp_path, class_balance="weights"),
