@@ -84,7 +84,9 @@ class Repository:
             if file is not None:
                 files[path] = file
             else:
-                for gone in [name for name in files if name == path or name.startswith(path.rstrip("/") + "/")]:
+                for gone in [
+                    name for name in files if name == path or name.startswith(path.rstrip("/") + "/")
+                ]:
                     del files[gone]
         oid = hashlib.sha1(f"{self.name} {branch} {len(self.commits)} {message}".encode()).hexdigest()
         self.commits[oid] = Commit(oid, message, files)
@@ -95,4 +97,6 @@ class Repository:
 def folders_of(paths: list[str]) -> list[str]:
     """Every folder that holds one of the files, at any depth."""
     parts = (path.split("/")[:-1] for path in paths)
-    return sorted({"/".join(folder) for names in parts for folder in itertools.accumulate(([n] for n in names))})
+    return sorted(
+        {"/".join(folder) for names in parts for folder in itertools.accumulate([n] for n in names)}
+    )

@@ -20,7 +20,6 @@ and spaces, limits of any kind.
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
 import json
 import re
@@ -33,7 +32,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
@@ -128,7 +127,9 @@ class Hub:
         self._server.shutdown()
         self._server.server_close()
 
-    def environment(self, home: Path, token: str | None = TOKEN, xet: bool = True, **more: str) -> dict[str, str]:
+    def environment(
+        self, home: Path, token: str | None = TOKEN, xet: bool = True, **more: str
+    ) -> dict[str, str]:
         """The variables that send a fresh process's client here, its cache and settings below `home`.
 
         Args:
@@ -210,9 +211,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *args: Any) -> None:
         """Nothing: `Hub.requests` has it."""
 
     def _serve(self) -> None:
@@ -239,7 +240,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             answer = self._answer(call, names)
         if fault is not None and (fault.cut or fault.lose_answer):
-            self._cut_off(endpoint, self._head(answer) + answer.body[: len(answer.body) // 2] if fault.cut else b"")
+            self._cut_off(
+                endpoint, self._head(answer) + answer.body[: len(answer.body) // 2] if fault.cut else b""
+            )
             return
         self._note(endpoint, answer.status)
         self.wfile.write(self._head(answer) + (b"" if self.command == "HEAD" else answer.body))
@@ -295,7 +298,8 @@ class _Handler(BaseHTTPRequestHandler):
     def repository(self, repo: str, write: bool = False) -> Repository:
         found = self.hub.repositories.get(repo)
         name = self.hub.users.get(self.token or "")
-        allowed = found is not None and (found.owner == name or found.owner in self.hub.organizations.get(name or "", ()))
+        theirs = {name, *self.hub.organizations.get(name or "", ())}
+        allowed = found is not None and found.owner in theirs
         if self.token is not None and name is None:
             raise Failure(401, "Invalid credentials in Authorization header")
         if found is None or (found.private and not allowed):
@@ -474,7 +478,9 @@ def commit(request: _Handler, repo: str, revision: str) -> Answer:
         else:
             changes[value["path"]] = None
     made = repository.commit(revision, message, changes)
-    return as_json({"success": True, "commitUrl": f"{request.hub.url}/{repo}/commit/{made.oid}", "commitOid": made.oid})
+    return as_json(
+        {"success": True, "commitUrl": f"{request.hub.url}/{repo}/commit/{made.oid}", "commitOid": made.oid}
+    )
 
 
 @endpoint("branch", "POST", "/api/models/REPO/branch/REV")
@@ -500,8 +506,13 @@ def tag(request: _Handler, repo: str, revision: str) -> Answer:
 def refs(request: _Handler, repo: str) -> Answer:
     repository = request.repository(repo)
     listed = {
-        kind: [{"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": oid} for name, oid in found.items()]
-        for kind, folder, found in (("branches", "heads", repository.branches), ("tags", "tags", repository.tags))
+        kind: [
+            {"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": oid} for name, oid in found.items()
+        ]
+        for kind, folder, found in (
+            ("branches", "heads", repository.branches),
+            ("tags", "tags", repository.tags),
+        )
     }
     return as_json({**listed, "converts": []})
 
@@ -509,7 +520,10 @@ def refs(request: _Handler, repo: str) -> Answer:
 @endpoint("tree", "GET HEAD", "/api/models/REPO/tree/REV(?:/(?P<folder>.+))?")
 def tree(request: _Handler, repo: str, revision: str, folder: str = "") -> Answer:
     commit = request.commit_of(repo, revision)
-    prefix, recursive = folder and f"{folder}/", request.query.get("recursive", [""])[0].lower() in ("true", "1")
+    prefix, recursive = (
+        folder and f"{folder}/",
+        request.query.get("recursive", [""])[0].lower() in ("true", "1"),
+    )
     paths = [path for path in [*commit.files, *folders_of(list(commit.files))] if path.startswith(prefix)]
     if folder and not paths:
         raise Failure(404, f"{folder} does not exist", "EntryNotFound", **{"X-Repo-Commit": commit.oid})

@@ -14,6 +14,11 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+def secret(help: str) -> Any:
+    """A dataclass field without a default that is never printed."""
+    return field(default=None, repr=False, metadata={"help": help})
+
+
 @dataclass
 class EncoderArguments:
     """Which encoder, and how it is loaded."""
@@ -26,7 +31,7 @@ class EncoderArguments:
     tokenizer_name: str | None = option(None, "Tokenizer, where it is not the encoder's.")
     cache_dir: str | None = option(None, "Where downloads are kept.")
     model_revision: str = option("main", "Branch, tag or commit of the model.")
-    token: str | None = option(None, "Token for the Hub; by default the one stored by `hf auth login`.")
+    token: str | None = secret("Token for the Hub; by default the one stored by `hf auth login`.")
     trust_remote_code: bool = option(
         False, "Run code that lies beside the encoder on the Hub. Read it first."
     )
@@ -171,6 +176,11 @@ class RunTrainingArguments(LayerFusionTrainingArguments):
         True, "False makes weight_decay Adam's L2, added to the gradient, in place of AdamW's decay."
     )
     report_to: str = option("none", "Where to report, such as tensorboard.")
+    hub_strategy: str = option(
+        "end",
+        "With --push_to_hub: end pushes once, when all is written; every_save, checkpoint and all_checkpoints also push "
+        "in the background while training goes on.",
+    )
     dry_run: bool = option(
         False,
         "Print the groups of parameters with their rates, and stop before training; nothing is written.",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hf_layerfusion.experiments.arguments import option
+from hf_layerfusion.experiments.arguments import option, secret
 
 
 @dataclass
@@ -52,6 +52,13 @@ class EnsembleArguments:
     )
     device: str | None = option(None, "Where members run; by default a GPU if there is one.")
     trust_remote_code: bool = option(False, "Run code that lies beside a member on the Hub. Read it first.")
+    push_to_hub: bool = option(
+        False, "Push the ensemble to the Hub; members in folders need --carry_members True."
+    )
+    hub_model_id: str | None = option(None, "Repository to push to; by default the name of --output_dir.")
+    hub_private_repo: bool | None = option(None, "Make the repository private, where it is made.")
+    hub_revision: str | None = option(None, "Branch to push to.")
+    hub_token: str | None = secret("Token for pushing; by default the one stored by `hf auth login`.")
 
 
 @dataclass

@@ -20,6 +20,7 @@ from hf_layerfusion.experiments.prepare import (
     shared_groups,
     tokenize,
 )
+from hf_layerfusion.experiments.pushing import open_hub
 from hf_layerfusion.experiments.run import Classification
 from hf_layerfusion.experiments.run_folder import check_output_dir, run_once, run_settings, write_summary
 
@@ -105,6 +106,7 @@ def cross_validate(
         raise UserError("--dry_run shows one run's groups of parameters and excludes --folds; leave one out.")
     settings = run_settings(model_arguments, data_arguments, training_arguments)
     check_output_dir(training_arguments, settings)
+    open_hub(training_arguments, several=True)
     tokenizer = load_tokenizer(model_arguments)
     with training_arguments.main_process_first(desc="preparing the folds"):
         folds = prepare_folds(data_arguments)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from hf_layerfusion.experiments.multitask_arguments import (
 from hf_layerfusion.experiments.prepare import PreparedData
 from hf_layerfusion.experiments.run_folder import resume_point
 from hf_layerfusion.experiments.tasks import PREDICT, Task, make_tasks, prepare_task, tokenize_task
+from hf_layerfusion.hub.publish import PushError
 from hf_layerfusion.training.multitask_evaluation import BEST_OF_TASK
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
@@ -170,7 +172,8 @@ def train_multitask(trainer: LayerFusionTrainer, data: MultitaskData) -> Multita
     the test split once more with each task's own best."""
     arguments: MultitaskTrainingArguments = trainer.args
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume_point(arguments))
+    with suppress(PushError):  # the outputs are pushed when they are whole, the model with them
+        trainer.train(resume_from_checkpoint=resume_point(arguments))
     seconds = time.perf_counter() - start
     metrics: dict[str, dict[str, float]] = {}
     logits: dict[str, dict[str, np.ndarray]] = {name: {} for name in data.tasks}

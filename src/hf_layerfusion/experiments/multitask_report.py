@@ -47,7 +47,7 @@ def write_multitask_outputs(
     Trainer's folder."""
     training_arguments: MultitaskTrainingArguments = trainer.args
     folder = Path(str(training_arguments.output_dir))
-    trainer.save_model(str(folder))
+    trainer.save_model(str(folder), _internal_call=True)  # which, unlike a user's, pushes nothing
     trainer.save_state()
     write_seen_texts(folder, list(data.prepared.values()))
     for name in ("plots", "predictions", "mistakes"):

@@ -20,6 +20,7 @@ from hf_layerfusion.experiments.multitask_arguments import (
     MultitaskTrainingArguments,
 )
 from hf_layerfusion.experiments.multitask_report import write_multitask_outputs
+from hf_layerfusion.experiments.pushing import open_hub
 from hf_layerfusion.experiments.run_folder import check_output_dir, run_seeds, run_settings
 from hf_layerfusion.experiments.tasks import read_tasks_file
 from hf_layerfusion.training.optimizer import group_rows
@@ -52,6 +53,8 @@ def train_tasks(
     settings = run_settings(model_arguments, data_arguments, training_arguments) | {"tasks": entries}
     if not training_arguments.dry_run:
         check_output_dir(training_arguments, settings)
+        if training_arguments.process_index == 0:
+            open_hub(training_arguments, several=len(training_arguments.seeds or ()) > 1)
     folder = Path(data_arguments.data_dir or Path(str(data_arguments.tasks_file)).parent)
     with training_arguments.main_process_first(desc="preparing the texts"):
         data = prepare_multitask(entries, folder, model_arguments, data_arguments)

@@ -12,11 +12,9 @@ from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, 
 from hf_layerfusion.experiments.models import resolve_path
 from hf_layerfusion.experiments.prepare import PreparedData
 from hf_layerfusion.hub.card import CardFacts, library_environment
+from hf_layerfusion.hub.citations import METHODS
 from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name
 from hf_layerfusion.hub.markdown import escape_markdown
-
-# The papers behind our architectures, as `hub.citations` names them.
-METHODS = {"gru_fusion": ["grubert"], "layer_pooling": ["bert-intermediate-layers"]}
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from hf_layerfusion.experiments.layer_states import (
 from hf_layerfusion.experiments.layers import layers_section, measure_layers
 from hf_layerfusion.experiments.models import load_model, load_tokenizer
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
+from hf_layerfusion.experiments.pushing import open_hub
 from hf_layerfusion.experiments.report import RunResult, card_facts, texts_and_labels
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
@@ -43,6 +45,7 @@ from hf_layerfusion.experiments.run_folder import (
     write_json,
 )
 from hf_layerfusion.hub.card import build_card
+from hf_layerfusion.hub.publish import PushError
 from hf_layerfusion.training.optimizer import group_rows
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
@@ -91,7 +94,8 @@ def train_and_predict(trainer: LayerFusionTrainer, encoded: dict[str, Dataset]) 
     """Trains, then predicts the test split, or the validation split where there is none."""
     arguments: RunTrainingArguments = trainer.args
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume_point(arguments))
+    with suppress(PushError):  # the outputs are pushed when they are whole, the model with them
+        trainer.train(resume_from_checkpoint=resume_point(arguments))
     seconds = time.perf_counter() - start
     metrics: dict[str, dict[str, float]] = {}
     logits, labels = np.empty((0, trainer.model.num_labels)), None
@@ -122,7 +126,7 @@ def write_outputs(
     """Writes model, tokenizer, results, predictions, plots and card into the Trainer's folder."""
     training_arguments: RunTrainingArguments = trainer.args
     folder = Path(str(training_arguments.output_dir))
-    trainer.save_model(str(folder))
+    trainer.save_model(str(folder), _internal_call=True)  # which, unlike a user's, pushes nothing
     trainer.save_state()
     write_seen_texts(folder, [data])
     plots = folder / "plots"
@@ -257,6 +261,8 @@ def classify(
     settings = run_settings(model_arguments, data_arguments, training_arguments)
     if not training_arguments.dry_run:
         check_output_dir(training_arguments, settings)
+        if training_arguments.process_index == 0:
+            open_hub(training_arguments, several=len(training_arguments.seeds or ()) > 1)
     tokenizer = load_tokenizer(model_arguments)
     with training_arguments.main_process_first(desc="preparing the texts"):
         data = prepare(data_arguments)

@@ -12,6 +12,7 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.significance import mean_sd
 from hf_layerfusion.experiments.arguments import DataArguments, EncoderArguments, RunTrainingArguments
 from hf_layerfusion.experiments.multitask_arguments import MultitaskDataArguments
+from hf_layerfusion.experiments.pushing import push_outputs
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
@@ -41,7 +42,7 @@ class Experiment(Protocol):
 
 
 def check_output_dir(arguments: RunTrainingArguments, settings: dict[str, Any]) -> None:
-    """Refuses a folder that holds anything but this very run.
+    """Refuses a folder that holds anything but this very run; one that has finished may be pushed again.
 
     Raises:
         UserError: if `--output_dir` is missing, is a file, or holds another run or foreign files.
@@ -54,7 +55,8 @@ def check_output_dir(arguments: RunTrainingArguments, settings: dict[str, Any]) 
     if not folder.exists() or not any(folder.iterdir()):
         return
     stored = folder / SETTINGS_FILE
-    if not arguments.resume_from_checkpoint or not stored.exists():
+    pushes_again = arguments.push_to_hub and (folder / RESULTS_FILE).exists()
+    if not (arguments.resume_from_checkpoint or pushes_again) or not stored.exists():
         raise UserError(
             f"--output_dir {folder}: must be empty, found another run's files; name another folder, or go on with that "
             "run by --resume_from_checkpoint True."
@@ -73,12 +75,12 @@ def run_settings(
     data_arguments: DataArguments | MultitaskDataArguments,
     training_arguments: RunTrainingArguments,
 ) -> dict[str, Any]:
-    """The settings of a run that its results depend on, as JSON; no token, no folder of outputs."""
+    """The settings of a run that its results depend on, as JSON; nothing of the Hub, no folder of outputs."""
     training = json.loads(training_arguments.to_json_string())
     settings = {**dataclasses.asdict(model_arguments), **dataclasses.asdict(data_arguments), **training}
-    for name in ("token", "hub_token", "output_dir", "resume_from_checkpoint", "logging_dir", "run_name"):
+    for name in ("token", "push_to_hub", "output_dir", "resume_from_checkpoint", "logging_dir", "run_name"):
         settings.pop(name, None)
-    return settings
+    return {name: value for name, value in settings.items() if not name.startswith("hub_")}
 
 
 def resume_point(arguments: RunTrainingArguments) -> str | None:
@@ -105,13 +107,13 @@ def write_json(path: Path, content: Any) -> None:
 
 def run_once(experiment: Experiment, arguments: RunTrainingArguments, top: Path) -> dict[str, Any]:
     """Trains in `--output_dir`, which is `top` or lies in it, and writes outputs, unless that was done before. The
-    settings are written into `top` once the model stands.
+    settings are written into `top` once the model stands; what is finished is pushed where `--push_to_hub` is set.
 
     Returns:
         The contents of the folder's `all_results.json`.
 
     Raises:
-        UserError: as `Experiment.make_trainer` and `LayerFusionTrainer.train`.
+        UserError: as `Experiment.make_trainer`, `LayerFusionTrainer.train` and `push_outputs`.
     """
     folder = Path(str(arguments.output_dir))
     if (folder / RESULTS_FILE).exists():
@@ -126,6 +128,8 @@ def run_once(experiment: Experiment, arguments: RunTrainingArguments, top: Path)
         if main_process:
             experiment.write(trainer, result)
         trainer.accelerator.wait_for_everyone()
+    if arguments.process_index == 0:
+        push_outputs(folder, arguments)
     results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
     return results
 

@@ -42,3 +42,10 @@ CITATIONS = {
 }""",
 }
 """BibTeX of the sources, by the name that `CardFacts.methods` uses."""
+
+METHODS = {
+    "gru_fusion": ["grubert"],
+    "layer_pooling": ["bert-intermediate-layers"],
+    "cerbertus": ["serbertus"],
+}
+"""The sources of each architecture of ours, by its `model_type`."""

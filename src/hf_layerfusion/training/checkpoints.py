@@ -11,6 +11,7 @@ import json
 import os
 from pathlib import Path
 
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
@@ -19,10 +20,13 @@ from hf_layerfusion.errors import UserError
 logger = logging.get_logger(__name__)
 
 MANIFEST_NAME = "checkpoint_manifest.json"
+# Resuming does not read the pickled arguments, and a checkpoint comes back from the Hub without them.
+_NOT_LISTED = (MANIFEST_NAME, TRAINING_ARGS_NAME)
 
 
 def write_manifest(folder: str | Path) -> Path:
-    """Record size and sha256 of every file below `folder` in `checkpoint_manifest.json`; return its path.
+    """Record size and sha256 of every file below `folder` but `training_args.bin` in `checkpoint_manifest.json`; return
+    its path.
 
     Call it when all else has been written. The manifest appears whole or not at all.
     """
@@ -30,7 +34,7 @@ def write_manifest(folder: str | Path) -> Path:
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST_NAME
+        if path.is_file() and path.name not in _NOT_LISTED
     }
     manifest = folder / MANIFEST_NAME
     partial = folder / f"{MANIFEST_NAME}.partial"

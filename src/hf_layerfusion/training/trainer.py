@@ -29,13 +29,14 @@ from hf_layerfusion.training.optimizer import (
     freeze_encoder,
     parameter_groups,
 )
+from hf_layerfusion.training.pushing import PushingTrainer
 from hf_layerfusion.training.sampling import LengthSortedSampler, RowOrder, SeededSampler, take_rows
 
 # What only an optimizer that takes parameter groups can do.
 GROUP_OPTIONS = ("fusion_learning_rate", "head_learning_rate", "embedding_learning_rate", "layer_decay")
 
 
-class LayerFusionTrainer(GuardedTraining, FrozenStates, CheckpointingTrainer):
+class LayerFusionTrainer(GuardedTraining, FrozenStates, CheckpointingTrainer, PushingTrainer):
     """A `transformers.Trainer` for any `PreTrainedModel` whose loss is a mean over the examples of its batch.
 
     It differs from the stock Trainer in this:
@@ -50,6 +51,8 @@ class LayerFusionTrainer(GuardedTraining, FrozenStates, CheckpointingTrainer):
     - Predictions are in the order of the rows, also where batches are grouped by length.
     - A loss or gradient that is not finite never reaches the weights: the run stops, or skips and counts the step.
     - `training_args.json` is written beside `training_args.bin`, and neither holds the Hub's token.
+    - Pushes to the Hub leave that pickle and the texts of predictions out and keep a card that is there; those in the
+      background tell of their failures, and `train` raises `PushError` if the last save has not arrived.
     - It takes the data of several tasks. The model is then called with `task=name` and that task's batch, and gives
       `loss` and `logits`; where `task_mixing` puts tasks together, with `tasks={name: batch}`, and gives `losses`
       and `logits` by task. Every process has the same tasks in each step.

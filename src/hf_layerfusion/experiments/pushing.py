@@ -1,0 +1,67 @@
+"""`--push_to_hub` of the scripts: the repository is opened before anything is made, the folder pushed when it is whole."""
+
+import logging
+from pathlib import Path
+from typing import Protocol
+
+from hf_layerfusion.hub.publish import PushError, open_repository, publish
+
+logger = logging.getLogger(__name__)
+
+
+class HubArguments(Protocol):
+    """What `transformers.TrainingArguments` say of the Hub."""
+
+    output_dir: str | None
+    push_to_hub: bool
+    hub_model_id: str | None
+    hub_token: str | None
+    hub_private_repo: bool | None
+    hub_revision: str | None
+
+
+def open_hub(arguments: HubArguments, several: bool = False) -> None:
+    """Makes sure, where `--push_to_hub` is set, that there is a repository that the token may write to; its full name
+    becomes `hub_model_id`.
+
+    Args:
+        arguments: `output_dir` names the repository where they do not.
+        several: whether the run makes several models.
+
+    Raises:
+        PushError: if there is no such repository, or several models.
+    """
+    if not arguments.push_to_hub:
+        return
+    if several:
+        raise PushError(
+            "--push_to_hub pushes one model, found a run of several (--seeds, --folds); leave it out, and push the folder "
+            "of one of them by hf_layerfusion.hub.publish."
+        )
+    arguments.hub_model_id = open_repository(
+        arguments.hub_model_id or Path(str(arguments.output_dir)).resolve().name,
+        token=arguments.hub_token,
+        private=arguments.hub_private_repo,
+        revision=arguments.hub_revision,
+    )
+
+
+def push_outputs(folder: Path, arguments: HubArguments) -> None:
+    """Pushes a finished run's folder where `--push_to_hub` is set.
+
+    Raises:
+        PushError: if it does not get there.
+    """
+    if not arguments.push_to_hub:
+        return
+    try:
+        address = publish(
+            folder,
+            str(arguments.hub_model_id),
+            token=arguments.hub_token,
+            private=arguments.hub_private_repo,
+            revision=arguments.hub_revision,
+        )
+    except PushError as error:
+        raise PushError(f"{error} The run is whole in {folder}; the same command pushes it again.") from error
+    logger.info("pushed: %s", address)
