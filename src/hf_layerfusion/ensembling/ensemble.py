@@ -13,7 +13,7 @@ from hf_layerfusion.ensembling.answers import answer
 from hf_layerfusion.ensembling.combiners import Combiner
 from hf_layerfusion.ensembling.fitted import TaskBased
 from hf_layerfusion.ensembling.manifest import FILE_NAME, Entry, Fit, Manifest, read_manifest
-from hf_layerfusion.ensembling.models import CARD, Model, Runtime, Task, resolve
+from hf_layerfusion.ensembling.models import CARD, Model, Runtime, Task, resolve, snapshot
 from hf_layerfusion.ensembling.prediction_files import Array, Rows, rows_hash
 from hf_layerfusion.ensembling.scores import score_of
 from hf_layerfusion.ensembling.seats import Member, Seat, common_tasks, parse_member
@@ -27,6 +27,7 @@ from hf_layerfusion.ensembling.trained_texts import (
 )
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.ensemble_card import EnsembleFacts, build_ensemble_card
+from hf_layerfusion.hub.paths import inside
 
 
 class Ensemble:
@@ -121,7 +122,7 @@ class Ensemble:
         Raises:
             UserError: no ensemble; a member that is missing, has changed since, or answers something else; a cycle.
         """
-        found = open_member(resolve(str(name_or_path), revision), Runtime(**options))
+        found = open_source(str(name_or_path), revision, Runtime(**options))
         if not isinstance(found, cls):
             raise UserError(
                 f"{name_or_path}: must be an ensemble, found a model; name a folder with {FILE_NAME}."
@@ -318,19 +319,29 @@ class Ensemble:
 def open_seat(name: str, runtime: Runtime) -> Seat:
     """A member by what `Ensemble.of` takes for one."""
     task, source, revision = parse_member(name)
-    folder = resolve(source, revision)
     if Path(source).is_dir():
-        return Seat(open_member(folder, runtime), task)
-    return Seat(open_member(folder, runtime), task, source, folder.name)
+        return Seat(open_source(source, revision, runtime), task)
+    member = open_source(source, revision, runtime)
+    return Seat(member, task, source, None if member.folder is None else member.folder.name)
 
 
-def open_member(folder: Path, runtime: Runtime, trail: tuple[Path, ...] = ()) -> Member:
+def open_source(source: str, revision: str | None, runtime: Runtime) -> Member:
+    """The model or ensemble of a folder or Hub id; one from the Hub must hold its members or name their Hub ids."""
+    folder = resolve(source, revision).resolve()
+    return open_member(folder, runtime, root=None if Path(source).is_dir() else folder)
+
+
+def open_member(
+    folder: Path, runtime: Runtime, trail: tuple[Path, ...] = (), root: Path | None = None
+) -> Member:
     """The model or ensemble of a folder.
 
     Args:
         folder: its folder.
         runtime: how members are run.
         trail: the ensembles that it is a member of, the outermost first.
+        root: the snapshot of the Hub that folders of members must lie in; None: in a folder of the user's own they may
+            lie beside it.
 
     Raises:
         UserError: a member that is missing, has changed since, or answers something else; a cycle of ensembles.
@@ -344,7 +355,7 @@ def open_member(folder: Path, runtime: Runtime, trail: tuple[Path, ...] = ()) ->
     if not (folder / FILE_NAME).is_file():
         return Model(folder, runtime)
     manifest = read_manifest(folder)
-    seats = [_seat_of(entry, folder, runtime, (*trail, folder)) for entry in manifest.members]
+    seats = [_seat_of(entry, folder, runtime, (*trail, folder), root) for entry in manifest.members]
     ensemble = Ensemble(seats, runtime, manifest.max_length, folder)
     if ensemble.tasks.keys() != manifest.combiners.keys():
         raise UserError(
@@ -362,9 +373,15 @@ def open_member(folder: Path, runtime: Runtime, trail: tuple[Path, ...] = ()) ->
     return ensemble
 
 
-def _seat_of(entry: Entry, folder: Path, runtime: Runtime, trail: tuple[Path, ...]) -> Seat:
+def _seat_of(
+    entry: Entry, folder: Path, runtime: Runtime, trail: tuple[Path, ...], root: Path | None
+) -> Seat:
+    if entry.folder is not None and (root is not None or Path(entry.folder).is_absolute()):
+        inside(
+            root or folder, os.path.join(folder, entry.folder), f"{folder / FILE_NAME}: member {entry.name}"
+        )
     if entry.hub_id is not None:
-        place = resolve(entry.hub_id, entry.revision)
+        place = root = snapshot(entry.hub_id, entry.revision).resolve()
     elif entry.folder is not None and (folder / entry.folder).is_dir():
         place = folder / entry.folder
     else:
@@ -372,7 +389,7 @@ def _seat_of(entry: Entry, folder: Path, runtime: Runtime, trail: tuple[Path, ..
             f"{folder / FILE_NAME}: the member {entry.name} must be in the folder {entry.folder}, found none there; "
             "bring it back."
         )
-    member = open_member(place, runtime, trail)
+    member = open_member(place, runtime, trail, root)
     if member.sha256 != entry.sha256:
         raise UserError(
             f"{folder / FILE_NAME}: the member {entry.name} has changed since it was added (sha256 differs); bring "

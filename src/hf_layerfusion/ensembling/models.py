@@ -191,7 +191,8 @@ class Model:
 
 def tasks_of(config: Any) -> dict[str, Task]:
     """What a model answers, by its configuration: the tasks that it names, else `ONLY_TASK`."""
-    if getattr(config, "tasks", None):
+    # Asked of the class: the file of any configuration may hold attributes of these names.
+    if getattr(config, "tasks", None) and hasattr(type(config), "task_configs"):
         return {
             name: Task(task.problem_type, tuple(task.labels) or (name,), task.is_siamese)
             for name, task in config.task_configs.items()
@@ -230,6 +231,15 @@ def resolve(source: str, revision: str | None = None) -> Path:
     """
     if Path(source).is_dir():
         return Path(source).resolve()
+    return snapshot(source, revision)
+
+
+def snapshot(source: str, revision: str | None = None) -> Path:
+    """The snapshot of a Hub id, which is downloaded where it is not yet.
+
+    Raises:
+        UserError: if it is none, or cannot be had.
+    """
     if not is_hub_id(source):
         raise UserError(f"member {source}: must be a folder or a Hub id, found neither; check the path.")
     try:

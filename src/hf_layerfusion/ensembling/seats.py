@@ -11,6 +11,7 @@ from hf_layerfusion.ensembling.prediction_files import Array, Rows
 from hf_layerfusion.ensembling.scores import score_of
 from hf_layerfusion.ensembling.trained_texts import Hashes
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.hub.paths import is_plain_name
 
 
 class Member(Protocol):
@@ -51,7 +52,7 @@ class Seat:
         revision: its commit there.
 
     Raises:
-        UserError: a task that the member does not answer.
+        UserError: a task that the member does not answer, or whose name is none.
     """
 
     member: Member
@@ -61,6 +62,11 @@ class Seat:
 
     def __post_init__(self) -> None:
         own = self.member.tasks
+        if self.task is not None and not is_plain_name(self.task):
+            raise UserError(
+                f"member {self.member.name}: its task must be named by letters, digits, '_' and '-', found "
+                f"{self.task!r}; name it otherwise."
+            )
         if self.task is not None and self.task not in own and set(own) != {ONLY_TASK}:
             raise UserError(
                 f"member {self.member.name}: must answer the task {self.task!r}, found only {', '.join(own)}; name one "

@@ -178,8 +178,8 @@ class RunTrainingArguments(LayerFusionTrainingArguments):
     report_to: str = option("none", "Where to report, such as tensorboard.")
     hub_strategy: str = option(
         "end",
-        "With --push_to_hub: end pushes once, when all is written; every_save, checkpoint and all_checkpoints also push "
-        "in the background while training goes on.",
+        "With --push_to_hub: end pushes once, when all is written; every_save, checkpoint and all_checkpoints push in "
+        "the background too while training goes on.",
     )
     dry_run: bool = option(
         False,

@@ -1,4 +1,4 @@
-"""`--push_to_hub` of the scripts: the repository is opened before anything is made, the folder pushed when it is whole."""
+"""`--push_to_hub` of the scripts: the repository is opened before all else, the folder pushed when it is whole."""
 
 import logging
 from pathlib import Path
@@ -35,8 +35,8 @@ def open_hub(arguments: HubArguments, several: bool = False) -> None:
         return
     if several:
         raise PushError(
-            "--push_to_hub pushes one model, found a run of several (--seeds, --folds); leave it out, and push the folder "
-            "of one of them by hf_layerfusion.hub.publish."
+            "--push_to_hub pushes one model, found a run of several (--seeds, --folds); leave it out, and push the "
+            "folder of one of them as docs/hub.md shows."
         )
     arguments.hub_model_id = open_repository(
         arguments.hub_model_id or Path(str(arguments.output_dir)).resolve().name,

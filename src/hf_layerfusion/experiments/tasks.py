@@ -21,6 +21,7 @@ from hf_layerfusion.experiments.arguments import PairDataArguments
 from hf_layerfusion.experiments.models import one_line
 from hf_layerfusion.experiments.multitask_arguments import MultitaskDataArguments
 from hf_layerfusion.experiments.prepare import PreparedData, encode_splits, prepare
+from hf_layerfusion.hub.paths import inside, is_plain_name
 from hf_layerfusion.training.task_data import SWAPPED
 
 PREDICT = "predict"
@@ -91,7 +92,7 @@ def make_tasks(
         arguments: what holds for all tasks.
 
     Raises:
-        UserError: a key that is missing or unknown, with the task's name.
+        UserError: a key that is missing or unknown, with the task's name; a file outside of the folder.
     """
     data_fields = {field.name for field in dataclasses.fields(PairDataArguments)} - {"class_names"}
     model_fields = {field.name for field in dataclasses.fields(TaskConfig)}
@@ -115,15 +116,21 @@ def make_tasks(
             raise UserError(
                 f"task '{name}': course_name must be one of {', '.join(COURSE_COLUMNS)}, found {course_name!r}."
             )
-        files = {key: str(folder / entry[key]) for key in FILE_FIELDS if entry.get(key) is not None}
+        if not is_plain_name(name):
+            raise UserError(
+                f"task '{name}': must have a name of letters, digits, '_' and '-'; choose another."
+            )
+        files = {
+            key: str(inside(folder, entry[key], f"task '{name}': {key}"))
+            for key in (*FILE_FIELDS, "predict_file")
+            if entry.get(key) is not None
+        }
+        predict_file = files.pop("predict_file", None)
         of_data = {key: value for key, value in entry.items() if key in data_fields}
         data = PairDataArguments(**{**of_data, **shared, **files, "class_names": entry.get("labels")})
         settings = {key: value for key, value in entry.items() if key in model_fields}
         settings["pair"] = data.text_pair_column is not None
-        predict_file = entry.get("predict_file")
-        tasks[name] = Task(
-            name, data, settings, None if predict_file is None else str(folder / predict_file), course_name
-        )
+        tasks[name] = Task(name, data, settings, predict_file, course_name)
     return tasks
 
 

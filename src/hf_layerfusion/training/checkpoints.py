@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.hub.paths import inside
 
 logger = logging.get_logger(__name__)
 
@@ -90,7 +91,10 @@ def _damage(folder: Path) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST_NAME} is not a manifest"
     for name, (size, digest) in expected.items():
-        path = folder / name
+        try:
+            path = inside(folder, name, MANIFEST_NAME)
+        except UserError as error:
+            return str(error)
         if not path.is_file():
             return f"{name} is missing"
         found = path.stat().st_size
