@@ -1,0 +1,95 @@
+"""A process of its own whose Hub client talks to the tests' Hub: what it is told to run, it runs as a user's would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.hub.server import Hub
+
+ROOT = Path(__file__).parents[2]
+
+# Reads a line of JSON for each call and answers with one; what the code prints stays beside its answer.
+_LOOP = """
+import contextlib, io, json, logging, sys, traceback
+answers, sys.stdout = sys.stdout, sys.stderr
+names = {}
+for line in sys.stdin:
+    code, values = json.loads(line)
+    names.update(values, result=None)
+    output, answer = io.StringIO(), {}
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        logged = logging.StreamHandler(output)
+        logging.getLogger().addHandler(logged)
+        try:
+            exec(code, names)
+        except SystemExit as stop:
+            names["result"] = stop.code
+        except BaseException as error:
+            answer = {"error": type(error).__name__, "message": str(error), "trace": traceback.format_exc()}
+        logging.getLogger().removeHandler(logged)
+    answers.write(json.dumps({**answer, "result": names["result"], "output": output.getvalue()}) + "\\n")
+    answers.flush()
+"""
+
+
+class ClientError(Exception):
+    """What the code raised: its class's name, and its message as the message."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+class Client:
+    """The process. `everything` is all that it printed, logged and raised, tracebacks included.
+
+    Args:
+        hub: what it talks to.
+        home: folder of its caches and settings; an empty one is an empty cache.
+        options: as for `Hub.environment`.
+    """
+
+    def __init__(self, hub: Hub, home: Path, **options: Any):
+        environment = os.environ | hub.environment(home, **options)
+        environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+        home.mkdir(parents=True, exist_ok=True)
+        self._log = home / "stderr.log"
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _LOOP], env=environment, cwd=home, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            )  # fmt: skip
+        self._said: list[str] = []
+
+    def run(self, code: str, **values: Any) -> Any:
+        """Runs code, which finds `values` (JSON) as variables and leaves its answer (JSON) in `result`; names stay from
+        call to call. An exit gives its code.
+
+        Raises:
+            ClientError: whatever the code raised.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps([code, values], default=str) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, f"the process has ended: {self._log.read_text()}"
+        answer = json.loads(line)
+        self._said += [answer["output"], answer.get("trace", "")]
+        self.output = answer["output"]
+        if "error" in answer:
+            raise ClientError(answer["error"], answer["message"])
+        return answer["result"]
+
+    @property
+    def everything(self) -> str:
+        return "\n".join([*self._said, self._log.read_text()])
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
