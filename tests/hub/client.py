@@ -92,4 +92,5 @@ class Client:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.terminate()  # its interpreter takes seconds to end by itself
+        self._process.wait()
