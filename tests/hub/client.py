@@ -58,6 +58,7 @@ class Client:
         environment = os.environ | hub.environment(home, **options)
         environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
         home.mkdir(parents=True, exist_ok=True)
+        self.home = home
         self._log = home / "stderr.log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(

@@ -1,0 +1,157 @@
+"""A model from the Hub in fresh processes with empty caches: with the package, without it, by revision, and offline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hf_layerfusion import BertForGRUFusionClassification
+from tests.hub.client import Client, ClientError
+from tests.hub.server import TOKEN, Hub
+from tests.tiny import tiny_config, tiny_tokenizer
+
+REPO = "org/grubert-share-3"
+TEXTS = ["what a great day", "sad"]
+
+PUSH = """
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+import hf_layerfusion
+
+for number, folder in enumerate(folders):
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    model.push_to_hub(repo, commit_message=f"version {number}")
+    AutoTokenizer.from_pretrained(folder).push_to_hub(repo)
+    if number == 0:
+        from huggingface_hub import create_tag
+        create_tag(repo, tag="v0")
+"""
+IMPORT = "import hf_layerfusion\n"
+BLOCK = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "hf_layerfusion":
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Blocker())
+"""
+PULL = """
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+batch = AutoTokenizer.from_pretrained(repo)(texts, padding=True, return_tensors="pt")
+with torch.no_grad():
+    result = {
+        "fused": AutoModel.from_pretrained(repo, **options)(**batch).last_hidden_state.tolist(),
+        "answers": pipeline("text-classification", repo, device="cpu", **options)(texts),
+    }
+    for revision in ("main", "v0"):
+        model = AutoModelForSequenceClassification.from_pretrained(repo, revision=revision, **options)
+        result[revision] = model(**batch).logits.tolist()
+"""
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two models of one kind, `v0` and what stands on main."""
+    folders = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        config = BertForGRUFusionClassification.config_class(
+            encoder_config=tiny_config("bert", 3).to_dict(), num_groups=3, fusion_hidden_size=4,
+            downstream_hidden_size=4, dense_size=0, id2label={0: "negative", 1: "positive"},
+        )  # fmt: skip
+        folders.append(tmp_path_factory.mktemp("version") / "grubert-share-3")
+        BertForGRUFusionClassification(config).save_pretrained(folders[-1])
+        tiny_tokenizer().save_pretrained(folders[-1])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def pushed(clients: dict[str, Client], hub: Hub, versions: list[Path]) -> str:
+    clients["xet"].run(PUSH, folders=[str(folder) for folder in versions], repo=REPO)
+    hub.repositories[REPO].private = True  # so that the token is needed for pulling too
+    return REPO
+
+
+@pytest.fixture(scope="module")
+def expected(versions: list[Path]) -> dict[str, Any]:
+    batch = tiny_tokenizer()(TEXTS, padding=True, return_tensors="pt")
+    found: dict[str, Any] = {}
+    with torch.no_grad():
+        for name, folder in zip(("v0", "main"), versions, strict=True):
+            model = BertForGRUFusionClassification.from_pretrained(folder)
+            found[name] = model(**batch).logits
+        found["fused"] = model.base_model(**batch).last_hidden_state
+    found["answers"] = [model.config.id2label[label] for label in found["main"].argmax(1).tolist()]
+    return found
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["with the package", "without it"])
+def puller(
+    request: pytest.FixtureRequest, hub: Hub, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Client, Path, dict[str, Any]]]:
+    """A fresh process with an empty cache, the cache's folder, and the options that loading takes there."""
+    home = tmp_path_factory.mktemp("puller") / "home"
+    client = Client(hub, home)
+    client.run(IMPORT if request.param else BLOCK)
+    yield client, home, {} if request.param else {"trust_remote_code": True}
+    client.close()
+
+
+def check(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for name in ("main", "v0", "fused"):
+        torch.testing.assert_close(torch.tensor(found[name]), expected[name], rtol=0, atol=1e-6)
+    assert [answer["label"] for answer in found["answers"]] == expected["answers"]
+
+
+def test_pull_and_then_offline(
+    puller: tuple[Client, Path, dict[str, Any]], pushed: str, hub: Hub, expected: dict[str, Any]
+) -> None:
+    client, home, options = puller
+    if options:
+        with pytest.raises(ClientError, match="trust_remote_code"):
+            client.run(PULL, repo=pushed, texts=TEXTS, options={})
+    check(client.run(PULL, repo=pushed, texts=TEXTS, options=options), expected)
+    assert client.run("result = any(name.partition('.')[0] == 'hf_layerfusion' for name in sys.modules)" if options
+                      else "import sys; result = 'hf_layerfusion' in sys.modules") is not bool(options)  # fmt: skip
+    assert TOKEN not in client.everything
+
+    start = len(hub.requests)
+    offline = Client(hub, home, token=None, HF_HUB_OFFLINE="1")
+    offline.run(BLOCK if options else IMPORT)
+    check(offline.run(PULL, repo=pushed, texts=TEXTS, options=options), expected)
+    offline.close()
+    assert len(hub.requests) == start
+
+
+@pytest.mark.parametrize("puller", [True], indirect=True, ids=["with the package"])
+def test_who_has_no_rights_gets_no_model(
+    puller: tuple[Client, Path, dict[str, Any]], pushed: str, hub: Hub
+) -> None:
+    client = puller[0]
+    code = "from transformers import AutoModel; AutoModel.from_pretrained(repo, token=token, cache_dir=cache)"
+    for number, (repo, token) in enumerate(((pushed, "hf_nobodysToken"), ("org/none", TOKEN))):
+        with pytest.raises(ClientError, match=repo):
+            client.run(code, repo=repo, token=token, cache=f"cache-{number}")
+    assert TOKEN not in client.everything
+
+
+@pytest.mark.parametrize("puller", [True], indirect=True, ids=["with the package"])
+def test_a_download_that_is_cut_off_goes_on(
+    puller: tuple[Client, Path, dict[str, Any]], pushed: str, hub: Hub
+) -> None:
+    client = puller[0]
+    hub.fail("download", cut=True)
+    code = (
+        "from huggingface_hub import hf_hub_download; "
+        "result = hf_hub_download(repo, 'model.safetensors', cache_dir='cut')"
+    )
+    path = client.run(code, repo=pushed)
+    assert {request.status for request in hub.asked("download")} >= {0, 200}
+    assert (client.home / path).read_bytes() == hub.files(pushed)["model.safetensors"]

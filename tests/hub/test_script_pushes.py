@@ -1,0 +1,193 @@
+"""`--push_to_hub` of every script in examples/, run as it stands: what arrives, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from tests.hub.client import ROOT, Client
+from tests.hub.server import TOKEN, Hub
+from tests.tiny import tiny_texts, write_csv
+
+CALL = """
+import runpy, sys
+sys.argv = [script, *arguments]
+runpy.run_path(script, run_name="__main__")
+result = 0
+"""
+RUN = {
+    "use_cpu": True, "learning_rate": 3e-3, "num_train_epochs": 1, "per_device_train_batch_size": 16,
+    "disable_tqdm": True,
+}  # fmt: skip
+GRUBERT = {"num_groups": 2, "fusion_hidden_size": 4, "downstream_hidden_size": 4, "dense_size": 4}
+RUN_FILES = {
+    "config.json", "model.safetensors", "tokenizer.json", "README.md", "run.json", "training_args.json",
+    "all_results.json", "trained_texts.npz",
+}  # fmt: skip
+
+
+@pytest.fixture
+def call(xet_client: Client, tiny_encoder_dir: str, tmp_path: Path) -> Any:
+    """Runs a script with these options into `tmp_path / "out"`; gives its exit code and what it printed."""
+
+    def run(script: str, *extra: str, **options: Any) -> tuple[int, str]:
+        options = {"output_dir": tmp_path / "out", **options}
+        if script != "run_ensemble":
+            options = {"model_name_or_path": tiny_encoder_dir, **RUN, **options}
+        arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        path = ROOT / "examples" / f"{script}.py"
+        code = xet_client.run(CALL, script=path, arguments=[*arguments, *extra])
+        return code, xet_client.output
+
+    return run
+
+
+@pytest.fixture
+def tweets(tiny_tweets: dict[str, Path]) -> dict[str, Any]:
+    return (
+        {f"{split}_file": path for split, path in tiny_tweets.items()} | GRUBERT | {"preprocessing": "light"}
+    )
+
+
+def check_pushed(hub: Hub, repo: str, folder: Path, *more: str) -> dict[str, bytes]:
+    """The repository has these files as they are in the folder, nothing that is to stay at home, and a card."""
+    found = hub.files(repo)
+    assert RUN_FILES | set(more) <= found.keys()
+    assert all(content == (folder / name).read_bytes() for name, content in found.items())
+    kept = ("checkpoint-", "predictions", "mistakes", "logits")
+    assert not [name for name in found if name.endswith((".bin", ".pt", ".pth")) or name.startswith(kept)]
+    card = found["README.md"].decode()
+    assert f'"{repo}"' in card and str(folder) not in card
+    assert ModelCard(card).data.eval_results
+    assert not [name for name, content in found.items() if TOKEN.encode() in content]
+    return found
+
+
+def test_tweets(call: Any, tweets: dict[str, Any], hub: Hub, tmp_path: Path) -> None:
+    code, output = call(
+        "run_tweets", **tweets, push_to_hub=True, hub_model_id="org/tweets", hub_token=TOKEN, token=TOKEN
+    )
+    assert code == 0, output
+    plots = [f"plots/{name}.png" for name in ("training_curves", "confusion_matrix", "layer_use")]
+    check_pushed(hub, "org/tweets", tmp_path / "out", "modeling_gru_fusion.py", "layer_use.json", *plots)
+    assert (tmp_path / "out" / "predictions.csv").exists()
+    assert f"pushed: {hub.url}/org/tweets" in output and TOKEN not in output
+    assert len(hub.repositories["org/tweets"].commits) == 2
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
+
+
+def test_a_push_that_failed_is_made_up_for_by_the_same_command(
+    call: Any, tweets: dict[str, Any], hub: Hub, tmp_path: Path
+) -> None:
+    options = {**tweets, "push_to_hub": True, "hub_model_id": "org/failing"}
+    folder = tmp_path / "out"
+    hub.fail("create", status=401)
+    code, output = call("run_tweets", **options)
+    assert code == 2 and "error: repository org/failing: cannot be opened for pushing: 401" in output
+    assert not folder.exists()
+
+    hub.fail("commit", status=403)
+    code, output = call("run_tweets", **options)
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert code == 2 and "403" in line and line.endswith("the same command pushes it again.")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {folder / name for name in RUN_FILES} <= before.keys()
+
+    code, output = call("run_tweets", **options)
+    assert code == 0 and "finished before" in output
+    check_pushed(hub, "org/failing", folder, "modeling_gru_fusion.py")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+    code, output = call("run_tweets", **{**options, "seed": 7})
+    assert code == 2 and "other settings (seed)" in output
+
+
+def test_a_run_is_pushed_afterwards_and_its_card_names_the_repository(
+    call: Any, tweets: dict[str, Any], hub: Hub, tmp_path: Path
+) -> None:
+    assert call("run_tweets", **tweets)[0] == 0
+    code, output = call("run_tweets", **tweets, push_to_hub=True)
+    assert code == 0 and "finished before" in output
+    check_pushed(hub, "tester/out", tmp_path / "out")
+
+
+def test_pushes_in_the_background_may_fail_without_harm(
+    call: Any, tweets: dict[str, Any], hub: Hub, tmp_path: Path
+) -> None:
+    options = {"push_to_hub": True, "hub_model_id": "org/epochs", "hub_strategy": "every_save"}
+    hub.fail("commit", status=403, times=2)  # that of the epoch, and the second try at training's end
+    code, output = call("run_tweets", **tweets, **options)
+    assert code == 0 and "Training goes on" in output
+    check_pushed(hub, "org/epochs", tmp_path / "out")
+
+
+def test_aspects_and_inference(call: Any, hub: Hub, tmp_path: Path) -> None:
+    for script, columns in (("run_absa", "sentence,aspect,label"), ("run_nli", "sentence1,sentence2,label")):
+        files = {}
+        for seed, split in enumerate(("train", "validation", "test")):
+            rows = [
+                f"{text} {number},the {number % 3},{label}"
+                for number, (text, label) in enumerate(tiny_texts(40, seed))
+            ]
+            files[f"{split}_file"] = tmp_path / f"{script}-{split}.csv"
+            files[f"{split}_file"].write_text("\n".join([columns, *rows]) + "\n")
+        folder, repo = tmp_path / script, f"org/{script}"
+        code, output = call(script, **files, output_dir=folder, push_to_hub=True, hub_model_id=repo)
+        assert code == 0, output
+        check_pushed(hub, repo, folder, "modeling_layer_pooling.py")
+
+
+def test_several_tasks(call: Any, tiny_tweets: dict[str, Path], hub: Hub, tmp_path: Path) -> None:
+    tasks = {
+        name: {f"{split}_file": path.name for split, path in tiny_tweets.items()} for name in ("mood", "tone")
+    }
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    code, output = call(
+        "run_multitask", tasks_file=tmp_path / "tasks.json", data_dir=tiny_tweets["train"].parent, push_to_hub=True,
+        hub_model_id="org/tasks",
+    )  # fmt: skip
+    assert code == 0, output
+    check_pushed(hub, "org/tasks", tmp_path / "out", "modeling_cerbertus.py", "plots/mood.png")
+
+
+def test_an_ensemble(call: Any, tweets: dict[str, Any], hub: Hub, tmp_path: Path) -> None:
+    members = [tmp_path / "first", tmp_path / "second"]
+    for seed, member in enumerate(members):
+        assert call("run_tweets", **tweets, seed=seed, output_dir=member)[0] == 0
+    test_file = write_csv(tmp_path / "test.csv", tiny_texts(20, seed=9))
+    options = {"test_file": test_file, "push_to_hub": True, "hub_model_id": "org/both", "device": "cpu"}
+    extra = ["--members", *map(str, members)]
+    code, output = call("run_ensemble", *extra, **options)
+    assert code == 2 and "set --carry_members True" in output and not (tmp_path / "out").exists()
+
+    hub.fail("commit", status=403)
+    code, output = call("run_ensemble", *extra, **options, carry_members=True)
+    assert code == 2 and "the same command pushes it again" in output
+    code, output = call("run_ensemble", *extra, **options, carry_members=True)
+    assert code == 0, output
+    found = hub.files("org/both")
+    names = {"ensemble.json", "README.md", "table.csv", "run.json", "members/01-first/model.safetensors"}
+    assert names <= found.keys() and not [name for name in found if name.startswith("predictions")]
+    assert 'Ensemble.from_pretrained("org/both")' in found["README.md"].decode()
+
+
+def test_an_ensemble_from_the_hub_stays_in_its_folder(xet_client: Client, hub: Hub, tmp_path: Path) -> None:
+    """Follows the test above, whose ensemble it pulls, then with a manifest that points elsewhere."""
+    if "org/both" not in hub.repositories:
+        pytest.skip("needs the ensemble of the test before")
+    pull = "from hf_layerfusion import Ensemble; result = Ensemble.from_pretrained(repo)('what a day')[0]['label']"
+    assert xet_client.run(pull, repo="org/both") in ("negative", "positive")
+
+
+def test_several_models_are_refused(call: Any, tweets: dict[str, Any], tmp_path: Path) -> None:
+    code, output = call("run_tweets", "--seeds", "1", "2", **tweets, push_to_hub=True)
+    assert code == 2 and "--push_to_hub pushes one model" in output
+    files = {"train_file": tweets["train_file"], "text_column": "text", "sentence_only": True}
+    code, output = call("run_absa", **files, folds=2, push_to_hub=True)
+    assert code == 2 and "--push_to_hub pushes one model" in output
+    assert not (tmp_path / "out").exists()
