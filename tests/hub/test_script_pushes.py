@@ -91,8 +91,10 @@ def test_a_push_that_failed_is_made_up_for_by_the_same_command(
     assert code == 2 and "error: repository org/failing: cannot be opened for pushing: 401" in output
     assert not folder.exists()
 
-    hub.fail("commit", status=403)
+    # With Xet the client cuts a commit of many files in parts when it fails, and tries each.
+    hub.fail("commit", status=403, times=9)
     code, output = call("run_tweets", **options)
+    hub.heal()
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert code == 2 and "403" in line and line.endswith("the same command pushes it again.")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -160,13 +162,20 @@ def test_an_ensemble(call: Any, tweets: dict[str, Any], hub: Hub, tmp_path: Path
     for seed, member in enumerate(members):
         assert call("run_tweets", **tweets, seed=seed, output_dir=member)[0] == 0
     test_file = write_csv(tmp_path / "test.csv", tiny_texts(20, seed=9))
-    options = {"test_file": test_file, "push_to_hub": True, "hub_model_id": "org/both", "device": "cpu"}
+    options = {
+        "test_file": test_file,
+        "push_to_hub": True,
+        "hub_model_id": "org/both",
+        "device": "cpu",
+        "combiner": "average_logits",
+    }
     extra = ["--members", *map(str, members)]
     code, output = call("run_ensemble", *extra, **options)
     assert code == 2 and "set --carry_members True" in output and not (tmp_path / "out").exists()
 
-    hub.fail("commit", status=403)
+    hub.fail("commit", status=403, times=9)
     code, output = call("run_ensemble", *extra, **options, carry_members=True)
+    hub.heal()
     assert code == 2 and "the same command pushes it again" in output
     code, output = call("run_ensemble", *extra, **options, carry_members=True)
     assert code == 0, output
@@ -174,14 +183,6 @@ def test_an_ensemble(call: Any, tweets: dict[str, Any], hub: Hub, tmp_path: Path
     names = {"ensemble.json", "README.md", "table.csv", "run.json", "members/01-first/model.safetensors"}
     assert names <= found.keys() and not [name for name in found if name.startswith("predictions")]
     assert 'Ensemble.from_pretrained("org/both")' in found["README.md"].decode()
-
-
-def test_an_ensemble_from_the_hub_stays_in_its_folder(xet_client: Client, hub: Hub, tmp_path: Path) -> None:
-    """Follows the test above, whose ensemble it pulls, then with a manifest that points elsewhere."""
-    if "org/both" not in hub.repositories:
-        pytest.skip("needs the ensemble of the test before")
-    pull = "from hf_layerfusion import Ensemble; result = Ensemble.from_pretrained(repo)('what a day')[0]['label']"
-    assert xet_client.run(pull, repo="org/both") in ("negative", "positive")
 
 
 def test_several_models_are_refused(call: Any, tweets: dict[str, Any], tmp_path: Path) -> None:
