@@ -92,16 +92,16 @@ def expected(versions: list[Path]) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["with the package", "without it"])
-def puller(
-    request: pytest.FixtureRequest, hub: Hub, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Client, Path, dict[str, Any]]]:
-    """A fresh process with an empty cache, the cache's folder, and the options that loading takes there."""
-    home = tmp_path_factory.mktemp("puller") / "home"
-    client = Client(hub, home)
-    client.run(IMPORT if request.param else BLOCK)
-    yield client, home, {} if request.param else {"trust_remote_code": True}
-    client.close()
+@pytest.fixture(scope="module")
+def pullers(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Client]]:
+    """Fresh processes with empty caches: one has imported the package, the other cannot."""
+    started = {}
+    for name, code in (("package", IMPORT), ("code", BLOCK)):
+        started[name] = Client(hub, tmp_path_factory.mktemp(name) / "home")
+        started[name].run(code)
+    yield started
+    for client in started.values():
+        client.close()
 
 
 def check(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -110,31 +110,31 @@ def check(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert [answer["label"] for answer in found["answers"]] == expected["answers"]
 
 
-def test_pull_and_then_offline(
-    puller: tuple[Client, Path, dict[str, Any]], pushed: str, hub: Hub, expected: dict[str, Any]
+def test_with_the_package(pullers: dict[str, Client], pushed: str, expected: dict[str, Any]) -> None:
+    check(pullers["package"].run(PULL, repo=pushed, texts=TEXTS, options={}), expected)
+
+
+def test_without_it_and_then_offline(
+    pullers: dict[str, Client], pushed: str, hub: Hub, expected: dict[str, Any]
 ) -> None:
-    client, home, options = puller
-    if options:
-        with pytest.raises(ClientError, match="trust_remote_code"):
-            client.run(PULL, repo=pushed, texts=TEXTS, options={})
-    check(client.run(PULL, repo=pushed, texts=TEXTS, options=options), expected)
-    assert client.run("result = any(name.partition('.')[0] == 'hf_layerfusion' for name in sys.modules)" if options
-                      else "import sys; result = 'hf_layerfusion' in sys.modules") is not bool(options)  # fmt: skip
-    assert TOKEN not in client.everything
+    client, values = pullers["code"], {"repo": pushed, "texts": TEXTS}
+    with pytest.raises(ClientError, match="trust_remote_code"):
+        client.run(PULL, **values, options={})
+    check(client.run(PULL, **values, options={"trust_remote_code": True}), expected)
+    assert client.run("import sys; result = 'hf_layerfusion' in sys.modules") is False
 
     start = len(hub.requests)
-    offline = Client(hub, home, token=None, HF_HUB_OFFLINE="1")
-    offline.run(BLOCK if options else IMPORT)
-    check(offline.run(PULL, repo=pushed, texts=TEXTS, options=options), expected)
+    offline = Client(hub, client.home, token=None, HF_HUB_OFFLINE="1")
+    offline.run(BLOCK)
+    check(offline.run(PULL, **values, options={"trust_remote_code": True}), expected)
+    offline.run(f"sys.meta_path.pop(0)\n{IMPORT}")
+    check(offline.run(PULL, **values, options={}), expected)
     offline.close()
     assert len(hub.requests) == start
 
 
-@pytest.mark.parametrize("puller", [True], indirect=True, ids=["with the package"])
-def test_who_has_no_rights_gets_no_model(
-    puller: tuple[Client, Path, dict[str, Any]], pushed: str, hub: Hub
-) -> None:
-    client = puller[0]
+def test_who_has_no_rights_gets_no_model(pullers: dict[str, Client], pushed: str, hub: Hub) -> None:
+    client = pullers["package"]
     code = "from transformers import AutoModel; AutoModel.from_pretrained(repo, token=token, cache_dir=cache)"
     for number, (repo, token) in enumerate(((pushed, "hf_nobodysToken"), ("org/none", TOKEN))):
         with pytest.raises(ClientError, match=repo):
@@ -142,11 +142,8 @@ def test_who_has_no_rights_gets_no_model(
     assert TOKEN not in client.everything
 
 
-@pytest.mark.parametrize("puller", [True], indirect=True, ids=["with the package"])
-def test_a_download_that_is_cut_off_goes_on(
-    puller: tuple[Client, Path, dict[str, Any]], pushed: str, hub: Hub
-) -> None:
-    client = puller[0]
+def test_a_download_that_is_cut_off_goes_on(pullers: dict[str, Client], pushed: str, hub: Hub) -> None:
+    client = pullers["package"]
     hub.fail("download", cut=True)
     code = (
         "from huggingface_hub import hf_hub_download; "

@@ -67,65 +67,38 @@ def check_pushed(hub: Hub, repo: str, folder: Path, *more: str) -> dict[str, byt
     return found
 
 
-def test_tweets(call: Any, tweets: dict[str, Any], hub: Hub, tmp_path: Path) -> None:
-    code, output = call(
-        "run_tweets", **tweets, push_to_hub=True, hub_model_id="org/tweets", hub_token=TOKEN, token=TOKEN
-    )
-    assert code == 0, output
-    plots = [f"plots/{name}.png" for name in ("training_curves", "confusion_matrix", "layer_use")]
-    check_pushed(hub, "org/tweets", tmp_path / "out", "modeling_gru_fusion.py", "layer_use.json", *plots)
-    assert (tmp_path / "out" / "predictions.csv").exists()
-    assert f"pushed: {hub.url}/org/tweets" in output and TOKEN not in output
-    assert len(hub.repositories["org/tweets"].commits) == 2
-    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
-
-
-def test_a_push_that_failed_is_made_up_for_by_the_same_command(
+def test_tweets_that_fail_to_be_pushed_until_the_same_command_succeeds(
     call: Any, tweets: dict[str, Any], hub: Hub, tmp_path: Path
 ) -> None:
-    options = {**tweets, "push_to_hub": True, "hub_model_id": "org/failing"}
-    folder = tmp_path / "out"
+    repo, folder = "org/tweets", tmp_path / "out"
+    options = {**tweets, "push_to_hub": True, "hub_model_id": repo, "hub_token": TOKEN, "token": TOKEN}
+    options["hub_strategy"] = "every_save"
     hub.fail("create", status=401)
     code, output = call("run_tweets", **options)
-    assert code == 2 and "error: repository org/failing: cannot be opened for pushing: 401" in output
+    assert code == 2 and f"error: repository {repo}: cannot be opened for pushing: 401" in output
     assert not folder.exists()
 
-    # With Xet the client cuts a commit of many files in parts when it fails, and tries each.
-    hub.fail("commit", status=403, times=9)
+    # In the background after the epoch, once more when training ends, and at last with everything. With Xet the
+    # client cuts a commit of many files in parts when it fails, and tries each.
+    hub.fail("commit", status=403, times=99)
     code, output = call("run_tweets", **options)
     hub.heal()
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert code == 2 and "403" in line and line.endswith("the same command pushes it again.")
+    assert "Training goes on" in output and TOKEN not in output
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert {folder / name for name in RUN_FILES} <= before.keys()
+    assert {folder / name for name in (*RUN_FILES, "predictions.csv")} <= before.keys()
+    assert not [path for path, content in before.items() if TOKEN.encode() in content]
 
     code, output = call("run_tweets", **options)
-    assert code == 0 and "finished before" in output
-    check_pushed(hub, "org/failing", folder, "modeling_gru_fusion.py")
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert code == 0 and "finished before" in output and f"pushed: {hub.url}/{repo}" in output
+    plots = [f"plots/{name}.png" for name in ("training_curves", "confusion_matrix", "layer_use")]
+    check_pushed(hub, repo, folder, "modeling_gru_fusion.py", "layer_use.json", *plots)
+    assert len(hub.repositories[repo].commits) == 2
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}.keys() == before.keys()
 
     code, output = call("run_tweets", **{**options, "seed": 7})
     assert code == 2 and "other settings (seed)" in output
-
-
-def test_a_run_is_pushed_afterwards_and_its_card_names_the_repository(
-    call: Any, tweets: dict[str, Any], hub: Hub, tmp_path: Path
-) -> None:
-    assert call("run_tweets", **tweets)[0] == 0
-    code, output = call("run_tweets", **tweets, push_to_hub=True)
-    assert code == 0 and "finished before" in output
-    check_pushed(hub, "tester/out", tmp_path / "out")
-
-
-def test_pushes_in_the_background_may_fail_without_harm(
-    call: Any, tweets: dict[str, Any], hub: Hub, tmp_path: Path
-) -> None:
-    options = {"push_to_hub": True, "hub_model_id": "org/epochs", "hub_strategy": "every_save"}
-    hub.fail("commit", status=403, times=2)  # that of the epoch, and the second try at training's end
-    code, output = call("run_tweets", **tweets, **options)
-    assert code == 0 and "Training goes on" in output
-    check_pushed(hub, "org/epochs", tmp_path / "out")
 
 
 def test_aspects_and_inference(call: Any, hub: Hub, tmp_path: Path) -> None:
@@ -157,10 +130,16 @@ def test_several_tasks(call: Any, tiny_tweets: dict[str, Path], hub: Hub, tmp_pa
     check_pushed(hub, "org/tasks", tmp_path / "out", "modeling_cerbertus.py", "plots/mood.png")
 
 
-def test_an_ensemble(call: Any, tweets: dict[str, Any], hub: Hub, tmp_path: Path) -> None:
+def test_an_ensemble_and_a_member_that_is_pushed_afterwards(
+    call: Any, tweets: dict[str, Any], hub: Hub, tmp_path: Path
+) -> None:
     members = [tmp_path / "first", tmp_path / "second"]
     for seed, member in enumerate(members):
         assert call("run_tweets", **tweets, seed=seed, output_dir=member)[0] == 0
+    code, output = call("run_tweets", **tweets, seed=1, output_dir=members[1], push_to_hub=True)
+    assert code == 0 and "finished before" in output
+    check_pushed(hub, "tester/second", members[1])
+
     test_file = write_csv(tmp_path / "test.csv", tiny_texts(20, seed=9))
     options = {
         "test_file": test_file,
