@@ -55,7 +55,7 @@ def push_outputs(folder: Path, arguments: HubArguments) -> None:
     if not arguments.push_to_hub:
         return
     try:
-        address = publish(
+        commit = publish(
             folder,
             str(arguments.hub_model_id),
             token=arguments.hub_token,
@@ -64,4 +64,4 @@ def push_outputs(folder: Path, arguments: HubArguments) -> None:
         )
     except PushError as error:
         raise PushError(f"{error} The run is whole in {folder}; the same command pushes it again.") from error
-    logger.info("pushed: %s", address)
+    logger.info("pushed: %s", commit.commit_url)

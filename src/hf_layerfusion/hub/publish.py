@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from hf_layerfusion.errors import UserError
@@ -80,7 +80,7 @@ def push_folder(
     message: str = "Upload model",
     path_in_repo: str = "",
     leave_out: Sequence[str] = NEVER_PUSHED,
-) -> str:
+) -> CommitInfo:
     """Pushes a folder as one commit; files that the repository has already are not sent again.
 
     Args:
@@ -93,19 +93,19 @@ def push_folder(
         leave_out: patterns of files that are not pushed.
 
     Returns:
-        The commit's address.
+        The commit, or the one before where nothing has changed.
 
     Raises:
         PushError: whatever kept it from being pushed; weights that are stored as pickle.
     """
     folder = Path(folder)
-    if pickled := sorted(folder.rglob("pytorch_model*.bin")):
+    for weights in (*folder.glob("pytorch_model*.bin"), *folder.glob("members/**/pytorch_model*.bin")):
         raise PushError(
-            f"push of {folder}: weights must be safetensors, found the pickle {pickled[0].name}; load the model and "
-            "save it by save_pretrained."
+            f"push of {folder}: weights must be safetensors, found the pickle {weights.relative_to(folder)}; load the "
+            "model and save it by save_pretrained."
         )
     with _told(f"push of {folder} to {repo_id} failed"):
-        commit = _api(token).upload_folder(
+        return _api(token).upload_folder(
             repo_id=repo_id,
             folder_path=folder,
             path_in_repo=path_in_repo,
@@ -113,7 +113,6 @@ def push_folder(
             revision=revision,
             ignore_patterns=list(leave_out),
         )
-    return str(commit.commit_url)
 
 
 def publish(
@@ -123,7 +122,7 @@ def publish(
     token: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
-) -> str:
+) -> CommitInfo:
     """Pushes the folder of a finished run, or of an ensemble that carries its members: model with its code, tokenizer,
     card, plots and settings, without what `NEVER_PUSHED` names. The card then names the repository where it named
     the folder.
@@ -133,7 +132,7 @@ def publish(
         repo_id, token, private, revision: as `open_repository`.
 
     Returns:
-        The commit's address.
+        The commit, or the one before where nothing has changed.
 
     Raises:
         PushError: as `open_repository` and `push_folder`; the folder stays as it is but for its card.

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
+from huggingface_hub import CommitInfo, HfApi, ModelCard
 from transformers import Trainer
 from transformers.trainer import (
     OPTIMIZER_NAME,
@@ -20,7 +20,7 @@ from transformers.trainer import (
 )
 from transformers.trainer_utils import HubStrategy, SaveStrategy, TrainOutput
 from transformers.utils import logging
-from transformers.utils.hub import PushInProgress, hf_api
+from transformers.utils.hub import PushInProgress
 
 from hf_layerfusion.evaluation.plots import plot_training_curves
 from hf_layerfusion.hub.publish import CARD, PushError, open_repository, push_folder
@@ -32,6 +32,7 @@ logger = logging.get_logger(__name__)
 
 # Of a checkpoint, what only resuming needs.
 _FOR_RESUMING = (OPTIMIZER_NAME, SCHEDULER_NAME, SCALER_NAME, "rng_state*", TRAINER_STATE_NAME, MANIFEST_NAME)
+_IN_TURN = HfApi()  # runs one job after the other
 _COPY = "_push-"  # what begins so is itself never pushed
 
 
@@ -90,7 +91,7 @@ class PushingTrainer(Trainer):
         revision: str | None = None,
         private: bool | None = None,
         **kwargs: Any,
-    ) -> str | Future[str] | None:
+    ) -> CommitInfo | Future[CommitInfo] | None:
         """Save the model and its card and push `output_dir`, without what `NEVER_PUSHED` names.
 
         Args:
@@ -98,7 +99,7 @@ class PushingTrainer(Trainer):
             **kwargs: As for `create_model_card`.
 
         Returns:
-            The commit's address, without `blocking` a future of it; None but for the main process.
+            The commit, without `blocking` a future of it; None but for the main process.
 
         Raises:
             PushError: if it cannot be pushed; `output_dir` is whole then.
@@ -119,7 +120,7 @@ class PushingTrainer(Trainer):
             revision=self.args.hub_revision if revision is None else revision,
             message=commit_message or "End of training",
         )
-        return push() if blocking else hf_api().run_as_future(push)
+        return push() if blocking else _IN_TURN.run_as_future(push)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write a card of what the Trainer knows into `output_dir`, with a plot of its training. A card that is there
@@ -155,7 +156,7 @@ class PushingTrainer(Trainer):
             self._skipped = copy
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        job = hf_api().run_as_future(self._push_in_background, copy, self._progress())
+        job = _IN_TURN.run_as_future(self._push_in_background, copy, self._progress())
         if self.push_in_progress is not None and busy:
             self.push_in_progress.jobs.append(job)
         else:
