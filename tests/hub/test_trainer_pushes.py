@@ -198,14 +198,19 @@ def test_the_models_own_method(xet_client: Client, hub: Hub) -> None:
     code = """
 from hf_layerfusion.hub.card import CardFacts, build_card
 trainer = make_trainer("unused", "org/by-hand", push_to_hub=False)
-trainer.model.push_to_hub(repo)
+trainer.model.push_to_hub(repo, tags=["mine"])
+from huggingface_hub import hf_hub_download
+result = open(hf_hub_download(repo, "README.md")).read()
 trainer.processing_class.push_to_hub(repo)
 facts = CardFacts("by-hand", "tiny", metrics={"test": {"accuracy": 0.5}}, model_path=repo)
 build_card(facts).push_to_hub(repo)
 trainer.model.push_to_hub(repo)
 """
     xet_client.run(TRAIN)
-    xet_client.run(code, repo="org/by-hand")
+    first = ModelCard(xet_client.run(code, repo="org/by-hand"))
+    assert "More Information" not in first.text and "not recorded in this card" in first.text
+    assert 'from_pretrained("org/by-hand")' in first.text
+    assert first.data.tags == ["hf_layerfusion", "layer-fusion", "mine"]
     found = hub.files("org/by-hand")
     assert {"config.json", "modeling_gru_fusion.py", "heads.py", "tokenizer.json"} <= found.keys()
     assert load(io.BytesIO(found["model.safetensors"]).getvalue())

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -17,6 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
+from .bare_card import TEMPLATE_SIGN, bare_card
 from .configuration_layer_fusion import LayerFusionConfig
 from .encoder_states import StatesRead, spread_states
 from .fusion_base import LayerFuser
@@ -170,6 +172,16 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
             auto_map["AutoModel"] = f"{base.__module__.rsplit('.', 1)[-1]}.{base.__name__}"
             self.config.auto_map = auto_map
         super().save_pretrained(save_directory, **kwargs)
+
+    def _upload_modified_files(
+        self, working_dir: str | os.PathLike[str], repo_id: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        # The last step of `push_to_hub`. A repository without a card would get a template to be filled in.
+        path = os.path.join(working_dir, "README.md")
+        card = ModelCard.load(path)
+        if TEMPLATE_SIGN in card.text:
+            bare_card(self, repo_id, card.data.tags or []).save(path)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Glorot for dense layers (GRUBERT, section 2.3), torch's own rule for recurrences; an encoder initialises
