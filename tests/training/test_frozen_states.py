@@ -181,6 +181,13 @@ def test_texts_that_came_later_are_added(tmp_path: Path) -> None:
     assert folders(cache) == 1
 
 
+@pytest.mark.parametrize("changes", [{"dataloader_num_workers": 1}, {"remove_unused_columns": False}])
+def test_rows_of_tensors_and_other_processes_find_the_states(tmp_path: Path, changes: dict[str, Any]) -> None:
+    train = Dataset.from_list(rows(24, 3)).with_format("torch")
+    trainer = frozen_trainer(tmp_path, same_model("share-gru"), tmp_path / "states", train, **changes)
+    assert all("encoder_states" in batch for batch in trainer.get_train_dataloader())
+
+
 def test_the_encoder_is_read_without_dropout(tmp_path: Path) -> None:
     encoder = tiny_config("bert", DEPTH, hidden_dropout_prob=0.5)
     model = BertWithPoolingModule(

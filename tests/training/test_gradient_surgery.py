@@ -136,5 +136,5 @@ def test_what_excludes_surgery_is_refused(tmp_path: Path) -> None:
         small_arguments(tmp_path, gradient_surgery="pcgrad")
     with pytest.raises(UserError, match=r"gradient_surgery must be one of sum, pcgrad.*found 'nope'"):
         small_arguments(tmp_path, gradient_surgery="nope", task_mixing="together")
-    with pytest.raises(UserError, match="needs training data of several tasks"):
+    with pytest.raises(UserError, match="gradient_surgery, task_mixing must come with several tasks"):
         small_trainer(tmp_path, gradient_surgery="pcgrad", task_mixing="together")

@@ -9,6 +9,7 @@ from hashlib import sha256
 from itertools import groupby
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
@@ -227,7 +228,7 @@ class FrozenStates(Trainer):
             for index, values in enumerate(zip(*map(dataset.column, names), strict=True)):
                 row = dict(zip(names, values, strict=True))
                 length = len(row["input_ids"])
-                tokens = sum(row.get("attention_mask", [1] * length)) if every_token else 1
+                tokens = int(sum(row.get("attention_mask", [1] * length))) if every_token else 1
                 yield text_key(row), _Found(dataset, index, length, tokens)
 
     def _write(self, cache: StateCache, missing: Mapping[bytes, _Found]) -> None:
@@ -266,7 +267,9 @@ class FrozenStates(Trainer):
                         text.dataset[text.row] for text in alike[start : start + self.args.eval_batch_size]
                     ]
                     inputs = {
-                        name: torch.tensor([row[name] for row in rows], device=model.device)
+                        name: torch.as_tensor(
+                            np.stack([np.asarray(row[name]) for row in rows]), device=model.device
+                        )
                         for name in ENCODER_INPUTS
                         if name in rows[0]
                     }
@@ -274,6 +277,6 @@ class FrozenStates(Trainer):
                         states = model.base_model.read_states(**inputs).cpu()
                     for row, each in zip(rows, states, strict=True):
                         kept = read.tokens == "all" and "attention_mask" in row
-                        yield each[:, torch.tensor(row["attention_mask"]).bool()] if kept else each
+                        yield each[:, torch.as_tensor(row["attention_mask"]).bool()] if kept else each
         finally:
             model.train(was_training)

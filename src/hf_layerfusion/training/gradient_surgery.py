@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_layerfusion.errors import UserError
 from hf_layerfusion.surgery.conflicts import ConflictStatistics
 from hf_layerfusion.surgery.gramian import TaskGradients
 from hf_layerfusion.surgery.table import task_weights
@@ -37,11 +36,6 @@ class SurgicalTraining(RegularizedTraining):
         self._gradients: TaskGradients | None = None
         self._conflicts = ConflictStatistics()
         self._diverged: list[str] = []
-        if self.args.gradient_surgery is not None and not self.is_multitask:
-            raise UserError(
-                f"gradient_surgery={self.args.gradient_surgery} needs training data of several tasks, found those of "
-                "one; leave it out"
-            )
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None

@@ -27,7 +27,8 @@ from hf_layerfusion.training.task_data import TaskDataset
 logger = logging.get_logger(__name__)
 
 OF_SEVERAL_TASKS = (
-    "task_mixing", "task_temperature", "task_loss", "task_weights", "task_metrics", "best_of_each_task"
+    "gradient_surgery", "task_mixing", "task_temperature", "task_loss", "task_weights", "task_metrics",
+    "best_of_each_task",
 )  # fmt: skip
 """Options that would have no effect on the data of one task."""
 
