@@ -26,7 +26,10 @@ from hf_layerfusion.ensembling.trained_texts import (
     write_trained_texts,
 )
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.hub.ensemble_card import EnsembleFacts, build_ensemble_card
+from hf_layerfusion.hub.card import build_card
+from hf_layerfusion.hub.card_facts import CardFacts
+from hf_layerfusion.hub.encoder import encoder_license
+from hf_layerfusion.hub.ensemble_card import ensemble_facts
 from hf_layerfusion.hub.paths import inside
 
 
@@ -268,14 +271,14 @@ class Ensemble:
         return [(self.name, own), *(entry for seat in self.seats for entry in seat.member.seen_texts())]
 
     def save_pretrained(
-        self, folder: str | Path, *, carry_members: bool = False, facts: EnsembleFacts | None = None
+        self, folder: str | Path, *, carry_members: bool = False, facts: CardFacts | None = None
     ) -> None:
         """Writes `ensemble.json` and a card into a new folder.
 
         Args:
             folder: must not exist, or be empty.
             carry_members: copy the members into the folder, to any depth; else it points to them.
-            facts: what a run measured, for the card.
+            facts: what a run measured, for the card; its name and encoder are not read.
 
         Raises:
             UserError: if the folder is not empty, or a member is nowhere to point to.
@@ -285,8 +288,14 @@ class Ensemble:
             raise UserError(f"{folder}: must be a new or empty folder, found files there; name another.")
         folder.mkdir(parents=True, exist_ok=True)
         self._write(folder.resolve(), carry_members)
-        card = build_ensemble_card(folder.resolve().name, self.manifest().to_json(), facts or EnsembleFacts())
-        card.save(folder / CARD)
+        licenses = {encoder_license(str(seat.member.folder)) for seat in self.seats}
+        measured = replace(
+            facts or CardFacts(self.name),
+            model_name=folder.resolve().name,
+            model_path=str(folder),
+            base_model_license=licenses.pop() if len(licenses) == 1 else None,
+        )
+        build_card(ensemble_facts(measured, self.manifest().to_json())).save(folder / CARD)
 
     def copy_to(self, folder: Path) -> None:
         """Copies it with all its members, to any depth, into a new folder."""

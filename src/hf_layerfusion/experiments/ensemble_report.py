@@ -16,7 +16,8 @@ from hf_layerfusion.evaluation.predictions import write_predictions
 from hf_layerfusion.experiments.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
 from hf_layerfusion.experiments.ensembles import SOUP, Row, Trial
 from hf_layerfusion.experiments.run_folder import RESULTS_FILE, write_json
-from hf_layerfusion.hub.ensemble_card import EnsembleFacts
+from hf_layerfusion.hub.card_facts import CardFacts
+from hf_layerfusion.hub.environment import library_environment
 from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
 
 TABLE_FILE = "table.csv"
@@ -36,13 +37,24 @@ def write_trial(
     diversity = diversity_of(trial)
     curves = gain_curves(trial)
     row = next(row for row in trial.rows if row.name == trial.chosen and row.kind == "combiner")
-    facts = EnsembleFacts(
-        metrics={task: splits for task, splits in row.metrics.items() if task != "mean"},
+    several = len(trial.texts) > 1
+    metrics: dict[str, dict[str, float]] = {}
+    for task, splits in row.metrics.items():
+        prefix = f"{task}_" if several and task != "mean" else ""
+        for split, found in splits.items():
+            metrics.setdefault(split, {}).update({prefix + name: value for name, value in found.items()})
+    columns = {task: len(next(iter(splits.values())).columns) for task, splits in trial.texts.items()}
+    facts = CardFacts(
+        folder.resolve().name,
+        text_pair=next(iter(columns.values())) == 2,
+        tasks=columns if several else {},
+        metrics=metrics,
         sections=_sections(trial, header, cells, diversity),
         figures=[("What each further member brings.", "plots/gain.png")] if curves else [],
         preparation=[] if data_arguments.preprocessing == "none" else [data_arguments.preprocessing],
         warning=data_arguments.dataset_warning,
-        language=data_arguments.language,
+        language=[data_arguments.language],
+        environment=library_environment(),
     )
     trial.ensemble.save_pretrained(folder, carry_members=arguments.carry_members, facts=facts)
     with (folder / TABLE_FILE).open("w", encoding="utf-8", newline="") as file:
@@ -55,10 +67,7 @@ def write_trial(
     if trial.soup is not None:
         shutil.move(trial.soup, folder / SOUP)
     results: dict[str, Any] = {"combiner": trial.chosen}
-    for task, splits in row.metrics.items():
-        for split, found in splits.items():
-            prefix = f"{split}_" if task == "mean" or len(trial.texts) == 1 else f"{split}_{task}_"
-            results |= {f"{prefix}{name}": value for name, value in found.items()}
+    results |= {f"{split}_{name}": value for split, found in metrics.items() for name, value in found.items()}
     if row.gain is not None:
         results["gain_on"] = trial.gains_on
         results |= {"gain": row.gain.difference, "gain_low": row.gain.low, "gain_high": row.gain.high}

@@ -13,26 +13,25 @@ from hf_layerfusion.evaluation.predictions import write_course_predictions, writ
 from hf_layerfusion.evaluation.surgery_plots import plot_conflicts
 from hf_layerfusion.evaluation.task_plots import plot_distributions, plot_task_metrics
 from hf_layerfusion.experiments.for_ensembles import write_seen_texts
-from hf_layerfusion.experiments.models import resolve_path
 from hf_layerfusion.experiments.multitask import MultitaskData, MultitaskResult
 from hf_layerfusion.experiments.multitask_arguments import (
     MultitaskDataArguments,
     MultitaskModelArguments,
     MultitaskTrainingArguments,
 )
-from hf_layerfusion.experiments.report import epoch_rows, optimizer_name
+from hf_layerfusion.experiments.report import encoder_facts, training_facts
 from hf_layerfusion.experiments.run_folder import RESULTS_FILE, write_json
 from hf_layerfusion.experiments.tasks import Task
-from hf_layerfusion.hub.card import CardFacts, build_card, library_environment
-from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name
+from hf_layerfusion.hub.card import build_card
+from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 SHOWN_MISTAKES = 5
-RECIPE = (
-    "learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_decay", "task_mixing", "task_loss",
-    "task_weights", "regularizers", "gradient_surgery", "layer_decay", "class_balance",
-    "freeze_encoder", "bf16", "fp16",
+# Settings of a run over several tasks that its card shows beside those of every run.
+TASKS_RECIPE = (
+    "task_mixing", "task_loss", "task_weights", "regularizers", "gradient_surgery", "layer_decay", "class_balance",
+    "freeze_encoder",
 )  # fmt: skip
 
 
@@ -180,7 +179,6 @@ def multitask_card_facts(
     training_arguments: MultitaskTrainingArguments,
 ) -> CardFacts:
     """Collects the facts of a run for its model card; every figure was measured by that run."""
-    encoder = resolve_path(model_arguments.model_name_or_path)
     counts = parameter_counts(model)
     config = model.config
     lines = [
@@ -195,21 +193,12 @@ def multitask_card_facts(
         for name, prepared in data.prepared.items()
         for note in prepared.notes
     )
-    recipe = {name: getattr(training_arguments, name) for name in RECIPE}
-    recipe |= {
-        "batch": training_arguments.train_batch_size
-        * training_arguments.gradient_accumulation_steps
-        * training_arguments.world_size,
-        "tokens": data_arguments.max_seq_length,
-        "pair_order": data_arguments.pair_order,
-        "optimizer": optimizer_name(training_arguments),
-    }
+    recipe = {name: getattr(training_arguments, name) for name in TASKS_RECIPE}
+    recipe |= {"tokens": data_arguments.max_seq_length, "pair_order": data_arguments.pair_order}
     return CardFacts(
         model_name=f"{config.variant}-{folder.resolve().name}",
         model_path=str(folder),
-        encoder=encoder_name(encoder),
-        base_model=encoder_hub_id(encoder),
-        base_model_license=encoder_license(encoder),
+        **encoder_facts(model_arguments),
         warning=data_arguments.dataset_warning,
         architecture=lines,
         methods=["serbertus"],
@@ -222,11 +211,7 @@ def multitask_card_facts(
         metrics={
             split: found for split, found in result.metrics.items() if found and split != "best_of_each"
         },
-        recipe={name: value for name, value in recipe.items() if value is not None},
-        seeds=[training_arguments.seed],
-        epochs=epoch_rows(result.history),
-        training_seconds=result.training_seconds,
-        environment=library_environment(),
+        **training_facts(result.history, result.training_seconds, training_arguments, recipe),
         limits=[
             "The texts of a few sources taught the model; others may differ in language, length, topics and labels."
         ],

@@ -6,15 +6,25 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from transformers import PreTrainedConfig
 
 from hf_layerfusion.data.statistics import corpus_statistics, format_statistics
-from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, RunTrainingArguments
+from hf_layerfusion.experiments.arguments import (
+    DataArguments,
+    EncoderArguments,
+    ModelArguments,
+    RunTrainingArguments,
+)
 from hf_layerfusion.experiments.models import resolve_path
 from hf_layerfusion.experiments.prepare import PreparedData
-from hf_layerfusion.hub.card import CardFacts, library_environment
+from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.citations import METHODS
 from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name
+from hf_layerfusion.hub.environment import hardware_name, library_environment
 from hf_layerfusion.hub.markdown import escape_markdown
+
+# Settings of every run that its card shows.
+RECIPE = ("learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_decay", "bf16", "fp16")
 
 
 @dataclass
@@ -45,9 +55,8 @@ def texts_and_labels(dataset: Dataset, column: str) -> tuple[list[str], list[Any
     return list(dataset[column]), feature.int2str(labels) if hasattr(feature, "int2str") else labels
 
 
-def architecture_lines(model: Any) -> list[str]:
-    """What the model is made of, a line a part."""
-    config = model.config
+def architecture_lines(config: PreTrainedConfig) -> list[str]:
+    """What a model of this configuration is made of, a line a part."""
     if config.model_type == "gru_fusion":
         return [
             f"Fuser: {config.variant.removeprefix('grubert-')}, {config.fusion_hidden_size} units a direction"
@@ -62,7 +71,7 @@ def architecture_lines(model: Any) -> list[str]:
             f"Pooling over layers: {config.pooling}, of {tokens} at each layer",
             f"Dense layer: {config.dense_size or 'none'}; dropout {config.classifier_dropout}",
         ]
-    return [f"{type(model).__name__} of transformers: the last layer alone"]
+    return ["transformers' own classifier: the last layer alone"]
 
 
 def optimizer_name(arguments: RunTrainingArguments) -> str:
@@ -70,6 +79,35 @@ def optimizer_name(arguments: RunTrainingArguments) -> str:
     if not arguments.decoupled_weight_decay:
         return "Adam, weight_decay as L2 in the gradient"
     return str(getattr(arguments.optim, "value", arguments.optim))
+
+
+def encoder_facts(arguments: EncoderArguments) -> dict[str, Any]:
+    """The fields of a card that say what the encoder is."""
+    path = resolve_path(arguments.model_name_or_path)
+    return {
+        "encoder": encoder_name(path),
+        "base_model": encoder_hub_id(path),
+        "base_model_license": encoder_license(path),
+    }
+
+
+def training_facts(
+    history: list[dict[str, Any]], seconds: float, arguments: RunTrainingArguments, recipe: dict[str, Any]
+) -> dict[str, Any]:
+    """The fields of a card that say how a model was trained; `recipe` are its settings beside those of every run."""
+    settings = {name: getattr(arguments, name) for name in RECIPE} | recipe
+    settings |= {
+        "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
+        "optimizer": optimizer_name(arguments),
+    }
+    return {
+        "recipe": {name: value for name, value in settings.items() if value is not None},
+        "seeds": [arguments.seed],
+        "epochs": epoch_rows(history),
+        "training_seconds": seconds,
+        "hardware": hardware_name(arguments.device, arguments.world_size),
+        "environment": library_environment(),
+    }
 
 
 def epoch_rows(history: list[dict[str, Any]]) -> list[dict[str, float]]:
@@ -101,7 +139,6 @@ def card_facts(
     figures: list[tuple[str, str]],
 ) -> CardFacts:
     """Collects the facts of a run for its model card; every figure was measured by that run."""
-    encoder = resolve_path(model_arguments.model_name_or_path)
     variant = getattr(model.config, "variant", "plain")
     single_label = data.schema.problem_type == "single_label_classification"
     limits = [
@@ -125,32 +162,14 @@ def card_facts(
         cleaned = [data.schema.names[label] for label in train["label"]]
         after = corpus_statistics(list(train[data.text_columns[0]]), cleaned)
         sections.append(("Words a text, before and after cleaning", format_statistics(raw, after)))
-    names = (
-        "learning_rate",
-        "fusion_learning_rate",
-        "epoch_decay",
-        "num_train_epochs",
-        "weight_decay",
-        "bf16",
-        "fp16",
-    )
-    recipe = {name: getattr(training_arguments, name) for name in names}
-    recipe |= {
-        "batch": training_arguments.train_batch_size
-        * training_arguments.gradient_accumulation_steps
-        * training_arguments.world_size,
-        "tokens": data_arguments.max_seq_length,
-        "optimizer": optimizer_name(training_arguments),
-    }
+    recipe = {"epoch_decay": training_arguments.epoch_decay, "tokens": data_arguments.max_seq_length}
     source = data_arguments.dataset_name or data_arguments.train_file or data_arguments.train_pos_file
     return CardFacts(
         model_name=f"{variant}-{folder.resolve().name}",
         model_path=str(folder),
-        encoder=encoder_name(encoder),
-        base_model=encoder_hub_id(encoder),
-        base_model_license=encoder_license(encoder),
+        **encoder_facts(model_arguments),
         warning=data_arguments.dataset_warning,
-        architecture=architecture_lines(model),
+        architecture=architecture_lines(model.config),
         methods=METHODS.get(model.config.model_type, []),
         parameters=result.parameters,
         needs_package=model.config.model_type in METHODS,
@@ -162,11 +181,7 @@ def card_facts(
         text_pair=len(data.text_columns) == 2,
         preparation=list(data.steps),
         metrics=result.metrics,
-        recipe={name: value for name, value in recipe.items() if value is not None},
-        seeds=[training_arguments.seed],
-        epochs=epoch_rows(result.history),
-        training_seconds=result.training_seconds,
-        environment=library_environment(),
+        **training_facts(result.history, result.training_seconds, training_arguments, recipe),
         figures=figures,
         limits=limits,
         sections=sections,

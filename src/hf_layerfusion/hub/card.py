@@ -1,26 +1,16 @@
-"""The model card of a run: facts that were measured, in; metadata for the Hub and a readable page, out."""
+"""The card of a model or ensemble: facts that were measured, in; metadata for the Hub and a readable page, out."""
 
-import dataclasses
-import importlib.metadata
-import json
-import math
-import numbers
-import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import Enum
 from importlib import resources
-from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
 from urllib.parse import quote
 
 import jinja2
-import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.citations import CITATIONS
-from hf_layerfusion.hub.encoder import LICENSE_ID, is_hub_id
+from hf_layerfusion.hub.encoder import LICENSE_ID
 from hf_layerfusion.hub.markdown import Markdown, escape_markdown, markdown_table, one_line, printed
+from hf_layerfusion.hub.usage import model_usage
 
 METRIC_IDS = {
     "accuracy": ("accuracy", "Accuracy"),
@@ -35,134 +25,6 @@ METRIC_IDS = {
     "loss": ("loss", "Loss"),
 }
 """The Hub's id and the name in print of each metric of ours; other metrics keep their own name for both."""
-
-_ENVIRONMENT = (
-    "hf_layerfusion", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft",
-    "huggingface_hub", "safetensors", "numpy", "scikit-learn",
-)  # fmt: skip
-
-
-@dataclass
-class CardFacts:
-    """What is known of a trained model. What is empty or None gets no line in the card.
-
-    Strings are plain text, escaped where they are printed; only the bodies of `sections` are Markdown, so
-    build those from code (`markdown_table`, `escape_markdown`), not from user input. Values from numpy become
-    Python's own, metrics that are not finite are dropped (the Hub cannot read them), absolute paths in
-    `recipe` and `model_path` are cut to their last name, so that no card shows a machine's folders.
-
-    Attributes:
-        model_name: name of the model, the card's title.
-        encoder: name of the encoder to print; see `hub.encoder`.
-        base_model: the encoder's Hub id, for the metadata; see `hub.encoder`. None where it is not known.
-        base_model_license: the encoder's license id; see `hub.encoder`.
-        model_path: Hub id or folder that the usage examples load; default: `model_name`.
-        task: the Hub's pipeline tag.
-        warning: one sentence above everything else, such as that the numbers measure nothing.
-        architecture: a line for each part of the model, such as encoder, fuser and head.
-        methods: keys of `CITATIONS`.
-        parameters: number of weights.
-        needs_package: whether the architecture is ours, so that loading takes the package or remote code.
-        language: ISO 639 codes of the training data.
-        dataset_name: name of the data in print.
-        dataset_id: its id on the Hub, None for local files.
-        dataset_description: one paragraph.
-        dataset_defects: known defects, one entry each.
-        num_examples: number of examples by split.
-        text_pair: whether an input is a pair of texts.
-        tasks: of a model of several tasks, how many texts an input of each has.
-        preparation: what was done to the texts before the tokenizer, one entry a step.
-        metrics: by split, then by name as in `METRIC_IDS`, each as a fraction (0.8966, not 89.66); of several tasks
-            `TASK_NAME`.
-        recipe: training settings by name.
-        seeds: seeds of the runs.
-        epochs: one row of figures for each epoch, such as `{"epoch": 1, "loss": 0.61, "accuracy": 0.70}`.
-        training_seconds: time that training took.
-        environment: versions; see `library_environment`.
-        figures: `(caption, path relative to the card)`.
-        limits: known limits, one entry each.
-        sections: further sections, `(title, Markdown)`.
-
-    Raises:
-        ValueError: a name that the card needs is empty, a Hub id that is none, a metric that is no number, a
-            figure outside the card's folder, an unknown method.
-    """
-
-    model_name: str
-    encoder: str
-    base_model: str | None = None
-    base_model_license: str | None = None
-    model_path: str = ""
-    task: str = "text-classification"
-    warning: str = ""
-    architecture: list[str] = field(default_factory=list)
-    methods: list[str] = field(default_factory=lambda: ["grubert"])
-    parameters: int | None = None
-    needs_package: bool = True
-    language: list[str] = field(default_factory=list)
-    dataset_name: str = ""
-    dataset_id: str | None = None
-    dataset_description: str = ""
-    dataset_defects: list[str] = field(default_factory=list)
-    num_examples: dict[str, int] = field(default_factory=dict)
-    text_pair: bool = False
-    tasks: dict[str, int] = field(default_factory=dict)
-    preparation: list[str] = field(default_factory=list)
-    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=list)
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    training_seconds: float | None = None
-    environment: dict[str, str] = field(default_factory=dict)
-    figures: list[tuple[str, str]] = field(default_factory=list)
-    limits: list[str] = field(default_factory=list)
-    sections: list[tuple[str, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for entry in dataclasses.fields(self):
-            setattr(self, entry.name, _plain(getattr(self, entry.name)))
-        for name in ("model_name", "encoder"):
-            if not one_line(getattr(self, name)):
-                raise ValueError(f"{name} of a model card must not be empty")
-        for name in ("base_model", "dataset_id"):
-            value = getattr(self, name)
-            if value is not None and not is_hub_id(value):
-                raise ValueError(
-                    f"{name} must be a Hub id such as 'org/name'; found {value!r}: None for local files"
-                )
-        unknown = sorted(set(self.methods) - set(CITATIONS))
-        if unknown:
-            raise ValueError(f"methods must be among {', '.join(CITATIONS)}; found {unknown[0]!r}")
-        self.model_path = _without_folders(self.model_path or self.model_name)
-        self.recipe = {
-            name: _without_folders(value) if isinstance(value, str) else value
-            for name, value in self.recipe.items()
-        }
-        self.metrics = {split: _finite(split, values) for split, values in self.metrics.items()}
-        self.epochs = [_finite("epochs", row) for row in self.epochs]
-        self.figures = [(caption, _inside(path)) for caption, path in self.figures]
-        self.sections = [(title, body) for title, body in self.sections]
-
-    def to_json(self) -> str:
-        """Return the facts as JSON, from which `from_json` makes an equal object."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> "CardFacts":
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: text that is no JSON object, or fields that a card does not have or that it lacks.
-        """
-        facts = json.loads(text)
-        if not isinstance(facts, dict):
-            raise ValueError(f"facts of a card must be a JSON object; found {type(facts).__name__}")
-        known = {entry.name for entry in dataclasses.fields(cls)}
-        if unknown := sorted(set(facts) - known):
-            raise ValueError(f"facts of a card hold the unknown field {unknown[0]!r}; known: {sorted(known)}")
-        if missing := sorted({"model_name", "encoder"} - set(facts)):
-            raise ValueError(f"facts of a card lack the field {missing[0]!r}")
-        return cls(**facts)
 
 
 def build_card(facts: CardFacts) -> ModelCard:
@@ -183,7 +45,7 @@ def build_card(facts: CardFacts) -> ModelCard:
     )
     body = template.render(
         facts=facts,
-        code=_python_string,
+        usage=facts.usage or model_usage(facts),
         image=_image,
         table=markdown_table,
         markdown=Markdown,
@@ -196,22 +58,11 @@ def build_card(facts: CardFacts) -> ModelCard:
     return ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body}")
 
 
-def library_environment() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that a run rests on, those installed."""
-    versions = {"python": platform.python_version()}
-    for name in _ENVIRONMENT:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
 def _metadata(facts: CardFacts) -> ModelCardData:
     results = [
         EvalResult(
             task_type=one_line(facts.task),
-            dataset_type=facts.dataset_id or "local",
+            dataset_type=facts.task_dataset_ids.get(task, facts.dataset_id) or "local",
             dataset_name=one_line(task or facts.dataset_name) or "local files",
             # The Hub's client tells entries apart by this, not by the name.
             dataset_config=one_line(task) or None,
@@ -220,40 +71,30 @@ def _metadata(facts: CardFacts) -> ModelCardData:
             metric_name=_metric_name(name),
             metric_value=float(f"{value:.5g}"),
         )
-        for split, task, values in _measured(facts)
-        for name, value in values.items()
+        for split, task, name, value, _ in facts.measured()
     ]
     license_id = facts.base_model_license
+    datasets = [facts.dataset_id, *facts.task_dataset_ids.values()]
     return ModelCardData(
         language=[one_line(code) for code in facts.language] or None,
         license=license_id if license_id and LICENSE_ID.fullmatch(license_id) else None,
-        library_name="transformers",
+        library_name=facts.library_name,
         pipeline_tag=one_line(facts.task),
-        base_model=facts.base_model,
-        datasets=[facts.dataset_id] if facts.dataset_id else None,
+        base_model=facts.base_model or None,
+        datasets=list(dict.fromkeys(filter(None, datasets))) or None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
-        tags=["hf_layerfusion", "layer-fusion", *facts.methods],
+        tags=["hf_layerfusion", *facts.tags, *facts.methods],
         model_name=one_line(facts.model_name) if results else None,
         eval_results=results or None,
     )
 
 
-def _measured(facts: CardFacts) -> list[tuple[str, str, dict[str, float]]]:
-    """Split, task and metrics; the task is empty where there is one, and for figures of all tasks together."""
-    measured = []
-    for split, values in facts.metrics.items():
-        rest = dict(values)
-        for task in facts.tasks:
-            of_task = {name: rest.pop(name) for name in values if name.startswith(f"{task}_")}
-            of_task = {name.removeprefix(f"{task}_"): value for name, value in of_task.items()}
-            measured.append((split, task, of_task))
-        measured.append((split, "", rest))
-    return [entry for entry in measured if entry[2]]
-
-
 def _results_table(facts: CardFacts) -> Markdown | None:
-    measured = _measured(facts)
-    names = list(dict.fromkeys(name for _, _, values in measured for name in values))
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for split, task, name, value, deviation in facts.measured():
+        spread = "" if deviation is None else f" ({_figure(deviation)})"
+        lines.setdefault((split, task), {})[name] = _figure(value) + spread
+    names = list(dict.fromkeys(name for cells in lines.values() for name in cells))
     if not names:
         return None
     counted = bool(facts.num_examples) and not facts.tasks
@@ -263,9 +104,9 @@ def _results_table(facts: CardFacts) -> Markdown | None:
             split,
             *([task or "all"] if facts.tasks else []),
             *([_count(facts.num_examples.get(split))] if counted else []),
-            *(_figure(values.get(name)) for name in names),
+            *(cells.get(name, "") for name in names),
         ]
-        for split, task, values in measured
+        for (split, task), cells in lines.items()
     ]
     return markdown_table([*header, *map(_metric_name, names)], rows)
 
@@ -296,11 +137,6 @@ def _figure(value: float | None) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 and not whole else f"{value:.5g}"
 
 
-def _python_string(text: str) -> Markdown:
-    """A Python string literal for a fenced code block, where Markdown escapes nothing."""
-    return Markdown(json.dumps(one_line(text), ensure_ascii=False))
-
-
 def _image(caption: str, path: str) -> Markdown:
     return Markdown(f"![{escape_markdown(caption)}]({quote(path)})")
 
@@ -311,43 +147,3 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def _plain(value: Any) -> Any:
-    """The value in JSON's types: Enums by value, numpy by Python's own, what is unknown by `str`."""
-    if isinstance(value, Enum):
-        return _plain(value.value)
-    if isinstance(value, (np.generic, np.ndarray)):
-        return _plain(value.tolist())
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(entry) for entry in value]
-    return str(value)
-
-
-def _finite(where: str, values: dict[str, Any]) -> dict[str, float]:
-    for name, value in values.items():
-        if not _is_number(value):
-            raise ValueError(f"metric {name!r} of {where!r} must be a number; found {value!r}")
-    return {name: value for name, value in values.items() if math.isfinite(value)}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _without_folders(path: str) -> str:
-    """An absolute path's last name; anything else as it is."""
-    for kind in (PurePosixPath, PureWindowsPath):
-        if kind(path).is_absolute():
-            return kind(path).name
-    return path
-
-
-def _inside(path: str) -> str:
-    if not path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
-        raise ValueError(f"a figure's path must be relative to the card and hold no '..'; found {path!r}")
-    return path

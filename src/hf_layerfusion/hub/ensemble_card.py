@@ -1,87 +1,36 @@
-"""The card of an ensemble: who its members are, how they are combined, and what was measured."""
+"""What an ensemble's card says of its members and of how they are combined."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
-
-from hf_layerfusion.hub.card import METRIC_IDS, library_environment
+from hf_layerfusion.hub.card_facts import CardFacts, Snippet
 from hf_layerfusion.hub.encoder import is_hub_id
-from hf_layerfusion.hub.markdown import escape_markdown, markdown_table, one_line
+from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
+from hf_layerfusion.hub.usage import ONE_TEXT, TWO_TEXTS, code_string
 
 
-@dataclass
-class EnsembleFacts:
-    """What a run measured of an ensemble.
-
-    Attributes:
-        metrics: by task, then by split, then by name.
-        sections: further sections, `(title, Markdown)`.
-        figures: `(caption, path relative to the card)`.
-        preparation: what was done to the texts, one entry a step.
-        warning: a sentence above everything else.
-        language: ISO 639 code.
-    """
-
-    metrics: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    sections: list[tuple[str, str]] = field(default_factory=list)
-    figures: list[tuple[str, str]] = field(default_factory=list)
-    preparation: list[str] = field(default_factory=list)
-    warning: str = ""
-    language: str | None = None
-
-
-def build_ensemble_card(name: str, manifest: Mapping[str, Any], facts: EnsembleFacts) -> ModelCard:
-    """Makes the card.
+def ensemble_facts(measured: CardFacts, manifest: Mapping[str, Any]) -> CardFacts:
+    """The facts of an ensemble's card.
 
     Args:
-        name: the ensemble's.
+        measured: what a run measured of it.
         manifest: the content of `ensemble.json`.
-        facts: what was measured.
     """
-    parts = [f"# {escape_markdown(name)}"]
-    if facts.warning:
-        parts.append(f"> **Warning.** {escape_markdown(facts.warning)}")
-    if manifest["unverified_members"]:
-        names = ", ".join(map(escape_markdown, manifest["unverified_members"]))
-        parts.append(
-            "> **Warning.** It is not known what these members were trained on, so that they may have seen the texts "
-            f"that the combination was fitted on: {names}."
-        )
-    parts += [
-        f"An ensemble of {len(manifest['members'])} members that answers as one model, made with the Python package "
-        "hf_layerfusion.",
-        "## Members",
-        _members(manifest),
-        "## How they are combined",
-        _combiners(manifest),
-        "## How to use",
-    ]
-    if facts.preparation:
-        steps = "\n".join(f"- {escape_markdown(step)}" for step in facts.preparation)
-        parts.append(f"The texts were prepared so; prepare new ones alike:\n\n{steps}")
-    parts.append(_usage(name, manifest))
-    if facts.metrics:
-        parts += ["## Results", _results(facts)]
-    parts += [
-        f"![{escape_markdown(caption)}]({path})\n\n{escape_markdown(caption)}"
-        for caption, path in facts.figures
-    ]
-    for title, body in facts.sections:
-        parts += [f"## {escape_markdown(title)}", body]
-    versions = ", ".join(f"{library} {version}" for library, version in library_environment().items())
-    parts += ["## Versions", f"{versions}."]
     bases = [
         entry["hub_id"] for entry in manifest["members"] if entry["hub_id"] and is_hub_id(entry["hub_id"])
     ]
-    data = ModelCardData(
-        language=[facts.language] if facts.language else None,
-        pipeline_tag="text-classification",
-        base_model=list(dict.fromkeys(bases)) or None,
-        tags=["hf_layerfusion", "ensemble"],
+    return replace(
+        measured,
+        base_model=list(dict.fromkeys(bases)),
+        opening=f"An ensemble of {len(manifest['members'])} members that answers as one model, made with the Python "
+        "package hf_layerfusion.",
+        parts=[("Members", _members(manifest)), ("How they are combined", _combiners(manifest))],
+        usage=[_usage(measured, list(manifest["tasks"]))],
+        library_name="hf_layerfusion",
+        tags=["ensemble"],
+        methods=[],
     )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(map(str, parts)) + "\n")
 
 
 def _members(manifest: Mapping[str, Any]) -> str:
@@ -95,7 +44,14 @@ def _members(manifest: Mapping[str, Any]) -> str:
         ]
         for number, entry in enumerate(manifest["members"], start=1)
     ]
-    return str(markdown_table(["Member", "Name", "Task", "Revision", "sha256"], rows))
+    table = str(markdown_table(["Member", "Name", "Task", "Revision", "sha256"], rows))
+    if not manifest["unverified_members"]:
+        return table
+    names = ", ".join(map(escape_markdown, manifest["unverified_members"]))
+    return (
+        "> **Warning.** It is not known what these members were trained on, so that they may have seen the texts "
+        f"that the combination was fitted on: {names}.\n\n{table}"
+    )
 
 
 def _combiners(manifest: Mapping[str, Any]) -> str:
@@ -123,30 +79,14 @@ def _settings(settings: Mapping[str, Any]) -> str:
     return "; ".join(shown)
 
 
-def _usage(name: str, manifest: Mapping[str, Any]) -> str:
-    tasks = list(manifest["tasks"])
+def _usage(measured: CardFacts, tasks: list[str]) -> Snippet:
+    path = code_string(measured.model_path)
     lines = [
         "from hf_layerfusion import Ensemble",
         "",
-        f'ensemble = Ensemble.from_pretrained("{one_line(name)}")  # max_loaded_members=1 where memory is short',
-        'print(ensemble("What a lovely morning!"))',
+        f"ensemble = Ensemble.from_pretrained({path})  # max_loaded_members=1 where memory is short",
     ]
-    if len(tasks) > 1:
-        lines.append(f'print(ensemble("What a lovely morning!", task="{one_line(tasks[-1])}"))')
-    return "```python\n" + "\n".join(lines) + "\n```"
-
-
-def _results(facts: EnsembleFacts) -> str:
-    names = list(
-        dict.fromkeys(
-            metric for splits in facts.metrics.values() for values in splits.values() for metric in values
-        )
-    )
-    rows = [
-        [task, split, *(f"{values[name]:.4f}" if name in values else "" for name in names)]
-        for task, splits in facts.metrics.items()
-        for split, values in splits.items()
-    ]
-    return str(
-        markdown_table(["Task", "Split", *(METRIC_IDS.get(name, (name, name))[1] for name in names)], rows)
-    )
+    for number, task in enumerate(tasks):
+        text = TWO_TEXTS if measured.tasks.get(task, 1 + measured.text_pair) == 2 else ONE_TEXT
+        lines.append(f"print(ensemble({text}{f', task={code_string(task)}' if number else ''}))")
+    return Snippet("", "\n".join(lines))
