@@ -5,7 +5,6 @@ import math
 import re
 import unicodedata
 from enum import Enum
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.citations import CITATIONS
 from hf_layerfusion.hub.environment import library_environment
 from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
+from tests.hub.small import Elements, facts, outline, render
 
 HOSTILE = [
     "a\n---\nlicense: evil\n---\nb",
@@ -41,60 +41,8 @@ HOSTILE = [
 ]
 
 
-def facts(**changes):
-    known = {
-        "model_name": "grubert-share-3",
-        "encoder": "org/encoder",
-        "base_model": "org/encoder",
-        "base_model_license": "apache-2.0",
-        "model_path": "org/grubert-share-3",
-        "architecture": ["6 layers of width 384", "Fuser share-3"],
-        "parameters": 23_456_789,
-        "language": ["en"],
-        "dataset_name": "Tweets",
-        "dataset_id": "org/tweets",
-        "dataset_description": "Tweets with an emoticon.",
-        "dataset_defects": ["Noisy labels"],
-        "num_examples": {"train": 7000, "validation": 3000},
-        "preparation": ["@name becomes xxuser"],
-        "metrics": {
-            "validation": {"accuracy": 0.81236, "f1_macro": 0.8, "loss": 0.41},
-            "test": {"accuracy": 0.8},
-        },
-        "recipe": {"learning_rate": 1e-5, "betas": [0.9, 0.999], "bf16": False},
-        "seeds": [0, 1],
-        "epochs": [{"epoch": 1.0, "loss": 0.61}, {"epoch": 2.0, "loss": 0.5, "accuracy": 0.8}],
-        "training_seconds": 3725.0,
-        "environment": {"python": "3.11.7"},
-        "figures": [("Loss by epoch", "plots/training curves.png")],
-        "limits": ["English only"],
-        "sections": [("Seeds", "| a |\n| --- |\n| **1** |")],
-    }
-    return CardFacts(**(known | changes))
-
-
-def render(card):
-    return MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(card.text)
-
-
-class Elements(HTMLParser):
-    """Counts the elements of a page and collects its text."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.counts, self.text, self.hrefs = {}, "", []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.counts[tag] = self.counts.get(tag, 0) + 1
-        self.hrefs += [value for name, value in attrs if name in ("href", "src")]
-
-    def handle_data(self, data):
-        self.text += data
-
-
 def headings(card):
-    return re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", card.text, flags=re.DOTALL), flags=re.MULTILINE)
+    return [text for _, text in outline(card)]
 
 
 def test_metadata_survive_file_and_hub_classes(tmp_path):
@@ -327,6 +275,9 @@ def test_json_that_is_no_card_is_refused(text, message):
         ({"metrics": {"test": {"accuracy": True}}}, "must be a number"),
         ({"figures": [("x", "../secret.png")]}, "relative to the card"),
         ({"figures": [("x", "/etc/passwd")]}, "relative to the card"),
+        ({"figures": [("x", "a\nb.png")]}, "printable"),
+        ({"base_model": ["org/one", "no id"]}, "base_model must be a Hub id"),
+        ({"task_dataset_ids": {"a": "no id"}}, "task_dataset_ids must be a Hub id"),
     ],
 )
 def test_wrong_facts_are_refused(changes, message):

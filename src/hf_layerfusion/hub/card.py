@@ -1,5 +1,6 @@
 """The card of a model or ensemble: facts that were measured, in; metadata for the Hub and a readable page, out."""
 
+import functools
 from importlib import resources
 from urllib.parse import quote
 
@@ -32,18 +33,7 @@ def build_card(facts: CardFacts) -> ModelCard:
 
     The same facts give the same text. Nothing is fetched; `ModelCard.push_to_hub` has the Hub validate it.
     """
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        finalize=printed,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # `finalize` escapes, for Markdown
-    )
-    template = environment.from_string(
-        resources.files(__package__).joinpath("card_template.md").read_text(encoding="utf-8")
-    )
-    body = template.render(
+    body = _template().render(
         facts=facts,
         usage=facts.usage or model_usage(facts),
         image=_image,
@@ -56,6 +46,21 @@ def build_card(facts: CardFacts) -> ModelCard:
         citations=[Markdown(CITATIONS[method]) for method in facts.methods],
     )
     return ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body}")
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        finalize=printed,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # `finalize` escapes, for Markdown
+    )
+    return environment.from_string(
+        resources.files(__package__).joinpath("card_template.md").read_text(encoding="utf-8")
+    )
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:

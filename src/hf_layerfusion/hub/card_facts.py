@@ -235,6 +235,9 @@ def _without_folders(path: str) -> str:
 
 
 def _inside(path: str) -> str:
-    if not path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
-        raise ValueError(f"a figure's path must be relative to the card and hold no '..'; found {path!r}")
+    parts = PurePosixPath(path).parts
+    if not parts or parts[0] == "/" or ".." in parts or "\\" in path or not path.isprintable():
+        raise ValueError(
+            f"a figure's path must be relative to the card, printable and hold no '..'; found {path!r}"
+        )
     return path

@@ -43,8 +43,8 @@ def printed(value: object) -> str:
 
 def one_line(text: str) -> str:
     """One line without control characters, lone surrogates or signs that turn the direction of text."""
-    words = text.split()
-    return " ".join("".join(letter for letter in word if _is_visible(letter)) for word in words).strip()
+    words = ("".join(letter for letter in word if _is_visible(letter)) for word in text.split())
+    return " ".join(filter(None, words))
 
 
 def _is_visible(letter: str) -> bool:
