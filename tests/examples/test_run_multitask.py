@@ -212,7 +212,11 @@ def changed(folder, tmp_path, task, **changes):
 
 
 MISTAKES = {
-    "missing key": (("sts", {"train_file": None}), {}, "task 'sts': lacks the key 'train_file'"),
+    "missing key": (
+        ("sts", {"train_file": None}),
+        {},
+        "task 'sts': lacks the key 'train_file' or 'dataset_name'",
+    ),
     "unknown key": (("sts", {"lables": []}), {}, "task 'sts': has no key 'lables'"),
     "outside the range": (
         ("sts", {"value_range": [0, 4]}),

@@ -116,7 +116,7 @@ def _complete_rows(dataset: Dataset, where: str, text_columns: Sequence[str]) ->
     for name in text_columns:
         incomplete = pc.or_(incomplete, _is_blank(table[name]))
     if "label" in table.column_names:
-        incomplete = pc.or_(incomplete, _is_absent(table["label"]))
+        incomplete = pc.or_(incomplete, _is_absent(_labels(dataset)))
     kept = np.flatnonzero(~incomplete.to_numpy())
     if len(kept) < len(dataset):
         logger.warning("%s: %d rows without a text or label left out", where, len(dataset) - len(kept))
@@ -151,13 +151,15 @@ def read_hub(
     text_columns: Sequence[str] = ("text",),
     label_column: str | None = "label",
     id_column: str | None = None,
+    skip_incomplete: bool = False,
     max_text_bytes: int = MAX_TEXT_BYTES,
 ) -> dict[str, Dataset]:
     """Loads every split of a data set of the Hub, for instance `cardiffnlp/tweet_eval`, `sentiment`.
 
     A `ClassLabel` column stays one: it holds the class names and their order, which `LabelSchema.infer` takes
     over. A split without the label column, or with -1 (the Hub's "not given") for every label, is for
-    prediction and has no column `label`.
+    prediction and has no column `label`. With `skip_incomplete` rows without a text or label, such as SNLI's pairs
+    that raters did not agree on, are left out, counted in a warning, instead of refused.
 
     Raises:
         UserError: the data set cannot be loaded (name, configuration, network), no split has the label
@@ -185,6 +187,8 @@ def read_hub(
                 dataset = dataset.remove_columns("label")
             else:
                 dataset = from_table(to_table(dataset), Features({**dataset.features, "label": feature}))
+        if skip_incomplete:
+            dataset = _complete_rows(dataset, where, text_columns)
         check_examples(dataset, text_columns=text_columns, where=where, max_text_bytes=max_text_bytes)
         examples[str(split)] = dataset
     return examples
@@ -234,10 +238,14 @@ def check_examples(
             "shorten it, or look for a missing line break",
         )
     if "label" in table.column_names:
-        labels = table["label"]
-        if isinstance(dataset.features["label"], ClassLabel):
-            labels = pc.if_else(pc.equal(labels, -1), None, labels)
-        refuse(_is_absent(labels), "the label is empty; fill it in or delete the row")
+        refuse(_is_absent(_labels(dataset)), "the label is empty; fill it in or delete the row")
+
+
+def _labels(dataset: Dataset) -> pa.ChunkedArray:
+    """The column `label`, null for the Hub's -1."""
+    labels = to_table(dataset)["label"]
+    is_class = isinstance(dataset.features["label"], ClassLabel)
+    return pc.if_else(pc.equal(labels, -1), None, labels) if is_class else labels
 
 
 def _is_blank(strings: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -288,7 +288,8 @@ class Ensemble:
             raise UserError(f"{folder}: must be a new or empty folder, found files there; name another.")
         folder.mkdir(parents=True, exist_ok=True)
         self._write(folder.resolve(), carry_members)
-        licenses = {encoder_license(str(seat.member.folder)) for seat in self.seats}
+        places = [seat.member.folder for seat in self.seats]
+        licenses = {None if place is None else encoder_license(str(place)) for place in places}
         measured = replace(
             facts or CardFacts(self.name),
             model_name=folder.resolve().name,

@@ -88,7 +88,17 @@ class ModelArguments(EncoderArguments):
 
 
 @dataclass
-class DataArguments:
+class DataCardArguments:
+    """What the model card says of the data, beside what a run knows."""
+
+    language: str = option("en", "ISO 639 code of the texts' language.")
+    dataset_description: str = option("", "What the data are and where they come from.")
+    dataset_defects: list[str] = option([], "Their known defects, a sentence each.")
+    dataset_warning: str = option("", "A warning to print above everything else.")
+
+
+@dataclass
+class DataArguments(DataCardArguments):
     """Which texts, and how they are prepared."""
 
     # Whether the second text of a pair is an aspect of the first.
@@ -110,9 +120,11 @@ class DataArguments:
     train_neg_file: str | None = option(None, "The competition's train_neg.txt, one tweet a line.")
     dataset_name: str | None = option(None, "Data set of the Hub, such as cardiffnlp/tweet_eval.")
     dataset_config_name: str | None = option(None, "Its configuration, such as sentiment.")
-    dataset_description: str = option("", "A sentence about the data and its defects, for the model card.")
-    dataset_warning: str = option("", "A warning to print above everything else in the model card.")
-    language: str = option("en", "ISO 639 code of the texts' language, for the model card.")
+    test_split_name: str = option(
+        "test",
+        "Split of --dataset_name to test on. With validation, for data sets whose test labels are kept back, "
+        "checkpoints are chosen on examples that are cut from training.",
+    )
     text_column: str = option("text", "Column of the text.")
     text_pair_column: str | None = option(None, "Column of the second text of a pair.")
     label_column: str = option("label", "Column of the label.")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hf_layerfusion.experiments.arguments import option, secret
+from hf_layerfusion.experiments.arguments import DataCardArguments, option, secret
 
 
 @dataclass
@@ -62,7 +62,7 @@ class EnsembleArguments:
 
 
 @dataclass
-class EnsembleDataArguments:
+class EnsembleDataArguments(DataCardArguments):
     """Which texts an ensemble is fitted and tested on."""
 
     validation_file: str | None = option(
@@ -90,5 +90,3 @@ class EnsembleDataArguments:
     skip_incomplete: bool = option(
         False, "Leave out rows without a text or label instead of refusing the file."
     )
-    language: str = option("en", "ISO 639 code of the texts' language, for the card.")
-    dataset_warning: str = option("", "A warning to print above everything else in the card.")

@@ -13,6 +13,7 @@ from hf_layerfusion.ensembling.scores import score_of
 from hf_layerfusion.evaluation.diversity import disagreement, error_correlation, mean_of_pairs
 from hf_layerfusion.evaluation.ensemble_plots import plot_gain
 from hf_layerfusion.evaluation.predictions import write_predictions
+from hf_layerfusion.experiments.card_fields import data_fields
 from hf_layerfusion.experiments.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
 from hf_layerfusion.experiments.ensembles import SOUP, Row, Trial
 from hf_layerfusion.experiments.run_folder import RESULTS_FILE, write_json
@@ -52,8 +53,7 @@ def write_trial(
         sections=_sections(trial, header, cells, diversity),
         figures=[("What each further member brings.", "plots/gain.png")] if curves else [],
         preparation=[] if data_arguments.preprocessing == "none" else [data_arguments.preprocessing],
-        warning=data_arguments.dataset_warning,
-        language=[data_arguments.language],
+        **data_fields(data_arguments),
         environment=library_environment(),
     )
     trial.ensemble.save_pretrained(folder, carry_members=arguments.carry_members, facts=facts)

@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass
 
-from hf_layerfusion.experiments.arguments import EncoderArguments, RunTrainingArguments, option
+from hf_layerfusion.experiments.arguments import (
+    DataCardArguments,
+    EncoderArguments,
+    RunTrainingArguments,
+    option,
+)
 
 
 @dataclass
@@ -20,7 +25,7 @@ class MultitaskModelArguments(EncoderArguments):
 
 
 @dataclass
-class MultitaskDataArguments:
+class MultitaskDataArguments(DataCardArguments):
     """Which tasks, and how their texts are prepared."""
 
     tasks_file: str | None = option(
@@ -47,8 +52,6 @@ class MultitaskDataArguments:
     prediction_format: str = option(
         "standard", "standard, or course for the prediction files of Stanford's CS 224N."
     )
-    language: str = option("en", "ISO 639 code of the texts' language, for the model card.")
-    dataset_warning: str = option("", "A warning to print above everything else in the model card.")
 
 
 @dataclass

@@ -12,14 +12,16 @@ from hf_layerfusion.evaluation.plots import plot_confusion_matrix, plot_regressi
 from hf_layerfusion.evaluation.predictions import write_course_predictions, write_predictions
 from hf_layerfusion.evaluation.surgery_plots import plot_conflicts
 from hf_layerfusion.evaluation.task_plots import plot_distributions, plot_task_metrics
+from hf_layerfusion.experiments.card_fields import tasks_fields
 from hf_layerfusion.experiments.for_ensembles import write_seen_texts
+from hf_layerfusion.experiments.layers import LAYERS_TITLE, layers_section
 from hf_layerfusion.experiments.multitask import MultitaskData, MultitaskResult
 from hf_layerfusion.experiments.multitask_arguments import (
     MultitaskDataArguments,
     MultitaskModelArguments,
     MultitaskTrainingArguments,
 )
-from hf_layerfusion.experiments.report import encoder_facts, training_facts
+from hf_layerfusion.experiments.report import card_name, measured_fields
 from hf_layerfusion.experiments.run_folder import RESULTS_FILE, write_json
 from hf_layerfusion.experiments.tasks import Task
 from hf_layerfusion.hub.card import build_card
@@ -28,11 +30,6 @@ from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 SHOWN_MISTAKES = 5
-# Settings of a run over several tasks that its card shows beside those of every run.
-TASKS_RECIPE = (
-    "task_mixing", "task_loss", "task_weights", "regularizers", "gradient_surgery", "layer_decay", "class_balance",
-    "freeze_encoder",
-)  # fmt: skip
 
 
 def write_multitask_outputs(
@@ -180,42 +177,32 @@ def multitask_card_facts(
 ) -> CardFacts:
     """Collects the facts of a run for its model card; every figure was measured by that run."""
     counts = parameter_counts(model)
-    config = model.config
-    lines = [
-        f"Encoders side by side: {', '.join(config.encoders)}; {config.num_task_layers} top layers of the shared one "
-        "for each task",
+    fields = tasks_fields(data.tasks, model_arguments, data_arguments, training_arguments)
+    fields["architecture"].insert(
+        1,
         f"Parameters: {counts.shared:,} shared, {counts.frozen:,} frozen, "
         + ", ".join(f"{number:,} of {name}" for name, number in counts.tasks.items()),
-    ]
-    lines += [task_line(name, task.settings) for name, task in data.tasks.items()]
+    )
     notes = "\n".join(
         f"- {escape_markdown(name)}: {escape_markdown(note)}"
         for name, prepared in data.prepared.items()
         for note in prepared.notes
     )
-    recipe = {name: getattr(training_arguments, name) for name in TASKS_RECIPE}
-    recipe |= {"tokens": data_arguments.max_seq_length, "pair_order": data_arguments.pair_order}
     return CardFacts(
-        model_name=f"{config.variant}-{folder.resolve().name}",
+        model_name=card_name(model.config.variant, folder),
         model_path=str(folder),
-        **encoder_facts(model_arguments),
-        warning=data_arguments.dataset_warning,
-        architecture=lines,
-        methods=["serbertus"],
+        **fields,
+        **measured_fields(result.history, result.training_seconds, training_arguments),
         parameters=result.parameters,
-        language=[data_arguments.language],
-        dataset_name=", ".join(data.tasks),
         num_examples=_examples(data),
-        text_pair=len(next(iter(data.prepared.values())).text_columns) == 2,
-        tasks={name: len(prepared.text_columns) for name, prepared in data.prepared.items()},
         metrics={
             split: found for split, found in result.metrics.items() if found and split != "best_of_each"
         },
-        **training_facts(result.history, result.training_seconds, training_arguments, recipe),
-        limits=[
-            "The texts of a few sources taught the model; others may differ in language, length, topics and labels."
+        sections=[
+            *best_of_each_section(data, result),
+            (LAYERS_TITLE, layers_section(None)),
+            ("What happened to the texts", notes),
         ],
-        sections=[*best_of_each_section(data, result), ("What happened to the texts", notes)],
     )
 
 
@@ -240,13 +227,6 @@ def best_of_each_section(data: MultitaskData, result: MultitaskResult) -> list[t
             text + str(markdown_table(["Metric", "This model", "Best of each"], rows)),
         )
     ]
-
-
-def task_line(name: str, settings: dict[str, Any]) -> str:
-    """What a task is and how it is answered, on a line."""
-    shown = {key: value for key, value in settings.items() if key not in ("labels", "metric", "problem_type")}
-    kind = settings["problem_type"].replace("_", " ")
-    return f"Task {name}: {kind}; " + ", ".join(f"{key} {value}" for key, value in shown.items())
 
 
 def _examples(data: MultitaskData) -> dict[str, int]:

@@ -67,8 +67,17 @@ def read_splits(arguments: DataArguments) -> dict[str, Dataset]:
             text_columns=columns,
             label_column=arguments.label_column,
             id_column=arguments.id_column,
+            skip_incomplete=arguments.skip_incomplete,
         )
-        splits = {name: found[name] for name in ("train", "validation", "test") if name in found}
+        names = {"train": "train", "validation": "validation", "test": arguments.test_split_name}
+        if arguments.test_split_name != "test" and arguments.test_split_name not in found:
+            raise UserError(
+                f"--test_split_name {arguments.test_split_name}: must be a split of {arguments.dataset_name}, found "
+                f"{', '.join(sorted(found))}; name one of them."
+            )
+        if arguments.test_split_name == "validation":
+            names.pop("validation")
+        splits = {split: found[name] for split, name in names.items() if name in found}
         if "train" not in splits:
             raise UserError(
                 f"--dataset_name {arguments.dataset_name}: holds no split 'train', found {sorted(found)}."
@@ -95,13 +104,18 @@ def read_splits(arguments: DataArguments) -> dict[str, Dataset]:
     return splits
 
 
+def cleaning_steps(arguments: DataArguments) -> tuple[str, ...]:
+    """The names of the steps that clean the texts; none for a preset that does not exist."""
+    return tuple(arguments.preprocessing_steps or ()) or PRESETS.get(arguments.preprocessing, ())
+
+
 def make_cleaner(arguments: DataArguments) -> TweetPreprocessor:
     """What cleans the texts.
 
     Raises:
         UserError: as `TweetPreprocessor` and `SpellingCorrector`.
     """
-    steps = tuple(arguments.preprocessing_steps or ()) or PRESETS.get(arguments.preprocessing, ())
+    steps = cleaning_steps(arguments)
     spelling = None
     if SPELLING in steps:
         spelling = SpellingCorrector(arguments.spelling_language, arguments.spelling_dictionary)

@@ -6,25 +6,18 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedConfig
 
 from hf_layerfusion.data.statistics import corpus_statistics, format_statistics
 from hf_layerfusion.experiments.arguments import (
     DataArguments,
-    EncoderArguments,
     ModelArguments,
     RunTrainingArguments,
 )
-from hf_layerfusion.experiments.models import resolve_path
+from hf_layerfusion.experiments.card_fields import classifier_fields
 from hf_layerfusion.experiments.prepare import PreparedData
 from hf_layerfusion.hub.card_facts import CardFacts
-from hf_layerfusion.hub.citations import METHODS
-from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name
 from hf_layerfusion.hub.environment import hardware_name, library_environment
 from hf_layerfusion.hub.markdown import escape_markdown
-
-# Settings of every run that its card shows.
-RECIPE = ("learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_decay", "bf16", "fp16")
 
 
 @dataclass
@@ -55,53 +48,11 @@ def texts_and_labels(dataset: Dataset, column: str) -> tuple[list[str], list[Any
     return list(dataset[column]), feature.int2str(labels) if hasattr(feature, "int2str") else labels
 
 
-def architecture_lines(config: PreTrainedConfig) -> list[str]:
-    """What a model of this configuration is made of, a line a part."""
-    if config.model_type == "gru_fusion":
-        return [
-            f"Fuser: {config.variant.removeprefix('grubert-')}, {config.fusion_hidden_size} units a direction"
-            + (", kept at random weights as a control" if config.freeze_fusion else ""),
-            f"Downstream bi-GRU: {config.downstream_hidden_size or 'none'}",
-            f"Dense layer: {config.dense_size or 'none'}; dropout {config.classifier_dropout}; "
-            f"{config.token_reduction} over the tokens' logits",
-        ]
-    if config.model_type == "layer_pooling":
-        tokens = "the first token" if config.token_pooling == "cls" else "the mean over tokens"
-        return [
-            f"Pooling over layers: {config.pooling}, of {tokens} at each layer",
-            f"Dense layer: {config.dense_size or 'none'}; dropout {config.classifier_dropout}",
-        ]
-    return ["transformers' own classifier: the last layer alone"]
-
-
-def optimizer_name(arguments: RunTrainingArguments) -> str:
-    """The optimizer, and what it makes of `weight_decay`."""
-    if not arguments.decoupled_weight_decay:
-        return "Adam, weight_decay as L2 in the gradient"
-    return str(getattr(arguments.optim, "value", arguments.optim))
-
-
-def encoder_facts(arguments: EncoderArguments) -> dict[str, Any]:
-    """The fields of a card that say what the encoder is."""
-    path = resolve_path(arguments.model_name_or_path)
-    return {
-        "encoder": encoder_name(path),
-        "base_model": encoder_hub_id(path),
-        "base_model_license": encoder_license(path),
-    }
-
-
-def training_facts(
-    history: list[dict[str, Any]], seconds: float, arguments: RunTrainingArguments, recipe: dict[str, Any]
+def measured_fields(
+    history: list[dict[str, Any]], seconds: float, arguments: RunTrainingArguments
 ) -> dict[str, Any]:
-    """The fields of a card that say how a model was trained; `recipe` are its settings beside those of every run."""
-    settings = {name: getattr(arguments, name) for name in RECIPE} | recipe
-    settings |= {
-        "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
-        "optimizer": optimizer_name(arguments),
-    }
+    """Fields of a card that say how training went, and on what."""
     return {
-        "recipe": {name: value for name, value in settings.items() if value is not None},
         "seeds": [arguments.seed],
         "epochs": epoch_rows(history),
         "training_seconds": seconds,
@@ -141,16 +92,13 @@ def card_facts(
     """Collects the facts of a run for its model card; every figure was measured by that run."""
     variant = getattr(model.config, "variant", "plain")
     single_label = data.schema.problem_type == "single_label_classification"
-    limits = [
-        "The texts of one source taught the model; others may differ in language, length, topics and labels.",
-        "Whether the fusion of layers helped is not shown by one run: compare with the plain classifier over seeds.",
-    ]
+    fields = classifier_fields(model.config, model_arguments, data_arguments, training_arguments)
     if (
         "test" not in result.metrics
         and "validation" in result.metrics
         and training_arguments.load_best_model_at_end
     ):
-        limits.insert(
+        fields["limits"].insert(
             0,
             "The checkpoint was chosen on the validation split, whose figures above are therefore optimistic.",
         )
@@ -162,27 +110,20 @@ def card_facts(
         cleaned = [data.schema.names[label] for label in train["label"]]
         after = corpus_statistics(list(train[data.text_columns[0]]), cleaned)
         sections.append(("Words a text, before and after cleaning", format_statistics(raw, after)))
-    recipe = {"epoch_decay": training_arguments.epoch_decay, "tokens": data_arguments.max_seq_length}
-    source = data_arguments.dataset_name or data_arguments.train_file or data_arguments.train_pos_file
     return CardFacts(
-        model_name=f"{variant}-{folder.resolve().name}",
+        model_name=card_name(variant, folder),
         model_path=str(folder),
-        **encoder_facts(model_arguments),
-        warning=data_arguments.dataset_warning,
-        architecture=architecture_lines(model.config),
-        methods=METHODS.get(model.config.model_type, []),
+        **fields,
+        **measured_fields(result.history, result.training_seconds, training_arguments),
         parameters=result.parameters,
-        needs_package=model.config.model_type in METHODS,
-        language=[data_arguments.language],
-        dataset_name=data_arguments.dataset_name or Path(str(source)).name,
-        dataset_id=data_arguments.dataset_name,
-        dataset_description=data_arguments.dataset_description,
         num_examples={name: len(split) for name, split in data.splits.items()},
-        text_pair=len(data.text_columns) == 2,
-        preparation=list(data.steps),
         metrics=result.metrics,
-        **training_facts(result.history, result.training_seconds, training_arguments, recipe),
         figures=figures,
-        limits=limits,
         sections=sections,
     )
+
+
+def card_name(variant: str, folder: Path) -> str:
+    """The name of a run's model: its folder's, with the variant before it unless it starts with that."""
+    name = folder.resolve().name
+    return name if name.startswith(variant) else f"{variant}-{name}"

@@ -16,6 +16,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Train
 
 from hf_layerfusion.data.statistics import plot_word_counts, word_counts
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.layer_plots import plot_layer_use
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.plots import plot_confusion_matrix, plot_regression, plot_training_curves
 from hf_layerfusion.evaluation.predictions import write_predictions
@@ -31,7 +32,7 @@ from hf_layerfusion.experiments.layer_states import (
     check_layer_states,
     plot_states,
 )
-from hf_layerfusion.experiments.layers import layers_section, measure_layers
+from hf_layerfusion.experiments.layers import LAYERS_TITLE, layers_section, measure_layers
 from hf_layerfusion.experiments.models import load_model, load_tokenizer
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.pushing import open_hub
@@ -154,10 +155,11 @@ def write_outputs(
         )
     sections = []
     if trainer.eval_dataset is not None:
-        use = measure_layers(trainer, trainer.eval_dataset, plots / "layer_use.png")
+        use = measure_layers(trainer, trainer.eval_dataset)
+        sections.append((LAYERS_TITLE, layers_section(use)))
         if use is not None:
             write_json(folder / "layer_use.json", dataclasses.asdict(use))
-            sections.append(("Which layers the model uses", layers_section(use)))
+            plot_layer_use(use, plots / "layer_use.png")
             figures.append(("Loss of accuracy without a layer.", "plots/layer_use.png"))
     split = "test" if "test" in data.splits else "validation"
     if split in data.splits:

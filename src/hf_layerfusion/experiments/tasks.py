@@ -109,8 +109,10 @@ def make_tasks(
             raise UserError(
                 f"task '{name}': has no key {unknown[0]!r}; see docs/multitask.md for those there are."
             )
-        if "train_file" not in entry:
-            raise UserError(f"task '{name}': lacks the key 'train_file'; name its training data.")
+        if "train_file" not in entry and "dataset_name" not in entry:
+            raise UserError(
+                f"task '{name}': lacks the key 'train_file' or 'dataset_name'; name its training data."
+            )
         course_name = entry.get("course_name")
         if course_name not in (None, *COURSE_COLUMNS):
             raise UserError(

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import yaml
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]*")
@@ -20,7 +21,7 @@ def encoder_hub_id(model_name_or_path: str) -> str | None:
     `all-MiniLM-L6-v2`, is `sentence-transformers/all-MiniLM-L6-v2`.)
     """
     if not os.path.isdir(model_name_or_path):
-        return model_name_or_path if is_hub_id(model_name_or_path) else None
+        return hub_id(model_name_or_path)
     readme = _readme(model_name_or_path)
     heading = re.search(r"^# +(\S+)\s*$", readme, flags=re.MULTILINE)
     if heading is None:
@@ -34,9 +35,14 @@ def encoder_name(model_name_or_path: str) -> str:
     return encoder_hub_id(model_name_or_path) or Path(model_name_or_path).resolve().name
 
 
-def encoder_license(model_name_or_path: str) -> str | None:
-    """Return the license id in the front matter of the encoder's local README.md, None where it has none."""
-    front_matter = re.match(r"---\n(.*?)\n---\n", _readme(model_name_or_path), flags=re.DOTALL)
+def encoder_license(
+    model_name_or_path: str, revision: str | None = None, token: str | None = None
+) -> str | None:
+    """Return the license id in the front matter of a model's README.md, which lies in its folder or on the Hub; None
+    where it has none, or where the Hub cannot be reached and the file is not in the cache."""
+    front_matter = re.match(
+        r"---\n(.*?)\n---\n", _readme(model_name_or_path, revision, token), flags=re.DOTALL
+    )
     if front_matter is None:
         return None
     try:
@@ -45,6 +51,11 @@ def encoder_license(model_name_or_path: str) -> str | None:
         return None
     license_id = metadata.get("license") if isinstance(metadata, dict) else None
     return license_id if isinstance(license_id, str) and LICENSE_ID.fullmatch(license_id) else None
+
+
+def hub_id(name: str) -> str | None:
+    """Return `name` if it is a Hub id and no folder, else None."""
+    return name if is_hub_id(name) and not os.path.isdir(name) else None
 
 
 def is_hub_id(name: str) -> bool:
@@ -56,6 +67,11 @@ def is_hub_id(name: str) -> bool:
     return True
 
 
-def _readme(folder: str) -> str:
-    path = Path(folder) / "README.md"
+def _readme(name: str, revision: str | None = None, token: str | None = None) -> str:
+    path = Path(name) / "README.md"
+    if hub_id(name):
+        try:
+            path = Path(hf_hub_download(name, "README.md", revision=revision, token=token))
+        except (HfHubHTTPError, LocalEntryNotFoundError):
+            return ""
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

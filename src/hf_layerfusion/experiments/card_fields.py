@@ -1,0 +1,151 @@
+"""What is known of a run before it runs, as fields of its model card."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from hf_layerfusion.experiments.arguments import (
+    DataArguments,
+    DataCardArguments,
+    EncoderArguments,
+    RunTrainingArguments,
+)
+from hf_layerfusion.experiments.models import resolve_path
+from hf_layerfusion.experiments.multitask_arguments import (
+    MultitaskDataArguments,
+    MultitaskModelArguments,
+    MultitaskTrainingArguments,
+)
+from hf_layerfusion.experiments.prepare import cleaning_steps, text_columns
+from hf_layerfusion.experiments.tasks import Task
+from hf_layerfusion.hub.citations import METHODS
+from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name, hub_id
+
+# Settings that a card shows.
+RECIPE = ("learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_decay", "bf16", "fp16")
+TASKS_RECIPE = (
+    "task_mixing", "task_loss", "task_weights", "regularizers", "gradient_surgery", "layer_decay", "class_balance",
+    "freeze_encoder",
+)  # fmt: skip
+
+
+def classifier_fields(
+    config: PreTrainedConfig,
+    model_arguments: EncoderArguments,
+    data_arguments: DataArguments,
+    training_arguments: RunTrainingArguments,
+) -> dict[str, Any]:
+    """Fields of the card of a model of one task; `config` is the model's."""
+    recipe = {"epoch_decay": training_arguments.epoch_decay, "tokens": data_arguments.max_seq_length}
+    source = data_arguments.dataset_name or data_arguments.train_file or data_arguments.train_pos_file
+    return {
+        **encoder_fields(model_arguments),
+        **data_fields(data_arguments),
+        "architecture": architecture_lines(config),
+        "methods": METHODS.get(config.model_type, []),
+        "needs_package": config.model_type in METHODS,
+        "dataset_name": data_arguments.dataset_name or Path(str(source)).name,
+        "dataset_id": hub_id(data_arguments.dataset_name or ""),
+        "text_pair": len(text_columns(data_arguments)) == 2,
+        "preparation": list(cleaning_steps(data_arguments)),
+        "recipe": _recipe(training_arguments, recipe),
+        "limits": [
+            "The texts of one source taught the model; others may differ in language, length, topics and labels.",
+            "Whether the fusion of layers helped is not shown by one run: compare with plain ones over seeds.",
+        ],
+    }
+
+
+def tasks_fields(
+    tasks: Mapping[str, Task],
+    model_arguments: MultitaskModelArguments,
+    data_arguments: MultitaskDataArguments,
+    training_arguments: MultitaskTrainingArguments,
+) -> dict[str, Any]:
+    """Fields of the card of a model of several tasks."""
+    recipe = {name: getattr(training_arguments, name) for name in TASKS_RECIPE}
+    recipe |= {"tokens": data_arguments.max_seq_length, "pair_order": data_arguments.pair_order}
+    texts = {name: len(text_columns(task.data)) for name, task in tasks.items()}
+    ids = {name: hub_id(task.data.dataset_name or "") for name, task in tasks.items()}
+    return {
+        **encoder_fields(model_arguments),
+        **data_fields(data_arguments),
+        "architecture": [
+            f"Encoders side by side: {', '.join(model_arguments.encoders)}; {model_arguments.num_task_layers} top "
+            "layers of the shared one for each task",
+            *(task_line(name, task.settings) for name, task in tasks.items()),
+        ],
+        "methods": ["serbertus"],
+        "dataset_name": ", ".join(tasks),
+        "task_dataset_ids": {name: found for name, found in ids.items() if found is not None},
+        "text_pair": next(iter(texts.values())) == 2,
+        "tasks": texts,
+        "recipe": _recipe(training_arguments, recipe),
+        "limits": [
+            "The texts of a few sources taught the model; others may differ in language, length, topics and labels."
+        ],
+    }
+
+
+def encoder_fields(arguments: EncoderArguments) -> dict[str, Any]:
+    """Fields that say what the encoder is."""
+    path = resolve_path(arguments.model_name_or_path)
+    return {
+        "encoder": encoder_name(path),
+        "base_model": encoder_hub_id(path),
+        "base_model_license": encoder_license(path, arguments.model_revision, arguments.token),
+    }
+
+
+def data_fields(arguments: DataCardArguments) -> dict[str, Any]:
+    """Fields that say what the user knows of the data."""
+    return {
+        "warning": arguments.dataset_warning,
+        "language": [arguments.language],
+        "dataset_description": arguments.dataset_description,
+        "dataset_defects": arguments.dataset_defects,
+    }
+
+
+def architecture_lines(config: PreTrainedConfig) -> list[str]:
+    """What a model of this configuration is made of, a line a part."""
+    if config.model_type == "gru_fusion":
+        return [
+            f"Fuser: {config.variant.removeprefix('grubert-')}, {config.fusion_hidden_size} units a direction"
+            + (", kept at random weights as a control" if config.freeze_fusion else ""),
+            f"Downstream bi-GRU: {config.downstream_hidden_size or 'none'}",
+            f"Dense layer: {config.dense_size or 'none'}; dropout {config.classifier_dropout}; "
+            f"{config.token_reduction} over the tokens' logits",
+        ]
+    if config.model_type == "layer_pooling":
+        tokens = "the first token" if config.token_pooling == "cls" else "the mean over tokens"
+        return [
+            f"Pooling over layers: {config.pooling}, of {tokens} at each layer",
+            f"Dense layer: {config.dense_size or 'none'}; dropout {config.classifier_dropout}",
+        ]
+    return ["transformers' own classifier: the last layer alone"]
+
+
+def task_line(name: str, settings: Mapping[str, Any]) -> str:
+    """What a task is and how it is answered, on a line."""
+    shown = {key: value for key, value in settings.items() if key not in ("labels", "metric", "problem_type")}
+    kind = settings.get("problem_type", "single_label_classification").replace("_", " ")
+    return f"Task {name}: {kind}; " + ", ".join(f"{key} {value}" for key, value in shown.items())
+
+
+def optimizer_name(arguments: RunTrainingArguments) -> str:
+    """The optimizer, and what it makes of `weight_decay`."""
+    if not arguments.decoupled_weight_decay:
+        return "Adam, weight_decay as L2 in the gradient"
+    return str(getattr(arguments.optim, "value", arguments.optim))
+
+
+def _recipe(arguments: RunTrainingArguments, more: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {name: getattr(arguments, name) for name in RECIPE} | dict(more)
+    settings |= {
+        "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
+        "optimizer": optimizer_name(arguments),
+    }
+    return {name: value for name, value in settings.items() if value is not None}
