@@ -130,9 +130,10 @@ def architecture_lines(config: PreTrainedConfig) -> list[str]:
 
 def task_line(name: str, settings: Mapping[str, Any]) -> str:
     """What a task is and how it is answered, on a line."""
-    shown = {key: value for key, value in settings.items() if key not in ("labels", "metric", "problem_type")}
-    kind = settings.get("problem_type", "single_label_classification").replace("_", " ")
-    return f"Task {name}: {kind}; " + ", ".join(f"{key} {value}" for key, value in shown.items())
+    kind = settings["problem_type"].replace("_", " ") + (" of pairs" if settings["pair"] else "")
+    named = ("labels", "metric", "problem_type", "pair")
+    shown = [f"{key} {value}" for key, value in settings.items() if key not in named]
+    return f"Task {name}: {kind}" + (f"; {', '.join(shown)}" if shown else "")
 
 
 def optimizer_name(arguments: RunTrainingArguments) -> str:

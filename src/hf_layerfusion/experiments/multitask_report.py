@@ -1,6 +1,7 @@
 """What a run over several tasks leaves in its folder, and says in its card."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -199,19 +200,21 @@ def multitask_card_facts(
             split: found for split, found in result.metrics.items() if found and split != "best_of_each"
         },
         sections=[
-            *best_of_each_section(data, result),
+            *best_of_each_section(data.tasks, result.metrics),
             (LAYERS_TITLE, layers_section(None)),
             ("What happened to the texts", notes),
         ],
     )
 
 
-def best_of_each_section(data: MultitaskData, result: MultitaskResult) -> list[tuple[str, str]]:
+def best_of_each_section(
+    tasks: Mapping[str, Task], metrics: Mapping[str, Mapping[str, float]]
+) -> list[tuple[str, str]]:
     """What each task reaches in the epoch that was best for it, beside what the one model here reaches."""
-    best, here = result.metrics.get("best_of_each"), result.metrics.get("test", {})
+    best, here = metrics.get("best_of_each"), metrics.get("test", {})
     if not best:
         return []
-    names = [f"{name}_{task.settings['metric']}" for name, task in data.tasks.items()] + ["mean"]
+    names = [f"{name}_{task.settings['metric']}" for name, task in tasks.items()] + ["mean"]
     rows = [
         [name.replace("_", " "), f"{here[name]:.4f}", f"{best[name]:.4f}"]
         for name in names

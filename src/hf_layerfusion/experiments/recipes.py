@@ -1,5 +1,6 @@
 """What the runs of a table are made of: the scripts' arguments, and what trains a run and says what it measured."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -19,9 +20,11 @@ from hf_layerfusion.experiments.arguments import (
     NliDataArguments,
     NliTrainingArguments,
     PoolingModelArguments,
+    RunTrainingArguments,
     TweetTrainingArguments,
 )
 from hf_layerfusion.experiments.folds import prepare_folds
+from hf_layerfusion.experiments.layers import measure_layers
 from hf_layerfusion.experiments.models import load_tokenizer
 from hf_layerfusion.experiments.multitask import (
     MultitaskData,
@@ -37,6 +40,7 @@ from hf_layerfusion.experiments.multitask_arguments import (
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.report import epoch_rows
 from hf_layerfusion.experiments.run import make_trainer, train_and_predict
+from hf_layerfusion.hub.environment import hardware_name, library_environment
 
 Settings: TypeAlias = dict[str, Any]
 Prepared: TypeAlias = tuple[PreparedData, dict[str, Dataset]]
@@ -61,9 +65,8 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> Reci
     classes = (model_class, data_class, training_class)
 
     def train(settings: Settings, fold: int | None, data_dir: Path) -> dict[str, Any]:
-        files = {name: str(data_dir / settings[name]) for name in FILE_SETTINGS if settings.get(name)}
         model_arguments, data_arguments, training_arguments = HfArgumentParser(classes).parse_dict(
-            {**settings, **files}
+            in_folder(settings, data_dir)
         )
         parts, tokenizer = _prepared(
             data_class, _tokenizer_key(model_arguments), json.dumps(vars(data_arguments))
@@ -71,6 +74,7 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> Reci
         data, encoded = parts[0 if fold is None else fold - 1]
         trainer = make_trainer(data, encoded, tokenizer, model_arguments, training_arguments)
         result = train_and_predict(trainer, encoded)
+        use = measure_layers(trainer, encoded["validation"]) if "validation" in encoded else None
         return {
             "metrics": result.metrics,
             "parameters": result.parameters,
@@ -79,9 +83,17 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> Reci
             "epochs": epoch_rows(result.history),
             "predictions": " ".join(map(str, result.logits.argmax(axis=1))),
             "labels": " ".join(map(str, [] if result.labels is None else result.labels.tolist())),
+            "layer_use": None if use is None else dataclasses.asdict(use),
+            **_machine(training_arguments),
         }
 
     return Recipe(classes, train)
+
+
+def in_folder(settings: Settings, data_dir: Path) -> Settings:
+    """The settings with their files in a folder."""
+    files = {name: str(data_dir / settings[name]) for name in FILE_SETTINGS if settings.get(name)}
+    return {**settings, **files}
 
 
 def _tokenizer_key(arguments: EncoderArguments) -> str:
@@ -146,6 +158,15 @@ def _train_tasks(settings: Settings, fold: int | None, data_dir: Path) -> dict[s
         "labels": _of_split(result.labels, "test"),
         "validation_labels": _of_split(result.labels, "validation"),
         "logits": {split: _of_split(result.logits, split) for split in ("validation", "test")},
+        **_machine(training_arguments),
+    }
+
+
+def _machine(arguments: RunTrainingArguments) -> dict[str, Any]:
+    """What the run ran on."""
+    return {
+        "hardware": hardware_name(arguments.device, arguments.world_size),
+        "environment": library_environment(),
     }
 
 

@@ -53,6 +53,11 @@ class Task:
     predict_file: str | None = None
     course_name: str | None = None
 
+    def settings_of(self, problem_type: str) -> dict[str, Any]:
+        """The settings; with this problem type where they name none, and a metric that goes with it."""
+        problem_type = self.settings.get("problem_type", problem_type)
+        return {"problem_type": problem_type, "metric": MAIN_METRICS[problem_type], **self.settings}
+
 
 def read_tasks_file(path: str | None) -> dict[str, dict[str, Any]]:
     """The entries of a tasks file.
@@ -150,7 +155,7 @@ def prepare_task(task: Task) -> tuple[Task, PreparedData]:
     except UserError as error:
         raise UserError(f"task '{task.name}': {error}") from error
     problem_type = data.schema.problem_type
-    settings = {"problem_type": problem_type, "metric": MAIN_METRICS[problem_type], **task.settings}
+    settings = task.settings_of(problem_type)
     if problem_type != "regression":
         settings["labels"] = list(data.schema.names)
     for name, split in data.splits.items():

@@ -73,7 +73,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
             dataset_config=one_line(task) or None,
             dataset_split=one_line(split),
             metric_type=METRIC_IDS.get(name, (one_line(name),))[0],
-            metric_name=_metric_name(name),
+            metric_name=metric_name(name),
             metric_value=float(f"{value:.5g}"),
         )
         for split, task, name, value, _ in facts.measured()
@@ -113,7 +113,7 @@ def _results_table(facts: CardFacts) -> Markdown | None:
         ]
         for (split, task), cells in lines.items()
     ]
-    return markdown_table([*header, *map(_metric_name, names)], rows)
+    return markdown_table([*header, *map(metric_name, names)], rows)
 
 
 def _epochs_table(facts: CardFacts) -> Markdown | None:
@@ -126,7 +126,8 @@ def _epochs_table(facts: CardFacts) -> Markdown | None:
     )
 
 
-def _metric_name(name: str) -> str:
+def metric_name(name: str) -> str:
+    """Return the name of a metric in print."""
     return METRIC_IDS[name][1] if name in METRIC_IDS else one_line(name)
 
 
