@@ -1,5 +1,6 @@
 """The whole of the script for several tasks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,15 @@ def train_tasks(
     model_arguments: MultitaskModelArguments,
     data_arguments: MultitaskDataArguments,
     training_arguments: MultitaskTrainingArguments,
+    entries: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Prepares the data of all tasks once, then trains, predicts and writes outputs for each seed. With `--dry_run`
     nothing is trained: the answer is the number of parameters of each architecture, in all and by part, and this run's
     parameter groups.
+
+    Args:
+        model_arguments, data_arguments, training_arguments: the script's.
+        entries: the tasks, in place of those of `--tasks_file`.
 
     Returns:
         As `run_seeds`, or with `--dry_run` what was counted.
@@ -44,7 +50,8 @@ def train_tasks(
     Raises:
         UserError: for whatever the user can mend.
     """
-    entries = read_tasks_file(data_arguments.tasks_file)
+    if entries is None:
+        entries = read_tasks_file(data_arguments.tasks_file)
     if data_arguments.prediction_format not in PREDICTION_FORMATS:
         raise UserError(
             f"--prediction_format must be one of {', '.join(PREDICTION_FORMATS)}, found "
