@@ -196,7 +196,8 @@ def test_the_token_is_nowhere(train: Any, hub: Hub, tmp_path: Path, xet_client: 
 def test_the_models_own_method(xet_client: Client, hub: Hub) -> None:
     """`push_to_hub` of model, tokenizer and card, as everywhere in the ecosystem."""
     code = """
-from hf_layerfusion.hub.card import CardFacts, build_card
+from hf_layerfusion.hub.card import build_card
+from hf_layerfusion.hub.card_facts import CardFacts
 trainer = make_trainer("unused", "org/by-hand", push_to_hub=False)
 trainer.model.push_to_hub(repo, tags=["mine"])
 from huggingface_hub import hf_hub_download

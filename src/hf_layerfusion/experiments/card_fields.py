@@ -77,7 +77,7 @@ def tasks_fields(
             "layers of the shared one for each task",
             *(task_line(name, task.settings) for name, task in tasks.items()),
         ],
-        "methods": ["serbertus"],
+        "methods": METHODS["cerbertus"],
         "dataset_name": ", ".join(tasks),
         "task_dataset_ids": {name: found for name, found in ids.items() if found is not None},
         "text_pair": next(iter(texts.values())) == 2,

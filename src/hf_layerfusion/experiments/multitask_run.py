@@ -1,6 +1,5 @@
 """The whole of the script for several tasks."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ def train_tasks(
     model_arguments: MultitaskModelArguments,
     data_arguments: MultitaskDataArguments,
     training_arguments: MultitaskTrainingArguments,
-    entries: Mapping[str, Mapping[str, Any]] | None = None,
+    entries: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Prepares the data of all tasks once, then trains, predicts and writes outputs for each seed. With `--dry_run`
     nothing is trained: the answer is the number of parameters of each architecture, in all and by part, and this run's

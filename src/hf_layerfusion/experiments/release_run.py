@@ -69,7 +69,9 @@ def train_release(release: Release, arguments: ReleaseArguments) -> Path:
     folder = Path(arguments.output_dir) / release.name
     settings = {**release.settings, **_given(arguments.settings)}
     if arguments.data is None and (missing := files_of(settings)):
-        raise UserError(f"--data must name the folder of {missing[0]} for {release.name}, found none; name it.")
+        raise UserError(
+            f"--data must name the folder of {missing[0]} for {release.name}, found none; name it."
+        )
     data_dir = Path(arguments.data or ".")
     owner = f"{arguments.organization}/" if arguments.organization else ""
     options = {
@@ -85,13 +87,15 @@ def train_release(release: Release, arguments: ReleaseArguments) -> Path:
         options["data_dir"] = str(data_dir)
     parser = HfArgumentParser(RECIPES[release.recipe].arguments)
     try:
-        parsed = parser.parse_dict({**in_folder(arguments_of(settings), data_dir), **options})
+        model_arguments, data_arguments, training_arguments = parser.parse_dict(
+            {**in_folder(arguments_of(settings), data_dir), **options}
+        )
     except ValueError as error:
         raise UserError(f"{release.name}: {one_line(error)}") from error
     if "tasks" in settings:
-        train_tasks(*parsed, entries=task_entries(settings))
+        train_tasks(model_arguments, data_arguments, training_arguments, task_entries(settings))
     else:
-        classify(*parsed)
+        classify(model_arguments, data_arguments, training_arguments)
     return folder
 
 

@@ -9,9 +9,11 @@ from typing import cast
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, Trainer
 
-from hf_layerfusion.hub.card import CardFacts, build_card, library_environment
+from hf_layerfusion.hub.card import build_card
+from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.citations import METHODS
 from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name, is_hub_id
+from hf_layerfusion.hub.environment import hardware_name, library_environment
 
 GENERATED = "generated_from_trainer"
 """The Hub's tag of such cards; one without it is somebody's own."""
@@ -77,6 +79,7 @@ def trainer_card(
                 (entry["train_runtime"] for entry in reversed(state.log_history) if "train_runtime" in entry),
                 None,
             ),
+            hardware=hardware_name(args.device, args.world_size),
             environment=library_environment(),
             figures=list(figures),
         )
