@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-common test-wheel lint docs bench clean
+.PHONY: help demo test test-common test-wheel lint docs bench cards release clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,8 @@ help:
 	@echo "make lint         check style, format and types"
 	@echo "make docs         run the examples of README, docs and docstrings, and check links"
 	@echo "make bench        print the benchmarks' ratios"
+	@echo "make cards        write the cards of model_cards/ from the run files of docs/results/"
+	@echo "make release      train the releases on public data (docs/releasing.md); ARGS='--push_to_hub True' publishes them"
 	@echo "make clean        remove what was built, .venv too; outputs/ and runs/ stay"
 
 $(STAMP): requirements/dev.txt setup.cfg pyproject.toml
@@ -53,6 +55,12 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+cards: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/make_cards.py
+
+release: $(STAMP)
+	$(LAUNCH) examples/release.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info

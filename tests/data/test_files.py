@@ -558,6 +558,8 @@ def test_hub_checks_examples(tmp_path):
     some_missing = Dataset.from_dict({"text": ["x", "y"], "label": [1, -1]}, features=features)
     name = hub_folder(tmp_path / "one", {"train": some_missing})
     refused(re.escape(f"{name}[train]: row 2: the label is empty"), read_hub, name)
+    kept = read_hub(name, skip_incomplete=True)["train"]
+    assert (kept["text"][:], kept["label"][:], kept["row"][:]) == (["x"], [1], [1])
     no_text = Dataset.from_dict({"text": ["x", None], "label": [1, 0]}, features=features)
     name = hub_folder(tmp_path / "two", {"train": no_text})
     refused(re.escape(f"{name}[train]: row 2: the text in column 'text' is empty"), read_hub, name)

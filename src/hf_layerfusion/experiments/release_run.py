@@ -44,7 +44,7 @@ def chosen_releases(arguments: ReleaseArguments) -> list[Release]:
     """What `--releases` and `--encoders` name.
 
     Raises:
-        UserError: an unknown release, or an encoder without a name.
+        UserError: an unknown release, an encoder without a name, or one that makes the name of a measured release.
     """
     encoders = {}
     for entry in arguments.encoders or ():
@@ -52,8 +52,12 @@ def chosen_releases(arguments: ReleaseArguments) -> list[Release]:
         if not name or not path:
             raise UserError(f"--encoders must be NAME=MODEL, found {entry!r}; give it a name.")
         encoders[name] = path
-    public = public_releases(encoders)
-    return choose({**public, **measured_releases()}, arguments.releases or list(public))
+    public, measured = public_releases(encoders), measured_releases()
+    if twice := sorted(public.keys() & measured.keys()):
+        raise UserError(
+            f"--encoders must not make the name of a measured release, found {twice[0]}; rename it."
+        )
+    return choose({**public, **measured}, arguments.releases or list(public))
 
 
 def train_release(release: Release, arguments: ReleaseArguments) -> Path:

@@ -76,7 +76,7 @@ class CardFacts:
         seeds: seeds of the runs.
         epochs: one row of figures for each epoch, such as `{"epoch": 1, "loss": 0.61, "accuracy": 0.70}`.
         training_seconds: time that training took, of several seeds the mean.
-        energy_kwh: what a meter says that training took.
+        energy_kwh: what training took, where a meter measured it; estimates do not belong here.
         hardware: what it ran on.
         environment: versions; see `library_environment`.
         figures: `(caption, path relative to the card)`.

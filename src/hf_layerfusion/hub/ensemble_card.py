@@ -1,13 +1,37 @@
-"""What an ensemble's card says of its members and of how they are combined."""
+"""The card of an ensemble: what was measured of it, with its members and how they are combined."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
+
+from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.card_facts import CardFacts, Snippet
-from hf_layerfusion.hub.encoder import is_hub_id
+from hf_layerfusion.hub.encoder import encoder_license, is_hub_id
 from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
 from hf_layerfusion.hub.usage import ONE_TEXT, TWO_TEXTS, code_string
+
+
+def ensemble_card(
+    folder: Path, manifest: Mapping[str, Any], members: Sequence[Path | None], measured: CardFacts | None
+) -> ModelCard:
+    """Makes the card of an ensemble; its licence is that of its members where all say the same.
+
+    Args:
+        folder: the ensemble's.
+        manifest: the content of `ensemble.json`.
+        members: their folders, None for one that has none.
+        measured: what a run measured of it; name and place are those of `folder`.
+    """
+    name = folder.resolve().name
+    licenses = {None if place is None else encoder_license(str(place)) for place in members}
+    license_id = licenses.pop() if len(licenses) == 1 else None
+    facts = replace(
+        measured or CardFacts(name), model_name=name, model_path=str(folder), base_model_license=license_id
+    )
+    return build_card(ensemble_facts(facts, manifest))
 
 
 def ensemble_facts(measured: CardFacts, manifest: Mapping[str, Any]) -> CardFacts:
