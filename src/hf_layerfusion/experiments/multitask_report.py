@@ -181,7 +181,7 @@ def multitask_card_facts(
     fields = tasks_fields(data.tasks, model_arguments, data_arguments, training_arguments)
     fields["architecture"].insert(
         1,
-        f"Parameters: {counts.shared:,} shared, {counts.frozen:,} frozen, "
+        f"Parameters by part: {counts.shared:,} shared, {counts.frozen:,} frozen, "
         + ", ".join(f"{number:,} of {name}" for name, number in counts.tasks.items()),
     )
     notes = "\n".join(
