@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,13 +116,14 @@ def test_models_are_trained_and_published_once(client: Client, hub: Hub, home: P
     assert hub.repositories["org/bert-lstm-tiny"].branches["main"] == commit
 
 
-def test_a_published_model_answers(client: Client) -> None:
-    code = """
-import hf_layerfusion
-from transformers import pipeline
-pair = {"text": "a good day", "text_pair": "a bad day"}
-result = pipeline("text-classification", "org/bert-lstm-tiny", device="cpu")(pair)
-"""
-    answer = client.run(code)
-    found = answer[0] if isinstance(answer, list) else answer
-    assert found["label"] in ("yes", "maybe", "no")
+@pytest.mark.parametrize("name", ["bert-lstm-tiny", "cerbertus-2-tiny"])
+def test_the_code_of_a_published_card_runs(client: Client, hub: Hub, name: str) -> None:
+    """As a reader would copy it, the blocks in their order, without being asked for the code that it trusts."""
+    card = hub.files(f"org/{name}")["README.md"].decode()
+    blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    assert len(blocks) == (3 if name.startswith("bert") else 4)
+    for block in blocks:
+        client.run(block)
+    assert client.run("result = list(fused.shape)")[0] == 1
+    printed = client.run("result = classifier.model.config.model_type")
+    assert printed in ("layer_pooling", "cerbertus")
