@@ -87,7 +87,7 @@ class ModelArguments(EncoderArguments):
     classifier_dropout: float | None = option(None, "Dropout before the labels.")
 
 
-@dataclass
+@dataclass(kw_only=True)  # so that a file may still be the first argument
 class DataCardArguments:
     """What the model card says of the data, beside what a run knows."""
 
