@@ -18,6 +18,13 @@ def test_a_panel_for_each_task_and_a_line_for_each_split(tmp_path, monkeypatch):
     assert [list(line.get_ydata()) for line in solid] == list(curves["sst5"].values())
     assert list(solid[0].get_xdata()) == [1, 2, 3]
     assert second.get_title() == "$sts$"
+    assert [text.get_text() for text in first.get_legend().get_texts()] == [
+        "validation",
+        "test",
+        "the best alone",
+    ]
+    plot_gain({"default": {"test": [0.5, 0.6]}}, tmp_path / "gain.png", "accuracy")
+    assert figures[1].axes[0].get_title() == "", "one task needs no name"
     assert (tmp_path / "gain.png").stat().st_size > 5000
 
 

@@ -318,6 +318,19 @@ def test_a_regression_and_integer_labels(tmp_path):
     )
 
 
+def test_what_cannot_be_combined_is_refused_before_members_predict(
+    trained, tiny_tweets, files, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Model, "_predict", lambda *_: pytest.fail("predicted"))
+    with pytest.raises(UserError, match="must not have seen what a combiner is fitted on"):
+        call(tmp_path / "a", trained, validation_file=tiny_tweets["validation"])
+    other = save_member(tmp_path / "other", "roberta", LABELS)
+    with pytest.raises(
+        UserError, match=r"member other: .* found another model_type \(roberta for gru_fusion\)"
+    ):
+        call(tmp_path / "b", [trained[0], other], combiner="average_logits", soup=True, **files)
+
+
 def test_gains_on_data_that_chose_are_said_to_be_such(trained, files, tmp_path):
     """Without a test file all is measured on what fitted the combiners; without validation the best member is chosen on
     what is reported."""

@@ -245,15 +245,13 @@ class Ensemble:
         """
         if out_of_fold and predictions is None:
             raise UserError("predictions must be given where they are out of fold, found none; give them.")
-        made, seats = make_combiner(combiner), self.members_of(task)
+        made = make_combiner(combiner)
         metric, score = score_of(self.tasks[task].problem_type, metric)
-        if not made.learns or (isinstance(made, TaskBased) and len(seats) == 1):
+        if not self.must_learn(task, made):
             self.set_combiner(task, made)
             return
         if not out_of_fold:
-            seen = [entry for seat in seats for entry in seat.member.seen_texts()]
-            unknown = check_held_out(seen, rows, unverified_members)
-            self.unverified = sorted({*self.unverified, *unknown})
+            self.unverified = sorted({*self.unverified, *self.check_rows(task, rows, unverified_members)})
         answers = self.member_predictions(task, rows) if predictions is None else predictions
         fitted = made.fit(answers, np.asarray(labels), score)
         reached = float(score(fitted(answers)[None], np.asarray(labels))[0])
@@ -261,6 +259,19 @@ class Ensemble:
         self.fits[task] = Fit(metric, reached, len(rows), rows_hash(rows), out_of_fold)
         if self._fitted_on is not None:
             self._fitted_on = np.union1d(self._fitted_on, text_hashes(rows))
+
+    def must_learn(self, task: str, combiner: Combiner) -> bool:
+        """Whether a combiner must be fitted for a task: one that learns, unless there is one member to choose from."""
+        return combiner.learns and not (isinstance(combiner, TaskBased) and len(self.members_of(task)) == 1)
+
+    def check_rows(self, task: str, rows: Rows, unverified_members: bool = False) -> list[str]:
+        """Names of the task's members of which it is not known what they were trained on.
+
+        Raises:
+            UserError: a row that a member was trained or chosen on, or such a member without `unverified_members`.
+        """
+        seen = [entry for seat in self.members_of(task) for entry in seat.member.seen_texts()]
+        return check_held_out(seen, rows, unverified_members)
 
     def seen_texts(self) -> list[tuple[str, dict[str, Hashes] | None]]:
         """Of each member, to any depth, its name and the texts that it was trained and chosen on; and of the ensemble

@@ -49,17 +49,7 @@ def make_soup(
         )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: must be a new or empty folder, found files there; name another.")
-    config, vocabulary = _config(members[0]), _vocabulary(members[0])
-    for member in members[1:]:
-        theirs = _config(member)
-        differing = sorted(name for name in {*config, *theirs} if config.get(name) != theirs.get(name))
-        if differing:
-            raise UserError(
-                f"member {member.name}: a soup's members must have one configuration, found another {differing[0]}; "
-                "leave it out."
-            )
-        if _vocabulary(member) != vocabulary:
-            raise UserError(f"member {member.name}: a soup's members must share a vocabulary; leave it out.")
+    check_soup(members)
     tensors = _average(members, [weight / sum(given) for weight in given])
     output.mkdir(parents=True, exist_ok=True)
     for path in model_files(members[0]):
@@ -69,6 +59,27 @@ def make_soup(
     if len(seen) == len(members):
         write_trained_texts(output, *(np.concatenate([texts[part] for texts in seen]) for part in PARTS))
     save_file(tensors, output / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+
+
+def check_soup(members: Sequence[Path]) -> None:
+    """Refuses folders of models that no soup can be made of, by their configurations and vocabularies.
+
+    Raises:
+        UserError: the first that does not fit the one before all.
+    """
+    config, vocabulary = _config(members[0]), _vocabulary(members[0])
+    for member in members[1:]:
+        theirs = _config(member)
+        differing = [name for name in {*config, *theirs} if config.get(name) != theirs.get(name)]
+        if differing:
+            # Of models of two kinds most fields differ: the kind says why.
+            name = min(differing, key=lambda name: (name != "model_type", name))
+            raise UserError(
+                f"member {member.name}: a soup's members must have one configuration, found another {name} "
+                f"({theirs.get(name)} for {config.get(name)}); leave it out."
+            )
+        if _vocabulary(member) != vocabulary:
+            raise UserError(f"member {member.name}: a soup's members must share a vocabulary; leave it out.")
 
 
 def _config(folder: Path) -> dict[str, Any]:

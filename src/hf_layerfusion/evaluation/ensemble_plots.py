@@ -30,11 +30,13 @@ def plot_gain(curves: Mapping[str, Mapping[str, Sequence[float]]], path: PathLik
             for (split, values), color in zip(splits.items(), (BLUE, RED), strict=False):
                 counts = range(1, len(values) + 1)
                 axes.plot(counts, values, "o-", color=color, markersize=4, label=split)
-                axes.axhline(values[0], color=color, linestyle="--", linewidth=1)
+                alone = axes.axhline(values[0], color=color, linestyle="--", linewidth=1)
+            alone.set_label("the best alone")
             axes.set_ylabel(shortened(metric))
             axes.grid(axis="y", alpha=0.25)
             axes.legend()
-            axes.set_title(shortened(task), fontsize="medium")
-        panels[-1].set_xlabel("members, the best on the validation data first")
+            if len(curves) > 1:
+                axes.set_title(shortened(task), fontsize="medium")
+        panels[-1].set_xlabel("members whose answers are averaged, the best first")
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.savefig(path, dpi=DPI, format="png")

@@ -185,9 +185,12 @@ def _sections(
         body += " The soup is one model with the average of the members' weights."
     sections = [("Members and combiners", body)]
     if diversity:
-        sections.append(
-            ("How unlike the members are", "\n\n".join(_diversity(*item) for item in diversity.items()))
-        )
+        one = len(trial.texts) == 1  # whose name says nothing
+        parts = [
+            _diversity("" if one else f", {escape_markdown(task)}", matrices)
+            for task, matrices in diversity.items()
+        ]
+        sections.append(("How unlike the members are", "\n\n".join(parts)))
     if trial.notes:
         sections.append(
             ("What happened to the texts", "\n".join(f"- {escape_markdown(note)}" for note in trial.notes))
@@ -215,16 +218,14 @@ def _what_gains_are(trial: Trial) -> str:
     return text
 
 
-def _diversity(task: str, matrices: dict[str, Array]) -> str:
+def _diversity(of_task: str, matrices: dict[str, Array]) -> str:
     titles = {
         "disagreement": "Share of texts that two members answer differently",
         "error_correlation": "Correlation of two members' errors",
     }
     parts = []
     for name, matrix in matrices.items():
-        parts.append(
-            f"{titles[name]}, {escape_markdown(task)}: mean over pairs {_figure(mean_of_pairs(matrix))}."
-        )
+        parts.append(f"{titles[name]}{of_task}: mean over pairs {_figure(mean_of_pairs(matrix))}.")
         if len(matrix) <= SHOWN_MEMBERS:
             numbers = range(1, len(matrix) + 1)
             rows = [

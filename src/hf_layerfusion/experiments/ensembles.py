@@ -13,7 +13,7 @@ from hf_layerfusion.ensembling.ensemble import Ensemble
 from hf_layerfusion.ensembling.models import Model, Runtime
 from hf_layerfusion.ensembling.prediction_files import read_logits
 from hf_layerfusion.ensembling.scores import score_of
-from hf_layerfusion.ensembling.soup import make_soup
+from hf_layerfusion.ensembling.soup import check_soup, make_soup
 from hf_layerfusion.ensembling.table import COMBINERS, make_combiner, used_members
 from hf_layerfusion.ensembling.trained_texts import seen_rows, text_hashes
 from hf_layerfusion.errors import UserError
@@ -209,6 +209,7 @@ def try_combiners(
     if arguments.metric not in (None, *mains.values()):
         raise UserError(f"--metric must be one that a task has, found {arguments.metric!r}; see --help.")
     notes = leave_out_seen(ensemble, texts) if arguments.skip_seen_texts else []
+    _check_before_predicting(ensemble, texts, arguments, names)
     predictions = predict_members(ensemble, texts, arguments.out_of_fold)
     trial = Trial(ensemble, texts, predictions, mains, [], "", notes)
     trial.rows += _member_rows(trial)
@@ -277,16 +278,34 @@ def _member_rows(trial: Trial) -> list[Row]:
     return rows
 
 
-def _soup_row(trial: Trial, arguments: EnsembleArguments, cache: Path) -> Row:
-    seats = trial.ensemble.seats
-    if not all(isinstance(seat.member, Model) and seat.task is None for seat in seats):
+def _check_before_predicting(
+    ensemble: Ensemble, texts: dict[str, dict[str, Texts]], arguments: EnsembleArguments, names: list[str]
+) -> None:
+    """Refuses what cannot be combined before members predict, which may take long."""
+    if arguments.soup:
+        check_soup(_soup_folders(ensemble))
+    for task, splits in texts.items():
+        learning = any(ensemble.must_learn(task, make_combiner(name)) for name in names)
+        if learning and arguments.out_of_fold is None:
+            ensemble.check_rows(task, splits["validation"].rows, arguments.unverified_members)
+
+
+def _soup_folders(ensemble: Ensemble) -> list[Path]:
+    folders = [
+        seat.member.folder for seat in ensemble.seats if isinstance(seat.member, Model) and seat.task is None
+    ]
+    if len(folders) < len(ensemble.seats):
         raise UserError(
             "--soup needs models that all answer the same tasks as members, found others; leave it out."
         )
+    return folders
+
+
+def _soup_row(trial: Trial, arguments: EnsembleArguments, cache: Path) -> Row:
     cache.mkdir(parents=True, exist_ok=True)
     trial.soup = Path(tempfile.mkdtemp(prefix="soup-", dir=cache))
     try:
-        make_soup([str(seat.member.folder) for seat in seats], trial.soup, arguments.weights)
+        make_soup(_soup_folders(trial.ensemble), trial.soup, arguments.weights)
     except UserError:
         trial.soup.rmdir()
         raise
@@ -300,7 +319,7 @@ def _soup_row(trial: Trial, arguments: EnsembleArguments, cache: Path) -> Row:
         task: {split: soup.predict(task, rows.rows) for split, rows in splits.items()}
         for task, splits in trial.texts.items()
     }
-    return Row(SOUP, SOUP, dict.fromkeys(predictions, len(seats)), predictions)
+    return Row(SOUP, SOUP, dict.fromkeys(predictions, len(trial.ensemble.seats)), predictions)
 
 
 def measure(row: Row, trial: Trial) -> None:
