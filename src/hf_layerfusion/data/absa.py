@@ -12,8 +12,8 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt
-from hf_layerfusion.data.formats import empty_file, read_utf8, split_lines
 from hf_layerfusion.data.tables import values
+from hf_layerfusion.data.utf8 import empty_file, read_utf8, split_lines
 from hf_layerfusion.errors import UserError
 
 POLARITIES = {"-1": "negative", "0": "neutral", "1": "positive"}

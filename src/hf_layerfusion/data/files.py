@@ -12,6 +12,7 @@ Every reader keeps the order of the file and returns these columns:
 `row` survives selecting and splitting, so that later errors still name the row of the file.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from os import PathLike
@@ -32,10 +33,9 @@ from hf_layerfusion.data.formats import (
     read_json,
     read_parquet,
     read_tsv,
-    read_utf8,
-    split_lines,
 )
 from hf_layerfusion.data.tables import from_table, row_number, take, to_table
+from hf_layerfusion.data.utf8 import read_utf8, split_lines
 from hf_layerfusion.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -105,22 +105,21 @@ def read_examples(
         raise _unreadable(path, error) from error
     dataset = _with_id_and_row(columns, str(path), first_row=2 if suffix in (".csv", ".tsv") else 1)
     if skip_incomplete:
-        dataset = _complete_rows(dataset, str(path), text_columns)
+        whole = complete_rows(dataset, text_columns)
+        if len(whole) < len(dataset):
+            logger.warning("%s: %d rows without a text or label left out", path, len(dataset) - len(whole))
+        dataset = whole
     check_examples(dataset, text_columns=text_columns, where=str(path), max_text_bytes=max_text_bytes)
     return dataset
 
 
-def _complete_rows(dataset: Dataset, where: str, text_columns: Sequence[str]) -> Dataset:
+def complete_rows(dataset: Dataset, text_columns: Sequence[str]) -> Dataset:
+    """The rows that lack no text and, where there is a column `label`, no label."""
     table = to_table(dataset)
-    incomplete = pc.is_null(table["id"])
-    for name in text_columns:
-        incomplete = pc.or_(incomplete, _is_blank(table[name]))
+    incomplete = functools.reduce(pc.or_, [_is_blank(table[name]) for name in text_columns])
     if "label" in table.column_names:
         incomplete = pc.or_(incomplete, _is_absent(_labels(dataset)))
-    kept = np.flatnonzero(~incomplete.to_numpy())
-    if len(kept) < len(dataset):
-        logger.warning("%s: %d rows without a text or label left out", where, len(dataset) - len(kept))
-    return take(dataset, kept)
+    return take(dataset, np.flatnonzero(~incomplete.to_numpy()))
 
 
 def read_competition(

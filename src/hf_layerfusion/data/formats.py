@@ -2,10 +2,11 @@
 
 import csv
 import io
+import itertools
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt, missing_columns, one_line
+from hf_layerfusion.data.utf8 import empty_file, read_utf8, split_lines
 from hf_layerfusion.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -37,28 +39,14 @@ def read_csv(path: Path, wanted: WantedColumns, max_text_bytes: int, delimiter: 
     Raises:
         UserError: a fault of the file, by its row; the header is row 1.
     """
-    text = read_utf8(path)
-    first_line = text.partition("\n")[0]
-    if "\t" in first_line and "," not in first_line:
-        delimiter = "\t"
-    rows = _csv_rows(path, text, max_text_bytes, delimiter)
-    header = rows[0]
+    header, *rows = csv_rows(path, io.StringIO(read_utf8(path), newline=""), max_text_bytes, delimiter)
     columns = wanted.find(header, str(path))
-    if len(rows) == 1:
+    if not rows:
         raise UserError(f"{path}: holds a header line and no examples; add rows below it")
-    separator = "tab" if delimiter == "\t" else "comma"
-    for number, fields in enumerate(rows, start=1):
-        if not fields:
-            raise UserError(f"{path}: row {number} is blank; delete the line")
-        if len(fields) != len(header):
-            raise UserError(
-                f"{path}: row {number}: {len(fields)} fields where the header has {len(header)}; mend "
-                f"the row, or put a text that holds a {separator} in double quotes"
-            )
     arrays: Columns = {}
     for name, source in columns.items():
         position = header.index(source)
-        strings = [fields[position] for fields in rows[1:]]
+        strings = [fields[position] for fields in rows]
         arrays[name] = _typed_labels(strings) if name == "label" else pa.array(strings, pa.string())
     return arrays
 
@@ -68,23 +56,51 @@ def read_tsv(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
     return read_csv(path, wanted, max_text_bytes, delimiter="\t")
 
 
-def _csv_rows(path: Path, text: str, max_text_bytes: int, delimiter: str) -> list[list[str]]:
-    """All rows up to the last that is not blank, at least one."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
-    rows: list[list[str]] = []
-    # The limit is global to the csv module. A field beyond it is mostly a quote that was never closed.
-    former_limit = csv.field_size_limit(max_text_bytes)
-    try:
-        for fields in reader:
-            rows.append(fields)
-    except csv.Error as error:
-        fault = _csv_fault(str(error), delimiter, max_text_bytes)
-        raise UserError(f"{path}: row {len(rows) + 1}: {fault}") from error
-    finally:
-        csv.field_size_limit(former_limit)
-    while not rows[-1]:
-        rows.pop()
-    return rows
+def csv_rows(
+    path: Path, lines: Iterable[str], max_text_bytes: int, delimiter: str = ","
+) -> Iterator[list[str]]:
+    """The rows of a csv file one after another, its header first, blank ones at the end left out; see `read_csv`.
+
+    Args:
+        path: the file, for messages.
+        lines: its lines, not none of them.
+        max_text_bytes: the longest field.
+        delimiter: what separates fields.
+
+    Raises:
+        UserError: a fault of the file, by its row.
+    """
+    lines = iter(lines)
+    first_line = next(lines)
+    if "\t" in first_line and "," not in first_line:
+        delimiter = "\t"
+    separator = "tab" if delimiter == "\t" else "comma"
+    reader = csv.reader(itertools.chain([first_line], lines), strict=True, delimiter=delimiter)
+    blank_row, width = 0, 0
+    for number in itertools.count(1):
+        # The limit is global to the csv module. A field beyond it is mostly a quote that was never closed.
+        former_limit = csv.field_size_limit(max_text_bytes)
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            fault = _csv_fault(str(error), delimiter, max_text_bytes)
+            raise UserError(f"{path}: row {number}: {fault}") from error
+        finally:
+            csv.field_size_limit(former_limit)
+        if fields is None:
+            return
+        if not fields:
+            blank_row = blank_row or number
+            continue
+        if blank_row:
+            raise UserError(f"{path}: row {blank_row} is blank; delete the line")
+        width = width or len(fields)
+        if len(fields) != width:
+            raise UserError(
+                f"{path}: row {number}: {len(fields)} fields where the header has {width}; mend "
+                f"the row, or put a text that holds a {separator} in double quotes"
+            )
+        yield fields
 
 
 def _csv_fault(message: str, delimiter: str, max_text_bytes: int) -> str:
@@ -120,10 +136,10 @@ def read_json(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns
     """
     text = read_utf8(path)
     if text.lstrip().startswith("["):
-        records = _parse_json(text, str(path))
+        records = parse_json(text, str(path))
     else:
         records = [
-            _parse_json(line, f"{path}: row {row}") for row, line in enumerate(split_lines(text), start=1)
+            parse_json(line, f"{path}: row {row}") for row, line in enumerate(split_lines(text), start=1)
         ]
     if not records:
         raise empty_file(path)
@@ -147,7 +163,7 @@ def read_json(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns
         if name == "label":
             arrays[name] = _json_labels(raw, str(path))
         else:
-            arrays[name] = _json_strings(raw, f"column {source!r}", str(path), may_be_integer=name == "id")
+            arrays[name] = json_strings(raw, f"column {source!r}", str(path), may_be_integer=name == "id")
     if is_snli and columns.get("label") == "gold_label" and pa.types.is_string(arrays["label"].type):
         return _without_undecided(arrays, str(path))
     return arrays
@@ -176,7 +192,12 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-def _parse_json(text: str, where: str) -> Any:
+def parse_json(text: str, where: str) -> Any:
+    """The value that a JSON text stands for.
+
+    Raises:
+        UserError: no valid JSON, or a key that stands twice in one object.
+    """
     try:
         return json.loads(text, object_pairs_hook=_unique_keys)
     except _RepeatedKeyError as error:
@@ -193,8 +214,15 @@ def _parse_json(text: str, where: str) -> Any:
         raise UserError(f"{where}: JSON that cannot be read ({one_line(error)}); simplify it") from error
 
 
-def _json_strings(raw: Sequence[Any], what: str, where: str, *, may_be_integer: bool) -> pa.Array:
-    for row, value in enumerate(raw, start=1):
+def json_strings(
+    raw: Sequence[Any], what: str, where: str, *, may_be_integer: bool = False, first_row: int = 1
+) -> pa.Array:
+    """Values of a column that holds strings, or integers where it may.
+
+    Raises:
+        UserError: another value, or half a surrogate pair, with its row, `first_row` being that of the first.
+    """
+    for row, value in enumerate(raw, start=first_row):
         if isinstance(value, str):
             _refuse_surrogates(value, f"{where}: row {row}: {what}")
         elif value is not None and not (may_be_integer and type(value) is int):
@@ -320,45 +348,3 @@ def _label_type(kind: pa.DataType) -> pa.DataType | None:
     ):
         return pa.string()
     return None
-
-
-def read_utf8(path: Path) -> str:
-    """The file's text: UTF-8, with or without a byte order mark, free of NUL and not blank.
-
-    Raises:
-        UserError: otherwise, with line and offset (in bytes, from 0).
-    """
-    raw = path.read_bytes()
-
-    def line(offset: int) -> int:
-        return raw.count(b"\n", 0, offset) + 1
-
-    try:
-        text = raw.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: line {line(error.start)}: byte 0x{raw[error.start]:02x} at offset {error.start} is not "
-            "UTF-8; save the file as UTF-8"
-        ) from error
-    nul = raw.find(b"\0")
-    if nul >= 0:
-        raise UserError(
-            f"{path}: line {line(nul)}: NUL byte at offset {nul}; delete it, or save the file as UTF-8 if it "
-            "is UTF-16"
-        )
-    if not text.strip():
-        raise empty_file(path)
-    return text
-
-
-def split_lines(text: str) -> list[str]:
-    """The lines of a text that is not blank, up to the last that is not; they end at LF or CR LF only."""
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    while not lines[-1].strip():
-        lines.pop()
-    return lines
-
-
-def empty_file(path: Path) -> UserError:
-    """The error for a file without content."""
-    return UserError(f"{path}: the file is empty; give one with at least one example")

@@ -131,7 +131,7 @@ def arguments_of(settings: Settings) -> Settings:
     return {
         name: value
         for name, value in settings.items()
-        if name not in ("tasks", "task_settings", "only_tasks")
+        if name not in ("tasks", "task_settings", "only_tasks", "further_pretraining")
     }
 
 

@@ -11,6 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.experiments.further_pretraining import start_from_pretrained
 from hf_layerfusion.experiments.recipes import RECIPES
 from hf_layerfusion.experiments.run_folder import write_json
 from hf_layerfusion.experiments.tables import Run, Table
@@ -49,7 +50,8 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
         run: what to run.
         data_dir: folder that the run's files are relative to.
         results: folder of the result files.
-        work: folder for checkpoints; the run's part of it is removed when the run has finished.
+        work: folder for checkpoints, of which the run's part is removed when it has finished, and for encoders that
+            runs share.
 
     Returns:
         The result file.
@@ -58,10 +60,13 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
     checkpoint = newest_valid_checkpoint(folder) if folder.exists() else None
     resume = str(checkpoint) if checkpoint else None
     options = {"output_dir": str(folder), "disable_tqdm": True, "resume_from_checkpoint": resume}
-    measured = RECIPES[run.recipe].train({**run.settings, **options}, run.fold, data_dir)
+    settings, pretraining = start_from_pretrained(run.settings, data_dir, work)
+    measured = RECIPES[run.recipe].train({**settings, **options}, run.fold, data_dir)
     file = run.file(results)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"settings": run.settings, **measured, "threads": torch.get_num_threads()})
+    write_json(
+        file, {"settings": run.settings, **measured, **pretraining, "threads": torch.get_num_threads()}
+    )
     shutil.rmtree(folder, ignore_errors=True)
     return file
 

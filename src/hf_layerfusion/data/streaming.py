@@ -1,0 +1,241 @@
+"""Texts of files one after another, for corpora larger than memory; what is doubtful is an error, as in `files`."""
+
+import functools
+import io
+import json
+import logging
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt, missing_columns, one_line
+from hf_layerfusion.data.files import MAX_TEXT_BYTES, FilePath, check_examples, complete_rows
+from hf_layerfusion.data.formats import arrow_columns, csv_rows, json_strings, parse_json
+from hf_layerfusion.data.tables import from_table, to_table
+from hf_layerfusion.data.utf8 import utf8_blocks, utf8_lines
+from hf_layerfusion.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+BATCH_ROWS = 1000
+# The longest object of a JSON array; beyond it something is not closed.
+MAX_OBJECT_CHARACTERS = 16 * MAX_TEXT_BYTES
+
+_SIGN = re.compile(r"[^ \t\r\n]")
+ITEM = "an item"
+
+# What a reader yields: the wanted columns of some rows, and `row`, which is that of the file.
+Batches = Iterator[Columns]
+
+
+def stream_texts(
+    path: FilePath,
+    *,
+    text_columns: Sequence[str] = ("text",),
+    skip_incomplete: bool = False,
+    max_text_bytes: int = MAX_TEXT_BYTES,
+) -> Iterator[str]:
+    """Yields the texts of a file in its order; memory does not grow with the file.
+
+    `.csv`, `.tsv`, `.jsonl`, `.json` (one object a line, or one array of objects) and `.parquet` are read as
+    strictly as by `files.read_examples`, without labels; of `.txt` each line is a text, and blank ones are left out.
+
+    Args:
+        path: the file; its suffix says the format.
+        text_columns: columns of texts, each of which is a text by itself: of a row with two, both are yielded.
+        skip_incomplete: leave out rows without a text, counted in a warning, instead of refusing them.
+        max_text_bytes: the longest text, in UTF-8 bytes.
+
+    Raises:
+        UserError: with file, row and the way out, when the row that is at fault is reached; or a file without texts.
+    """
+    path = Path(path)
+    wanted = WantedColumns(tuple(text_columns))
+    suffix = path.suffix.lower()
+    if suffix not in STREAMS:
+        raise UserError(
+            f"{path}: the suffix {path.suffix!r} is not that of a known text format; use one of {', '.join(STREAMS)}"
+        )
+    read = left_out = 0
+    try:
+        for columns in STREAMS[suffix](path, wanted, max_text_bytes):
+            rows = from_table(pa.table(columns))
+            read += len(rows)
+            if skip_incomplete:
+                whole = complete_rows(rows, text_columns)
+                left_out += len(rows) - len(whole)
+                rows = whole
+            if len(rows):
+                check_examples(
+                    rows, text_columns=text_columns, where=str(path), max_text_bytes=max_text_bytes
+                )
+            table = to_table(rows)
+            for texts in zip(*(table[name].to_pylist() for name in text_columns), strict=True):
+                yield from texts
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or one_line(error)}); check the path"
+        ) from error
+    if read == left_out:
+        raise UserError(f"{path}: holds no texts; give at least one")
+    if left_out:
+        _warn_once(f"{path}: {left_out} rows without a text left out")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+def is_held_out(text: str, share: float, seed: int) -> bool:
+    """Whether a text belongs to the share that is kept from training, which depends on the text and the seed alone:
+    equal texts are on one side, and nothing need be stored."""
+    return zlib.crc32(text.encode(), seed) < share * 2**32
+
+
+def _batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    rows = iter(rows)
+    while batch := list(islice(rows, BATCH_ROWS)):
+        yield batch
+
+
+def _numbered(columns: Columns, first_row: int) -> Columns:
+    size = len(next(iter(columns.values())))
+    return {**columns, "row": pa.array(np.arange(first_row, first_row + size))}
+
+
+def _csv_batches(path: Path, wanted: WantedColumns, max_text_bytes: int, delimiter: str = ",") -> Batches:
+    lines = (part for line in utf8_lines(path) for part in io.StringIO(line, newline=""))
+    rows = csv_rows(path, lines, max_text_bytes, delimiter)
+    header = next(rows)
+    positions = {name: header.index(source) for name, source in wanted.find(header, str(path)).items()}
+    row = 2
+    for batch in _batches(rows):
+        yield _numbered(
+            {name: pa.array([fields[at] for fields in batch]) for name, at in positions.items()}, row
+        )
+        row += len(batch)
+
+
+def _tsv_batches(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Batches:
+    return _csv_batches(path, wanted, max_text_bytes, delimiter="\t")
+
+
+def _txt_batches(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Batches:
+    name, *others = wanted.text
+    if others:
+        raise UserError(
+            f"{path}: a .txt file holds one text a line, found text columns {', '.join(wanted.text)}"
+        )
+    numbered = ((row, line) for row, line in enumerate(utf8_lines(path), start=1) if line.strip())
+    for batch in _batches(numbered):
+        yield {
+            name: pa.array([line.rstrip("\r\n") for _, line in batch]),
+            "row": pa.array([row for row, _ in batch]),
+        }
+
+
+def _json_batches(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Batches:
+    is_array = next((block.lstrip()[0] == "[" for block in utf8_blocks(path) if block.strip()), False)
+    records = array_items(utf8_blocks(path), str(path)) if is_array else _json_lines(path)
+    row = 1
+    for batch in _batches(records):
+        columns: Columns = {}
+        for number, record in enumerate(batch, start=row):
+            if not isinstance(record, dict):
+                raise UserError(
+                    f"{path}: row {number}: {excerpt(record)} is not an object; write each example as "
+                    '{"text": "..."}'
+                )
+            missing = [name for name in wanted.text if name not in record]
+            if missing:
+                raise missing_columns(missing, record, f"{path}: row {number}")
+        for name in wanted.text:
+            raw = [record[name] for record in batch]
+            columns[name] = json_strings(raw, f"column {name!r}", str(path), first_row=row)
+        yield _numbered(columns, row)
+        row += len(batch)
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
+    blank_rows = 0
+    for row, line in enumerate(utf8_lines(path), start=1):
+        if not line.strip():
+            blank_rows += 1
+            continue
+        if blank_rows:
+            raise UserError(f"{path}: row {row - blank_rows} is blank; delete the line")
+        yield parse_json(line, f"{path}: row {row}")
+
+
+def array_items(blocks: Iterable[str], where: str) -> Iterator[Any]:
+    """The items of one JSON array, each as soon as it is whole.
+
+    Args:
+        blocks: the text, cut anywhere.
+        where: the file, for messages.
+
+    Raises:
+        UserError: no valid array.
+    """
+    decoder = json.JSONDecoder()
+    row, rest, expected = 1, "", "["
+    for block in blocks:
+        rest, at = rest + block, 0
+        while (sign := _SIGN.search(rest, at)) is not None:
+            at = sign.start()
+            if expected == ITEM:
+                try:
+                    _, end = decoder.raw_decode(rest, at)
+                except (ValueError, RecursionError):
+                    break  # it goes on in the next block, or is at fault
+                yield parse_json(rest[at:end], f"{where}: row {row}")
+                row, at, expected = row + 1, end, ",]"
+            elif sign[0] in expected:
+                at, expected = at + 1, "" if sign[0] == "]" else ITEM
+            else:
+                wanted = " or ".join(expected) or "the end"
+                raise UserError(
+                    f"{where}: not valid JSON (before row {row}: {excerpt(sign[0])} in place of {wanted}); "
+                    "write one object a line, or one array of objects"
+                )
+        rest = rest[at:]
+        if len(rest) > MAX_OBJECT_CHARACTERS:
+            break
+    if expected == ITEM:
+        parse_json(rest, f"{where}: row {row}")  # raises: it was not whole
+    if expected:
+        raise UserError(f"{where}: not valid JSON (no ']' after row {row - 1}); close the array")
+
+
+def _parquet_batches(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Batches:
+    row = 1
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = wanted.find(file.schema_arrow.names, str(path))
+            for batch in file.iter_batches(BATCH_ROWS, columns=list(columns.values())):
+                batch.validate(full=True)
+                yield _numbered(arrow_columns(pa.Table.from_batches([batch]), columns, str(path)), row)
+                row += len(batch)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(f"{path}: not a sound parquet file ({one_line(error)}); write it anew") from error
+
+
+STREAMS: dict[str, Callable[[Path, WantedColumns, int], Batches]] = {
+    ".csv": _csv_batches,
+    ".tsv": _tsv_batches,
+    ".jsonl": _json_batches,
+    ".json": _json_batches,
+    ".txt": _txt_batches,
+    ".parquet": _parquet_batches,
+}
+"""What reads a format: a new one is a generator and a row here."""

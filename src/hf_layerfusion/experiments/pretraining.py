@@ -1,0 +1,305 @@
+"""Further pre-training of an encoder on a task's own texts, from files of texts to a folder that holds the encoder."""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+from safetensors import SafetensorError
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from hf_layerfusion.data.streaming import is_held_out, stream_texts
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.experiments.arguments import EncoderArguments
+from hf_layerfusion.experiments.models import load_tokenizer, loading_options, one_line, resolve_path
+from hf_layerfusion.experiments.pretraining_arguments import PretrainingArguments, PretrainingDataArguments
+from hf_layerfusion.experiments.run import (
+    RESULTS_FILE,
+    SETTINGS_FILE,
+    check_output_dir,
+    resume_point,
+    run_settings,
+    write_json,
+)
+from hf_layerfusion.training.objectives import Objective, make_objective
+from hf_layerfusion.training.optimizer import group_rows
+from hf_layerfusion.training.pretraining import PretrainingTrainer, check_arguments
+from hf_layerfusion.training.text_stream import TextStream
+
+logger = logging.getLogger(__name__)
+
+# What a head that is trained alone has in place of the run's settings.
+HEAD_SETTINGS: dict[str, Any] = {
+    "freeze_encoder": True,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0,
+    "fusion_learning_rate": None,
+    "head_learning_rate": None,
+    "embedding_learning_rate": None,
+    "layer_decay": 1.0,
+    "frozen_layers": 0,
+    "unfreeze_per_epoch": None,
+    "epoch_decay": 1.0,
+    "logging_strategy": "steps",
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "load_best_model_at_end": False,
+    "early_stopping_patience": None,
+    "push_to_hub": False,
+}
+START_FILE = "start.json"
+NOT_RESULTS = ("_runtime", "_per_second", "_preparation_time", "epoch")
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+def corpus_rows(
+    paths: list[str], text_columns: tuple[str, ...], skip_incomplete: bool, share: float, seed: int, part: str
+) -> Iterator[dict[str, str]]:
+    """The texts of files one after another, those of `share` or those not of it (`data.streaming.is_held_out`)."""
+    for path in paths:
+        for text in stream_texts(path, text_columns=text_columns, skip_incomplete=skip_incomplete):
+            if is_held_out(text, share, seed) == (part == VALIDATION):
+                yield {"text": text}
+
+
+def open_streams(
+    arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> dict[str, TextStream]:
+    """The streams `train` and, where texts are held out, `validation`. Each file is read once to count its texts, so
+    that whatever is wrong with one is known before training.
+
+    Raises:
+        UserError: no file, a setting out of its range, a part without texts; as `stream_texts`.
+    """
+    _check_data(arguments, tokenizer)
+    fraction = arguments.validation_fraction
+    streams = {}
+    for part, files, share, limit in (
+        (TRAIN, arguments.train_file, fraction, arguments.max_train_samples),
+        # Without a fraction, all texts of the validation files.
+        (VALIDATION, arguments.validation_file, 1.0, arguments.max_eval_samples),
+        (VALIDATION, arguments.train_file if fraction else None, fraction, arguments.max_eval_samples),
+    ):
+        if not files:
+            continue
+        options: dict[str, Any] = {
+            "paths": files,
+            "text_columns": tuple(arguments.text_columns),
+            "skip_incomplete": arguments.skip_incomplete,
+            "share": share,
+            "seed": arguments.split_seed,
+            "part": part,
+        }
+        length = sum(1 for _ in islice(corpus_rows(**options), limit))
+        if not length:
+            raise UserError(f"{part}: holds no texts with --validation_fraction {fraction}; take another.")
+        rows = datasets.IterableDataset.from_generator(corpus_rows, gen_kwargs=options)
+        streams[part] = TextStream(
+            rows if limit is None else rows.take(limit),
+            length,
+            partial(_encode, tokenizer, arguments.max_seq_length),
+            seed,
+            arguments.shuffle_buffer_size if part == TRAIN else 0,
+        )
+        logger.info("%s: %s texts", part, f"{length:,}")
+    return streams
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, max_seq_length: int, texts: list[str]
+) -> dict[str, list[Any]]:
+    return dict(tokenizer(texts, truncation=True, max_length=max_seq_length, return_special_tokens_mask=True))
+
+
+def _check_data(arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase) -> None:
+    if not arguments.train_file:
+        raise UserError("--train_file must name at least one file of texts, found none; name one.")
+    if arguments.validation_file and arguments.validation_fraction:
+        raise UserError("--validation_file and --validation_fraction exclude each other; leave one out.")
+    if not 0 <= arguments.validation_fraction < 1:
+        raise UserError(
+            f"--validation_fraction must be 0 or more and below 1, found {arguments.validation_fraction}."
+        )
+    if arguments.shuffle_buffer_size < 0:
+        raise UserError(f"--shuffle_buffer_size must be 0 or more, found {arguments.shuffle_buffer_size}.")
+    special, most = tokenizer.num_special_tokens_to_add(), tokenizer.model_max_length
+    if not special < arguments.max_seq_length <= most:
+        raise UserError(
+            f"--max_seq_length must be above {special} and at most {most} for this tokenizer, found "
+            f"{arguments.max_seq_length}."
+        )
+
+
+def load_pretraining_model(
+    arguments: EncoderArguments, objective: Objective
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model that the objective trains, with the whole encoder that `AutoModel` would load: a pooler that the
+    checkpoint has, and that no objective reads, is kept as it is.
+
+    Returns:
+        The model, and the names of weights that the checkpoint has not and that were drawn at random: those of a
+        language-model head.
+
+    Raises:
+        UserError: if the checkpoint is missing, corrupt, stored as pickle, no plain encoder, or lacks weights of one.
+    """
+    options = {**loading_options(arguments), "use_safetensors": None if arguments.allow_pickle else True}
+    path = resolve_path(arguments.model_name_or_path)
+    try:
+        model, found = objective.model_class.from_pretrained(path, output_loading_info=True, **options)
+        missing = set(found["missing_keys"])
+        prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
+        if prefix:
+            encoder, of_encoder = AutoModel.from_pretrained(path, output_loading_info=True, **options)
+            if type(encoder) is type(model.base_model) and not of_encoder["missing_keys"]:
+                setattr(model, model.base_model_prefix, encoder)
+                model.tie_weights()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+    pooler = getattr(model.base_model, "pooler", None)
+    of_pooler = {name for name in missing if name.startswith(f"{prefix}pooler.")}
+    lacking = sorted(name for name in missing - of_pooler if name.startswith(prefix))
+    if lacking:
+        raise UserError(
+            f"--model_name_or_path {arguments.model_name_or_path}: lacks weights of the encoder, such as {lacking[0]}; "
+            "name a whole checkpoint."
+        )
+    if of_pooler:
+        model.base_model.pooler = (
+            None  # drawn at random: nothing that should be saved as if it were pretrained
+        )
+    elif pooler is not None:
+        pooler.requires_grad_(False)
+    return model, sorted(missing - of_pooler)
+
+
+def train_head(
+    model: PreTrainedModel,
+    missing: list[str],
+    objective: Objective,
+    arguments: PretrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    stream: TextStream,
+) -> dict[str, Any]:
+    """Trains a head that was drawn at random, with the encoder frozen, embeddings and what is tied to them included;
+    else its first gradients would spoil the encoder.
+
+    Returns:
+        The number of steps and the first and last logged loss.
+    """
+    logger.info(
+        "the checkpoint has no language-model head (%d weights, such as %s): it is trained alone first, for %d steps "
+        "with the encoder frozen",
+        len(missing),
+        missing[0],
+        arguments.head_steps,
+    )
+    steps = arguments.head_steps
+    changes = HEAD_SETTINGS | {"max_steps": steps, "logging_steps": max(1, steps // 10)}
+    alone = dataclasses.replace(arguments, **changes)
+    was_trained = {name: weight.requires_grad for name, weight in model.named_parameters()}
+    trainer = PretrainingTrainer(
+        model=model, args=alone, objective=objective, processing_class=tokenizer, train_dataset=stream
+    )
+    trainer.train()
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(was_trained[name])
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    logger.info("the head is trained: its loss went from %.2f to %.2f", losses[0], losses[-1])
+    return {"head_steps": steps, "head_first_loss": losses[0], "head_last_loss": losses[-1]}
+
+
+def pretrain(
+    model_arguments: EncoderArguments,
+    data_arguments: PretrainingDataArguments,
+    training_arguments: PretrainingArguments,
+) -> dict[str, Any]:
+    """The whole of the script: streams the texts, trains the head where there is none, then all, and saves model and
+    tokenizer.
+
+    Returns:
+        The contents of `all_results.json`; with `--dry_run`, which trains nothing, the `groups` of parameters.
+
+    Raises:
+        UserError: for whatever the user can mend.
+    """
+    arguments = training_arguments
+    settings = run_settings(model_arguments, data_arguments, arguments)
+    objective = make_objective(arguments.objective)
+    check_arguments(arguments)
+    if arguments.head_steps < 0:
+        raise UserError(f"--head_steps must be 0 or more, found {arguments.head_steps}.")
+    if not arguments.dry_run:
+        check_output_dir(arguments, settings)
+    folder = Path(str(arguments.output_dir))
+    if (folder / RESULTS_FILE).exists():
+        logger.info("%s: finished before", folder)
+        return _read(folder / RESULTS_FILE)
+    tokenizer = load_tokenizer(model_arguments)
+    streams = open_streams(data_arguments, tokenizer, arguments.seed)
+    if arguments.eval_strategy != "no" and VALIDATION not in streams:
+        raise UserError(
+            f"--eval_strategy {arguments.eval_strategy.value} needs held-out texts, found none; name "
+            "--validation_file or --validation_fraction."
+        )
+    set_seed(arguments.seed)  # a head may be drawn at random
+    model, missing = load_pretraining_model(model_arguments, objective)
+    if arguments.dry_run:
+        return {"groups": group_rows(model, arguments)}
+    checkpoint, is_main = resume_point(arguments), arguments.process_index == 0
+    if is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / SETTINGS_FILE, settings)
+    start: dict[str, Any] = {}
+    # A checkpoint holds a head that has been trained.
+    if missing and arguments.head_steps and checkpoint is None:
+        start = train_head(model, missing, objective, arguments, tokenizer, streams[TRAIN])
+    trainer = PretrainingTrainer(
+        model=model,
+        args=arguments,
+        objective=objective,
+        processing_class=tokenizer,
+        train_dataset=streams[TRAIN],
+        eval_dataset=streams.get(VALIDATION),
+    )
+    if checkpoint is None:
+        start |= _held_out(trainer, "start")
+        if is_main:
+            write_json(folder / START_FILE, start)
+    started = time.perf_counter()
+    output = trainer.train(resume_from_checkpoint=checkpoint)
+    results = {
+        "objective": arguments.objective,
+        "texts": len(streams[TRAIN]),
+        "steps": output.global_step,
+        "train_loss": output.training_loss,
+        "training_seconds": time.perf_counter() - started,
+        **_held_out(trainer, "validation"),
+    }
+    trainer.save_model(str(folder))
+    trainer.save_state()
+    if is_main:
+        write_json(folder / RESULTS_FILE, _read(folder / START_FILE) | results)
+    trainer.accelerator.wait_for_everyone()
+    return _read(folder / RESULTS_FILE)
+
+
+def _held_out(trainer: PretrainingTrainer, prefix: str) -> dict[str, float]:
+    """The loss on held-out texts, where there are any, and what the objective says of it."""
+    if trainer.eval_dataset is None:
+        return {}
+    found = trainer.evaluate(metric_key_prefix=prefix)
+    return {name: found[name] for name in found if not name.endswith(NOT_RESULTS)}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

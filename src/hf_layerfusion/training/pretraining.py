@@ -1,0 +1,124 @@
+"""A Trainer on texts without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.collating import ONE_TASK
+from hf_layerfusion.training.objectives import Objective
+from hf_layerfusion.training.trainer import LayerFusionTrainer
+from hf_layerfusion.training.weighing import SHARES
+
+
+class PretrainingTrainer(LayerFusionTrainer):
+    """Trains an encoder, and what its objective puts on it, on a `TextStream`.
+
+    `eval_loss` is the mean over all held-out labels (masked tokens), or rows where there are none, with the same masks
+    at each evaluation; it is not that of batches' means. With several processes up to a batch of texts counts twice.
+
+    Args:
+        model: of the objective's `model_class`.
+        args: see `LayerFusionTrainingArguments`; what is of labels must be left at its default.
+        objective: what is trained.
+        processing_class: the tokenizer.
+        **kwargs: Every other argument of `Trainer`.
+
+    Raises:
+        UserError: options that are of labels, or that a stream has no room for; see also `LayerFusionTrainer`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: LayerFusionTrainingArguments,
+        objective: Objective,
+        processing_class: PreTrainedTokenizerBase,
+        **kwargs: Any,
+    ) -> None:
+        check_arguments(args)
+        self.objective = objective
+        super().__init__(
+            model,
+            args,
+            processing_class=processing_class,
+            data_collator=objective.collator(processing_class),
+            **kwargs,
+        )
+        self._held_out = torch.zeros(2, dtype=torch.float64, device=args.device)
+
+    def task_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
+        """The objective's loss."""
+        return {ONE_TASK: self.objective.loss(model, inputs)}, None
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """As the stock method; a step in which chance masks no token teaches nothing, and is no error."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for batch in batches:
+            batch[SHARES] = {task: share.nan_to_num() for task, share in batch[SHARES].items()}
+        return batches, num_items
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The loss of a batch, which is added up with its weight."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            loss = self.task_losses(model, inputs)[0][ONE_TASK].detach().double()
+        items = self._count_items(dict(inputs), self.args.device)
+        # The mean over no label at all is not a number.
+        self._held_out += torch.stack([torch.where(items > 0, loss * items, 0), items])
+        return loss, None, None
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        *args: Any,
+        metric_key_prefix: str = "eval",
+        **kwargs: Any,
+    ) -> EvalLoopOutput:
+        """As the stock method; the loss is the mean over labels, and what the objective says of it is added."""
+        self._held_out.zero_()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.args.seed)  # the same dropout masks each time, where the objective has any
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        total, items = self.accelerator.reduce(self._held_out, reduction="sum").tolist()
+        loss = total / items if items else float("nan")
+        found = {"loss": loss, **self.objective.metrics(loss)}
+        metrics = output.metrics | {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        return output._replace(metrics=metrics)
+
+
+def check_arguments(args: LayerFusionTrainingArguments) -> None:
+    """Refuses what does not go with texts without labels, or with a stream.
+
+    Raises:
+        UserError: the first such option, and the value that does.
+    """
+    allowed: dict[str, tuple[Any, ...]] = {
+        "regularizers": (None, {}),
+        "class_balance": ("none",),
+        "gradient_surgery": (None,),
+        "label_smoothing_factor": (0,),
+        "train_sampling_strategy": ("random",),
+        "dataloader_num_workers": (0, 1),
+    }
+    for name, values in allowed.items():
+        if (found := getattr(args, name)) not in values:
+            raise UserError(
+                f"{name}={found} does not go with training on a stream of texts without labels; set {name}={values[0]}"
+            )

@@ -1,0 +1,54 @@
+"""A stream of texts as training data: shuffled and encoded on the way, the same again on resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import datasets
+import numpy as np
+from torch.utils.data import IterableDataset
+
+DRAW = "draw"
+"""Where a row of a stream carries the seed of what is drawn for it; see `TextStream`."""
+
+
+class TextStream(IterableDataset):
+    """Rows of model inputs from a stream of texts, in another order each epoch. No more than a buffer of them is held
+    in memory.
+
+    Each row has `DRAW`, a seed that seed, epoch and place in the stream determine and nothing else: what is drawn by
+    it is the same whether a run was interrupted, or shared out among processes, or not.
+
+    Args:
+        texts: rows with a column `text`.
+        length: their number, so that the Trainer can count epochs.
+        encode: from a batch of texts to the columns of the model's inputs; `None` where there is no text.
+        seed: of the order and the draws.
+        buffer_size: number of texts that each next one is drawn from; 0 keeps the order.
+    """
+
+    def __init__(
+        self,
+        texts: datasets.IterableDataset,
+        length: int,
+        encode: Callable[[list[str]], dict[str, list[Any]]],
+        seed: int,
+        buffer_size: int = 0,
+    ) -> None:
+        shuffled = texts.shuffle(seed=seed, buffer_size=buffer_size) if buffer_size else texts
+        self.rows = shuffled.map(encode, batched=True, input_columns="text", remove_columns="text")
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's data loader before each epoch."""
+        self.epoch = epoch
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for place, row in enumerate(self.rows):
+            draw = np.random.SeedSequence([self.seed, self.epoch, place]).generate_state(1)
+            yield {**row, DRAW: int(draw[0])}
