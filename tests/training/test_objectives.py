@@ -121,7 +121,10 @@ def test_simcse_is_the_definition_over_two_passes_with_dropout(pooling, temperat
     states = model(**{name: value.repeat(2, 1) for name, value in batch.items()}).last_hidden_state
     mask = batch["attention_mask"].repeat(2, 1)
     vectors = torch.stack(
-        [row[0] if pooling == "cls" else row[real.bool()].mean(0) for row, real in zip(states, mask, strict=True)]
+        [
+            row[0] if pooling == "cls" else row[real.bool()].mean(0)
+            for row, real in zip(states, mask, strict=True)
+        ]
     )
     expected = definition(vectors[:5], vectors[5:], temperature)
     assert not torch.equal(vectors[:5], vectors[5:])

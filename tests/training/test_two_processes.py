@@ -14,7 +14,8 @@ import torch
 
 from tests.training.small import rows, small_trainer
 from tests.training.small_tasks import CLASSES, tasks_trainer
-from tests.training.two_process_script import ROWS, TASK_MIXINGS, WHOLE_BATCH
+from tests.training.small_texts import texts_trainer
+from tests.training.two_process_script import ROWS, STREAMED, TASK_MIXINGS, WHOLE_BATCH
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,3 +127,21 @@ def test_both_train_on_the_states_that_each_read_a_part_of(found: list[dict[str,
     for name, expected in found[0]["frozen"].items():
         assert torch.equal(found[0]["cached"][name], found[1]["cached"][name])
         torch.testing.assert_close(found[0]["cached"][name], expected, rtol=0, atol=1e-6)
+
+
+def test_streamed_texts_equal_one_process_on_the_whole_batch(
+    found: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """21 texts by 8: of the last batch one process has 4, the other 1; masks are drawn row by row."""
+    alone = texts_trainer(tmp_path, per_device_train_batch_size=8, **STREAMED)
+    alone.train()
+    for name, expected in alone.model.state_dict().items():
+        assert torch.equal(found[0]["texts"][name], found[1]["texts"][name])
+        torch.testing.assert_close(found[0]["texts"][name], expected, rtol=0, atol=1e-6)
+    losses = [each["texts-evaluated"] for each in found]
+    assert losses == pytest.approx([alone.evaluate()["eval_loss"]] * 2, abs=1e-5)
+
+
+def test_a_resumed_run_on_streamed_texts_ends_in_the_same_weights(found: list[dict[str, Any]]) -> None:
+    assert [each["resumed-texts-from"] for each in found] == [4, 4]  # in the second epoch of 3 steps
+    assert len({each[run] for each in found for run in ("straight-texts", "resumed-texts")}) == 1

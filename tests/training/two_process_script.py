@@ -14,6 +14,7 @@ from hf_layerfusion.errors import UserError
 from tests.modeling.cases import build
 from tests.training.small import InfiniteLoss, rows, small_model, small_trainer, weights_digest
 from tests.training.small_tasks import small_tasks_model, tasks_trainer
+from tests.training.small_texts import texts_trainer
 
 ROWS = 21  # two processes of 4: the third and last round holds 5 rows, 4 and 1
 WHOLE_BATCH: dict[str, Any] = {
@@ -38,6 +39,13 @@ INTERRUPTED_TASKS: dict[str, Any] = INTERRUPTED | {
     "task_mixing": "annealed",
     "class_balance": "sampling",
     "save_steps": 4,
+}
+STREAMED: dict[str, Any] = {"optim": "sgd", "learning_rate": 0.1, "num_train_epochs": 3}
+INTERRUPTED_TEXTS: dict[str, Any] = {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 4,
+    "save_strategy": "steps",
+    "save_steps": 2,
 }
 
 
@@ -96,6 +104,7 @@ def main(folder: Path) -> None:
     several_tasks(folder, found)
     skipped_steps(folder, found)
     frozen_states(folder, found)
+    streamed_texts(folder, found)
     torch.save(found, folder / f"found-{resumed.args.process_index}.pt")
     resumed.end()
 
@@ -174,6 +183,24 @@ def frozen_states(folder: Path, found: dict[str, Any]) -> None:
         trainer.train()
         found[name] = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     found["shards"] = len(list((folder / "states").glob("*/*.states")))
+
+
+def streamed_texts(folder: Path, found: dict[str, Any]) -> None:
+    trainer = texts_trainer(folder / "texts", per_device_train_batch_size=4, **STREAMED)
+    trainer.train()
+    found["texts"] = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    found["texts-evaluated"] = trainer.evaluate()["eval_loss"]
+
+    killed = texts_trainer(folder / "killed-texts", callbacks=[KillAt(5)], **INTERRUPTED_TEXTS)
+    with contextlib.suppress(Killed):
+        killed.train()
+    resumed = texts_trainer(folder / "killed-texts", **INTERRUPTED_TEXTS)
+    resumed.train(resume_from_checkpoint=True)
+    found["resumed-texts-from"] = resumed._initial_global_step
+    found["resumed-texts"] = weights_digest(resumed.model)
+    straight = texts_trainer(folder / "straight-texts", **INTERRUPTED_TEXTS)
+    straight.train()
+    found["straight-texts"] = weights_digest(straight.model)
 
 
 if __name__ == "__main__":
