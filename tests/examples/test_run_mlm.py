@@ -22,11 +22,12 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import EncoderArguments
 from hf_layerfusion.experiments.pretraining import load_pretraining_model, open_streams, pretrain
 from hf_layerfusion.experiments.pretraining_arguments import PretrainingArguments, PretrainingDataArguments
-from hf_layerfusion.experiments.script import parse_arguments
 from hf_layerfusion.training.objectives import MaskedLanguageModeling, SimCSE
+from tests.examples.command_line import parse
 from tests.tiny import tiny_config, tiny_texts, tiny_tokenizer, write_csv
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "run_mlm.py"
+CLASSES = (EncoderArguments, PretrainingDataArguments, PretrainingArguments)
 WEIGHTS = "model.safetensors"
 
 
@@ -43,7 +44,7 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture
-def call(files, tiny_encoder_dir, monkeypatch):
+def call(files, tiny_encoder_dir):
     """Runs the script's whole in this process."""
 
     def run(output_dir, **changes):
@@ -53,13 +54,11 @@ def call(files, tiny_encoder_dir, monkeypatch):
             "output_dir": str(output_dir), "use_cpu": True, "disable_tqdm": True, "head_steps": 3,
             "per_device_train_batch_size": 8, "learning_rate": 1e-3, "max_seq_length": 32,
         }  # fmt: skip
-        parts = []
-        for name, value in (options | changes).items():
-            if value is not None:
-                values = value if isinstance(value, list) else [value]
-                parts += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
-        monkeypatch.setattr(sys, "argv", ["run_mlm.py", *parts])
-        return pretrain(*parse_arguments(EncoderArguments, PretrainingDataArguments, PretrainingArguments))
+        options |= changes
+        several = {name: value for name, value in options.items() if isinstance(value, list)}
+        extra = [part for name, values in several.items() for part in (f"--{name}", *values)]
+        options = {name: value for name, value in options.items() if name not in several}
+        return pretrain(*parse(CLASSES, options, *extra))
 
     return run
 
@@ -206,7 +205,7 @@ def test_held_out_loss_is_the_mean_over_all_masked_tokens(call, files, tmp_path)
 
 
 def test_simcse_saves_the_plain_encoder(call, tmp_path, tiny_encoder_dir):
-    results = call(tmp_path / "run", objective={"simcse": {"pooling": "cls"}}, validation_fraction=0.2)
+    results = call(tmp_path / "run", objective='{"simcse": {"pooling": "cls"}}', validation_fraction=0.2)
     assert "validation_perplexity" not in results
     assert set(load_file(tmp_path / "run" / WEIGHTS)) == set(load_file(Path(tiny_encoder_dir) / WEIGHTS))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["architectures"] == ["BertModel"]
@@ -280,7 +279,7 @@ def test_a_checkpoint_that_lacks_a_layer_is_refused(call, tmp_path, tiny_encoder
 MISTAKES = {
     "no file": ({"train_file": None}, "--train_file must name at least one file"),
     "a missing file": ({"train_file": "no.csv"}, "no.csv: cannot be read"),
-    "a missing column": ({"text_columns": ["body"]}, r"a\.csv: no column 'body'"),
+    "a missing column": ({"text_columns": "body"}, r"a\.csv: no column 'body'"),
     "two held-outs": (
         {"validation_file": "a.csv", "validation_fraction": 0.1},
         "--validation_file and --validation_fraction exclude each other",

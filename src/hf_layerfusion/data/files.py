@@ -105,10 +105,7 @@ def read_examples(
         raise _unreadable(path, error) from error
     dataset = _with_id_and_row(columns, str(path), first_row=2 if suffix in (".csv", ".tsv") else 1)
     if skip_incomplete:
-        whole = complete_rows(dataset, text_columns)
-        if len(whole) < len(dataset):
-            logger.warning("%s: %d rows without a text or label left out", path, len(dataset) - len(whole))
-        dataset = whole
+        dataset = _complete_rows(dataset, str(path), text_columns)
     check_examples(dataset, text_columns=text_columns, where=str(path), max_text_bytes=max_text_bytes)
     return dataset
 
@@ -120,6 +117,13 @@ def complete_rows(dataset: Dataset, text_columns: Sequence[str]) -> Dataset:
     if "label" in table.column_names:
         incomplete = pc.or_(incomplete, _is_absent(_labels(dataset)))
     return take(dataset, np.flatnonzero(~incomplete.to_numpy()))
+
+
+def _complete_rows(dataset: Dataset, where: str, text_columns: Sequence[str]) -> Dataset:
+    whole = complete_rows(dataset, text_columns)
+    if len(whole) < len(dataset):
+        logger.warning("%s: %d rows without a text or label left out", where, len(dataset) - len(whole))
+    return whole
 
 
 def read_competition(

@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,11 +20,11 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import EncoderArguments
 from hf_layerfusion.experiments.models import load_tokenizer, loading_options, one_line, resolve_path
 from hf_layerfusion.experiments.pretraining_arguments import PretrainingArguments, PretrainingDataArguments
-from hf_layerfusion.experiments.run import (
+from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
-    SETTINGS_FILE,
     check_output_dir,
     resume_point,
+    run_once,
     run_settings,
     write_json,
 )
@@ -181,40 +182,112 @@ def load_pretraining_model(
     return model, sorted(missing - of_pooler)
 
 
-def train_head(
-    model: PreTrainedModel,
-    missing: list[str],
-    objective: Objective,
-    arguments: PretrainingArguments,
-    tokenizer: PreTrainedTokenizerBase,
-    stream: TextStream,
-) -> dict[str, Any]:
-    """Trains a head that was drawn at random, with the encoder frozen, embeddings and what is tied to them included;
-    else its first gradients would spoil the encoder.
+@dataclass
+class Pretraining:
+    """What the script trains, as an `Experiment`.
 
-    Returns:
-        The number of steps and the first and last logged loss.
+    Attributes:
+        model_arguments: which encoder.
+        objective: what it is trained on.
+        tokenizer: what the texts are encoded with.
+        streams: the texts, `train` and where there are any `validation`.
+        settings: as `run_settings`.
+        missing: names of the weights that the checkpoint had not, once the model is loaded.
     """
-    logger.info(
-        "the checkpoint has no language-model head (%d weights, such as %s): it is trained alone first, for %d steps "
-        "with the encoder frozen",
-        len(missing),
-        missing[0],
-        arguments.head_steps,
-    )
-    steps = arguments.head_steps
-    changes = HEAD_SETTINGS | {"max_steps": steps, "logging_steps": max(1, steps // 10)}
-    alone = dataclasses.replace(arguments, **changes)
-    was_trained = {name: weight.requires_grad for name, weight in model.named_parameters()}
-    trainer = PretrainingTrainer(
-        model=model, args=alone, objective=objective, processing_class=tokenizer, train_dataset=stream
-    )
-    trainer.train()
-    for name, weight in model.named_parameters():
-        weight.requires_grad_(was_trained[name])
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    logger.info("the head is trained: its loss went from %.2f to %.2f", losses[0], losses[-1])
-    return {"head_steps": steps, "head_first_loss": losses[0], "head_last_loss": losses[-1]}
+
+    model_arguments: EncoderArguments
+    objective: Objective
+    tokenizer: PreTrainedTokenizerBase
+    streams: dict[str, TextStream]
+    settings: dict[str, Any]
+    missing: list[str] = field(default_factory=list)
+
+    def make_trainer(self, arguments: PretrainingArguments) -> PretrainingTrainer:
+        """See `Experiment`; as `load_pretraining_model`, with a head drawn by the seed."""
+        set_seed(arguments.seed)
+        model, self.missing = load_pretraining_model(self.model_arguments, self.objective)
+        return self.trainer_of(model, arguments, self.streams.get(VALIDATION))
+
+    def trainer_of(
+        self, model: PreTrainedModel, arguments: PretrainingArguments, held_out: TextStream | None = None
+    ) -> PretrainingTrainer:
+        """A Trainer of the model on the texts."""
+        return PretrainingTrainer(
+            model,
+            arguments,
+            self.objective,
+            self.tokenizer,
+            train_dataset=self.streams[TRAIN],
+            eval_dataset=held_out,
+        )
+
+    def train(self, trainer: PretrainingTrainer) -> dict[str, Any]:
+        """The head alone where the checkpoint has none, then all; a run that goes on has that behind it.
+
+        Returns:
+            What was measured: the loss on held-out texts before and after, and of the head.
+        """
+        arguments: PretrainingArguments = trainer.args
+        folder, checkpoint = Path(str(arguments.output_dir)), resume_point(arguments)
+        if checkpoint is None:
+            start: dict[str, Any] = {}
+            if self.missing and arguments.head_steps:
+                start = self.train_head(trainer.model, arguments)
+                set_seed(arguments.seed)
+            start |= _held_out(trainer, "start")
+            if arguments.process_index == 0:
+                write_json(folder / START_FILE, start)
+        started = time.perf_counter()
+        output = trainer.train(resume_from_checkpoint=checkpoint)
+        seconds = time.perf_counter() - started
+        return {
+            **json.loads((folder / START_FILE).read_text(encoding="utf-8")),
+            "texts": len(self.streams[TRAIN]),
+            "steps": output.global_step,
+            "train_loss": output.training_loss,
+            "training_seconds": seconds,
+            **_held_out(trainer, "validation"),
+        }
+
+    def train_head(self, model: PreTrainedModel, arguments: PretrainingArguments) -> dict[str, Any]:
+        """Trains a head that was drawn at random, with the encoder frozen, embeddings and what is tied to them
+        included; else its first gradients would spoil the encoder.
+
+        Returns:
+            The number of steps and the first and last logged loss.
+        """
+        steps = arguments.head_steps
+        logger.info(
+            "the checkpoint has no language-model head (%d weights, such as %s): it is trained alone first, for %d "
+            "steps with the encoder frozen",
+            len(self.missing),
+            self.missing[0],
+            steps,
+        )
+        was_trained = {name: weight.requires_grad for name, weight in model.named_parameters()}
+        changes = HEAD_SETTINGS | {"max_steps": steps, "logging_steps": max(1, steps // 10)}
+        alone = self.trainer_of(model, dataclasses.replace(arguments, **changes))
+        alone.train()
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(was_trained[name])
+        losses = [entry["loss"] for entry in alone.state.log_history if "loss" in entry]
+        logger.info("the head is trained: its loss went from %.2f to %.2f", losses[0], losses[-1])
+        return {"head_steps": steps, "head_first_loss": losses[0], "head_last_loss": losses[-1]}
+
+    def write(self, trainer: PretrainingTrainer, result: dict[str, Any]) -> None:
+        """Writes model, tokenizer and results."""
+        folder = Path(str(trainer.args.output_dir))
+        trainer.save_model(str(folder))
+        trainer.save_state()
+        write_json(folder / RESULTS_FILE, result)
+
+
+def _held_out(trainer: PretrainingTrainer, prefix: str) -> dict[str, float]:
+    """The loss on held-out texts, where there are any, and what the objective says of it."""
+    if trainer.eval_dataset is None:
+        return {}
+    found = trainer.evaluate(metric_key_prefix=prefix)
+    return {name: found[name] for name in found if not name.endswith(NOT_RESULTS)}
 
 
 def pretrain(
@@ -239,10 +312,6 @@ def pretrain(
         raise UserError(f"--head_steps must be 0 or more, found {arguments.head_steps}.")
     if not arguments.dry_run:
         check_output_dir(arguments, settings)
-    folder = Path(str(arguments.output_dir))
-    if (folder / RESULTS_FILE).exists():
-        logger.info("%s: finished before", folder)
-        return _read(folder / RESULTS_FILE)
     tokenizer = load_tokenizer(model_arguments)
     streams = open_streams(data_arguments, tokenizer, arguments.seed)
     if arguments.eval_strategy != "no" and VALIDATION not in streams:
@@ -250,56 +319,8 @@ def pretrain(
             f"--eval_strategy {arguments.eval_strategy.value} needs held-out texts, found none; name "
             "--validation_file or --validation_fraction."
         )
-    set_seed(arguments.seed)  # a head may be drawn at random
-    model, missing = load_pretraining_model(model_arguments, objective)
     if arguments.dry_run:
+        model, _ = load_pretraining_model(model_arguments, objective)
         return {"groups": group_rows(model, arguments)}
-    checkpoint, is_main = resume_point(arguments), arguments.process_index == 0
-    if is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / SETTINGS_FILE, settings)
-    start: dict[str, Any] = {}
-    # A checkpoint holds a head that has been trained.
-    if missing and arguments.head_steps and checkpoint is None:
-        start = train_head(model, missing, objective, arguments, tokenizer, streams[TRAIN])
-    trainer = PretrainingTrainer(
-        model=model,
-        args=arguments,
-        objective=objective,
-        processing_class=tokenizer,
-        train_dataset=streams[TRAIN],
-        eval_dataset=streams.get(VALIDATION),
-    )
-    if checkpoint is None:
-        start |= _held_out(trainer, "start")
-        if is_main:
-            write_json(folder / START_FILE, start)
-    started = time.perf_counter()
-    output = trainer.train(resume_from_checkpoint=checkpoint)
-    results = {
-        "objective": arguments.objective,
-        "texts": len(streams[TRAIN]),
-        "steps": output.global_step,
-        "train_loss": output.training_loss,
-        "training_seconds": time.perf_counter() - started,
-        **_held_out(trainer, "validation"),
-    }
-    trainer.save_model(str(folder))
-    trainer.save_state()
-    if is_main:
-        write_json(folder / RESULTS_FILE, _read(folder / START_FILE) | results)
-    trainer.accelerator.wait_for_everyone()
-    return _read(folder / RESULTS_FILE)
-
-
-def _held_out(trainer: PretrainingTrainer, prefix: str) -> dict[str, float]:
-    """The loss on held-out texts, where there are any, and what the objective says of it."""
-    if trainer.eval_dataset is None:
-        return {}
-    found = trainer.evaluate(metric_key_prefix=prefix)
-    return {name: found[name] for name in found if not name.endswith(NOT_RESULTS)}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    experiment = Pretraining(model_arguments, objective, tokenizer, streams, settings)
+    return run_once(experiment, arguments, Path(str(arguments.output_dir)))

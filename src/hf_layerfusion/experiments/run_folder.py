@@ -13,6 +13,8 @@ from hf_layerfusion.evaluation.significance import mean_sd
 from hf_layerfusion.experiments.arguments import DataArguments, EncoderArguments, RunTrainingArguments
 from hf_layerfusion.experiments.multitask_arguments import MultitaskDataArguments
 from hf_layerfusion.experiments.pushing import push_outputs
+from hf_layerfusion.experiments.pretraining_arguments import PretrainingDataArguments
+from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
@@ -41,7 +43,7 @@ class Experiment(Protocol):
         """Writes what was measured into the Trainer's folder, `all_results.json` among it."""
 
 
-def check_output_dir(arguments: RunTrainingArguments, settings: dict[str, Any]) -> None:
+def check_output_dir(arguments: LayerFusionTrainingArguments, settings: dict[str, Any]) -> None:
     """Refuses a folder that holds anything but this very run; one that has finished may be pushed again.
 
     Raises:
@@ -72,8 +74,8 @@ def check_output_dir(arguments: RunTrainingArguments, settings: dict[str, Any]) 
 
 def run_settings(
     model_arguments: EncoderArguments,
-    data_arguments: DataArguments | MultitaskDataArguments,
-    training_arguments: RunTrainingArguments,
+    data_arguments: DataArguments | MultitaskDataArguments | PretrainingDataArguments,
+    training_arguments: LayerFusionTrainingArguments,
 ) -> dict[str, Any]:
     """The settings of a run that its results depend on, as JSON; nothing of the Hub, no folder of outputs."""
     training = json.loads(training_arguments.to_json_string())
@@ -83,7 +85,7 @@ def run_settings(
     return {name: value for name, value in settings.items() if not name.startswith("hub_")}
 
 
-def resume_point(arguments: RunTrainingArguments) -> str | None:
+def resume_point(arguments: LayerFusionTrainingArguments) -> str | None:
     """The checkpoint to go on from: the one named, or with `--resume_from_checkpoint True` the newest intact one of
     the run; `None` where the run was cut off before its first."""
     asked = arguments.resume_from_checkpoint
@@ -105,7 +107,7 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(partial, path)
 
 
-def run_once(experiment: Experiment, arguments: RunTrainingArguments, top: Path) -> dict[str, Any]:
+def run_once(experiment: Experiment, arguments: LayerFusionTrainingArguments, top: Path) -> dict[str, Any]:
     """Trains in `--output_dir`, which is `top` or lies in it, and writes outputs, unless that was done before. The
     settings are written into `top` once the model stands; what is finished is pushed where `--push_to_hub` is set.
 
@@ -154,7 +156,7 @@ def run_seeds(experiment: Experiment, arguments: RunTrainingArguments) -> dict[s
 
 
 def write_summary(
-    top: Path, parts: dict[str, Any], runs: Sequence[dict[str, Any]], arguments: RunTrainingArguments
+    top: Path, parts: dict[str, Any], runs: Sequence[dict[str, Any]], arguments: LayerFusionTrainingArguments
 ) -> dict[str, Any]:
     """Writes mean and standard deviation of each result over several runs, and returns them; `parts` say what the runs
     are of."""
