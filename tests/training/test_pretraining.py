@@ -68,6 +68,7 @@ def test_a_step_without_a_masked_token_changes_no_weight(tmp_path):
     ("name", "value"),
     [
         ("regularizers", "smart"),
+        ("cache_frozen_states", "states"),
         ("class_balance", "weights"),
         ("label_smoothing_factor", 0.1),
         ("train_sampling_strategy", "group_by_length"),

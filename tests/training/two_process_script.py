@@ -187,6 +187,7 @@ def frozen_states(folder: Path, found: dict[str, Any]) -> None:
 
 def streamed_texts(folder: Path, found: dict[str, Any]) -> None:
     trainer = texts_trainer(folder / "texts", per_device_train_batch_size=4, **STREAMED)
+    trainer.evaluate()  # must not keep the processes from training one model
     trainer.train()
     found["texts"] = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     found["texts-evaluated"] = trainer.evaluate()["eval_loss"]

@@ -225,7 +225,8 @@ class Pretraining:
         """The head alone where the checkpoint has none, then all; a run that goes on has that behind it.
 
         Returns:
-            What was measured: the loss on held-out texts before and after, and of the head.
+            What was measured: the losses of training by step as they were logged, and those on held-out texts before
+            and after.
         """
         arguments: PretrainingArguments = trainer.args
         folder, checkpoint = Path(str(arguments.output_dir)), resume_point(arguments)
@@ -244,7 +245,9 @@ class Pretraining:
             **json.loads((folder / START_FILE).read_text(encoding="utf-8")),
             "texts": len(self.streams[TRAIN]),
             "steps": output.global_step,
-            "train_loss": output.training_loss,
+            "losses": {
+                entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry
+            },
             "training_seconds": seconds,
             **_held_out(trainer, "validation"),
         }

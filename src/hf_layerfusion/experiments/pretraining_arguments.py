@@ -58,7 +58,7 @@ class PretrainingArguments(LayerFusionTrainingArguments):
     num_train_epochs: float = option(1.0, "Epochs.")
     per_device_train_batch_size: int = option(32, "Texts a step and device.")
     per_device_eval_batch_size: int = option(32, "Texts a step and device in evaluation.")
-    logging_steps: float = option(50, "Steps between two entries of the log.")
+    logging_steps: float = option(25, "Steps between two entries of the log.")
     save_strategy: str = option("epoch", "When to save a checkpoint.")
     save_total_limit: int | None = option(1, "Checkpoints kept.")
     report_to: str = option("none", "Where to report, such as tensorboard.")

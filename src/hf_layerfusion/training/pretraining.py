@@ -111,6 +111,7 @@ def check_arguments(args: LayerFusionTrainingArguments) -> None:
     """
     allowed: dict[str, tuple[Any, ...]] = {
         "regularizers": (None, {}),
+        "cache_frozen_states": (None,),
         "class_balance": ("none",),
         "gradient_surgery": (None,),
         "label_smoothing_factor": (0,),

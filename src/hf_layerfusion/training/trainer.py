@@ -50,6 +50,7 @@ class LayerFusionTrainer(GuardedTraining, FrozenStates, CheckpointingTrainer, Pu
       generator alone, early stopping counts on, and examples grouped by length come in an order of their own.
     - Predictions are in the order of the rows, also where batches are grouped by length.
     - A loss or gradient that is not finite never reaches the weights: the run stops, or skips and counts the step.
+    - Several processes train one model also where it was evaluated before training.
     - `training_args.json` is written beside `training_args.bin`, and neither holds the Hub's token.
     - Pushes to the Hub leave that pickle and the texts of predictions out and keep a card that is there; those in the
       background tell of their failures, and `train` raises `PushError` if the last save has not arrived.
@@ -107,6 +108,10 @@ class LayerFusionTrainer(GuardedTraining, FrozenStates, CheckpointingTrainer, Pu
     ) -> TrainOutput:
         """See `CheckpointingTrainer.train`."""
         self.forget_losses()
+        if self.args.world_size > 1 and self.model_wrapped is self.model:
+            # An evaluation before marks the bare model as prepared. accelerate would then leave it bare, and each
+            # process would train weights of its own.
+            vars(self.model).pop("_is_accelerate_prepared", None)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel:
