@@ -205,10 +205,13 @@ def test_held_out_loss_is_the_mean_over_all_masked_tokens(call, files, tmp_path)
 
 
 def test_simcse_saves_the_plain_encoder(call, tmp_path, tiny_encoder_dir):
-    results = call(tmp_path / "run", objective='{"simcse": {"pooling": "cls"}}', validation_fraction=0.2)
+    objective = '{"simcse": {"pooling": "cls"}}'
+    results = call(tmp_path / "run", objective=objective, validation_fraction=0.2, hidden_dropout=0.3)
     assert "validation_perplexity" not in results
     assert set(load_file(tmp_path / "run" / WEIGHTS)) == set(load_file(Path(tiny_encoder_dir) / WEIGHTS))
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["architectures"] == ["BertModel"]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["architectures"] == ["BertModel"]
+    assert config["hidden_dropout_prob"] == 0.3
 
 
 def test_rates_by_layer_are_shown_and_nothing_is_written(call, tmp_path):

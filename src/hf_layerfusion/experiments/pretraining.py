@@ -18,7 +18,13 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, se
 from hf_layerfusion.data.streaming import is_held_out, stream_texts
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import EncoderArguments
-from hf_layerfusion.experiments.models import load_tokenizer, loading_options, one_line, resolve_path
+from hf_layerfusion.experiments.models import (
+    encoder_dropout,
+    load_tokenizer,
+    loading_options,
+    one_line,
+    resolve_path,
+)
 from hf_layerfusion.experiments.pretraining_arguments import PretrainingArguments, PretrainingDataArguments
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
@@ -152,7 +158,8 @@ def load_pretraining_model(
     Raises:
         UserError: if the checkpoint is missing, corrupt, stored as pickle, no plain encoder, or lacks weights of one.
     """
-    options = {**loading_options(arguments), "use_safetensors": None if arguments.allow_pickle else True}
+    options = {**loading_options(arguments), **encoder_dropout(arguments)}
+    options["use_safetensors"] = None if arguments.allow_pickle else True
     path = resolve_path(arguments.model_name_or_path)
     try:
         model, found = objective.model_class.from_pretrained(path, output_loading_info=True, **options)

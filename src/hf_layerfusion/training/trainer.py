@@ -111,7 +111,7 @@ class LayerFusionTrainer(GuardedTraining, FrozenStates, CheckpointingTrainer, Pu
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             # An evaluation before marks the bare model as prepared. accelerate would then leave it bare, and each
             # process would train weights of its own.
-            vars(self.model).pop("_is_accelerate_prepared", None)
+            self.model.__dict__.pop("_is_accelerate_prepared", None)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel:
