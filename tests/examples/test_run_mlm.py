@@ -20,8 +20,9 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipelin
 from hf_layerfusion import BertForGRUFusionClassification
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import EncoderArguments
-from hf_layerfusion.experiments.pretraining import load_pretraining_model, open_streams, pretrain
+from hf_layerfusion.experiments.pretraining import load_pretraining_model, pretrain
 from hf_layerfusion.experiments.pretraining_arguments import PretrainingArguments, PretrainingDataArguments
+from hf_layerfusion.experiments.pretraining_data import open_streams
 from hf_layerfusion.training.objectives import MaskedLanguageModeling, SimCSE
 from tests.examples.command_line import parse
 from tests.tiny import tiny_config, tiny_texts, tiny_tokenizer, write_csv

@@ -4,18 +4,13 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import datasets
 from safetensors import SafetensorError
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hf_layerfusion.data.streaming import is_held_out, stream_texts
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import EncoderArguments
 from hf_layerfusion.experiments.models import (
@@ -26,6 +21,7 @@ from hf_layerfusion.experiments.models import (
     resolve_path,
 )
 from hf_layerfusion.experiments.pretraining_arguments import PretrainingArguments, PretrainingDataArguments
+from hf_layerfusion.experiments.pretraining_data import TRAIN, VALIDATION, open_streams
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
     check_output_dir,
@@ -63,86 +59,6 @@ HEAD_SETTINGS: dict[str, Any] = {
 }
 START_FILE = "start.json"
 NOT_RESULTS = ("_runtime", "_per_second", "_preparation_time", "epoch")
-
-TRAIN, VALIDATION = "train", "validation"
-
-
-def corpus_rows(
-    paths: list[str], text_columns: tuple[str, ...], skip_incomplete: bool, share: float, seed: int, part: str
-) -> Iterator[dict[str, str]]:
-    """The texts of files one after another, those of `share` or those not of it (`data.streaming.is_held_out`)."""
-    for path in paths:
-        for text in stream_texts(path, text_columns=text_columns, skip_incomplete=skip_incomplete):
-            if is_held_out(text, share, seed) == (part == VALIDATION):
-                yield {"text": text}
-
-
-def open_streams(
-    arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> dict[str, TextStream]:
-    """The streams `train` and, where texts are held out, `validation`. Each file is read once to count its texts, so
-    that whatever is wrong with one is known before training.
-
-    Raises:
-        UserError: no file, a setting out of its range, a part without texts; as `stream_texts`.
-    """
-    _check_data(arguments, tokenizer)
-    fraction = arguments.validation_fraction
-    streams = {}
-    for part, files, share, limit in (
-        (TRAIN, arguments.train_file, fraction, arguments.max_train_samples),
-        # Without a fraction, all texts of the validation files.
-        (VALIDATION, arguments.validation_file, 1.0, arguments.max_eval_samples),
-        (VALIDATION, arguments.train_file if fraction else None, fraction, arguments.max_eval_samples),
-    ):
-        if not files:
-            continue
-        options: dict[str, Any] = {
-            "paths": files,
-            "text_columns": tuple(arguments.text_columns),
-            "skip_incomplete": arguments.skip_incomplete,
-            "share": share,
-            "seed": arguments.split_seed,
-            "part": part,
-        }
-        length = sum(1 for _ in islice(corpus_rows(**options), limit))
-        if not length:
-            raise UserError(f"{part}: holds no texts with --validation_fraction {fraction}; take another.")
-        rows = datasets.IterableDataset.from_generator(corpus_rows, gen_kwargs=options)
-        streams[part] = TextStream(
-            rows if limit is None else rows.take(limit),
-            length,
-            partial(_encode, tokenizer, arguments.max_seq_length),
-            seed,
-            arguments.shuffle_buffer_size if part == TRAIN else 0,
-        )
-        logger.info("%s: %s texts", part, f"{length:,}")
-    return streams
-
-
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, max_seq_length: int, texts: list[str]
-) -> dict[str, list[Any]]:
-    return dict(tokenizer(texts, truncation=True, max_length=max_seq_length, return_special_tokens_mask=True))
-
-
-def _check_data(arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase) -> None:
-    if not arguments.train_file:
-        raise UserError("--train_file must name at least one file of texts, found none; name one.")
-    if arguments.validation_file and arguments.validation_fraction:
-        raise UserError("--validation_file and --validation_fraction exclude each other; leave one out.")
-    if not 0 <= arguments.validation_fraction < 1:
-        raise UserError(
-            f"--validation_fraction must be 0 or more and below 1, found {arguments.validation_fraction}."
-        )
-    if arguments.shuffle_buffer_size < 0:
-        raise UserError(f"--shuffle_buffer_size must be 0 or more, found {arguments.shuffle_buffer_size}.")
-    special, most = tokenizer.num_special_tokens_to_add(), tokenizer.model_max_length
-    if not special < arguments.max_seq_length <= most:
-        raise UserError(
-            f"--max_seq_length must be above {special} and at most {most} for this tokenizer, found "
-            f"{arguments.max_seq_length}."
-        )
 
 
 def load_pretraining_model(
@@ -323,7 +239,8 @@ def pretrain(
     if not arguments.dry_run:
         check_output_dir(arguments, settings)
     tokenizer = load_tokenizer(model_arguments)
-    streams = open_streams(data_arguments, tokenizer, arguments.seed)
+    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+    streams = open_streams(data_arguments, tokenizer, seed)
     if arguments.eval_strategy != "no" and VALIDATION not in streams:
         raise UserError(
             f"--eval_strategy {arguments.eval_strategy.value} needs held-out texts, found none; name "
