@@ -22,6 +22,7 @@ from hf_layerfusion.experiments.models import (
 )
 from hf_layerfusion.experiments.pretraining_arguments import PretrainingArguments, PretrainingDataArguments
 from hf_layerfusion.experiments.pretraining_data import TRAIN, VALIDATION, open_streams
+from hf_layerfusion.experiments.pushing import open_hub
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
     check_output_dir,
@@ -238,6 +239,8 @@ def pretrain(
         raise UserError(f"--head_steps must be 0 or more, found {arguments.head_steps}.")
     if not arguments.dry_run:
         check_output_dir(arguments, settings)
+        if arguments.process_index == 0:
+            open_hub(arguments)
     tokenizer = load_tokenizer(model_arguments)
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     streams = open_streams(data_arguments, tokenizer, seed)

@@ -1,5 +1,6 @@
 """Streams of texts for further pre-training, from the files that the user names."""
 
+import logging
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -12,6 +13,8 @@ from hf_layerfusion.data.streaming import is_held_out, stream_texts
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.pretraining_arguments import PretrainingDataArguments
 from hf_layerfusion.training.text_stream import TextStream
+
+logger = logging.getLogger(__name__)
 
 TRAIN, VALIDATION = "train", "validation"
 
