@@ -183,6 +183,14 @@ class LayerFusionTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check()
+
+    def check(self) -> None:
+        """Check the fields of this class once more, after some were set anew.
+
+        Raises:
+            UserError: a value out of its range, or two options that exclude each other.
+        """
         self._check_rates()
         self._check_early_stopping()
         self._check_methods()

@@ -27,6 +27,8 @@ class EarlyStopping(EarlyStoppingCallback):
     ) -> None:
         """Take patience from the arguments, so that it may be changed on resuming."""
         super().on_train_begin(args, state, control, **kwargs)
+        if state.global_step == 0:  # a search trains one model after another
+            self.early_stopping_patience_counter = 0
         self.early_stopping_patience = cast(
             int, cast(LayerFusionTrainingArguments, args).early_stopping_patience
         )

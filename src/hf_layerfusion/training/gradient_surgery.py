@@ -37,6 +37,12 @@ class SurgicalTraining(RegularizedTraining):
         self._conflicts = ConflictStatistics()
         self._diverged: list[str] = []
 
+    def start_anew(self) -> None:
+        """As `MultitaskTraining.start_anew`; the gradients' parameters may be another model's now."""
+        super().start_anew()
+        self._gradients = None
+        self._conflicts = ConflictStatistics()
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:

@@ -213,6 +213,10 @@ class MultitaskTraining(MultitaskEvaluation, WeighingTrainer):
             self.forget_losses()
         super().log(logs, start_time)
 
+    def start_anew(self) -> None:
+        """Keep nothing of a training before: a search trains one model after another."""
+        self.forget_losses()
+
     def forget_losses(self) -> None:
         """Begin anew with what is logged of the tasks' losses."""
         self._loss_sums.clear()

@@ -70,6 +70,13 @@ class RegularizedTraining(MultitaskTraining):
 
         return take_back
 
+    def start_anew(self) -> None:
+        """As `MultitaskTraining.start_anew`; what regularizers remember of the model's weights goes too."""
+        super().start_anew()
+        self._terms.clear()
+        for regularizer in self._regularizers.values():
+            regularizer.load_state_dict({})
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the stock method; adds the mean of what the regularizers tell, since the last entry."""
         if "learning_rate" in logs:

@@ -31,12 +31,15 @@ from hf_layerfusion.training.optimizer import (
 )
 from hf_layerfusion.training.pushing import PushingTrainer
 from hf_layerfusion.training.sampling import LengthSortedSampler, RowOrder, SeededSampler, take_rows
+from hf_layerfusion.training.searching import SearchingTrainer
 
 # What only an optimizer that takes parameter groups can do.
 GROUP_OPTIONS = ("fusion_learning_rate", "head_learning_rate", "embedding_learning_rate", "layer_decay")
 
 
-class LayerFusionTrainer(GuardedTraining, FrozenStates, CheckpointingTrainer, PushingTrainer):
+class LayerFusionTrainer(
+    GuardedTraining, FrozenStates, SearchingTrainer, CheckpointingTrainer, PushingTrainer
+):
     """A `transformers.Trainer` for any `PreTrainedModel` whose loss is a mean over the examples of its batch.
 
     It differs from the stock Trainer in this:
@@ -61,6 +64,7 @@ class LayerFusionTrainer(GuardedTraining, FrozenStates, CheckpointingTrainer, Pu
     - `regularizers` (SMART and its kin) add terms to each task's loss; `gradient_surgery` (PCGrad and its kin)
       combines the tasks' gradients.
     - With `cache_frozen_states` a frozen encoder reads each text once, not once an epoch.
+    - `hyperparameter_search` judges a trial by the model that it would keep (`SearchingTrainer`).
 
     Args:
         model: As for `Trainer`. With several tasks and `tasks` in its configuration, these must be the data's.
@@ -107,7 +111,7 @@ class LayerFusionTrainer(GuardedTraining, FrozenStates, CheckpointingTrainer, Pu
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
     ) -> TrainOutput:
         """See `CheckpointingTrainer.train`."""
-        self.forget_losses()
+        self.start_anew()
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             # An evaluation before marks the bare model as prepared. accelerate would then leave it bare, and each
             # process would train weights of its own.

@@ -1,0 +1,92 @@
+"""A Trainer whose `hyperparameter_search` judges each trial by the model that it would keep."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from transformers import Trainer
+from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+
+class SearchingTrainer(Trainer):
+    """The stock Trainer, which in a search
+
+    - has a trial's arguments set before its model is made (stock: after it, so that frozen layers are those of the
+      trial before);
+    - takes as a trial's objective, where `load_best_model_at_end` is set, that of the checkpoint which is loaded then
+      (stock: of the last evaluation);
+    - reports to the pruner by the number of the evaluation (stock: by the step, which trials of other batch sizes never
+      reach);
+    - keeps, with Optuna in one process, only the best trial's checkpoints.
+    """
+
+    args: LayerFusionTrainingArguments
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train, as `Trainer.train` does. A trial that ends in a `UserError` carries its message as the attribute
+        `error`.
+
+        Raises:
+            UserError: a trial's values that do not go with each other, or as the stock method's subclasses.
+        """
+        if trial is None or self.hp_search_backend is None:
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        self._objectives: dict[int, float] = {}
+        kept = False
+        try:
+            self._set_arguments(trial)
+            output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            best_step = self.state.best_global_step
+            if self.args.load_best_model_at_end and best_step in self._objectives:
+                self.objective = self._objectives[best_step]
+            kept = self._is_best(trial)
+            return output
+        except UserError as error:
+            if hasattr(trial, "set_user_attr"):
+                trial.set_user_attr("error", str(error))
+            raise
+        finally:
+            if not kept and hasattr(trial, "study"):
+                shutil.rmtree(self._get_output_dir(trial), ignore_errors=True)
+
+    def _set_arguments(self, trial: Any) -> None:
+        # Ray and W&B hand over the values themselves.
+        values = trial if isinstance(trial, dict) else self.hp_space(trial)
+        values = {name: value for name, value in values.items() if hasattr(self.args, name)}
+        for name, value in values.items():
+            setattr(self.args, name, value)
+        self.args.check()
+
+    def _is_best(self, trial: Any) -> bool:
+        """Whether a trial that has ended beats all before it; the checkpoints of the one that was best go then."""
+        study = getattr(trial, "study", None)
+        if study is None or self.objective is None:
+            return False
+        try:
+            best = study.best_trial
+        except ValueError:  # none has ended before
+            return True
+        sign = 1 if study.direction.name == "MAXIMIZE" else -1
+        if sign * self.objective <= sign * best.value:
+            return False
+        shutil.rmtree(self._get_output_dir(best), ignore_errors=True)
+        return True
+
+    def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
+        if self.hp_search_backend is None or trial is None:
+            return
+        # Before the report, which may end the trial.
+        self._objectives[step] = self.compute_objective(metrics.copy())
+        super()._report_to_hp_search(trial, len(self._objectives), metrics)
