@@ -10,6 +10,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from transformers import EvalPrediction
 
+from hf_layerfusion.errors import UserError
+
 MULTI_LABEL_THRESHOLD = 0.5
 """A label of a multi-label task is predicted where its sigmoid exceeds this."""
 
@@ -60,7 +62,7 @@ def _arrays(prediction: EvalPrediction) -> tuple[Array, Array]:
         raise ValueError(f"each row needs one prediction; found {len(logits)} for {len(labels)} labels")
     if not np.isfinite(logits).all():
         rows = int((~np.isfinite(logits)).reshape(len(logits), -1).any(axis=1).sum())
-        raise ValueError(
+        raise UserError(
             f"predictions must be finite; found NaN or infinity in {rows} of {len(logits)} rows: "
             "training has diverged, lower the learning rate"
         )

@@ -206,6 +206,19 @@ class RunTrainingArguments(LayerFusionTrainingArguments):
         None,
         "Folder of another run with --plot_layers, such as the baseline's, to draw beside this one.",
     )
+    hp_search: str | None = option(
+        None, "Search the best settings before the run, by optuna, ray or wandb; see docs/search.md."
+    )
+    hp_space: str | None = option(
+        None, "What is searched: a .json file, such as examples/search_extrabert.json."
+    )
+    hp_trials: int = option(20, "Trials of the search.")
+    hp_sampler: str = option(
+        "tpe", "How Optuna draws them: tpe or random; W&B's sweep is then bayes or random."
+    )
+    hp_prune: bool = option(
+        False, "Stop a trial whose evaluations fall behind the median of the trials before (Optuna)."
+    )
 
 
 @dataclass

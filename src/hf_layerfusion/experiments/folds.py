@@ -102,6 +102,8 @@ def cross_validate(
         raise UserError(
             "--folds and --seeds exclude each other; give one --seed, or run once with each of them."
         )
+    if training_arguments.hp_search is not None:
+        raise UserError("--hp_search is for a single run and excludes --folds; search without folds first.")
     if training_arguments.dry_run:
         raise UserError("--dry_run shows one run's groups of parameters and excludes --folds; leave one out.")
     settings = run_settings(model_arguments, data_arguments, training_arguments)

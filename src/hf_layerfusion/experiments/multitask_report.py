@@ -1,7 +1,7 @@
 """What a run over several tasks leaves in its folder, and says in its card."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,10 @@ def write_multitask_outputs(
     trainer: LayerFusionTrainer,
     model_arguments: MultitaskModelArguments,
     data_arguments: MultitaskDataArguments,
+    further_sections: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Writes model, tokenizer, results, each task's predictions, worst mistakes and plots, and the card into the
-    Trainer's folder."""
+    """Writes model, tokenizer, results, each task's predictions, worst mistakes and plots, and the card, with further
+    sections, into the Trainer's folder."""
     training_arguments: MultitaskTrainingArguments = trainer.args
     folder = Path(str(training_arguments.output_dir))
     trainer.save_model(str(folder), _internal_call=True)  # which, unlike a user's, pushes nothing
@@ -82,7 +83,7 @@ def write_multitask_outputs(
         folder, data, result, trainer.model, model_arguments, data_arguments, training_arguments
     )
     facts.figures += figures
-    facts.sections += sections
+    facts.sections += [*further_sections, *sections]
     build_card(facts).save(folder / "README.md")
 
 

@@ -1,8 +1,10 @@
 """The whole of the script for several tasks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.multitask import (
@@ -22,6 +24,7 @@ from hf_layerfusion.experiments.multitask_arguments import (
 from hf_layerfusion.experiments.multitask_report import write_multitask_outputs
 from hf_layerfusion.experiments.pushing import open_hub
 from hf_layerfusion.experiments.run_folder import check_output_dir, run_seeds, run_settings
+from hf_layerfusion.experiments.search import check_search, run_with_best
 from hf_layerfusion.experiments.tasks import read_tasks_file
 from hf_layerfusion.training.optimizer import group_rows
 from hf_layerfusion.training.trainer import LayerFusionTrainer
@@ -35,7 +38,8 @@ def train_tasks(
     training_arguments: MultitaskTrainingArguments,
     entries: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Prepares the data of all tasks once, then trains, predicts and writes outputs for each seed. With `--dry_run`
+    """Prepares the data of all tasks once, then trains, predicts and writes outputs for each seed; with `--hp_search`,
+    by the settings that a search before finds best. With `--dry_run`
     nothing is trained: the answer is the number of parameters of each architecture, in all and by part, and this run's
     parameter groups.
 
@@ -49,6 +53,7 @@ def train_tasks(
     Raises:
         UserError: for whatever the user can mend.
     """
+    check_search(training_arguments)
     if entries is None:
         entries = read_tasks_file(data_arguments.tasks_file)
     if data_arguments.prediction_format not in PREDICTION_FORMATS:
@@ -68,7 +73,7 @@ def train_tasks(
         groups = group_rows(load_multitask_model(model_arguments, data.tasks), training_arguments)
         return {"architectures": architecture_counts(model_arguments, data.tasks), "groups": groups}
     experiment = MultitaskExperiment(data, model_arguments, data_arguments, settings)
-    return run_seeds(experiment, training_arguments)
+    return run_seeds(*run_with_best(experiment, training_arguments))
 
 
 @dataclass
@@ -80,12 +85,23 @@ class MultitaskExperiment:
         model_arguments: which model.
         data_arguments: what holds for all tasks.
         settings: what its results depend on.
+        sections: what the model card says beside its own, `(title, Markdown)`.
     """
 
     data: MultitaskData
     model_arguments: MultitaskModelArguments
     data_arguments: MultitaskDataArguments
     settings: dict[str, Any]
+    sections: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether every task has validation data to choose on and test data to report on."""
+        return all({"validation", "test"} <= splits.keys() for splits in self.data.encoded.values())
+
+    def load_model(self, model_arguments: MultitaskModelArguments) -> PreTrainedModel:
+        """As `load_multitask_model`."""
+        return load_multitask_model(model_arguments, self.data.tasks)
 
     def make_trainer(self, arguments: MultitaskTrainingArguments) -> LayerFusionTrainer:
         """As `make_multitask_trainer`."""
@@ -97,4 +113,6 @@ class MultitaskExperiment:
 
     def write(self, trainer: LayerFusionTrainer, result: MultitaskResult) -> None:
         """As `write_multitask_outputs`."""
-        write_multitask_outputs(self.data, result, trainer, self.model_arguments, self.data_arguments)
+        write_multitask_outputs(
+            self.data, result, trainer, self.model_arguments, self.data_arguments, self.sections
+        )

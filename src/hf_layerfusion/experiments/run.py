@@ -5,6 +5,8 @@ import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.optim import Optimizer
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Trainer, set_seed
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    set_seed,
+)
 
 from hf_layerfusion.data.statistics import plot_word_counts, word_counts
 from hf_layerfusion.errors import UserError
@@ -45,6 +53,7 @@ from hf_layerfusion.experiments.run_folder import (
     run_settings,
     write_json,
 )
+from hf_layerfusion.experiments.search import check_search, run_with_best
 from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.publish import PushError
 from hf_layerfusion.training.optimizer import group_rows
@@ -123,8 +132,10 @@ def write_outputs(
     trainer: LayerFusionTrainer,
     model_arguments: ModelArguments,
     data_arguments: DataArguments,
+    further_sections: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Writes model, tokenizer, results, predictions, plots and card into the Trainer's folder."""
+    """Writes model, tokenizer, results, predictions, plots and card, with further sections, into the Trainer's
+    folder."""
     training_arguments: RunTrainingArguments = trainer.args
     folder = Path(str(training_arguments.output_dir))
     trainer.save_model(str(folder), _internal_call=True)  # which, unlike a user's, pushes nothing
@@ -191,7 +202,7 @@ def write_outputs(
     facts = card_facts(
         folder, data, result, trainer.model, model_arguments, data_arguments, training_arguments, figures
     )
-    facts.sections += sections
+    facts.sections += [*further_sections, *sections]
     build_card(facts).save(folder / "README.md")
 
 
@@ -206,6 +217,7 @@ class Classification:
         model_arguments: which model.
         data_arguments: how the data were prepared.
         settings: what its results depend on.
+        sections: what the model card says beside its own, `(title, Markdown)`.
     """
 
     data: PreparedData
@@ -214,6 +226,16 @@ class Classification:
     model_arguments: ModelArguments
     data_arguments: DataArguments
     settings: dict[str, Any]
+    sections: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there are validation data to choose on and test data to report on."""
+        return {"validation", "test"} <= self.encoded.keys()
+
+    def load_model(self, model_arguments: ModelArguments) -> PreTrainedModel:
+        """As the function of that name."""
+        return load_model(model_arguments, self.data.schema)
 
     def make_trainer(self, arguments: RunTrainingArguments) -> LayerFusionTrainer:
         """As the function of that name.
@@ -245,14 +267,14 @@ class Classification:
 
     def write(self, trainer: LayerFusionTrainer, result: RunResult) -> None:
         """As `write_outputs`."""
-        write_outputs(self.data, result, trainer, self.model_arguments, self.data_arguments)
+        write_outputs(self.data, result, trainer, self.model_arguments, self.data_arguments, self.sections)
 
 
 def classify(
     model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: RunTrainingArguments
 ) -> dict[str, Any]:
     """The whole of a script without folds: prepares the data once, then trains, predicts and writes outputs for each
-    seed.
+    seed; with `--hp_search`, by the settings that a search before finds best.
 
     Returns:
         As `run_seeds`; with `--dry_run`, which trains nothing, the `groups` of parameters.
@@ -260,6 +282,10 @@ def classify(
     Raises:
         UserError: for whatever the user can mend.
     """
+    check_search(training_arguments)
+    if training_arguments.hp_search is not None:
+        # What is searched on is not reported.
+        data_arguments = dataclasses.replace(data_arguments, report_on_selection=False)
     settings = run_settings(model_arguments, data_arguments, training_arguments)
     if not training_arguments.dry_run:
         check_output_dir(training_arguments, settings)
@@ -274,4 +300,4 @@ def classify(
     if training_arguments.dry_run:
         return {"groups": group_rows(load_model(model_arguments, data.schema), training_arguments)}
     experiment = Classification(data, encoded, tokenizer, model_arguments, data_arguments, settings)
-    return run_seeds(experiment, training_arguments)
+    return run_seeds(*run_with_best(experiment, training_arguments))

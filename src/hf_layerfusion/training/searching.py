@@ -52,14 +52,20 @@ class SearchingTrainer(Trainer):
             if self.args.load_best_model_at_end and best_step in self._objectives:
                 self.objective = self._objectives[best_step]
             kept = self._is_best(trial)
+            logger.info(f"{self._name_of(trial)}: objective {self.objective:.5g}")
             return output
         except UserError as error:
+            logger.warning(f"{self._name_of(trial)} failed: {error}")
             if hasattr(trial, "set_user_attr"):
                 trial.set_user_attr("error", str(error))
             raise
         finally:
             if not kept and hasattr(trial, "study"):
                 shutil.rmtree(self._get_output_dir(trial), ignore_errors=True)
+
+    def _name_of(self, trial: Any) -> str:
+        values = trial if isinstance(trial, dict) else trial.params
+        return f"trial {getattr(trial, 'number', '')} {values}"
 
     def _set_arguments(self, trial: Any) -> None:
         # Ray and W&B hand over the values themselves.

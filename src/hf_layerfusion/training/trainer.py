@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
@@ -119,10 +119,12 @@ class LayerFusionTrainer(
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel:
-        """As the stock method; with frozen what the arguments keep as it is."""
+        """As the stock method; with frozen what the arguments keep as it is. The seed is set once more, so that training
+        draws what it would draw for a model made before its Trainer."""
         model = super().call_model_init(trial)
         freeze_encoder(model, self.args)
         check_cacheable(model, self.args)
+        set_seed(self.args.seed)
         return model
 
     # Rates
