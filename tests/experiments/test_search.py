@@ -19,8 +19,8 @@ from hf_layerfusion.experiments.multitask_arguments import (
 )
 from hf_layerfusion.experiments.multitask_run import train_tasks
 from hf_layerfusion.experiments.run import classify
-from hf_layerfusion.experiments.script import parse_arguments
 from hf_layerfusion.training.trainer import LayerFusionTrainer
+from tests.examples.command_line import parse
 from tests.tiny import tiny_texts, write_csv
 
 SPACE = {
@@ -31,7 +31,7 @@ SPACE = {
 
 
 @pytest.fixture
-def call(tiny_encoder_dir, tmp_path, monkeypatch):
+def call(tiny_encoder_dir, tmp_path):
     """Calls what run_tweets calls; 24 texts to train on, 16 to validate, 12 to test."""
     sizes = {"train": 24, "validation": 16, "test": 12}
     files = {
@@ -57,11 +57,7 @@ def call(tiny_encoder_dir, tmp_path, monkeypatch):
             "hp_trials": 2,
             **changes,
         }
-        arguments = [
-            part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))
-        ]
-        monkeypatch.setattr(sys, "argv", ["run_tweets.py", *arguments])
-        return classify(*parse_arguments(ModelArguments, DataArguments, TweetTrainingArguments))
+        return classify(*parse((ModelArguments, DataArguments, TweetTrainingArguments), options))
 
     return run
 
@@ -116,17 +112,17 @@ def test_a_search_that_was_killed_goes_on(call, tmp_path, monkeypatch):
     class Killed(BaseException):
         """What Optuna does not catch, so that the trial stays under way as after SIGKILL."""
 
-    step, number = LayerFusionTrainer.training_step, []
+    step = LayerFusionTrainer.training_step
 
     def dying(self, *args, **kwargs):
-        number.append(self._trial.number)
         if self._trial.number == 1:
             raise Killed
         return step(self, *args, **kwargs)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(LayerFusionTrainer, "training_step", dying)
-        call(tmp_path / "cut")
+        with pytest.raises(Killed):
+            call(tmp_path / "cut")
     with pytest.raises(UserError, match="must be empty, found another run's files"):
         call(tmp_path / "cut")
     trained = []
@@ -165,7 +161,7 @@ def test_without_test_file_the_validation_data_are_reported(call, tmp_path, size
 
 def test_trials_that_fail(call, tmp_path):
     (tmp_path / "high.json").write_text('{"learning_rate": [1e30]}')
-    with pytest.raises(UserError, match="--hp_search: no trial ended well; the last one: .* finite"):
+    with pytest.raises(UserError, match=r"--hp_search: no trial ended well; the last one: .* finite"):
         call(tmp_path / "run", hp_space=tmp_path / "high.json")
 
 

@@ -65,14 +65,14 @@ def test_the_shipped_space_is_the_papers():
     ],
 )
 def test_malformed_files(tmp_path, content, message):
-    with pytest.raises(UserError, match="--hp_space .*space.json: ") as error:
+    with pytest.raises(UserError, match=r"--hp_space .*space\.json: ") as error:
         read_space(write(tmp_path, content))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(UserError, match="--hp_space must name a .json file"):
+    with pytest.raises(UserError, match=r"--hp_space must name a \.json file"):
         read_space(None)
     with pytest.raises(UserError, match=r"none\.json: cannot be read \(No such file"):
         read_space(str(tmp_path / "none.json"))
@@ -101,7 +101,7 @@ def test_settings_that_cannot_be(tmp_path, name, entry, message):
             raise UserError("does not fit")
 
     training = TweetTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    with pytest.raises(UserError, match="^--hp_space: ") as error:
+    with pytest.raises(UserError, match=r"^--hp_space: ") as error:
         check_space({name: entry}, ModelArguments(), training, load)
     assert message in str(error.value)
 

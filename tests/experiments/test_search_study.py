@@ -1,5 +1,7 @@
 """A study that was cut off goes on as if it had not been, whatever draws its trials."""
 
+import contextlib
+
 import optuna
 import pytest
 
@@ -28,10 +30,8 @@ def run(path, sampler, number, seed=3, cut_off=None, identity=None):
             raise cut_off[1]
         return value
 
-    try:
+    with contextlib.suppress(Killed, KeyboardInterrupt):
         study.optimize(stopping, n_trials=number)
-    except (Killed, KeyboardInterrupt):
-        pass
     return [(t.state, t.settings, t.objective) for t in trials_of(study)]
 
 

@@ -52,7 +52,7 @@ class SearchingTrainer(Trainer):
             if self.args.load_best_model_at_end and best_step in self._objectives:
                 self.objective = self._objectives[best_step]
             kept = self._is_best(trial)
-            logger.info(f"{self._name_of(trial)}: objective {self.objective:.5g}")
+            logger.info(f"{self._name_of(trial)}: objective {self.objective}")
             return output
         except UserError as error:
             logger.warning(f"{self._name_of(trial)} failed: {error}")

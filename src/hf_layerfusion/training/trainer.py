@@ -119,8 +119,8 @@ class LayerFusionTrainer(
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel:
-        """As the stock method; with frozen what the arguments keep as it is. The seed is set once more, so that training
-        draws what it would draw for a model made before its Trainer."""
+        """As the stock method; with frozen what the arguments keep as it is. The seed is set once more, so that
+        training draws what it would draw for a model made before its Trainer."""
         model = super().call_model_init(trial)
         freeze_encoder(model, self.args)
         check_cacheable(model, self.args)
