@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from transformers import AutoConfig
 from hf_layerfusion import (
     BertForGRUFusionClassification,
     BertWithPoolingModule,
+    CerbertusConfig,
     GRUFusionConfig,
     LayerPoolingConfig,
 )
@@ -139,3 +143,101 @@ def test_the_encoder_says_depth_width_and_vocabulary(tmp_path: Path) -> None:
     assert (loaded.num_hidden_layers, loaded.hidden_size, loaded.num_labels) == (3, 32, 5)
     assert type(loaded.encoder_config) is type(config.encoder_config)
     assert loaded.get_text_config() is loaded.encoder_config
+
+
+HUGE = 10**9
+HOSTILE: list[tuple[str, Any]] = [
+    *(("num_labels", value) for value in (HUGE, -1, 0, 1.5, "2", True, None)),
+    ("id2label", ["a", "b"]),
+    ("id2label", {"1": "a", "7": "b"}),
+    *(
+        (f"encoder_config.{name}", HUGE)
+        for name in ("num_labels", "num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
+    ),
+    *((f"encoder_config.{name}", -1) for name in ("num_labels", "hidden_size", "vocab_size")),
+    ("encoder_config.num_hidden_layers", "2"),
+    ("encoder_config.max_position_embeddings", HUGE),
+    ("encoder_config", {"model_type": "modernbert", "num_hidden_layers": HUGE}),
+    ("encoder_config", {"model_type": "distilbert", "n_layers": HUGE}),
+    ("encoder_config", {"model_type": "albert", "num_hidden_groups": HUGE}),
+    ("encoder_config", {"model_type": "gru_fusion", "encoder_config": {"num_labels": HUGE}}),
+    ("encoder_config", {"model_type": "unheard-of"}),
+]
+HOSTILE_OF_TASKS: list[tuple[str, Any]] = [
+    ("tasks", {"a": {"labels": ["x", "y"], "vector_layers": 60_000}}),
+    ("tasks", {"a": {"labels": ["x", "y"], "dense_size": HUGE}}),
+    ("tasks", {"a": {"labels": ["x", "y"], "fusion": {"fusion": "unheard-of"}}}),
+    ("tasks", {"a": {"labels": ["x", "y"], "fusion": {"fusion_hidden_size": HUGE}}}),
+    ("encoders", ["own"] * 1000),
+    ("num_task_layers", HUGE),
+]
+
+
+def hostile_files(folder: Path) -> list[tuple[Path, str]]:
+    """Folders with a `config.json` that must be refused, each with what the message must name."""
+    found = []
+    for config_class in (GRUFusionConfig, LayerPoolingConfig, CerbertusConfig):
+        stored = config_class(encoder_config=tiny_config("bert")).to_dict()
+        more = HOSTILE_OF_TASKS if config_class is CerbertusConfig else []
+        for number, (name, value) in enumerate([*HOSTILE, *more]):
+            outer, _, inner = name.partition(".")
+            content = stored | {outer: stored[outer] | {inner: value} if inner else value}
+            place = folder / f"{config_class.model_type}-{number}"
+            place.mkdir()
+            (place / "config.json").write_text(json.dumps(content))
+            found.append((place, {"tasks": "task 'a'", "encoder_config": ""}.get(outer, outer) or inner))
+    return found
+
+
+LOAD_WITHIN_LIMITS = """
+import json, resource, sys, time
+import hf_layerfusion
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+lines = open("/proc/self/status").read().splitlines()
+used = next(int(line.split()[1]) for line in lines if line.startswith("VmSize")) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
+answers = []
+for folder in json.loads(sys.argv[1]):
+    start = time.process_time()
+    try:
+        AutoConfig.from_pretrained(folder)
+        answers.append("accepted")
+    except (ValueError, StrictDataclassError) as error:
+        answers.append(str(error))
+    except BaseException as error:
+        answers.append(f"{type(error).__name__} in place of ValueError: {error}")
+    if time.process_time() - start > 2:
+        answers[-1] = "too slow"
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its own size from /proc")
+def test_hostile_files_are_refused_before_they_take_memory(tmp_path: Path) -> None:
+    """In a process that may take 256 MiB more than it has after importing."""
+    files = hostile_files(tmp_path)
+    given = json.dumps([str(folder) for folder, _ in files])
+    process = subprocess.run(
+        [sys.executable, "-c", LOAD_WITHIN_LIMITS, given],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+    )
+    assert process.returncode == 0, process.stderr
+    answers = json.loads(process.stdout.splitlines()[-1])
+    wrong = [
+        (folder.name, json.loads((folder / "config.json").read_text()), answer)
+        for (folder, name), answer in zip(files, answers, strict=True)
+        if name not in answer or answer == "accepted" or "in place of" in answer
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("value", [HUGE, -1, 1.5])
+def test_numbers_of_labels_as_keyword(tmp_path: Path, value: Any) -> None:
+    GRUFusionConfig(encoder_config=tiny_config("bert")).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"`num_labels` must be a whole number .* found {value}"):
+        AutoConfig.from_pretrained(tmp_path, num_labels=value)

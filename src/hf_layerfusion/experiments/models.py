@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -34,6 +35,8 @@ DROPOUT_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "attention_dropout": (("attention_probs_dropout_prob",), ("attention_dropout",), ("attn_pdrop",)),
 }
+# What `from_pretrained` raises where a checkpoint or a setting is wrong.
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 # Settings of a model that transformers' own classifiers have too.
 PLAIN_SETTINGS = {"classifier_dropout"}
 
@@ -156,7 +159,7 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> PreTrainedMode
             **settings,
             **dropout,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
 
 

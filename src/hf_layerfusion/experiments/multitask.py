@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedTokenizerBase, set_seed
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -18,6 +17,7 @@ from hf_layerfusion import CerbertusConfig, CerbertusForMultitask, parameter_cou
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.experiments.models import (
+    LOADING_ERRORS,
     encoder_dropout,
     load_tokenizer,
     loading_options,
@@ -128,7 +128,7 @@ def load_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, Ta
             **changes,
             **loading_options(arguments),
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
 
 
@@ -243,5 +243,5 @@ def architecture_counts(
             for encoders, k in shapes
         ]
         return {config.variant: parameter_counts(config)._asdict() for config in configs}
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error

@@ -2,6 +2,7 @@
 """What the configurations of all models of the package share: an encoder's configuration inside their own."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -11,6 +12,7 @@ from transformers.configuration_utils import SubConfigSpec
 # Above anything of use: what a broken file asks for is refused before it takes memory.
 LARGEST_SIZE = 65_536
 LARGEST_DEPTH = 1_000
+LARGEST_COUNT = 2**24
 PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 
 
@@ -23,6 +25,37 @@ def size(config: PreTrainedConfig, *names: str, least: int = 1) -> None:
                 f"`{name}` must lie between {least} and {LARGEST_SIZE}, found {value}; choose a number there"
                 f"{'' if least else ', 0 leaves it out'}."
             )
+
+
+def refuse_extremes(settings: Mapping[str, Any], where: str) -> None:
+    """Raises `ValueError` if a number of an encoder's settings is beyond use, before the encoder's own class makes
+    lists of that length of it (names of labels, kinds of layers) or a model of that size.
+
+    Args:
+        settings: as in `config.json`; configurations inside them are looked into.
+        where: what the message calls them.
+    """
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and name.endswith("_config"):
+            refuse_extremes(value, f"{where}.{name}")
+        elif name == "num_labels":
+            check_num_labels(value, f"{where}.{name}")
+        elif isinstance(value, int):
+            counts_layers = any(part in name for part in ("layers", "groups", "blocks"))
+            largest = LARGEST_DEPTH if counts_layers else LARGEST_COUNT
+            if value > largest or (value < 0 and (name.startswith("num_") or name.endswith("_size"))):
+                raise ValueError(
+                    f"`{where}.{name}` must lie between 0 and {largest}, found {value}; take it from the encoder's own "
+                    "configuration."
+                )
+
+
+def check_num_labels(value: Any, name: str) -> None:
+    """Raises `ValueError` unless `value` is a number of labels."""
+    if type(value) is not int or not 1 <= value <= LARGEST_SIZE:
+        raise ValueError(
+            f"`{name}` must be a whole number between 1 and {LARGEST_SIZE}, found {value!r}; give the number of labels."
+        )
 
 
 def probability(config: PreTrainedConfig, *names: str) -> None:
@@ -49,7 +82,20 @@ class LayerFusionConfig(PreTrainedConfig):
     initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # transformers makes names for as many labels as a file asks for, and an encoder as many layers.
+        if "num_labels" in kwargs:
+            check_num_labels(kwargs["num_labels"], "num_labels")
+        if self.id2label is not None and not isinstance(self.id2label, dict):
+            raise ValueError(
+                f'`id2label` must be an object of names by number, found {self.id2label!r}; write {{"0": "no", …}}.'
+            )
+        if isinstance(self.encoder_config, dict):
+            refuse_extremes(self.encoder_config, "encoder_config")
         super().__post_init__(**kwargs)
+        if sorted(self.id2label) != list(range(self.num_labels)):
+            raise ValueError(
+                f"`id2label` must number its names from 0, found {sorted(self.id2label)[:10]}; number them anew."
+            )
         self.check()
 
     @property
@@ -82,6 +128,7 @@ class LayerFusionConfig(PreTrainedConfig):
                 f"`problem_type` must be one of {PROBLEM_TYPES}, found {self.problem_type!r}; None goes by the labels."
             )
         encoder = self.get_text_config()
+        refuse_extremes(vars(encoder), "encoder_config")
         if getattr(encoder, "is_encoder_decoder", False):
             raise ValueError(
                 f"`encoder_config` must describe an encoder, found the encoder-decoder '{encoder.model_type}'; "

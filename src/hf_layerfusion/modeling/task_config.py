@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 
 from .configuration_layer_fusion import probability, size
 
+LARGEST_STACK = 100
 DEFAULT_LOSSES = {
     "single_label_classification": "cross_entropy",
     "multi_label_classification": "binary_cross_entropy",
@@ -65,7 +66,11 @@ class TaskConfig:
     output: Literal["raw", "clamp", "squash"] = "raw"
 
     def __post_init__(self) -> None:
-        size(self, "vector_layers", "dense_size", least=0)
+        size(self, "dense_size", least=0)
+        if not 0 <= self.vector_layers <= LARGEST_STACK:
+            raise ValueError(
+                f"`vector_layers` must lie between 0 and {LARGEST_STACK}, found {self.vector_layers}; lower it."
+            )
         probability(self, "dropout")
         self.check_labels()
         self.check_pair()
