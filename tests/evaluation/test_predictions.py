@@ -76,14 +76,14 @@ def test_kaggle(tmp_path):
     path = tmp_path / "p.csv"
     write_predictions(
         path,
-        ids=["x", "y", "z"],
+        ids=["1", 3, "2"],
         texts={"text": ["a", "b", "c"]},
         logits=np.array([[0.0, 1.0], [1.0, 0.0], [-3.0, -2.0]]),
         problem_type=SINGLE,
         label_names=["sad", "happy"],
         format="kaggle",
     )
-    assert rows(path) == [["Id", "Prediction"], ["1", "1"], ["2", "-1"], ["3", "1"]]
+    assert rows(path) == [["Id", "Prediction"], ["1", "1"], ["3", "-1"], ["2", "1"]]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,9 @@ def test_kaggle_wants_two_classes(tmp_path, logits, problem_type, names):
         ({"problem_type": "ranking"}, ValueError, "'ranking'"),
         ({"problem_type": MULTI, "label_names": ["a;b", "c"]}, UserError, "'a;b'"),
         ({"problem_type": "regression"}, ValueError, "regression"),
+        ({"format": "kaggle", "ids": [0, 1]}, UserError, "different whole numbers from 1 on; found '0'"),
+        ({"format": "kaggle", "ids": ["1", "x"]}, UserError, "different whole numbers from 1 on; found 'x'"),
+        ({"format": "kaggle", "ids": ["1", 1]}, UserError, "different whole numbers from 1 on; found '1'"),
     ],
 )
 def test_bad_input_leaves_the_old_file_alone(tmp_path, change, error, message):

@@ -138,17 +138,22 @@ def test_the_competition_s_files_and_format(call, tmp_path):
     for label in ("positive", "negative"):
         lines = [text for text, name in tiny_texts(120) if name == label]
         (tmp_path / f"{label}.txt").write_text("\n".join(lines) + "\n")
+    numbers = [5, *range(1, 5), *range(6, 31)]
+    tweets = [text for text, _ in tiny_texts(30, seed=5)]
+    lines = [f"{number},{tweet}, indeed" for number, tweet in zip(numbers, tweets, strict=True)]
+    (tmp_path / "test_data.txt").write_text("\n".join(lines) + "\n")
     call(
         tmp_path / "run",
         train_file=None,
         validation_file=None,
         train_pos_file=tmp_path / "positive.txt",
         train_neg_file=tmp_path / "negative.txt",
+        test_file=tmp_path / "test_data.txt",
         prediction_format="kaggle",
         num_train_epochs=1,
     )
     predictions = read_csv(tmp_path / "run" / "predictions.csv")
-    assert [row["Id"] for row in predictions] == [str(i) for i in range(1, 33)]
+    assert [row["Id"] for row in predictions] == [str(number) for number in numbers]
     assert {row["Prediction"] for row in predictions} <= {"1", "-1"}
 
 

@@ -34,6 +34,7 @@ from hf_layerfusion.data.formats import (
     read_parquet,
     read_tsv,
 )
+from hf_layerfusion.data.numbered_tweets import read_numbered_tweets
 from hf_layerfusion.data.tables import from_table, row_number, take, to_table
 from hf_layerfusion.data.utf8 import read_utf8, split_lines
 from hf_layerfusion.errors import UserError
@@ -52,6 +53,7 @@ READERS: dict[str, Callable[[Path, WantedColumns, int], Columns]] = {
     ".parquet": read_parquet,
     ".xml": read_semeval,
     ".raw": read_acl14,
+    ".txt": read_numbered_tweets,
 }
 
 
@@ -75,6 +77,7 @@ def read_examples(
     - `.parquet`: labels by the type of their column.
     - `.xml`, `.raw`: the aspect terms of SemEval-2014 and the tweets of ACL-14, with the columns `sentence`,
       `aspect` and `label` (`data/absa.py`).
+    - `.txt`: the competition's numbered tweets without labels (`data/numbered_tweets.py`).
 
     Blank lines at the end of a file are ignored. Repeated ids are kept and counted in a warning.
 
@@ -83,7 +86,7 @@ def read_examples(
         text_columns: one column, or two for text pairs.
         label_column: the column of the label; None reads none.
         label_required: False takes a file without the label column as one to predict only.
-        id_column: the column of the id; None numbers the examples from 0.
+        id_column: the column of the id; None numbers the examples from 0, but for the ids of a `.txt`.
         max_text_bytes: the longest text, in UTF-8 bytes.
         skip_incomplete: leave out rows without a text or label, counted in a warning, instead of refusing them.
 

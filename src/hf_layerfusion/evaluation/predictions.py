@@ -2,6 +2,8 @@
 
 import csv
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -43,8 +45,8 @@ def write_predictions(
       probabilities, in the same order);
     - regression: `value`.
 
-    `"kaggle"` writes `Id,Prediction`, Ids counting from 1 whatever `ids` says: 1 for the second of two
-    classes, -1 for the first.
+    `"kaggle"` writes `Id,Prediction`: each of `ids`, a whole number from 1 on, and 1 for the second of two classes, -1
+    for the first.
 
     Args:
         path: the file; one that is there is replaced.
@@ -56,8 +58,8 @@ def write_predictions(
         format: `"standard"` or `"kaggle"`.
 
     Raises:
-        UserError: kaggle's form asked of anything but two classes, a label name with `;` in a multi-label
-            task, a text column named as one of ours.
+        UserError: kaggle's form asked of anything but two classes or of ids that are no whole numbers or not all
+            different, a label name with `;` in a multi-label task, a text column named as one of ours.
         ValueError: lengths or number of labels that do not fit, an unknown `problem_type` or `format`.
     """
     logits = np.asarray(logits)
@@ -68,7 +70,7 @@ def write_predictions(
         raise ValueError(f"logits must be [N, {len(label_names)}], by label_names; found {logits.shape}")
 
     if format == "kaggle":
-        header, rows = ["Id", "Prediction"], _kaggle_rows(logits, problem_type)
+        header, rows = ["Id", "Prediction"], _kaggle_rows(ids, logits, problem_type)
     elif format == "standard":
         header, answers = _answers(logits, problem_type, label_names)
         clash = sorted({"id", *header} & set(texts))
@@ -83,14 +85,24 @@ def write_predictions(
     _write_csv(Path(path), header, rows)
 
 
-def _kaggle_rows(logits: npt.NDArray[Any], problem_type: str) -> Iterator[tuple[object, ...]]:
+def _kaggle_rows(
+    ids: Sequence[object], logits: npt.NDArray[Any], problem_type: str
+) -> Iterator[tuple[object, ...]]:
     if problem_type != "single_label_classification" or logits.shape[1] != 2:
         classes = f"{logits.shape[1]} labels" if logits.ndim == 2 else "one value a row"
         raise UserError(
             f"prediction_format kaggle needs a task of two classes; found {problem_type} with {classes}: "
             "use prediction_format standard"
         )
-    return ((row, 1 if second else -1) for row, second in enumerate(logits.argmax(axis=1), start=1))
+    names = [str(id_) for id_ in ids]
+    wrong = [name for name in names if not re.fullmatch("[1-9][0-9]*", name)]
+    wrong += [name for name, count in Counter(names).items() if count > 1]
+    if wrong:
+        raise UserError(
+            f"prediction_format kaggle needs ids that are different whole numbers from 1 on; found {wrong[0]!r}: mend "
+            "the ids, or leave out id_column to number the rows"
+        )
+    return ((name, 1 if second else -1) for name, second in zip(names, logits.argmax(axis=1), strict=True))
 
 
 def _answers(

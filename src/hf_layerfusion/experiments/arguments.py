@@ -115,7 +115,9 @@ class DataArguments(DataCardArguments):
     validation_file: str | None = option(
         None, "Validation examples; without them --validation_fraction is split from training."
     )
-    test_file: str | None = option(None, "Test examples, with or without labels.")
+    test_file: str | None = option(
+        None, "Test examples, with or without labels; the competition's test_data.txt too."
+    )
     train_pos_file: str | None = option(None, "The competition's train_pos.txt, one tweet a line.")
     train_neg_file: str | None = option(None, "The competition's train_neg.txt, one tweet a line.")
     dataset_name: str | None = option(None, "Data set of the Hub, such as cardiffnlp/tweet_eval.")

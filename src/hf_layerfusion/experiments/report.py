@@ -61,6 +61,16 @@ def measured_fields(
     }
 
 
+def prediction_ids(rows: Dataset, arguments: DataArguments) -> list[str]:
+    """The ids that a split's predictions are written with: the data's own. Where these have none, kaggle's format, which
+    counts from 1, has the places of the rows in their file."""
+    ids = list(rows["id"])
+    numbered = arguments.id_column is None and not str(arguments.test_file).endswith(".txt")
+    if arguments.prediction_format == "kaggle" and numbered:
+        return [str(int(id_) + 1) for id_ in ids]
+    return ids
+
+
 def epoch_rows(history: list[dict[str, Any]]) -> list[dict[str, float]]:
     """One row an epoch from the Trainer's log: training loss and every validation metric."""
     rows: dict[float, dict[str, float]] = {}

@@ -45,6 +45,7 @@ from hf_layerfusion.experiments.models import load_model, load_tokenizer
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.pushing import open_hub
 from hf_layerfusion.experiments.report import RunResult, card_facts, texts_and_labels
+from hf_layerfusion.experiments.report import RunResult, card_facts, prediction_ids, texts_and_labels
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
     check_output_dir,
@@ -177,7 +178,7 @@ def write_outputs(
         rows = data.splits[split]
         write_predictions(
             folder / "predictions.csv",
-            ids=rows["id"],
+            ids=prediction_ids(rows, data_arguments),
             texts={column: rows[column] for column in data.text_columns},
             logits=result.logits,
             problem_type=data.schema.problem_type,

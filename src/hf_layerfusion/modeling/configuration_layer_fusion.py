@@ -92,9 +92,9 @@ class LayerFusionConfig(PreTrainedConfig):
         if isinstance(self.encoder_config, dict):
             refuse_extremes(self.encoder_config, "encoder_config")
         super().__post_init__(**kwargs)
-        if sorted(self.id2label) != list(range(self.num_labels)):
+        if sorted(self.id2label or ()) != list(range(self.num_labels)):
             raise ValueError(
-                f"`id2label` must number its names from 0, found {sorted(self.id2label)[:10]}; number them anew."
+                f"`id2label` must number its names from 0, found {sorted(self.id2label or ())[:10]}; number them anew."
             )
         self.check()
 

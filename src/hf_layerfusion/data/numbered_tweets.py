@@ -1,0 +1,43 @@
+"""The test file of GRUBERT's competition, `test_data.txt`: a number, a comma and a tweet on each line, no labels."""
+
+import re
+from pathlib import Path
+
+import pyarrow as pa
+
+from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt
+from hf_layerfusion.data.formats import read_utf8, split_lines
+from hf_layerfusion.errors import UserError
+
+_LINE = re.compile(r"([1-9][0-9]*),(.*)")
+
+
+def read_numbered_tweets(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
+    """Reads `id,tweet` a line; lines end at LF or CR LF only, and all behind the first comma is the tweet.
+
+    The one text column has the name that is wanted; the ids are the file's.
+
+    Raises:
+        UserError: a line of another form, by its number; a label or a second text asked for.
+    """
+    if wanted.label is not None and wanted.label_required:
+        raise UserError(
+            f"{path}: a .txt file holds numbered tweets to predict and no labels; name it as --test_file, and the "
+            "competition's other files as --train_pos_file and --train_neg_file"
+        )
+    if len(wanted.text) != 1:
+        raise UserError(
+            f"{path}: a .txt file holds one text a line, found {len(wanted.text)} text columns asked for "
+            f"({', '.join(wanted.text)}); name one"
+        )
+    found = []
+    for number, line in enumerate(split_lines(read_utf8(path)), start=1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise UserError(
+                f"{path}: row {number}: must be a number from 1 on, a comma and a tweet, found {excerpt(line)}; mend "
+                "the line"
+            )
+        found.append(match.groups())
+    ids, tweets = zip(*found, strict=True)
+    return {wanted.text[0]: pa.array(tweets, pa.string()), "id": pa.array(ids, pa.string())}
