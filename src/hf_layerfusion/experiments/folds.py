@@ -13,6 +13,7 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.folds import Fold, stratified_folds, stratified_group_folds
 from hf_layerfusion.experiments.arguments import AbsaDataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.experiments.models import load_tokenizer
+from hf_layerfusion.experiments.predict import is_prediction_only
 from hf_layerfusion.experiments.prepare import (
     PreparedData,
     cut_validation,
@@ -101,6 +102,10 @@ def cross_validate(
     if training_arguments.seeds is not None:
         raise UserError(
             "--folds and --seeds exclude each other; give one --seed, or run once with each of them."
+        )
+    if is_prediction_only(training_arguments):
+        raise UserError(
+            "--do_predict without --do_train predicts --test_file and excludes --folds; leave out one."
         )
     if training_arguments.hp_search is not None:
         raise UserError("--hp_search is for a single run and excludes --folds; search without folds first.")

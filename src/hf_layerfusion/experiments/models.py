@@ -163,6 +163,34 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> PreTrainedMode
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
 
 
+def load_trained(arguments: EncoderArguments) -> PreTrainedModel:
+    """A classifier to predict with, as its checkpoint describes it.
+
+    Raises:
+        UserError: if the checkpoint is missing, corrupt, stored as pickle, lacks weights or is of several tasks.
+    """
+    where = f"--model_name_or_path {arguments.model_name_or_path}"
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            resolve_path(arguments.model_name_or_path),
+            use_safetensors=None if arguments.allow_pickle else True,
+            output_loading_info=True,
+            **loading_options(arguments),
+        )
+    except LOADING_ERRORS as error:
+        raise UserError(f"{where}: {one_line(error)}") from error
+    if info["missing_keys"]:
+        raise UserError(
+            f"{where}: must be a trained classifier, found no weights of {sorted(info['missing_keys'])[0]}; train it "
+            "first."
+        )
+    if getattr(model.config, "tasks", None):
+        raise UserError(
+            f"{where}: must be a model of one task, found one of several; ask it by MultitaskPipeline."
+        )
+    return model
+
+
 def one_line(error: BaseException) -> str:
     """An error's message on one line."""
     return " ".join(str(error).split())

@@ -30,6 +30,7 @@ from hf_layerfusion.experiments.multitask_arguments import (
     MultitaskTrainingArguments,
 )
 from hf_layerfusion.experiments.prepare import PreparedData
+from hf_layerfusion.experiments.report import split_metrics
 from hf_layerfusion.experiments.run_folder import resume_point
 from hf_layerfusion.experiments.tasks import PREDICT, Task, make_tasks, prepare_task, tokenize_task
 from hf_layerfusion.hub.publish import PushError
@@ -184,21 +185,12 @@ def train_multitask(trainer: LayerFusionTrainer, data: MultitaskData) -> Multita
             continue
         for name, output in trainer.predict(rows, metric_key_prefix=split).items():
             logits[name][split], labels[name][split] = output.predictions, output.label_ids
-            metrics.setdefault(split, {}).update(task_metrics(output, split))
+            metrics.setdefault(split, {}).update(split_metrics(output, split))
         _add_mean(metrics.get(split, {}), data.tasks)
     if arguments.best_of_each_task and arguments.eval_strategy != "no":
         metrics["best_of_each"] = _best_of_each(trainer, data)
     parameters = trainer.model.num_parameters()
     return MultitaskResult(metrics, logits, labels, trainer.state.log_history, seconds, parameters)
-
-
-def task_metrics(output: Any, split: str) -> dict[str, float]:
-    """The metrics of a prediction without `split` before their names, and without times."""
-    return {
-        name.removeprefix(f"{split}_"): value
-        for name, value in (output.metrics or {}).items()
-        if not name.endswith(("_runtime", "_per_second", "_preparation_time"))
-    }
 
 
 def _add_mean(metrics: dict[str, float], tasks: dict[str, Task]) -> None:
@@ -216,7 +208,7 @@ def _best_of_each(trainer: LayerFusionTrainer, data: MultitaskData) -> dict[str,
         folder = Path(str(trainer.args.output_dir)) / f"{BEST_OF_TASK}-{task}"
         trainer.model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
         output = trainer.predict({task: test[task]}, metric_key_prefix="test")[task]
-        metrics |= task_metrics(output, "test")
+        metrics |= split_metrics(output, "test")
     trainer.model.load_state_dict(chosen)
     _add_mean(metrics, data.tasks)
     return metrics

@@ -23,6 +23,7 @@ from hf_layerfusion.experiments.multitask_arguments import (
 )
 from hf_layerfusion.experiments.multitask_report import write_multitask_outputs
 from hf_layerfusion.experiments.pushing import open_hub
+from hf_layerfusion.experiments.predict import is_prediction_only
 from hf_layerfusion.experiments.run_folder import check_output_dir, run_seeds, run_settings
 from hf_layerfusion.experiments.search import check_search, run_with_best
 from hf_layerfusion.experiments.tasks import read_tasks_file
@@ -53,6 +54,11 @@ def train_tasks(
     Raises:
         UserError: for whatever the user can mend.
     """
+    if is_prediction_only(training_arguments):
+        raise UserError(
+            "--do_predict without --do_train is for one task; name predict_file in the tasks file, or ask a trained "
+            "model by MultitaskPipeline."
+        )
     check_search(training_arguments)
     if entries is None:
         entries = read_tasks_file(data_arguments.tasks_file)

@@ -91,22 +91,30 @@ def read_splits(arguments: DataArguments) -> dict[str, Dataset]:
             arguments.train_pos_file, arguments.train_neg_file, text_column=arguments.text_column
         )
     for split in ("train", "validation", "test"):
-        path = getattr(arguments, f"{split}_file")
-        if path is not None:
-            splits[split] = read_examples(
-                path,
-                text_columns=columns,
-                label_column=arguments.label_column,
-                label_required=split != "test",
-                id_column=arguments.id_column,
-                skip_incomplete=arguments.skip_incomplete,
-            )
+        if getattr(arguments, f"{split}_file") is not None:
+            splits[split] = read_file(arguments, split)
     return splits
 
 
 def cleaning_steps(arguments: DataArguments) -> tuple[str, ...]:
     """The names of the steps that clean the texts; none for a preset that does not exist."""
     return tuple(arguments.preprocessing_steps or ()) or PRESETS.get(arguments.preprocessing, ())
+
+
+def read_file(arguments: DataArguments, split: str) -> Dataset:
+    """Reads the file that the arguments name for `split`; labels stay raw.
+
+    Raises:
+        UserError: as `read_examples`.
+    """
+    return read_examples(
+        getattr(arguments, f"{split}_file"),
+        text_columns=text_columns(arguments),
+        label_column=arguments.label_column,
+        label_required=split != "test",
+        id_column=arguments.id_column,
+        skip_incomplete=arguments.skip_incomplete,
+    )
 
 
 def make_cleaner(arguments: DataArguments) -> TweetPreprocessor:
@@ -145,8 +153,9 @@ def limit_first(split: Dataset, number: int) -> Dataset:
     return split.select(range(min(len(split), number)))
 
 
-def load(arguments: DataArguments) -> PreparedData:
-    """Reads and cleans the splits that are given, and encodes their labels.
+def load(arguments: DataArguments, schema: LabelSchema | None = None) -> PreparedData:
+    """Reads and cleans the splits that are given, and encodes their labels; with the schema of a model that is trained
+    already, the test file alone.
 
     Training texts are cleaned, then equal ones removed (GRUBERT, section 2.1).
 
@@ -158,9 +167,9 @@ def load(arguments: DataArguments) -> PreparedData:
         raise UserError(
             f"--group_column must be a text column ({', '.join(columns)}), found {arguments.group_column!r}; name one."
         )
-    splits = read_splits(arguments)
+    splits = read_splits(arguments) if schema is None else {"test": read_file(arguments, "test")}
     seed = arguments.split_seed
-    if arguments.max_train_samples is not None:
+    if arguments.max_train_samples is not None and "train" in splits:
         splits["train"] = limit(splits["train"], arguments.max_train_samples, seed)
     if arguments.max_eval_samples is not None and "validation" in splits:
         splits["validation"] = limit(splits["validation"], arguments.max_eval_samples, seed)
@@ -174,7 +183,7 @@ def load(arguments: DataArguments) -> PreparedData:
                 splits[name] = take(split, kept)
                 left_out = len(split) - len(kept)
                 notes += [f"{name}: {left_out:,} texts of label {label} left out"] if left_out else []
-    raw_train = splits["train"]
+    raw_train = splits["train"] if schema is None else splits["test"].select([])
     if arguments.pair_is_aspect and len(columns) == 2:
         for name, split in splits.items():
             absent = count_absent_aspects(split, *columns)
@@ -186,15 +195,16 @@ def load(arguments: DataArguments) -> PreparedData:
         if emptied:
             what = "left out" if name == "train" else "kept uncleaned"
             notes.append(f"{name}: {emptied:,} texts {what}, because cleaning emptied them")
-    if arguments.remove_duplicates:
+    if arguments.remove_duplicates and "train" in splits:
         before = len(splits["train"])
         splits["train"] = remove_duplicates(splits["train"], columns)
         notes.append(f"train: {before - len(splits['train']):,} repeated texts removed")
 
     where = {name: getattr(arguments, f"{name}_file") or name for name in splits}
-    schema = LabelSchema.infer(
-        splits["train"], arguments.class_names, arguments.problem_type, where=where["train"]
-    )
+    if schema is None:
+        schema = LabelSchema.infer(
+            splits["train"], arguments.class_names, arguments.problem_type, where=where["train"]
+        )
     splits = {name: schema.encode(split, where[name]) for name, split in splits.items()}
     return PreparedData(splits, raw_train, schema, columns, cleaner.steps, notes)
 

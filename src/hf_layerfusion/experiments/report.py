@@ -71,6 +71,15 @@ def prediction_ids(rows: Dataset, arguments: DataArguments) -> list[str]:
     return ids
 
 
+def split_metrics(output: Any, split: str) -> dict[str, float]:
+    """The metrics of a prediction without `split` before their names, and without times."""
+    return {
+        name.removeprefix(f"{split}_"): value
+        for name, value in (output.metrics or {}).items()
+        if not name.endswith(("_runtime", "_per_second", "_preparation_time"))
+    }
+
+
 def epoch_rows(history: list[dict[str, Any]]) -> list[dict[str, float]]:
     """One row an epoch from the Trainer's log: training loss and every validation metric."""
     rows: dict[float, dict[str, float]] = {}

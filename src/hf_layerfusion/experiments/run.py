@@ -26,14 +26,14 @@ from hf_layerfusion.data.statistics import plot_word_counts, word_counts
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.layer_plots import plot_layer_use
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
-from hf_layerfusion.evaluation.plots import plot_confusion_matrix, plot_regression, plot_training_curves
-from hf_layerfusion.evaluation.predictions import write_predictions
+from hf_layerfusion.evaluation.plots import plot_training_curves
+from hf_layerfusion.experiments.answers import write_answers
 from hf_layerfusion.experiments.arguments import (
     DataArguments,
     ModelArguments,
     RunTrainingArguments,
 )
-from hf_layerfusion.experiments.for_ensembles import write_seen_texts, write_split_logits
+from hf_layerfusion.experiments.for_ensembles import write_seen_texts
 from hf_layerfusion.experiments.layer_states import (
     PLOT_FILE,
     LayerStates,
@@ -42,10 +42,12 @@ from hf_layerfusion.experiments.layer_states import (
 )
 from hf_layerfusion.experiments.layers import LAYERS_TITLE, layers_section, measure_layers
 from hf_layerfusion.experiments.models import load_model, load_tokenizer
+from hf_layerfusion.experiments.predict import is_prediction_only, predict_only
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.pushing import open_hub
 from hf_layerfusion.experiments.report import RunResult, card_facts, texts_and_labels
 from hf_layerfusion.experiments.report import RunResult, card_facts, prediction_ids, texts_and_labels
+from hf_layerfusion.experiments.report import RunResult, card_facts, split_metrics, texts_and_labels
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
     check_output_dir,
@@ -118,11 +120,7 @@ def train_and_predict(trainer: LayerFusionTrainer, encoded: dict[str, Dataset]) 
         logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
         labels = output.label_ids
         if labels is not None:
-            metrics[split] = {
-                name.removeprefix(f"{split}_"): value
-                for name, value in (output.metrics or {}).items()
-                if not name.endswith(("_runtime", "_per_second", "_preparation_time"))
-            }
+            metrics[split] = split_metrics(output, split)
     parameters = trainer.model.num_parameters()
     return RunResult(metrics, logits, labels, trainer.state.log_history, seconds, parameters)
 
@@ -175,24 +173,7 @@ def write_outputs(
             figures.append(("Loss of accuracy without a layer.", "plots/layer_use.png"))
     split = "test" if "test" in data.splits else "validation"
     if split in data.splits:
-        rows = data.splits[split]
-        write_predictions(
-            folder / "predictions.csv",
-            ids=prediction_ids(rows, data_arguments),
-            texts={column: rows[column] for column in data.text_columns},
-            logits=result.logits,
-            problem_type=data.schema.problem_type,
-            label_names=data.schema.names,
-            format=data_arguments.prediction_format,  # type: ignore[arg-type]
-        )
-        write_split_logits(folder, data, rows, result.logits)
-        if result.labels is not None and data.schema.problem_type == "single_label_classification":
-            path = plots / "confusion_matrix.png"
-            plot_confusion_matrix(result.labels, result.logits.argmax(axis=1), data.schema.names, path)
-            figures.append((f"Confusion matrix on {split}.", "plots/confusion_matrix.png"))
-        elif result.labels is not None and data.schema.problem_type == "regression":
-            plot_regression(result.labels, result.logits, plots / "regression.png")
-            figures.append((f"Predicted against true values on {split}.", "plots/regression.png"))
+        figures += write_answers(folder, data, split, result.logits, result.labels, data_arguments)
     results = {
         f"{name}_{metric}": v for name, values in result.metrics.items() for metric, v in values.items()
     }
@@ -275,7 +256,8 @@ def classify(
     model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: RunTrainingArguments
 ) -> dict[str, Any]:
     """The whole of a script without folds: prepares the data once, then trains, predicts and writes outputs for each
-    seed; with `--hp_search`, by the settings that a search before finds best.
+    seed; with `--hp_search`, by the settings that a search before finds best. With `--do_predict` and no `--do_train`,
+    `predict_only`.
 
     Returns:
         As `run_seeds`; with `--dry_run`, which trains nothing, the `groups` of parameters.
@@ -283,6 +265,8 @@ def classify(
     Raises:
         UserError: for whatever the user can mend.
     """
+    if is_prediction_only(training_arguments):
+        return predict_only(model_arguments, data_arguments, training_arguments)
     check_search(training_arguments)
     if training_arguments.hp_search is not None:
         # What is searched on is not reported.

@@ -21,6 +21,11 @@ TRAINING_SETTINGS = (
     "epoch_decay", "frozen_layers", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm",
     "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
 )  # fmt: skip
+# What says where a model comes from, not what it is.
+NOT_OF_MODEL = (
+    "model_name_or_path", "tokenizer_name", "cache_dir", "model_revision", "token", "trust_remote_code",
+    "allow_pickle",
+)  # fmt: skip
 LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
 
 
@@ -128,8 +133,7 @@ def check_space(
     Raises:
         UserError: a setting that there is not or that cannot be searched, a value of the wrong type or out of range.
     """
-    of_encoder = {field.name for field in dataclasses.fields(EncoderArguments)}
-    of_model = [field.name for field in dataclasses.fields(model_arguments) if field.name not in of_encoder]
+    of_model = [field.name for field in dataclasses.fields(model_arguments) if field.name not in NOT_OF_MODEL]
     for name, entry in space.items():
         if name not in (*TRAINING_SETTINGS, *of_model):
             raise UserError(
