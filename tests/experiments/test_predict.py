@@ -129,6 +129,7 @@ def test_a_model_of_another_origin_is_given_texts_by_the_options(trained, tmp_pa
         ({"max_seq_length": 12}, "--max_seq_length 12: the model was trained with 6"),
         ({"text_pair_column": "label"}, "the model was trained on single texts and would be given pairs"),
         ({"hp_search": "optuna"}, "--hp_search is for training"),
+        ({"push_to_hub": True}, "--push_to_hub is for training"),
         ({"model_name_or_path": "nowhere"}, "--model_name_or_path nowhere: "),
     ],
 )

@@ -22,8 +22,8 @@ from hf_layerfusion.experiments.multitask_arguments import (
     MultitaskTrainingArguments,
 )
 from hf_layerfusion.experiments.multitask_report import write_multitask_outputs
-from hf_layerfusion.experiments.pushing import open_hub
 from hf_layerfusion.experiments.predict import is_prediction_only
+from hf_layerfusion.experiments.pushing import open_hub
 from hf_layerfusion.experiments.run_folder import check_output_dir, run_seeds, run_settings
 from hf_layerfusion.experiments.search import check_search, run_with_best
 from hf_layerfusion.experiments.tasks import read_tasks_file

@@ -123,8 +123,11 @@ def predict_only(
     """
     if data_arguments.test_file is None:
         raise UserError("--do_predict without --do_train needs --test_file, found none; name the texts.")
-    if training_arguments.hp_search is not None:
-        raise UserError("--hp_search is for training and excludes --do_predict without --do_train.")
+    for name in ("hp_search", "push_to_hub"):
+        if getattr(training_arguments, name):
+            raise UserError(
+                f"--{name} is for training and excludes --do_predict without --do_train; leave it out."
+            )
     stored = training_settings(resolve_path(model_arguments.model_name_or_path))
     if stored is None:
         logger.info("no %s beside the model: texts are prepared as the options say", SETTINGS_FILE)

@@ -3,9 +3,8 @@
 import dataclasses
 import logging
 import time
-from contextlib import suppress
-from dataclasses import dataclass
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,8 +44,6 @@ from hf_layerfusion.experiments.models import load_model, load_tokenizer
 from hf_layerfusion.experiments.predict import is_prediction_only, predict_only
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.pushing import open_hub
-from hf_layerfusion.experiments.report import RunResult, card_facts, texts_and_labels
-from hf_layerfusion.experiments.report import RunResult, card_facts, prediction_ids, texts_and_labels
 from hf_layerfusion.experiments.report import RunResult, card_facts, split_metrics, texts_and_labels
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,

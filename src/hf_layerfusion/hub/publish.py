@@ -23,6 +23,8 @@ NEVER_PUSHED = (
     ".*", "*/.*",
     # The texts of the data stand in these.
     "predictions*", "logits*.csv", "mistakes/*",
+    # A search's trials: their checkpoints, and their study with every setting of the run.
+    "search/*",
 )  # fmt: skip
 """Patterns of `huggingface_hub` for what of a run's folder stays at home; `*` goes over slashes too."""
 
