@@ -11,13 +11,12 @@ import numpy as np
 
 from hf_layerfusion.ensembling.answers import answer
 from hf_layerfusion.ensembling.combiners import Combiner
-from hf_layerfusion.ensembling.fitted import TaskBased
 from hf_layerfusion.ensembling.manifest import FILE_NAME, Entry, Fit, Manifest, read_manifest
 from hf_layerfusion.ensembling.models import CARD, Model, Runtime, Task, resolve, snapshot
 from hf_layerfusion.ensembling.prediction_files import Array, Rows, rows_hash
 from hf_layerfusion.ensembling.scores import score_of
-from hf_layerfusion.ensembling.seats import Member, Seat, common_tasks, parse_member
-from hf_layerfusion.ensembling.table import make_combiner
+from hf_layerfusion.ensembling.seats import Member, Seat, common_tasks, parse_member, seen_by
+from hf_layerfusion.ensembling.table import make_combiner, must_learn
 from hf_layerfusion.ensembling.trained_texts import (
     Hashes,
     check_held_out,
@@ -245,13 +244,14 @@ class Ensemble:
         """
         if out_of_fold and predictions is None:
             raise UserError("predictions must be given where they are out of fold, found none; give them.")
-        made = make_combiner(combiner)
+        made, seats = make_combiner(combiner), self.members_of(task)
         metric, score = score_of(self.tasks[task].problem_type, metric)
-        if not self.must_learn(task, made):
+        if not must_learn(made, len(seats)):
             self.set_combiner(task, made)
             return
         if not out_of_fold:
-            self.unverified = sorted({*self.unverified, *self.check_rows(task, rows, unverified_members)})
+            unknown = check_held_out(seen_by(seats), rows, unverified_members)
+            self.unverified = sorted({*self.unverified, *unknown})
         answers = self.member_predictions(task, rows) if predictions is None else predictions
         fitted = made.fit(answers, np.asarray(labels), score)
         reached = float(score(fitted(answers)[None], np.asarray(labels))[0])
@@ -260,24 +260,11 @@ class Ensemble:
         if self._fitted_on is not None:
             self._fitted_on = np.union1d(self._fitted_on, text_hashes(rows))
 
-    def must_learn(self, task: str, combiner: Combiner) -> bool:
-        """Whether a combiner must be fitted for a task: one that learns, unless there is one member to choose from."""
-        return combiner.learns and not (isinstance(combiner, TaskBased) and len(self.members_of(task)) == 1)
-
-    def check_rows(self, task: str, rows: Rows, unverified_members: bool = False) -> list[str]:
-        """Names of the task's members of which it is not known what they were trained on.
-
-        Raises:
-            UserError: a row that a member was trained or chosen on, or such a member without `unverified_members`.
-        """
-        seen = [entry for seat in self.members_of(task) for entry in seat.member.seen_texts()]
-        return check_held_out(seen, rows, unverified_members)
-
     def seen_texts(self) -> list[tuple[str, dict[str, Hashes] | None]]:
         """Of each member, to any depth, its name and the texts that it was trained and chosen on; and of the ensemble
         itself what its combiners were fitted on. None where that is not known."""
         own = None if self._fitted_on is None else {"selection": self._fitted_on}
-        return [(self.name, own), *(entry for seat in self.seats for entry in seat.member.seen_texts())]
+        return [(self.name, own), *seen_by(self.seats)]
 
     def save_pretrained(
         self, folder: str | Path, *, carry_members: bool = False, facts: CardFacts | None = None

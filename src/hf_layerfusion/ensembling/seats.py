@@ -101,6 +101,11 @@ def parse_member(name: str) -> tuple[str | None, str, str | None]:
     return task if separator else None, source, revision or None
 
 
+def seen_by(seats: Sequence[Seat]) -> list[tuple[str, dict[str, Hashes] | None]]:
+    """`Member.seen_texts` of all of them."""
+    return [entry for seat in seats for entry in seat.member.seen_texts()]
+
+
 def common_tasks(seats: Sequence[Seat]) -> dict[str, Task]:
     """What the members together answer.
 

@@ -37,6 +37,11 @@ def make_combiner(name: str, **fields: Any) -> Combiner:
     return COMBINERS[name](**fields)
 
 
+def must_learn(combiner: Combiner, count: int) -> bool:
+    """Whether a combiner must be fitted for `count` members: it learns, and there is more than one to choose from."""
+    return combiner.learns and not (isinstance(combiner, TaskBased) and count == 1)
+
+
 def used_members(combiner: Combiner, count: int) -> list[int]:
     """Which of `count` members a combiner asks: those that it has chosen, or all."""
     if isinstance(combiner, Greedy):

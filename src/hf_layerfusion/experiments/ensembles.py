@@ -13,9 +13,10 @@ from hf_layerfusion.ensembling.ensemble import Ensemble
 from hf_layerfusion.ensembling.models import Model, Runtime
 from hf_layerfusion.ensembling.prediction_files import read_logits
 from hf_layerfusion.ensembling.scores import score_of
+from hf_layerfusion.ensembling.seats import seen_by
 from hf_layerfusion.ensembling.soup import check_soup, make_soup
-from hf_layerfusion.ensembling.table import COMBINERS, make_combiner, used_members
-from hf_layerfusion.ensembling.trained_texts import seen_rows, text_hashes
+from hf_layerfusion.ensembling.table import COMBINERS, make_combiner, must_learn, used_members
+from hf_layerfusion.ensembling.trained_texts import check_held_out, seen_rows, text_hashes
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.significance import Difference, TaskAnswers, bootstrap_tasks
@@ -285,9 +286,10 @@ def _check_before_predicting(
     if arguments.soup:
         check_soup(_soup_folders(ensemble))
     for task, splits in texts.items():
-        learning = any(ensemble.must_learn(task, make_combiner(name)) for name in names)
+        seats = ensemble.members_of(task)
+        learning = any(must_learn(make_combiner(name), len(seats)) for name in names)
         if learning and arguments.out_of_fold is None:
-            ensemble.check_rows(task, splits["validation"].rows, arguments.unverified_members)
+            check_held_out(seen_by(seats), splits["validation"].rows, arguments.unverified_members)
 
 
 def _soup_folders(ensemble: Ensemble) -> list[Path]:
