@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt
-from hf_layerfusion.data.formats import read_utf8, split_lines
+from hf_layerfusion.data.utf8 import read_utf8, split_lines
 from hf_layerfusion.errors import UserError
 
 _LINE = re.compile(r"([1-9][0-9]*),(.*)")

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from transformers import PreTrainedModel
-
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.significance import mean_sd
 from hf_layerfusion.experiments.arguments import DataArguments, EncoderArguments, RunTrainingArguments
@@ -31,20 +29,9 @@ class Experiment(Protocol):
 
     Attributes:
         settings: what its results depend on, as `run_settings`.
-        model_arguments: which model.
-        sections: what the model card says beside its own, `(title, Markdown)`.
     """
 
     settings: dict[str, Any]
-    model_arguments: Any
-    sections: list[tuple[str, str]]
-
-    @property
-    def has_held_out(self) -> bool:
-        """Whether there are validation data to choose on and test data to report on."""
-
-    def load_model(self, model_arguments: Any) -> PreTrainedModel:
-        """The model of other model arguments on the same data."""
 
     def make_trainer(self, arguments: Any) -> LayerFusionTrainer:
         """The model, its new weights drawn by `arguments.seed`, in its Trainer. Writes nothing."""

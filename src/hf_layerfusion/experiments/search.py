@@ -9,8 +9,9 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from transformers import PreTrainedModel
 from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKENDS
 from transformers.trainer_utils import BestRun, HPSearchBackend, IntervalStrategy
 
@@ -37,7 +38,27 @@ STUDY_FILE = "study.db"
 BEST_FILE = "best.json"
 SAMPLERS = ("tpe", "random")
 
-AnyExperiment = TypeVar("AnyExperiment", bound=Experiment)
+
+class SearchableExperiment(Experiment, Protocol):
+    """An experiment whose settings can be searched for.
+
+    Attributes:
+        model_arguments: which model.
+        sections: what the model card says beside its own, `(title, Markdown)`.
+    """
+
+    model_arguments: Any
+    sections: list[tuple[str, str]]
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there are validation data to choose on and test data to report on."""
+
+    def load_model(self, model_arguments: Any) -> PreTrainedModel:
+        """The model of other model arguments on the same data."""
+
+
+AnyExperiment = TypeVar("AnyExperiment", bound=SearchableExperiment)
 
 
 def check_search(arguments: RunTrainingArguments) -> None:
@@ -132,7 +153,7 @@ def run_with_best(
 
 
 def _search(
-    experiment: Experiment,
+    experiment: SearchableExperiment,
     arguments: RunTrainingArguments,
     space: SearchSpace,
     entries: dict[str, Any],

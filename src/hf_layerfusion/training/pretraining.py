@@ -45,7 +45,8 @@ class PretrainingTrainer(LayerFusionTrainer):
         **kwargs: Any,
     ) -> None:
         check_arguments(args)
-        self.objective = objective
+        # `objective` is the stock Trainer's, for searches.
+        self._objective = objective
         super().__init__(
             model,
             args,
@@ -57,7 +58,7 @@ class PretrainingTrainer(LayerFusionTrainer):
 
     def task_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
         """The objective's loss."""
-        return {ONE_TASK: self.objective.loss(model, inputs)}, None
+        return {ONE_TASK: self._objective.loss(model, inputs)}, None
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -98,7 +99,7 @@ class PretrainingTrainer(LayerFusionTrainer):
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         total, items = self.accelerator.reduce(self._held_out, reduction="sum").tolist()
         loss = total / items if items else float("nan")
-        found = {"loss": loss, **self.objective.metrics(loss)}
+        found = {"loss": loss, **self._objective.metrics(loss)}
         metrics = output.metrics | {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         return output._replace(metrics=metrics)
 
