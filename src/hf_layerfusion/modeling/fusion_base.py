@@ -1,7 +1,7 @@
 """What every fuser promises."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Literal
 
 import torch
@@ -46,6 +46,14 @@ class LayerFuser(nn.Module, ABC):
     ) -> torch.Tensor:
         """Fuses `hidden_states` (L entries `[B, T, H]`); `attention_mask` is `[B, T]`, 1 for real tokens, or `None`
         where every position is a real token."""
+
+    def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
+        """As `forward`, but sent one layer of `layers` after the other, in ascending order, and returning what is fused
+        after the last. Overridden where a state need not be kept until then."""
+        states: dict[int, torch.Tensor] = {}
+        for layer in sorted(self.layers):
+            states[layer] = yield
+        return self([states.get(layer) for layer in range(max(states) + 1)], attention_mask)
 
     def layer_weights(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None

@@ -1,11 +1,12 @@
 """The recurrence that GRUBERT's text describes: along depth, for each token."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import nn
 
 from .fusion_base import LayerFuser
+from .fusion_grouped import stream_groups
 from .recurrence import CELLS
 
 
@@ -46,10 +47,19 @@ class DepthFuser(LayerFuser):
     def forward(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        fused = []
-        for index, group in enumerate(self.groups):
-            stacked = torch.stack([hidden_states[layer] for layer in group], dim=2)  # [B, T, L / c, H]
-            _, last = self.cells[0 if self.shared else index](stacked.flatten(0, 1))
-            hidden = last[0] if isinstance(last, tuple) else last  # an LSTM returns (hidden, cell)
-            fused.append(hidden.transpose(0, 1).reshape(*stacked.shape[:2], -1))
+        fused = [
+            self.fuse(index, [hidden_states[layer] for layer in group])
+            for index, group in enumerate(self.groups)
+        ]
         return torch.cat(fused, dim=-1)
+
+    def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
+        return stream_groups(self.groups, self.fuse)
+
+    def fuse(self, index: int, states: list[torch.Tensor]) -> torch.Tensor:
+        """Fuses the states of group `index`, each `[B, T, H]`, to `[B, T, 2 * fusion_hidden_size]`; empties the list."""
+        stacked = torch.stack(states, dim=2)  # [B, T, L / c, H]
+        states.clear()
+        _, last = self.cells[0 if self.shared else index](stacked.flatten(0, 1))
+        hidden = last[0] if isinstance(last, tuple) else last  # an LSTM returns (hidden, cell)
+        return hidden.transpose(0, 1).reshape(*stacked.shape[:2], -1)

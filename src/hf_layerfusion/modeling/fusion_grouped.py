@@ -1,6 +1,6 @@
 """GRUBERT's grouped fusion: layers of a group side by side as features, a recurrence along the tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 from torch import nn
@@ -23,6 +23,28 @@ def consecutive_groups(depth: int, num_groups: int) -> tuple[tuple[int, ...], ..
         )
     size = depth // num_groups
     return tuple(tuple(range(start, start + size)) for start in range(0, depth, size))
+
+
+def stream_groups(
+    groups: Sequence[Sequence[int]], fuse: Callable[[int, list[torch.Tensor]], torch.Tensor]
+) -> Generator[None, torch.Tensor, torch.Tensor]:
+    """Fuses each group of layers when its last state is sent.
+
+    Args:
+        groups: the layers of each group.
+        fuse: maps a group's index and its states, each `[B, T, H]`, to `[B, T, D]`. It may empty the list, so that
+            they are gone while it works.
+
+    Returns:
+        The groups' outputs side by side.
+    """
+    fused = []
+    for index, group in enumerate(groups):
+        states = []
+        for _ in group:
+            states.append((yield))
+        fused.append(fuse(index, states))
+    return torch.cat(fused, dim=-1)
 
 
 class TokenLinear(nn.Linear):
@@ -85,4 +107,12 @@ class GroupedFuser(LayerFuser):
         count = len(self.groups)
         mask = None if attention_mask is None else attention_mask.repeat(count, 1)
         outputs = self.cells[0](torch.cat(inputs), mask)
-        return torch.cat(outputs.chunk(count), dim=-1)
+        return outputs.unflatten(0, (count, -1)).permute(1, 2, 0, 3).flatten(2)
+
+    def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
+        def fuse(index: int, states: list[torch.Tensor]) -> torch.Tensor:
+            inputs = torch.cat(states, dim=-1)
+            states.clear()
+            return self.cells[0 if self.shared else index](inputs, attention_mask)
+
+        return stream_groups(self.groups, fuse)

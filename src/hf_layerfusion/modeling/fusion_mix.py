@@ -1,6 +1,6 @@
 """Fixed and learned averages of layers, each followed by one embedding bi-GRU."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import nn
@@ -76,4 +76,12 @@ class MixedFuser(LayerFuser):
     ) -> torch.Tensor:
         states = [hidden_states[layer] for layer in self._layers]
         mixed = self.mix(states) if self.mix is not None else torch.stack(states).mean(dim=0)
+        return self.cell(mixed, attention_mask)
+
+    def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
+        count = len(self._layers)
+        weights = self.mix.scale * self.mix.weights if self.mix is not None else torch.full((count,), 1 / count)
+        mixed: torch.Tensor | float = 0.0
+        for weight in weights.unbind():
+            mixed = weight * (yield) + mixed
         return self.cell(mixed, attention_mask)

@@ -1,7 +1,7 @@
 """Pooling one vector a layer over all layers (Song et al. 2020, "Utilizing BERT Intermediate Layers", section 2.2)."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Literal
 
 import torch
@@ -33,16 +33,17 @@ class LayerPooling(LayerFuser):
     def layers(self) -> tuple[int, ...]:
         return tuple(range(self.depth))
 
+    def vector(self, state: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """The text's vector `[B, H]` at a layer of state `[B, T, H]`."""
+        if self.token_pooling == "mean":
+            return reduce_tokens(state, attention_mask, "mean")
+        return first_token(state, attention_mask)
+
     def vectors(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         """The text's vector at each of `layers`, `[B, len(layers), H]`."""
-        states = [hidden_states[layer] for layer in self.layers]
-        if self.token_pooling == "mean":
-            vectors = [reduce_tokens(state, attention_mask, "mean") for state in states]
-        else:
-            vectors = [first_token(state, attention_mask) for state in states]
-        return torch.stack(vectors, dim=1)
+        return torch.stack([self.vector(hidden_states[i], attention_mask) for i in self.layers], dim=1)
 
     @property
     def tokens_read(self) -> Literal["all", "cls", "mean"]:
@@ -58,6 +59,12 @@ class LayerPooling(LayerFuser):
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         return self.pool(self.vectors(hidden_states, attention_mask))
+
+    def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
+        vectors = []
+        for _ in self.layers:
+            vectors.append(self.vector((yield), attention_mask))
+        return self.pool(torch.stack(vectors, dim=1))
 
     @abstractmethod
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:

@@ -67,7 +67,7 @@ def first_token(values: torch.Tensor, attention_mask: torch.Tensor | None) -> to
     if attention_mask is None:
         return values[:, 0]
     first = attention_mask.long().argmax(dim=1)
-    return values[torch.arange(len(first), device=first.device), first]
+    return values[torch.arange(first.shape[0], device=first.device), first]
 
 
 def reduce_tokens(values: torch.Tensor, attention_mask: torch.Tensor | None, reduction: str) -> torch.Tensor:

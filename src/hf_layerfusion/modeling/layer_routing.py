@@ -128,8 +128,12 @@ def copy_module(module: nn.Module) -> Any:
     return copy.deepcopy(module, configs)
 
 
-def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
+def find_layers(encoder: PreTrainedModel, rule: str = "`num_task_layers` must be 0") -> nn.ModuleList:
     """The list of an encoder's L transformer layers.
+
+    Args:
+        encoder: the encoder.
+        rule: what holds for an encoder without such a list, for the error.
 
     Raises:
         ValueError: unless there is exactly one.
@@ -140,8 +144,7 @@ def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
     lists = [found for found in lists if id(found) not in nested]
     if len(lists) != 1:
         raise ValueError(
-            f"`num_task_layers` must be 0 for '{encoder.config.model_type}', whose {depth} layers stand in "
-            f"{len(lists)} lists instead of one; use an encoder such as BERT, RoBERTa, ELECTRA or DistilBERT."
+            f"{rule} for '{encoder.config.model_type}', whose {depth} layers stand in {len(lists)} lists instead of one; use an encoder such as BERT, RoBERTa, ELECTRA or DistilBERT."
         )
     return lists[0]
 
@@ -194,7 +197,7 @@ def run_routed(
         routes = [
             route._replace(rows=slice(end - route.size, end)) for route, end in zip(routes, ends, strict=True)
         ]
-    token = _JOURNEY.set(_Journey(tuple(routes), len(next(iter(inputs.values())))))
+    token = _JOURNEY.set(_Journey(tuple(routes), next(iter(inputs.values())).shape[0]))
     try:
         outputs = encoder(**inputs, output_hidden_states=with_layers, return_dict=True, **kwargs)
     finally:

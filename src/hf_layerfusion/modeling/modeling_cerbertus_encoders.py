@@ -179,7 +179,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
         if kwargs.get("output_attentions") is None:
             kwargs["output_attentions"] = self.config.output_attentions
         shown = selected_states(asked, self.config.num_hidden_layers)
-        route = Route(task, ALL_ROWS, len(next(iter(inputs.values()))))
+        route = Route(task, ALL_ROWS, next(iter(inputs.values())).shape[0])
         (states,), outputs = self.encode(inputs, [route], with_layers or bool(shown), **kwargs)
         hidden_states = outputs.get("hidden_states")
         if shown:

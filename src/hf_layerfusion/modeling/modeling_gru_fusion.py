@@ -16,11 +16,8 @@ from .recurrence import BidirectionalRNN
 
 
 def visible_mask(config: GRUFusionConfig, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """The mask that the model goes by: `None` where nothing is masked, because `config.mask_padding` is off or
-    because there is no padding, which saves packing."""
-    if not config.mask_padding or attention_mask is None or bool(attention_mask.all()):
-        return None
-    return attention_mask
+    """The mask that the model goes by: `None`, nothing is masked, where `config.mask_padding` is off."""
+    return attention_mask if config.mask_padding else None
 
 
 class GRUFusionModel(LayerFusionModel):

@@ -23,6 +23,7 @@ from .configuration_layer_fusion import LayerFusionConfig
 from .encoder_states import StatesRead, spread_states
 from .fusion_base import LayerFuser
 from .fusion_mix import ScalarMix
+from .layer_streaming import install_stream, run_streamed
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # Fields of every configuration that say how the encoder is loaded, not what our model is.
@@ -215,6 +216,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         if encoder is None:
             encoder = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
         self.encoder = encoder
+        self.streams_layers = False
         # One configuration object for both and for every layer; a wrapped one has forgotten which attention it uses.
         config.encoder_config = encoder.config
         self.freeze()
@@ -229,6 +231,17 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
     @abstractmethod
     def build_fuser(config: Any) -> LayerFuser:
         """The fuser that `config` names."""
+
+    def stream_layers(self) -> None:
+        """From now on fuses each layer as it comes, where that is possible, so that its state need not be kept: for
+        inference. The model then returns no hidden states. Nothing of this is saved.
+
+        Raises:
+            ValueError: if the encoder's layers do not stand in one list.
+        """
+        if not self.streams_layers:
+            install_stream(self.encoder)
+        self.streams_layers = True
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
@@ -261,8 +274,8 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             layers) and `attentions` only where asked.
 
         Raises:
-            ValueError: if the encoder does not put out its layers' states, or `encoder_states` come beside other inputs
-                or in another shape.
+            ValueError: if the encoder does not put out its layers' states, `encoder_states` come beside other inputs or
+                in another shape, or hidden states are asked for after `stream_layers`.
         """
         if encoder_states is not None:
             beside = {
@@ -271,6 +284,15 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             depth = self.config.num_hidden_layers
             given = spread_states(encoder_states.to(self.dtype), self.states_read, depth, beside)
             return self.fuser(given, attention_mask), BaseModelOutput()
+        if self.streams_layers:
+            if kwargs.pop("output_hidden_states", None) or self.config.output_hidden_states:
+                raise ValueError(
+                    "`output_hidden_states` must be left out after `stream_layers`, which keeps none, found it set; use "
+                    "the model as it was before."
+                )
+            inputs = self.encoder_inputs(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
+            fused, encoded = run_streamed(self.encoder, self.fuser, **inputs)
+            return fused, BaseModelOutput(encoded.last_hidden_state, attentions=encoded.attentions)
         states, outputs = self.encode(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
         return self.fuser(states, attention_mask), outputs
 
@@ -302,19 +324,9 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         `encode_and_fuse`."""
         asked = kwargs.pop("output_hidden_states", None)
         asked = self.config.output_hidden_states if asked is None else asked
-        if token_type_ids is not None:
-            kwargs["token_type_ids"] = token_type_ids
-        if kwargs.get("output_attentions") is None:
-            kwargs["output_attentions"] = self.config.output_attentions
         depth = self.config.num_hidden_layers
-        outputs = self.encoder(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            output_hidden_states=True,
-            return_dict=True,
-            **kwargs,
-        )
+        inputs = self.encoder_inputs(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
+        outputs = self.encoder(**inputs, output_hidden_states=True, return_dict=True)
         states = outputs.hidden_states
         if states is None or len(states) != depth + 1:
             found = "none" if states is None else len(states)
@@ -328,6 +340,23 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             hidden_states=tuple(s if i in shown else None for i, s in enumerate(states)) if shown else None,
             attentions=outputs.attentions,
         )
+
+
+    def encoder_inputs(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> dict[str, Any]:
+        """What the encoder is called with: not every encoder takes token types, and all take the rest."""
+        given: dict[str, Any] = {**kwargs, "input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            given["token_type_ids"] = token_type_ids
+        if given.get("output_attentions") is None:
+            given["output_attentions"] = self.config.output_attentions
+        return {**given, "inputs_embeds": inputs_embeds}
 
 
 def selected_states(asked: bool | list[int] | tuple[int, ...] | None, depth: int) -> set[int]:

@@ -29,16 +29,16 @@ class BidirectionalRNN(nn.Module):
         if attention_mask is None:
             return self.rnn(inputs)[0]
         real = attention_mask.bool()
-        lengths = real.sum(dim=1)
+        lengths = real.sum(dim=1).cpu()
+        if bool((lengths == inputs.shape[1]).all()):  # no padding: no packing
+            return self.rnn(inputs)[0]
         # Real tokens first, in their order: the identity for right padding, which most batches have.
         order = None
         if not bool((real[:, 1:] <= real[:, :-1]).all()):
             order = torch.argsort(~real, dim=1, stable=True).unsqueeze(-1)
             inputs = inputs.gather(1, order.expand_as(inputs))
         # A row without any real token cannot be packed; it takes one step, which the final mask wipes out.
-        packed = pack_padded_sequence(
-            inputs, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
-        )
+        packed = pack_padded_sequence(inputs, lengths.clamp(min=1), batch_first=True, enforce_sorted=False)
         outputs, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=inputs.shape[1])
         if order is not None:
             outputs = torch.zeros_like(outputs).scatter(1, order.expand_as(outputs), outputs)

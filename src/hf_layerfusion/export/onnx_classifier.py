@@ -1,0 +1,99 @@
+"""An exported classifier, answering as transformers' pipeline does."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, TextClassificationPipeline
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.export.onnx_export import MODEL_FILE, require
+
+
+class OnnxModel(PreTrainedModel):
+    """A graph that is called as a classifier of transformers.
+
+    Args:
+        config: the exported model's configuration.
+        session: an `onnxruntime.InferenceSession`.
+    """
+
+    config_class = PreTrainedConfig
+
+    def __init__(self, config: PreTrainedConfig, session: Any):
+        super().__init__(config)
+        self.session = session
+        self.input_names = {node.name for node in session.get_inputs()}
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs are expected; onnxruntime moves them on."""
+        return torch.device("cpu")
+
+    def forward(self, **inputs: torch.Tensor) -> SequenceClassifierOutput:
+        """Classifies texts, `[B, T]` or `[B, 2, T]`, with the inputs of the exported model."""
+        feed = {name: value.cpu().numpy() for name, value in inputs.items() if name in self.input_names}
+        return SequenceClassifierOutput(logits=torch.from_numpy(self.session.run(["logits"], feed)[0]))
+
+
+class OnnxClassifier(TextClassificationPipeline):
+    """transformers' text-classification pipeline over a folder of `export_onnx`.
+
+    Texts, pairs `{"text": …, "text_pair": …}` and lists of them, `top_k`, `function_to_apply`, `batch_size` and the
+    tokenizer's options are the pipeline's. The texts of siamese pairs are encoded each by itself, one pair at a time.
+
+    Args:
+        folder: the folder.
+        file_name: `"model.onnx"`, or `"model_quantized.onnx"` for int8.
+        session_options: `onnxruntime.SessionOptions`, such as the number of threads.
+        providers: onnxruntime's, the first that is there; by default the CPU's.
+        kwargs: the pipeline's own.
+
+    Raises:
+        UserError: if onnxruntime is missing, or the folder is no export.
+
+    Example:
+        ```python
+        classify = OnnxClassifier("outputs/onnx")
+        classify("what a day!")  # [{"label": "positive", "score": 0.98}]
+        ```
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        file_name: str = MODEL_FILE,
+        session_options: Any = None,
+        providers: list[str] | None = None,
+        **kwargs: Any,
+    ):
+        require("onnxruntime")
+        from onnxruntime import InferenceSession
+
+        path = Path(folder, file_name)
+        if not path.is_file():
+            raise UserError(f"folder {folder}: must hold {file_name}, found none; export a model there.")
+        session = InferenceSession(path, session_options, providers or ["CPUExecutionProvider"])
+        try:
+            config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"folder {folder}: must hold the export's configuration and tokenizer, found "
+                f"{' '.join(str(error).split())}; export the model again."
+            ) from error
+        self.is_siamese = len(session.get_inputs()[0].shape) == 3
+        super().__init__(model=OnnxModel(config, session), tokenizer=tokenizer, device="cpu", **kwargs)
+
+    def check_model_type(self, supported_models: Any) -> None:
+        """Nothing to check: what was exported is a classifier."""
+
+    def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> Any:
+        if not self.is_siamese:
+            return super().preprocess(inputs, **tokenizer_kwargs)
+        if not isinstance(inputs, dict) or set(inputs) != {"text", "text_pair"}:
+            raise UserError('an input must be a pair {"text": …, "text_pair": …} here, found another; correct it.')
+        texts = [inputs["text"], inputs["text_pair"]]
+        batch = self.tokenizer(texts, padding=True, return_tensors="pt", **tokenizer_kwargs)
+        return {name: value.unsqueeze(0) for name, value in batch.items()}

@@ -1,0 +1,99 @@
+"""ONNX's own recurrences in place of torch's: they take each text's length, where torch has to pack.
+
+Exported as they are, torch's recurrences over tokens fix the length, and packed sequences do not export at all.
+"""
+
+import torch
+from torch import nn
+
+# Which of torch's gates stand first, second, … in ONNX: torch orders a GRU's as r, z, n and an LSTM's as i, f, g, o;
+# ONNX as z, r, h and i, o, f, c.
+GATES = {nn.GRU: (1, 0, 2), nn.LSTM: (0, 3, 1, 2)}
+
+
+class OnnxRNN(nn.Module):
+    """An `nn.GRU` or `nn.LSTM` of one layer, batch first, as one ONNX node. It can be exported, not run.
+
+    Args:
+        rnn: the recurrence; the weights are copied.
+    """
+
+    def __init__(self, rnn: nn.GRU | nn.LSTM):
+        super().__init__()
+        self.kind = "GRU" if isinstance(rnn, nn.GRU) else "LSTM"
+        self.hidden_size = rnn.hidden_size
+        sides = ("", "_reverse") if rnn.bidirectional else ("",)
+        order = GATES[type(rnn)]
+
+        def stacked(*names: str) -> nn.Buffer:
+            weights = [[getattr(rnn, f"{name}_l0{side}").detach() for name in names] for side in sides]
+            reordered = [[torch.cat([w.chunk(len(order))[i] for i in order]) for w in row] for row in weights]
+            return nn.Buffer(torch.stack([torch.cat(row) for row in reordered]))
+
+        self.input_weights = stacked("weight_ih")
+        self.recurrent_weights = stacked("weight_hh")
+        self.biases = stacked("bias_ih", "bias_hh")
+
+    def forward(
+        self, inputs: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | tuple[torch.Tensor, ...]]:
+        """Maps `[B, T, F]` as torch does; with `lengths` `[B]` what stands behind a row's length is no step, and its
+        output there is zero."""
+        directions = len(self.input_weights)
+        attributes: dict[str, int | str] = {
+            "hidden_size": self.hidden_size,
+            "direction": "bidirectional" if directions == 2 else "forward",
+        }
+        if self.kind == "GRU":
+            attributes["linear_before_reset"] = 1
+        batch, steps = inputs.shape[:2]
+        last = (directions, batch, self.hidden_size)
+        shapes = ((steps, *last), last) + ((last,) if self.kind == "LSTM" else ())
+        outputs, *states = torch.onnx.ops.symbolic_multi_out(
+            self.kind,
+            (inputs.transpose(0, 1), self.input_weights, self.recurrent_weights, self.biases, lengths),
+            attributes,
+            dtypes=(inputs.dtype,) * len(shapes),
+            shapes=shapes,
+        )
+        # ONNX puts out [T, directions, B, H].
+        return outputs.permute(2, 0, 1, 3).flatten(2), states[0] if self.kind == "GRU" else tuple(states)
+
+
+class OnnxBidirectionalRNN(nn.Module):
+    """The package's recurrence over tokens, whichever side padding stands on.
+
+    Args:
+        rnn: its `nn.GRU` or `nn.LSTM`.
+    """
+
+    def __init__(self, rnn: nn.GRU | nn.LSTM):
+        super().__init__()
+        self.rnn = OnnxRNN(rnn)
+
+    def forward(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Maps `[B, T, F]` to `[B, T, 2 * hidden_size]`, zero at padding."""
+        if attention_mask is None:
+            return self.rnn(inputs)[0]
+        real = attention_mask.bool()
+        lengths = real.sum(dim=1)
+        # Where each token goes when the real ones stand first, in their order, and where it comes from.
+        place = torch.where(real, real.long().cumsum(1), lengths[:, None] + (~real).long().cumsum(1)) - 1
+        batch, length = place.shape
+        origin = torch.zeros_like(place).scatter(1, place, torch.arange(length).expand_as(place))
+        rows = torch.arange(batch)[:, None]
+        outputs = self.rnn(inputs[rows, origin], lengths.clamp(min=1).int())[0]
+        return outputs[rows, place].masked_fill(~real.unsqueeze(-1), 0.0)
+
+
+def replace_recurrences(module: nn.Module) -> None:
+    """Puts ONNX's recurrences in place of all below `module`."""
+    for name, child in module.named_children():
+        # By what it has and not by its class: code that came with a checkpoint has classes of its own.
+        inner = getattr(child, "rnn", None)
+        if isinstance(child, nn.GRU | nn.LSTM):
+            setattr(module, name, OnnxRNN(child))
+        elif isinstance(inner, nn.GRU | nn.LSTM):
+            setattr(module, name, OnnxBidirectionalRNN(inner))
+        else:
+            replace_recurrences(child)

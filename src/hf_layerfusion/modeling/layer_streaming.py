@@ -1,0 +1,92 @@
+"""Layers fused as they come: a state is given to the fuser when the next layer is about to run, and is kept by nobody
+else."""
+
+from collections.abc import Generator
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .fusion_base import LayerFuser
+from .layer_routing import find_layers
+
+
+class LayerStream:
+    """A fuser that is given one layer after the other.
+
+    Args:
+        fuser: the fuser.
+        attention_mask: `[B, T]`, 1 for real tokens, or `None`.
+
+    Attributes:
+        fused: what `fuser.forward` returns, once all of its layers have come.
+    """
+
+    def __init__(self, fuser: LayerFuser, attention_mask: torch.Tensor | None):
+        self.layers = set(fuser.layers)
+        self.fused: torch.Tensor | None = None
+        self._steps: Generator[None, torch.Tensor, torch.Tensor] = fuser.stream(attention_mask)
+        next(self._steps)
+
+    def receive(self, layer: int, state: torch.Tensor) -> None:
+        """Takes the output `[B, T, H]` of transformer layer `layer`, counted from 0."""
+        if layer not in self.layers:
+            return
+        try:
+            self._steps.send(state)
+        except StopIteration as end:
+            self.fused = end.value
+
+
+# Of the running thread: several may use one model.
+_STREAM: ContextVar[LayerStream | None] = ContextVar("stream", default=None)
+
+
+def _hand_on(index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    stream = _STREAM.get()
+    if stream is not None:
+        stream.receive(index - 1, args[0] if args else kwargs["hidden_states"])
+
+
+def install_stream(encoder: PreTrainedModel) -> None:
+    """Makes the encoder's layers hand on what they are given. That is the state which transformers records, also where
+    an encoder does something between two layers.
+
+    Raises:
+        ValueError: if the layers do not stand in one list.
+    """
+    for index, layer in enumerate(find_layers(encoder, "`stream_layers` must not be called")):
+        if index:
+            layer.register_forward_pre_hook(partial(_hand_on, index), with_kwargs=True)
+
+
+def run_streamed(
+    encoder: PreTrainedModel, fuser: LayerFuser, attention_mask: torch.Tensor | None, **kwargs: Any
+) -> tuple[torch.Tensor, Any]:
+    """Runs an encoder with `install_stream` and fuses its layers on the way.
+
+    Args:
+        encoder: the encoder.
+        fuser: the fuser.
+        attention_mask: `[B, T]`, 1 for real tokens, or `None`.
+        kwargs: further arguments of the encoder.
+
+    Returns:
+        The fused states, and the encoder's own output.
+    """
+    stream = LayerStream(fuser, attention_mask)
+    token = _STREAM.set(stream)
+    try:
+        outputs = encoder(attention_mask=attention_mask, return_dict=True, **kwargs)
+    finally:
+        _STREAM.reset(token)
+    stream.receive(encoder.config.num_hidden_layers - 1, outputs.last_hidden_state)
+    if stream.fused is None:
+        raise ValueError(
+            f"the encoder must run each of its layers once, found fewer in '{encoder.config.model_type}'; use the model "
+            "as it was before `stream_layers`."
+        )
+    return stream.fused, outputs
