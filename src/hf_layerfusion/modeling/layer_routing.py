@@ -2,13 +2,13 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils.output_capturing import CompileableContextVar
 
 ALL_ROWS = slice(None)
 
@@ -44,8 +44,8 @@ class _Journey(NamedTuple):
     batch_size: int
 
 
-# Of the running thread, as encoders hand on no argument of ours to their layers.
-_JOURNEY: ContextVar[_Journey | None] = ContextVar("journey", default=None)
+# Of the running thread, as encoders hand on no argument of ours to their layers; torch.compile sees through it.
+_JOURNEY = CompileableContextVar("journey")
 
 
 class RoutedLayer(nn.Module):

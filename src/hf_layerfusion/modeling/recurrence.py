@@ -20,18 +20,21 @@ class BidirectionalRNN(nn.Module):
         super().__init__()
         self.rnn = CELLS[cell](input_size, hidden_size, batch_first=True, bidirectional=True)
 
+    # Whether and how a batch is packed depends on its values, and torch compiles no recurrence: one break, here.
+    @torch.compiler.disable
     def forward(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Maps `[B, T, F]` to `[B, T, 2 * hidden_size]`.
 
         With an `attention_mask` `[B, T]` the recurrence steps from one real token to the next, whichever side the
         padding stands on, and the output at padding is zero. Without one every position is a step.
         """
+        # Laid out alike with and without padding: what is compiled behind it is compiled for one layout.
         if attention_mask is None:
-            return self.rnn(inputs)[0]
+            return self.rnn(inputs)[0].contiguous()
         real = attention_mask.bool()
         lengths = real.sum(dim=1).cpu()
-        if bool((lengths == inputs.shape[1]).all()):  # no padding: no packing
-            return self.rnn(inputs)[0]
+        if bool((lengths == inputs.shape[1]).all()):  # nothing to pack
+            return self.rnn(inputs)[0].contiguous()
         # Real tokens first, in their order: the identity for right padding, which most batches have.
         order = None
         if not bool((real[:, 1:] <= real[:, :-1]).all()):

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from onnxruntime import InferenceSession
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.export import export_onnx, onnx_export, quantize_onnx
+from hf_layerfusion.export.onnx_export import MODEL_FILE, QUANTIZED_FILE
+from tests.export.cheap_encoder import build_cheap
+from tests.modeling import multitask_cases
+from tests.tiny import tiny_config, tiny_tokenizer
+
+# Every kind of fuser, cell and pooling that has operations of its own.
+CASES = ("share-gru", "cat-lstm", "share_depth-lstm", "lstm-cls", "attention-mean")
+# Of other sizes than the examples that are exported, padded on the right, on the left, and with holes.
+MASKS = (
+    [[1] * 11, [1] * 4 + [0] * 7],
+    [[0] * 3 + [1] * 8, [0] * 10 + [1], [1] * 11, [1, 0] * 5 + [1], [0, 0, 1] * 3 + [1, 1]],
+    [[1, 1]],
+)
+
+
+def check(model: PreTrainedModel, folder: Path, shape: Any = lambda values: values) -> None:
+    """The graph in `folder` gives the model's logits, of every mask."""
+    session = InferenceSession(folder / MODEL_FILE)
+    seen = []
+    for rows in MASKS:
+        mask = shape(torch.tensor(rows))
+        batch = {
+            "input_ids": torch.randint(5, 100, mask.shape) * mask,
+            "attention_mask": mask,
+            "token_type_ids": torch.zeros_like(mask),
+        }
+        with torch.no_grad():
+            expected = model(**batch).logits.numpy()
+        (logits,) = session.run(None, {name: value.numpy() for name, value in batch.items()})
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+        seen.append(expected)
+    assert np.ptp(np.concatenate(seen), axis=0).max() > 1e-3
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_graph_gives_the_logits_for_every_size_and_padding(case: str, tmp_path: Path) -> None:
+    model = build_cheap(case)
+    difference = export_onnx(model, tiny_tokenizer(), tmp_path / "onnx")
+    assert 0 <= difference < 1e-5
+    check(model, tmp_path / "onnx")
+
+
+def test_a_plain_classifier_in_half_precision_becomes_a_graph_in_single(tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_config(tiny_config("bert", 1)).eval().bfloat16()
+    multitask_cases.scramble(model)
+    export_onnx(model, tiny_tokenizer(), tmp_path)  # an empty folder is as good as a new one
+    assert model.dtype == torch.bfloat16
+    check(model.float(), tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {MODEL_FILE, "config.json", "tokenizer.json", "tokenizer_config.json"}
+
+
+def test_a_task_of_cerbertus(tmp_path: Path) -> None:
+    model = multitask_cases.build(num_task_layers=1).task("quora")
+    export_onnx(model, tiny_tokenizer(), tmp_path / "onnx")
+    check(model, tmp_path / "onnx")
+
+
+def test_a_task_of_siamese_pairs(siamese: tuple[Any, Path]) -> None:
+    model, folder = siamese
+    check(model.task("sts"), folder, lambda values: values.unsqueeze(1).repeat(1, 2, 1))
+
+
+def test_quantised_graph_is_smaller_and_close(tmp_path: Path) -> None:
+    model = build_cheap("share-linear", vocab_size=4000)
+    export_onnx(model, tiny_tokenizer(), tmp_path / "onnx", quantize=True)
+    files = [tmp_path / "onnx" / name for name in (MODEL_FILE, QUANTIZED_FILE)]
+    logits = [onnx_export.run(file, onnx_export.example(model, tiny_tokenizer(), 4, 9)) for file in files]
+    spread = np.ptp(logits[0])
+    assert 0 < np.abs(logits[1] - logits[0]).max() < 0.1 * spread
+    with pytest.raises(UserError, match=r"model_quantized.onnx: must not be there yet, found it; remove it\.$"):
+        quantize_onnx(tmp_path / "onnx")
+
+
+def test_quantising_needs_a_graph(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"must hold model.onnx, found none; export a model there\.$"):
+        quantize_onnx(tmp_path)
+
+
+def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes").touch()
+    with pytest.raises(UserError, match=r"must be new or empty, found files there; name another\.$"):
+        export_onnx(build_cheap("last-cls"), tiny_tokenizer(), tmp_path)
+
+
+def test_inputs_that_the_graph_has_no_place_for_are_refused(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_input_names = ["input_ids", "attention_mask", "bbox"]
+    with pytest.raises(UserError, match=r"found \['bbox'\]; use another\.$"):
+        export_onnx(build_cheap("last-cls"), tokenizer, tmp_path / "onnx")
+
+
+def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export, "run", lambda path, batch: np.full((len(batch["input_ids"]), 3), np.nan))
+    with pytest.raises(UserError, match=r"must give the same logits .* difference of nan with 'bert'; use another"):
+        export_onnx(build_cheap("last-cls"), tiny_tokenizer(), tmp_path / "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(UserError, match=r"found no onnxscript; pip install hf_layerfusion\[onnx\]\.$"):
+        export_onnx(build_cheap("last-cls"), tiny_tokenizer(), tmp_path / "onnx")
