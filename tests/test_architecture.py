@@ -22,11 +22,12 @@ ARROWS: dict[str, set[str]] = {
     "surgery": set(),
     "evaluation": set(),
     "hub": set(),
+    "export": set(),
     "ensembling": {"evaluation", "hub"},
     "training": {"data", "losses", "surgery", "evaluation", "hub"},
     "errors": set(),
     "__init__": {"modeling", "training", "ensembling"},
-    "experiments": {"__init__", "modeling", "training", "evaluation", "ensembling", "data", "hub"},
+    "experiments": {"__init__", "modeling", "training", "evaluation", "ensembling", "data", "hub", "export"},
 }
 
 # What travels with a checkpoint must run where nothing but torch and transformers is installed.

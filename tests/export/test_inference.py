@@ -33,9 +33,10 @@ def test_copy_answers_as_the_model(case: str) -> None:
 def test_every_encoder_hands_on_the_states_that_it_records(model_type: str) -> None:
     config = GRUFusionConfig(encoder_config=tiny_config(model_type), num_groups=2, fusion_hidden_size=6)
     model = BertForGRUFusionClassification(config).eval().double()
+    batch = inputs()
     with torch.no_grad():
-        expected = model(**inputs()).logits
-        torch.testing.assert_close(inference_copy(model)(**inputs()).logits, expected, rtol=0, atol=1e-12)
+        expected = model(**batch).logits
+        torch.testing.assert_close(inference_copy(model)(**batch).logits, expected, rtol=0, atol=1e-12)
 
 
 def test_states_are_gone_when_their_group_is_fused() -> None:

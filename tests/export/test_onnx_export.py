@@ -75,7 +75,7 @@ def test_a_task_of_siamese_pairs(siamese: tuple[Any, Path]) -> None:
 
 
 def test_quantised_graph_is_smaller_and_close(tmp_path: Path) -> None:
-    model = build_cheap("share-linear", vocab_size=4000)
+    model = build_cheap("share-linear", encoder_config=tiny_config("bert", vocab_size=4000))
     export_onnx(model, tiny_tokenizer(), tmp_path / "onnx", quantize=True)
     files = [tmp_path / "onnx" / name for name in (MODEL_FILE, QUANTIZED_FILE)]
     logits = [onnx_export.run(file, onnx_export.example(model, tiny_tokenizer(), 4, 9)) for file in files]

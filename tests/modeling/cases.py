@@ -52,7 +52,7 @@ def settings(case: str) -> dict[str, Any]:
 
 def build(case: str, **changes: Any) -> PreTrainedModel:
     config_class = GRUFusionConfig if case in TOKEN_CASES else LayerPoolingConfig
-    config = config_class(encoder_config=tiny_config("bert", DEPTH), **(settings(case) | changes))
+    config = config_class(**({"encoder_config": tiny_config("bert", DEPTH)} | settings(case) | changes))
     return model_class(case)(config).eval()
 
 
