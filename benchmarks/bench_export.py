@@ -1,5 +1,5 @@
-"""Size, speed and accuracy of an exported grubert-share-3: torch, ONNX, ONNX in int8, measured in one run, one after the
-other in every round; each ratio is the median over rounds.
+"""Size, speed and accuracy of an exported grubert-share-3: torch, ONNX, ONNX in int8, measured in one run, one after
+the other in every round; each ratio is the median over rounds.
 
     python benchmarks/bench_export.py
     python benchmarks/bench_export.py --model outputs/grubert-share-3 --file $DATA/tweets/dev.csv
@@ -42,7 +42,11 @@ def forwards(model: Any, folder: Path, threads: int) -> dict[str, Forward]:
         session = onnxruntime.InferenceSession(folder / name, options)
         return lambda batch: session.run(None, {key: value.numpy() for key, value in batch.items()})[0]
 
-    return {"torch": torch_forward, "onnx": onnx_forward(MODEL_FILE), "onnx, int8": onnx_forward(QUANTIZED_FILE)}
+    return {
+        "torch": torch_forward,
+        "onnx": onnx_forward(MODEL_FILE),
+        "onnx, int8": onnx_forward(QUANTIZED_FILE),
+    }
 
 
 def compare_speed(runs: dict[str, Forward], length: int, repeats: int) -> None:
@@ -60,7 +64,9 @@ def compare_speed(runs: dict[str, Forward], length: int, repeats: int) -> None:
                 seconds[name].append(time.perf_counter() - start)
     for name in runs:
         ratio = median(a / b for a, b in zip(seconds["torch"], seconds[name], strict=True))
-        print(f"32 x {length:<4}{name:12}{ratio:6.2f} times torch's speed   {1000 * median(seconds[name]):.0f} ms")
+        print(
+            f"32 x {length:<4}{name:12}{ratio:6.2f} times torch's speed   {1000 * median(seconds[name]):.0f} ms"
+        )
 
 
 def compare_accuracy(runs: dict[str, Forward], model: Any, tokenizer: Any, file: str, length: int) -> None:

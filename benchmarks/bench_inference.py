@@ -1,5 +1,5 @@
-"""Peak memory of an inference pass of fused models and of their frozen copies, as multiples of the plain classifier's on
-the same encoder: what the pass allocates, and with the weights. The target is 1.1 for the copies.
+"""Peak memory of an inference pass of fused models and of their frozen copies, as multiples of the plain classifier's
+on the same encoder: what the pass allocates, and with the weights. The target is 1.1 for the copies.
 
     python benchmarks/bench_inference.py
     python benchmarks/bench_inference.py --layers 12 --width 768

@@ -77,9 +77,7 @@ def test_a_task_of_a_model_that_has_none(
 def test_a_plain_encoder(
     tiny_encoder_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refused(
-        monkeypatch, capsys, model_name_or_path=tiny_encoder_dir, output_dir=tmp_path / "onnx"
-    )
+    line = refused(monkeypatch, capsys, model_name_or_path=tiny_encoder_dir, output_dir=tmp_path / "onnx")
     assert line.endswith("must be a trained classifier, found no weights of classifier.bias; train it first.")
     assert not list(tmp_path.iterdir())
 
@@ -87,15 +85,11 @@ def test_a_plain_encoder(
 def test_no_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refused(
-        monkeypatch, capsys, model_name_or_path=tmp_path / "none", output_dir=tmp_path / "onnx"
-    )
+    line = refused(monkeypatch, capsys, model_name_or_path=tmp_path / "none", output_dir=tmp_path / "onnx")
     assert line.startswith(f"error: --model_name_or_path {tmp_path / 'none'}: ")
 
 
-def test_no_folder(
-    single: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_folder(single: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(monkeypatch, capsys, model_name_or_path=single)
     assert line == "error: --output_dir must name the folder of the export, found none; name one."
 

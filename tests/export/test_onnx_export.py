@@ -81,7 +81,9 @@ def test_quantised_graph_is_smaller_and_close(tmp_path: Path) -> None:
     logits = [onnx_export.run(file, onnx_export.example(model, tiny_tokenizer(), 4, 9)) for file in files]
     spread = np.ptp(logits[0])
     assert 0 < np.abs(logits[1] - logits[0]).max() < 0.1 * spread
-    with pytest.raises(UserError, match=r"model_quantized.onnx: must not be there yet, found it; remove it\.$"):
+    with pytest.raises(
+        UserError, match=r"model_quantized.onnx: must not be there yet, found it; remove it\.$"
+    ):
         quantize_onnx(tmp_path / "onnx")
 
 
@@ -105,7 +107,9 @@ def test_inputs_that_the_graph_has_no_place_for_are_refused(tmp_path: Path) -> N
 
 def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_export, "run", lambda path, batch: np.full((len(batch["input_ids"]), 3), np.nan))
-    with pytest.raises(UserError, match=r"must give the same logits .* difference of nan with 'bert'; use another"):
+    with pytest.raises(
+        UserError, match=r"must give the same logits .* difference of nan with 'bert'; use another"
+    ):
         export_onnx(build_cheap("last-cls"), tiny_tokenizer(), tmp_path / "onnx")
     assert not list(tmp_path.iterdir())
 

@@ -58,7 +58,9 @@ def load_classifier(arguments: ExportArguments) -> Any:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{name}: {one_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
-        raise UserError(f"{name}: must be a trained classifier, found no weights of {missing[0]}; train it first.")
+        raise UserError(
+            f"{name}: must be a trained classifier, found no weights of {missing[0]}; train it first."
+        )
     if arguments.task is None:
         return model
     if not hasattr(model, "task"):

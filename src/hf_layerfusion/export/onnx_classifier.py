@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, TextClassificationPipeline
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    TextClassificationPipeline,
+)
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_layerfusion.errors import UserError
@@ -93,7 +99,9 @@ class OnnxClassifier(TextClassificationPipeline):
         if not self.is_siamese:
             return super().preprocess(inputs, **tokenizer_kwargs)
         if not isinstance(inputs, dict) or set(inputs) != {"text", "text_pair"}:
-            raise UserError('an input must be a pair {"text": …, "text_pair": …} here, found another; correct it.')
+            raise UserError(
+                'an input must be a pair {"text": …, "text_pair": …} here, found another; correct it.'
+            )
         texts = [inputs["text"], inputs["text_pair"]]
         batch = self.tokenizer(texts, padding=True, return_tensors="pt", **tokenizer_kwargs)
         return {name: value.unsqueeze(0) for name, value in batch.items()}

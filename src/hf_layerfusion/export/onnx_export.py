@@ -70,7 +70,9 @@ def export_onnx(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"folder {target}: must be new or empty, found files there; name another.")
     if unknown := sorted(set(tokenizer.model_input_names) - set(INPUTS)):
-        raise UserError(f"tokenizer: must put out no other inputs than {list(INPUTS)}, found {unknown}; use another.")
+        raise UserError(
+            f"tokenizer: must put out no other inputs than {list(INPUTS)}, found {unknown}; use another."
+        )
     exported = Logits(copy.deepcopy(model).cpu().float().eval())
     batches = [example(model, tokenizer, *shape) for shape in SHAPES]
     with torch.no_grad():
@@ -109,6 +111,7 @@ def quantize_onnx(folder: str | os.PathLike[str]) -> Path:
         UserError: if packages are missing, there is no `model.onnx`, or the new file is there already.
     """
     require("onnx", "onnxruntime")
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     source, target = Path(folder, MODEL_FILE), Path(folder, QUANTIZED_FILE)
@@ -116,11 +119,16 @@ def quantize_onnx(folder: str | os.PathLike[str]) -> Path:
         raise UserError(f"folder {folder}: must hold {MODEL_FILE}, found none; export a model there.")
     if target.exists():
         raise UserError(f"file {target}: must not be there yet, found it; remove it.")
-    quantize_dynamic(source, target, weight_type=QuantType.QInt8)
+    graph = onnx.load(source)
+    # onnxruntime transposes weights and then takes offence at the shapes that stood there for them.
+    del graph.graph.value_info[:]
+    quantize_dynamic(graph, target, weight_type=QuantType.QInt8)
     return target
 
 
-def example(model: Any, tokenizer: PreTrainedTokenizerBase, rows: int, length: int) -> dict[str, torch.Tensor]:
+def example(
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: int, length: int
+) -> dict[str, torch.Tensor]:
     """A batch `[B, T]`, of siamese pairs `[B, 2, T]`, of ids without meaning; rows differ in length, the last is full,
     and padding stands where the tokenizer puts it."""
     task = getattr(model.config, "task_configs", {}).get(getattr(model.config, "default_task", None))
@@ -145,7 +153,7 @@ def write_graph(model: nn.Module, batch: dict[str, torch.Tensor], path: Path) ->
     dimensions = {name: {0: "batch", value.dim() - 1: "length"} for name, value in batch.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about itself
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             model.eval(),
             kwargs=batch,
             dynamo=True,
@@ -168,4 +176,6 @@ def run(path: Path, batch: dict[str, torch.Tensor]) -> np.ndarray[Any, Any]:
 def require(*packages: str) -> None:
     """Raises `UserError` if a package is not installed."""
     if missing := [name for name in packages if find_spec(name) is None]:
-        raise UserError(f"ONNX needs {', '.join(packages)}, found no {missing[0]}; pip install hf_layerfusion[onnx].")
+        raise UserError(
+            f"ONNX needs {', '.join(packages)}, found no {missing[0]}; pip install hf_layerfusion[onnx]."
+        )

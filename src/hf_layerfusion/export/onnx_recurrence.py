@@ -3,6 +3,8 @@
 Exported as they are, torch's recurrences over tokens fix the length, and packed sequences do not export at all.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -40,7 +42,7 @@ class OnnxRNN(nn.Module):
         """Maps `[B, T, F]` as torch does; with `lengths` `[B]` what stands behind a row's length is no step, and its
         output there is zero."""
         directions = len(self.input_weights)
-        attributes: dict[str, int | str] = {
+        attributes: dict[str, Any] = {
             "hidden_size": self.hidden_size,
             "direction": "bidirectional" if directions == 2 else "forward",
         }

@@ -57,7 +57,8 @@ class DepthFuser(LayerFuser):
         return stream_groups(self.groups, self.fuse)
 
     def fuse(self, index: int, states: list[torch.Tensor]) -> torch.Tensor:
-        """Fuses the states of group `index`, each `[B, T, H]`, to `[B, T, 2 * fusion_hidden_size]`; empties the list."""
+        """Fuses the states of group `index`, each `[B, T, H]`, to `[B, T, 2 * fusion_hidden_size]`, and empties the
+        list."""
         stacked = torch.stack(states, dim=2)  # [B, T, L / c, H]
         states.clear()
         _, last = self.cells[0 if self.shared else index](stacked.flatten(0, 1))

@@ -80,7 +80,9 @@ class MixedFuser(LayerFuser):
 
     def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
         count = len(self._layers)
-        weights = self.mix.scale * self.mix.weights if self.mix is not None else torch.full((count,), 1 / count)
+        weights = (
+            self.mix.scale * self.mix.weights if self.mix is not None else torch.full((count,), 1 / count)
+        )
         mixed: torch.Tensor | float = 0.0
         for weight in weights.unbind():
             mixed = weight * (yield) + mixed

@@ -144,7 +144,8 @@ def find_layers(encoder: PreTrainedModel, rule: str = "`num_task_layers` must be
     lists = [found for found in lists if id(found) not in nested]
     if len(lists) != 1:
         raise ValueError(
-            f"{rule} for '{encoder.config.model_type}', whose {depth} layers stand in {len(lists)} lists instead of one; use an encoder such as BERT, RoBERTa, ELECTRA or DistilBERT."
+            f"{rule} for '{encoder.config.model_type}', whose {depth} layers stand in {len(lists)} lists instead of "
+            "one; use an encoder such as BERT, RoBERTa, ELECTRA or DistilBERT."
         )
     return lists[0]
 

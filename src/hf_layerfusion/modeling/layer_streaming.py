@@ -86,7 +86,7 @@ def run_streamed(
     stream.receive(encoder.config.num_hidden_layers - 1, outputs.last_hidden_state)
     if stream.fused is None:
         raise ValueError(
-            f"the encoder must run each of its layers once, found fewer in '{encoder.config.model_type}'; use the model "
-            "as it was before `stream_layers`."
+            f"the encoder must run each of its layers once, found fewer in '{encoder.config.model_type}'; use the "
+            "model as it was before `stream_layers`."
         )
     return stream.fused, outputs
