@@ -287,8 +287,8 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         if self.streams_layers:
             if kwargs.pop("output_hidden_states", None) or self.config.output_hidden_states:
                 raise ValueError(
-                    "`output_hidden_states` must be left out after `stream_layers`, which keeps none, found it set; use "
-                    "the model as it was before."
+                    "`output_hidden_states` must be left out after `stream_layers`, which keeps none, found it set; "
+                    "use the model as it was before."
                 )
             inputs = self.encoder_inputs(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
             fused, encoded = run_streamed(self.encoder, self.fuser, **inputs)
@@ -340,7 +340,6 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             hidden_states=tuple(s if i in shown else None for i, s in enumerate(states)) if shown else None,
             attentions=outputs.attentions,
         )
-
 
     def encoder_inputs(
         self,
