@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
 }
 
 # What travels with a checkpoint must run where nothing but torch and transformers is installed.
-MODELING_MAY_IMPORT = {"torch", "transformers", "huggingface_hub"}
+MODELING_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "safetensors"}
 
 
 def tree(path: Path) -> ast.Module:

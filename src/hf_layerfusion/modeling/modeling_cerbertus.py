@@ -14,8 +14,9 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .batch_joining import MODEL_INPUTS, flatten_pairs, join_batches
 from .configuration_cerbertus import CerbertusConfig
-from .layer_routing import Route, copy_module
+from .layer_routing import ALL_ROWS, Route, copy_module
 from .modeling_cerbertus_encoders import CerbertusModel, CerbertusPreTrainedModel
+from .peft_adapters import adapter_of, has_task_adapters
 from .sentence_vectors import Pooler
 from .task_heads import TaskAnswer, build_heads
 
@@ -91,10 +92,26 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         """
         view = copy.copy(self)
         view.config = copy.copy(self.config)
-        view.config.task_name = name
-        view.config.check()
-        view.num_labels = view.config.num_labels
+        view.choose_task(name)
         return view
+
+    def choose_task(self, name: str) -> None:
+        """Makes `name` the default task.
+
+        Raises:
+            ValueError: if there is no such task.
+        """
+        self.config.task_name = name
+        self.config.check()
+        self.num_labels = self.config.num_labels
+
+    def set_adapter(self, adapter_name: list[str] | str) -> None:
+        """As in transformers; where each task has an adapter of its own, which is active whenever the task is answered,
+        the task called so becomes the default one."""
+        if isinstance(adapter_name, str) and has_task_adapters(self, [adapter_name, *self.config.task_names]):
+            self.choose_task(adapter_name)
+        else:
+            super().set_adapter(adapter_name)
 
     @can_return_tuple
     def forward(
@@ -143,9 +160,10 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
             return self.answer_tasks(tasks)
         name = self.config.default_task if task is None else task
         head = self.head_of(name)
-        batch = flatten_pairs(inputs, name, head.task.is_siamese)
-        states, outputs = self.model.encode_one(name, batch, head.reads_layers, **kwargs)
-        answer = head(states, batch.get("attention_mask"), labels)
+        with adapter_of(self, name, self.config.task_names):
+            batch = flatten_pairs(inputs, name, head.task.is_siamese)
+            states, outputs = self.model.encode_one(name, batch, head.reads_layers, **kwargs)
+            answer = head(states, batch.get("attention_mask"), labels)
         return SequenceClassifierOutput(
             loss=answer.loss,
             logits=answer.logits,
@@ -183,7 +201,24 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         labels: Mapping[str, torch.Tensor] | None = None,
     ) -> dict[str, TaskAnswer]:
         """Answers each route's task on its rows of one batch of sequences `[B, T]`; the rows of siamese pairs stand one
-        text after the other. `labels` are by task."""
+        text after the other. `labels` are by task. Where each task has an adapter of its own, they share no layer and
+        run one after the other."""
+        if not has_task_adapters(self, self.config.task_names):
+            return self.answer_together(inputs, routes, labels)
+        answers: dict[str, TaskAnswer] = {}
+        for route in routes:
+            rows = {name: value[route.rows] for name, value in inputs.items()}
+            with adapter_of(self, route.task, self.config.task_names):
+                answers |= self.answer_together(rows, [route._replace(rows=ALL_ROWS)], labels)
+        return answers
+
+    def answer_together(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        routes: Sequence[Route],
+        labels: Mapping[str, torch.Tensor] | None,
+    ) -> dict[str, TaskAnswer]:
+        """As `answer_routes`, in one pass."""
         with_layers = any(self.head_of(route.task).reads_layers for route in routes)
         states, _ = self.model.encode(inputs, routes, with_layers)
         mask = inputs.get("attention_mask")

@@ -24,6 +24,7 @@ from .encoder_states import StatesRead, spread_states
 from .fusion_base import LayerFuser
 from .fusion_mix import ScalarMix
 from .layer_streaming import install_stream, run_streamed
+from .peft_adapters import adapter_settings, find_adapters, put_in_adapters
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # Fields of every configuration that say how the encoder is loaded, not what our model is.
@@ -74,7 +75,8 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
         **kwargs: Any,
     ) -> Any:
         """Loads a checkpoint of this class, or builds a new model around the checkpoint of a plain encoder of any
-        architecture and key style; what stands beside the encoder then starts at random.
+        architecture and key style; what stands beside the encoder then starts at random. A folder of adapters is
+        loaded onto the checkpoint that they name.
 
         Args:
             pretrained_model_name_or_path: folder or Hub id.
@@ -89,9 +91,17 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: if the checkpoint lacks weights of the encoder, which would stay random.
         """
-        if pretrained_model_name_or_path is not None:
+        # The Auto classes say so where they were given adapters and have turned to the checkpoint below them.
+        source = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path", pretrained_model_name_or_path)
+        if source is not None:
             options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
             stored, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **options)
+            tasks = getattr(config, "tasks", None) or stored.get("tasks") or ()
+            adapter_options = options | (kwargs.pop("adapter_kwargs", None) or {})
+            adapter_options.pop("_adapter_model_path", None)
+            if adapters := find_adapters(source, list(tasks), **adapter_options):
+                kwargs |= {"use_safetensors": use_safetensors, "config": config}
+                return cls._from_adapters(source, adapters, adapter_options, output_loading_info, **kwargs)
             if stored.get("model_type") != cls.config_class.model_type:
                 kwargs["use_safetensors"] = use_safetensors
                 return cls._from_encoder(pretrained_model_name_or_path, config, output_loading_info, **kwargs)
@@ -159,10 +169,48 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
         if os.path.isdir(name_or_path):
             encoder.config._name_or_path = ""  # a folder of this machine tells nobody else anything
         model = cls(config, encoder=encoder).to(device=encoder.device, dtype=encoder.dtype).eval()
+        model.name_or_path = os.fspath(name_or_path)  # not saved; what an adapter names as the model below it
         if not output_loading_info:
             return model
         added = {name for name in model.state_dict() if not name.startswith(ENCODER_PREFIXES)}
         return model, {**info, "missing_keys": added}
+
+    @classmethod
+    def _from_adapters(
+        cls,
+        source: str | os.PathLike[str],
+        adapters: dict[str, str],
+        options: dict[str, Any],
+        output_loading_info: bool,
+        config: PreTrainedConfig | str | os.PathLike[str] | None,
+        use_safetensors: bool | None,
+        **kwargs: Any,
+    ) -> Any:
+        settings = adapter_settings(source, next(iter(adapters.values())), **options)
+        of_class = (settings.get("auto_mapping") or {}).get("base_model_class", cls.__name__)
+        if of_class != cls.__name__:
+            raise ValueError(
+                f"the adapter '{source}' must be opened as what it was trained in, {of_class}, found {cls.__name__}; "
+                "use AutoModelForSequenceClassification, whose `base_model` is the rest."
+            )
+        if not isinstance(config, PreTrainedConfig):
+            config = cls.config_class.from_pretrained(source if config is None else config, **options)
+        # The revision and subfolder that were asked for are the adapter's.
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
+        model = cls.from_pretrained(
+            settings["base_model_name_or_path"],
+            config=config,
+            use_safetensors=use_safetensors,
+            revision=settings.get("revision") or "main",
+            **kwargs,
+        )
+        missing = put_in_adapters(model, source, adapters, **options)
+        if missing and not output_loading_info:
+            raise ValueError(
+                f"the adapter '{source}' must hold every weight of its own, found none for {sorted(missing)[:3]}, which "
+                "would stay random; save it again."
+            )
+        return (model, {"missing_keys": missing}) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """As in transformers. The folder of a classifier also says where remote code finds its base model, so that

@@ -1,0 +1,142 @@
+"""PEFT's adapters in our models: opened from their folders, and, of a model with one for each task, switched by task."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import cached_file, find_adapter_config_file
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# peft's name for the only adapter of a folder. Others stand in folders called as they are.
+ONLY_ADAPTER = "default"
+
+
+def find_adapters(source: str | os.PathLike[str], tasks: Sequence[str], **options: Any) -> dict[str, str]:
+    """The adapters in a folder or repository.
+
+    Args:
+        source: folder or Hub id.
+        tasks: names that adapters in folders of their own may have.
+        options: which revision and so on, as `from_pretrained` takes it.
+
+    Returns:
+        The subfolder of each adapter by the adapter's name.
+    """
+    top = options.pop("subfolder", "")
+    places = {ONLY_ADAPTER: top}
+    if find_adapter_config_file(os.fspath(source), subfolder=top, **options) is None:
+        # A name from a repository must not lead out of its folder.
+        places = {task: os.path.join(top, task) for task in tasks if re.fullmatch(r"[\w-]+", task)}
+    found = {
+        name: place
+        for name, place in places.items()
+        if find_adapter_config_file(os.fspath(source), subfolder=place, **options) is not None
+    }
+    return found
+
+
+def adapter_settings(source: str | os.PathLike[str], subfolder: str, **options: Any) -> dict[str, Any]:
+    """The contents of an adapter's `adapter_config.json`."""
+    path = find_adapter_config_file(os.fspath(source), subfolder=subfolder, **options)
+    with open(str(path), encoding="utf-8") as file:
+        settings: dict[str, Any] = json.load(file)
+    return settings
+
+
+def put_in_adapters(
+    model: PreTrainedModel, source: str | os.PathLike[str], adapters: dict[str, str], **options: Any
+) -> set[str]:
+    """Puts the adapters that `find_adapters` found into a model.
+
+    Args:
+        model: the model that they were trained in, around the same checkpoint.
+        source: folder or Hub id.
+        adapters: as `find_adapters` gives them.
+        options: which revision and so on, as `from_pretrained` takes it.
+
+    Returns:
+        The names of weights that an adapter should have and has not.
+
+    Raises:
+        OSError: if an adapter has no weights in safetensors.
+    """
+    # Not by an import, which would make peft a need of every model that is opened by remote code. And not by
+    # transformers' `load_adapter`, which takes what is called as a task for the weights of the task's adapter.
+    peft = import_module("peft")
+    adapted, missing = None, set()
+    for name, subfolder in adapters.items():
+        config = peft.PeftConfig.from_pretrained(os.fspath(source), subfolder=subfolder or None, **options)
+        # Not frozen, as no loaded model is: a frozen GRU rounds differently on a CPU.
+        config.inference_mode = False
+        if adapted is None:
+            adapted = peft.PeftModel(model, config, name)
+        else:
+            adapted.add_adapter(name, config)
+        path = cached_file(os.fspath(source), ADAPTER_WEIGHTS, subfolder=subfolder, **options)
+        weights = load_file(str(path))
+        peft.set_peft_model_state_dict(adapted, weights, adapter_name=name)
+        expected = peft.get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
+        missing |= expected.keys() - weights.keys()
+    model._hf_peft_config_loaded = True  # so that transformers' own methods for adapters work
+    model.eval()
+    return missing
+
+
+@contextmanager
+def adapter_of(model: PreTrainedModel, task: str, tasks: Sequence[str]) -> Iterator[None]:
+    """Inside the block, the adapter that is called as the task is the active one. Nothing happens where no adapter is
+    called as one of `tasks`, or adapters are switched off. What is trained stays as it was.
+
+    Raises:
+        ValueError: if other tasks have adapters of their own and this one has none.
+    """
+    layers = [
+        module
+        for module in model.modules()
+        if hasattr(type(module), "active_adapters") and not isinstance(module, PreTrainedModel)
+    ]
+    heads = [layer for layer in layers if hasattr(layer, "original_module")]
+    layers = [layer for layer in layers if not hasattr(layer, "original_module")]
+    if not has_task_adapters(model, tasks) or any(layer.disable_adapters for layer in layers):
+        yield
+        return
+    if task not in model.peft_config:
+        raise ValueError(
+            f"`task` must be one that has an adapter, {sorted(model.peft_config)}, found {task!r}; add one for it."
+        )
+    heads = [head for head in heads if task in head.modules_to_save]
+    before = [(layer, layer.active_adapters) for layer in layers]
+    disabled = [(head, head.active_adapters, head.disable_adapters) for head in heads]
+    trained = [(weight, weight.requires_grad) for layer in layers + heads for weight in layer.parameters()]
+    for layer in layers:
+        layer.set_adapter([task])
+    for head in heads:
+        head.enable_adapters(True)
+        head.set_adapter([task])
+    _set_gradients(trained)
+    try:
+        yield
+    finally:
+        for layer, active in before:
+            layer.set_adapter(active)
+        for head, active, was_disabled in disabled:
+            head.set_adapter(active)
+            head.enable_adapters(not was_disabled)
+        _set_gradients(trained)
+
+
+def has_task_adapters(model: PreTrainedModel, tasks: Sequence[str]) -> bool:
+    """Whether adapters are called as tasks of the model."""
+    return not set(tasks).isdisjoint(getattr(model, "peft_config", ()))
+
+
+def _set_gradients(flags: list[tuple[nn.Parameter, bool]]) -> None:
+    for weight, flag in flags:
+        weight.requires_grad_(flag)

@@ -1,0 +1,351 @@
+"""LoRA and the other methods of PEFT on any classifier: what is adapted, what is trained beside it, saved and opened."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, cast
+
+from huggingface_hub import snapshot_download
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import (
+    CONFIG_NAME,
+    SAFETENSORS_WEIGHTS_NAME,
+    TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
+    TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
+    PeftType,
+)
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import CONFIG_NAME as MODEL_CONFIG_NAME
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.places import encoders_of
+
+ONLY_ADAPTER = "default"
+"""What an adapter is called that is the model's only one."""
+
+BELOW = "below"
+"""Where transformers' own classifiers leave their configuration: beside an adapter, it would be taken for a sign that
+the whole model lies there."""
+
+ALL_LINEAR = "all-linear"
+
+
+class AdaptedModel(PeftModel):
+    """A `PeftModel` whose folder holds all that opening it takes, and whose adapters of tasks, where it has such, come
+    with their tasks. See `add_adapters`."""
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """As in peft; adds the model's configuration and, of a model of this package, its code."""
+        # The adapted layers lie inside the encoders: no embedding is trained.
+        kwargs.setdefault("save_embedding_layers", False)
+        super().save_pretrained(save_directory, **kwargs)
+        model = self.get_base_model()
+        if not kwargs.get("is_main_process", True):
+            return
+        config = copy.deepcopy(model.config)
+        config.architectures = [type(model).__name__]
+        if model._auto_class is None:
+            config.save_pretrained(os.path.join(save_directory, BELOW))
+            return
+        custom_object_save(model, save_directory, config=config)
+        config.save_pretrained(save_directory)
+
+    def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
+        """As in peft; an adapter of a task makes the task the default one. Trained are the adapters that were."""
+        flags = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
+        super().set_adapter(adapter_name, inference_mode)
+        if self.adapts_tasks:
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag and not inference_mode)
+            if adapter_name in task_names(self.get_base_model()):
+                self.get_base_model().choose_task(adapter_name)
+
+    def merge_and_unload(self, *args: Any, **kwargs: Any) -> Any:
+        """As in peft: the model itself, its weights changed by the adapter.
+
+        Raises:
+            UserError: adapters of several tasks, of which layers that the tasks share can take up one.
+        """
+        if self.adapts_tasks:
+            raise UserError(
+                f"merge_and_unload needs one adapter of all tasks, found those of {', '.join(self.peft_config)}, which "
+                "share the encoder's layers; keep them apart, or train with each_task=False"
+            )
+        model = self.base_model.merge_and_unload(*args, **kwargs)
+        model.requires_grad_(True)  # as of any model that was loaded
+        return _frozen_as_configured(model)
+
+    @property
+    def adapts_tasks(self) -> bool:
+        """Whether each task has an adapter of its own."""
+        return not set(self.peft_config).isdisjoint(task_names(self.get_base_model()))
+
+
+def task_names(model: nn.Module) -> list[str]:
+    """The tasks that a model declares by name; none for a model of one task."""
+    return list(getattr(getattr(model, "config", None), "tasks", None) or ())
+
+
+def base_model_of(model: Any) -> Any:
+    """The model below adapters; a model without any as it is."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def add_adapters(
+    model: PreTrainedModel, peft_config: PeftConfig | None = None, each_task: bool = True
+) -> AdaptedModel:
+    """Freezes a pretrained encoder and puts adapters into its layers; all else (fuser, heads, poolers) is trained in
+    full and saved with them.
+
+    Args:
+        model: a classifier, loaded from a checkpoint, which must be there when the adapters are opened again.
+        peft_config: any method of peft that changes layers; `LoraConfig()` by default. Its `target_modules` are those
+            that peft has for the encoder's architecture, or else every linear layer; names given there are looked for
+            in the encoder's layers only. What its `modules_to_save` names comes on top of what is computed here.
+        each_task: of a model of several tasks, an adapter for each, called as the task, which is active whenever the
+            task is answered; else one for all of them.
+
+    Returns:
+        A `PeftModel`.
+
+    Raises:
+        UserError: a method that changes no layers or needs steps of its own, target modules that the encoder has not,
+            or a model that came from no checkpoint.
+    """
+    peft_config = LoraConfig() if peft_config is None else peft_config
+    kind = PeftType(peft_config.peft_type).value
+    if peft_config.is_prompt_learning or "target_modules" not in vars(peft_config):
+        raise UserError(
+            f"peft_config must be of a method that changes layers, such as LoraConfig, found {kind}: virtual tokens "
+            "would be fused as if they were text; choose another"
+        )
+    if kind == PeftType.ADALORA:
+        raise UserError("peft_config must be of a method without steps of its own, found ADALORA; use LoraConfig")
+    if not model.name_or_path:
+        raise UserError(
+            "model must come from a checkpoint, which its adapter will be put on again, found one of random weights; "
+            "save it and load it"
+        )
+    tasks = task_names(model) if each_task else []
+    configs = {
+        name: completed(peft_config, model, name if tasks else None) for name in tasks or [ONLY_ADAPTER]
+    }
+    return _adapted(model, configs)
+
+
+def _frozen_as_configured(model: Any) -> Any:
+    """`model`, without gradients of what its configuration keeps as it is, which adapters save but do not train."""
+    if hasattr(model, "freeze"):
+        model.freeze()
+    return model
+
+
+def _adapted(model: Any, configs: dict[str, PeftConfig]) -> AdaptedModel:
+    (first, config), *others = configs.items()
+    adapted = AdaptedModel(model, config, first)
+    for name, other in others:
+        adapted.add_adapter(name, other)
+    if adapted.adapts_tasks:
+        adapted.set_requires_grad(list(configs), True)
+        adapted.set_adapter(model.config.default_task)
+    _frozen_as_configured(model)
+    return adapted
+
+
+def completed(peft_config: PeftConfig, model: PreTrainedModel, task: str | None = None) -> PeftConfig:
+    """A copy of `peft_config` with the modules that it changes and saves in `model`.
+
+    Args:
+        peft_config: see `add_adapters`.
+        model: the model.
+        task: whose layers and head alone are meant; None: all.
+
+    Raises:
+        UserError: as `add_adapters`.
+    """
+    config = cast(Any, copy.deepcopy(peft_config))
+    encoders = adaptable_encoders(model, task)
+    model_type = next(iter(encoders.values())).config.model_type
+    names = [name for name, module in inner_layers(encoders).items() if isinstance(module, nn.Linear)]
+    if config.peft_type == PeftType.IA3 and config.feedforward_modules is None:
+        if model_type not in TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING:
+            raise UserError(
+                f"peft_config: peft knows no feedforward_modules of '{model_type}' for IA3, found none given; name "
+                "target_modules and feedforward_modules"
+            )
+        table = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
+        config.feedforward_modules = inside(encoders, table[model_type], task)
+    if not isinstance(config.target_modules, str) or config.target_modules == ALL_LINEAR:
+        asked = config.target_modules or default_targets(config, model_type)
+        if asked == ALL_LINEAR:
+            asked = {name.rpartition(".")[2] for name in names}
+        known = [f".{name}" for name in inner_layers(encoders)]
+        unknown = [name for name in sorted(asked) if not any(each.endswith(f".{name}") for each in known)]
+        if unknown:
+            raise UserError(
+                f"target_modules must be of the layers of '{model_type}', "
+                f"{', '.join(sorted({name.rpartition('.')[2] for name in names}))}, found {unknown[0]!r}; correct it, "
+                f"or write {ALL_LINEAR}"
+            )
+        config.target_modules = inside(encoders, asked, task)
+    config.modules_to_save = sorted({*(config.modules_to_save or ()), *modules_beside(model, task)})
+    return config
+
+
+def default_targets(config: Any, model_type: str) -> Collection[str] | str:
+    """The modules that peft has for a method and an architecture, `"all-linear"` where it has none."""
+    if config.peft_type == PeftType.IA3:
+        table = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
+    else:
+        table = getattr(PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type], "target_module_mapping", None) or {}
+    return table.get(model_type, ALL_LINEAR)
+
+
+def adaptable_encoders(model: PreTrainedModel, task: str | None) -> dict[str, Any]:
+    """The encoders of a model by their names in it, but for those that are frozen or of another task than `task`.
+
+    Raises:
+        UserError: there is none.
+    """
+    own = {f"own_{name}" for name in task_names(model) if task not in (None, name)}
+    encoders = {
+        name: module
+        for name, module in model.named_modules()
+        if any(module is encoder for encoder in encoders_of(model))
+        and name.rpartition(".")[2] not in {"frozen", *own}
+    }
+    if not encoders or "" in encoders:
+        raise UserError(
+            f"model must hold an encoder that adapters can be put into, found none in {type(model).__name__}; use a "
+            "classifier with an encoder that is not frozen"
+        )
+    return encoders
+
+
+def inner_layers(encoders: dict[str, Any]) -> dict[str, nn.Module]:
+    """What stands in the layers of encoders, by name: below a number, as the members of a list do."""
+    return {
+        f"{prefix}.{name}": module
+        for prefix, encoder in encoders.items()
+        for name, module in encoder.named_modules()
+        if re.search(r"(^|\.)\d+\.", name)
+    }
+
+
+def inside(encoders: dict[str, Any], names: Collection[str], task: str | None) -> str:
+    """An expression that matches the modules called so in the encoders' layers and nowhere else, of layers that tasks
+    have copies of only those of `task`."""
+    others = "" if task is None else rf"(?!.*\.copies\.(?!{re.escape(task)}\.))"
+    prefixes, suffixes = ("|".join(map(re.escape, sorted(each))) for each in (encoders, names))
+    return rf"{others}({prefixes})\.(.*\.)?\d+\.(.*\.)?({suffixes})"
+
+
+def modules_beside(model: PreTrainedModel, task: str | None) -> list[str]:
+    """The names of the largest modules that belong to no encoder, and of the encoders' poolers: what a plain encoder's
+    checkpoint may lack. Of the heads of several tasks only that of `task`."""
+    encoders = {id(encoder) for encoder in encoders_of(model)}
+    others = {name for name in task_names(model) if task not in (None, name)}
+    found = []
+
+    def walk(module: nn.Module, prefix: str) -> None:
+        for name, child in module.named_children():
+            path = f"{prefix}{name}"
+            if id(child) in encoders:
+                found.extend(f"{path}.{each}" for each, _ in child.named_children() if each == "pooler")
+            elif isinstance(child, nn.ModuleDict) or any(id(inner) in encoders for inner in child.modules()):
+                walk(child, f"{path}.")
+            elif prefix != "heads." or name not in others:
+                found.append(path)
+
+    walk(model, "")
+    return [name for name in found if any(True for _ in model.get_submodule(name).parameters())]
+
+
+def load_adapter_model(
+    name_or_path: str | os.PathLike[str],
+    revision: str | None = None,
+    token: str | None = None,
+    **kwargs: Any,
+) -> AdaptedModel:
+    """Opens what `AdaptedModel.save_pretrained` or a run with adapters has left: the checkpoint that the adapters name,
+    with the adapters on it, bit by bit as they were. Like any model that is loaded, it may be trained on.
+
+    Args:
+        name_or_path: folder or Hub id.
+        revision: of the adapters, on the Hub.
+        token: for the Hub.
+        kwargs: those of `from_pretrained` for the checkpoint below.
+
+    Raises:
+        UserError: no adapters there, weights of them missing, or a checkpoint whose vocabulary is another.
+    """
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        patterns = ["*.json", f"*{SAFETENSORS_WEIGHTS_NAME}", "*.py"]
+        folder = Path(
+            snapshot_download(str(name_or_path), revision=revision, token=token, allow_patterns=patterns)
+        )
+    places = adapter_places(folder)
+    if not places:
+        raise UserError(
+            f"{name_or_path}: must hold {CONFIG_NAME}, in itself or in a folder for each adapter, found none; load a "
+            "whole model by AutoModelForSequenceClassification"
+        )
+    configs = {name: PeftConfig.from_pretrained(str(place)) for name, place in places.items()}
+    first = next(iter(configs.values()))
+    kwargs = {"use_safetensors": True, "token": token, "revision": first.revision, **kwargs}
+    below = folder if (folder / MODEL_CONFIG_NAME).exists() else folder / BELOW
+    config = AutoConfig.from_pretrained(below, trust_remote_code=kwargs.get("trust_remote_code"))
+    saved = config.get_text_config().vocab_size
+    model = AutoModelForSequenceClassification.from_pretrained(
+        first.base_model_name_or_path, config=config, **kwargs
+    )
+    found = model.get_input_embeddings().num_embeddings
+    if found != saved:
+        raise UserError(
+            f"{first.base_model_name_or_path}: must be the checkpoint that the adapters were trained on, with a "
+            f"vocabulary of {saved}, found {found}; save a model whose vocabulary was resized before adding adapters"
+        )
+    for adapter in configs.values():
+        cast(Any, adapter).inference_mode = False
+    adapted = _adapted(model, configs)
+    read_adapters(adapted, folder)
+    return adapted.eval()
+
+
+def adapter_places(folder: str | Path) -> dict[str, Path]:
+    """The folder of each adapter in `folder` by its name: `folder` itself, or those in it that are called as the
+    adapters."""
+    if (Path(folder) / CONFIG_NAME).exists():
+        return {ONLY_ADAPTER: Path(folder)}
+    return {path.parent.name: path.parent for path in sorted(Path(folder).glob(f"*/{CONFIG_NAME}"))}
+
+
+def read_adapters(model: PeftModel, folder: str | Path) -> None:
+    """Reads the weights of every adapter of `model` from a folder that it was saved to.
+
+    Raises:
+        UserError: if the folder has not the weights of just these adapters.
+    """
+    for name in model.peft_config:
+        place = Path(folder) if name == ONLY_ADAPTER else Path(folder) / name
+        path = place / SAFETENSORS_WEIGHTS_NAME
+        if not path.exists():
+            raise UserError(f"{folder}: must hold the adapter '{name}', found no {path.name} of it; save it again")
+        weights = load_file(path)
+        expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        if weights.keys() != expected.keys():
+            differing = sorted(weights.keys() ^ expected.keys())
+            raise UserError(
+                f"{path}: must hold the weights of the model's adapter '{name}', found {len(differing)} others or "
+                f"missing, such as {differing[0]}; open it with the model that it was saved from"
+            )
+        set_peft_model_state_dict(model, weights, adapter_name=name)
