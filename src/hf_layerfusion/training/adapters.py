@@ -17,6 +17,7 @@ from peft.utils import (
     SAFETENSORS_WEIGHTS_NAME,
     TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
+    ModulesToSaveWrapper,
     PeftType,
 )
 from safetensors.torch import load_file
@@ -26,7 +27,8 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import CONFIG_NAME as MODEL_CONFIG_NAME
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.places import encoders_of
+from hf_layerfusion.losses.layers import encoders_of
+from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 
 ONLY_ADAPTER = "default"
 """What an adapter is called that is the model's only one."""
@@ -79,6 +81,12 @@ class AdaptedModel(PeftModel):
                 f"merge_and_unload needs one adapter of all tasks, found those of {', '.join(self.peft_config)}, which "
                 "share the encoder's layers; keep them apart, or train with each_task=False"
             )
+        model = self.get_base_model()
+        for name, module in list(model.named_modules()):
+            # By most methods peft itself unwraps only modules with one weight.
+            if isinstance(module, ModulesToSaveWrapper):
+                unwrapped = module.unload_and_optionally_merge_module(True, False, None)
+                model.set_submodule(name, unwrapped)
         model = self.base_model.merge_and_unload(*args, **kwargs)
         model.requires_grad_(True)  # as of any model that was loaded
         return _frozen_as_configured(model)
@@ -94,11 +102,6 @@ def task_names(model: nn.Module) -> list[str]:
     return list(getattr(getattr(model, "config", None), "tasks", None) or ())
 
 
-def base_model_of(model: Any) -> Any:
-    """The model below adapters; a model without any as it is."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
 def add_adapters(
     model: PreTrainedModel, peft_config: PeftConfig | None = None, each_task: bool = True
 ) -> AdaptedModel:
@@ -108,8 +111,8 @@ def add_adapters(
     Args:
         model: a classifier, loaded from a checkpoint, which must be there when the adapters are opened again.
         peft_config: any method of peft that changes layers; `LoraConfig()` by default. Its `target_modules` are those
-            that peft has for the encoder's architecture, or else every linear layer; names given there are looked for
-            in the encoder's layers only. What its `modules_to_save` names comes on top of what is computed here.
+            that peft has for the encoder's architecture, or else every linear layer (every norm, if the method tunes
+            norms); names given there are looked for in the encoder's layers only. What its `modules_to_save` names comes on top of what is computed here.
         each_task: of a model of several tasks, an adapter for each, called as the task, which is active whenever the
             task is answered; else one for all of them.
 
@@ -122,10 +125,11 @@ def add_adapters(
     """
     peft_config = LoraConfig() if peft_config is None else peft_config
     kind = PeftType(peft_config.peft_type).value
-    if peft_config.is_prompt_learning or "target_modules" not in vars(peft_config):
+    needed = {"target_modules", "modules_to_save"}
+    if peft_config.is_prompt_learning or not needed <= vars(peft_config).keys():
         raise UserError(
-            f"peft_config must be of a method that changes layers, such as LoraConfig, found {kind}: virtual tokens "
-            "would be fused as if they were text; choose another"
+            f"peft_config must be of a method that changes layers, such as LoraConfig, found {kind}: "
+            "virtual tokens would be fused as if they were text; choose another"
         )
     if kind == PeftType.ADALORA:
         raise UserError("peft_config must be of a method without steps of its own, found ADALORA; use LoraConfig")
@@ -174,7 +178,8 @@ def completed(peft_config: PeftConfig, model: PreTrainedModel, task: str | None 
     config = cast(Any, copy.deepcopy(peft_config))
     encoders = adaptable_encoders(model, task)
     model_type = next(iter(encoders.values())).config.model_type
-    names = [name for name, module in inner_layers(encoders).items() if isinstance(module, nn.Linear)]
+    kind = nn.LayerNorm if config.peft_type == PeftType.LN_TUNING else nn.Linear
+    names = {name for name, module in inner_layers(encoders).items() if isinstance(module, kind)}
     if config.peft_type == PeftType.IA3 and config.feedforward_modules is None:
         if model_type not in TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING:
             raise UserError(
@@ -349,3 +354,31 @@ def read_adapters(model: PeftModel, folder: str | Path) -> None:
                 f"missing, such as {differing[0]}; open it with the model that it was saved from"
             )
         set_peft_model_state_dict(model, weights, adapter_name=name)
+
+
+def check_adapters(model: Any, args: LayerFusionTrainingArguments) -> None:
+    """That a model's adapters, if it has any, can be trained as the arguments say.
+
+    Raises:
+        UserError: an encoder that is to stay as it is; with an adapter for each task also surgery on gradients that no
+            two of them share, or layers that are run again in the backward, when another task's adapter may be active.
+    """
+    if not isinstance(model, PeftModel):
+        return
+    if args.freeze_encoder:
+        raise UserError(
+            "freeze_encoder keeps the encoder as it is and excludes adapters, which change its layers; drop one"
+        )
+    if set(model.peft_config).isdisjoint(task_names(model.get_base_model())):
+        return
+    if args.gradient_surgery is not None:
+        raise UserError(
+            f"gradient_surgery={args.gradient_surgery} needs parameters that tasks share, found an adapter for each; "
+            "give them one adapter (each_task=False) or leave surgery out"
+        )
+    for name in ("activation_checkpointing", "low_memory"):
+        if getattr(args, name):
+            raise UserError(
+                f"{name} runs layers again in the backward, where another task's adapter may be active, found an "
+                "adapter for each task; give them one adapter (each_task=False) or leave it out"
+            )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer
@@ -14,6 +15,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.adapters import read_adapters
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint, verify_checkpoint, write_manifest
 
@@ -94,9 +96,21 @@ class CheckpointingTrainer(Trainer):
         torch.save(self.args, folder / TRAINING_ARGS_NAME)
         (folder / ARGUMENTS_NAME).write_text(self.args.to_json_string() + "\n", encoding="utf-8")
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        model = self.model if model is None else model
+        if isinstance(model, PeftModel):
+            # The stock method takes weights that are missing as well, and of several adapters trains one.
+            read_adapters(model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _load_best_model(self) -> None:
-        verify_checkpoint(str(self.state.best_model_checkpoint))
-        super()._load_best_model()
+        folder = str(self.state.best_model_checkpoint)
+        verify_checkpoint(folder)
+        if isinstance(self.model, PeftModel):
+            read_adapters(self.model, folder)
+        else:
+            super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         super()._issue_warnings_after_load(load_result)

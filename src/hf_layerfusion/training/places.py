@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from peft import PeftModel
 from torch import nn
 
 from hf_layerfusion.errors import UserError
@@ -30,9 +31,16 @@ class Place(NamedTuple):
         return self.part in (EMBEDDINGS, LAYER, TOP)
 
 
+def base_model_of(model: Any) -> Any:
+    """The model below adapters; a model without any as it is."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def parameter_places(model: nn.Module) -> dict[int, Place]:
-    """The place of each parameter of `model`, by the parameter's `id`."""
-    base = getattr(model, "base_model", model)
+    """The place of each parameter of `model`, by the parameter's `id`. An adapter's stand where the layer is that it
+    changes."""
+    whole = base_model_of(model)
+    base = getattr(whole, "base_model", whole)
     inside_base = {id(parameter) for parameter in base.parameters()}
     places = {
         id(parameter): Place(FUSION if id(parameter) in inside_base else HEAD)

@@ -19,6 +19,7 @@ from transformers.training_args import OptimizerNames
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.losses.outputs import ONE_TASK
+from hf_layerfusion.training.adapters import check_adapters
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.callbacks import EarlyStopping, GradualUnfreezing
 from hf_layerfusion.training.checkpointing import CheckpointingTrainer
@@ -96,6 +97,7 @@ class LayerFusionTrainer(
                 "it takes every field of TrainingArguments"
             )
         if model is not None:
+            check_adapters(model, args)
             freeze_encoder(model, args)
             check_cacheable(model, args)
         super().__init__(model, args, **kwargs)
@@ -122,6 +124,7 @@ class LayerFusionTrainer(
         """As the stock method; with frozen what the arguments keep as it is. The seed is set once more, so that
         training draws what it would draw for a model made before its Trainer."""
         model = super().call_model_init(trial)
+        check_adapters(model, self.args)
         freeze_encoder(model, self.args)
         check_cacheable(model, self.args)
         set_seed(self.args.seed)
