@@ -81,9 +81,10 @@ def put_in_adapters(
             adapted.add_adapter(name, config)
         path = cached_file(os.fspath(source), ADAPTER_WEIGHTS, subfolder=subfolder, **options)
         weights = load_file(str(path))
-        peft.set_peft_model_state_dict(adapted, weights, adapter_name=name)
         expected = peft.get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
         missing |= expected.keys() - weights.keys()
+        if not missing:
+            peft.set_peft_model_state_dict(adapted, weights, adapter_name=name)
     model._hf_peft_config_loaded = True  # so that transformers' own methods for adapters work
     model.eval()
     return missing
