@@ -23,12 +23,16 @@ __version__ = "0.1.0"
 
 # Heavy or rarely needed names, imported when first asked for.
 _LAZY = {
+    "AdaptedModel": "hf_layerfusion.training.adapters",
     "Ensemble": "hf_layerfusion.ensembling.ensemble",
     "LayerFusionTrainer": "hf_layerfusion.training.trainer",
     "LayerFusionTrainingArguments": "hf_layerfusion.training.arguments",
+    "add_adapters": "hf_layerfusion.training.adapters",
+    "load_adapter_model": "hf_layerfusion.training.adapters",
 }
 
 __all__ = [
+    "AdaptedModel",
     "BertForGRUFusionClassification",
     "BertWithPoolingModule",
     "CerbertusConfig",
@@ -44,6 +48,8 @@ __all__ = [
     "MultitaskOutput",
     "MultitaskPipeline",
     "TaskConfig",
+    "add_adapters",
+    "load_adapter_model",
     "parameter_counts",
 ]
 

@@ -42,6 +42,22 @@ class EncoderArguments:
     attention_dropout: float | None = option(
         None, "Dropout of the encoder's attention weights (default: the encoder's own)."
     )
+    use_lora: bool = option(
+        False,
+        "Keep the encoder as it is and train LoRA beside its layers; fuser and heads are trained in full. The folder "
+        "then holds the adapter, not the encoder.",
+    )
+    lora_r: int = option(8, "Rank of LoRA.")
+    lora_alpha: int = option(16, "LoRA's factor, divided by the rank.")
+    lora_dropout: float = option(0.0, "Dropout before LoRA.")
+    lora_target_modules: list[str] | None = option(
+        None,
+        "Names of the layers' modules that LoRA changes, or all-linear; by default peft's choice for the architecture.",
+    )
+    peft_config: str | None = option(
+        None,
+        'In place of LoRA: a json file with the settings of any method of peft, such as {"peft_type": "IA3"}.',
+    )
 
 
 @dataclass

@@ -5,6 +5,7 @@ from torch.utils.data import DataLoader
 
 from hf_layerfusion.evaluation.layer_use import LayerUse, layer_use
 from hf_layerfusion.hub.markdown import markdown_table
+from hf_layerfusion.training.places import base_model_of
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 NUM_TEXTS = 500
@@ -13,7 +14,7 @@ LAYERS_TITLE = "Which layers the model uses"
 
 def measure_layers(trainer: LayerFusionTrainer, examples: Dataset) -> LayerUse | None:
     """Measures the layers' use on the first `NUM_TEXTS` of `examples`; `None` for a model without a fuser."""
-    model = trainer.model
+    model = base_model_of(trainer.model)
     if not hasattr(model.base_model, "fuser"):
         return None
     part = examples.select(range(min(NUM_TEXTS, len(examples))))

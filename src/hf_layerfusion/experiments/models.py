@@ -10,13 +10,13 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.experiments.adapters import with_adapters
 from hf_layerfusion.experiments.arguments import EncoderArguments, ModelArguments
 
 ARCHITECTURES: dict[str, Any] = {
@@ -137,18 +137,20 @@ def load_tokenizer(arguments: EncoderArguments) -> PreTrainedTokenizerBase:
         raise UserError(f"--tokenizer_name {name}: cannot be loaded: {one_line(error)}") from error
 
 
-def load_model(arguments: ModelArguments, schema: LabelSchema) -> PreTrainedModel:
-    """The model of the run: a new one around an encoder, or a checkpoint of ours to train further.
+def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
+    """The model of the run: a new one around an encoder, or a checkpoint of ours to train further; with the adapters
+    that were asked for.
 
     Raises:
-        UserError: if the checkpoint is missing, corrupt, stored as pickle, or does not fit the settings.
+        UserError: if the checkpoint is missing, corrupt, stored as pickle, or does not fit the settings; as
+            `with_adapters`.
     """
     settings = model_settings(arguments)
     dropout: dict[str, Any] = encoder_dropout(arguments)
     if dropout and arguments.architecture != "plain":
         dropout = {"encoder_config": dropout}
     try:
-        return ARCHITECTURES[arguments.architecture].from_pretrained(
+        model = ARCHITECTURES[arguments.architecture].from_pretrained(
             resolve_path(arguments.model_name_or_path),
             num_labels=schema.num_labels,
             id2label=schema.id2label,
@@ -161,6 +163,7 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> PreTrainedMode
         )
     except LOADING_ERRORS as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+    return with_adapters(model, arguments)
 
 
 def load_trained(arguments: EncoderArguments) -> PreTrainedModel:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedTokenizerBase, set_seed
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -16,6 +17,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from hf_layerfusion import CerbertusConfig, CerbertusForMultitask, parameter_counts
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
+from hf_layerfusion.experiments.adapters import num_parameters, with_adapters
 from hf_layerfusion.experiments.models import (
     LOADING_ERRORS,
     encoder_dropout,
@@ -34,6 +36,7 @@ from hf_layerfusion.experiments.report import split_metrics
 from hf_layerfusion.experiments.run_folder import resume_point
 from hf_layerfusion.experiments.tasks import PREDICT, Task, make_tasks, prepare_task, tokenize_task
 from hf_layerfusion.hub.publish import PushError
+from hf_layerfusion.training.adapters import read_adapters
 from hf_layerfusion.training.multitask_evaluation import BEST_OF_TASK
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
@@ -111,16 +114,18 @@ def prepare_multitask(
     return MultitaskData(tasks, prepared, encoded, tokenizer)
 
 
-def load_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, Task]) -> CerbertusForMultitask:
-    """The model of a run: around an encoder, or a checkpoint of ours to train further.
+def load_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, Task]) -> Any:
+    """The model of a run: a `CerbertusForMultitask` around an encoder, or a checkpoint of ours to train further; with
+    the adapters that were asked for.
 
     Raises:
-        UserError: if the checkpoint is missing, corrupt, stored as pickle, or does not fit the settings.
+        UserError: if the checkpoint is missing, corrupt, stored as pickle, or does not fit the settings; as
+            `with_adapters`.
     """
     dropout = encoder_dropout(arguments)
     changes: dict[str, Any] = {"encoder_config": dropout} if dropout else {}
     try:
-        return CerbertusForMultitask.from_pretrained(
+        model = CerbertusForMultitask.from_pretrained(
             resolve_path(arguments.model_name_or_path),
             tasks={name: task.settings for name, task in tasks.items()},
             encoders=arguments.encoders,
@@ -131,6 +136,7 @@ def load_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, Ta
         )
     except LOADING_ERRORS as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+    return with_adapters(model, arguments)
 
 
 def make_multitask_trainer(
@@ -189,7 +195,7 @@ def train_multitask(trainer: LayerFusionTrainer, data: MultitaskData) -> Multita
         _add_mean(metrics.get(split, {}), data.tasks)
     if arguments.best_of_each_task and arguments.eval_strategy != "no":
         metrics["best_of_each"] = _best_of_each(trainer, data)
-    parameters = trainer.model.num_parameters()
+    parameters = num_parameters(trainer.model)
     return MultitaskResult(metrics, logits, labels, trainer.state.log_history, seconds, parameters)
 
 
@@ -206,7 +212,10 @@ def _best_of_each(trainer: LayerFusionTrainer, data: MultitaskData) -> dict[str,
     test = data.split("test")
     for task in test:
         folder = Path(str(trainer.args.output_dir)) / f"{BEST_OF_TASK}-{task}"
-        trainer.model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
+        if isinstance(trainer.model, PeftModel):
+            read_adapters(trainer.model, folder)
+        else:
+            trainer.model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
         output = trainer.predict({task: test[task]}, metric_key_prefix="test")[task]
         metrics |= split_metrics(output, "test")
     trainer.model.load_state_dict(chosen)

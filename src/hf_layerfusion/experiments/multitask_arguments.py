@@ -22,6 +22,9 @@ class MultitaskModelArguments(EncoderArguments):
         "Encoders side by side: shared, own (one for each task), frozen (as it was). own alone is the paper's triple, "
         "shared own its multi + triple, shared frozen its static + finetune.",
     )
+    adapter_per_task: bool = option(
+        True, "With --use_lora or --peft_config, an adapter for each task; False is one for all of them."
+    )
 
 
 @dataclass

@@ -13,6 +13,7 @@ from hf_layerfusion.evaluation.plots import plot_confusion_matrix, plot_regressi
 from hf_layerfusion.evaluation.predictions import write_course_predictions, write_predictions
 from hf_layerfusion.evaluation.surgery_plots import plot_conflicts
 from hf_layerfusion.evaluation.task_plots import plot_distributions, plot_task_metrics
+from hf_layerfusion.experiments.adapters import adapter_fields, adapter_lines
 from hf_layerfusion.experiments.card_fields import tasks_fields
 from hf_layerfusion.experiments.for_ensembles import write_seen_texts
 from hf_layerfusion.experiments.layers import LAYERS_TITLE, layers_section
@@ -178,8 +179,10 @@ def multitask_card_facts(
     training_arguments: MultitaskTrainingArguments,
 ) -> CardFacts:
     """Collects the facts of a run for its model card; every figure was measured by that run."""
-    counts = parameter_counts(model)
+    counts = parameter_counts(model.config)
     fields = tasks_fields(data.tasks, model_arguments, data_arguments, training_arguments)
+    fields |= adapter_fields(model, folder, fields["tasks"])
+    fields["architecture"] += adapter_lines(model)
     fields["architecture"].insert(
         1,
         f"Parameters by part: {counts.shared:,} shared, {counts.frozen:,} frozen, "

@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_layerfusion.data.statistics import corpus_statistics, format_statistics
+from hf_layerfusion.experiments.adapters import adapter_fields, adapter_lines
 from hf_layerfusion.experiments.arguments import (
     DataArguments,
     ModelArguments,
@@ -112,6 +113,8 @@ def card_facts(
     variant = getattr(model.config, "variant", "plain")
     single_label = data.schema.problem_type == "single_label_classification"
     fields = classifier_fields(model.config, model_arguments, data_arguments, training_arguments)
+    fields |= adapter_fields(model, folder, len(data.text_columns))
+    fields["architecture"] += adapter_lines(model)
     if (
         "test" not in result.metrics
         and "validation" in result.metrics

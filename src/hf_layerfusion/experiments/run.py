@@ -27,6 +27,7 @@ from hf_layerfusion.evaluation.layer_plots import plot_layer_use
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.plots import plot_training_curves
 from hf_layerfusion.experiments.answers import write_answers
+from hf_layerfusion.experiments.adapters import num_parameters
 from hf_layerfusion.experiments.arguments import (
     DataArguments,
     ModelArguments,
@@ -118,7 +119,7 @@ def train_and_predict(trainer: LayerFusionTrainer, encoded: dict[str, Dataset]) 
         labels = output.label_ids
         if labels is not None:
             metrics[split] = split_metrics(output, split)
-    parameters = trainer.model.num_parameters()
+    parameters = num_parameters(trainer.model)
     return RunResult(metrics, logits, labels, trainer.state.log_history, seconds, parameters)
 
 

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.adapters import check_adapters
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.places import (
     EMBEDDINGS,
@@ -111,8 +112,9 @@ def group_rows(model: nn.Module, args: LayerFusionTrainingArguments) -> list[lis
     last, what is frozen. No Trainer is made, which would make the output folder.
 
     Raises:
-        UserError: as `freeze_encoder` and `parameter_groups`.
+        UserError: as `check_adapters`, `freeze_encoder` and `parameter_groups`.
     """
+    check_adapters(model, args)
     freeze_encoder(model, args)
     decay_names = Trainer.get_decay_parameter_names(cast(Any, None), model)
 
