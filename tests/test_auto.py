@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_layerfusion import (
@@ -22,6 +23,7 @@ from hf_layerfusion import (
     GRUFusionModel,
     LayerPoolingConfig,
     LayerPoolingModel,
+    add_adapters,
 )
 
 TEXTS = ["what a great day", "sad"]
@@ -29,6 +31,8 @@ CLASSES = {
     "fused": (GRUFusionConfig, GRUFusionModel, BertForGRUFusionClassification),
     "pooled": (LayerPoolingConfig, LayerPoolingModel, BertWithPoolingModule),
     "multitask": (CerbertusConfig, CerbertusModel, CerbertusForMultitask),
+    "fused-adapted": (GRUFusionConfig, GRUFusionModel, BertForGRUFusionClassification),
+    "multitask-adapted": (CerbertusConfig, CerbertusModel, CerbertusForMultitask),
 }
 SETTINGS = {
     "fused": {"num_groups": 2, "id2label": {0: "negative", 1: "positive"}},
@@ -76,7 +80,11 @@ def folders(tiny_encoder_dir: str, tmp_path_factory: pytest.TempPathFactory) -> 
     saved = {}
     for name, (_, _, classifier) in CLASSES.items():
         saved[name] = str(tmp_path_factory.mktemp(name))
-        classifier.from_pretrained(tiny_encoder_dir, **SETTINGS[name]).save_pretrained(saved[name])
+        kind, _, adapted = name.partition("-")
+        model = classifier.from_pretrained(tiny_encoder_dir, **SETTINGS[kind])
+        if adapted:
+            model = add_adapters(model, LoraConfig(init_lora_weights=False))
+        model.save_pretrained(saved[name])
         AutoTokenizer.from_pretrained(tiny_encoder_dir).save_pretrained(saved[name])
     return saved
 

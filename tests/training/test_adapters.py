@@ -423,9 +423,21 @@ def test_folders_without_adapters_or_with_others(
         load_adapter_model(folder)
 
 
-def test_the_base_model_alone_is_not_opened_from_an_adapter(saved: tuple[AdaptedModel, str]) -> None:
+def test_an_adapter_opened_as_another_model(saved: tuple[AdaptedModel, str]) -> None:
     with pytest.raises(ValueError, match="must be opened as what it was trained in"):
-        AutoModel.from_pretrained(saved[1])
+        BertWithPoolingModule.from_pretrained(saved[1])
+
+
+def test_what_transformers_has_opened_is_saved_again(saved: tuple[AdaptedModel, str], tmp_path: Path) -> None:
+    adapted, folder = saved
+    AutoModelForSequenceClassification.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    inputs = batch()
+    expected = logits(adapted, **inputs)
+    assert torch.equal(logits(load_adapter_model(tmp_path / "again"), **inputs), expected)
+    fused = AutoModel.from_pretrained(folder)
+    with torch.no_grad():
+        states = adapted.get_base_model().base_model(**inputs).last_hidden_state
+        assert torch.equal(fused(**inputs).last_hidden_state, states)
 
 
 def test_an_encoder_of_another_vocabulary(saved: tuple[AdaptedModel, str], tmp_path: Path) -> None:

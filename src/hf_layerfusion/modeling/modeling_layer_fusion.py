@@ -11,8 +11,15 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import initialization as init
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.processing_utils import Unpack
@@ -187,14 +194,22 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
         **kwargs: Any,
     ) -> Any:
         settings = adapter_settings(source, next(iter(adapters.values())), **options)
-        of_class = (settings.get("auto_mapping") or {}).get("base_model_class", cls.__name__)
-        if of_class != cls.__name__:
-            raise ValueError(
-                f"the adapter '{source}' must be opened as what it was trained in, {of_class}, found {cls.__name__}; "
-                "use AutoModelForSequenceClassification, whose `base_model` is the rest."
-            )
         if not isinstance(config, PreTrainedConfig):
-            config = cls.config_class.from_pretrained(source if config is None else config, **options)
+            name = source if config is None else config
+            model_type = PreTrainedConfig.get_config_dict(name, **options)[0].get("model_type")
+            if model_type != cls.config_class.model_type:
+                raise ValueError(
+                    f"the adapter '{source}' must be opened as what it was trained in, '{model_type}', found "
+                    f"{cls.__name__}; use AutoModelForSequenceClassification."
+                )
+            config = cls.config_class.from_pretrained(name, **options)
+        if cls._auto_class == "AutoModel":
+            # An adapter is a classifier's; its base model is opened by way of it.
+            code = kwargs.get("trust_remote_code")
+            whole = AutoModelForSequenceClassification.from_pretrained(
+                source, config=config, trust_remote_code=code, **options
+            )
+            return (whole.base_model, {"missing_keys": set()}) if output_loading_info else whole.base_model
         # The revision and subfolder that were asked for are the adapter's.
         kwargs = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
         model = cls.from_pretrained(
@@ -214,13 +229,27 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """As in transformers. The folder of a classifier also says where remote code finds its base model, so that
-        `AutoModel` opens it too."""
+        `AutoModel` opens it too. Of a model that adapters were opened in, the active adapter is saved."""
+        self._map_base_model()
+        super().save_pretrained(save_directory, **kwargs)
+        if self._hf_peft_config_loaded:
+            self.save_configuration(save_directory)
+
+    def save_configuration(self, save_directory: str | os.PathLike[str]) -> None:
+        """Saves what a folder holds beside weights: the configuration, and the code for where the package is not
+        installed."""
+        self._map_base_model()
+        self.config.architectures = [type(self).__name__]
+        if self._auto_class is not None:
+            custom_object_save(self, save_directory, config=self.config)
+        self.config.save_pretrained(save_directory)
+
+    def _map_base_model(self) -> None:
         if self._auto_class is not None:
             base = type(self.base_model)
             auto_map = dict(getattr(self.config, "auto_map", None) or {})
             auto_map["AutoModel"] = f"{base.__module__.rsplit('.', 1)[-1]}.{base.__name__}"
             self.config.auto_map = auto_map
-        super().save_pretrained(save_directory, **kwargs)
 
     def _upload_modified_files(
         self, working_dir: str | os.PathLike[str], repo_id: str, *args: Any, **kwargs: Any

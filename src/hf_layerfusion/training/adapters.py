@@ -23,7 +23,6 @@ from peft.utils import (
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
-from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import CONFIG_NAME as MODEL_CONFIG_NAME
 
 from hf_layerfusion.errors import UserError
@@ -49,16 +48,13 @@ class AdaptedModel(PeftModel):
         # The adapted layers lie inside the encoders: no embedding is trained.
         kwargs.setdefault("save_embedding_layers", False)
         super().save_pretrained(save_directory, **kwargs)
-        model = self.get_base_model()
         if not kwargs.get("is_main_process", True):
             return
-        config = copy.deepcopy(model.config)
-        config.architectures = [type(model).__name__]
-        if model._auto_class is None:
-            config.save_pretrained(os.path.join(save_directory, BELOW))
-            return
-        custom_object_save(model, save_directory, config=config)
-        config.save_pretrained(save_directory)
+        model = self.get_base_model()
+        if hasattr(model, "save_configuration"):
+            model.save_configuration(save_directory)
+        else:
+            model.config.save_pretrained(os.path.join(save_directory, BELOW))
 
     def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
         """As in peft; an adapter of a task makes the task the default one. Trained are the adapters that were."""
