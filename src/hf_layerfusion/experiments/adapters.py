@@ -17,8 +17,8 @@ def with_adapters(model: Any, arguments: EncoderArguments) -> Any:
     """`model` with the adapters that the arguments ask for; without any, the model as it is.
 
     Raises:
-        UserError: settings of none or of two methods, a file that cannot be read, settings that do not fit the model, or
-            a model that has adapters already.
+        UserError: settings of none or of two methods, a file that cannot be read, settings that do not fit the model,
+            or a model that has adapters already.
     """
     if getattr(model, "peft_config", None):
         raise UserError(
@@ -131,7 +131,7 @@ def adapter_fields(model: Any, folder: Path, num_texts: int | dict[str, int]) ->
     (first, example), *others = shown.items()
     usage = [
         (
-            "The folder holds an adapter. It is put on the encoder that it was trained on, which is loaded by its name:",
+            "The folder holds an adapter, which is put on the encoder that it was trained on:",
             "from hf_layerfusion import load_adapter_model\n"
             "from transformers import AutoTokenizer, pipeline\n\n"
             f"model = load_adapter_model({path})\n"

@@ -99,7 +99,9 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
             ValueError: if the checkpoint lacks weights of the encoder, which would stay random.
         """
         # The Auto classes say so where they were given adapters and have turned to the checkpoint below them.
-        source = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path", pretrained_model_name_or_path)
+        source = (kwargs.get("adapter_kwargs") or {}).get(
+            "_adapter_model_path", pretrained_model_name_or_path
+        )
         if source is not None:
             options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
             stored, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **options)
@@ -111,7 +113,9 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
                 return cls._from_adapters(source, adapters, adapter_options, output_loading_info, **kwargs)
             if stored.get("model_type") != cls.config_class.model_type:
                 kwargs["use_safetensors"] = use_safetensors
-                return cls._from_encoder(pretrained_model_name_or_path, config, output_loading_info, **kwargs)
+                return cls._from_encoder(
+                    str(pretrained_model_name_or_path), config, output_loading_info, **kwargs
+                )
         model, info = super().from_pretrained(
             pretrained_model_name_or_path,
             *model_args,
@@ -222,8 +226,8 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
         missing = put_in_adapters(model, source, adapters, **options)
         if missing and not output_loading_info:
             raise ValueError(
-                f"the adapter '{source}' must hold every weight of its own, found none for {sorted(missing)[:3]}, which "
-                "would stay random; save it again."
+                f"the adapter '{source}' must hold every weight of its own, found none for {sorted(missing)[:3]}, "
+                "which would stay random; save it again."
             )
         return (model, {"missing_keys": missing}) if output_loading_info else model
 

@@ -1,4 +1,4 @@
-"""PEFT's adapters in our models: opened from their folders, and, of a model with one for each task, switched by task."""
+"""PEFT's adapters in our models: opened from their folders and, where each task has one, switched by task."""
 
 import json
 import os

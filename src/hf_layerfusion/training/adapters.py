@@ -1,4 +1,4 @@
-"""LoRA and the other methods of PEFT on any classifier: what is adapted, what is trained beside it, saved and opened."""
+"""LoRA and the other methods of PEFT on any classifier: what is adapted, trained beside it, saved and opened."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class AdaptedModel(PeftModel):
     """A `PeftModel` whose folder holds all that opening it takes, and whose adapters of tasks, where it has such, come
     with their tasks. See `add_adapters`."""
 
-    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str, *args: Any, **kwargs: Any) -> None:
         """As in peft; adds the model's configuration and, of a model of this package, its code."""
         # The adapted layers lie inside the encoders: no embedding is trained.
         kwargs.setdefault("save_embedding_layers", False)
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
         if not kwargs.get("is_main_process", True):
             return
-        model = self.get_base_model()
+        model: Any = self.get_base_model()
         if hasattr(model, "save_configuration"):
             model.save_configuration(save_directory)
         else:
@@ -63,8 +63,9 @@ class AdaptedModel(PeftModel):
         if self.adapts_tasks:
             for parameter, flag in flags:
                 parameter.requires_grad_(flag and not inference_mode)
-            if adapter_name in task_names(self.get_base_model()):
-                self.get_base_model().choose_task(adapter_name)
+            model: Any = self.get_base_model()
+            if adapter_name in task_names(model):
+                model.choose_task(adapter_name)
 
     def merge_and_unload(self, *args: Any, **kwargs: Any) -> Any:
         """As in peft: the model itself, its weights changed by the adapter.
@@ -77,13 +78,13 @@ class AdaptedModel(PeftModel):
                 f"merge_and_unload needs one adapter of all tasks, found those of {', '.join(self.peft_config)}, which "
                 "share the encoder's layers; keep them apart, or train with each_task=False"
             )
-        model = self.get_base_model()
+        model: Any = self.get_base_model()
         for name, module in list(model.named_modules()):
             # By most methods peft itself unwraps only modules with one weight.
             if isinstance(module, ModulesToSaveWrapper):
                 unwrapped = module.unload_and_optionally_merge_module(True, False, None)
                 model.set_submodule(name, unwrapped)
-        model = self.base_model.merge_and_unload(*args, **kwargs)
+        model = cast(Any, self.base_model).merge_and_unload(*args, **kwargs)
         model.requires_grad_(True)  # as of any model that was loaded
         return _frozen_as_configured(model)
 
@@ -108,7 +109,8 @@ def add_adapters(
         model: a classifier, loaded from a checkpoint, which must be there when the adapters are opened again.
         peft_config: any method of peft that changes layers; `LoraConfig()` by default. Its `target_modules` are those
             that peft has for the encoder's architecture, or else every linear layer (every norm, if the method tunes
-            norms); names given there are looked for in the encoder's layers only. What its `modules_to_save` names comes on top of what is computed here.
+            norms); names given there are looked for in the encoder's layers only. What its `modules_to_save` names
+            comes on top of what is computed here.
         each_task: of a model of several tasks, an adapter for each, called as the task, which is active whenever the
             task is answered; else one for all of them.
 
@@ -128,7 +130,9 @@ def add_adapters(
             "virtual tokens would be fused as if they were text; choose another"
         )
     if kind == PeftType.ADALORA:
-        raise UserError("peft_config must be of a method without steps of its own, found ADALORA; use LoraConfig")
+        raise UserError(
+            "peft_config must be of a method without steps of its own, found ADALORA; use LoraConfig"
+        )
     if not model.name_or_path:
         raise UserError(
             "model must come from a checkpoint, which its adapter will be put on again, found one of random weights; "
@@ -254,7 +258,7 @@ def modules_beside(model: PreTrainedModel, task: str | None) -> list[str]:
     checkpoint may lack. Of the heads of several tasks only that of `task`."""
     encoders = {id(encoder) for encoder in encoders_of(model)}
     others = {name for name in task_names(model) if task not in (None, name)}
-    found = []
+    found: list[str] = []
 
     def walk(module: nn.Module, prefix: str) -> None:
         for name, child in module.named_children():
@@ -340,7 +344,9 @@ def read_adapters(model: PeftModel, folder: str | Path) -> None:
         place = Path(folder) if name == ONLY_ADAPTER else Path(folder) / name
         path = place / SAFETENSORS_WEIGHTS_NAME
         if not path.exists():
-            raise UserError(f"{folder}: must hold the adapter '{name}', found no {path.name} of it; save it again")
+            raise UserError(
+                f"{folder}: must hold the adapter '{name}', found no {path.name} of it; save it again"
+            )
         weights = load_file(path)
         expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
         if weights.keys() != expected.keys():
