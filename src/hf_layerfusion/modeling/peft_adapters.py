@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -90,28 +90,34 @@ def put_in_adapters(
     return missing
 
 
-@contextmanager
-def adapter_of(model: PreTrainedModel, task: str, tasks: Sequence[str]) -> Iterator[None]:
+def adapter_of(model: PreTrainedModel, task: str, tasks: Sequence[str]) -> AbstractContextManager[None]:
     """Inside the block, the adapter that is called as the task is the active one. Nothing happens where no adapter is
     called as one of `tasks`, or adapters are switched off. What is trained stays as it was.
 
     Raises:
         ValueError: if other tasks have adapters of their own and this one has none.
     """
-    layers = [
-        module
-        for module in model.modules()
-        if hasattr(type(module), "active_adapters") and not isinstance(module, PreTrainedModel)
-    ]
-    heads = [layer for layer in layers if hasattr(layer, "original_module")]
-    layers = [layer for layer in layers if not hasattr(layer, "original_module")]
-    if not has_task_adapters(model, tasks) or any(layer.disable_adapters for layer in layers):
-        yield
-        return
+    if not has_task_adapters(model, tasks):
+        return nullcontext()
     if task not in model.peft_config:
         raise ValueError(
             f"`task` must be one that has an adapter, {sorted(model.peft_config)}, found {task!r}; add one for it."
         )
+    return _switched_to(model, task)
+
+
+@contextmanager
+def _switched_to(model: PreTrainedModel, task: str) -> Iterator[None]:
+    put_in = [
+        module
+        for module in model.modules()
+        if hasattr(type(module), "active_adapters") and not isinstance(module, PreTrainedModel)
+    ]
+    heads = [layer for layer in put_in if hasattr(layer, "original_module")]
+    layers = [layer for layer in put_in if not hasattr(layer, "original_module")]
+    if any(layer.disable_adapters for layer in layers):
+        yield
+        return
     heads = [head for head in heads if task in head.modules_to_save]
     before = [(layer, layer.active_adapters) for layer in layers]
     disabled = [(head, head.active_adapters, head.disable_adapters) for head in heads]
