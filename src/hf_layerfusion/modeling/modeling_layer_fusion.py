@@ -11,13 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutput
@@ -32,6 +26,7 @@ from .fusion_base import LayerFuser
 from .fusion_mix import ScalarMix
 from .layer_streaming import install_stream, run_streamed
 from .peft_adapters import adapter_settings, find_adapters, put_in_adapters
+from .peft_adapters import find_adapters, from_adapters
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # Fields of every configuration that say how the encoder is loaded, not what our model is.
@@ -109,8 +104,14 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
             adapter_options = options | (kwargs.pop("adapter_kwargs", None) or {})
             adapter_options.pop("_adapter_model_path", None)
             if adapters := find_adapters(source, list(tasks), **adapter_options):
-                kwargs |= {"use_safetensors": use_safetensors, "config": config}
-                return cls._from_adapters(source, adapters, adapter_options, output_loading_info, **kwargs)
+                kwargs["use_safetensors"] = use_safetensors
+                model, absent = from_adapters(cls, source, adapters, adapter_options, config, **kwargs)
+                if absent and not output_loading_info:
+                    raise ValueError(
+                        f"the adapter '{source}' must hold every weight of its own, found none for "
+                        f"{sorted(absent)[:3]}, which would stay random; save it again."
+                    )
+                return (model, {"missing_keys": absent}) if output_loading_info else model
             if stored.get("model_type") != cls.config_class.model_type:
                 kwargs["use_safetensors"] = use_safetensors
                 return cls._from_encoder(
@@ -185,51 +186,6 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
             return model
         added = {name for name in model.state_dict() if not name.startswith(ENCODER_PREFIXES)}
         return model, {**info, "missing_keys": added}
-
-    @classmethod
-    def _from_adapters(
-        cls,
-        source: str | os.PathLike[str],
-        adapters: dict[str, str],
-        options: dict[str, Any],
-        output_loading_info: bool,
-        config: PreTrainedConfig | str | os.PathLike[str] | None,
-        use_safetensors: bool | None,
-        **kwargs: Any,
-    ) -> Any:
-        settings = adapter_settings(source, next(iter(adapters.values())), **options)
-        if not isinstance(config, PreTrainedConfig):
-            name = source if config is None else config
-            model_type = PreTrainedConfig.get_config_dict(name, **options)[0].get("model_type")
-            if model_type != cls.config_class.model_type:
-                raise ValueError(
-                    f"the adapter '{source}' must be opened as what it was trained in, '{model_type}', found "
-                    f"{cls.__name__}; use AutoModelForSequenceClassification."
-                )
-            config = cls.config_class.from_pretrained(name, **options)
-        if cls._auto_class == "AutoModel":
-            # An adapter is a classifier's; its base model is opened by way of it.
-            code = kwargs.get("trust_remote_code")
-            whole = AutoModelForSequenceClassification.from_pretrained(
-                source, config=config, trust_remote_code=code, **options
-            )
-            return (whole.base_model, {"missing_keys": set()}) if output_loading_info else whole.base_model
-        # The revision and subfolder that were asked for are the adapter's.
-        kwargs = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
-        model = cls.from_pretrained(
-            settings["base_model_name_or_path"],
-            config=config,
-            use_safetensors=use_safetensors,
-            revision=settings.get("revision") or "main",
-            **kwargs,
-        )
-        missing = put_in_adapters(model, source, adapters, **options)
-        if missing and not output_loading_info:
-            raise ValueError(
-                f"the adapter '{source}' must hold every weight of its own, found none for {sorted(missing)[:3]}, "
-                "which would stay random; save it again."
-            )
-        return (model, {"missing_keys": missing}) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """As in transformers. The folder of a classifier also says where remote code finds its base model, so that

@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -42,12 +42,65 @@ def find_adapters(source: str | os.PathLike[str], tasks: Sequence[str], **option
     return found
 
 
-def adapter_settings(source: str | os.PathLike[str], subfolder: str, **options: Any) -> dict[str, Any]:
-    """The contents of an adapter's `adapter_config.json`."""
-    path = find_adapter_config_file(os.fspath(source), subfolder=subfolder, **options)
-    with open(str(path), encoding="utf-8") as file:
-        settings: dict[str, Any] = json.load(file)
-    return settings
+def from_adapters(
+    model_class: Any,
+    source: str | os.PathLike[str],
+    adapters: dict[str, str],
+    options: dict[str, Any],
+    config: PreTrainedConfig | str | os.PathLike[str] | None,
+    **kwargs: Any,
+) -> tuple[Any, set[str]]:
+    """Loads the checkpoint that adapters name, with the adapters in it.
+
+    Args:
+        model_class: the class that is asked for.
+        source: folder or Hub id of the adapters.
+        adapters: as `find_adapters` gives them.
+        options: which revision of the adapters and so on, as `from_pretrained` takes it.
+        config: as for `from_pretrained`; None for what lies beside the adapters.
+        kwargs: those of `from_pretrained`.
+
+    Returns:
+        The model, and the names of weights that an adapter should have and has not.
+
+    Raises:
+        ValueError: if the adapters were trained in another kind of model.
+    """
+    if not isinstance(config, PreTrainedConfig):
+        name = source if config is None else config
+        model_type = PreTrainedConfig.get_config_dict(name, **options)[0].get("model_type")
+        if model_type != model_class.config_class.model_type:
+            raise ValueError(
+                f"the adapter '{source}' must be opened as what it was trained in, '{model_type}', found "
+                f"{model_class.__name__}; use AutoModelForSequenceClassification."
+            )
+        config = model_class.config_class.from_pretrained(name, **options)
+    if model_class._auto_class == "AutoModel":
+        # An adapter is a classifier's; its base model is opened by way of it.
+        code = kwargs.get("trust_remote_code")
+        whole, info = AutoModelForSequenceClassification.from_pretrained(
+            source, config=config, trust_remote_code=code, output_loading_info=True, **options
+        )
+        return whole.base_model, set(info["missing_keys"])
+    first = find_adapter_config_file(
+        os.fspath(source), subfolder=next(iter(adapters.values())), **without_subfolder(options)
+    )
+    with open(str(first), encoding="utf-8") as file:
+        settings = json.load(file)
+    # The revision and subfolder that were asked for are the adapter's.
+    kwargs = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
+    model = model_class.from_pretrained(
+        settings["base_model_name_or_path"],
+        config=config,
+        revision=settings.get("revision") or "main",
+        **kwargs,
+    )
+    return model, put_in_adapters(model, source, adapters, **without_subfolder(options))
+
+
+def without_subfolder(options: dict[str, Any]) -> dict[str, Any]:
+    """`options` but for the subfolder, which the adapters' places hold already."""
+    return {name: value for name, value in options.items() if name != "subfolder"}
 
 
 def put_in_adapters(
