@@ -150,13 +150,7 @@ def adapter_of(model: PreTrainedModel, task: str, tasks: Sequence[str]) -> Abstr
     Raises:
         ValueError: if other tasks have adapters of their own and this one has none.
     """
-    if not has_task_adapters(model, tasks):
-        return nullcontext()
-    if task not in model.peft_config:
-        raise ValueError(
-            f"`task` must be one that has an adapter, {sorted(model.peft_config)}, found {task!r}; add one for it."
-        )
-    return _switched_to(model, task)
+    return _switched_to(model, task) if has_task_adapters(model, tasks) else nullcontext()
 
 
 @contextmanager
@@ -171,6 +165,10 @@ def _switched_to(model: PreTrainedModel, task: str) -> Iterator[None]:
     if any(layer.disable_adapters for layer in layers):
         yield
         return
+    if task not in model.peft_config:
+        raise ValueError(
+            f"`task` must be one that has an adapter, {sorted(model.peft_config)}, found {task!r}; add one for it."
+        )
     heads = [head for head in heads if task in head.modules_to_save]
     before = [(layer, layer.active_adapters) for layer in layers]
     disabled = [(head, head.active_adapters, head.disable_adapters) for head in heads]
