@@ -103,12 +103,13 @@ def test_a_run_that_was_cut_off_goes_on(call, tmp_path):
 
 @pytest.mark.parametrize("each", [True, False])
 def test_several_tasks(each, tmp_path, tiny_encoder_dir, tiny_tweets):
-    task = {"train_file": str(tiny_tweets["train"]), "validation_file": str(tiny_tweets["validation"])}
-    task |= {"test_file": str(tiny_tweets["test"]), "labels": ["negative", "positive"]}
+    task = {f"{split}_file": path.name for split, path in tiny_tweets.items()}
+    task["labels"] = ["negative", "positive"]
     (tmp_path / "tasks.json").write_text(json.dumps({"one": task, "two": task}))
     options = {
         "model_name_or_path": tiny_encoder_dir,
         "tasks_file": tmp_path / "tasks.json",
+        "data_dir": tiny_tweets["train"].parent,
         "output_dir": tmp_path / "run",
         "use_lora": True,
         "adapter_per_task": each,

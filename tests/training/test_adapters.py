@@ -127,7 +127,8 @@ def test_reload_by_every_way_and_merge(kind: str, tmp_path: Path, tiny_encoder_d
     torch.testing.assert_close(logits(merged, **inputs), expected, rtol=1e-4, atol=1e-5)
     merged.save_pretrained(merged_folder)
     again = AutoModelForSequenceClassification.from_pretrained(merged_folder)
-    assert torch.equal(logits(again, **inputs), logits(merged, **inputs))
+    stored = again.state_dict()
+    assert all(torch.equal(stored[name], value) for name, value in merged.state_dict().items())
 
 
 @pytest.mark.parametrize(

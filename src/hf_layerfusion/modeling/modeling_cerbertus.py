@@ -108,7 +108,7 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
     def set_adapter(self, adapter_name: list[str] | str) -> None:
         """As in transformers; where each task has an adapter of its own, which is active whenever the task is answered,
         the task called so becomes the default one."""
-        if isinstance(adapter_name, str) and has_task_adapters(self, [adapter_name, *self.config.task_names]):
+        if isinstance(adapter_name, str) and has_task_adapters(self, self.config.task_names):
             self.choose_task(adapter_name)
         else:
             super().set_adapter(adapter_name)
