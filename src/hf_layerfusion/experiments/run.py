@@ -26,8 +26,8 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.layer_plots import plot_layer_use
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.plots import plot_training_curves
-from hf_layerfusion.experiments.answers import write_answers
 from hf_layerfusion.experiments.adapters import num_parameters
+from hf_layerfusion.experiments.answers import write_answers
 from hf_layerfusion.experiments.arguments import (
     DataArguments,
     ModelArguments,
