@@ -25,7 +25,6 @@ from .encoder_states import StatesRead, spread_states
 from .fusion_base import LayerFuser
 from .fusion_mix import ScalarMix
 from .layer_streaming import install_stream, run_streamed
-from .peft_adapters import adapter_settings, find_adapters, put_in_adapters
 from .peft_adapters import find_adapters, from_adapters
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -104,14 +103,8 @@ class LayerFusionPreTrainedModel(PreTrainedModel):
             adapter_options = options | (kwargs.pop("adapter_kwargs", None) or {})
             adapter_options.pop("_adapter_model_path", None)
             if adapters := find_adapters(source, list(tasks), **adapter_options):
-                kwargs["use_safetensors"] = use_safetensors
-                model, absent = from_adapters(cls, source, adapters, adapter_options, config, **kwargs)
-                if absent and not output_loading_info:
-                    raise ValueError(
-                        f"the adapter '{source}' must hold every weight of its own, found none for "
-                        f"{sorted(absent)[:3]}, which would stay random; save it again."
-                    )
-                return (model, {"missing_keys": absent}) if output_loading_info else model
+                kwargs |= {"use_safetensors": use_safetensors, "output_loading_info": output_loading_info}
+                return from_adapters(cls, source, adapters, adapter_options, config, **kwargs)
             if stored.get("model_type") != cls.config_class.model_type:
                 kwargs["use_safetensors"] = use_safetensors
                 return cls._from_encoder(

@@ -48,8 +48,9 @@ def from_adapters(
     adapters: dict[str, str],
     options: dict[str, Any],
     config: PreTrainedConfig | str | os.PathLike[str] | None,
+    output_loading_info: bool,
     **kwargs: Any,
-) -> tuple[Any, set[str]]:
+) -> Any:
     """Loads the checkpoint that adapters name, with the adapters in it.
 
     Args:
@@ -58,13 +59,12 @@ def from_adapters(
         adapters: as `find_adapters` gives them.
         options: which revision of the adapters and so on, as `from_pretrained` takes it.
         config: as for `from_pretrained`; None for what lies beside the adapters.
+        output_loading_info: returns the model and `missing_keys`, what an adapter should have and has not, which is
+            then the caller's to judge.
         kwargs: those of `from_pretrained`.
 
-    Returns:
-        The model, and the names of weights that an adapter should have and has not.
-
     Raises:
-        ValueError: if the adapters were trained in another kind of model.
+        ValueError: if the adapters were trained in another kind of model, or lack weights.
     """
     if not isinstance(config, PreTrainedConfig):
         name = source if config is None else config
@@ -81,7 +81,27 @@ def from_adapters(
         whole, info = AutoModelForSequenceClassification.from_pretrained(
             source, config=config, trust_remote_code=code, output_loading_info=True, **options
         )
-        return whole.base_model, set(info["missing_keys"])
+        model, missing = whole.base_model, info["missing_keys"]
+    else:
+        model = checkpoint_below(model_class, source, adapters, options, config, **kwargs)
+        missing = put_in_adapters(model, source, adapters, **without_subfolder(options))
+    if missing and not output_loading_info:
+        raise ValueError(
+            f"the adapter '{source}' must hold every weight of its own, found none for {sorted(missing)[:3]}, which "
+            "would stay random; save it again."
+        )
+    return (model, {"missing_keys": missing}) if output_loading_info else model
+
+
+def checkpoint_below(
+    model_class: Any,
+    source: str | os.PathLike[str],
+    adapters: dict[str, str],
+    options: dict[str, Any],
+    config: PreTrainedConfig,
+    **kwargs: Any,
+) -> Any:
+    """The checkpoint that adapters name, as `model_class`; the arguments are those of `from_adapters`."""
     first = find_adapter_config_file(
         os.fspath(source), subfolder=next(iter(adapters.values())), **without_subfolder(options)
     )
@@ -89,13 +109,12 @@ def from_adapters(
         settings = json.load(file)
     # The revision and subfolder that were asked for are the adapter's.
     kwargs = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
-    model = model_class.from_pretrained(
+    return model_class.from_pretrained(
         settings["base_model_name_or_path"],
         config=config,
         revision=settings.get("revision") or "main",
         **kwargs,
     )
-    return model, put_in_adapters(model, source, adapters, **without_subfolder(options))
 
 
 def without_subfolder(options: dict[str, Any]) -> dict[str, Any]:
