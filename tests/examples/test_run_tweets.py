@@ -193,6 +193,7 @@ def test_pairs_regression_and_several_labels(call, tmp_path):
 
 
 MISTAKES = {
+    "no folder": ({"output_dir": None}, "--output_dir must name the folder"),
     "missing file": ({"train_file": "nowhere.csv"}, "nowhere.csv"),
     "missing column": ({"text_column": "tweet"}, "tweet"),
     "groups that do not divide": ({"num_groups": 3}, "3 groups for 4 layers"),

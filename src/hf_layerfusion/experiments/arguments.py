@@ -190,7 +190,7 @@ class DataArguments(DataCardArguments):
 class RunTrainingArguments(LayerFusionTrainingArguments):
     """The Trainer's arguments, and the seeds of a run; each script's recipe sets defaults on them."""
 
-    output_dir: str | None = option(None, "Folder of the run; must not hold another one.")
+    output_dir: str = option("", "Folder of the run; must not hold another one.")
     seeds: list[int] | None = option(
         None, "Train once with each seed and report mean and standard deviation."
     )

@@ -38,7 +38,7 @@ class PretrainingDataArguments:
 class PretrainingArguments(LayerFusionTrainingArguments):
     """SerBERTus' further pre-training as defaults (section 4.3.7)."""
 
-    output_dir: str | None = option(None, "Folder of the run; must not hold another one.")
+    output_dir: str = option("", "Folder of the run; must not hold another one.")
     objective: dict[str, Any] | str | None = field(
         default="mlm",
         metadata={
