@@ -51,6 +51,7 @@ def peak(model: Any, batch: dict[str, torch.Tensor]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", help="some of the models below (default: all)")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--rows", type=int, default=32)
@@ -88,8 +89,8 @@ def main() -> None:
         f"{base / 1e6:.1f} MB, with weights {total / 1e6:.1f}"
     )
     print(f"{'':26}{'model':>8}{'copy':>8}{'copy, with weights':>20}")
-    for name, build in models.items():
-        model = build().eval()
+    for name in arguments.models or models:
+        model = models[name]().eval()
         before = peak(model, batch) / base
         frozen = inference_copy(model)
         del model
