@@ -23,7 +23,8 @@ from hf_layerfusion.experiments.arguments import EncoderArguments
 from hf_layerfusion.experiments.pretraining import load_pretraining_model, pretrain
 from hf_layerfusion.experiments.pretraining_arguments import PretrainingArguments, PretrainingDataArguments
 from hf_layerfusion.experiments.pretraining_data import open_streams
-from hf_layerfusion.training.objectives import MaskedLanguageModeling, SimCSE
+from hf_layerfusion.training.objectives import MaskedLanguageModeling, SeededMasking, SimCSE
+from hf_layerfusion.training.text_stream import DRAW
 from tests.examples.command_line import parse
 from tests.tiny import tiny_config, tiny_texts, tiny_tokenizer, write_csv
 
@@ -138,6 +139,14 @@ def test_the_head_alone_learns_which_tokens_are_frequent(call, tmp_path, files):
         for steps in (0, 10, 30)
     ]
     assert losses == sorted(losses, reverse=True)
+
+
+def test_masks_of_the_head_s_steps_do_not_come_again(call, tmp_path, monkeypatch):
+    seeds = []
+    mask = SeededMasking.mask
+    monkeypatch.setattr(SeededMasking, "mask", lambda self, row: seeds.append(row[DRAW]) or mask(self, row))
+    call(tmp_path / "run", head_steps=9)
+    assert len(seeds) == len(set(seeds)) == 2 * 70
 
 
 def test_a_head_that_the_checkpoint_has_is_not_trained_alone(call, tmp_path, caplog):

@@ -39,3 +39,10 @@ def test_seeds_of_rows_differ_by_place_and_epoch_and_come_again():
     assert draws[0] == draws[2]
     assert len({*draws[0], *draws[1]}) == 60
     assert len(stream) == 30
+
+
+def test_other_draws_leave_the_order():
+    stream = text_stream(30, buffer_size=10)
+    other = stream.with_draws_of(stream.seed + 1)
+    assert texts_of(other) == texts_of(stream)
+    assert not {row["draw"] for row in other} & {row["draw"] for row in stream}

@@ -130,10 +130,14 @@ class Pretraining:
         """See `Experiment`; as `load_pretraining_model`, with a head drawn by the seed."""
         set_seed(arguments.seed)
         model, self.missing = load_pretraining_model(self.model_arguments, self.objective)
-        return self.trainer_of(model, arguments, self.streams.get(VALIDATION))
+        return self.trainer_of(model, arguments, self.streams[TRAIN], self.streams.get(VALIDATION))
 
     def trainer_of(
-        self, model: PreTrainedModel, arguments: PretrainingArguments, held_out: TextStream | None = None
+        self,
+        model: PreTrainedModel,
+        arguments: PretrainingArguments,
+        texts: TextStream,
+        held_out: TextStream | None = None,
     ) -> PretrainingTrainer:
         """A Trainer of the model on the texts."""
         return PretrainingTrainer(
@@ -141,7 +145,7 @@ class Pretraining:
             arguments,
             self.objective,
             self.tokenizer,
-            train_dataset=self.streams[TRAIN],
+            train_dataset=texts,
             eval_dataset=held_out,
         )
 
@@ -193,7 +197,9 @@ class Pretraining:
         )
         was_trained = {name: weight.requires_grad for name, weight in model.named_parameters()}
         changes = HEAD_SETTINGS | {"max_steps": steps, "logging_steps": max(1, steps // 10)}
-        alone = self.trainer_of(model, dataclasses.replace(arguments, **changes))
+        # Masks of its own: what it learns of these by heart would look like loss regained when all is trained on them.
+        texts = self.streams[TRAIN].with_draws_of(arguments.seed + 1)
+        alone = self.trainer_of(model, dataclasses.replace(arguments, **changes), texts)
         alone.train()
         for name, weight in model.named_parameters():
             weight.requires_grad_(was_trained[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,6 +40,12 @@ class TextStream(IterableDataset):
         shuffled = texts.shuffle(seed=seed, buffer_size=buffer_size) if buffer_size else texts
         self.rows = shuffled.map(encode, batched=True, input_columns="text", remove_columns="text")
         self.length, self.seed, self.epoch = length, seed, 0
+
+    def with_draws_of(self, seed: int) -> TextStream:
+        """The same rows in the same order, but what is drawn for them is drawn by another seed."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
 
     def __len__(self) -> int:
         return self.length
