@@ -42,7 +42,7 @@ def compute_metrics_for(problem_type: str) -> Callable[[EvalPrediction], dict[st
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         outputs, labels = _arrays(prediction)
-        return {name: float(value) for name, value in metrics(outputs, labels).items()}
+        return metrics(outputs, labels)
 
     return compute_metrics
 
@@ -52,44 +52,73 @@ def predicted_labels(logits: Array) -> Array:
     return (expit(logits) > MULTI_LABEL_THRESHOLD).astype(np.int64)
 
 
+def single_label_metrics(predictions: Array, labels: Array) -> dict[str, float]:
+    """Return `accuracy`, `f1_macro` and `recall_macro` of predicted classes `[N]` against `labels` `[N]`."""
+    return {
+        "accuracy": float(accuracy_score(labels, predictions)),
+        "f1_macro": float(f1_score(labels, predictions, average="macro", zero_division=0)),
+        "recall_macro": float(recall_score(labels, predictions, average="macro", zero_division=0)),
+    }
+
+
+def multi_label_metrics(predictions: Array, labels: Array) -> dict[str, float]:
+    """Return `f1_micro`, `f1_macro` and `subset_accuracy` of predicted 0/1 labels `[N, C]` against `labels`."""
+    return {
+        "f1_micro": float(f1_score(labels, predictions, average="micro", zero_division=0)),
+        "f1_macro": float(f1_score(labels, predictions, average="macro", zero_division=0)),
+        "subset_accuracy": float((labels == predictions).all(axis=1).mean()),
+    }
+
+
+def regression_metrics(values: Array, targets: Array) -> dict[str, float]:
+    """Return `mse`, `mae`, `pearsonr` and `spearmanr` of `values` `[N]` against `targets` `[N]`, in float64."""
+    values, targets = values.astype(np.float64), targets.astype(np.float64)
+    errors = values - targets
+    defined = np.ptp(values) > 0 and np.ptp(targets) > 0
+    return {
+        "mse": float(np.square(errors).mean()),
+        "mae": float(np.abs(errors).mean()),
+        "pearsonr": float(pearsonr(targets, values).statistic) if defined else float("nan"),
+        "spearmanr": float(spearmanr(targets, values).statistic) if defined else float("nan"),
+    }
+
+
+def check_rows(predictions: Array, labels: Array) -> None:
+    """Check that there are rows, one prediction for each label, and that the predictions are finite.
+
+    Raises:
+        ValueError: what was found instead; a UserError where it is not finite.
+    """
+    if len(predictions) == 0:
+        raise ValueError("metrics need at least one row; found none: check the evaluation file")
+    if len(labels) != len(predictions):
+        raise ValueError(f"each row needs one prediction; found {len(predictions)} for {len(labels)} labels")
+    if not np.isfinite(predictions).all():
+        rows = int((~np.isfinite(predictions)).reshape(len(predictions), -1).any(axis=1).sum())
+        raise UserError(
+            f"predictions must be finite; found NaN or infinity in {rows} of {len(predictions)} rows: "
+            "training has diverged, lower the learning rate"
+        )
+
+
 def _arrays(prediction: EvalPrediction) -> tuple[Array, Array]:
     outputs = prediction.predictions
     logits = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
     labels = np.asarray(prediction.label_ids)
-    if len(logits) == 0:
-        raise ValueError("metrics need at least one row; found none: check the evaluation file")
-    if len(labels) != len(logits):
-        raise ValueError(f"each row needs one prediction; found {len(logits)} for {len(labels)} labels")
-    if not np.isfinite(logits).all():
-        rows = int((~np.isfinite(logits)).reshape(len(logits), -1).any(axis=1).sum())
-        raise UserError(
-            f"predictions must be finite; found NaN or infinity in {rows} of {len(logits)} rows: "
-            "training has diverged, lower the learning rate"
-        )
+    check_rows(logits, labels)
     return logits, labels
 
 
 def _single_label(logits: Array, labels: Array) -> dict[str, float]:
     if logits.ndim != 2 or labels.ndim != 1:
         raise ValueError(f"logits must be [N, C] and labels [N]; found {logits.shape} and {labels.shape}")
-    predictions = logits.argmax(axis=1)
-    return {
-        "accuracy": accuracy_score(labels, predictions),
-        "f1_macro": f1_score(labels, predictions, average="macro", zero_division=0),
-        "recall_macro": recall_score(labels, predictions, average="macro", zero_division=0),
-    }
+    return single_label_metrics(logits.argmax(axis=1), labels)
 
 
 def _multi_label(logits: Array, labels: Array) -> dict[str, float]:
     if logits.ndim != 2 or labels.shape != logits.shape:
         raise ValueError(f"logits and labels must both be [N, C]; found {logits.shape} and {labels.shape}")
-    predictions = predicted_labels(logits)
-    labels = labels.astype(np.int64)
-    return {
-        "f1_micro": f1_score(labels, predictions, average="micro", zero_division=0),
-        "f1_macro": f1_score(labels, predictions, average="macro", zero_division=0),
-        "subset_accuracy": float((labels == predictions).all(axis=1).mean()),
-    }
+    return multi_label_metrics(predicted_labels(logits), labels.astype(np.int64))
 
 
 def _regression(outputs: Array, targets: Array) -> dict[str, float]:
@@ -97,16 +126,7 @@ def _regression(outputs: Array, targets: Array) -> dict[str, float]:
         raise ValueError(
             f"predictions and targets must hold one value a row; found {outputs.shape} and {targets.shape}"
         )
-    values = outputs.reshape(-1).astype(np.float64)
-    targets = targets.reshape(-1).astype(np.float64)
-    errors = values - targets
-    defined = np.ptp(values) > 0 and np.ptp(targets) > 0
-    return {
-        "mse": np.square(errors).mean(),
-        "mae": np.abs(errors).mean(),
-        "pearsonr": pearsonr(targets, values).statistic if defined else float("nan"),
-        "spearmanr": spearmanr(targets, values).statistic if defined else float("nan"),
-    }
+    return regression_metrics(outputs.reshape(-1), targets.reshape(-1))
 
 
 _METRICS: dict[str, Callable[[Array, Array], dict[str, float]]] = {

@@ -1,0 +1,83 @@
+"""The metrics of this package as `evaluate.Metric`s: classes, so that no metric's script is fetched from the Hub.
+
+They take predictions, not logits, as `evaluate.evaluator`, `evaluate.combine` and that library's other metrics do.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+from hf_layerfusion.evaluation.metrics import (
+    Array,
+    check_rows,
+    multi_label_metrics,
+    regression_metrics,
+    single_label_metrics,
+)
+
+
+class SingleLabelMetrics(evaluate.Metric):
+    """`accuracy`, `f1_macro` and `recall_macro` of classes, as `single_label_metrics` has them.
+
+    Example:
+        >>> SingleLabelMetrics().compute(predictions=[0, 1, 1], references=[0, 1, 0])["recall_macro"]
+        0.75
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info(
+            "Accuracy, macro F1 and macro recall over the classes that occur among labels or predictions.",
+            "classes, a whole number a text",
+            datasets.Value("int64"),
+        )
+
+    def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return single_label_metrics(*_arrays(predictions, references))
+
+
+class MultiLabelMetrics(evaluate.Metric):
+    """`f1_micro`, `f1_macro` and `subset_accuracy` of 0/1 labels `[N, C]`, as `multi_label_metrics` has them."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info(
+            "Micro F1, macro F1 and the share of texts whose labels are all right.",
+            "lists of 0 and 1, one entry a label",
+            datasets.List(datasets.Value("int64")),
+        )
+
+    def _compute(
+        self, predictions: Sequence[Sequence[int]], references: Sequence[Sequence[int]]
+    ) -> dict[str, float]:
+        return multi_label_metrics(*_arrays(predictions, references))
+
+
+class RegressionMetrics(evaluate.Metric):
+    """`mse`, `mae`, `pearsonr` and `spearmanr` of numbers, as `regression_metrics` has them."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info(
+            "Mean squared and absolute error, correlations of Pearson and Spearman (nan where undefined).",
+            "numbers, one a text",
+            datasets.Value("float64"),
+        )
+
+    def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+        return regression_metrics(*_arrays(predictions, references))
+
+
+def _info(description: str, inputs: str, feature: Any) -> evaluate.MetricInfo:
+    return evaluate.MetricInfo(
+        description=description,
+        citation="",
+        inputs_description=f"predictions, references: {inputs}.",
+        features=datasets.Features({"predictions": feature, "references": feature}),
+    )
+
+
+def _arrays(predictions: Sequence[Any], references: Sequence[Any]) -> tuple[Array, Array]:
+    found, labels = np.asarray(predictions), np.asarray(references)
+    check_rows(found, labels)
+    return found, labels
