@@ -33,6 +33,7 @@ from hf_layerfusion.training.optimizer import (
 from hf_layerfusion.training.pushing import PushingTrainer
 from hf_layerfusion.training.sampling import LengthSortedSampler, RowOrder, SeededSampler, take_rows
 from hf_layerfusion.training.searching import SearchingTrainer
+from hf_layerfusion.training.streams import check_stream
 
 # What only an optimizer that takes parameter groups can do.
 GROUP_OPTIONS = ("fusion_learning_rate", "head_learning_rate", "embedding_learning_rate", "layer_decay")
@@ -66,6 +67,7 @@ class LayerFusionTrainer(
       combines the tasks' gradients.
     - With `cache_frozen_states` a frozen encoder reads each text once, not once an epoch.
     - `hyperparameter_search` judges a trial by the model that it would keep (`SearchingTrainer`).
+    - Options that need the number of rows refuse a stream, where the stock Trainer leaves them out.
 
     Args:
         model: As for `Trainer`. With several tasks and `tasks` in its configuration, these must be the data's.
@@ -100,6 +102,7 @@ class LayerFusionTrainer(
             check_adapters(model, args)
             freeze_encoder(model, args)
             check_cacheable(model, args)
+        check_stream(kwargs.get("train_dataset"), args)
         super().__init__(model, args, **kwargs)
         # What `num_items_in_batch` does inside a model differs from class to class, and some ignore it.
         self.model_accepts_loss_kwargs = False

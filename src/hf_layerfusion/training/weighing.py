@@ -40,6 +40,8 @@ class WeighingTrainer(Trainer):
         if self.compute_loss_func is not None or not batches:
             return batches, num_items
         batches[-1] = self._without_repeats(batches[-1])
+        if not has_length(self.train_dataset):
+            batches += self._to_complete_the_step(batches[-1], num_batches - len(batches))
         tasks = list(task_inputs(batches[0]))
         items = torch.stack(
             [
@@ -107,6 +109,14 @@ class WeighingTrainer(Trainer):
         if isinstance(labels, Tensor) and not labels.is_floating_point():
             return (labels != -100).sum().to(device)
         return torch.tensor(find_batch_size(batch), device=device)
+
+    def _to_complete_the_step(self, batch: Any, count: int) -> list[Any]:
+        """What a step lacks at the end of a stream: `count` times a row of its last micro-batch that counts none.
+
+        The stock Trainer steps at every `gradient_accumulation_steps`-th micro-batch of an epoch and at the last one
+        of a known length. Where a stream ends in between, it would add these gradients to the next epoch's first step.
+        """
+        return [slice_tensors(batch, slice(0, 1)) | {REPEATED: True} for _ in range(count)]
 
     def _without_repeats(self, batch: Any) -> Any:
         """The last micro-batch of a step, less the rows that accelerate repeats at an epoch's end.
