@@ -24,6 +24,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from transformers import AutoModel  # noqa: E402
 
+from tests.deprecations import logged_deprecations  # noqa: E402
 from tests.tiny import tiny_config, tiny_texts, tiny_tokenizer, write_csv  # noqa: E402
 
 torch.set_num_threads(1)
@@ -38,6 +39,14 @@ def _remove_hf_home() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def deprecations() -> Iterator[list[str]]:
+    """What libraries log as deprecated and our package caused: a test fails of it, as of a warning (setup.cfg)."""
+    with logged_deprecations() as messages:
+        yield messages
+    assert not messages, messages
 
 
 @pytest.fixture(scope="session")
