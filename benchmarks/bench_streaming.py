@@ -8,11 +8,12 @@ A tiny random BERT is trained one pass over random tweets, in a process of its o
 
 import argparse
 import csv
-import multiprocessing
 import random
 import resource
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from common import machine, prepare
@@ -92,8 +93,8 @@ def main() -> None:
             path = Path(folder, "tweets.csv")
             write_tweets(path, rows)
             # A fresh interpreter each: a forked process's peak starts at its parent's.
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                peaks.append(pool.apply(peak_megabytes, (path, rows)))
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                peaks.append(pool.submit(peak_megabytes, path, rows).result())
         print(f"{rows:,} rows: peak {peaks[-1]:,.0f} MB")
     print(f"{args.times} times the rows take {peaks[1] / peaks[0]:.2f} times the memory")
 
