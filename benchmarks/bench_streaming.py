@@ -83,7 +83,7 @@ def peak_megabytes(path: Path, rows: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=110_763, help="tweets of the smaller corpus")
+    parser.add_argument("--rows", type=int, default=10_000, help="tweets of the smaller corpus")
     parser.add_argument("--times", type=int, default=10, help="how many times as many the larger one has")
     args = parser.parse_args()
     print(machine())
