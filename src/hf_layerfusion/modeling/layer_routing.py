@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import nn
@@ -39,7 +39,7 @@ class LayerStates(NamedTuple):
     layers: Sequence[torch.Tensor] = ()
 
 
-class _Journey(NamedTuple):
+class _Journey(TypedDict):
     routes: tuple[Route, ...]
     batch_size: int
 
@@ -75,7 +75,7 @@ class RoutedLayer(nn.Module):
                 f"an encoder with layers of {list(self.copies)} must be called through its model, which says whose the "
                 "rows are; call the model."
             )
-        routes, batch_size = journey
+        routes, batch_size = journey["routes"], journey["batch_size"]
         if self.is_lowest:
             parts = [hidden_states[route.rows] for route in routes]
         else:
@@ -198,7 +198,7 @@ def run_routed(
         routes = [
             route._replace(rows=slice(end - route.size, end)) for route, end in zip(routes, ends, strict=True)
         ]
-    token = _JOURNEY.set(_Journey(tuple(routes), next(iter(inputs.values())).shape[0]))
+    token = _JOURNEY.set(_Journey(routes=tuple(routes), batch_size=next(iter(inputs.values())).shape[0]))
     try:
         outputs = encoder(**inputs, output_hidden_states=with_layers, return_dict=True, **kwargs)
     finally:
