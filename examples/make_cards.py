@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_layerfusion.experiments.arguments import option
-from hf_layerfusion.experiments.release_cards import release_card
-from hf_layerfusion.experiments.releases import measured_releases
+from hf_layerfusion.experiments.releases.cards import release_card
+from hf_layerfusion.experiments.releases.release import measured_releases
 from hf_layerfusion.experiments.script import parse_arguments, run_script
 
 

@@ -1,4 +1,4 @@
-"""Trains the releases that `experiments/releases.json` declares, and publishes them.
+"""Trains the releases that `experiments/releases/releases.json` declares, and publishes them.
 
 accelerate launch examples/release.py --organization ORG --push_to_hub True
 
@@ -6,7 +6,7 @@ trains grubert-share-3, bert-lstm, bert-attention and cerbertus-2 on BERT-base a
 release that has finished is not trained again, one that was cut off goes on at its last checkpoint.
 """
 
-from hf_layerfusion.experiments.release_run import ReleaseArguments, chosen_releases, train_release
+from hf_layerfusion.experiments.releases.run import ReleaseArguments, chosen_releases, train_release
 from hf_layerfusion.experiments.script import parse_arguments, run_script
 
 

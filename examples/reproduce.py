@@ -13,13 +13,13 @@ from typing import Any
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import option
-from hf_layerfusion.experiments.document import fill_tables
-from hf_layerfusion.experiments.ensemble_table_report import report_of_ensembles
-from hf_layerfusion.experiments.ensemble_tables import EnsembleTable, ensemble_table_names
-from hf_layerfusion.experiments.runner import pending_runs, run_table
+from hf_layerfusion.experiments.ensemble_tables.report import report_of_ensembles
+from hf_layerfusion.experiments.ensemble_tables.table import EnsembleTable, ensemble_table_names
 from hf_layerfusion.experiments.script import parse_arguments, run_script
-from hf_layerfusion.experiments.table_report import report_of_runs
-from hf_layerfusion.experiments.tables import Table, table_names
+from hf_layerfusion.experiments.tables.document import fill_tables
+from hf_layerfusion.experiments.tables.report import report_of_runs
+from hf_layerfusion.experiments.tables.runner import pending_runs, run_table
+from hf_layerfusion.experiments.tables.table import Table, table_names
 
 
 @dataclass

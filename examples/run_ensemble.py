@@ -9,8 +9,8 @@ them, predictions and a plot; `Ensemble.from_pretrained` opens it. docs/ensemble
 
 from pathlib import Path
 
-from hf_layerfusion.experiments.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
-from hf_layerfusion.experiments.ensemble_run import make_ensemble
+from hf_layerfusion.experiments.ensembles.arguments import EnsembleArguments, EnsembleDataArguments
+from hf_layerfusion.experiments.ensembles.run import make_ensemble
 from hf_layerfusion.experiments.script import parse_arguments, print_outputs, run_script
 
 

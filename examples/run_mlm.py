@@ -7,8 +7,8 @@ accelerate launch examples/run_mlm.py --model_name_or_path bert-base-uncased --t
 from pathlib import Path
 
 from hf_layerfusion.experiments.arguments import EncoderArguments
-from hf_layerfusion.experiments.pretraining import pretrain
-from hf_layerfusion.experiments.pretraining_arguments import PretrainingArguments, PretrainingDataArguments
+from hf_layerfusion.experiments.pretraining.arguments import PretrainingArguments, PretrainingDataArguments
+from hf_layerfusion.experiments.pretraining.run import pretrain
 from hf_layerfusion.experiments.script import parse_arguments, print_groups, print_outputs, run_script
 
 

@@ -9,12 +9,12 @@ course's own. `--dry_run` prints the parameters of every architecture.
 
 from pathlib import Path
 
-from hf_layerfusion.experiments.multitask_arguments import (
+from hf_layerfusion.experiments.multitask.arguments import (
     MultitaskDataArguments,
     MultitaskModelArguments,
     MultitaskTrainingArguments,
 )
-from hf_layerfusion.experiments.multitask_run import train_tasks
+from hf_layerfusion.experiments.multitask.run import train_tasks
 from hf_layerfusion.experiments.script import parse_arguments, print_groups, print_outputs, run_script
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_layerfusion.experiments.ensemble_tables import EnsembleTable
+from hf_layerfusion.experiments.ensemble_tables.table import EnsembleTable
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "reproduce.py"
 

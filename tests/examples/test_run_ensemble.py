@@ -16,8 +16,8 @@ from hf_layerfusion.ensembling.prediction_files import write_logits
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.diversity import error_correlation
 from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, TweetTrainingArguments
-from hf_layerfusion.experiments.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
-from hf_layerfusion.experiments.ensemble_run import make_ensemble
+from hf_layerfusion.experiments.ensembles.arguments import EnsembleArguments, EnsembleDataArguments
+from hf_layerfusion.experiments.ensembles.run import make_ensemble
 from hf_layerfusion.experiments.run import classify
 from hf_layerfusion.experiments.script import run_script
 from tests.ensembling.small import save_member

@@ -11,8 +11,8 @@ from transformers import pipeline
 
 from hf_layerfusion import CerbertusForMultitask
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.multitask_run import train_tasks
-from hf_layerfusion.experiments.recipes import MULTITASK_CLASSES
+from hf_layerfusion.experiments.multitask.run import train_tasks
+from hf_layerfusion.experiments.tables.recipes import MULTITASK_CLASSES
 from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.tiny import NEGATIVE_WORDS, POSITIVE_WORDS, read_csv, tiny_texts
 

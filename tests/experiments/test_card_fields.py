@@ -8,9 +8,9 @@ from transformers import HfArgumentParser
 from hf_layerfusion import GRUFusionConfig
 from hf_layerfusion.data.tweets import PRESETS
 from hf_layerfusion.experiments.card_fields import classifier_fields, task_line, tasks_fields
-from hf_layerfusion.experiments.recipes import RECIPES, arguments_of, task_entries
-from hf_layerfusion.experiments.releases import public_releases
-from hf_layerfusion.experiments.tasks import make_tasks
+from hf_layerfusion.experiments.multitask.tasks import make_tasks
+from hf_layerfusion.experiments.releases.release import public_releases
+from hf_layerfusion.experiments.tables.recipes import RECIPES, arguments_of, task_entries
 from hf_layerfusion.hub.card_facts import CardFacts
 from tests.tiny import tiny_config
 

@@ -14,9 +14,9 @@ from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import EncoderArguments, ModelArguments, PairDataArguments
 from hf_layerfusion.experiments.models import encoder_dropout, load_model
-from hf_layerfusion.experiments.multitask import load_multitask_model
-from hf_layerfusion.experiments.multitask_arguments import MultitaskModelArguments
-from hf_layerfusion.experiments.tasks import Task
+from hf_layerfusion.experiments.multitask.arguments import MultitaskModelArguments
+from hf_layerfusion.experiments.multitask.tasks import Task
+from hf_layerfusion.experiments.multitask.training import load_multitask_model
 from tests.tiny import MODEL_TYPES, tiny_config
 
 SCHEMA = LabelSchema("single_label_classification", ("negative", "positive"))

@@ -19,12 +19,12 @@ from hf_layerfusion.experiments.arguments import (
     TweetTrainingArguments,
 )
 from hf_layerfusion.experiments.folds import cross_validate
-from hf_layerfusion.experiments.multitask_arguments import (
+from hf_layerfusion.experiments.multitask.arguments import (
     MultitaskDataArguments,
     MultitaskModelArguments,
     MultitaskTrainingArguments,
 )
-from hf_layerfusion.experiments.multitask_run import train_tasks
+from hf_layerfusion.experiments.multitask.run import train_tasks
 from hf_layerfusion.experiments.run import classify
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.examples.command_line import parse

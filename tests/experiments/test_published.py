@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from hf_layerfusion.experiments.document import filled
-from hf_layerfusion.experiments.ensemble_table_report import report_of_ensembles
-from hf_layerfusion.experiments.ensemble_tables import EnsembleTable, ensemble_table_names
-from hf_layerfusion.experiments.table_report import report_of_runs
-from hf_layerfusion.experiments.tables import Table, table_names
+from hf_layerfusion.experiments.ensemble_tables.report import report_of_ensembles
+from hf_layerfusion.experiments.ensemble_tables.table import EnsembleTable, ensemble_table_names
+from hf_layerfusion.experiments.tables.document import filled
+from hf_layerfusion.experiments.tables.report import report_of_runs
+from hf_layerfusion.experiments.tables.table import Table, table_names
 
 DOCS = Path(__file__).parents[2] / "docs"
 RESULTS = DOCS / "results"

@@ -13,13 +13,13 @@ from hf_layerfusion.experiments.arguments import (
     RunTrainingArguments,
 )
 from hf_layerfusion.experiments.models import resolve_path
-from hf_layerfusion.experiments.multitask_arguments import (
+from hf_layerfusion.experiments.multitask.arguments import (
     MultitaskDataArguments,
     MultitaskModelArguments,
     MultitaskTrainingArguments,
 )
+from hf_layerfusion.experiments.multitask.tasks import Task
 from hf_layerfusion.experiments.prepare import cleaning_steps, text_columns
-from hf_layerfusion.experiments.tasks import Task
 from hf_layerfusion.hub.citations import METHODS
 from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name, hub_id
 

@@ -54,7 +54,7 @@ from hf_layerfusion.experiments.run_folder import (
     run_settings,
     write_json,
 )
-from hf_layerfusion.experiments.search import check_search, run_with_best
+from hf_layerfusion.experiments.search.run import check_search, run_with_best
 from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.publish import PushError
 from hf_layerfusion.training.optimizer import group_rows

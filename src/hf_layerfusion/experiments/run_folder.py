@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.significance import mean_sd
 from hf_layerfusion.experiments.arguments import DataArguments, EncoderArguments, RunTrainingArguments
-from hf_layerfusion.experiments.multitask_arguments import MultitaskDataArguments
-from hf_layerfusion.experiments.pretraining_arguments import PretrainingDataArguments
+from hf_layerfusion.experiments.multitask.arguments import MultitaskDataArguments
+from hf_layerfusion.experiments.pretraining.arguments import PretrainingDataArguments
 from hf_layerfusion.experiments.pushing import push_outputs
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint

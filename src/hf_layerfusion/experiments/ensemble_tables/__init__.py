@@ -1,0 +1,1 @@
+"""Tables of ensembles, out of run files alone."""

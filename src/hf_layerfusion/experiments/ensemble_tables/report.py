@@ -1,0 +1,93 @@
+"""What is written of a table of ensembles."""
+
+from pathlib import Path
+
+import numpy as np
+
+from hf_layerfusion.evaluation.plots import TableRow
+from hf_layerfusion.evaluation.significance import Difference
+from hf_layerfusion.experiments.ensemble_tables.members import (
+    ONE_TASK,
+    TEST,
+    VALIDATION,
+    Members,
+    read_members,
+)
+from hf_layerfusion.experiments.ensemble_tables.rows import EnsembleRow, combine_members
+from hf_layerfusion.experiments.ensemble_tables.table import EnsembleTable
+from hf_layerfusion.experiments.tables.report import SOURCE_COLUMN, Report, printed_difference
+from hf_layerfusion.experiments.tables.rows import SIGNIFICANCE_LEVEL
+from hf_layerfusion.experiments.tables.sheets import Sheet
+
+
+def report_of_ensembles(table: EnsembleTable, results: Path) -> Report | None:
+    """The report of a table of ensembles, of the members that have run; `None` where none has.
+
+    Raises:
+        UserError: as `read_members` and `combine_members`.
+    """
+    members = read_members(table, results)
+    rows = combine_members(table, members)
+    if not rows:
+        return None
+    bars = [_bar(row.name, row.gain) for row in rows if row.gain is not None]
+    axis = "gain over the best member, in points, and its 95 % interval"
+    return Report(table.title, sheet_of_ensembles(rows), bars, axis, _notes(rows, members))
+
+
+def sheet_of_ensembles(rows: list[EnsembleRow]) -> Sheet:
+    """A row for each of `rows`."""
+    columns = [
+        *[(VALIDATION, name) for name in list(rows[0].metrics.get(VALIDATION, ()))[:1]],
+        *[(TEST, name) for name in rows[0].metrics[TEST]],
+    ]
+    header = [
+        "ensemble", "combiner", "members", "missing",
+        *(f"{split}, {'accuracy' if name == ONE_TASK else name}" for split, name in columns),
+        "gain over the best member [95 %]", "p (Holm)", "", "gain over the mean member [95 %]",
+        "disagreement", "correlation of errors", SOURCE_COLUMN,
+    ]  # fmt: skip
+    cells = [
+        [
+            row.name,
+            row.combiner.replace("_", " "),
+            _range(list(row.counts.values())),
+            str(row.missing or ""),
+            *(f"{100 * row.metrics[split][name]:.2f}" for split, name in columns),
+            printed_difference(row.gain),
+            "" if row.gain is None else f"{row.gain.p_value:.3f}",
+            "within noise" if row.gain is not None and row.gain.p_value >= SIGNIFICANCE_LEVEL else "",
+            printed_difference(row.gain_over_mean),
+            _figure(row.disagreement),
+            _figure(row.error_correlation),
+            row.figure,
+        ]
+        for row in rows
+    ]
+    return Sheet(header, cells).filled()
+
+
+def _bar(name: str, gain: Difference) -> TableRow:
+    reach = (gain.difference - gain.low, gain.high - gain.difference)
+    return TableRow(name, 100 * gain.difference, (100 * reach[0], 100 * reach[1]))
+
+
+def _range(counts: list[int]) -> str:
+    """`7`, or `3 to 7` where tasks differ."""
+    return " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if np.isfinite(value) else ""
+
+
+def _notes(rows: list[EnsembleRow], members: Members) -> list[str]:
+    """Which members were chosen, and which were missing."""
+    notes = [
+        f"{row.name}: " + "; ".join(f"{task}: {', '.join(used)}" for task, used in row.used.items()) + "."
+        for row in rows
+        if row.used
+    ]
+    if members.missing:
+        notes.append(f"Missing members: {', '.join(members.missing)}.")
+    return notes

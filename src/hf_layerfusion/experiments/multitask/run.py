@@ -1,0 +1,124 @@
+"""The whole of the script for several tasks."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.experiments.multitask.arguments import (
+    MultitaskDataArguments,
+    MultitaskModelArguments,
+    MultitaskTrainingArguments,
+)
+from hf_layerfusion.experiments.multitask.report import write_multitask_outputs
+from hf_layerfusion.experiments.multitask.tasks import read_tasks_file
+from hf_layerfusion.experiments.multitask.training import (
+    MultitaskData,
+    MultitaskResult,
+    architecture_counts,
+    load_multitask_model,
+    make_multitask_trainer,
+    prepare_multitask,
+    train_multitask,
+)
+from hf_layerfusion.experiments.predict import is_prediction_only
+from hf_layerfusion.experiments.pushing import open_hub
+from hf_layerfusion.experiments.run_folder import check_output_dir, run_seeds, run_settings
+from hf_layerfusion.experiments.search.run import check_search, run_with_best
+from hf_layerfusion.training.optimizer import group_rows
+from hf_layerfusion.training.trainer import LayerFusionTrainer
+
+PREDICTION_FORMATS = ("standard", "course")
+
+
+def train_tasks(
+    model_arguments: MultitaskModelArguments,
+    data_arguments: MultitaskDataArguments,
+    training_arguments: MultitaskTrainingArguments,
+    entries: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Prepares the data of all tasks once, then trains, predicts and writes outputs for each seed; with `--hp_search`,
+    by the settings that a search before finds best. With `--dry_run`
+    nothing is trained: the answer is the number of parameters of each architecture, in all and by part, and this run's
+    parameter groups.
+
+    Args:
+        model_arguments, data_arguments, training_arguments: the script's.
+        entries: the tasks, in place of those of `--tasks_file`.
+
+    Returns:
+        As `run_seeds`, or with `--dry_run` what was counted.
+
+    Raises:
+        UserError: for whatever the user can mend.
+    """
+    if is_prediction_only(training_arguments):
+        raise UserError(
+            "--do_predict without --do_train is for one task; name predict_file in the tasks file, or ask a trained "
+            "model by MultitaskPipeline."
+        )
+    check_search(training_arguments)
+    if entries is None:
+        entries = read_tasks_file(data_arguments.tasks_file)
+    if data_arguments.prediction_format not in PREDICTION_FORMATS:
+        raise UserError(
+            f"--prediction_format must be one of {', '.join(PREDICTION_FORMATS)}, found "
+            f"{data_arguments.prediction_format!r}."
+        )
+    settings = run_settings(model_arguments, data_arguments, training_arguments) | {"tasks": entries}
+    if not training_arguments.dry_run:
+        check_output_dir(training_arguments, settings)
+        if training_arguments.process_index == 0:
+            open_hub(training_arguments, several=len(training_arguments.seeds or ()) > 1)
+    folder = Path(data_arguments.data_dir or Path(str(data_arguments.tasks_file)).parent)
+    with training_arguments.main_process_first(desc="preparing the texts"):
+        data = prepare_multitask(entries, folder, model_arguments, data_arguments)
+    if training_arguments.dry_run:
+        groups = group_rows(load_multitask_model(model_arguments, data.tasks), training_arguments)
+        return {"architectures": architecture_counts(model_arguments, data.tasks), "groups": groups}
+    experiment = MultitaskExperiment(data, model_arguments, data_arguments, settings)
+    return run_seeds(*run_with_best(experiment, training_arguments))
+
+
+@dataclass
+class MultitaskExperiment:
+    """A run over several tasks, whatever its seed and folder: an `Experiment`.
+
+    Attributes:
+        data: of all tasks.
+        model_arguments: which model.
+        data_arguments: what holds for all tasks.
+        settings: what its results depend on.
+        sections: what the model card says beside its own, `(title, Markdown)`.
+    """
+
+    data: MultitaskData
+    model_arguments: MultitaskModelArguments
+    data_arguments: MultitaskDataArguments
+    settings: dict[str, Any]
+    sections: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether every task has validation data to choose on and test data to report on."""
+        return all({"validation", "test"} <= splits.keys() for splits in self.data.encoded.values())
+
+    def load_model(self, model_arguments: MultitaskModelArguments) -> PreTrainedModel:
+        """As `load_multitask_model`."""
+        return load_multitask_model(model_arguments, self.data.tasks)
+
+    def make_trainer(self, arguments: MultitaskTrainingArguments) -> LayerFusionTrainer:
+        """As `make_multitask_trainer`."""
+        return make_multitask_trainer(self.data, self.model_arguments, self.data_arguments, arguments)
+
+    def train(self, trainer: LayerFusionTrainer) -> MultitaskResult:
+        """As `train_multitask`."""
+        return train_multitask(trainer, self.data)
+
+    def write(self, trainer: LayerFusionTrainer, result: MultitaskResult) -> None:
+        """As `write_multitask_outputs`."""
+        write_multitask_outputs(
+            self.data, result, trainer, self.model_arguments, self.data_arguments, self.sections
+        )

@@ -1,0 +1,212 @@
+"""The tasks of a run: read from a file, prepared one by one, encoded for the model."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from hf_layerfusion import TaskConfig
+from hf_layerfusion.data.files import read_examples
+from hf_layerfusion.data.tables import row_number, values
+from hf_layerfusion.data.truncation import encode
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.predictions import COURSE_COLUMNS
+from hf_layerfusion.experiments.arguments import PairDataArguments
+from hf_layerfusion.experiments.models import one_line
+from hf_layerfusion.experiments.multitask.arguments import MultitaskDataArguments
+from hf_layerfusion.experiments.prepare import PreparedData, encode_splits, prepare
+from hf_layerfusion.hub.paths import inside, is_plain_name
+from hf_layerfusion.training.task_data import SWAPPED
+
+PREDICT = "predict"
+FILE_FIELDS = ("train_file", "validation_file", "test_file")
+# Metrics that a task is chosen by unless it says another.
+MAIN_METRICS = {
+    "single_label_classification": "accuracy",
+    "multi_label_classification": "f1_micro",
+    "regression": "pearsonr",
+}
+PAIR_ORDERS = ("random", "given")
+
+
+@dataclass(frozen=True)
+class Task:
+    """An entry of the tasks file.
+
+    Attributes:
+        name: the task's name.
+        data: where its texts come from.
+        settings: fields of `TaskConfig`; `labels` may be missing until the data are read.
+        predict_file: texts without labels to predict, relative to the data's folder.
+        course_name: the task's name in the prediction files of CS 224N.
+    """
+
+    name: str
+    data: PairDataArguments
+    settings: dict[str, Any]
+    predict_file: str | None = None
+    course_name: str | None = None
+
+    def settings_of(self, problem_type: str) -> dict[str, Any]:
+        """The settings; with this problem type where they name none, and a metric that goes with it."""
+        problem_type = self.settings.get("problem_type", problem_type)
+        return {"problem_type": problem_type, "metric": MAIN_METRICS[problem_type], **self.settings}
+
+
+def read_tasks_file(path: str | None) -> dict[str, dict[str, Any]]:
+    """The entries of a tasks file.
+
+    Raises:
+        UserError: if none is named, or it cannot be read or is no JSON object of objects.
+    """
+    if path is None:
+        raise UserError(
+            "--tasks_file must name a .json file with an entry for each task, found none; name one."
+        )
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--tasks_file {path}: cannot be read ({error.strerror}); check the path.") from error
+    except ValueError as error:
+        raise UserError(f"--tasks_file {path}: is no JSON ({one_line(error)}); mend it.") from error
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(entry, dict) for entry in content.values())
+    ):
+        raise UserError(
+            f'--tasks_file {path}: must be an object by task, {{"sst5": {{…}}}}; see examples/tasks.json.'
+        )
+    return content
+
+
+def make_tasks(
+    entries: Mapping[str, Mapping[str, Any]], folder: Path, arguments: MultitaskDataArguments
+) -> dict[str, Task]:
+    """The tasks that entries of a tasks file declare.
+
+    Args:
+        entries: by task: fields of `TaskConfig` and `PairDataArguments`, `predict_file` and `course_name`.
+        folder: what the files are relative to.
+        arguments: what holds for all tasks.
+
+    Raises:
+        UserError: a key that is missing or unknown, with the task's name; a file outside of the folder.
+    """
+    data_fields = {field.name for field in dataclasses.fields(PairDataArguments)} - {"class_names"}
+    model_fields = {field.name for field in dataclasses.fields(TaskConfig)}
+    shared = {
+        name: getattr(arguments, name)
+        for name in ("max_seq_length", "split_seed", "max_predict_samples", "language")
+    }
+    if arguments.max_train_samples is not None:
+        shared["max_train_samples"] = arguments.max_train_samples
+    tasks = {}
+    for name, entry in entries.items():
+        unknown = sorted(entry.keys() - data_fields - model_fields - {"predict_file", "course_name"})
+        if unknown:
+            raise UserError(
+                f"task '{name}': has no key {unknown[0]!r}; see docs/multitask.md for those there are."
+            )
+        if "train_file" not in entry and "dataset_name" not in entry:
+            raise UserError(
+                f"task '{name}': lacks the key 'train_file' or 'dataset_name'; name its training data."
+            )
+        course_name = entry.get("course_name")
+        if course_name not in (None, *COURSE_COLUMNS):
+            raise UserError(
+                f"task '{name}': course_name must be one of {', '.join(COURSE_COLUMNS)}, found {course_name!r}."
+            )
+        if not is_plain_name(name):
+            raise UserError(
+                f"task '{name}': must have a name of letters, digits, '_' and '-'; choose another."
+            )
+        files = {
+            key: str(inside(folder, entry[key], f"task '{name}': {key}"))
+            for key in (*FILE_FIELDS, "predict_file")
+            if entry.get(key) is not None
+        }
+        predict_file = files.pop("predict_file", None)
+        of_data = {key: value for key, value in entry.items() if key in data_fields}
+        data = PairDataArguments(**{**of_data, **shared, **files, "class_names": entry.get("labels")})
+        settings = {key: value for key, value in entry.items() if key in model_fields}
+        settings["pair"] = data.text_pair_column is not None
+        tasks[name] = Task(name, data, settings, predict_file, course_name)
+    return tasks
+
+
+def prepare_task(task: Task) -> tuple[Task, PreparedData]:
+    """Reads a task's data; the task comes back with the labels and the metric that they say.
+
+    Checkpoints are chosen on a tenth of the training data unless there are test data; the validation data are then the
+    test.
+
+    Raises:
+        UserError: as `prepare`; a value outside the task's range, with its row.
+    """
+    try:
+        data = prepare(task.data)
+    except UserError as error:
+        raise UserError(f"task '{task.name}': {error}") from error
+    problem_type = data.schema.problem_type
+    settings = task.settings_of(problem_type)
+    if problem_type != "regression":
+        settings["labels"] = list(data.schema.names)
+    for name, split in data.splits.items():
+        if settings.get("value_range") is not None and "label" in split.column_names:
+            low, high = settings["value_range"]
+            for index, value in enumerate(values(split, "label")):
+                if not low <= value <= high:
+                    raise UserError(
+                        f"task '{task.name}': {name}: row {row_number(split, index)}: the label {value:g} lies outside "
+                        f"value_range [{low:g}, {high:g}]; correct one of them."
+                    )
+    if task.predict_file is not None:
+        data.splits[PREDICT] = read_examples(
+            task.predict_file,
+            text_columns=data.text_columns,
+            label_column=None,
+            id_column=task.data.id_column,
+        )
+    return replace(task, settings=settings), data
+
+
+def tokenize_task(
+    task: Task, data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: MultitaskDataArguments
+) -> dict[str, Dataset]:
+    """Turns a task's splits into model inputs: a siamese pair's columns hold a list for each text; a joint pair that is
+    trained in random order has further columns `swapped_…`.
+
+    Raises:
+        UserError: an unknown `--pair_order`; as `data.truncation.encode`.
+    """
+    if arguments.pair_order not in PAIR_ORDERS:
+        raise UserError(
+            f"--pair_order must be one of {', '.join(PAIR_ORDERS)}, found {arguments.pair_order!r}."
+        )
+    columns, is_siamese = data.text_columns, task.settings.get("pair_encoding") == "siamese"
+    cut = functools.partial(encode, tokenizer, max_length=arguments.max_seq_length, cut=arguments.cut)
+
+    def siamese(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        first, second = (cut(batch[column]) for column in columns)
+        return {
+            name: [list(texts) for texts in zip(first[name], second[name], strict=True)] for name in first
+        }
+
+    def joint(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        return cut(*(batch[column] for column in columns))
+
+    def in_both_orders(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        swapped = cut(*(batch[column] for column in reversed(columns)))
+        return joint(batch) | {f"{SWAPPED}{name}": rows for name, rows in swapped.items()}
+
+    encoded = encode_splits(data.splits, siamese if is_siamese else joint)
+    if task.settings["pair"] and not is_siamese and arguments.pair_order == "random":
+        encoded |= encode_splits({"train": data.splits["train"]}, in_both_orders)
+    return encoded

@@ -1,0 +1,1 @@
+"""Releases: trained and published, or carded from run files."""

@@ -1,0 +1,97 @@
+"""What is written of a table: its figures as a sheet in three formats, and a plot with error bars."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from hf_layerfusion.evaluation.plots import TableRow, plot_table
+from hf_layerfusion.evaluation.significance import Difference, format_mean_sd, mean_sd
+from hf_layerfusion.experiments.tables.rows import Row, read_rows
+from hf_layerfusion.experiments.tables.sheets import Sheet
+from hf_layerfusion.experiments.tables.table import Table
+
+SOURCE_COLUMN = "source: other data, other encoder"
+
+
+class Report(NamedTuple):
+    """A table's report.
+
+    Attributes:
+        title: what it shows.
+        sheet: its rows.
+        bars: the same as a figure.
+        axis: what the figure's axis and bars are.
+        notes: what stands below the markdown table, a line each.
+    """
+
+    title: str
+    sheet: Sheet
+    bars: list[TableRow]
+    axis: str
+    notes: list[str]
+
+    def markdown(self) -> str:
+        """The table, and its notes as a list."""
+        notes = "".join(f"- {note}\n" for note in self.notes)
+        return self.sheet.markdown() + (f"\n{notes}" if notes else "")
+
+    def texts(self, name: str) -> dict[str, str]:
+        """The report's text files by name."""
+        return {
+            f"{name}.md": self.markdown(),
+            f"{name}.csv": self.sheet.csv(),
+            f"{name}.tex": self.sheet.latex(self.title, f"tab:{name}"),
+        }
+
+    def write(self, results: Path, name: str) -> None:
+        """Writes the text files and the figure `NAME.png` into `results`."""
+        for file, text in self.texts(name).items():
+            (results / file).write_text(text, encoding="utf-8")
+        plot_table(self.bars, results / f"{name}.png", self.axis, self.title)
+
+
+def report_of_runs(table: Table, results: Path) -> Report | None:
+    """The report of the runs of a table that have finished; `None` where none has.
+
+    Raises:
+        UserError: as `read_rows`.
+    """
+    rows = read_rows(table, results)
+    if not rows:
+        return None
+    bars = [TableRow(row.variant, *mean_sd(row.values)) for row in rows]
+    axis = f"{table.metric} on {table.split}: mean, and sd over runs to each side"
+    return Report(table.title, sheet_of_runs(table, rows), bars, axis, [])
+
+
+def sheet_of_runs(table: Table, rows: list[Row]) -> Sheet:
+    """A row for each of `rows`."""
+    names = [metric.replace("/", ", ").replace("_", " ") for metric in (table.metric, *table.also)]
+    header = [
+        "variant", *(f"{name}, mean (sd)" for name in names), "runs", "each seed", "difference [95 %]", "p (Holm)", "",
+        "parameters", "seconds a run", SOURCE_COLUMN,
+    ]  # fmt: skip
+    cells = [
+        [
+            row.variant,
+            format_mean_sd(row.values),
+            *(format_mean_sd(values) if values else "" for values in row.also.values()),
+            str(len(row.values)),
+            ", ".join(f"{100 * value:.2f}" for value in row.listed) if len(row.listed) > 1 else "",
+            printed_difference(row.difference),
+            "" if row.difference is None else f"{row.difference.p_value:.3f}",
+            row.verdict,
+            f"{row.parameters:,}",
+            f"{row.seconds:.0f}",
+            row.figure,
+        ]
+        for row in rows
+    ]
+    return Sheet(header, cells).filled()
+
+
+def printed_difference(difference: Difference | None) -> str:
+    """A difference with its interval, in hundredths, such as `+0.72 [-0.04, +1.48]`; empty without one."""
+    if difference is None:
+        return ""
+    ends = (difference.difference, difference.low, difference.high)
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * value for value in ends))

@@ -1,0 +1,31 @@
+"""The runs of a table: each once, with one file left."""
+
+import json
+
+import numpy as np
+
+from hf_layerfusion.experiments.tables import runner
+from hf_layerfusion.experiments.tables.rows import read_rows
+from hf_layerfusion.experiments.tables.runner import execute, pending_runs, run_table
+from hf_layerfusion.experiments.tables.table import Table
+
+
+def test_a_run_leaves_one_file_and_is_not_run_again(tiny_encoder_dir, tiny_tweets, tmp_path, monkeypatch):
+    settings = {
+        "model_name_or_path": tiny_encoder_dir, "num_train_epochs": 1, "use_cpu": True, "num_groups": 2,
+        "preprocessing": "none", "learning_rate": 1e-3,
+    }  # fmt: skip
+    files = {f"{split}_file": str(tiny_tweets[split]) for split in ("train", "validation")}
+    files["test_file"] = files["validation_file"]
+    table = Table("t", "T", "g", "test", "accuracy", None, files, settings, [3], {"share": {}})
+    (run,) = table.runs()
+    file = execute(run, tmp_path, tmp_path / "results", tmp_path / "work")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    assert file == tmp_path / "results" / "g" / "share" / "seed-3.json"
+    assert content["settings"] == run.settings and not (tmp_path / "work" / "g" / "share" / "seed-3").exists()
+    right = np.equal(content["predictions"].split(), content["labels"].split()).mean()
+    assert read_rows(table, tmp_path / "results")[0].values == [content["metrics"]["test"]["accuracy"]]
+    assert abs(content["metrics"]["test"]["accuracy"] - right) < 1e-9
+    assert pending_runs(table, tmp_path / "results", {}) == []
+    monkeypatch.setattr(runner, "execute", None)
+    run_table(table, data_dir=tmp_path, results=tmp_path / "results", work=tmp_path / "work")
