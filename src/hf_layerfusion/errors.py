@@ -1,4 +1,11 @@
-"""The one error class for mistakes that the person at the command line can mend."""
+"""The one error class for mistakes that the person at the command line can mend, and what other libraries raise for
+such."""
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+# What `from_pretrained` raises where a checkpoint or a setting is wrong.
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
 class UserError(ValueError):
@@ -6,3 +13,8 @@ class UserError(ValueError):
 
     The message is one line. Scripts print it and exit with code 2; library callers catch it as `ValueError`.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line, of 500 characters at most: some parsers print the whole row."""
+    return " ".join(str(error).split())[:500]

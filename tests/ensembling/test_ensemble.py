@@ -500,6 +500,12 @@ def test_a_cycle_is_refused_by_its_names(zoo, tmp_path):
         Ensemble.of([str(tmp_path / "b"), zoo["bpe"]])
 
 
+def misconfigured(folder):
+    member = save_member(folder)
+    edit(folder / "config.json", hidden_size="wide")
+    return member
+
+
 def untrained(folder):
     AutoModel.from_config(tiny_config("bert", 2)).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
@@ -511,6 +517,9 @@ MISTAKES = {
     "no such folder": (lambda z, f, m: Ensemble.of(["./nowhere"]), "must be a folder or a Hub id"),
     "no such id": (lambda z, f, m: Ensemble.of(["somebody/nothing"]), "is no folder, and no Hub id either"),
     "no model": (lambda z, f, m: Ensemble.of([str(f)]), "must be a trained model"),
+    "a setting of another type": (
+        lambda z, f, m: Ensemble.of([misconfigured(f / "x")]), "x: must be a trained model, found",
+    ),
     "no head": (lambda z, f, m: Ensemble.of([untrained(f / "x")])(TEXTS), "found no weights of classifier"),
     "other labels": (
         lambda z, f, m: Ensemble.of([z["bpe"], save_member(f / "x", labels=("bad", "neutral", "good"))]),

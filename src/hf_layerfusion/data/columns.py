@@ -87,8 +87,3 @@ def excerpt(value: Any) -> str:
     """`repr`, which leaves no line break, cut to 60 characters."""
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
-
-
-def one_line(error: BaseException) -> str:
-    """Another library's message for use within ours."""
-    return " ".join(str(error).split())[:200]

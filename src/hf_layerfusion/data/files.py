@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features
 
 from hf_layerfusion.data.absa import read_acl14, read_semeval
-from hf_layerfusion.data.columns import Columns, WantedColumns, missing_columns, one_line
+from hf_layerfusion.data.columns import Columns, WantedColumns, missing_columns
 from hf_layerfusion.data.formats import (
     arrow_columns,
     read_csv,
@@ -37,7 +37,7 @@ from hf_layerfusion.data.formats import (
 from hf_layerfusion.data.numbered_tweets import read_numbered_tweets
 from hf_layerfusion.data.tables import from_table, row_number, take, to_table
 from hf_layerfusion.data.utf8 import read_utf8, split_lines
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
 

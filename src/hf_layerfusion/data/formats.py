@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt, missing_columns, one_line
+from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt, missing_columns
 from hf_layerfusion.data.utf8 import empty_file, read_utf8, split_lines
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
 

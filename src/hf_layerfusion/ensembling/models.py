@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_layerfusion.ensembling.prediction_files import Array, Rows, cached, rows_hash
 from hf_layerfusion.ensembling.trained_texts import FILE_NAME as TRAINED_TEXTS
 from hf_layerfusion.ensembling.trained_texts import Hashes, read_trained_texts
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.hub.encoder import is_hub_id
 
 ONLY_TASK = "default"
@@ -111,7 +110,7 @@ class Model:
         self.folder, self.runtime, self.name = folder, runtime, folder.name
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=runtime.trust_remote_code)
-        except (OSError, ValueError) as error:
+        except LOADING_ERRORS as error:
             raise UserError(f"member {folder}: must be a trained model, found {one_line(error)}") from error
         self.tasks = tasks_of(config)
         self.has_named_tasks = ONLY_TASK not in self.tasks
@@ -141,7 +140,7 @@ class Model:
                 self.folder, output_loading_info=True, **options
             )
             tokenizer = AutoTokenizer.from_pretrained(self.folder, **options)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except LOADING_ERRORS as error:
             raise UserError(f"member {self.name}: cannot be loaded: {one_line(error)}") from error
         if info["missing_keys"]:
             raise UserError(
@@ -263,8 +262,3 @@ def files_hash(folder: Path) -> str:
                 content.update(block)
         digest.update(f"{path.name} {content.hexdigest()}\n".encode())
     return digest.hexdigest()
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message on one line."""
-    return " ".join(str(error).split())

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.experiments.arguments import EncoderArguments, option
-from hf_layerfusion.experiments.models import load_tokenizer, loading_options, one_line, resolve_path
+from hf_layerfusion.experiments.models import load_tokenizer, loading_options, resolve_path
 from hf_layerfusion.export import export_onnx
 
 
@@ -55,7 +54,7 @@ def load_classifier(arguments: ExportArguments) -> Any:
             output_loading_info=True,
             **loading_options(arguments),
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"{name}: {one_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise UserError(

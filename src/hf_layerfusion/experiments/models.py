@@ -4,8 +4,6 @@ import dataclasses
 import importlib
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -16,7 +14,7 @@ from transformers import (
 
 from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule
 from hf_layerfusion.data.labels import LabelSchema
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.experiments.adapters import with_adapters
 from hf_layerfusion.experiments.arguments import EncoderArguments, ModelArguments
 
@@ -36,8 +34,6 @@ DROPOUT_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "attention_dropout": (("attention_probs_dropout_prob",), ("attention_dropout",), ("attn_pdrop",)),
 }
-# What `from_pretrained` raises where a checkpoint or a setting is wrong.
-LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 # Settings of a model that transformers' own classifiers have too.
 PLAIN_SETTINGS = {"classifier_dropout"}
 
@@ -193,8 +189,3 @@ def load_trained(arguments: EncoderArguments) -> PreTrainedModel:
             f"{where}: must be a model of one task, found one of several; ask it by MultitaskPipeline."
         )
     return model
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message on one line."""
-    return " ".join(str(error).split())

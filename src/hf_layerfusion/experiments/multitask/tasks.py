@@ -15,10 +15,9 @@ from hf_layerfusion import TaskConfig
 from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.tables import row_number, values
 from hf_layerfusion.data.truncation import encode
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.evaluation.predictions import COURSE_COLUMNS
 from hf_layerfusion.experiments.arguments import PairDataArguments
-from hf_layerfusion.experiments.models import one_line
 from hf_layerfusion.experiments.multitask.arguments import MultitaskDataArguments
 from hf_layerfusion.experiments.prepare import PreparedData, encode_splits, prepare
 from hf_layerfusion.hub.paths import inside, is_plain_name

@@ -15,15 +15,13 @@ from transformers import AutoConfig, PreTrainedTokenizerBase, set_seed
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_layerfusion import CerbertusConfig, CerbertusForMultitask, parameter_counts
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.experiments.adapters import num_parameters, with_adapters
 from hf_layerfusion.experiments.models import (
-    LOADING_ERRORS,
     encoder_dropout,
     load_tokenizer,
     loading_options,
-    one_line,
     resolve_path,
 )
 from hf_layerfusion.experiments.multitask.arguments import (

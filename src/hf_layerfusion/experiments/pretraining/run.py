@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.experiments.arguments import EncoderArguments
 from hf_layerfusion.experiments.models import (
     encoder_dropout,
     load_tokenizer,
     loading_options,
-    one_line,
     resolve_path,
 )
 from hf_layerfusion.experiments.pretraining.arguments import PretrainingArguments, PretrainingDataArguments
@@ -87,7 +85,7 @@ def load_pretraining_model(
             if type(encoder) is type(model.base_model) and not of_encoder["missing_keys"]:
                 setattr(model, model.base_model_prefix, encoder)
                 model.tie_weights()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
     pooler = getattr(model.base_model, "pooler", None)
     of_pooler = {name for name in missing if name.startswith(f"{prefix}pooler.")}

@@ -8,9 +8,8 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.experiments.arguments import option, secret
-from hf_layerfusion.experiments.models import one_line
 from hf_layerfusion.experiments.multitask.run import train_tasks
 from hf_layerfusion.experiments.releases.release import Release, choose, measured_releases, public_releases
 from hf_layerfusion.experiments.run import classify

@@ -11,9 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.experiments.arguments import EncoderArguments, RunTrainingArguments
-from hf_layerfusion.experiments.models import one_line
 
 # The Trainer's arguments that it reads anew for each trial.
 TRAINING_SETTINGS = (
