@@ -17,7 +17,7 @@ from hf_layerfusion.experiments.ensemble_tables.report import report_of_ensemble
 from hf_layerfusion.experiments.ensemble_tables.table import EnsembleTable, ensemble_table_names
 from hf_layerfusion.experiments.script import parse_arguments, run_script
 from hf_layerfusion.experiments.tables.document import fill_tables
-from hf_layerfusion.experiments.tables.report import report_of_runs
+from hf_layerfusion.experiments.tables.report import draw_answers, report_of_runs
 from hf_layerfusion.experiments.tables.runner import pending_runs, run_table
 from hf_layerfusion.experiments.tables.table import Table, table_names
 
@@ -109,6 +109,8 @@ def main() -> None:
             print(f"{table.name}: no run has finished yet")
             continue
         report.write(results, table.name)
+        if isinstance(table, Table):
+            draw_answers(table, results)
         print(f"\n{report.title}\n\n{report.markdown()}")
     if arguments.update is not None:
         fill_tables(Path(arguments.update), results)

@@ -1,6 +1,7 @@
 """Figures of a model of several tasks, as PNG files."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,17 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hf_layerfusion.evaluation.plots import BLUE, DPI, RED, STYLE, PathLike, metric_curve, shortened
+from hf_layerfusion.evaluation.plots import (
+    BLUE,
+    DPI,
+    RED,
+    STYLE,
+    PathLike,
+    metric_curve,
+    plot_confusion_matrix,
+    plot_regression,
+    shortened,
+)
 
 
 def plot_task_metrics(
@@ -42,6 +53,36 @@ def plot_task_metrics(
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.suptitle(title)
         figure.savefig(path, dpi=DPI, format="png")
+
+
+def plot_answers(
+    labels: npt.NDArray[Any],
+    predictions: npt.NDArray[Any],
+    folder: Path,
+    stem: str,
+    title: str,
+    names: Sequence[str] | None = None,
+) -> tuple[str, str]:
+    """Draw a task's confusion matrix, or its predicted against its true values, and the distributions of both.
+
+    Args:
+        labels: true classes or values, `[N]`.
+        predictions: predicted ones, `[N]`.
+        folder: of the two PNG files.
+        stem: what their names begin with.
+        title: of the distributions.
+        names: the classes; None for values.
+
+    Returns:
+        The names of the two files.
+    """
+    matrix, distributions = f"{stem}.png", f"{stem}_distributions.png"
+    if names is None:
+        plot_regression(labels, predictions, folder / matrix)
+    else:
+        plot_confusion_matrix(labels, predictions, names, folder / matrix)
+    plot_distributions(labels, predictions, folder / distributions, title, names)
+    return matrix, distributions
 
 
 def plot_distributions(

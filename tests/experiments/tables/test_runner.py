@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from hf_layerfusion.experiments.tables import runner
+from hf_layerfusion.experiments.tables.report import sheet_of_runs
 from hf_layerfusion.experiments.tables.rows import read_rows
 from hf_layerfusion.experiments.tables.runner import execute, pending_runs, run_table
 from hf_layerfusion.experiments.tables.table import Table
@@ -29,3 +30,23 @@ def test_a_run_leaves_one_file_and_is_not_run_again(tiny_encoder_dir, tiny_tweet
     assert pending_runs(table, tmp_path / "results", {}) == []
     monkeypatch.setattr(runner, "execute", None)
     run_table(table, data_dir=tmp_path, results=tmp_path / "results", work=tmp_path / "work")
+
+
+def test_a_run_that_was_cut_off_says_no_time(tiny_encoder_dir, tiny_tweets, tmp_path, monkeypatch):
+    settings = {
+        "model_name_or_path": tiny_encoder_dir,
+        "num_train_epochs": 1,
+        "use_cpu": True,
+        "num_groups": 2,
+    }
+    files = {f"{split}_file": str(tiny_tweets[split]) for split in ("train", "validation")}
+    files["test_file"] = files["validation_file"]
+    table = Table("t", "T", "g", "test", "accuracy", None, files, settings, [3], {"share": {}})
+    (run,) = table.runs()
+    monkeypatch.setattr(runner.shutil, "rmtree", lambda *arguments, **options: None)  # the checkpoints stay
+    for is_resumed in (False, True):
+        file = execute(run, tmp_path, tmp_path / "results", tmp_path / "work")
+        assert ("training_seconds" not in json.loads(file.read_text(encoding="utf-8"))) == is_resumed
+        (row,) = read_rows(table, tmp_path / "results")
+        assert (row.seconds is None) == is_resumed
+    assert sheet_of_runs(table, [row]).csv()

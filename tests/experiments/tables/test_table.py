@@ -16,7 +16,7 @@ from hf_layerfusion.experiments.multitask.tasks import make_tasks
 from hf_layerfusion.experiments.tables import table as tables
 from hf_layerfusion.experiments.tables.document import filled
 from hf_layerfusion.experiments.tables.recipes import MULTITASK_CLASSES, RECIPES, arguments_of, task_entries
-from hf_layerfusion.experiments.tables.report import report_of_runs, sheet_of_runs
+from hf_layerfusion.experiments.tables.report import draw_answers, report_of_runs, sheet_of_runs
 from hf_layerfusion.experiments.tables.rows import correctness, read_rows
 from hf_layerfusion.experiments.tables.runner import pending_runs
 from hf_layerfusion.experiments.tables.table import Table, table_names
@@ -277,3 +277,21 @@ def test_each_data_set_has_its_own_baseline(monkeypatch):
     assert table.variants["b-lstm"]["baseline"] == "b-plain"
     assert [row["figure"] for row in table.variants.values()] == ["", "", "", "80"]
     assert table.runs()[3].settings == {"train_file": "b.csv", "pooling": "lstm", "seed": 0}
+
+
+def test_answers_of_a_row_are_drawn_task_by_task(tmp_path):
+    table = Table("t", "T", "g", "test", "mean", None, {}, {}, [3, 4], {"a": {}, "b": {}}, answers_of="b")
+    draw_answers(table, tmp_path)
+    assert list(tmp_path.iterdir()) == []  # nothing has run
+    content = {
+        "metrics": {"test": {"mean": 0.5, "x_accuracy": 0.5, "y_pearsonr": 0.5}},
+        "labels": {"x": "0 2 1 0", "y": "0.5 1 2.25"},
+        "predictions": {"x": "0 1 1 0", "y": "0 1.5 2"},
+    }
+    (tmp_path / "g" / "b").mkdir(parents=True)
+    (tmp_path / "g" / "b" / "seed-4.json").write_text(json.dumps(content), encoding="utf-8")
+    draw_answers(table, tmp_path)
+    files = ["t-x.png", "t-x_distributions.png", "t-y.png", "t-y_distributions.png"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == files
+    draw_answers(replace(table, answers_of="a"), tmp_path / "g")
+    assert not list((tmp_path / "g").glob("*.png"))

@@ -9,10 +9,10 @@ import numpy as np
 
 from hf_layerfusion import parameter_counts
 from hf_layerfusion.evaluation.errors import worst_mistakes
-from hf_layerfusion.evaluation.plots import plot_confusion_matrix, plot_regression, plot_training_curves
+from hf_layerfusion.evaluation.plots import plot_training_curves
 from hf_layerfusion.evaluation.predictions import write_course_predictions, write_predictions
 from hf_layerfusion.evaluation.surgery_plots import plot_conflicts
-from hf_layerfusion.evaluation.task_plots import plot_distributions, plot_task_metrics
+from hf_layerfusion.evaluation.task_plots import plot_answers, plot_task_metrics
 from hf_layerfusion.experiments.adapters import adapter_fields, adapter_lines
 from hf_layerfusion.experiments.card_fields import tasks_fields
 from hf_layerfusion.experiments.for_ensembles import write_seen_texts
@@ -132,17 +132,20 @@ def plot_task(
     if found is None or schema.problem_type == "multi_label_classification":
         return []
     split, logits, labels = found
-    first, second = f"plots/{task.name}.png", f"plots/{task.name}_distributions.png"
-    title = f"{task.name}, {split}: {len(labels):,} texts"
-    if schema.problem_type == "regression":
-        plot_regression(labels, logits, folder / first)
-        plot_distributions(labels, logits.reshape(-1), folder / second, title)
-        caption = f"{task.name}: predicted against true values on {split}."
-    else:
-        plot_confusion_matrix(labels, logits.argmax(axis=1), schema.names, folder / first)
-        plot_distributions(labels, logits.argmax(axis=1), folder / second, title, schema.names)
-        caption = f"{task.name}: confusion matrix on {split}."
-    return [(caption, first), (f"{task.name}: how often each answer is true and is predicted.", second)]
+    is_regression = schema.problem_type == "regression"
+    first, second = plot_answers(
+        labels,
+        logits.reshape(-1) if is_regression else logits.argmax(axis=1),
+        folder / "plots",
+        task.name,
+        f"{task.name}, {split}: {len(labels):,} texts",
+        None if is_regression else schema.names,
+    )
+    shown = "predicted against true values" if is_regression else "confusion matrix"
+    return [
+        (f"{task.name}: {shown} on {split}.", f"plots/{first}"),
+        (f"{task.name}: how often each answer is true and is predicted.", f"plots/{second}"),
+    ]
 
 
 def mistakes_section(

@@ -1,10 +1,14 @@
 """What is written of a table: its figures as a sheet in three formats, and a plot with error bars."""
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from hf_layerfusion.evaluation.plots import TableRow, plot_table
 from hf_layerfusion.evaluation.significance import Difference, format_mean_sd, mean_sd
+from hf_layerfusion.evaluation.task_plots import plot_answers
 from hf_layerfusion.experiments.tables.rows import Row, read_rows
 from hf_layerfusion.experiments.tables.sheets import Sheet
 from hf_layerfusion.experiments.tables.table import Table
@@ -63,6 +67,26 @@ def report_of_runs(table: Table, results: Path) -> Report | None:
     return Report(table.title, sheet_of_runs(table, rows), bars, axis, [])
 
 
+def draw_answers(table: Table, results: Path) -> None:
+    """Draws what the first finished run of the row `answers_of` answers in each task, right and wrong, as
+    `TABLE-TASK.png` and `TABLE-TASK_distributions.png` in `results`."""
+    files = [run.file(results) for run in table.runs() if run.variant == table.answers_of]
+    finished = [file for file in files if file.exists()]
+    if not finished:
+        return
+    content = json.loads(finished[0].read_text(encoding="utf-8"))
+    for task, stored in content["labels"].items():
+        labels, predictions = (
+            np.array(text.split(), float) for text in (stored, content["predictions"][task])
+        )
+        names = None
+        if f"{task}_accuracy" in content["metrics"][table.split]:
+            labels, predictions = labels.astype(int), predictions.astype(int)
+            names = [str(label) for label in range(max(labels.max(), predictions.max()) + 1)]
+        title = f"{task}, {finished[0].parent.name}: {len(labels):,} texts"
+        plot_answers(labels, predictions, results, f"{table.name}-{task}", title, names)
+
+
 def sheet_of_runs(table: Table, rows: list[Row]) -> Sheet:
     """A row for each of `rows`."""
     names = [metric.replace("/", ", ").replace("_", " ") for metric in (table.metric, *table.also)]
@@ -81,7 +105,7 @@ def sheet_of_runs(table: Table, rows: list[Row]) -> Sheet:
             "" if row.difference is None else f"{row.difference.p_value:.3f}",
             row.verdict,
             f"{row.parameters:,}",
-            f"{row.seconds:.0f}",
+            "" if row.seconds is None else f"{row.seconds:.0f}",
             row.figure,
         ]
         for row in rows

@@ -41,7 +41,7 @@ class Row:
         verdict: what the difference does not show, where it does not.
         figure: what the source prints.
         parameters: of the model.
-        seconds: mean training time.
+        seconds: mean training time of the runs that were not cut off; `None` where all were.
     """
 
     variant: str
@@ -52,7 +52,7 @@ class Row:
     verdict: str
     figure: str
     parameters: int
-    seconds: float
+    seconds: float | None
 
 
 def read_rows(table: Table, results: Path) -> list[Row]:
@@ -90,7 +90,7 @@ def read_rows(table: Table, results: Path) -> list[Row]:
                 verdict,
                 declared.get("figure", ""),
                 contents[0]["parameters"],
-                mean_sd([content["training_seconds"] for content in contents])[0],
+                mean_seconds(contents),
             )
         )
     tested = [(row, row.difference) for row in rows if row.difference is not None]
@@ -100,6 +100,12 @@ def read_rows(table: Table, results: Path) -> list[Row]:
         if p_value >= SIGNIFICANCE_LEVEL and row.verdict != ONE_SEED:
             row.verdict = "within noise"
     return rows
+
+
+def mean_seconds(contents: Iterable[dict[str, Any]]) -> float | None:
+    """Mean training time of the runs that were not cut off."""
+    known = [content["training_seconds"] for content in contents if "training_seconds" in content]
+    return mean_sd(known)[0] if known else None
 
 
 def _values(table: Table, contents: Iterable[dict[str, Any]], metric: str | None = None) -> list[float]:

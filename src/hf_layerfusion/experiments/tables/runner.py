@@ -62,6 +62,8 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
     options = {"output_dir": str(folder), "disable_tqdm": True, "resume_from_checkpoint": resume}
     settings, pretraining = start_from_pretrained(run.settings, data_dir, work)
     measured = RECIPES[run.recipe].train({**settings, **options}, run.fold, data_dir)
+    if resume:
+        del measured["training_seconds"]  # those of the last part alone
     file = run.file(results)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(

@@ -58,6 +58,7 @@ class Table:
             `figure`.
         recipe: whose defaults the settings differ from: a name of `runner.RECIPES`.
         also: further metrics to print.
+        answers_of: a row of several tasks whose answers, in its first run, are drawn task by task.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Table:
     variants: dict[str, dict[str, Any]]
     recipe: str = "tweets"
     also: tuple[str, ...] = ()
+    answers_of: str | None = None
 
     @classmethod
     def load(cls, name: str) -> "Table":
