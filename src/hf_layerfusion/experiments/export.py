@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForSequenceClassification
-
-from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
+from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.experiments.arguments import EncoderArguments, option
-from hf_layerfusion.experiments.models import load_tokenizer, loading_options, resolve_path
+from hf_layerfusion.experiments.models import load_tokenizer, load_trained
 from hf_layerfusion.export import export_onnx
 
 
@@ -44,26 +42,16 @@ def load_classifier(arguments: ExportArguments) -> Any:
     """The trained classifier, with the named task as its default.
 
     Raises:
-        UserError: if it cannot be loaded, weights are missing, or it has no such task.
+        UserError: as `load_trained`, or if it has no such task.
     """
-    name = f"--model_name_or_path {arguments.model_name_or_path}"
-    try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            resolve_path(arguments.model_name_or_path),
-            use_safetensors=None if arguments.allow_pickle else True,
-            output_loading_info=True,
-            **loading_options(arguments),
-        )
-    except LOADING_ERRORS as error:
-        raise UserError(f"{name}: {one_line(error)}") from error
-    if missing := sorted(info["missing_keys"]):
-        raise UserError(
-            f"{name}: must be a trained classifier, found no weights of {missing[0]}; train it first."
-        )
+    model = load_trained(arguments)
     if arguments.task is None:
         return model
     if not hasattr(model, "task"):
-        raise UserError(f"--task {arguments.task}: must be left out for a model of one task, as {name} is.")
+        raise UserError(
+            f"--task {arguments.task}: must be left out for a model of one task, as "
+            f"{arguments.model_name_or_path} is."
+        )
     try:
         return model.task(arguments.task)
     except ValueError as error:

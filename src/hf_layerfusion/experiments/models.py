@@ -8,7 +8,6 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
@@ -163,11 +162,11 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
     return with_adapters(model, arguments)
 
 
-def load_trained(arguments: EncoderArguments) -> PreTrainedModel:
-    """A classifier to predict with, as its checkpoint describes it.
+def load_trained(arguments: EncoderArguments) -> Any:
+    """A trained classifier, of one task or several, as its checkpoint describes it.
 
     Raises:
-        UserError: if the checkpoint is missing, corrupt, stored as pickle, lacks weights or is of several tasks.
+        UserError: if the checkpoint is missing, corrupt, stored as pickle or lacks weights.
     """
     where = f"--model_name_or_path {arguments.model_name_or_path}"
     try:
@@ -183,9 +182,5 @@ def load_trained(arguments: EncoderArguments) -> PreTrainedModel:
         raise UserError(
             f"{where}: must be a trained classifier, found no weights of {sorted(info['missing_keys'])[0]}; train it "
             "first."
-        )
-    if getattr(model.config, "tasks", None):
-        raise UserError(
-            f"{where}: must be a model of one task, found one of several; ask it by MultitaskPipeline."
         )
     return model

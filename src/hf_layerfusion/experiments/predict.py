@@ -136,6 +136,11 @@ def predict_only(
     settings = run_settings(model_arguments, data_arguments, training_arguments)
     check_output_dir(training_arguments, settings)
     model = load_trained(model_arguments)
+    if getattr(model.config, "tasks", None):
+        raise UserError(
+            f"--model_name_or_path {model_arguments.model_name_or_path}: must be a model of one task, found one of "
+            "several; ask it by MultitaskPipeline."
+        )
     tokenizer = load_tokenizer(model_arguments)
     with training_arguments.main_process_first(desc="preparing the texts"):
         data = load(data_arguments, schema_of(model))

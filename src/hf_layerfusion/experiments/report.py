@@ -62,16 +62,6 @@ def measured_fields(
     }
 
 
-def prediction_ids(rows: Dataset, arguments: DataArguments) -> list[str]:
-    """The ids that a split's predictions are written with: the data's own. Where these have none, kaggle's format,
-    which counts from 1, has the places of the rows in their file."""
-    ids = list(rows["id"])
-    numbered = arguments.id_column is None and not str(arguments.test_file).endswith(".txt")
-    if arguments.prediction_format == "kaggle" and numbered:
-        return [str(int(id_) + 1) for id_ in ids]
-    return ids
-
-
 def split_metrics(output: Any, split: str) -> dict[str, float]:
     """The metrics of a prediction without `split` before their names, and without times."""
     return {
