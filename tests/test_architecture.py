@@ -72,6 +72,15 @@ def test_imports_follow_the_arrows(path: Path) -> None:
     assert inner(path) <= ARROWS[own] | {own, "errors"} - ({"errors"} if own == "modeling" else set())
 
 
+def test_what_ways_of_experiments_share_imports_none_of_them() -> None:
+    folder = PACKAGE / "experiments"
+    ways = {path.name for path in folder.iterdir() if (path / "__init__.py").exists()}
+    for path in folder.glob("*.py"):
+        names = [name.split(".") for name in imported(path)]
+        used = {name[2] for name in names if name[:2] == [PACKAGE.name, "experiments"] and len(name) > 3}
+        assert not used & ways - {"search"}, path  # before a run of one task there may be a search
+
+
 def test_the_arrows_run_in_no_circle() -> None:
     TopologicalSorter(ARROWS).prepare()  # raises CycleError
 

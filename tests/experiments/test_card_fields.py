@@ -7,10 +7,9 @@ from transformers import HfArgumentParser
 
 from hf_layerfusion import GRUFusionConfig
 from hf_layerfusion.data.tweets import PRESETS
-from hf_layerfusion.experiments.card_fields import classifier_fields, task_line, tasks_fields
-from hf_layerfusion.experiments.multitask.tasks import make_tasks
+from hf_layerfusion.experiments.card_fields import classifier_fields
 from hf_layerfusion.experiments.releases.release import public_releases
-from hf_layerfusion.experiments.tables.recipes import RECIPES, arguments_of, task_entries
+from hf_layerfusion.experiments.tables.recipes import RECIPES, arguments_of
 from hf_layerfusion.hub.card_facts import CardFacts
 from tests.tiny import tiny_config
 
@@ -43,25 +42,3 @@ def test_a_folder_is_no_data_set_of_the_hub(name, tmp_path, monkeypatch):
     data.dataset_name = name
     config = GRUFusionConfig(encoder_config=tiny_config("bert", num_hidden_layers=3), num_groups=3)
     assert CardFacts("m", **classifier_fields(config, model, data, training)).dataset_id is None
-
-
-def test_each_task_says_its_data_and_how_it_is_answered(tmp_path):
-    model, data, training = parsed("cerbertus-2-bertweet")
-    entries = task_entries(PUBLIC["cerbertus-2-bertweet"].settings)
-    tasks = make_tasks(entries, tmp_path, data)
-    for task in tasks.values():
-        task.settings.update(task.settings_of("single_label_classification"))
-    facts = CardFacts("m", **tasks_fields(tasks, model, data, training))
-    assert facts.task_dataset_ids == dict.fromkeys(("sst2", "qqp", "stsb"), "nyu-mll/glue")
-    assert facts.tasks == {"sst2": 1, "qqp": 2, "stsb": 2}
-    assert facts.methods == ["serbertus"] and facts.recipe["pair_order"] == "random"
-    assert facts.architecture[1:] == [
-        "Task sst2: single label classification",
-        "Task qqp: single label classification of pairs; loss binary_cross_entropy",
-        "Task stsb: regression of pairs; value_range [0, 5], output clamp",
-    ]
-
-
-def test_a_tasks_line_leaves_out_what_goes_without_saying():
-    settings = {"problem_type": "regression", "metric": "pearsonr", "pair": False, "labels": ["a"]}
-    assert task_line("x", settings) == "Task x: regression"

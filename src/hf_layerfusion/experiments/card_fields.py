@@ -13,22 +13,12 @@ from hf_layerfusion.experiments.arguments import (
     RunTrainingArguments,
 )
 from hf_layerfusion.experiments.models import resolve_path
-from hf_layerfusion.experiments.multitask.arguments import (
-    MultitaskDataArguments,
-    MultitaskModelArguments,
-    MultitaskTrainingArguments,
-)
-from hf_layerfusion.experiments.multitask.tasks import Task
 from hf_layerfusion.experiments.prepare import cleaning_steps, text_columns
 from hf_layerfusion.hub.citations import METHODS
 from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name, hub_id
 
 # Settings that a card shows.
 RECIPE = ("learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_decay", "bf16", "fp16")
-TASKS_RECIPE = (
-    "task_mixing", "task_loss", "task_weights", "regularizers", "gradient_surgery", "layer_decay", "class_balance",
-    "freeze_encoder",
-)  # fmt: skip
 
 
 def classifier_fields(
@@ -38,7 +28,7 @@ def classifier_fields(
     training_arguments: RunTrainingArguments,
 ) -> dict[str, Any]:
     """Fields of the card of a model of one task; `config` is the model's."""
-    recipe = {"epoch_decay": training_arguments.epoch_decay, "tokens": data_arguments.max_seq_length}
+    more = {"epoch_decay": training_arguments.epoch_decay, "tokens": data_arguments.max_seq_length}
     source = data_arguments.dataset_name or data_arguments.train_file or data_arguments.train_pos_file
     return {
         **encoder_fields(model_arguments),
@@ -50,41 +40,10 @@ def classifier_fields(
         "dataset_id": hub_id(data_arguments.dataset_name or ""),
         "text_pair": len(text_columns(data_arguments)) == 2,
         "preparation": list(cleaning_steps(data_arguments)),
-        "recipe": _recipe(training_arguments, recipe),
+        "recipe": recipe(training_arguments, more),
         "limits": [
             "The texts of one source taught the model; others may differ in language, length, topics and labels.",
             "Whether the fusion of layers helped is not shown by one run: compare with plain ones over seeds.",
-        ],
-    }
-
-
-def tasks_fields(
-    tasks: Mapping[str, Task],
-    model_arguments: MultitaskModelArguments,
-    data_arguments: MultitaskDataArguments,
-    training_arguments: MultitaskTrainingArguments,
-) -> dict[str, Any]:
-    """Fields of the card of a model of several tasks."""
-    recipe = {name: getattr(training_arguments, name) for name in TASKS_RECIPE}
-    recipe |= {"tokens": data_arguments.max_seq_length, "pair_order": data_arguments.pair_order}
-    texts = {name: len(text_columns(task.data)) for name, task in tasks.items()}
-    ids = {name: hub_id(task.data.dataset_name or "") for name, task in tasks.items()}
-    return {
-        **encoder_fields(model_arguments),
-        **data_fields(data_arguments),
-        "architecture": [
-            f"Encoders side by side: {', '.join(model_arguments.encoders)}; {model_arguments.num_task_layers} top "
-            "layers of the shared one for each task",
-            *(task_line(name, task.settings) for name, task in tasks.items()),
-        ],
-        "methods": METHODS["cerbertus"],
-        "dataset_name": ", ".join(tasks),
-        "task_dataset_ids": {name: found for name, found in ids.items() if found is not None},
-        "text_pair": next(iter(texts.values())) == 2,
-        "tasks": texts,
-        "recipe": _recipe(training_arguments, recipe),
-        "limits": [
-            "The texts of a few sources taught the model; others may differ in language, length, topics and labels."
         ],
     }
 
@@ -128,14 +87,6 @@ def architecture_lines(config: PreTrainedConfig) -> list[str]:
     return ["transformers' own classifier: the last layer alone"]
 
 
-def task_line(name: str, settings: Mapping[str, Any]) -> str:
-    """What a task is and how it is answered, on a line."""
-    kind = settings["problem_type"].replace("_", " ") + (" of pairs" if settings["pair"] else "")
-    named = ("labels", "metric", "problem_type", "pair")
-    shown = [f"{key} {value}" for key, value in settings.items() if key not in named]
-    return f"Task {name}: {kind}" + (f"; {', '.join(shown)}" if shown else "")
-
-
 def optimizer_name(arguments: RunTrainingArguments) -> str:
     """The optimizer, and what it makes of `weight_decay`."""
     if not arguments.decoupled_weight_decay:
@@ -143,7 +94,8 @@ def optimizer_name(arguments: RunTrainingArguments) -> str:
     return str(getattr(arguments.optim, "value", arguments.optim))
 
 
-def _recipe(arguments: RunTrainingArguments, more: Mapping[str, Any]) -> dict[str, Any]:
+def recipe(arguments: RunTrainingArguments, more: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of training that a card shows, with `more` of them; none that are not set."""
     settings = {name: getattr(arguments, name) for name in RECIPE} | dict(more)
     settings |= {
         "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,

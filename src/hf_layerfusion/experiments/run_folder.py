@@ -10,9 +10,7 @@ from typing import Any, Protocol
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.significance import mean_sd
-from hf_layerfusion.experiments.arguments import DataArguments, EncoderArguments, RunTrainingArguments
-from hf_layerfusion.experiments.multitask.arguments import MultitaskDataArguments
-from hf_layerfusion.experiments.pretraining.arguments import PretrainingDataArguments
+from hf_layerfusion.experiments.arguments import EncoderArguments, RunTrainingArguments
 from hf_layerfusion.experiments.pushing import push_outputs
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
@@ -74,10 +72,11 @@ def check_output_dir(arguments: LayerFusionTrainingArguments, settings: dict[str
 
 def run_settings(
     model_arguments: EncoderArguments,
-    data_arguments: DataArguments | MultitaskDataArguments | PretrainingDataArguments,
+    data_arguments: Any,
     training_arguments: LayerFusionTrainingArguments,
 ) -> dict[str, Any]:
-    """The settings of a run that its results depend on, as JSON; nothing of the Hub, no folder of outputs."""
+    """The settings of a run that its results depend on, as JSON; nothing of the Hub, no folder of outputs. What a
+    script is told of its data is a dataclass of its own."""
     training = json.loads(training_arguments.to_json_string())
     settings = {**dataclasses.asdict(model_arguments), **dataclasses.asdict(data_arguments), **training}
     for name in ("token", "push_to_hub", "output_dir", "resume_from_checkpoint", "logging_dir", "run_name"):

@@ -14,7 +14,6 @@ from hf_layerfusion.evaluation.predictions import write_course_predictions, writ
 from hf_layerfusion.evaluation.surgery_plots import plot_conflicts
 from hf_layerfusion.evaluation.task_plots import plot_answers, plot_task_metrics
 from hf_layerfusion.experiments.adapters import adapter_fields, adapter_lines
-from hf_layerfusion.experiments.card_fields import tasks_fields
 from hf_layerfusion.experiments.for_ensembles import write_seen_texts
 from hf_layerfusion.experiments.layers import LAYERS_TITLE, layers_section
 from hf_layerfusion.experiments.multitask.arguments import (
@@ -22,6 +21,7 @@ from hf_layerfusion.experiments.multitask.arguments import (
     MultitaskModelArguments,
     MultitaskTrainingArguments,
 )
+from hf_layerfusion.experiments.multitask.card_fields import tasks_fields
 from hf_layerfusion.experiments.multitask.tasks import Task
 from hf_layerfusion.experiments.multitask.training import MultitaskData, MultitaskResult
 from hf_layerfusion.experiments.report import card_name, measured_fields

@@ -13,9 +13,10 @@ from transformers import AutoConfig, HfArgumentParser
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.layer_use import LayerUse
 from hf_layerfusion.evaluation.significance import mean_sd
-from hf_layerfusion.experiments.card_fields import classifier_fields, tasks_fields
+from hf_layerfusion.experiments.card_fields import classifier_fields
 from hf_layerfusion.experiments.layers import LAYERS_TITLE, layers_section
 from hf_layerfusion.experiments.models import ARCHITECTURES, model_settings, resolve_path
+from hf_layerfusion.experiments.multitask.card_fields import tasks_fields
 from hf_layerfusion.experiments.multitask.report import best_of_each_section
 from hf_layerfusion.experiments.multitask.tasks import make_tasks
 from hf_layerfusion.experiments.releases.release import Release
