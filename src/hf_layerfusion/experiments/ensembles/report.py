@@ -15,7 +15,7 @@ from hf_layerfusion.evaluation.ensemble_plots import plot_gain
 from hf_layerfusion.evaluation.predictions import write_predictions
 from hf_layerfusion.experiments.card_fields import data_fields
 from hf_layerfusion.experiments.ensembles.arguments import EnsembleArguments, EnsembleDataArguments
-from hf_layerfusion.experiments.ensembles.trial import SOUP, Row, Trial
+from hf_layerfusion.experiments.ensembles.rows import SOUP, Row, Trial
 from hf_layerfusion.experiments.run_folder import RESULTS_FILE, write_json
 from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.environment import library_environment
