@@ -15,7 +15,7 @@ from hf_layerfusion.experiments.ensemble_tables.members import (
 )
 from hf_layerfusion.experiments.ensemble_tables.rows import EnsembleRow, combine_members
 from hf_layerfusion.experiments.ensemble_tables.table import EnsembleTable
-from hf_layerfusion.experiments.tables.report import SOURCE_COLUMN, Report, printed_difference
+from hf_layerfusion.experiments.tables.report import SOURCE_COLUMN, Report, printed_difference, printed_p
 from hf_layerfusion.experiments.tables.rows import SIGNIFICANCE_LEVEL
 from hf_layerfusion.experiments.tables.sheets import Sheet
 
@@ -55,7 +55,7 @@ def sheet_of_ensembles(rows: list[EnsembleRow]) -> Sheet:
             str(row.missing or ""),
             *(f"{100 * row.metrics[split][name]:.2f}" for split, name in columns),
             printed_difference(row.gain),
-            "" if row.gain is None else f"{row.gain.p_value:.3f}",
+            printed_p(row.gain),
             "within noise" if row.gain is not None and row.gain.p_value >= SIGNIFICANCE_LEVEL else "",
             printed_difference(row.gain_over_mean),
             _figure(row.disagreement),

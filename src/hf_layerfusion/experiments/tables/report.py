@@ -102,7 +102,7 @@ def sheet_of_runs(table: Table, rows: list[Row]) -> Sheet:
             str(len(row.values)),
             ", ".join(f"{100 * value:.2f}" for value in row.listed) if len(row.listed) > 1 else "",
             printed_difference(row.difference),
-            "" if row.difference is None else f"{row.difference.p_value:.3f}",
+            printed_p(row.difference),
             row.verdict,
             f"{row.parameters:,}",
             "" if row.seconds is None else f"{row.seconds:.0f}",
@@ -111,6 +111,13 @@ def sheet_of_runs(table: Table, rows: list[Row]) -> Sheet:
         for row in rows
     ]
     return Sheet(header, cells).filled()
+
+
+def printed_p(difference: Difference | None) -> str:
+    """A difference's p-value, such as `0.012`; empty without one."""
+    if difference is None:
+        return ""
+    return "< 0.001" if difference.p_value < 0.0005 else f"{difference.p_value:.3f}"
 
 
 def printed_difference(difference: Difference | None) -> str:
