@@ -54,8 +54,18 @@ def test_states_are_gone_when_their_group_is_fused() -> None:
         layer.register_forward_hook(count)
     with torch.no_grad():
         frozen(**inputs())
-    # Behind the third layer the first group's two states are: the second is the third layer's input.
+    # A layer's input and its output: what the fuser reads of a state it has read by then.
     assert alive == [1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("case", ["share-gru", "cat-lstm", "cat-linear"])
+def test_copy_answers_in_bf16_too(case: str) -> None:
+    model = build(case)
+    frozen = inference_copy(model)
+    batch = inputs()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected, found = model(**batch).logits, frozen(**batch).logits
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
 
 
 def test_copy_is_frozen_and_the_model_as_it_was() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hf_layerfusion.modeling.fusion_grouped import token_cell
 from hf_layerfusion.modeling.recurrence import CELLS, BidirectionalRNN
 
 
@@ -25,6 +26,20 @@ def test_steps_from_one_real_token_to_the_next(cell: str) -> None:
         if real.any():
             alone = plain(rnn, inputs[row : row + 1, real], cell)[0]
             torch.testing.assert_close(outputs[row, real], alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", [*CELLS, "linear"])
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_inputs_in_parts_give_what_they_give_side_by_side(cell: str, is_masked: bool) -> None:
+    rnn = token_cell(cell, 7, 3).double()
+    inputs = torch.randn(3, 6, 7, dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [0, 1, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0]]) if is_masked else None
+    state = torch.get_rng_state()
+    parts = [rnn.project(inputs[:, :, start:end], start) for start, end in ((0, 2), (2, 3), (3, 7))]
+    outputs = rnn.run_projected(sum(parts), mask)
+    torch.testing.assert_close(outputs, rnn(inputs, mask), rtol=0, atol=1e-12)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(rnn.state_dict()) == len(token_cell(cell, 7, 3).state_dict())
 
 
 def test_without_a_mask_every_position_is_a_step() -> None:

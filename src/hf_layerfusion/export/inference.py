@@ -12,8 +12,9 @@ def inference_copy(model: PreTrainedModel) -> Any:
     """A frozen copy of `model` for inference. It fuses each layer as it comes, so that states are not kept until the
     encoder is done, and returns no hidden states. Everything else is as in the model: `pipeline` takes it too.
 
-    The fusers that put groups of layers side by side keep the states of one group at a time. A CerBERTus task reads
-    its encoder's output alone, so that nothing is kept there anyway, unless it declares a `fusion`.
+    The fusers that put groups of layers side by side keep, of one group at a time, its states or what these give the
+    group's recurrence, whichever is less. A CerBERTus task reads its encoder's output alone, so that nothing is
+    kept there anyway, unless it declares a `fusion`.
 
     Args:
         model: any model of the package, or a plain classifier.

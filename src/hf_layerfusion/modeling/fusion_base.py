@@ -65,3 +65,11 @@ class LayerFuser(nn.Module, ABC):
     def reset_parameters(self) -> None:
         """Initialises bare parameters of the fuser itself, with `transformers.initialization` only. Linear and
         recurrent children are initialised by the model."""
+
+
+def take(count: int) -> Generator[None, torch.Tensor, list[torch.Tensor]]:
+    """The next `count` states that are sent to a `stream`."""
+    states = []
+    for _ in range(count):
+        states.append((yield))
+    return states

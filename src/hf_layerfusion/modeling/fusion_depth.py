@@ -5,8 +5,7 @@ from collections.abc import Generator, Sequence
 import torch
 from torch import nn
 
-from .fusion_base import LayerFuser
-from .fusion_grouped import stream_groups
+from .fusion_base import LayerFuser, take
 from .recurrence import CELLS
 
 
@@ -54,7 +53,10 @@ class DepthFuser(LayerFuser):
         return torch.cat(fused, dim=-1)
 
     def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
-        return stream_groups(self.groups, self.fuse)
+        fused = []
+        for index, group in enumerate(self.groups):
+            fused.append(self.fuse(index, (yield from take(len(group)))))
+        return torch.cat(fused, dim=-1)
 
     def fuse(self, index: int, states: list[torch.Tensor]) -> torch.Tensor:
         """Fuses the states of group `index`, each `[B, T, H]`, to `[B, T, 2 * fusion_hidden_size]`, and empties the

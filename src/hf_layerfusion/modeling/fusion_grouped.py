@@ -1,11 +1,13 @@
 """GRUBERT's grouped fusion: layers of a group side by side as features, a recurrence along the tokens."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from .fusion_base import LayerFuser
+from .fusion_base import LayerFuser, take
 from .recurrence import BidirectionalRNN
 
 
@@ -25,34 +27,25 @@ def consecutive_groups(depth: int, num_groups: int) -> tuple[tuple[int, ...], ..
     return tuple(tuple(range(start, start + size)) for start in range(0, depth, size))
 
 
-def stream_groups(
-    groups: Sequence[Sequence[int]], fuse: Callable[[int, list[torch.Tensor]], torch.Tensor]
-) -> Generator[None, torch.Tensor, torch.Tensor]:
-    """Fuses each group of layers when its last state is sent.
-
-    Args:
-        groups: the layers of each group.
-        fuse: maps a group's index and its states, each `[B, T, H]`, to `[B, T, D]`. It may empty the list, so that
-            they are gone while it works.
-
-    Returns:
-        The groups' outputs side by side.
-    """
-    fused = []
-    for index, group in enumerate(groups):
-        states = []
-        for _ in group:
-            states.append((yield))
-        fused.append(fuse(index, states))
-    return torch.cat(fused, dim=-1)
-
-
 class TokenLinear(nn.Linear):
     """A linear map of each token, with the recurrences' signature (GRUBERT, Table 3: "replaced by fully connected
     linear layers")."""
 
     def forward(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:  # type: ignore[override]
         return super().forward(inputs)
+
+    def project(self, part: torch.Tensor, start: int) -> torch.Tensor:
+        """As `BidirectionalRNN.project`."""
+        return F.linear(part, self.weight[:, start : start + part.shape[-1]])
+
+    @property
+    def projected_size(self) -> int:
+        """As `BidirectionalRNN.projected_size`."""
+        return self.out_features
+
+    def run_projected(self, projected: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """As `BidirectionalRNN.run_projected`."""
+        return projected + self.bias
 
 
 def token_cell(cell: str, input_size: int, hidden_size: int) -> nn.Module:
@@ -85,6 +78,7 @@ class GroupedFuser(LayerFuser):
         super().__init__()
         self.groups = groups
         self.shared = shared
+        self.hidden_size = hidden_size
         input_size = len(groups[0]) * hidden_size
         self.cells = nn.ModuleList(
             token_cell(cell, input_size, fusion_hidden_size) for _ in range(1 if shared else len(groups))
@@ -110,9 +104,34 @@ class GroupedFuser(LayerFuser):
         return outputs.unflatten(0, (count, -1)).permute(1, 2, 0, 3).flatten(2)
 
     def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
-        def fuse(index: int, states: list[torch.Tensor]) -> torch.Tensor:
-            inputs = torch.cat(states, dim=-1)
-            states.clear()
-            return self.cells[0 if self.shared else index](inputs, attention_mask)
+        fused = []
+        for index, group in enumerate(self.groups):
+            cell: Any = self.cells[0 if self.shared else index]
+            # What waits for the group's last layer: its states, or what they give the cell, whichever is less.
+            is_less = (len(group) - 1) * self.hidden_size <= cell.projected_size
+            read = read_side_by_side if is_less else read_in_parts
+            fused.append((yield from read(cell, len(group), attention_mask)))
+        return torch.cat(fused, dim=-1)
 
-        return stream_groups(self.groups, fuse)
+
+def read_side_by_side(
+    cell: Any, count: int, attention_mask: torch.Tensor | None
+) -> Generator[None, torch.Tensor, torch.Tensor]:
+    """Runs a cell on `count` states that are sent one by one, kept until the last."""
+    states = yield from take(count)
+    inputs = torch.cat(states, dim=-1)
+    states.clear()
+    return cell(inputs, attention_mask)
+
+
+def read_in_parts(
+    cell: Any, count: int, attention_mask: torch.Tensor | None
+) -> Generator[None, torch.Tensor, torch.Tensor]:
+    """As `read_side_by_side`; kept is what the states give the cell."""
+    start, projected = 0, 0.0
+    for _ in range(count):
+        part = yield
+        projected = projected + cell.project(part, start)
+        start += part.shape[-1]
+        del part  # or it would be kept until the next one comes
+    return cell.run_projected(projected, attention_mask)

@@ -2,9 +2,11 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+INPUT_WEIGHTS = ("weight_ih_l0", "weight_ih_l0_reverse")
 
 
 class BidirectionalRNN(nn.Module):
@@ -20,29 +22,64 @@ class BidirectionalRNN(nn.Module):
         super().__init__()
         self.rnn = CELLS[cell](input_size, hidden_size, batch_first=True, bidirectional=True)
 
-    # Whether and how a batch is packed depends on its values, and torch compiles no recurrence: one break, here.
-    @torch.compiler.disable
     def forward(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Maps `[B, T, F]` to `[B, T, 2 * hidden_size]`.
 
         With an `attention_mask` `[B, T]` the recurrence steps from one real token to the next, whichever side the
         padding stands on, and the output at padding is zero. Without one every position is a step.
         """
-        # Laid out alike with and without padding: what is compiled behind it is compiled for one layout.
-        if attention_mask is None:
-            return self.rnn(inputs)[0].contiguous()
-        real = attention_mask.bool()
-        lengths = real.sum(dim=1).cpu()
-        if bool((lengths == inputs.shape[1]).all()):  # nothing to pack
-            return self.rnn(inputs)[0].contiguous()
-        # Real tokens first, in their order: the identity for right padding, which most batches have.
-        order = None
-        if not bool((real[:, 1:] <= real[:, :-1]).all()):
-            order = torch.argsort(~real, dim=1, stable=True).unsqueeze(-1)
-            inputs = inputs.gather(1, order.expand_as(inputs))
-        # A row without any real token cannot be packed; it takes one step, which the final mask wipes out.
-        packed = pack_padded_sequence(inputs, lengths.clamp(min=1), batch_first=True, enforce_sorted=False)
-        outputs, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=inputs.shape[1])
-        if order is not None:
-            outputs = torch.zeros_like(outputs).scatter(1, order.expand_as(outputs), outputs)
-        return outputs.masked_fill(~real.unsqueeze(-1), 0.0)
+        return run_unpadded(self.rnn, inputs, attention_mask)
+
+    def project(self, part: torch.Tensor, start: int) -> torch.Tensor:
+        """What columns `start …` of the inputs, `[B, T, F']`, give both directions' gates, `[B, T, G]`. Its sum over
+        all parts is what `run_projected` takes: inputs that come in parts are never held side by side."""
+        columns = slice(start, start + part.shape[-1])
+        return F.linear(part, torch.cat([getattr(self.rnn, name)[:, columns] for name in INPUT_WEIGHTS]))
+
+    @property
+    def projected_size(self) -> int:
+        """G, the width of what `project` gives."""
+        return sum(getattr(self.rnn, name).shape[0] for name in INPUT_WEIGHTS)
+
+    def run_projected(self, gates: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """What `forward` makes of inputs, from the sum of what `project` makes of their parts."""
+        # The same recurrence, each direction of which reads its own gates: their identity for its input weights.
+        weights = dict(self.rnn.named_parameters())
+        recurrent = weights["weight_hh_l0"]
+        own = torch.eye(gates.shape[-1], device=recurrent.device, dtype=recurrent.dtype).chunk(2)
+        weights |= {
+            name: nn.Parameter(weight, requires_grad=False)
+            for name, weight in zip(INPUT_WEIGHTS, own, strict=True)
+        }
+        rnn = type(self.rnn)(
+            gates.shape[-1], self.rnn.hidden_size, batch_first=True, bidirectional=True, device="meta"
+        )
+        for name, weight in weights.items():
+            setattr(rnn, name, weight)
+        return run_unpadded(rnn, gates.to(recurrent.dtype), attention_mask)
+
+
+# Whether and how a batch is packed depends on its values, and torch compiles no recurrence: one break, here.
+@torch.compiler.disable
+def run_unpadded(
+    rnn: nn.GRU | nn.LSTM, inputs: torch.Tensor, attention_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Runs `rnn` over the real tokens of `inputs` `[B, T, F]`; the output at padding is zero."""
+    # Laid out alike with and without padding: what is compiled behind it is compiled for one layout.
+    if attention_mask is None:
+        return rnn(inputs)[0].contiguous()
+    real = attention_mask.bool()
+    lengths = real.sum(dim=1).cpu()
+    if bool((lengths == inputs.shape[1]).all()):  # nothing to pack
+        return rnn(inputs)[0].contiguous()
+    # Real tokens first, in their order: the identity for right padding, which most batches have.
+    order = None
+    if not bool((real[:, 1:] <= real[:, :-1]).all()):
+        order = torch.argsort(~real, dim=1, stable=True).unsqueeze(-1)
+        inputs = inputs.gather(1, order.expand_as(inputs))
+    # A row without any real token cannot be packed; it takes one step, which the final mask wipes out.
+    packed = pack_padded_sequence(inputs, lengths.clamp(min=1), batch_first=True, enforce_sorted=False)
+    outputs, _ = pad_packed_sequence(rnn(packed)[0], batch_first=True, total_length=inputs.shape[1])
+    if order is not None:
+        outputs = torch.zeros_like(outputs).scatter(1, order.expand_as(outputs), outputs)
+    return outputs.masked_fill(~real.unsqueeze(-1), 0.0)
