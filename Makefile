@@ -2,18 +2,20 @@
 
 PYTHON ?= python3
 VENV   := .venv
+PINS   := requirements/dev.txt
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # One process, said in full: without these answers accelerate asks for, or guesses, a configuration.
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-common test-wheel lint docs bench cards release clean
+.PHONY: help demo test test-lowest test-common test-wheel lint docs bench cards release clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         train on the sample, offline, and show what the model says (under 5 minutes)"
 	@echo "make test         run the test suite (under 10 minutes)"
+	@echo "make test-lowest  run it with the lowest versions that setup.cfg allows (Python 3.10 to 3.12)"
 	@echo "make test-common  run transformers' own model tests on every model class (downloads its sources)"
 	@echo "make test-wheel   build the wheel, install it into an empty environment and use it"
 	@echo "make lint         check style, format and types"
@@ -21,12 +23,12 @@ help:
 	@echo "make bench        print the benchmarks' ratios"
 	@echo "make cards        write the cards of model_cards/ from the run files of docs/results/"
 	@echo "make release      train the releases on public data (docs/releasing.md); ARGS='--push_to_hub True' publishes them"
-	@echo "make clean        remove what was built, .venv too; outputs/ and runs/ stay"
+	@echo "make clean        remove what was built, .venv and .venv-lowest too; outputs/ and runs/ stay"
 
-$(STAMP): requirements/dev.txt setup.cfg pyproject.toml
+$(STAMP): $(PINS) setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed; name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --requirement $(PINS)
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -38,6 +40,10 @@ demo: $(STAMP)
 # Two processes, a file of tests each: the smallest machine that the suite is meant for has two cores.
 test: $(STAMP)
 	$(PYTEST) --numprocesses 2 --dist loadfile -m "not wheel"
+
+# `make test` in an environment of its own.
+test-lowest:
+	$(MAKE) test VENV=$(VENV)-lowest PINS=requirements/lowest.txt
 
 test-common: $(STAMP)
 	$(BIN)/python tests/common/run.py
@@ -63,5 +69,5 @@ release: $(STAMP)
 	$(LAUNCH) examples/release.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
+	rm -rf $(VENV) $(VENV)-lowest .cache .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
