@@ -32,6 +32,14 @@ def test_folds_have_the_shares_of_each_class(grouped):
     assert sorted(chain.from_iterable(held_out(folds))) == list(range(120))
 
 
+def test_grouped_folds_have_the_shares_of_each_class_where_groups_mix_them():
+    generator = np.random.default_rng(0)
+    labels, groups = generator.choice(3, 600, p=[0.5, 0.3, 0.2]), generator.integers(400, size=600)
+    for _, test in stratified_group_folds(labels, groups, 5):
+        shares = np.bincount(labels[test]) / len(test)
+        np.testing.assert_allclose(shares, np.bincount(labels) / 600, atol=0.015)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     groups=st.lists(st.integers(0, 15), max_size=60).map(lambda groups: [*range(16), *groups]),

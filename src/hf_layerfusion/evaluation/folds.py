@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.utils import shuffle
 
 from hf_layerfusion.errors import UserError
 
@@ -28,9 +29,11 @@ def stratified_group_folds(
     Raises:
         UserError: fewer groups than folds, or labels that are no classes.
     """
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    _check_number(n_folds, len(numbers), "groups")
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    order = list(dict.fromkeys(groups))
+    _check_number(n_folds, len(order), "groups")
+    # The splitter itself, told to shuffle, gave groups the classes of others before scikit-learn 1.8.
+    numbers = {group: number for number, group in enumerate(shuffle(order, random_state=seed))}
+    splitter = StratifiedGroupKFold(n_folds)
     return _folds(splitter.split(labels, labels, [numbers[group] for group in groups]), n_folds)
 
 
