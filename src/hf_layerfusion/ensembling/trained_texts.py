@@ -67,7 +67,8 @@ def read_trained_texts(folder: str | Path) -> dict[str, Hashes] | None:
 
 def seen_rows(hashes: Hashes, seen: dict[str, Hashes]) -> npt.NDArray[np.bool_]:
     """Which of the rows with these hashes a model was trained or chosen on, `[N]`."""
-    return np.isin(hashes, np.concatenate([np.empty(0, np.uint64), *seen.values()]))
+    # By sorting: a table, which numpy 2.0 tries for any whole numbers, cannot hold those of 64 bits.
+    return np.isin(hashes, np.concatenate([np.empty(0, np.uint64), *seen.values()]), kind="sort")
 
 
 def check_held_out(
