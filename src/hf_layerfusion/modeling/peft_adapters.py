@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file, find_adapter_config_file
+from transformers.utils import ADAPTER_CONFIG_NAME, cached_file, find_adapter_config_file
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # peft's name for the only adapter of a folder. Others stand in folders called as they are.
@@ -31,15 +31,22 @@ def find_adapters(source: str | os.PathLike[str], tasks: Sequence[str], **option
     """
     top = options.pop("subfolder", "")
     places = {ONLY_ADAPTER: top}
-    if find_adapter_config_file(os.fspath(source), subfolder=top, **options) is None:
+    if settings_file(source, top, **options) is None:
         # A name from a repository must not lead out of its folder.
         places = {task: os.path.join(top, task) for task in tasks if re.fullmatch(r"[\w-]+", task)}
     found = {
-        name: place
-        for name, place in places.items()
-        if find_adapter_config_file(os.fspath(source), subfolder=place, **options) is not None
+        name: place for name, place in places.items() if settings_file(source, place, **options) is not None
     }
     return found
+
+
+def settings_file(source: str | os.PathLike[str], subfolder: str, **options: Any) -> str | None:
+    """The file with the settings of the adapter in a subfolder, None where there is no such adapter."""
+    if os.path.isdir(source):
+        # Not by transformers, which before 5.23 looks into no subfolder of a local folder.
+        path = os.path.join(source, subfolder, ADAPTER_CONFIG_NAME)
+        return path if os.path.isfile(path) else None
+    return find_adapter_config_file(os.fspath(source), subfolder=subfolder, **options)
 
 
 def from_adapters(
@@ -102,9 +109,7 @@ def checkpoint_below(
     **kwargs: Any,
 ) -> Any:
     """The checkpoint that adapters name, as `model_class`; the arguments are those of `from_adapters`."""
-    first = find_adapter_config_file(
-        os.fspath(source), subfolder=next(iter(adapters.values())), **without_subfolder(options)
-    )
+    first = settings_file(source, next(iter(adapters.values())), **without_subfolder(options))
     with open(str(first), encoding="utf-8") as file:
         settings = json.load(file)
     # The revision and subfolder that were asked for are the adapter's.
