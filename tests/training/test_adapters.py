@@ -21,6 +21,7 @@ from hf_layerfusion import (
 )
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.adapters import AdaptedModel, add_adapters, load_adapter_model
+from hf_layerfusion.training.arguments import CHECKPOINTING
 from hf_layerfusion.training.places import EMBEDDINGS, HEAD, LAYER, TOP, parameter_places
 from tests.tiny import MODEL_TYPES, VOCABULARY, tiny_config, tiny_tokenizer
 from tests.training.small import rows, small_trainer, weights_digest
@@ -391,7 +392,7 @@ def test_smart_with_an_adapter_for_each_task_and_surgery_with_one_for_all(
             {"gradient_surgery": "pcgrad", "task_mixing": "together"},
             "gradient_surgery=pcgrad needs parameters",
         ),
-        ({"activation_checkpointing": True}, "activation_checkpointing runs layers again"),
+        ({CHECKPOINTING: True}, f"{CHECKPOINTING} runs layers again"),
         ({"regularizers": "rdrop", "low_memory": True}, "low_memory runs layers again"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.arguments import CHECKPOINTING, LayerFusionTrainingArguments
 from hf_layerfusion.training.exclusions import EXCLUSIONS
 from tests.training.small import small_arguments
 
@@ -50,7 +50,7 @@ USED: dict[str, dict[str, Any]] = {
     "neftune_noise_alpha": {"neftune_noise_alpha": 5.0},
     "include_for_metrics": {"include_for_metrics": ["inputs"]},
     "include_num_input_tokens_seen": {"include_num_input_tokens_seen": "all"},
-    "activation_checkpointing": {"activation_checkpointing": True},
+    CHECKPOINTING: {CHECKPOINTING: True},
     "max_grad_norm": {"max_grad_norm": 0.5},
 }
 

@@ -15,7 +15,7 @@ from transformers.utils import CONFIG_NAME as MODEL_CONFIG_NAME
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.adapter_targets import completed, task_names
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.arguments import CHECKPOINTING, LayerFusionTrainingArguments
 
 ONLY_ADAPTER = "default"
 """What an adapter is called that is the model's only one."""
@@ -249,7 +249,7 @@ def check_adapters(model: Any, args: LayerFusionTrainingArguments) -> None:
             f"gradient_surgery={args.gradient_surgery} needs parameters that tasks share, found an adapter for each; "
             "give them one adapter (each_task=False) or leave surgery out"
         )
-    for name in ("activation_checkpointing", "low_memory"):
+    for name in (CHECKPOINTING, "low_memory"):
         if getattr(args, name):
             raise UserError(
                 f"{name} runs layers again in the backward, where another task's adapter may be active, found an "

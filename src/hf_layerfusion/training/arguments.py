@@ -13,6 +13,13 @@ from hf_layerfusion.surgery.table import AGGREGATORS
 from hf_layerfusion.training.exclusions import check_exclusions
 from hf_layerfusion.training.mixing import TASK_MIXINGS
 
+CHECKPOINTING = (
+    "activation_checkpointing"
+    if hasattr(TrainingArguments, "activation_checkpointing")
+    else "gradient_checkpointing"  # before transformers 5.23
+)
+"""What `TrainingArguments` calls running layers again in the backward."""
+
 
 @dataclass
 class LayerFusionTrainingArguments(TrainingArguments):
@@ -260,9 +267,7 @@ class LayerFusionTrainingArguments(TrainingArguments):
                 f"on_divergence must be stop or skip, found {self.on_divergence!r}; name one of them"
             )
         if self.low_memory and not self.named_regularizers:
-            raise UserError(
-                "low_memory is for regularizers, found none; name one, or use activation_checkpointing"
-            )
+            raise UserError(f"low_memory is for regularizers, found none; name one, or use {CHECKPOINTING}")
         if self.gradient_surgery is None:
             return
         if self.gradient_surgery not in AGGREGATORS:
