@@ -20,7 +20,7 @@ from rapidfuzz.process import cdist
 from spellchecker import SpellChecker
 from tqdm.auto import tqdm
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 
 MAX_EDITS = 2
 
@@ -139,9 +139,8 @@ def _load(language: str, dictionary: str | None) -> SpellChecker:
     try:
         checker = SpellChecker(language=None, local_dictionary=dictionary)
     except (OSError, EOFError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"dictionary must be JSON {{word: frequency}}, plain or .gz. Found {dictionary!r}: {reason}"
+            f"dictionary must be JSON {{word: frequency}}, plain or .gz. Found {dictionary!r}: {one_line(error)}"
         ) from error
     if not checker.word_frequency.dictionary:
         raise UserError(f"dictionary must hold at least one word. Found none in {dictionary!r}: add words")

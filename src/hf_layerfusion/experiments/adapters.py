@@ -7,7 +7,7 @@ from typing import Any
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_config
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.experiments.arguments import EncoderArguments
 from hf_layerfusion.hub.markdown import escape_markdown
 from hf_layerfusion.training.adapters import add_adapters
@@ -34,7 +34,7 @@ def with_adapters(model: Any, arguments: EncoderArguments) -> Any:
         raise
     except (ValueError, TypeError) as error:
         option = "use_lora" if arguments.use_lora else "peft_config"
-        raise UserError(f"--{option}: {' '.join(str(error).split())}") from error
+        raise UserError(f"--{option}: {one_line(error)}") from error
 
 
 def adapter_config(arguments: EncoderArguments) -> PeftConfig | None:
@@ -81,10 +81,9 @@ def read_peft_config(path: str) -> PeftConfig:
             settings = json.load(file)
         return get_peft_config(settings)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        message = " ".join(str(error).split())
         raise UserError(
             f"--peft_config {path}: must be a json object with a peft_type and settings of that method, found "
-            f"{type(error).__name__}: {message}; see the method's class in peft."
+            f"{type(error).__name__}: {one_line(error)}; see the method's class in peft."
         ) from error
 
 

@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.export.onnx_export import MODEL_FILE, require
 
 
@@ -84,10 +84,10 @@ class OnnxClassifier(TextClassificationPipeline):
         session = InferenceSession(path, session_options, providers or ["CPUExecutionProvider"])
         try:
             config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
+        except LOADING_ERRORS as error:
             raise UserError(
                 f"folder {folder}: must hold the export's configuration and tokenizer, found "
-                f"{' '.join(str(error).split())}; export the model again."
+                f"{one_line(error)}; export the model again."
             ) from error
         self.is_siamese = len(session.get_inputs()[0].shape) == 3
         super().__init__(model=OnnxModel(config, session), tokenizer=tokenizer, device="cpu", **kwargs)

@@ -117,7 +117,7 @@ class GroupedFuser(LayerFuser):
 def read_side_by_side(
     cell: Any, count: int, attention_mask: torch.Tensor | None
 ) -> Generator[None, torch.Tensor, torch.Tensor]:
-    """Runs a cell on `count` states that are sent one by one, kept until the last."""
+    """Runs a cell on `count` states `[B, T, H]` that are sent one by one and kept until the last: `[B, T, D]`."""
     states = yield from take(count)
     inputs = torch.cat(states, dim=-1)
     states.clear()
@@ -127,7 +127,7 @@ def read_side_by_side(
 def read_in_parts(
     cell: Any, count: int, attention_mask: torch.Tensor | None
 ) -> Generator[None, torch.Tensor, torch.Tensor]:
-    """As `read_side_by_side`; kept is what the states give the cell."""
+    """As `read_side_by_side`; what is kept is the sum of what the states give the cell, `[B, T, G]`."""
     start, projected = 0, 0.0
     for _ in range(count):
         part = yield
