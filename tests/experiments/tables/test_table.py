@@ -103,6 +103,7 @@ def write_runs(results: Path) -> Table:
             "metrics": {"test": {"accuracy": float((predictions == labels).mean())}},
             "parameters": 10,
             "training_seconds": 2.0 + run.seed,
+            **({"peak_memory_mib": 1200} if run.seed else {}),  # older files lack it
             "predictions": " ".join(map(str, predictions)),
             "labels": " ".join(map(str, labels)),
         }
@@ -119,13 +120,14 @@ def test_report_tests_each_row_against_the_baseline_and_marks_noise(tmp_path):
     assert rows["base"].difference is None
     assert rows["better"].difference.difference == pytest.approx(0.3)
     assert rows["better"].difference.p_value < 0.01 < rows["same"].difference.p_value
-    assert rows["base"].seconds == 2.5
+    assert (rows["base"].seconds, rows["base"].memory) == (2.5, 1200)
     sheet = sheet_of_runs(table, list(rows.values()))
     text = sheet.markdown()
     by_row = {line.split("|")[1].strip(): line for line in text.splitlines()}
     assert "within noise" in by_row["same"]
     assert "within noise" not in by_row["better"]
     assert "60.00 (0.00)" in by_row["base"]
+    assert "| 1,200 |" in by_row["base"]
     assert "80.00" in by_row["base"]
     assert "other data, other encoder" in text.splitlines()[0]
     assert "60.00, 60.00" in by_row["base"], "fewer than five seeds are listed"

@@ -21,7 +21,7 @@ from hf_layerfusion.experiments.multitask.report import best_of_each_section
 from hf_layerfusion.experiments.multitask.tasks import make_tasks
 from hf_layerfusion.experiments.releases.release import Release
 from hf_layerfusion.experiments.tables.recipes import RECIPES, arguments_of, task_entries
-from hf_layerfusion.experiments.tables.rows import mean_seconds
+from hf_layerfusion.experiments.tables.rows import mean_of
 from hf_layerfusion.hub.card import build_card, metric_name
 from hf_layerfusion.hub.card_facts import CardFacts, Snippet
 from hf_layerfusion.hub.markdown import markdown_table
@@ -69,7 +69,7 @@ def release_card(release: Release, results: Path) -> ModelCard:
             deviations=deviations,
             seeds=seeds,
             epochs=contents[0]["epochs"] if len(seeds) == 1 else [],
-            training_seconds=mean_seconds(contents),
+            training_seconds=mean_of("training_seconds", contents),
             hardware=contents[0].get("hardware") or _threads(contents[0]["threads"]),
             environment=contents[0].get("environment", {}),
             sections=[*sections, *_answers(release, contents)],

@@ -92,7 +92,7 @@ def sheet_of_runs(table: Table, rows: list[Row]) -> Sheet:
     names = [metric.replace("/", ", ").replace("_", " ") for metric in (table.metric, *table.also)]
     header = [
         "variant", *(f"{name}, mean (sd)" for name in names), "runs", "each seed", "difference [95 %]", "p (Holm)", "",
-        "parameters", "seconds a run", SOURCE_COLUMN,
+        "parameters", "seconds a run", "peak MiB", SOURCE_COLUMN,
     ]  # fmt: skip
     cells = [
         [
@@ -106,6 +106,7 @@ def sheet_of_runs(table: Table, rows: list[Row]) -> Sheet:
             row.verdict,
             f"{row.parameters:,}",
             "" if row.seconds is None else f"{row.seconds:.0f}",
+            "" if row.memory is None else f"{row.memory:,.0f}",
             row.figure,
         ]
         for row in rows

@@ -42,6 +42,7 @@ class Row:
         figure: what the source prints.
         parameters: of the model.
         seconds: mean training time of the runs that were not cut off; `None` where all were.
+        memory: mean peak of the runs that measured it, in MiB; `None` where none did.
     """
 
     variant: str
@@ -53,6 +54,7 @@ class Row:
     figure: str
     parameters: int
     seconds: float | None
+    memory: float | None
 
 
 def read_rows(table: Table, results: Path) -> list[Row]:
@@ -90,7 +92,8 @@ def read_rows(table: Table, results: Path) -> list[Row]:
                 verdict,
                 declared.get("figure", ""),
                 contents[0]["parameters"],
-                mean_seconds(contents),
+                mean_of("training_seconds", contents),
+                mean_of("peak_memory_mib", contents),
             )
         )
     tested = [(row, row.difference) for row in rows if row.difference is not None]
@@ -102,9 +105,9 @@ def read_rows(table: Table, results: Path) -> list[Row]:
     return rows
 
 
-def mean_seconds(contents: Iterable[dict[str, Any]]) -> float | None:
-    """Mean training time of the runs that were not cut off."""
-    known = [content["training_seconds"] for content in contents if "training_seconds" in content]
+def mean_of(name: str, contents: Iterable[dict[str, Any]]) -> float | None:
+    """Mean of what runs measured, over those that did: a run that was cut off has no training time."""
+    known = [content[name] for content in contents if content.get(name) is not None]
     return mean_sd(known)[0] if known else None
 
 

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.run_folder import write_json
 from hf_layerfusion.experiments.tables.further_pretraining import start_from_pretrained
+from hf_layerfusion.experiments.tables.memory import peak_memory, reset_peak_memory
 from hf_layerfusion.experiments.tables.recipes import RECIPES
 from hf_layerfusion.experiments.tables.table import Run, Table
 from hf_layerfusion.experiments.tables.workers import visible_devices, worker_pool
@@ -61,13 +62,21 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
     resume = str(checkpoint) if checkpoint else None
     options = {"output_dir": str(folder), "disable_tqdm": True, "resume_from_checkpoint": resume}
     settings, pretraining = start_from_pretrained(run.settings, data_dir, work)
+    reset_peak_memory()
     measured = RECIPES[run.recipe].train({**settings, **options}, run.fold, data_dir)
     if resume:
         del measured["training_seconds"]  # those of the last part alone
     file = run.file(results)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(
-        file, {"settings": run.settings, **measured, **pretraining, "threads": torch.get_num_threads()}
+        file,
+        {
+            "settings": run.settings,
+            **measured,
+            **pretraining,
+            "threads": torch.get_num_threads(),
+            "peak_memory_mib": peak_memory(),
+        },
     )
     shutil.rmtree(folder, ignore_errors=True)
     return file
