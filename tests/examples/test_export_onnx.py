@@ -100,3 +100,16 @@ def test_a_folder_with_files(
     (tmp_path / "notes").touch()
     line = refused(monkeypatch, capsys, model_name_or_path=single, output_dir=tmp_path)
     assert line.endswith("must be new or empty, found files there; name another.")
+
+
+@pytest.mark.parametrize("option", ["use_lora", "hidden_dropout"])
+def test_an_option_of_training(
+    option: str,
+    single: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options: dict[str, object] = {"output_dir": tmp_path / "onnx", option: 0}
+    assert f"--{option}=0" in refused(monkeypatch, capsys, model_name_or_path=single, **options)
+    assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ import numpy as np
 from hf_layerfusion.ensembling.answers import answer
 from hf_layerfusion.ensembling.combiners import Combiner
 from hf_layerfusion.ensembling.manifest import FILE_NAME, Entry, Fit, Manifest, read_manifest
-from hf_layerfusion.ensembling.models import CARD, Model, Runtime, Task, resolve, snapshot
+from hf_layerfusion.ensembling.models import Model, Runtime, Task, resolve, snapshot
 from hf_layerfusion.ensembling.prediction_files import Array, Rows, rows_hash
 from hf_layerfusion.ensembling.scores import score_of
 from hf_layerfusion.ensembling.seats import Member, Seat, common_tasks, parse_member, seen_by
@@ -28,6 +28,7 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.ensemble_card import ensemble_card
 from hf_layerfusion.hub.paths import inside
+from hf_layerfusion.hub.publish import CARD
 
 
 class Ensemble:

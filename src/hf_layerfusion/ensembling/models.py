@@ -20,11 +20,10 @@ from hf_layerfusion.ensembling.trained_texts import FILE_NAME as TRAINED_TEXTS
 from hf_layerfusion.ensembling.trained_texts import Hashes, read_trained_texts
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.hub.encoder import is_hub_id
+from hf_layerfusion.hub.publish import CARD
 
 ONLY_TASK = "default"
 """What the task of a model that names none is called."""
-
-CARD = "README.md"
 
 # What a model's answers depend on.
 MODEL_FILES = (

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils import shuffle
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 
 Fold: TypeAlias = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]
 
@@ -71,7 +71,7 @@ def _folds(split: Iterable[Any], n_folds: int) -> list[Fold]:
         folds = [(np.sort(train), np.sort(test)) for train, test in split]
     except ValueError as error:  # scikit-learn's word on labels that cannot be stratified
         raise UserError(
-            f"{n_folds} stratified folds cannot be made ({' '.join(str(error).split())}); ask for fewer folds, or give "
+            f"{n_folds} stratified folds cannot be made ({one_line(error)}); ask for fewer folds, or give "
             "one class an example"
         ) from error
     if not all(len(test) for _, test in folds):

@@ -8,12 +8,12 @@ from typing import Any
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_config
 
 from hf_layerfusion.errors import UserError, one_line
-from hf_layerfusion.experiments.arguments import EncoderArguments
+from hf_layerfusion.experiments.arguments import AdaptedEncoderArguments
 from hf_layerfusion.hub.markdown import escape_markdown
 from hf_layerfusion.training.adapters import add_adapters
 
 
-def with_adapters(model: Any, arguments: EncoderArguments) -> Any:
+def with_adapters(model: Any, arguments: AdaptedEncoderArguments) -> Any:
     """`model` with the adapters that the arguments ask for; without any, the model as it is.
 
     Raises:
@@ -37,7 +37,7 @@ def with_adapters(model: Any, arguments: EncoderArguments) -> Any:
         raise UserError(f"--{option}: {one_line(error)}") from error
 
 
-def adapter_config(arguments: EncoderArguments) -> PeftConfig | None:
+def adapter_config(arguments: AdaptedEncoderArguments) -> PeftConfig | None:
     """The method that the arguments ask for.
 
     Raises:

@@ -20,8 +20,8 @@ def secret(help: str) -> Any:
 
 
 @dataclass
-class EncoderArguments:
-    """Which encoder, and how it is loaded."""
+class CheckpointArguments:
+    """Which checkpoint, and how it is loaded."""
 
     model_name_or_path: str = option(
         "bert-base-uncased",
@@ -36,12 +36,24 @@ class EncoderArguments:
         False, "Run code that lies beside the encoder on the Hub. Read it first."
     )
     allow_pickle: bool = option(False, "Accept weights stored as pickle (.bin) instead of safetensors.")
+
+
+@dataclass
+class EncoderArguments(CheckpointArguments):
+    """Which encoder, and its dropout in training."""
+
     hidden_dropout: float | None = option(
         None, "Dropout of the encoder's embeddings and layers (default: the encoder's own)."
     )
     attention_dropout: float | None = option(
         None, "Dropout of the encoder's attention weights (default: the encoder's own)."
     )
+
+
+@dataclass
+class AdaptedEncoderArguments(EncoderArguments):
+    """Which encoder, and the adapters that are trained in its place, if any."""
+
     use_lora: bool = option(
         False,
         "Keep the encoder as it is and train LoRA beside its layers; fuser and heads are trained in full. The folder "
@@ -61,7 +73,7 @@ class EncoderArguments:
 
 
 @dataclass
-class ModelArguments(EncoderArguments):
+class ModelArguments(AdaptedEncoderArguments):
     """Which encoder, and what stands on it. A setting that is left out keeps the paper's default."""
 
     architecture: str = option(

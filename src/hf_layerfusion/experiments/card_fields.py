@@ -7,9 +7,9 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from hf_layerfusion.experiments.arguments import (
+    CheckpointArguments,
     DataArguments,
     DataCardArguments,
-    EncoderArguments,
     RunTrainingArguments,
 )
 from hf_layerfusion.experiments.models import resolve_path
@@ -23,7 +23,7 @@ RECIPE = ("learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_d
 
 def classifier_fields(
     config: PreTrainedConfig,
-    model_arguments: EncoderArguments,
+    model_arguments: CheckpointArguments,
     data_arguments: DataArguments,
     training_arguments: RunTrainingArguments,
 ) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def classifier_fields(
     }
 
 
-def encoder_fields(arguments: EncoderArguments) -> dict[str, Any]:
+def encoder_fields(arguments: CheckpointArguments) -> dict[str, Any]:
     """Fields that say what the encoder is."""
     path = resolve_path(arguments.model_name_or_path)
     return {

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_layerfusion.errors import UserError, one_line
-from hf_layerfusion.experiments.arguments import EncoderArguments, option
+from hf_layerfusion.experiments.arguments import CheckpointArguments, option
 from hf_layerfusion.experiments.models import load_tokenizer, load_trained
 from hf_layerfusion.export import export_onnx
 
 
 @dataclass
-class ExportArguments(EncoderArguments):
+class ExportArguments(CheckpointArguments):
     """Which trained classifier, and what is written."""
 
     task: str | None = option(None, "Task of a model of several tasks; by default its default task.")

@@ -15,7 +15,12 @@ from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.experiments.adapters import with_adapters
-from hf_layerfusion.experiments.arguments import EncoderArguments, ModelArguments
+from hf_layerfusion.experiments.arguments import (
+    AdaptedEncoderArguments,
+    CheckpointArguments,
+    EncoderArguments,
+    ModelArguments,
+)
 
 ARCHITECTURES: dict[str, Any] = {
     "gru_fusion": BertForGRUFusionClassification,
@@ -70,7 +75,7 @@ def model_settings(arguments: ModelArguments) -> dict[str, Any]:
         known = PLAIN_SETTINGS
     else:
         known = {entry.name for entry in dataclasses.fields(model_class.config_class)}
-    others = {"architecture", *(entry.name for entry in dataclasses.fields(EncoderArguments))}
+    others = {"architecture", *(entry.name for entry in dataclasses.fields(AdaptedEncoderArguments))}
     names = [entry.name for entry in dataclasses.fields(arguments) if entry.name not in others]
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     for name in given:
@@ -81,7 +86,7 @@ def model_settings(arguments: ModelArguments) -> dict[str, Any]:
     return given
 
 
-def loading_options(arguments: EncoderArguments) -> dict[str, Any]:
+def loading_options(arguments: CheckpointArguments) -> dict[str, Any]:
     """Keywords of every `from_pretrained` of the run."""
     return {
         "cache_dir": arguments.cache_dir,
@@ -120,7 +125,7 @@ def encoder_dropout(arguments: EncoderArguments) -> dict[str, float]:
     return found
 
 
-def load_tokenizer(arguments: EncoderArguments) -> PreTrainedTokenizerBase:
+def load_tokenizer(arguments: CheckpointArguments) -> PreTrainedTokenizerBase:
     """The tokenizer of the encoder, or the one named.
 
     Raises:
@@ -162,7 +167,7 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
     return with_adapters(model, arguments)
 
 
-def load_trained(arguments: EncoderArguments) -> Any:
+def load_trained(arguments: CheckpointArguments) -> Any:
     """A trained classifier, of one task or several, as its checkpoint describes it.
 
     Raises:

@@ -19,6 +19,7 @@ from hf_layerfusion.experiments.prepare import PreparedData
 from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.environment import hardware_name, library_environment
 from hf_layerfusion.hub.markdown import escape_markdown
+from hf_layerfusion.training.trainer_card import NO_METRIC
 
 
 @dataclass
@@ -67,7 +68,7 @@ def split_metrics(output: Any, split: str) -> dict[str, float]:
     return {
         name.removeprefix(f"{split}_"): value
         for name, value in (output.metrics or {}).items()
-        if not name.endswith(("_runtime", "_per_second", "_preparation_time"))
+        if not name.endswith(NO_METRIC)
     }
 
 
@@ -82,9 +83,7 @@ def epoch_rows(history: list[dict[str, Any]]) -> list[dict[str, float]]:
         if "loss" in entry:
             row["training loss"] = entry["loss"]
         for name, value in entry.items():
-            if name.startswith("eval_") and not name.endswith(
-                ("_runtime", "_per_second", "_preparation_time")
-            ):
+            if name.startswith("eval_") and not name.endswith(NO_METRIC):
                 row[f"validation {name.removeprefix('eval_')}"] = value
     return [rows[epoch] for epoch in sorted(rows)]
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.significance import mean_sd
-from hf_layerfusion.experiments.arguments import EncoderArguments, RunTrainingArguments
+from hf_layerfusion.experiments.arguments import CheckpointArguments, RunTrainingArguments
 from hf_layerfusion.experiments.pushing import push_outputs
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
@@ -71,7 +71,7 @@ def check_output_dir(arguments: LayerFusionTrainingArguments, settings: dict[str
 
 
 def run_settings(
-    model_arguments: EncoderArguments,
+    model_arguments: CheckpointArguments,
     data_arguments: Any,
     training_arguments: LayerFusionTrainingArguments,
 ) -> dict[str, Any]:

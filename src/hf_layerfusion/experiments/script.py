@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,9 +31,10 @@ def parse_arguments(*dataclasses: Any) -> tuple[Any, ...]:
 
 
 def set_up_logging() -> None:
-    """Shows what the package and transformers have to say, on the main process only the former's details."""
+    """Shows warnings, and what the package tells of its work, of several processes the main one alone."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("hf_layerfusion").setLevel(logging.INFO)
+    is_main = os.environ.get("RANK", "0") == "0"  # set by launchers; accelerate's state would come too early
+    logging.getLogger("hf_layerfusion").setLevel(logging.INFO if is_main else logging.WARNING)
     transformers.utils.logging.set_verbosity_warning()
     datasets.utils.logging.set_verbosity_error()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.surgery.pcgrad import pcgrad
 
 Aggregator = Callable[[Tensor, Generator], Tensor]
@@ -33,7 +33,7 @@ def torchjd(gramian: Tensor, generator: Generator, *, weighting: str, **settings
         weigh = getattr(import_module("torchjd.aggregation"), weighting)(**settings)
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"this aggregator needs {weighting} of the package torchjd, found: {' '.join(str(error).split())}; "
+            f"this aggregator needs {weighting} of the package torchjd, found: {one_line(error)}; "
             "run `pip install 'torchjd[full]'`, or choose pcgrad"
         ) from error
     return weigh(gramian) * len(gramian)

@@ -14,7 +14,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.training.adapters import read_adapters
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint, verify_checkpoint, write_manifest
@@ -68,7 +68,7 @@ class CheckpointingTrainer(Trainer):
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise UserError(
-                f"checkpoint {folder} could not be written: {' '.join(str(error).split())}; make room "
+                f"checkpoint {folder} could not be written: {one_line(error)}; make room "
                 "(save_total_limit bounds the number of checkpoints) and resume from the one before"
             ) from error
         finally:

@@ -23,7 +23,8 @@ _SETTINGS = (
     "lr_scheduler_type", "warmup_steps", "optim", "regularizers", "gradient_surgery", "task_mixing", "class_balance",
     "freeze_encoder", "bf16", "fp16",
 )  # fmt: skip
-_NO_METRIC = ("_runtime", "_per_second", "_preparation_time")
+NO_METRIC = ("_runtime", "_per_second", "_preparation_time")
+"""What the names of times end with, which the Trainer puts among the metrics of an evaluation."""
 
 
 def trainer_card(
@@ -108,7 +109,7 @@ def evaluated(trainer: Trainer) -> dict[str, float]:
         for entry in history
         if entry["step"] == step
         for name, value in entry.items()
-        if name.startswith("eval_") and not name.endswith(_NO_METRIC) and isinstance(value, int | float)
+        if name.startswith("eval_") and not name.endswith(NO_METRIC) and isinstance(value, int | float)
     }
 
 

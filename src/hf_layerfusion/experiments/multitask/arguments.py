@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 
 from hf_layerfusion.experiments.arguments import (
+    AdaptedEncoderArguments,
     DataCardArguments,
-    EncoderArguments,
     RunTrainingArguments,
     option,
 )
 
 
 @dataclass
-class MultitaskModelArguments(EncoderArguments):
+class MultitaskModelArguments(AdaptedEncoderArguments):
     """Which encoder, and how much of it the tasks share (SerBERTus, section 3)."""
 
     num_task_layers: int = option(

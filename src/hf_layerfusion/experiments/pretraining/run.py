@@ -33,6 +33,7 @@ from hf_layerfusion.training.objectives import Objective, make_objective
 from hf_layerfusion.training.optimizer import group_rows
 from hf_layerfusion.training.pretraining import PretrainingTrainer, check_arguments
 from hf_layerfusion.training.text_stream import TextStream
+from hf_layerfusion.training.trainer_card import NO_METRIC
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,6 @@ HEAD_SETTINGS: dict[str, Any] = {
     "push_to_hub": False,
 }
 START_FILE = "start.json"
-NOT_RESULTS = ("_runtime", "_per_second", "_preparation_time", "epoch")
 
 
 def load_pretraining_model(
@@ -218,7 +218,7 @@ def _held_out(trainer: PretrainingTrainer, prefix: str) -> dict[str, float]:
     if trainer.eval_dataset is None:
         return {}
     found = trainer.evaluate(metric_key_prefix=prefix)
-    return {name: found[name] for name in found if not name.endswith(NOT_RESULTS)}
+    return {name: found[name] for name in found if not name.endswith((*NO_METRIC, "epoch"))}
 
 
 def pretrain(

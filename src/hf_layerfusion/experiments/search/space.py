@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from hf_layerfusion.errors import UserError, one_line
-from hf_layerfusion.experiments.arguments import EncoderArguments, RunTrainingArguments
+from hf_layerfusion.experiments.arguments import (
+    AdaptedEncoderArguments,
+    CheckpointArguments,
+    RunTrainingArguments,
+)
 
 # The Trainer's arguments that it reads anew for each trial.
 TRAINING_SETTINGS = (
@@ -21,10 +25,7 @@ TRAINING_SETTINGS = (
     "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
 )  # fmt: skip
 # What says where a model comes from, not what it is.
-NOT_OF_MODEL = (
-    "model_name_or_path", "tokenizer_name", "cache_dir", "model_revision", "token", "trust_remote_code",
-    "allow_pickle",
-)  # fmt: skip
+NOT_OF_MODEL = tuple(field.name for field in dataclasses.fields(CheckpointArguments))
 LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
 
 
@@ -117,7 +118,7 @@ def _is_number(value: Any) -> bool:
 
 def check_space(
     space: SearchSpace,
-    model_arguments: EncoderArguments,
+    model_arguments: AdaptedEncoderArguments,
     training_arguments: RunTrainingArguments,
     load: Callable[[Any], Any],
 ) -> None:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.evaluation.search_plots import Trial
 
 STUDY_NAME = "search"
@@ -87,7 +87,7 @@ def study_options(path: Path, *, sampler: str, seed: int, prune: bool, maximize:
         storage = optuna.storages.RDBStorage(url)
     except (SQLAlchemyError, RuntimeError) as error:
         raise UserError(
-            f"{path}: is no study of Optuna ({' '.join(str(error).split())[:80]}); delete it to search anew."
+            f"{path}: is no study of Optuna ({one_line(error)[:80]}); delete it to search anew."
         ) from error
     return {
         "storage": storage,

@@ -14,8 +14,8 @@ from transformers import HfArgumentParser, PreTrainedTokenizerBase
 from hf_layerfusion.experiments.arguments import (
     AbsaDataArguments,
     AbsaTrainingArguments,
+    CheckpointArguments,
     DataArguments,
-    EncoderArguments,
     ModelArguments,
     NliDataArguments,
     NliTrainingArguments,
@@ -96,7 +96,7 @@ def in_folder(settings: Settings, data_dir: Path) -> Settings:
     return {**settings, **files}
 
 
-def _tokenizer_key(arguments: EncoderArguments) -> str:
+def _tokenizer_key(arguments: CheckpointArguments) -> str:
     return json.dumps({name: getattr(arguments, name) for name in TOKENIZER_SETTINGS})
 
 
@@ -106,7 +106,7 @@ def _prepared(
 ) -> tuple[list[Prepared], PreTrainedTokenizerBase]:
     """The data of a run, or of each fold of a cross-validation."""
     arguments = data_class(**json.loads(data_settings))
-    tokenizer = load_tokenizer(EncoderArguments(**json.loads(tokenizer_settings)))
+    tokenizer = load_tokenizer(CheckpointArguments(**json.loads(tokenizer_settings)))
     parts = (
         prepare_folds(arguments)
         if isinstance(arguments, AbsaDataArguments) and arguments.folds
