@@ -1,8 +1,11 @@
 """That requirements/*.txt pin what setup.cfg allows, lowest.txt the lowest of it, and README's table the same."""
 
+import ast
 import re
+import sys
 from collections.abc import Iterator
 from configparser import ConfigParser
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -71,3 +74,30 @@ def test_the_table_of_tested_versions_is_that_of_the_pins() -> None:
     for name in packages:
         for file, column in (("lowest.txt", "lowest"), ("dev.txt", "newest")):
             assert Version(rows[name][column]) in pinned(file)[name], (name, column)
+
+
+def imported() -> set[str]:
+    """The top packages that src/ imports, but for the standard library and its own."""
+    found = set()
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.split(".")[0])
+    return found - {*sys.stdlib_module_names, "hf_layerfusion"}
+
+
+def test_what_is_imported_is_required() -> None:
+    """Not what others happen to require: they may cease to."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    declared = {canonicalize_name(name) for name, _ in requirements(setup["options.extras_require"]["surgery"])}
+    declared |= allowed().keys()
+    distributions = packages_distributions()
+    missing = {
+        package
+        for package in imported()
+        if not {canonicalize_name(name) for name in distributions.get(package, [package])} & declared
+    }
+    assert not missing
