@@ -118,6 +118,21 @@ def sorted_close(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return bool((found - expected).norm() <= 1e-4 * expected.norm())
 
 
+def test_layers_that_are_unfrozen_later_take_part(tmp_path: Path) -> None:
+    """In epoch 0 the heads alone are trained, which no two tasks share."""
+    trainer = tasks_trainer(
+        tmp_path,
+        gradient_surgery="pcgrad",
+        unfreeze_per_epoch=1,
+        **(ONE_STEP | {"max_steps": 2, "train": train_sets(five=8, para=8, sim=8)}),
+    )
+    trainer.train()
+    first, second = (
+        entry["cosine_five_para"] for entry in trainer.state.log_history if "cosine_five_para" in entry
+    )
+    assert first == 0 != second
+
+
 def test_conflicts_are_logged(tmp_path: Path) -> None:
     trainer = tasks_trainer(
         tmp_path, gradient_surgery="pcgrad", **(ONE_STEP | {"max_steps": 3, "logging_steps": 3})
