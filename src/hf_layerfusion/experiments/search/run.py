@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import torch
 from transformers import PreTrainedModel
 from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKENDS
 from transformers.trainer_utils import BestRun, HPSearchBackend, IntervalStrategy
@@ -226,8 +227,9 @@ def _search_with_optuna(
         try:
             trainer.hyperparameter_search(
                 hp_space=lambda trial: draw(of_training, trial),
-                # A trial that cannot be run, or whose loss is not finite, is a failed one, and the search goes on.
-                catch=(UserError,),
+                # A trial that cannot be run, finds no memory for its batch, or whose loss is not finite, is a failed
+                # one, and the search goes on.
+                catch=(UserError, torch.OutOfMemoryError),
                 **{**options, "n_trials": left, **study_options},
             )
         except ValueError as error:
