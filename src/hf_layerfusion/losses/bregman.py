@@ -77,8 +77,8 @@ class Bregman(Regularizer):
         if not self._teacher.keys() <= trained.keys():
             raise UserError(
                 f"Bregman's teacher must have no weights but the model's {len(trained)} trained ones, found "
-                f"{len(self._teacher.keys() - trained.keys())} others; resume with the model and the frozen layers that "
-                "the run began with"
+                f"{len(self._teacher.keys() - trained.keys())} others; resume with the model and the frozen layers "
+                "that the run began with"
             )
         for name, weight in trained.items():
             # Layers that are unfrozen later are until then what they were. What was loaded may be on the CPU.
