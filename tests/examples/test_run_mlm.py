@@ -301,9 +301,15 @@ MISTAKES = {
     "nothing held out": ({"validation_fraction": 1e-9}, "validation: holds no texts"),
     "evaluation": ({"eval_strategy": "epoch"}, "--eval_strategy epoch needs held-out texts"),
     "length": ({"max_seq_length": 65}, "--max_seq_length must be above 2 and at most 64"),
+    "no rows": ({"max_train_samples": 0}, "--max_train_samples must be 1 or more, found 0"),
+    "fewer than no rows": ({"max_eval_samples": -1}, "--max_eval_samples must be 1 or more, found -1"),
     "buffer": ({"shuffle_buffer_size": -1}, "--shuffle_buffer_size must be 0 or more"),
     "head steps": ({"head_steps": -1}, "--head_steps must be 0 or more"),
     "objective": ({"objective": "nsp"}, "objective must be one of mlm, simcse"),
+    "a text a batch": (
+        {"objective": "simcse", "per_device_train_batch_size": 1},
+        "per_device_train_batch_size must be 2 or more for SimCSE, found 1",
+    ),
     "regularizers": ({"regularizers": "rdrop"}, "regularizers=rdrop does not go with"),
     "grouping": (
         {"train_sampling_strategy": "group_by_length"},

@@ -236,6 +236,11 @@ MISTAKES = {
     "pair order": (None, {"pair_order": "sorted"}, "--pair_order must be one of random, given"),
     "cut": (None, {"cut": "end"}, "cut must be one of tail, head, middle"),
     "format": (None, {"prediction_format": "kaggle"}, "--prediction_format must be one of standard, course"),
+    "Adam of another": (
+        None,
+        {"decoupled_weight_decay": False, "optim": "sgd"},
+        "--decoupled_weight_decay False makes Adam of AdamW, found --optim sgd",
+    ),
     "no tasks file": (None, {"tasks_file": None}, "--tasks_file must name"),
     "tasks file that is not there": (None, {"tasks_file": "no.json"}, "--tasks_file no.json: cannot be read"),
 }

@@ -78,8 +78,27 @@ def test_frozen_weights_have_no_copy():
     term = Bregman()
     term.after_step(model)
     assert term.state_dict().keys() == {"classifier.weight", "classifier.bias"}
+
+
+def test_weights_that_are_unfrozen_later_are_compared_with_what_they_were():
+    model, inputs = classifier(), batch()
+    model.bert.requires_grad_(False)
+    late, term = Bregman(momentum=1.0), Bregman(momentum=1.0)
+    regularized_pass(model, inputs, [late])
     model.bert.requires_grad_()
-    with pytest.raises(UserError, match="found 2"):
+    for each in (late, term):
+        assert regularized_pass(model, inputs, [each]).logs["bregman"] == 0
+    stepped(model, 0.1)
+    expected = regularized_pass(model, inputs, [term]).logs["bregman"]
+    assert expected > 0
+    assert regularized_pass(model, inputs, [late]).logs["bregman"] == expected
+
+
+def test_a_teacher_of_another_model_is_refused():
+    model, term = classifier(), Bregman()
+    term.after_step(model)
+    model.classifier.requires_grad_(False)
+    with pytest.raises(UserError, match="found 2 others"):
         regularized_pass(model, batch(), [term])
 
 

@@ -140,3 +140,16 @@ def test_the_base_model_of_an_encoder_alone_has_no_logits():
     passes = Passes(model, inputs, [0])
     with pytest.raises(UserError, match="'logits'"):
         passes.logits(passes.outputs)
+
+
+def test_texts_that_the_encoder_pads_itself():
+    """Longformer pads to a multiple of its window."""
+    window = {"attention_window": 4, "pad_token_id": 0, "max_position_embeddings": 64}
+    model, inputs = classifier("longformer", **window), batch()
+    passes = Passes(model, inputs, [0, 1])
+    for layer in (0, 1):
+        (place,) = passes.point(layer).places
+        assert place.mask.shape == (4, 8, 1)
+        assert torch.equal(place.mask[:, :7, 0].long(), inputs["attention_mask"])
+        assert not place.mask[:, 7].any()
+        assert torch.equal(passes.again(zeros(passes, layer), layer)["logits"], passes.outputs["logits"])

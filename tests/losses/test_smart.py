@@ -153,7 +153,7 @@ def test_a_gradient_of_zero_is_no_trouble():
 )
 def test_settings_out_of_range(settings):
     ((name, value),) = settings.items()
-    with pytest.raises(UserError, match=rf"^Smart: {name} must .*found {value}$"):
+    with pytest.raises(UserError, match=rf"^Smart: {name} must .*found {value!r}$"):
         Smart(**settings)
 
 

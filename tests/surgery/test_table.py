@@ -61,6 +61,19 @@ def test_what_cannot_be_compared_is_summed(name, value):
     assert torch.equal(task_weights(name, gramian, torch.Generator()), torch.ones(3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("name", ["sum", "pcgrad", "mgda", "imtl_g", "aligned_mtl"])
+def test_a_task_that_shares_nothing_has_no_part_in_it(name):
+    if name not in ("sum", "pcgrad"):
+        pytest.importorskip("torchjd.aggregation")
+    two = torch.tensor([[1.0, -0.3], [-0.3, 2.0]], dtype=torch.float64)
+    three = torch.zeros(3, 3, dtype=torch.float64)
+    three[::2, ::2] = two
+    expected = task_weights(name, two, torch.Generator())
+    found = task_weights(name, three, torch.Generator())
+    torch.testing.assert_close(found[::2], expected)
+    assert found[1] == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "found"), [({"name": "pcgard"}, "pcgard"), ({"name": "sum", "reduction": "max"}, "max")]
 )

@@ -66,6 +66,13 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
         small_trainer(tmp_path, model).train()
 
 
+def test_the_task_of_a_gradient_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    trainer = tasks_trainer(tmp_path, task_mixing="round_robin")
+    trainer.model.heads["para"].weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(UserError, match="gradient of para is not finite at step 2 "):
+        trainer.train()
+
+
 # Skipping
 
 

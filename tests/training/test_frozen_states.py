@@ -279,3 +279,26 @@ def test_a_full_disk_is_refused_with_the_size_needed(tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match=r"need 0\.016 MB, found 0\.010 MB free"):
         trainer.train()
     assert runs.texts == 0
+
+
+def test_weights_that_were_loaded_since_are_read_anew(tmp_path: Path) -> None:
+    trainer = frozen_trainer(tmp_path / "run", same_model("attention-cls"), tmp_path / "states")
+    trainer.evaluate()
+    torch.manual_seed(2)
+    other = build("attention-cls")
+    trainer.model.load_state_dict(other.state_dict())
+    expected = frozen_trainer(tmp_path / "other", other).evaluate()["eval_loss"]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_data_sets_of_other_columns_are_read_by_themselves(tmp_path: Path) -> None:
+    """Only the rows of training say which of their tokens are of the second text."""
+    train = [row | {"token_type_ids": [1] * len(row["input_ids"])} for row in rows(24, 3)]
+    losses = []
+    for cache in (None, tmp_path / "states"):
+        trainer = frozen_trainer(
+            tmp_path / f"{cache}", same_model("attention-cls"), cache, train, max_steps=1
+        )
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,21 @@ def sorted_close(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return bool((found - expected).norm() <= 1e-4 * expected.norm())
 
 
+def test_layers_that_are_unfrozen_later_take_part(tmp_path: Path) -> None:
+    """In epoch 0 the heads alone are trained, which no two tasks share."""
+    trainer = tasks_trainer(
+        tmp_path,
+        gradient_surgery="pcgrad",
+        unfreeze_per_epoch=1,
+        **(ONE_STEP | {"max_steps": 2, "train": train_sets(five=8, para=8, sim=8)}),
+    )
+    trainer.train()
+    first, second = (
+        entry["cosine_five_para"] for entry in trainer.state.log_history if "cosine_five_para" in entry
+    )
+    assert first == 0 != second
+
+
 def test_conflicts_are_logged(tmp_path: Path) -> None:
     trainer = tasks_trainer(
         tmp_path, gradient_surgery="pcgrad", **(ONE_STEP | {"max_steps": 3, "logging_steps": 3})
@@ -129,12 +145,15 @@ def test_conflicts_are_logged(tmp_path: Path) -> None:
     assert entry["conflict"] >= max(entry[f"conflict_{pair}"] for pair in pairs)
 
 
-def test_what_excludes_surgery_is_refused(tmp_path: Path) -> None:
+def test_what_excludes_surgery_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         UserError, match="needs a batch of each task in every step, found task_mixing=shuffled"
     ):
         small_arguments(tmp_path, gradient_surgery="pcgrad")
     with pytest.raises(UserError, match=r"gradient_surgery must be one of sum, pcgrad.*found 'nope'"):
         small_arguments(tmp_path, gradient_surgery="nope", task_mixing="together")
+    monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
+    with pytest.raises(UserError, match=r"needs MGDAWeighting of the package torchjd.*torchjd\[full\]"):
+        small_arguments(tmp_path, gradient_surgery="mgda", task_mixing="together")
     with pytest.raises(UserError, match="gradient_surgery, task_mixing must come with several tasks"):
         small_trainer(tmp_path, gradient_surgery="pcgrad", task_mixing="together")

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, BertModel, PreTrainedModel, Trainer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertModel,
+    PreTrainedModel,
+    Trainer,
+)
 
 from hf_layerfusion import CerbertusConfig, CerbertusForMultitask
 from hf_layerfusion.errors import UserError
@@ -224,3 +231,14 @@ def test_an_encoder_without_a_list_of_layers_is_refused(tmp_path: Path) -> None:
         parameter_groups(model, small_arguments(tmp_path, layer_decay=0.9), ())
     with pytest.raises(UserError, match="frozen_layers must be at most the encoder's depth 2, found 3"):
         freeze_encoder(Classifier(tiny_config("bert", 2)), small_arguments(tmp_path, frozen_layers=3))
+
+
+def test_embeddings_are_known_by_other_names_too() -> None:
+    """GPT-2 calls them `wte` and `wpe`."""
+    config = AutoConfig.for_model("gpt2", vocab_size=90, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    model = AutoModelForSequenceClassification.from_config(config)
+    places = parameter_places(model)
+    found = [
+        name for name, parameter in model.named_parameters() if places[id(parameter)].part == "embeddings"
+    ]
+    assert found == ["transformer.wte.weight", "transformer.wpe.weight"]

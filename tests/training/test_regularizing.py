@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.arguments import CHECKPOINTING
 from tests.training.small import small_arguments, small_trainer, weights_digest
 from tests.training.small_tasks import tasks_trainer
 
@@ -107,6 +108,19 @@ MISTAKES = {
     "unknown name": ({"regularizers": "smrt"}, "must be of smart, bregman, rdrop, freelb, found 'smrt'"),
     "unknown setting": ({"regularizers": {"smart": {"lambda": 1}}}, "regularizers: smart: .*lambda"),
     "out of range": ({"regularizers": {"smart": {"steps": 0}}}, "steps must be 1 or more"),
+    "wrong type": ({"regularizers": {"smart": {"steps": 1.5}}}, "steps must be a whole number; found 1.5"),
+    "a word for a number": (
+        {"regularizers": {"smart": {"weight": "5"}}},
+        "weight must be a number; found '5'",
+    ),
+    "a word for yes": (
+        {"regularizers": {"smart": {"same_dropout": "no"}}},
+        "same_dropout must be true or false; found 'no'",
+    ),
+    "noise without a gradient": (
+        {"regularizers": "freelb", CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}},
+        "freelb takes gradients by its noise, which .*; set use_reentrant=False",
+    ),
     "no settings": ({"regularizers": {"smart": 5}}, "must be a name or settings by name"),
     "smoothing": (
         {"regularizers": "smart", "label_smoothing_factor": 0.1},

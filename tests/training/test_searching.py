@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -50,10 +51,13 @@ def searching(folder: Path, **changes: Any) -> tuple[LayerFusionTrainer, Histori
 def search(trainer: LayerFusionTrainer, trials: list[dict[str, Any]], **options: Any) -> optuna.Study:
     """Runs these trials; the study."""
     storage = optuna.storages.InMemoryStorage()
-    options = {"pruner": optuna.pruners.NopPruner(), **options}
+    options = {
+        "pruner": optuna.pruners.NopPruner(),
+        "compute_objective": lambda metrics: metrics["eval_loss"],
+        **options,
+    }
     trainer.hyperparameter_search(
         hp_space=lambda trial: trials[trial.number],
-        compute_objective=lambda metrics: metrics["eval_loss"],
         n_trials=len(trials),
         backend="optuna",
         storage=storage,
@@ -132,6 +136,35 @@ def test_a_trial_that_fails_says_why(tmp_path: Path) -> None:
     )
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL"]
     assert "layer_decay must be above 0" in study.trials[1].user_attrs["error"]
+
+
+def test_a_trial_without_memory_says_so(tmp_path: Path) -> None:
+    def short_of_memory(trial: Any) -> Any:
+        if trial.number == 0:
+            raise torch.OutOfMemoryError("out of\nmemory")
+        return small_model()
+
+    trainer, _ = searching(tmp_path, num_train_epochs=1)
+    trainer.model_init = short_of_memory
+    values = [{"learning_rate": 1e-3}] * 2
+    study = search(trainer, values, catch=(torch.OutOfMemoryError,))
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+    assert "out of memory" in study.trials[0].user_attrs["error"]
+
+
+def test_an_objective_that_is_not_a_number_takes_nothing_from_the_best(tmp_path: Path) -> None:
+    """As a correlation with predictions that are all the same."""
+    trainer, _ = searching(tmp_path, max_steps=1, num_train_epochs=1, **FIRST_IS_BEST)
+    found = iter([0.5, float("nan"), 0.4])
+    trainer.compute_metrics = lambda _: {"correlation": next(found)}
+    trainer.args.metric_for_best_model = "correlation"
+    values = [{"learning_rate": 1e-3}] * 3
+    study = search(
+        trainer, values, direction="maximize", compute_objective=lambda metrics: metrics["eval_correlation"]
+    )
+    assert [trial.value for trial in study.trials] == [0.5, None, 0.4]
+    assert study.trials[1].user_attrs["error"] == "the objective is not a number"
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run-0"]
 
 
 def test_a_diverged_trial_does_not_spoil_the_next(tmp_path: Path) -> None:

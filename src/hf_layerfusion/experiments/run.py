@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
-from torch.optim import Optimizer
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     set_seed,
 )
 
 from hf_layerfusion.data.statistics import plot_word_counts, word_counts
-from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.layer_plots import plot_layer_use
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.plots import plot_training_curves
@@ -42,6 +38,7 @@ from hf_layerfusion.experiments.layer_states import (
 )
 from hf_layerfusion.experiments.layers import LAYERS_TITLE, layers_section, measure_layers
 from hf_layerfusion.experiments.models import load_model, load_tokenizer
+from hf_layerfusion.experiments.optimizer import chosen_optimizer
 from hf_layerfusion.experiments.predict import is_prediction_only, predict_only
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.pushing import open_hub
@@ -84,21 +81,8 @@ def make_trainer(
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=compute_metrics_for(data.schema.problem_type),
-        optimizer_cls_and_kwargs=None
-        if training_arguments.decoupled_weight_decay
-        else _adam(training_arguments),
+        optimizer_cls_and_kwargs=chosen_optimizer(training_arguments),
     )
-
-
-def _adam(arguments: RunTrainingArguments) -> tuple[type[Optimizer], dict[str, Any]]:
-    # `--optim` knows AdamW alone, whose decay by rate × weight_decay is another thing than L2 in the gradient.
-    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
-    if optimizer_class is not torch.optim.AdamW:
-        raise UserError(
-            f"--decoupled_weight_decay False makes Adam of AdamW, found --optim {arguments.optim.value}; set one "
-            "of them to its default."
-        )
-    return torch.optim.Adam, options
 
 
 def train_and_predict(trainer: LayerFusionTrainer, encoded: dict[str, Dataset]) -> RunResult:

@@ -74,15 +74,16 @@ class Bregman(Regularizer):
 
     def _start(self, model: nn.Module) -> None:
         trained = {name: parameter.detach() for name, parameter in _trained(model)}
-        if not self._teacher:
-            self._teacher = {name: weight.clone() for name, weight in trained.items()}
-        if self._teacher.keys() != trained.keys():
+        if not self._teacher.keys() <= trained.keys():
             raise UserError(
-                f"Bregman's teacher must have the model's {len(trained)} trained weights, found {len(self._teacher)}; "
-                "resume with the model and the frozen layers that the run began with"
+                f"Bregman's teacher must have no weights but the model's {len(trained)} trained ones, found "
+                f"{len(self._teacher.keys() - trained.keys())} others; resume with the model and the frozen layers "
+                "that the run began with"
             )
         for name, weight in trained.items():
-            self._teacher[name] = self._teacher[name].to(weight.device)  # what was loaded may be on the CPU
+            # Layers that are unfrozen later are until then what they were. What was loaded may be on the CPU.
+            known = self._teacher.get(name)
+            self._teacher[name] = weight.clone() if known is None else known.to(weight.device)
 
     @contextmanager
     def _teaching(self, model: nn.Module) -> Iterator[None]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.losses.generators import GeneratorStates
@@ -90,6 +91,9 @@ class NoisePoint(ABC):
                 "fp16 for its arithmetic"
             )
         mask = state.new_ones(state.shape[:2]) if self._mask is None else self._mask
+        if mask.dim() == 2 and mask.shape[1] < state.shape[1]:
+            # Longformer pads texts to a multiple of its window.
+            mask = F.pad(mask, (0, state.shape[1] - mask.shape[1]))
         if mask.shape != state.shape[:2]:
             raise UserError(
                 f"noise needs an attention_mask {list(state.shape[:2])} to spare the padding, found "

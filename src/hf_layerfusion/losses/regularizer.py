@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -12,6 +13,14 @@ from torch import Tensor, nn
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.losses.outputs import Batch, ByTask, task_losses
 from hf_layerfusion.losses.passes import Passes
+
+KINDS: dict[type, tuple[type, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    bool: (bool, "true or false"),
+    str: (str, "a name"),
+}
+"""By the type of a setting's default, what its values must be."""
 
 
 class Penalty(NamedTuple):
@@ -37,19 +46,23 @@ class Regularizer(ABC):
         every: it is added at every n-th step only, n times as heavy, which costs an n-th.
 
     Raises:
-        UserError: a setting out of its range.
+        UserError: a setting of another type or out of its range.
     """
 
     weight: float = 1.0
     every: int = 1
 
     def __post_init__(self) -> None:
+        for setting in fields(self):
+            if setting.init:
+                kind, words = KINDS[type(setting.default)]
+                self._check(isinstance(getattr(self, setting.name), kind), setting.name, f"be {words}")
         self._check(0 <= self.weight < float("inf"), "weight", "be a finite number of 0 or more")
         self._check(self.every >= 1, "every", "be 1 or more; 1 adds the term at each step")
 
     def _check(self, holds: bool, name: str, rule: str) -> None:
         if not holds:
-            raise UserError(f"{type(self).__name__}: {name} must {rule}; found {getattr(self, name)}")
+            raise UserError(f"{type(self).__name__}: {name} must {rule}; found {getattr(self, name)!r}")
 
     @property
     def noise_layer(self) -> int | None:

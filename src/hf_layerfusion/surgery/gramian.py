@@ -26,11 +26,12 @@ class TaskGradients:
     A parameter that only one task uses keeps that task's gradient.
 
     Args:
-        parameters: the trained parameters. Their `grad` must be empty when the step begins.
+        parameters: the model's. Which of them are trained may change from step to step. Their `grad` must be empty
+            when a step begins.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self._parameters = [*parameters]
         self._gradients: dict[str, list[Tensor | None]] = {}
 
     @property

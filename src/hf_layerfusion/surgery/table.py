@@ -68,7 +68,9 @@ def task_weights(name: str, gramian: Tensor, generator: Generator, reduction: st
     if reduction not in REDUCTIONS:
         raise UserError(f"the reduction must be one of {', '.join(REDUCTIONS)}; found '{reduction}'")
     # With weights of 1, a gradient that is not finite reaches those who look for it: the scaler of fp16, the Trainer.
-    # Where all products are zero, nothing is shared and nothing weighted.
-    rule = AGGREGATORS[name] if gramian.isfinite().all() and gramian.any() else summed
-    weights = rule(gramian, generator)
+    weights = summed(gramian, generator)
+    # A task without a gradient on what is shared has no part in it. MGDA would take that gradient of zero for all.
+    shares = gramian.diagonal() > 0
+    if gramian.isfinite().all() and shares.any():
+        weights[shares] = AGGREGATORS[name](gramian[shares][:, shares], generator)
     return weights if reduction == "sum" else weights / len(gramian)

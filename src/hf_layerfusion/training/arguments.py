@@ -4,12 +4,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.losses.table import make_regularizers
-from hf_layerfusion.surgery.table import AGGREGATORS
+from hf_layerfusion.surgery.table import AGGREGATORS, task_weights
 from hf_layerfusion.training.exclusions import check_exclusions
 from hf_layerfusion.training.mixing import TASK_MIXINGS
 
@@ -268,12 +269,21 @@ class LayerFusionTrainingArguments(TrainingArguments):
             )
         if self.low_memory and not self.named_regularizers:
             raise UserError(f"low_memory is for regularizers, found none; name one, or use {CHECKPOINTING}")
+        how = getattr(self, f"{CHECKPOINTING}_kwargs") or {}
+        if getattr(self, CHECKPOINTING) and how.get("use_reentrant"):
+            for name in self.named_regularizers.keys() & {"smart", "freelb"}:
+                raise UserError(
+                    f"{name} takes gradients by its noise, which {CHECKPOINTING}_kwargs with use_reentrant=True cannot "
+                    "give; set use_reentrant=False"
+                )
         if self.gradient_surgery is None:
             return
         if self.gradient_surgery not in AGGREGATORS:
             raise UserError(
                 f"gradient_surgery must be one of {', '.join(AGGREGATORS)}, found {self.gradient_surgery!r}; name one"
             )
+        # Refuses a rule whose package is not installed, rather than in the first step.
+        task_weights(self.gradient_surgery, torch.eye(2, dtype=torch.float64), torch.Generator())
         if not self.task_mixing.startswith("together"):
             raise UserError(
                 f"gradient_surgery={self.gradient_surgery} needs a batch of each task in every step, found "

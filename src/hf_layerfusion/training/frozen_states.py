@@ -123,6 +123,15 @@ class _Found(NamedTuple):
     tokens: int
 
 
+def _batch_of(text: _Found) -> tuple[int, int]:
+    return text.length, id(text.dataset)
+
+
+def _versions(module: nn.Module) -> list[tuple[int, int]]:
+    """What changes when a weight is replaced or written to."""
+    return [(weight.data_ptr(), weight._version) for weight in (*module.parameters(), *module.buffers())]
+
+
 class FrozenStates(Trainer):
     """With `cache_frozen_states`, the encoder reads each text of the training and evaluation data once, as at
     inference; training and evaluation then begin at the fuser. What `predict` is given goes through the encoder."""
@@ -132,10 +141,11 @@ class FrozenStates(Trainer):
     eval_dataset: Any
     data_collator: Any
     _states: StateCache | None = None
+    _read_with: list[tuple[int, int]] | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As the stock method."""
-        self._states = None  # a checkpoint may bring other weights
+        self._states = None  # the data may be others
         return super().train(*args, **kwargs)
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel:
@@ -169,7 +179,10 @@ class FrozenStates(Trainer):
     def _collating_states(self) -> Iterator[None]:
         given = self.data_collator
         if self.args.cache_frozen_states is not None:
-            if self._states is None:
+            (encoder,) = encoders_of(self._model)
+            # A checkpoint may have brought other weights, or the user.
+            if self._states is None or self._read_with != _versions(encoder):
+                self._read_with = _versions(encoder)
                 self._states = self._filled_cache()
             self.data_collator = StateCollator(given, self._states)
         try:
@@ -240,7 +253,7 @@ class FrozenStates(Trainer):
                 for key in missing
                 if int.from_bytes(key[:4], "big") % args.world_size == args.process_index
             ),
-            key=lambda key: missing[key].length,
+            key=lambda key: _batch_of(missing[key]),
         )
         found = [missing[key] for key in mine]
         cache.write(mine, [text.tokens for text in found], self._computed(found))
@@ -255,12 +268,12 @@ class FrozenStates(Trainer):
 
     def _computed(self, texts: list[_Found]) -> Iterator[Tensor]:
         """The states `[R, T, H]` of each text. Only texts of one length are put into a batch, so that no padding is
-        added that an encoder could see."""
+        added that an encoder could see, and only those of one data set, which have the same columns."""
         model, was_training = self._model, self._model.training
         read = model.base_model.states_read
         model.eval()
         try:
-            for _, group in groupby(texts, key=lambda text: text.length):
+            for _, group in groupby(texts, key=_batch_of):
                 alike = list(group)
                 for start in range(0, len(alike), self.args.eval_batch_size):
                     rows = [

@@ -45,6 +45,7 @@ class MultitaskTraining(MultitaskEvaluation, WeighingTrainer):
         super().__init__(model, args, **kwargs)
         self._loss_sums: dict[str, Tensor] = {}
         self._steps_of: Counter[str] = Counter()
+        self._of_step: list[str] = []
         if self.is_multitask and self.train_dataset is not None:
             self._check_training()
             self.train_dataset = MultitaskDataset(self.train_dataset)
@@ -170,7 +171,8 @@ class MultitaskTraining(MultitaskEvaluation, WeighingTrainer):
         """As `WeighingTrainer.get_batch_samples`; counts the steps of each task."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.is_multitask and batches:
-            self._steps_of.update(task_inputs(batches[0]).keys())
+            self._of_step = [*task_inputs(batches[0])]
+            self._steps_of.update(self._of_step)
         return batches, num_items
 
     def _without_repeats(self, batch: Any) -> Any:
@@ -232,8 +234,10 @@ class MultitaskTraining(MultitaskEvaluation, WeighingTrainer):
         return take_back
 
     def diverged_tasks(self) -> list[str]:
-        """The tasks whose loss was not finite since the last entry of the log."""
-        return [task for task, total in self._loss_sums.items() if not torch.isfinite(total)]
+        """The tasks whose loss was not finite since the last entry of the log; where all were, the task of a step that
+        trains one."""
+        diverged = [task for task, total in self._loss_sums.items() if not torch.isfinite(total)]
+        return diverged or (self._of_step if len(self._of_step) == 1 else [])
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Of all the tasks of a batch."""

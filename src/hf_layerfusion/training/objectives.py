@@ -36,9 +36,11 @@ class Objective(ABC):
 
     Attributes:
         model_class: the Auto class that its model is loaded by.
+        least_batch: texts that a device's batch must have for there to be something to learn.
     """
 
     model_class: ClassVar[Any]
+    least_batch: ClassVar[int] = 1
 
     @abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
@@ -160,6 +162,7 @@ class SimCSE(Objective):
     """
 
     model_class: ClassVar[Any] = AutoModel
+    least_batch: ClassVar[int] = 2
 
     pooling: str = "mean"
     temperature: float = 0.05

@@ -17,8 +17,9 @@ class Place(NamedTuple):
     """Where a parameter stands.
 
     Attributes:
-        part: `EMBEDDINGS`, `LAYER`, `TOP` (what an encoder has beside these: a pooler, a last norm), `FUSION` (what is
-            not the pretrained encoder) or `HEAD` (of that, what stands outside the base model).
+        part: `EMBEDDINGS` (by name, or a table outside the layers, such as GPT-2's `wte`), `LAYER`, `TOP` (what an
+            encoder has beside these: a pooler, a last norm), `FUSION` (what is not the pretrained encoder) or `HEAD`
+            (of that, what stands outside the base model).
         layer: the number of its layer, from 0 at the input; `None` elsewhere.
     """
 
@@ -47,8 +48,10 @@ def parameter_places(model: nn.Module) -> dict[int, Place]:
         for parameter in model.parameters()
     }
     for encoder in _encoders_of(model):
+        tables = {id(module.weight) for module in encoder.modules() if isinstance(module, nn.Embedding)}
         for name, parameter in encoder.named_parameters():
-            places[id(parameter)] = Place(EMBEDDINGS if "embed" in name else TOP)
+            embeds = "embed" in name or id(parameter) in tables
+            places[id(parameter)] = Place(EMBEDDINGS if embeds else TOP)
         for number, layer in enumerate(layers_of(encoder) or ()):
             places |= {id(parameter): Place(LAYER, number) for parameter in layer.parameters()}
     return places

@@ -44,7 +44,7 @@ class PretrainingTrainer(LayerFusionTrainer):
         processing_class: PreTrainedTokenizerBase,
         **kwargs: Any,
     ) -> None:
-        check_arguments(args)
+        check_arguments(args, objective)
         # `objective` is the stock Trainer's, for searches.
         self._objective = objective
         super().__init__(
@@ -104,12 +104,17 @@ class PretrainingTrainer(LayerFusionTrainer):
         return output._replace(metrics=metrics)
 
 
-def check_arguments(args: LayerFusionTrainingArguments) -> None:
-    """Refuses what does not go with texts without labels, or with a stream.
+def check_arguments(args: LayerFusionTrainingArguments, objective: Objective) -> None:
+    """Refuses what does not go with texts without labels, with a stream, or with the objective.
 
     Raises:
         UserError: the first such option, and the value that does.
     """
+    if args.per_device_train_batch_size < objective.least_batch:
+        raise UserError(
+            f"per_device_train_batch_size must be {objective.least_batch} or more for {type(objective).__name__}, "
+            f"found {args.per_device_train_batch_size}; with less the loss is 0 and nothing is learned"
+        )
     allowed: dict[str, tuple[Any, ...]] = {
         "regularizers": (None, {}),
         "cache_frozen_states": (None,),

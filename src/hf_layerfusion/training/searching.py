@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from typing import Any
 
+import torch
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -35,8 +37,8 @@ class SearchingTrainer(Trainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Train, as `Trainer.train` does. A trial that ends in a `UserError` carries its message as the attribute
-        `error`.
+        """Train, as `Trainer.train` does. A trial that ends in a `UserError` or for want of memory, or whose objective
+        is not a number, says so in its attribute `error`.
 
         Raises:
             UserError: a trial's values that do not go with each other, or as the stock method's subclasses.
@@ -52,16 +54,22 @@ class SearchingTrainer(Trainer):
             if self.args.load_best_model_at_end and best_step in self._objectives:
                 self.objective = self._objectives[best_step]
             kept = self._is_best(trial)
-            logger.info(f"{self._name_of(trial)}: objective {self.objective}")
+            if self.objective is not None and math.isnan(self.objective):
+                self._tell_failure(trial, "the objective is not a number")  # by which Optuna fails the trial
+            else:
+                logger.info(f"{self._name_of(trial)}: objective {self.objective}")
             return output
-        except UserError as error:
-            logger.warning(f"{self._name_of(trial)} failed: {error}")
-            if hasattr(trial, "set_user_attr"):
-                trial.set_user_attr("error", str(error))
+        except (UserError, torch.OutOfMemoryError) as error:
+            self._tell_failure(trial, one_line(error))
             raise
         finally:
             if not kept and hasattr(trial, "study"):
                 shutil.rmtree(self._get_output_dir(trial), ignore_errors=True)
+
+    def _tell_failure(self, trial: Any, why: str) -> None:
+        logger.warning(f"{self._name_of(trial)} failed: {why}")
+        if hasattr(trial, "set_user_attr"):
+            trial.set_user_attr("error", why)
 
     def _name_of(self, trial: Any) -> str:
         values = trial if isinstance(trial, dict) else trial.params
@@ -78,7 +86,7 @@ class SearchingTrainer(Trainer):
     def _is_best(self, trial: Any) -> bool:
         """Whether a trial that has ended beats all before it; the checkpoints of the one that was best go then."""
         study = getattr(trial, "study", None)
-        if study is None or self.objective is None:
+        if study is None or self.objective is None or math.isnan(self.objective):
             return False
         try:
             best = study.best_trial

@@ -161,8 +161,9 @@ def test_without_test_file_the_validation_data_are_reported(call, tmp_path, size
 
 def test_trials_that_fail(call, tmp_path):
     (tmp_path / "high.json").write_text('{"learning_rate": [1e30]}')
-    with pytest.raises(UserError, match=r"--hp_search: no trial ended well; the last one: .* finite"):
-        call(tmp_path / "run", hp_space=tmp_path / "high.json")
+    for again in (False, True):  # then nothing is left to try
+        with pytest.raises(UserError, match=r"--hp_search: no trial ended well; the last one: .* finite"):
+            call(tmp_path / "run", hp_space=tmp_path / "high.json", resume_from_checkpoint=again)
 
 
 @pytest.mark.parametrize(

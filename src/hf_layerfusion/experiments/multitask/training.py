@@ -30,6 +30,7 @@ from hf_layerfusion.experiments.multitask.arguments import (
     MultitaskTrainingArguments,
 )
 from hf_layerfusion.experiments.multitask.tasks import PREDICT, Task, make_tasks, prepare_task, tokenize_task
+from hf_layerfusion.experiments.optimizer import chosen_optimizer
 from hf_layerfusion.experiments.prepare import PreparedData
 from hf_layerfusion.experiments.report import split_metrics
 from hf_layerfusion.experiments.run_folder import resume_point
@@ -169,6 +170,7 @@ def make_multitask_trainer(
             name: compute_metrics_for(prepared.schema.problem_type)
             for name, prepared in data.prepared.items()
         },
+        optimizer_cls_and_kwargs=chosen_optimizer(training_arguments),
     )
 
 

@@ -89,6 +89,9 @@ def _check_data(arguments: PretrainingDataArguments, tokenizer: PreTrainedTokeni
         )
     if arguments.shuffle_buffer_size < 0:
         raise UserError(f"--shuffle_buffer_size must be 0 or more, found {arguments.shuffle_buffer_size}.")
+    for name in ("max_train_samples", "max_eval_samples"):
+        if (limit := getattr(arguments, name)) is not None and limit < 1:
+            raise UserError(f"--{name} must be 1 or more, found {limit}; leave it out for all texts.")
     special, most = tokenizer.num_special_tokens_to_add(), tokenizer.model_max_length
     if not special < arguments.max_seq_length <= most:
         raise UserError(

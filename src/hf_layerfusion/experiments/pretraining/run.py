@@ -238,7 +238,7 @@ def pretrain(
     arguments = training_arguments
     settings = run_settings(model_arguments, data_arguments, arguments)
     objective = make_objective(arguments.objective)
-    check_arguments(arguments)
+    check_arguments(arguments, objective)
     if arguments.head_steps < 0:
         raise UserError(f"--head_steps must be 0 or more, found {arguments.head_steps}.")
     if not arguments.dry_run:

@@ -8,14 +8,17 @@ import dataclasses
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import torch
 from transformers import PreTrainedModel
 from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKENDS
 from transformers.trainer_utils import BestRun, HPSearchBackend, IntervalStrategy
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.search_plots import Trial
 from hf_layerfusion.experiments.arguments import RunTrainingArguments
 from hf_layerfusion.experiments.run_folder import SETTINGS_FILE, Experiment, write_json
 from hf_layerfusion.experiments.search.report import in_words, search_section, searched_metric, write_trials
@@ -226,21 +229,25 @@ def _search_with_optuna(
         try:
             trainer.hyperparameter_search(
                 hp_space=lambda trial: draw(of_training, trial),
-                # A trial that cannot be run, or whose loss is not finite, is a failed one, and the search goes on.
-                catch=(UserError,),
+                # A trial that cannot be run, finds no memory for its batch, or whose loss is not finite, is a failed
+                # one, and the search goes on.
+                catch=(UserError, torch.OutOfMemoryError),
                 **{**options, "n_trials": left, **study_options},
             )
-        except ValueError as error:
-            if any(trial.state == "finished" for trial in search_study.trials_of(study)):
-                raise
-            failed = [trial.error for trial in search_study.trials_of(study) if trial.error]
-            if not failed:
-                raise
-            raise UserError(f"--hp_search: no trial ended well; the last one: {failed[-1]}") from error
+        except ValueError:
+            _check_ended(search_study.trials_of(study))
+            raise
     trials = search_study.trials_of(study)
+    _check_ended(trials)
     write_trials(folder, trials, arguments, [name for name, entry in space.items() if _is_log(entry)])
     best = study.best_trial
     return BestRun(str(best.number), best.value, best.params)
+
+
+def _check_ended(trials: Sequence[Trial]) -> None:
+    failed = [trial.error for trial in trials if trial.error]
+    if failed and not any(trial.state == "finished" for trial in trials):
+        raise UserError(f"--hp_search: no trial ended well; the last one: {failed[-1]}")
 
 
 def _is_log(entry: Any) -> bool:
