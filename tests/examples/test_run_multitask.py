@@ -12,6 +12,7 @@ from transformers import pipeline
 from hf_layerfusion import CerbertusForMultitask
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.multitask.run import train_tasks
+from hf_layerfusion.experiments.multitask.tasks import read_tasks_file
 from hf_layerfusion.experiments.tables.recipes import MULTITASK_CLASSES
 from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.tiny import NEGATIVE_WORDS, POSITIVE_WORDS, read_csv, tiny_texts
@@ -218,6 +219,12 @@ MISTAKES = {
         "task 'sts': lacks the key 'train_file' or 'dataset_name'",
     ),
     "unknown key": (("sts", {"lables": []}), {}, "task 'sts': has no key 'lables'"),
+    "value of another type": (("sts", {"value_range": "0-5"}), {}, "task 'sts': .*'value_range' .*'0-5'"),
+    "file that is no name": (("sts", {"train_file": 3}), {}, "task 'sts': .*'train_file' expected str"),
+    "labels that are no names": (("sst5", {"labels": [0, 1]}), {}, "task 'sst5': .*'labels'"),
+    "what holds for all tasks": (("sts", {"max_seq_length": 9}), {}, "task 'sts': has no key 'max_seq_length'"),
+    "pair of one column": (("sst5", {"pair": True}), {}, "task 'sst5': pair must be what text_pair_column says"),
+    "course name of two": (("quora", {"course_name": "sst"}), {}, "task 'quora': .* found 'sst' twice"),
     "outside the range": (
         ("sts", {"value_range": [0, 4]}),
         {},
@@ -255,3 +262,10 @@ def test_mistakes_are_one_line_and_leave_nothing(call, tmp_path, folder, mistake
         call(tmp_path / "run", **changes)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_task_that_is_declared_twice_is_not_dropped(tmp_path):
+    path = tmp_path / "tasks.json"
+    path.write_text('{"sst5": {"train_file": "a.csv"}, "sst5": {"train_file": "b.csv"}}')
+    with pytest.raises(UserError, match="'sst5' stands twice"):
+        read_tasks_file(str(path))
