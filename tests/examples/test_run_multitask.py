@@ -217,9 +217,9 @@ def test_dry_run_on_a_checkpoint_of_ours_and_on_layers_that_cannot_be_copied(cal
     albert = AutoModel.from_config(tiny_config("albert"))
     albert.save_pretrained(tmp_path / "albert")
     tiny_tokenizer().save_pretrained(tmp_path / "albert")
-    counts = call(
-        tmp_path / "run", "--dry_run", model_name_or_path=tmp_path / "albert", num_task_layers=0
-    )["architectures"]
+    counts = call(tmp_path / "run", "--dry_run", model_name_or_path=tmp_path / "albert", num_task_layers=0)[
+        "architectures"
+    ]
     assert list(counts) == ["multi", "triple", "multi-triple", "multi-static"]
     weights = albert.num_parameters() - albert.pooler.weight.numel() - albert.pooler.bias.numel()
     assert counts["multi"]["shared"] == weights
@@ -253,8 +253,16 @@ MISTAKES = {
     "value of another type": (("sts", {"value_range": "0-5"}), {}, "task 'sts': .*'value_range' .*'0-5'"),
     "file that is no name": (("sts", {"train_file": 3}), {}, "task 'sts': .*'train_file' expected str"),
     "labels that are no names": (("sst5", {"labels": [0, 1]}), {}, "task 'sst5': .*'labels'"),
-    "what holds for all tasks": (("sts", {"max_seq_length": 9}), {}, "task 'sts': has no key 'max_seq_length'"),
-    "pair of one column": (("sst5", {"pair": True}), {}, "task 'sst5': pair must be what text_pair_column says"),
+    "what holds for all tasks": (
+        ("sts", {"max_seq_length": 9}),
+        {},
+        "task 'sts': has no key 'max_seq_length'",
+    ),
+    "pair of one column": (
+        ("sst5", {"pair": True}),
+        {},
+        "task 'sst5': pair must be what text_pair_column says",
+    ),
     "course name of two": (("quora", {"course_name": "sst"}), {}, "task 'quora': .* found 'sst' twice"),
     "outside the range": (
         ("sts", {"value_range": [0, 4]}),

@@ -84,7 +84,9 @@ def test_they_are_refused_before_a_step(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"evaluation data of task 'para': row 0: .* found 2"):
         tasks_trainer(tmp_path, model, eval_dataset={"para": wrong})
     own = tasks_trainer(tmp_path, model).data_collator.collate
-    made = tasks_trainer(tmp_path, model, train=train_sets() | {"para": wrong}, data_collator=lambda rows: own(rows))
+    made = tasks_trainer(
+        tmp_path, model, train=train_sets() | {"para": wrong}, data_collator=lambda rows: own(rows)
+    )
     assert made.is_multitask
 
 

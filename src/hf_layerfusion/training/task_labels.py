@@ -66,7 +66,7 @@ def _fit(labels: Sequence[Any], task: Any) -> bool:
     shape = (task.num_labels,) if task.problem_type == "multi_label_classification" else ()
     if values.dtype.kind not in kinds or values.shape[1:] not in (shape, shape or (1,)):
         return False
-    low, high = 0, 1
+    low, high = 0.0, 1.0
     if task.problem_type == "single_label_classification":
         high = task.num_labels - 1
         values = values[values != IGNORED]
