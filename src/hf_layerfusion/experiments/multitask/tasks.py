@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from datasets import Dataset
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.dataclasses import type_validator
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 
@@ -41,10 +41,9 @@ NOT_OF_ONE_TASK = {
 }  # fmt: skip
 
 
-@strict
 @dataclass
 class TaskDataArguments(PairDataArguments):
-    """What an entry of the tasks file says of a task's data, each value of its field's type."""
+    """What an entry of the tasks file says of a task's data."""
 
     labels: list[str] | None = None
     predict_file: str | None = None
@@ -130,6 +129,7 @@ def make_tasks(
         UserError: a key that is missing or unknown, or a value of the wrong type, with the task's name; a file outside
             of the folder.
     """
+    types = get_type_hints(TaskDataArguments)  # `HfArgumentParser` changes those of the fields
     data_fields = {field.name for field in dataclasses.fields(TaskDataArguments)} - NOT_OF_ONE_TASK
     model_fields = {field.name for field in dataclasses.fields(TaskConfig)}
     shared = {
@@ -165,9 +165,11 @@ def make_tasks(
             )
         of_data = {key: value for key, value in entry.items() if key in data_fields}
         try:
-            data = TaskDataArguments(**{**of_data, **shared})
-        except StrictDataclassError as error:
+            for key, value in of_data.items():
+                type_validator(key, value, types[key])
+        except TypeError as error:
             raise UserError(f"task '{name}': {one_line(error)}; correct it.") from error
+        data = TaskDataArguments(**{**of_data, **shared})
         data.class_names = data.labels
         for key in (*FILE_FIELDS, "predict_file"):
             if (file := getattr(data, key)) is not None:
