@@ -7,14 +7,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import pipeline
+from transformers import AutoModel, pipeline
 
 from hf_layerfusion import CerbertusForMultitask
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.multitask.run import train_tasks
+from hf_layerfusion.experiments.multitask.tasks import read_tasks_file
 from hf_layerfusion.experiments.tables.recipes import MULTITASK_CLASSES
 from tests.examples.command_line import QUICK_TRAINING, parse
-from tests.tiny import NEGATIVE_WORDS, POSITIVE_WORDS, read_csv, tiny_texts
+from tests.tiny import (
+    NEGATIVE_WORDS,
+    POSITIVE_WORDS,
+    read_csv,
+    tiny_config,
+    tiny_texts,
+    tiny_tokenizer,
+)
 
 
 def write_tsv(path, header, rows):
@@ -202,6 +210,30 @@ def test_dry_run_counts_parameters_as_the_models_have_them(call, tmp_path, run):
     assert not (tmp_path / "run").exists()
 
 
+def test_dry_run_on_a_checkpoint_of_ours_and_on_layers_that_cannot_be_copied(call, tmp_path, run):
+    again = call(tmp_path / "run", "--dry_run", model_name_or_path=run[0])["architectures"]
+    first = call(tmp_path / "run", "--dry_run")["architectures"]
+    assert again == first
+    albert = AutoModel.from_config(tiny_config("albert"))
+    albert.save_pretrained(tmp_path / "albert")
+    tiny_tokenizer().save_pretrained(tmp_path / "albert")
+    counts = call(tmp_path / "run", "--dry_run", model_name_or_path=tmp_path / "albert", num_task_layers=0)[
+        "architectures"
+    ]
+    assert list(counts) == ["multi", "triple", "multi-triple", "multi-static"]
+    weights = albert.num_parameters() - albert.pooler.weight.numel() - albert.pooler.bias.numel()
+    assert counts["multi"]["shared"] == weights
+
+
+def test_a_task_without_a_best_epoch_is_left_out_of_the_best_of_each(call, tmp_path, folder):
+    """No validation data, or a correlation that is never defined: what was trained is written all the same."""
+    changes = changed(folder, tmp_path, "sst5", train_on_all=True)
+    results = call(tmp_path / "run", **changes, num_train_epochs=1, num_task_layers=0)
+    assert not (tmp_path / "run" / "best-sst5").exists()
+    assert "test_sst5_accuracy" in results and "best_of_each_quora_accuracy" in results
+    assert not {"best_of_each_sst5_accuracy", "best_of_each_mean"} & results.keys()
+
+
 def changed(folder, tmp_path, task, **changes):
     tasks = json.loads((folder / "tasks.json").read_text())
     tasks[task] |= changes
@@ -218,6 +250,20 @@ MISTAKES = {
         "task 'sts': lacks the key 'train_file' or 'dataset_name'",
     ),
     "unknown key": (("sts", {"lables": []}), {}, "task 'sts': has no key 'lables'"),
+    "value of another type": (("sts", {"value_range": "0-5"}), {}, "task 'sts': .*'value_range' .*'0-5'"),
+    "file that is no name": (("sts", {"train_file": 3}), {}, "task 'sts': .*'train_file' expected str"),
+    "labels that are no names": (("sst5", {"labels": [0, 1]}), {}, "task 'sst5': .*'labels'"),
+    "what holds for all tasks": (
+        ("sts", {"max_seq_length": 9}),
+        {},
+        "task 'sts': has no key 'max_seq_length'",
+    ),
+    "pair of one column": (
+        ("sst5", {"pair": True}),
+        {},
+        "task 'sst5': pair must be what text_pair_column says",
+    ),
+    "course name of two": (("quora", {"course_name": "sst"}), {}, "task 'quora': .* found 'sst' twice"),
     "outside the range": (
         ("sts", {"value_range": [0, 4]}),
         {},
@@ -255,3 +301,10 @@ def test_mistakes_are_one_line_and_leave_nothing(call, tmp_path, folder, mistake
         call(tmp_path / "run", **changes)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_task_that_is_declared_twice_is_not_dropped(tmp_path):
+    path = tmp_path / "tasks.json"
+    path.write_text('{"sst5": {"train_file": "a.csv"}, "sst5": {"train_file": "b.csv"}}')
+    with pytest.raises(UserError, match="'sst5' stands twice"):
+        read_tasks_file(str(path))

@@ -97,6 +97,7 @@ BAD_TASKS = {
     "fusion": ({**LABELS, "fusion": {"fusion": "sum"}}, "`fusion` must be one of .* found 'sum'"),
     "pooling": ({**LABELS, "fusion": {"pooling": "sum"}}, "`pooling` must be one of .* found 'sum'"),
     "groups": ({**LABELS, "fusion": {"fusion": "share", "num_groups": 3}}, "found 3 groups for 4 layers"),
+    "wrong type of a setting of a fuser": ({**LABELS, "fusion": {"num_groups": "2"}}, "num_groups"),
     "foreign setting": (
         {**LABELS, "fusion": {"pooling": "lstm", "dense_size": 3}},
         r"`fusion` must hold .*\['dense_size'\]",

@@ -204,6 +204,11 @@ def test_what_cannot_be_answered() -> None:
         model(tasks=given, labels=LABELS["sst5"])
     with pytest.raises(ValueError, match=r"the batch of task 'sst5' must hold .* found \['position_ids'\]"):
         model(tasks={"sst5": given["sst5"] | {"position_ids": torch.zeros(3, 7)}})
+    with pytest.raises(ValueError, match="`tasks` must hold batches"):
+        model(tasks={})
+    embeds = {"inputs_embeds": torch.randn(2, 4, WIDTH)}
+    with pytest.raises(ValueError, match=r"`tasks` must hold batches, .* found those of \['sst5', 'quora'\]"):
+        model(tasks={"sst5": given["sst5"], "quora": embeds})
     with pytest.raises(ValueError, match=r"`input_ids` of task 'sts' must be \[B, 2, T\]"):
         model(task="sts", **given["sst5"])
 

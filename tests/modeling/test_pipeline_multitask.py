@@ -86,6 +86,18 @@ def test_from_a_folder(ask: MultitaskPipeline, tmp_path: Path) -> None:
     assert loaded(PAIR) == ask(PAIR)
 
 
+def test_the_tokenizer_lies_where_the_model_does(ask: MultitaskPipeline, tmp_path: Path) -> None:
+    ask.model.save_pretrained(tmp_path / "inner")
+    ask.tokenizer.save_pretrained(tmp_path / "inner")
+    assert MultitaskPipeline.from_pretrained(str(tmp_path), subfolder="inner")(PAIR) == ask(PAIR)
+
+
+@pytest.mark.parametrize("wrong", [{"text": "a", "pair": "b"}, {"txt": "a"}, ("a", "b"), None])
+def test_inputs_of_another_form(ask: MultitaskPipeline, wrong: Any) -> None:
+    with pytest.raises(ValueError, match="`inputs` must be texts or pairs"):
+        ask([TEXT, wrong])
+
+
 def test_what_cannot_be_asked(ask: MultitaskPipeline) -> None:
     with pytest.raises(ValueError, match=r"`tasks` must be of .* found \['cola'\]"):
         ask(TEXT, tasks=["cola"])

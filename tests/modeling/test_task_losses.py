@@ -59,6 +59,26 @@ def test_mean_squared_error_by_hand(labels: torch.Tensor) -> None:
     assert loss.logits(VALUES) is VALUES
 
 
+@pytest.mark.parametrize(
+    ("name", "fields", "outputs"),
+    [
+        ("cross_entropy", TWO, 2),
+        ("binary_cross_entropy", TWO, 1),
+        ("mse", TWO, 1),
+        ("cosine_embedding", {**TWO, **SIAMESE, "head": "cosine"}, 1),
+    ],
+)
+def test_rows_without_a_class_count_for_nothing(name: str, fields: dict[str, Any], outputs: int) -> None:
+    """As in torch's cross-entropy, and as the Trainer counts them."""
+    loss = loss_of(name, **fields)
+    values = torch.randn(5, outputs, requires_grad=True)
+    labels = torch.tensor([1, -100, 0, 1, -100])
+    found = loss(values, labels)
+    torch.testing.assert_close(found, loss(values[[0, 2, 3]], labels[[0, 2, 3]]))
+    found.backward()
+    assert values.grad is not None and not values.grad[[1, 4]].any()
+
+
 def test_mean_squared_error_of_two_classes_by_hand() -> None:
     loss = loss_of("mse", **TWO)
     values = torch.tensor([[0.2], [0.7], [1.4]])

@@ -120,6 +120,7 @@ def tasks_trainer(
     callbacks: Any = None,
     compute_metrics: Any = METRICS,
     eval_dataset: Any = None,
+    data_collator: Any = None,
     **changes: Any,
 ) -> LayerFusionTrainer:
     """A Trainer of `small_tasks_model` on `train_sets()`, evaluated on 9 rows of each task."""
@@ -130,6 +131,7 @@ def tasks_trainer(
         eval_dataset={task: task_rows(task, 9, seed=50) for task in CLASSES}
         if eval_dataset is None
         else eval_dataset,
+        data_collator=data_collator,
         processing_class=tiny_tokenizer(),
         compute_metrics=compute_metrics,
         callbacks=callbacks,

@@ -52,7 +52,7 @@ def join_batches(
         The joined batch of sequences, and each task's rows of it.
 
     Raises:
-        ValueError: if a task's batch has not its shape.
+        ValueError: if there is no task, one's batch has not its shape, or some hold ids and some embeddings.
     """
     known: dict[tuple[int, ...], slice] = {}
     different = []
@@ -67,6 +67,11 @@ def join_batches(
             end += size
             different.append(flat)
         routes.append(Route(task, known[key], size))
+    if len({"inputs_embeds" in flat for flat in different}) != 1:
+        raise ValueError(
+            f"`tasks` must hold batches, all of `input_ids` or all of `inputs_embeds`, found those of {list(batches)}; "
+            "give the model one kind at a time."
+        )
     if len(different) == 1:
         return different[0], [route._replace(rows=ALL_ROWS) for route in routes]
     return pad_and_stack(different, pad_token_id), routes

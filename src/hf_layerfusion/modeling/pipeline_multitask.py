@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from .layer_routing import Route
+from .modeling_layer_fusion import HUB_OPTIONS
 from .task_config import TaskConfig
 
 
@@ -38,9 +39,13 @@ class MultitaskPipeline:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, batch_size: int = 32, **kwargs: Any) -> "MultitaskPipeline":
-        """Loads model and tokenizer from a folder or the Hub; `kwargs` are those of the model's `from_pretrained`."""
-        model = AutoModelForSequenceClassification.from_pretrained(name_or_path, **kwargs)
-        return cls(model, AutoTokenizer.from_pretrained(name_or_path), batch_size)
+        """Loads model and tokenizer from a folder or the Hub; `kwargs` are those of the model's `from_pretrained`, of
+        which the tokenizer is given those that say where it is (`revision`, `token`, `subfolder`, …)."""
+        place = {name: kwargs[name] for name in (*HUB_OPTIONS, "trust_remote_code") if name in kwargs}
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **place)
+        return cls(
+            AutoModelForSequenceClassification.from_pretrained(name_or_path, **kwargs), tokenizer, batch_size
+        )
 
     @torch.no_grad()
     def __call__(
@@ -60,14 +65,11 @@ class MultitaskPipeline:
             answered for both texts of a pair, in a list.
 
         Raises:
-            ValueError: if a task is unknown, or needs a pair where there is none.
+            ValueError: if a task is unknown, or needs a pair where there is none, or an input is neither.
         """
         if isinstance(inputs, str | dict):
             return self([inputs], tasks)[0]
-        items = [
-            (item, None) if isinstance(item, str) else (item["text"], item.get("text_pair"))
-            for item in inputs
-        ]
+        items = [text_and_pair(item) for item in inputs]
         found: list[dict[str, Any]] = []
         for start in range(0, len(items), self.batch_size):
             found += self.answer(items[start : start + self.batch_size], tasks)
@@ -125,6 +127,21 @@ class MultitaskPipeline:
             self.tokenizer(*(t for t in texts if t is not None), truncation=True) for texts in sequences
         ]
         return dict(self.tokenizer.pad(encoded, return_tensors="pt").to(self.model.device))
+
+
+def text_and_pair(item: Any) -> tuple[str, str | None]:
+    """An input's text and second text.
+
+    Raises:
+        ValueError: if it is neither a text nor a pair: a second text under another name would be left unread.
+    """
+    if isinstance(item, str):
+        return item, None
+    if not isinstance(item, dict) or "text" not in item or item.keys() - {"text", "text_pair"}:
+        raise ValueError(
+            f'`inputs` must be texts or pairs {{"text": …, "text_pair": …}}, found {item!r}; name the texts so.'
+        )
+    return item["text"], item.get("text_pair")
 
 
 def readable(logits: torch.Tensor, task: TaskConfig) -> Any:

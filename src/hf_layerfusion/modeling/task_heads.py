@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
@@ -229,6 +230,6 @@ def build_heads(
     for name, task in tasks.items():
         try:
             heads[name] = TaskHead(task, encoders, encoder_config)
-        except ValueError as error:
-            raise ValueError(f"task '{name}': {error}") from error
+        except (ValueError, StrictDataclassError) as error:
+            raise ValueError(f"task '{name}': {' '.join(str(error).split())}") from error
     return heads

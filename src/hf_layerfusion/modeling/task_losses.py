@@ -7,10 +7,18 @@ from torch.nn import functional as F
 
 from .task_config import TaskConfig
 
+IGNORED = -100  # the label of a row that has none, as in torch
+
 
 def binary_logits(values: torch.Tensor) -> torch.Tensor:
     """Logits `[B, 2]` from the logit `[B, 1]` of the second class: their softmax is its sigmoid."""
     return torch.cat([torch.zeros_like(values), values], dim=-1)
+
+
+def mean_of_labelled(losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean of `losses` over those of `labels`, of the same shape, that are any, as `F.cross_entropy` takes it."""
+    has_label = labels != IGNORED
+    return losses.where(has_label, 0).sum() / has_label.sum()
 
 
 class TaskLoss(ABC):
@@ -52,7 +60,8 @@ class TaskLoss(ABC):
 
         Args:
             values: what the head puts out, `[B, num_outputs]`.
-            labels: `[B]` classes or values, `[B, num_labels]` zeros and ones for several labels a text.
+            labels: `[B]` classes or values, `[B, num_labels]` zeros and ones for several labels a text. A label
+                of -100 counts for nothing, but in a regression.
         """
 
 
@@ -90,7 +99,9 @@ class BinaryCrossEntropy(TaskLoss):
         return binary_logits(values) if self.task.is_binary else values
 
     def __call__(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return F.binary_cross_entropy_with_logits(values.float(), labels.float().view_as(values))
+        targets = labels.float().view_as(values)
+        losses = F.binary_cross_entropy_with_logits(values.float(), targets, reduction="none")
+        return mean_of_labelled(losses, targets)
 
 
 class ProbabilityLoss(TaskLoss):
@@ -109,7 +120,9 @@ class MeanSquaredError(ProbabilityLoss):
         return self.task.is_regression or self.task.is_binary
 
     def __call__(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return F.mse_loss(values.float(), labels.float().view_as(values))
+        targets = labels.float().view_as(values)
+        losses = F.mse_loss(values.float(), targets, reduction="none")
+        return losses.mean() if self.task.is_regression else mean_of_labelled(losses, targets)
 
 
 class CosineEmbedding(ProbabilityLoss):
@@ -122,8 +135,8 @@ class CosineEmbedding(ProbabilityLoss):
         return self.task.is_binary and self.task.head == "cosine"
 
     def __call__(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        cosine, same = values.float().view(-1), labels.view(-1).bool()
-        return torch.where(same, 1 - cosine, cosine.clamp(min=0)).mean()
+        cosine, labels = values.float(), labels.view_as(values)
+        return mean_of_labelled(torch.where(labels.bool(), 1 - cosine, cosine.clamp(min=0)), labels)
 
 
 TASK_LOSSES: dict[str, type[TaskLoss]] = {

@@ -23,6 +23,7 @@ from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.collating import MultitaskCollator, PaddingCollator
 from hf_layerfusion.training.sampling import LengthSortedSampler
 from hf_layerfusion.training.task_data import TaskDataset
+from hf_layerfusion.training.task_labels import check_labels, with_labels
 
 logger = logging.get_logger(__name__)
 
@@ -80,6 +81,7 @@ class MultitaskEvaluation(Trainer):
         self.data_collator = MultitaskCollator(data_collator)
         if self.eval_dataset is not None:
             self.eval_dataset = self._task_datasets(self.eval_dataset, "evaluation")
+            self._check_labels(self.eval_dataset, "evaluation")
         self._check_tasks()
         self._check_metrics()
 
@@ -111,11 +113,7 @@ class MultitaskEvaluation(Trainer):
         datasets = self.eval_dataset
         if eval_dataset is not None or datasets is None:
             datasets = self._task_datasets(eval_dataset, "evaluation")
-        labelled = {task: dataset for task, dataset in datasets.items() if dataset.has_labels}
-        if not labelled:
-            raise UserError(
-                "eval_dataset must have labels for one task at least, found none; call predict, which needs none"
-            )
+        labelled = with_labels(datasets)
         self._memory_tracker.start()
         start = time.time()
         found: dict[str, dict[str, float]] = {}
@@ -292,7 +290,8 @@ class MultitaskEvaluation(Trainer):
 
     def _check_metrics(self) -> None:
         """That the evaluation will have the metrics that the arguments ask for."""
-        labelled = [task for task, dataset in (self.eval_dataset or {}).items() if dataset.has_labels]
+        evaluates = self.train_dataset is not None and self.args.eval_strategy != IntervalStrategy.NO
+        labelled = list(with_labels(self.eval_dataset or {}, needed=evaluates))
         functions, chosen = self.compute_metrics, self.args.metric_for_best_model
         missing = [task for task in labelled if isinstance(functions, Mapping) and task not in functions]
         if missing:
@@ -309,6 +308,15 @@ class MultitaskEvaluation(Trainer):
                 f"tasks {', '.join(labelled) or '(none has labels)'}, such as eval_TASK_accuracy, found {chosen!r}; "
                 "correct it"
             )
+
+    def _check_labels(self, datasets: Mapping[str, TaskDataset], role: str) -> None:
+        """That the labels are of the classes or the range that the model's configuration declares. A collator of the
+        user's may make them of anything."""
+        declared = getattr(getattr(self.model, "config", None), "task_configs", {})
+        if isinstance(self.data_collator.collate, PaddingCollator):
+            for task, dataset in datasets.items():
+                if dataset.has_labels and task in declared:
+                    check_labels(dataset, declared[task], role)
 
     def _check_one_task(self) -> None:
         given = [

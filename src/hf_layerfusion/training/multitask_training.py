@@ -49,6 +49,7 @@ class MultitaskTraining(MultitaskEvaluation, WeighingTrainer):
         if self.is_multitask and self.train_dataset is not None:
             self._check_training()
             self.train_dataset = MultitaskDataset(self.train_dataset)
+            self._check_labels(self.train_dataset.tasks, "training")
         self._classes = self._class_labels() if self.args.class_balance != "none" else {}
         weighted = self.args.class_balance == "weights"
         if weighted and self.compute_loss_func is not None:

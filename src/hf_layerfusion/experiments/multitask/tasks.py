@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from datasets import Dataset
+from huggingface_hub.dataclasses import type_validator
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 
 from hf_layerfusion import TaskConfig
@@ -32,6 +34,20 @@ MAIN_METRICS = {
     "regression": "pearsonr",
 }
 PAIR_ORDERS = ("random", "given")
+# Said once for all tasks, or said otherwise in an entry: `labels` and `--cut`.
+NOT_OF_ONE_TASK = {
+    "class_names", "max_seq_length", "max_predict_samples", "split_seed", "language", "truncation",
+    "pad_to_max_length", "prediction_format",
+}  # fmt: skip
+
+
+@dataclass
+class TaskDataArguments(PairDataArguments):
+    """What an entry of the tasks file says of a task's data."""
+
+    labels: list[str] | None = None
+    predict_file: str | None = None
+    course_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +70,8 @@ class Task:
 
     def settings_of(self, problem_type: str) -> dict[str, Any]:
         """The settings; with this problem type where they name none, and a metric that goes with it."""
-        problem_type = self.settings.get("problem_type", problem_type)
-        return {"problem_type": problem_type, "metric": MAIN_METRICS[problem_type], **self.settings}
+        problem_type = self.settings.get("problem_type") or problem_type
+        return {"metric": MAIN_METRICS[problem_type], **self.settings, "problem_type": problem_type}
 
 
 def read_tasks_file(path: str | None) -> dict[str, dict[str, Any]]:
@@ -69,11 +85,11 @@ def read_tasks_file(path: str | None) -> dict[str, dict[str, Any]]:
             "--tasks_file must name a .json file with an entry for each task, found none; name one."
         )
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_each_key_once)
     except OSError as error:
         raise UserError(f"--tasks_file {path}: cannot be read ({error.strerror}); check the path.") from error
     except ValueError as error:
-        raise UserError(f"--tasks_file {path}: is no JSON ({one_line(error)}); mend it.") from error
+        raise UserError(f"--tasks_file {path}: is no sound JSON ({one_line(error)}); mend it.") from error
     if (
         not isinstance(content, dict)
         or not content
@@ -83,6 +99,20 @@ def read_tasks_file(path: str | None) -> dict[str, dict[str, Any]]:
             f'--tasks_file {path}: must be an object by task, {{"sst5": {{…}}}}; see examples/tasks.json.'
         )
     return content
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs; json itself would keep the last of two tasks of one name.
+
+    Raises:
+        ValueError: a key that stands twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in an object")
+    return found
 
 
 def make_tasks(
@@ -96,9 +126,11 @@ def make_tasks(
         arguments: what holds for all tasks.
 
     Raises:
-        UserError: a key that is missing or unknown, with the task's name; a file outside of the folder.
+        UserError: a key that is missing or unknown, or a value of the wrong type, with the task's name; a file outside
+            of the folder.
     """
-    data_fields = {field.name for field in dataclasses.fields(PairDataArguments)} - {"class_names"}
+    types = get_type_hints(TaskDataArguments)  # `HfArgumentParser` changes those of the fields
+    data_fields = {field.name for field in dataclasses.fields(TaskDataArguments)} - NOT_OF_ONE_TASK
     model_fields = {field.name for field in dataclasses.fields(TaskConfig)}
     shared = {
         name: getattr(arguments, name)
@@ -106,9 +138,9 @@ def make_tasks(
     }
     if arguments.max_train_samples is not None:
         shared["max_train_samples"] = arguments.max_train_samples
-    tasks = {}
+    tasks: dict[str, Task] = {}
     for name, entry in entries.items():
-        unknown = sorted(entry.keys() - data_fields - model_fields - {"predict_file", "course_name"})
+        unknown = sorted(entry.keys() - data_fields - model_fields)
         if unknown:
             raise UserError(
                 f"task '{name}': has no key {unknown[0]!r}; see docs/multitask.md for those there are."
@@ -122,21 +154,34 @@ def make_tasks(
             raise UserError(
                 f"task '{name}': course_name must be one of {', '.join(COURSE_COLUMNS)}, found {course_name!r}."
             )
+        if course_name is not None and course_name in {task.course_name for task in tasks.values()}:
+            raise UserError(
+                f"task '{name}': course_name must be one task's alone, found {course_name!r} twice; the "
+                "prediction files of both would have one name."
+            )
         if not is_plain_name(name):
             raise UserError(
                 f"task '{name}': must have a name of letters, digits, '_' and '-'; choose another."
             )
-        files = {
-            key: str(inside(folder, entry[key], f"task '{name}': {key}"))
-            for key in (*FILE_FIELDS, "predict_file")
-            if entry.get(key) is not None
-        }
-        predict_file = files.pop("predict_file", None)
         of_data = {key: value for key, value in entry.items() if key in data_fields}
-        data = PairDataArguments(**{**of_data, **shared, **files, "class_names": entry.get("labels")})
+        try:
+            for key, value in of_data.items():
+                type_validator(key, value, types[key])
+        except TypeError as error:
+            raise UserError(f"task '{name}': {one_line(error)}; correct it.") from error
+        data = TaskDataArguments(**{**of_data, **shared})
+        data.class_names = data.labels
+        for key in (*FILE_FIELDS, "predict_file"):
+            if (file := getattr(data, key)) is not None:
+                setattr(data, key, str(inside(folder, file, f"task '{name}': {key}")))
         settings = {key: value for key, value in entry.items() if key in model_fields}
         settings["pair"] = data.text_pair_column is not None
-        tasks[name] = Task(name, data, settings, predict_file, course_name)
+        if entry.get("pair", settings["pair"]) != settings["pair"]:
+            raise UserError(
+                f"task '{name}': pair must be what text_pair_column says, found {entry['pair']!r} and "
+                f"{data.text_pair_column!r}; correct one of them."
+            )
+        tasks[name] = Task(name, data, settings, data.predict_file, course_name)
     return tasks
 
 
@@ -147,7 +192,7 @@ def prepare_task(task: Task) -> tuple[Task, PreparedData]:
     test.
 
     Raises:
-        UserError: as `prepare`; a value outside the task's range, with its row.
+        UserError: as `prepare` and `TaskConfig`; a value outside the task's range, with its row.
     """
     try:
         data = prepare(task.data)
@@ -157,6 +202,10 @@ def prepare_task(task: Task) -> tuple[Task, PreparedData]:
     settings = task.settings_of(problem_type)
     if problem_type != "regression":
         settings["labels"] = list(data.schema.names)
+    try:
+        TaskConfig(**settings)
+    except (ValueError, StrictDataclassError) as error:
+        raise UserError(f"task '{task.name}': {one_line(error)}") from error
     for name, split in data.splits.items():
         if settings.get("value_range") is not None and "label" in split.column_names:
             low, high = settings["value_range"]

@@ -212,6 +212,9 @@ def _best_of_each(trainer: LayerFusionTrainer, data: MultitaskData) -> dict[str,
     test = data.split("test")
     for task in test:
         folder = Path(str(trainer.args.output_dir)) / f"{BEST_OF_TASK}-{task}"
+        if not folder.exists():  # never validated, or by no number: a correlation may be undefined all along
+            logger.info("%s: no epoch is its best", task)
+            continue
         if isinstance(trainer.model, PeftModel):
             read_adapters(trainer.model, folder)
         else:
@@ -226,8 +229,8 @@ def _best_of_each(trainer: LayerFusionTrainer, data: MultitaskData) -> dict[str,
 def architecture_counts(
     arguments: MultitaskModelArguments, tasks: dict[str, Task]
 ) -> dict[str, dict[str, Any]]:
-    """Parameters of the architectures in which the tasks could share an encoder (SerBERTus, Tables 6 and 7), by name,
-    as the fields of `ParameterCounts`; no weight is loaded.
+    """Parameters of the architectures in which the tasks can share an encoder (SerBERTus, Tables 6 and 7), by name, as
+    the fields of `ParameterCounts`; no weight is loaded.
 
     Raises:
         UserError: if the encoder's configuration cannot be loaded, or a task does not fit it.
@@ -235,14 +238,21 @@ def architecture_counts(
     try:
         encoder = AutoConfig.from_pretrained(
             resolve_path(arguments.model_name_or_path), **loading_options(arguments)
-        )
+        ).get_text_config()  # of a checkpoint of ours, its encoder's
         settings = {name: task.settings for name, task in tasks.items()}
         shapes = [(["shared"], k) for k in range(encoder.num_hidden_layers + 1)]
         shapes += [(["own"], 0), (["shared", "own"], 0), (["shared", "frozen"], 0)]
-        configs = [
-            CerbertusConfig(encoder_config=encoder, tasks=settings, encoders=encoders, num_task_layers=k)
-            for encoders, k in shapes
-        ]
-        return {config.variant: parameter_counts(config)._asdict() for config in configs}
+        counts = {}
+        for encoders, k in shapes:
+            config = CerbertusConfig(
+                encoder_config=encoder, tasks=settings, encoders=encoders, num_task_layers=k
+            )
+            try:
+                counts[config.variant] = parameter_counts(config)._asdict()
+            except ValueError:
+                if k == 0:
+                    raise
+                # An encoder such as ALBERT, whose layers no task can have a copy of.
+        return counts
     except LOADING_ERRORS as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error

@@ -1,0 +1,75 @@
+"""Which data sets of tasks have labels, and whether they are their task's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset as ArrowDataset
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.class_balance import IGNORED
+from hf_layerfusion.training.task_data import LABELS, TaskDataset
+
+
+def with_labels(datasets: Mapping[str, TaskDataset], needed: bool = True) -> dict[str, TaskDataset]:
+    """The evaluation data that have labels.
+
+    Raises:
+        UserError: none has, and some are `needed`.
+    """
+    found = {task: dataset for task, dataset in datasets.items() if dataset.has_labels}
+    if needed and not found:
+        raise UserError(
+            "eval_dataset must have labels for one task at least, found none; call predict, which needs none"
+        )
+    return found
+
+
+def check_labels(dataset: TaskDataset, task: Any, role: str) -> None:
+    """Checks each label of a data set, unless it computes its rows when asked for them.
+
+    Args:
+        dataset: the rows of one task, with labels.
+        task: what the model's configuration says of the task: `problem_type`, `num_labels`, `value_range`, `loss`.
+        role: "training" or "evaluation", for messages.
+
+    Raises:
+        UserError: the first label that is no class of the task, no finite number within its range, or no list of
+            numbers from 0 to 1, with its row, counted from 0.
+    """
+    if not isinstance(dataset.rows, ArrowDataset | Sequence):
+        return
+    labels = list(dataset.column(LABELS))
+    if not _fit(labels, task):
+        row = next((row for row, label in enumerate(labels) if not _fit([label], task)), 0)
+        rule = {
+            "single_label_classification": f"a class from 0 to {task.num_labels - 1}, or {IGNORED} for none",
+            "multi_label_classification": f"a list of {task.num_labels} numbers from 0 to 1",
+            "regression": f"a finite number{f' within {task.value_range}' if task.value_range else ''}",
+        }[task.problem_type]
+        raise UserError(
+            f"{role} data of task '{dataset.task}': row {row}: the label must be {rule}, found {labels[row]!r}; "
+            "correct the data or what the model's configuration says of the task"
+        )
+
+
+def _fit(labels: Sequence[Any], task: Any) -> bool:
+    """Whether all labels are the task's, made an array as a batch's are."""
+    try:
+        values = np.array(labels)
+    except ValueError:  # lists of different lengths
+        return False
+    kinds = "biu" if task.loss == "cross_entropy" else "biuf"
+    shape = (task.num_labels,) if task.problem_type == "multi_label_classification" else ()
+    if values.dtype.kind not in kinds or values.shape[1:] not in (shape, shape or (1,)):
+        return False
+    low, high = 0.0, 1.0
+    if task.problem_type == "single_label_classification":
+        high = task.num_labels - 1
+        values = values[values != IGNORED]
+    elif task.problem_type == "regression":
+        low, high = task.value_range or (-math.inf, math.inf)
+    return bool(np.all((low <= values) & (values <= high) & np.isfinite(values)))
