@@ -92,7 +92,9 @@ def test_what_is_imported_is_required() -> None:
     """Not what others happen to require: they may cease to."""
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
-    declared = {canonicalize_name(name) for name, _ in requirements(setup["options.extras_require"]["surgery"])}
+    declared = {
+        canonicalize_name(name) for name, _ in requirements(setup["options.extras_require"]["surgery"])
+    }
     declared |= allowed().keys()
     distributions = packages_distributions()
     missing = {

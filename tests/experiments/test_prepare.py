@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import PairDataArguments
-from hf_layerfusion.experiments.prepare import prepare
+from hf_layerfusion.experiments.prepare import encode_splits, prepare
 
 FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
 
@@ -41,3 +41,17 @@ def test_a_split_that_is_not_there_is_refused(kept_back: str) -> None:
         UserError, match=r"--test_split_name dev: must be a split of .* found test, train, val"
     ):
         prepare(PairDataArguments(dataset_name=kept_back, test_split_name="dev"))
+
+
+@pytest.mark.parametrize("rows", [[[1], [1, 2, 3]], [[[1], [2]], [[1, 2, 3], [1]]]])
+def test_texts_that_are_longer_than_the_tokenizer_allows_are_refused(rows):
+    """A row's ids are those of a text, or of two apart; an encoder has no positions for what is beyond."""
+    splits = {"test": Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})}
+    encoded = encode_splits(splits, lambda batch: {"input_ids": rows}, 3)
+    assert encoded["test"].to_dict() == {"labels": [0, 1], "input_ids": rows}
+    with pytest.raises(
+        UserError, match="test: a text has 3 tokens and the tokenizer allows 2; set --max_seq_length"
+    ):
+        encode_splits(splits, lambda batch: {"input_ids": rows}, 2)
+    nothing = {"test": splits["test"].select([])}
+    assert len(encode_splits(nothing, lambda batch: {}, 2)["test"]) == 0

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from hf_layerfusion.modeling.layer_routing import (
     ALL_ROWS,
@@ -133,6 +133,30 @@ def test_encoders_without_one_list_of_layers() -> None:
     ):
         give_tasks_layers(encoder, ["a"], 1)
     give_tasks_layers(encoder, ["a"], 0)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [("squeezebert", "dictionaries"), ("xlnet", "tokens first"), ("xmod", "language of each text")],
+)
+def test_encoders_whose_layers_do_not_take_rows(model_type: str, reason: str) -> None:
+    encoder = nn.Module()
+    encoder.config = AutoConfig.for_model(model_type)
+    with pytest.raises(ValueError, match=f"^`num_task_layers` must be 0 for '{model_type}', .*{reason}"):
+        give_tasks_layers(encoder, ["a"], 1)
+
+
+def test_a_decoder_shares_a_pass_without_its_cache() -> None:
+    config = AutoConfig.for_model(
+        "gpt2", vocab_size=1000, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2
+    )
+    routes = [Route("a", slice(0, 1), 1), Route("b", slice(1, 2), 1)]
+    encoder = AutoModel.from_config(config)
+    give_tasks_layers(encoder, ["a", "b"], 1)
+    with pytest.raises(ValueError, match=r"found a DynamicCache; .*use_cache=False"):
+        run_routed(encoder, sequences(2, 4), routes, 1, with_layers=False)
+    encoder.config.use_cache = False
+    run_routed(encoder, sequences(2, 4), routes, 1, with_layers=False)
 
 
 def test_a_list_inside_a_layer_is_not_taken_for_the_layers() -> None:

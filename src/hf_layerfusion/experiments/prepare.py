@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
@@ -12,7 +14,7 @@ from hf_layerfusion.data.files import read_competition, read_examples, read_hub
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.data.spelling import SpellingCorrector
 from hf_layerfusion.data.splits import limit, remove_duplicates, split_train_validation, text_overlap
-from hf_layerfusion.data.tables import row_number, take, values
+from hf_layerfusion.data.tables import row_number, take, to_table, values
 from hf_layerfusion.data.tweets import PRESETS, SPELLING, TweetPreprocessor, empty_rows
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import DataArguments
@@ -264,7 +266,8 @@ def tokenize(
     """Turns each split into model inputs: `input_ids`, `attention_mask`, …, and `labels` where there are labels.
 
     Raises:
-        UserError: an unknown `truncation`, or a text that it keeps whole and that leaves no room for the other.
+        UserError: an unknown `truncation`, or a text that it keeps whole and that leaves no room for the other; as
+            `encode_splits`.
     """
     _check_room(data, tokenizer, arguments)
 
@@ -276,19 +279,40 @@ def tokenize(
             padding="max_length" if arguments.pad_to_max_length else False,
         )
 
-    return encode_splits(data.splits, encode)
+    return encode_splits(data.splits, encode, tokenizer.model_max_length)
 
 
 def encode_splits(
-    splits: Mapping[str, Dataset], encode: Callable[[dict[str, list[str]]], Mapping[str, list[Any]]]
+    splits: Mapping[str, Dataset],
+    encode: Callable[[dict[str, list[str]]], Mapping[str, list[Any]]],
+    most_tokens: int,
 ) -> dict[str, Dataset]:
-    """Maps each split's texts to model inputs by `encode`, which takes a batch of rows; labels become `labels`."""
+    """Maps each split's texts to model inputs by `encode`, which takes a batch of rows; labels become `labels`.
+
+    Raises:
+        UserError: a text of more than `most_tokens` tokens, for which the encoder may have no positions.
+    """
     encoded = {}
     for name, split in splits.items():
         unused = [column for column in split.column_names if column != "label"]
         inputs = split.map(encode, batched=True, remove_columns=unused, desc=f"tokenizing {name}")
+        if (longest := _longest(inputs)) > most_tokens:
+            raise UserError(
+                f"{name}: a text has {longest} tokens and the tokenizer allows {most_tokens}; set --max_seq_length "
+                "to at most that."
+            )
         encoded[name] = inputs.rename_column("label", "labels") if "label" in inputs.column_names else inputs
     return encoded
+
+
+def _longest(inputs: Dataset) -> int:
+    """The most tokens of a text; a row of `input_ids` holds those of one text, or of two apart."""
+    if not len(inputs):
+        return 0  # `map` made no columns of nothing
+    ids = to_table(inputs.select_columns(["input_ids"]))["input_ids"]
+    if pa.types.is_nested(ids.type.value_type):
+        ids = pc.list_flatten(ids)
+    return int(pc.max(pc.list_value_length(ids)).as_py())
 
 
 def _check_room(data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: DataArguments) -> None:

@@ -12,6 +12,13 @@ from transformers.utils.output_capturing import CompileableContextVar
 
 ALL_ROWS = slice(None)
 
+_NOT_BY_ROWS = {
+    "squeezebert": "put out dictionaries",
+    "xlnet": "have the tokens first, [T, B, H]",
+    "xmod": "look up the language of each text themselves",
+}
+"""Encoders whose layers cannot be run over rows of a batch, and why."""
+
 
 class Route(NamedTuple):
     """Which rows of a batch a task answers. A row may serve several tasks: it then stands in the shared layers once.
@@ -109,7 +116,8 @@ def take_rows(value: Any, rows: slice | torch.Tensor, batch_size: int, length: i
         return value
     raise ValueError(
         f"what an encoder's layer is given must be tensors where several tasks share a pass, found a "
-        f"{type(value).__name__}; choose attn_implementation='sdpa' or 'eager'."
+        f"{type(value).__name__}; choose attn_implementation='sdpa' or 'eager', and of a decoder "
+        "use_cache=False."
     )
 
 
@@ -155,10 +163,15 @@ def give_tasks_layers(encoder: PreTrainedModel, tasks: Sequence[str], num_layers
     CerBERTus).
 
     Raises:
-        ValueError: if the encoder's layers do not stand in one list.
+        ValueError: if the encoder's layers do not stand in one list, or cannot be run over some rows of a batch.
     """
     if not num_layers:
         return
+    if reason := _NOT_BY_ROWS.get(encoder.config.model_type):
+        raise ValueError(
+            f"`num_task_layers` must be 0 for '{encoder.config.model_type}', whose layers {reason}; use an encoder "
+            "such as BERT, RoBERTa, ELECTRA or DistilBERT."
+        )
     layers = find_layers(encoder)
     lowest = len(layers) - num_layers
     for index in range(lowest, len(layers)):

@@ -232,7 +232,7 @@ def tokenize_task(
     trained in random order has further columns `swapped_…`.
 
     Raises:
-        UserError: an unknown `--pair_order`; as `data.truncation.encode`.
+        UserError: an unknown `--pair_order`; as `data.truncation.encode` and `encode_splits`.
     """
     if arguments.pair_order not in PAIR_ORDERS:
         raise UserError(
@@ -254,7 +254,8 @@ def tokenize_task(
         swapped = cut(*(batch[column] for column in reversed(columns)))
         return joint(batch) | {f"{SWAPPED}{name}": rows for name, rows in swapped.items()}
 
-    encoded = encode_splits(data.splits, siamese if is_siamese else joint)
+    most = tokenizer.model_max_length
+    encoded = encode_splits(data.splits, siamese if is_siamese else joint, most)
     if task.settings["pair"] and not is_siamese and arguments.pair_order == "random":
-        encoded |= encode_splits({"train": data.splits["train"]}, in_both_orders)
+        encoded |= encode_splits({"train": data.splits["train"]}, in_both_orders, most)
     return encoded
