@@ -258,6 +258,11 @@ MISTAKES = {
         {},
         "task 'sts': has no key 'max_seq_length'",
     ),
+    "metric of another kind": (
+        ("sts", {"metric": "mse"}),
+        {},
+        "task 'sts': metric must be one of pearsonr, spearmanr, found 'mse'",
+    ),
     "pair of one column": (
         ("sst5", {"pair": True}),
         {},

@@ -27,11 +27,11 @@ from hf_layerfusion.training.task_data import SWAPPED
 
 PREDICT = "predict"
 FILE_FIELDS = ("train_file", "validation_file", "test_file")
-# Metrics that a task is chosen by unless it says another.
-MAIN_METRICS = {
-    "single_label_classification": "accuracy",
-    "multi_label_classification": "f1_micro",
-    "regression": "pearsonr",
+# Metrics that a task may be chosen by, of which more is better; the first unless it says another.
+CHOOSING_METRICS = {
+    "single_label_classification": ("accuracy", "f1_macro", "recall_macro"),
+    "multi_label_classification": ("f1_micro", "f1_macro", "subset_accuracy"),
+    "regression": ("pearsonr", "spearmanr"),
 }
 PAIR_ORDERS = ("random", "given")
 # Said once for all tasks, or said otherwise in an entry: `labels` and `--cut`.
@@ -71,7 +71,7 @@ class Task:
     def settings_of(self, problem_type: str) -> dict[str, Any]:
         """The settings; with this problem type where they name none, and a metric that goes with it."""
         problem_type = self.settings.get("problem_type") or problem_type
-        return {"metric": MAIN_METRICS[problem_type], **self.settings, "problem_type": problem_type}
+        return {"metric": CHOOSING_METRICS[problem_type][0], **self.settings, "problem_type": problem_type}
 
 
 def read_tasks_file(path: str | None) -> dict[str, dict[str, Any]]:
@@ -206,6 +206,10 @@ def prepare_task(task: Task) -> tuple[Task, PreparedData]:
         TaskConfig(**settings)
     except (ValueError, StrictDataclassError) as error:
         raise UserError(f"task '{task.name}': {one_line(error)}") from error
+    if settings["metric"] not in (metrics := CHOOSING_METRICS[settings["problem_type"]]):
+        raise UserError(
+            f"task '{task.name}': metric must be one of {', '.join(metrics)}, found {settings['metric']!r}; correct it."
+        )
     for name, split in data.splits.items():
         if settings.get("value_range") is not None and "label" in split.column_names:
             low, high = settings["value_range"]
