@@ -201,6 +201,14 @@ def test_encoder_decoder(tmp_path: Path) -> None:
         BertForGRUFusionClassification.from_pretrained(tmp_path)
 
 
+def test_a_model_around_an_encoder_is_no_encoder(tmp_path: Path) -> None:
+    GRUFusionConfig(encoder_config=tiny_config("bert"), **SMALL).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"^`encoder_config` must describe an encoder, found the model 'gru_fusion'"
+    ):
+        BertWithPoolingModule.from_pretrained(tmp_path)
+
+
 def test_setting_that_does_not_fit_the_encoder(tiny_encoder_dir: str) -> None:
     with pytest.raises(ValueError, match="found 3 groups for 4 layers"):
         BertForGRUFusionClassification.from_pretrained(tiny_encoder_dir, num_groups=3)

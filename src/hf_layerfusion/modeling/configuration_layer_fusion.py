@@ -134,6 +134,11 @@ class LayerFusionConfig(PreTrainedConfig):
                 f"`encoder_config` must describe an encoder, found the encoder-decoder '{encoder.model_type}'; "
                 "use an encoder such as BERT, RoBERTa, DeBERTa-v2 or ModernBERT."
             )
+        if isinstance(encoder, LayerFusionConfig):
+            raise ValueError(
+                f"`encoder_config` must describe an encoder, found the model '{encoder.model_type}' around one; name "
+                "the encoder, or load the model by its own class."
+            )
         limits = {
             "num_hidden_layers": LARGEST_DEPTH,
             "hidden_size": LARGEST_SIZE,
