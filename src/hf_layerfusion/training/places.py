@@ -48,7 +48,12 @@ def parameter_places(model: nn.Module) -> dict[int, Place]:
         for parameter in model.parameters()
     }
     for encoder in _encoders_of(model):
-        tables = {id(module.weight) for module in encoder.modules() if isinstance(module, nn.Embedding)}
+        # Not MPNet's `relative_attention_bias`, which every layer reads.
+        tables = {
+            id(module.weight)
+            for name, module in encoder.named_modules()
+            if isinstance(module, nn.Embedding) and not name.endswith("bias")
+        }
         for name, parameter in encoder.named_parameters():
             embeds = "embed" in name or id(parameter) in tables
             places[id(parameter)] = Place(EMBEDDINGS if embeds else TOP)
