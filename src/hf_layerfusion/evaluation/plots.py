@@ -5,6 +5,7 @@ Text from the user is never read as mathematics (`$`).
 """
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ STYLE: dict[Any, Any] = {
 DPI = 150
 BLUE, RED, _GREY = "#1f6fb4", "#c8502d", "#777777"
 _LONGEST_NAME = 32
+_TITLE_WIDTH = 72  # letters a line
 
 PathLike = str | os.PathLike[str]
 
@@ -195,7 +197,9 @@ def plot_table(rows: Sequence[TableRow], path: PathLike, xlabel: str, title: str
             axes.errorbar(row.mean, position, xerr=ends, fmt="o", color=BLUE, capsize=3, markersize=5)
         axes.set_yticks(range(len(rows)), [shortened(row.name) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set(xlabel=xlabel, title=title)
+        axes.set(xlabel=xlabel)
+        # Over the whole figure, as the axes begin behind the rows' names; a long one would be cut off.
+        figure.suptitle(textwrap.fill(title, _TITLE_WIDTH), fontsize=STYLE["axes.titlesize"])
         axes.grid(axis="x", alpha=0.25)
         figure.savefig(path, dpi=DPI, format="png")
 
