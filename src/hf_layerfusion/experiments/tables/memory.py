@@ -19,7 +19,7 @@ def reset_peak_memory() -> None:
 
 def peak_memory() -> int | None:
     """The peak since it was reset, in MiB: what torch allocated on the GPU, or the process's resident memory, libraries
-    and data with it; `None` on a CPU where that peak cannot be reset: without Linux's `/proc`, or where it is closed."""
+    and data with it; `None` on a CPU where that peak cannot be reset: without Linux's `/proc`, or with it closed."""
     if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
         return round(allocated / 2**20)
     if not _keeps_a_peak():
