@@ -54,7 +54,7 @@ def test_what_was_frozen_stays_frozen():
 CASES = {
     "smart": lambda: [Smart(epsilon=1e-2, sigma=1e-2)],
     "smart at a layer": lambda: [Smart(epsilon=1e-2, sigma=1e-2, layer=1)],
-    "mtdnn": lambda: [Smart(mode="mtdnn", steps=2)],
+    "smart-pytorch": lambda: [Smart(mode="smart-pytorch", steps=2)],
     "smart and bregman": lambda: [Smart(epsilon=1e-2, sigma=1e-2), Bregman()],
     "rdrop": lambda: [RDrop()],
     "freelb": lambda: [FreeLB()],

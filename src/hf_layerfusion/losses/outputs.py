@@ -50,6 +50,15 @@ def divergence(problem_type: str, first: Tensor, second: Tensor) -> Tensor:
     Raises:
         UserError: logits of another shape, as of a model that labels tokens.
     """
+    return DIVERGENCES[problem_type](*comparable(first, second))
+
+
+def comparable(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two logits `[B, C]` of the same texts, in float32 or better.
+
+    Raises:
+        UserError: logits of another shape, as of a model that labels tokens.
+    """
     if first.dim() != 2 or first.shape != second.shape:
         raise UserError(
             f"the model's logits must be [B, num_labels], the same in every pass, found {list(first.shape)} and "
@@ -57,7 +66,7 @@ def divergence(problem_type: str, first: Tensor, second: Tensor) -> Tensor:
         )
     if first.dtype != torch.float64:
         first, second = first.float(), second.float()
-    return DIVERGENCES[problem_type](first, second)
+    return first, second
 
 
 def task_inputs(inputs: Batch) -> dict[str, Any]:

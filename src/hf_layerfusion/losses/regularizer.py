@@ -14,13 +14,14 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.losses.outputs import Batch, ByTask, task_losses
 from hf_layerfusion.losses.passes import Passes
 
-KINDS: dict[type, tuple[type, str]] = {
-    int: (Integral, "a whole number"),
-    float: (Real, "a number"),
-    bool: (bool, "true or false"),
-    str: (str, "a name"),
+KINDS: dict[str, tuple[Any, str]] = {
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "bool": (bool, "true or false"),
+    "str": (str, "a name"),
+    "bool | None": ((bool, type(None)), "true or false, or left out"),
 }
-"""By the type of a setting's default, what its values must be."""
+"""By the annotation of a setting, what its values must be."""
 
 
 class Penalty(NamedTuple):
@@ -55,7 +56,7 @@ class Regularizer(ABC):
     def __post_init__(self) -> None:
         for setting in fields(self):
             if setting.init:
-                kind, words = KINDS[type(setting.default)]
+                kind, words = KINDS[getattr(setting.type, "__name__", str(setting.type))]
                 self._check(isinstance(getattr(self, setting.name), kind), setting.name, f"be {words}")
         self._check(0 <= self.weight < float("inf"), "weight", "be a finite number of 0 or more")
         self._check(self.every >= 1, "every", "be 1 or more; 1 adds the term at each step")

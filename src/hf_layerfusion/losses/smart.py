@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from hf_layerfusion.losses.noise import Place
-from hf_layerfusion.losses.outputs import ByTask, divergence
 from hf_layerfusion.losses.passes import Passes
 from hf_layerfusion.losses.regularizer import Penalty, Regularizer
-
-MODES = ("paper", "mtdnn")
+from hf_layerfusion.losses.smart_modes import SMART_MODES
 
 
 @dataclass(kw_only=True)
@@ -24,25 +22,40 @@ class Smart(Regularizer):
     R_s = mean over texts of max over ‖x̃ − x‖_p ≤ ε of ℓ_s(f(x̃), f(x)), x the embedded text.
 
     ℓ_s is the symmetric KL divergence for classes, summed over labels where a text may have several, and the squared
-    error for regression. The maximum is sought from Gaussian noise by `steps` of ascent along the gradient, scaled to
-    norm 1. The defaults are SerBERTus' (section 4.3.5).
+    error for regression. The maximum is sought from Gaussian noise of standard deviation σ by steps of ascent along
+    the gradient. The defaults are SerBERTus' (section 4.3.5).
 
-    The paper's radius of 1e-6 is below what bf16 and fp16 arithmetic tell apart: train in fp32, choose a larger
-    epsilon, or `mode="mtdnn"`; the logged `smart` shows when nothing is left of it.
+    `mode="paper"` is that. `mode="smart-pytorch"` is the function that SerBERTus ran (its footnote 4), which differs in
+
+    - the sum: R_s of classes is the sum over the texts of a pass, not their mean, so that λ grows with
+      `per_device_train_batch_size`; a regression's is the mean in both;
+    - the gradient: of KL(p‖q) it is taken by q alone, p is a constant;
+    - the ascent: along the gradient of KL(clean‖perturbed), the mean over the texts, with its own length, where the
+      paper's mode takes the symmetric divergence and scales each text's gradient to norm 1;
+    - the perturbation: each token's is scaled to norm 1, and ε only guards that division, where the paper's mode keeps
+      each text's inside the ball;
+    - dropout: each pass draws its own masks, where the paper's mode has those of the clean pass in all.
+
+    That is `SMARTLoss` of archinetai/smart-pytorch 0.0.4 with its `kl_loss` in the ascent and its `sym_kl_loss` at the
+    end, and the mean squared error for both of a regression. It has no function for several labels a text; here each
+    label is then a distribution of its own. MT-DNN's public code is a third way: it averages over texts, and moves each
+    token by η along its own gradient, scaled to norm 1.
+
+    The paper's radius of 1e-6 is below what bf16 and fp16 arithmetic tell apart: train in fp32 or choose a larger
+    epsilon; the logged `smart` shows when nothing is left of it.
 
     Args:
         weight: λ_s.
         every: see `Regularizer`.
         steps: steps of ascent.
-        epsilon: radius ε of the ball.
-        sigma: standard deviation of the noise at the start.
+        epsilon: ε.
+        sigma: standard deviation σ of the noise at the start.
         eta: step size η.
         norm: p, 2 or infinity.
-        mode: `"paper"` keeps each text's perturbation inside the ball. `"mtdnn"` does as the public codes: adds the
-            gradient unscaled, then scales each token's perturbation to norm 1 (ε then only guards the division).
+        mode: `"paper"` or `"smart-pytorch"`.
         layer: 0 perturbs the word embeddings. Another number perturbs the output of that layer instead, and the layers
             up to it are not run again.
-        same_dropout: all passes of a batch have the same dropout masks.
+        same_dropout: whether all passes of a batch have the same dropout masks; None leaves it to the mode.
 
     Logs:
         `smart` (`smart_<task>` for a named task): R_s, without weight. `smart_radius`: the largest norm of a
@@ -59,7 +72,7 @@ class Smart(Regularizer):
     norm: float = math.inf
     mode: str = "paper"
     layer: int = 0
-    same_dropout: bool = True
+    same_dropout: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,7 +80,7 @@ class Smart(Regularizer):
         for name in ("epsilon", "sigma", "eta"):
             self._check(0 < getattr(self, name) < math.inf, name, "be a finite number above 0")
         self._check(self.norm in (2, math.inf), "norm", "be 2 or inf")
-        self._check(self.mode in MODES, "mode", f"be one of {', '.join(MODES)}")
+        self._check(self.mode in SMART_MODES, "mode", f"be one of {', '.join(SMART_MODES)}")
         self._check(self.layer >= 0, "layer", "be 0, the word embeddings, or the number of a layer")
 
     @property
@@ -75,24 +88,23 @@ class Smart(Regularizer):
         return self.layer
 
     def penalty(self, passes: Passes) -> Penalty:
+        mode = SMART_MODES[self.mode]
+        same_dropout = mode.same_dropout if self.same_dropout is None else self.same_dropout
         clean = passes.logits(passes.outputs)
         kinds = passes.problem_types()
         fixed = {task: logits.detach() for task, logits in clean.items()}
 
-        def distances(outputs: Any, targets: ByTask) -> ByTask:
-            logits = passes.logits(outputs)
-            return {task: divergence(kinds[task], logits[task], targets[task]) for task in targets}
-
         def objective(outputs: Any) -> Tensor:
-            return torch.stack([each.sum() for each in distances(outputs, fixed).values()]).sum()
+            found = passes.logits(outputs)
+            return torch.stack([mode.ascent(kinds[task], found[task], fixed[task]) for task in fixed]).sum()
 
         places = passes.point(self.layer).places
         noise = [self.sigma * torch.randn_like(place.state) * place.mask for place in places]
         for _ in range(self.steps):
-            gradients = passes.noise_gradient(noise, objective, self.layer, self.same_dropout)
+            gradients = passes.noise_gradient(noise, objective, self.layer, same_dropout)
             noise = [self.ascended(*each) for each in zip(noise, gradients, places, strict=True)]
-        found = distances(passes.again(noise, self.layer, self.same_dropout), clean)
-        values = {task: each.mean() for task, each in found.items()}
+        found = passes.logits(passes.again(noise, self.layer, same_dropout))
+        values = {task: mode.distance(kinds[task], found[task], clean[task]) for task in clean}
         logs = {f"smart_{task}" if task else "smart": value.detach() for task, value in values.items()}
         logs["smart_radius"] = torch.stack([self._norm(each).amax() for each in noise]).amax()
         return Penalty({task: self.weight * value for task, value in values.items()}, logs)
@@ -100,7 +112,7 @@ class Smart(Regularizer):
     def ascended(self, noise: Tensor, gradient: Tensor, place: Place) -> Tensor:
         """The perturbation `[N, T, H]` after a step of ascent along `gradient`."""
         gradient = gradient * place.mask
-        if self.mode == "mtdnn":
+        if self.mode == "smart-pytorch":
             noise = noise + self.eta * gradient
             return noise / (self._norm(noise) + self.epsilon)
         size = self._norm(gradient)
@@ -110,6 +122,6 @@ class Smart(Regularizer):
         return noise * (self.epsilon / self._norm(noise)).clamp(max=1)
 
     def _norm(self, values: Tensor) -> Tensor:
-        """p-norm of each text's values, in `mode="mtdnn"` of each token's."""
-        dims = 2 if self.mode == "mtdnn" else (1, 2)
+        """p-norm of each text's values, or of each token's, by the mode."""
+        dims = 2 if SMART_MODES[self.mode].is_by_token else (1, 2)
         return torch.linalg.vector_norm(values, self.norm, dim=dims, keepdim=True)

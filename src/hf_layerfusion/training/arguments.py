@@ -89,7 +89,7 @@ class LayerFusionTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Terms beside the loss: smart, bregman, rdrop or freelb as it is, or several with settings "
-            'as json: {"smart": {"weight": 5, "mode": "mtdnn"}}. The settings are the fields of the classes in '
+            'as json: {"smart": {"weight": 5, "mode": "smart-pytorch"}}. The settings are the fields of the classes in '
             "hf_layerfusion.losses."
         },
     )
