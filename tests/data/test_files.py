@@ -324,7 +324,7 @@ def test_broken_tsv_rows(tmp_path):
     )
     refused_file(
         tmp_path / "a.tsv",
-        'text\tlabel\n"a"b\t0\n',
+        'text\tlabel\n"a"b\t0\nc\td\t0\n',
         r"row 2: a closing double quote is not followed by '\\t'",
     )
 

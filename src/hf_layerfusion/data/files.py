@@ -27,13 +27,8 @@ from datasets import ClassLabel, Dataset, Features
 
 from hf_layerfusion.data.absa import read_acl14, read_semeval
 from hf_layerfusion.data.columns import Columns, WantedColumns, missing_columns
-from hf_layerfusion.data.formats import (
-    arrow_columns,
-    read_csv,
-    read_json,
-    read_parquet,
-    read_tsv,
-)
+from hf_layerfusion.data.delimited import read_csv, read_tsv
+from hf_layerfusion.data.formats import arrow_columns, read_json, read_parquet
 from hf_layerfusion.data.numbered_tweets import read_numbered_tweets
 from hf_layerfusion.data.tables import from_table, row_number, take, to_table
 from hf_layerfusion.data.utf8 import read_utf8, split_lines
@@ -69,9 +64,9 @@ def read_examples(
 ) -> Dataset:
     """Reads one file of examples; its suffix says the format.
 
-    - `.csv`, `.tsv`: UTF-8 after RFC 4180 with a header line (tsv: tabs for commas, the same quoting). Labels
-      are integers if all of them are, else floats if all are, else strings. Quoted texts may hold line
-      breaks.
+    - `.csv`, `.tsv`: UTF-8 after RFC 4180 with a header line; tab-separated files may also be written without
+      quoting, double quotes then being part of the texts (`delimited.is_unquoted`). Labels are integers if all of
+      them are, else floats if all are, else strings. Quoted texts may hold line breaks.
     - `.jsonl`, `.json`: one object a line, or one array of objects. A list as label means several classes.
       SNLI's files are known by their fields (`formats.read_json`).
     - `.parquet`: labels by the type of their column.

@@ -1,12 +1,8 @@
-"""The file formats: bytes in, the wanted columns out as Arrow arrays. `data/files.py` is the public side."""
+"""JSON and parquet: bytes in, the wanted columns out as Arrow arrays. `data/files.py` is the public side."""
 
-import csv
-import io
-import itertools
 import json
 import logging
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,108 +17,10 @@ from hf_layerfusion.errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
 
-# Numbers as JSON writes them, a plus sign allowed: "007" and "1_000" are names, not numbers.
-_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
-_FLOAT = re.compile(
-    r"[+-]?(((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|nan|inf)", re.IGNORECASE
-)
 # The fields of an SNLI file, and its label for pairs on which the annotators did not agree.
 _SNLI_FIELDS = {"gold_label", "sentence1", "sentence2"}
 _SNLI_UNDECIDED = "-"
 _LABEL_KINDS = {str: "string", bool: "number", int: "number", float: "number"}
-
-
-def read_csv(path: Path, wanted: WantedColumns, max_text_bytes: int, delimiter: str = ",") -> Columns:
-    """Reads comma-separated values after RFC 4180, with a header line; one that has tabs and no comma says that the
-    file is separated by tabs, as those of Stanford's CS 224N are.
-
-    Raises:
-        UserError: a fault of the file, by its row; the header is row 1.
-    """
-    header, *rows = csv_rows(path, io.StringIO(read_utf8(path), newline=""), max_text_bytes, delimiter)
-    columns = wanted.find(header, str(path))
-    if not rows:
-        raise UserError(f"{path}: holds a header line and no examples; add rows below it")
-    arrays: Columns = {}
-    for name, source in columns.items():
-        position = header.index(source)
-        strings = [fields[position] for fields in rows]
-        arrays[name] = _typed_labels(strings) if name == "label" else pa.array(strings, pa.string())
-    return arrays
-
-
-def read_tsv(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
-    """As `read_csv`, with tabs for commas and the same quoting."""
-    return read_csv(path, wanted, max_text_bytes, delimiter="\t")
-
-
-def csv_rows(
-    path: Path, lines: Iterable[str], max_text_bytes: int, delimiter: str = ","
-) -> Iterator[list[str]]:
-    """The rows of a csv file one after another, its header first, blank ones at the end left out; see `read_csv`.
-
-    Args:
-        path: the file, for messages.
-        lines: its lines, not none of them.
-        max_text_bytes: the longest field.
-        delimiter: what separates fields.
-
-    Raises:
-        UserError: a fault of the file, by its row.
-    """
-    lines = iter(lines)
-    first_line = next(lines)
-    if "\t" in first_line and "," not in first_line:
-        delimiter = "\t"
-    separator = "tab" if delimiter == "\t" else "comma"
-    reader = csv.reader(itertools.chain([first_line], lines), strict=True, delimiter=delimiter)
-    blank_row, width = 0, 0
-    for number in itertools.count(1):
-        # The limit is global to the csv module. A field beyond it is mostly a quote that was never closed.
-        former_limit = csv.field_size_limit(max_text_bytes)
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            fault = _csv_fault(str(error), delimiter, max_text_bytes)
-            raise UserError(f"{path}: row {number}: {fault}") from error
-        finally:
-            csv.field_size_limit(former_limit)
-        if fields is None:
-            return
-        if not fields:
-            blank_row = blank_row or number
-            continue
-        if blank_row:
-            raise UserError(f"{path}: row {blank_row} is blank; delete the line")
-        width = width or len(fields)
-        if len(fields) != width:
-            raise UserError(
-                f"{path}: row {number}: {len(fields)} fields where the header has {width}; mend "
-                f"the row, or put a text that holds a {separator} in double quotes"
-            )
-        yield fields
-
-
-def _csv_fault(message: str, delimiter: str, max_text_bytes: int) -> str:
-    """The csv module's three strict errors in a user's words."""
-    if "field limit" in message:
-        return (
-            f"a field is longer than the limit of {max_text_bytes:,} bytes; shorten it, or look for a double "
-            "quote that is never closed"
-        )
-    doubled = 'a quote that is part of the text is written "" inside a quoted text'
-    if "unexpected end of data" in message:
-        return f"a double quote opens a field and is never closed; close it ({doubled})"
-    return f"a closing double quote is not followed by {delimiter!r} or a line's end; mend it ({doubled})"
-
-
-def _typed_labels(strings: Sequence[str]) -> pa.Array:
-    # An absent label does not make strings of the numbers beside it.
-    given = [string if string.strip() else None for string in strings]
-    for pattern, number, kind in ((_INTEGER, int, pa.int64()), (_FLOAT, float, pa.float64())):
-        if all(string is None or pattern.fullmatch(string) for string in given):
-            return pa.array([None if string is None else number(string) for string in given], kind)
-    return pa.array(strings, pa.string())
 
 
 def read_json(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt, missing_columns
+from hf_layerfusion.data.delimited import delimited_rows
 from hf_layerfusion.data.files import MAX_TEXT_BYTES, FilePath, check_examples, complete_rows
-from hf_layerfusion.data.formats import arrow_columns, csv_rows, json_strings, parse_json
+from hf_layerfusion.data.formats import arrow_columns, json_strings, parse_json
 from hf_layerfusion.data.tables import from_table, to_table
 from hf_layerfusion.data.utf8 import utf8_blocks, utf8_lines
 from hf_layerfusion.errors import UserError, one_line
@@ -113,8 +114,10 @@ def _numbered(columns: Columns, first_row: int) -> Columns:
 
 
 def _csv_batches(path: Path, wanted: WantedColumns, max_text_bytes: int, delimiter: str = ",") -> Batches:
-    lines = (part for line in utf8_lines(path) for part in io.StringIO(line, newline=""))
-    rows = csv_rows(path, lines, max_text_bytes, delimiter)
+    def lines() -> Iterator[str]:
+        return (part for line in utf8_lines(path) for part in io.StringIO(line, newline=""))
+
+    rows = delimited_rows(path, lines, max_text_bytes, delimiter)
     header = next(rows)
     positions = {name: header.index(source) for name, source in wanted.find(header, str(path)).items()}
     row = 2

@@ -1,0 +1,229 @@
+"""Comma- and tab-separated values: rows of strings, with the quoting that the file was written with."""
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import pyarrow as pa
+
+from hf_layerfusion.data.columns import Columns, WantedColumns
+from hf_layerfusion.data.utf8 import read_utf8
+from hf_layerfusion.errors import UserError
+
+# Gives the lines of a file from its start, each time that it is called.
+Lines: TypeAlias = Callable[[], Iterable[str]]
+
+# Numbers as JSON writes them, a plus sign allowed: "007" and "1_000" are names, not numbers.
+_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(
+    r"[+-]?(((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|nan|inf)", re.IGNORECASE
+)
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+# Columns with at most this many different values are taken for classes, not for texts or ids.
+_MOST_CLASSES = 100
+
+
+def read_csv(path: Path, wanted: WantedColumns, max_text_bytes: int, delimiter: str = ",") -> Columns:
+    """Read comma-separated values with a header line; see `delimited_rows`.
+
+    Raises:
+        UserError: a fault of the file, by its row; the header is row 1.
+    """
+    text = read_utf8(path)
+    header, *rows = delimited_rows(path, lambda: io.StringIO(text, newline=""), max_text_bytes, delimiter)
+    columns = wanted.find(header, str(path))
+    if not rows:
+        raise UserError(f"{path}: holds a header line and no examples; add rows below it")
+    arrays: Columns = {}
+    for name, source in columns.items():
+        position = header.index(source)
+        strings = [fields[position] for fields in rows]
+        arrays[name] = _typed_labels(strings) if name == "label" else pa.array(strings, pa.string())
+    return arrays
+
+
+def read_tsv(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
+    """Read tab-separated values with a header line; see `delimited_rows`."""
+    return read_csv(path, wanted, max_text_bytes, delimiter="\t")
+
+
+def _typed_labels(strings: Sequence[str]) -> pa.Array:
+    # An absent label does not make strings of the numbers beside it.
+    given = [string.strip() or None for string in strings]
+    for pattern, number, kind in ((_INTEGER, int, pa.int64()), (_FLOAT, float, pa.float64())):
+        if all(string is None or pattern.fullmatch(string) for string in given):
+            return pa.array([None if string is None else number(string) for string in given], kind)
+    return pa.array(strings, pa.string())
+
+
+def delimited_rows(
+    path: Path, lines: Lines, max_text_bytes: int, delimiter: str = ","
+) -> Iterator[list[str]]:
+    """Yield the rows of a csv or tsv file, its header first; blank lines at the end are left out.
+
+    Commas mean RFC 4180: a field may be in double quotes, within which `""` stands for one. Tab-separated files are
+    written with this quoting or without any; `is_unquoted` tells which, and without it double quotes are part of the
+    text. A file whose header has tabs and no comma is separated by tabs whatever its suffix, as those of Stanford's
+    CS 224N are.
+
+    Args:
+        path: The file, for messages.
+        lines: Gives its lines, at least one; called twice for tabs.
+        max_text_bytes: The longest field.
+        delimiter: What separates fields.
+
+    Raises:
+        UserError: A fault of the file, with its row. A text in double quotes that runs over several lines is refused
+            where these lines are rows by themselves, because a stray quote would have swallowed them.
+    """
+    first_line = next(iter(lines()))
+    if "\t" in first_line and "," not in first_line:
+        delimiter = "\t"
+    separator = "tab" if delimiter == "\t" else "comma"
+    unquoted = delimiter == "\t" and is_unquoted(lines())
+    read: list[str] = []
+    reader = csv.reader(
+        _remembered(lines(), read),
+        strict=True,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL,
+    )
+    blank_row, width = 0, 0
+    guard = _SwallowedRows(path, delimiter)
+    for number in itertools.count(1):
+        read.clear()
+        # The limit is global to the csv module. A field beyond it is mostly a quote that was never closed.
+        former_limit = csv.field_size_limit(max_text_bytes)
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            fault = _csv_fault(str(error), delimiter, max_text_bytes)
+            raise UserError(f"{path}: row {number}: {fault}") from error
+        finally:
+            csv.field_size_limit(former_limit)
+        if fields is None:
+            guard.close()
+            return
+        if not fields:
+            blank_row = blank_row or number
+            continue
+        if blank_row:
+            raise UserError(f"{path}: row {blank_row} is blank; delete the line")
+        width = width or len(fields)
+        if number > 1:
+            guard.check(number, fields, read, width)
+        if len(fields) != width:
+            raise UserError(
+                f"{path}: row {number}: {len(fields)} fields where the header has {width}; mend "
+                f"the row, or put a text that holds a {separator} in double quotes"
+            )
+        yield fields
+
+
+def is_unquoted(lines: Iterable[str]) -> bool:
+    """Return whether tab-separated lines were written without quoting, so that double quotes are part of the texts.
+
+    That is so if every line has as many tabs as the header, and either a field opens with a double quote that is not
+    closed at the field's end, or fields are in double quotes that no writer would have put there: nothing in them needs
+    it, and neither the header nor all of the column is in quotes.
+    """
+    width = 0
+    stray = needless = needed = False
+    quoted_columns: set[int] = set()
+    for line in lines:
+        line = line.rstrip("\r\n")
+        if not line:
+            continue
+        fields = line.split("\t")
+        if not width:
+            width, quoted_columns = len(fields), set(range(len(fields)))
+            needed = any(_QUOTED.fullmatch(field) for field in fields)
+            continue
+        if len(fields) != width:
+            return False  # only quotes could make rows of this
+        quoted_columns -= {column for column, field in enumerate(fields) if not field.startswith('"')}
+        for field in fields:
+            if field.startswith('"'):
+                closed = len(field) > 1 and _QUOTED.fullmatch(field)
+                stray = stray or not closed
+                # Excel quotes fields with commas in tab-separated files too.
+                needed = needed or bool(closed and ('""' in field[1:-1] or "," in field))
+                needless = True
+    # In a file of one column, a text over several lines and a stray quote look the same: refused when it is read.
+    if stray:
+        return width > 1
+    return needless and not needed and not quoted_columns
+
+
+class _SwallowedRows:
+    """Refuses rows that a stray double quote has made of several lines.
+
+    Of tab-separated values, a record over several lines is refused if two of these lines are rows by themselves. Texts
+    with commas and line breaks are too common in csv files for that: there, all lines must be rows, and in a column of
+    classes all must hold values that rows of the file have.
+    """
+
+    def __init__(self, path: Path, delimiter: str) -> None:
+        self.path = path
+        self.delimiter = delimiter
+        self.classes: list[set[str]] | None = None
+        self.suspects: list[tuple[int, list[list[str]]]] = []
+
+    def check(self, row: int, fields: list[str], lines: Sequence[str], width: int) -> None:
+        """Look at one record.
+
+        Args:
+            row: Its number.
+            fields: Its fields.
+            lines: The lines of the file that it was made of.
+            width: The number of the header's fields.
+        """
+        if len(fields) == width and self.delimiter == ",":
+            if self.classes is None:
+                self.classes = [set() for _ in fields]
+            for values, value in zip(self.classes, fields, strict=True):
+                if len(values) <= _MOST_CLASSES:
+                    values.add(value)
+        if len(lines) == 1:
+            return
+        parts = [line.rstrip("\r\n").split(self.delimiter) for line in lines]
+        if self.delimiter == "\t" and sum(len(part) == width for part in parts) > 1:
+            raise self.fault(row, len(lines))
+        if self.delimiter == "," and width > 1 and all(len(part) == width for part in parts):
+            self.suspects.append((row, parts))
+
+    def close(self) -> None:
+        """Judge what must be judged by the whole file."""
+        for row, parts in self.suspects:
+            for column, values in enumerate(self.classes or ()):
+                if len(values) <= _MOST_CLASSES and all(part[column] in values for part in parts):
+                    raise self.fault(row, len(parts))
+
+    def fault(self, row: int, lines: int) -> UserError:
+        return UserError(
+            f"{self.path}: row {row}: a double quote opens a text and is closed {lines - 1} lines later, and these "
+            "lines are rows by themselves; double a quote that is part of a text and quote the text, or write .jsonl"
+        )
+
+
+def _remembered(lines: Iterable[str], read: list[str]) -> Iterator[str]:
+    for line in lines:
+        read.append(line)
+        yield line
+
+
+def _csv_fault(message: str, delimiter: str, max_text_bytes: int) -> str:
+    """The csv module's three strict errors in a user's words."""
+    if "field limit" in message:
+        return (
+            f"a field is longer than the limit of {max_text_bytes:,} bytes; shorten it, or look for a double "
+            "quote that is never closed"
+        )
+    doubled = 'a quote that is part of the text is written "" inside a quoted text'
+    if "unexpected end of data" in message:
+        return f"a double quote opens a field and is never closed; close it ({doubled})"
+    return f"a closing double quote is not followed by {delimiter!r} or a line's end; mend it ({doubled})"
