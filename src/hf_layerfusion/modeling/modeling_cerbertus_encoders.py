@@ -14,6 +14,7 @@ from .batch_joining import flatten_pairs
 from .configuration_cerbertus import CerbertusConfig
 from .layer_routing import ALL_ROWS, LayerStates, Route, copy_module, give_tasks_layers, run_routed
 from .modeling_layer_fusion import LayerFusionPreTrainedModel, selected_states, without_pooler
+from .peft_adapters import adapter_of
 
 
 class CerbertusPreTrainedModel(LayerFusionPreTrainedModel):
@@ -158,7 +159,9 @@ class CerbertusModel(CerbertusPreTrainedModel):
             task or self.config.default_task,
             is_siamese=False,
         )
-        states, outputs = self.encode_one(task or self.config.default_task, inputs, False, **kwargs)
+        name = task or self.config.default_task
+        with adapter_of(self, name, self.config.task_names):
+            states, outputs = self.encode_one(name, inputs, False, **kwargs)
         outputs["last_hidden_state"] = torch.cat([each.last for each in states.values()], dim=-1)
         return outputs
 

@@ -4,18 +4,22 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
-from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, cached_file, find_adapter_config_file
+from transformers.utils.output_capturing import CompileableContextVar
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # peft's name for the only adapter of a folder. Others stand in folders called as they are.
 ONLY_ADAPTER = "default"
+# The task that is being answered, if its adapter is to be used. A context variable: threads share one model.
+_TASK = CompileableContextVar("adapted_task")
 
 
 def find_adapters(source: str | os.PathLike[str], tasks: Sequence[str], **options: Any) -> dict[str, str]:
@@ -167,58 +171,113 @@ def put_in_adapters(
     return missing
 
 
-def adapter_of(model: PreTrainedModel, task: str, tasks: Sequence[str]) -> AbstractContextManager[None]:
-    """Inside the block, the adapter that is called as the task is the active one. Nothing happens where no adapter is
-    called as one of `tasks`, or adapters are switched off. What is trained stays as it was.
+@contextmanager
+def adapter_of(model: PreTrainedModel, task: str, tasks: Sequence[str]) -> Iterator[None]:
+    """Context in which the layers of `model` use the adapter named `task`. Nothing changes if no adapter is named after
+    one of `tasks`, or if adapters are disabled.
+
+    The choice lives in a context variable and not in the layers, so that threads may answer different tasks with one
+    model, and neither active adapters nor `requires_grad` flags change.
 
     Raises:
         ValueError: if other tasks have adapters of their own and this one has none.
     """
-    return _switched_to(model, task) if has_task_adapters(model, tasks) else nullcontext()
+    layers = adapted_layers(model) if may_have_task_adapters(model, tasks) else []
+    names = {name for layer in layers for name in adapter_names(layer)}
+    if names.isdisjoint(tasks) or any(layer.disable_adapters for layer in layers if not is_wrapper(layer)):
+        yield
+        return
+    if task not in names:
+        raise ValueError(
+            f"`task` must be one that has an adapter, {sorted(names)}, found {task!r}; add one for it."
+        )
+    for layer in layers:
+        read_task(layer)
+    token = _TASK.set(task)
+    try:
+        yield
+    finally:
+        _TASK.reset(token)
 
 
-@contextmanager
-def _switched_to(model: PreTrainedModel, task: str) -> Iterator[None]:
-    put_in = [
+def has_task_adapters(model: PreTrainedModel, tasks: Sequence[str]) -> bool:
+    """Whether adapters of a classifier are named after its tasks."""
+    return not set(tasks).isdisjoint(getattr(model, "peft_config", ()))
+
+
+def may_have_task_adapters(model: PreTrainedModel, tasks: Sequence[str]) -> bool:
+    """As `has_task_adapters`; True for a base model, on which peft does not note the names."""
+    return model.base_model is model or has_task_adapters(model, tasks)
+
+
+def adapted_layers(model: PreTrainedModel) -> list[Any]:
+    """The modules that peft has put into a model: its layers, and the wrappers of modules that are trained in full."""
+    return [
         module
         for module in model.modules()
         if hasattr(type(module), "active_adapters") and not isinstance(module, PreTrainedModel)
     ]
-    heads = [layer for layer in put_in if hasattr(layer, "original_module")]
-    layers = [layer for layer in put_in if not hasattr(layer, "original_module")]
-    if any(layer.disable_adapters for layer in layers):
-        yield
-        return
-    if task not in model.peft_config:
-        raise ValueError(
-            f"`task` must be one that has an adapter, {sorted(model.peft_config)}, found {task!r}; add one for it."
-        )
-    heads = [head for head in heads if task in head.modules_to_save]
-    before = [(layer, layer.active_adapters) for layer in layers]
-    disabled = [(head, head.active_adapters, head.disable_adapters) for head in heads]
-    trained = [(weight, weight.requires_grad) for layer in layers + heads for weight in layer.parameters()]
-    for layer in layers:
-        layer.set_adapter([task])
-    for head in heads:
-        head.enable_adapters(True)
-        head.set_adapter([task])
-    _set_gradients(trained)
-    try:
-        yield
-    finally:
-        for layer, active in before:
-            layer.set_adapter(active)
-        for head, active, was_disabled in disabled:
-            head.set_adapter(active)
-            head.enable_adapters(not was_disabled)
-        _set_gradients(trained)
 
 
-def has_task_adapters(model: PreTrainedModel, tasks: Sequence[str]) -> bool:
-    """Whether adapters are called as tasks of the model."""
-    return not set(tasks).isdisjoint(getattr(model, "peft_config", ()))
+def is_wrapper(layer: Any) -> bool:
+    """Whether a module of `adapted_layers` is the wrapper of a module that is trained in full."""
+    return hasattr(layer, "original_module")
 
 
-def _set_gradients(flags: list[tuple[nn.Parameter, bool]]) -> None:
-    for weight, flag in flags:
-        weight.requires_grad_(flag)
+def adapter_names(layer: Any) -> set[str]:
+    """The names of the adapters in a module of `adapted_layers`."""
+    return layer._get_available_adapters()
+
+
+class TaskReader:
+    """Mixin for the modules that peft puts into a model: while a task is being answered, the task's adapter is the
+    active one, whatever peft has set. See `read_task`.
+
+    Raises:
+        ValueError: if the layer is run again in a backward pass, which knows of no task.
+    """
+
+    _disable_adapters: bool
+
+    @property
+    def active_adapter(self) -> Any:
+        task = self._task_answered()
+        return super().active_adapter if task is None else [task]  # type: ignore[misc]
+
+    @property
+    def active_adapters(self) -> list[str]:
+        task = self._task_answered()
+        return super().active_adapters if task is None else [task]  # type: ignore[misc]
+
+    @property
+    def disable_adapters(self) -> bool:
+        # transformers' `enable_adapters` forgets the wrappers that its `disable_adapters` has disabled.
+        return self._disable_adapters and (not is_wrapper(self) or self._task_answered() is None)
+
+    def _task_answered(self) -> str | None:
+        task = _TASK.get()
+        if task is None and torch._C._current_graph_task_id() != -1:
+            raise ValueError(
+                "activation checkpointing must be off where each task has an adapter of its own, found a layer run "
+                "again in the backward pass, which knows of no task; switch it off, or give all tasks one adapter."
+            )
+        return task if not is_wrapper(self) or task in adapter_names(self) else None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # So that models can be pickled: the class is made again where it is needed.
+        return _new_task_reader, (type(self).__mro__[2],), vars(self)
+
+
+def read_task(layer: object) -> None:
+    """Makes a module of `adapted_layers` a `TaskReader`, if it is not one already."""
+    if not isinstance(layer, TaskReader):
+        layer.__class__ = _task_reader(type(layer))
+
+
+@cache
+def _task_reader(layer_class: type) -> type:
+    return type(layer_class.__name__, (TaskReader, layer_class), {"__module__": layer_class.__module__})
+
+
+def _new_task_reader(layer_class: type) -> Any:
+    return object.__new__(_task_reader(layer_class))
