@@ -1,11 +1,20 @@
 """The one error class for mistakes that the person at the command line can mend, and what other libraries raise for
 such."""
 
+import zlib
+from tokenize import TokenError
+from zipfile import BadZipFile
+
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 # What `from_pretrained` raises where a checkpoint or a setting is wrong.
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
+
+# What numpy raises for a damaged .npz file, whose archive has checksums. RuntimeError: a flag says it is encrypted.
+NPZ_ERRORS = (
+    OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, TokenError, BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class UserError(ValueError):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -392,7 +393,7 @@ def test_out_of_fold_predictions_stand_in_for_the_members_own(held_out):
 # The cache
 
 
-def test_each_member_predicts_a_text_once(zoo, tmp_path, monkeypatch):
+def test_each_member_predicts_a_text_once(zoo, tmp_path, monkeypatch, caplog):
     calls, predict = [], Model._predict
 
     def remember(self, *arguments):
@@ -416,8 +417,25 @@ def test_each_member_predicts_a_text_once(zoo, tmp_path, monkeypatch):
     assert len(calls) == 6  # the same model elsewhere
     for path in (tmp_path / "cache").iterdir():
         path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(UserError, match="found a damaged file; delete it"):
-        fresh()(TEXTS)
+    assert fresh()(TEXTS) == first
+    assert len(calls) == 8
+    assert caplog.text.count("they are made anew") == 2
+    assert fresh()(TEXTS) == first
+    assert len(calls) == 8  # the damaged entries were replaced
+
+
+def test_answers_that_are_not_finite_are_refused_and_not_kept(zoo, tmp_path):
+    shutil.copytree(zoo["wordpiece"], tmp_path / "member")
+    path = tmp_path / "member" / "model.safetensors"
+    weights = load_file(path)
+    weights["classifier.bias"][1] = torch.nan
+    save_file(weights, path, {"format": "pt"})
+    ensemble = Ensemble.of([str(tmp_path / "member")], runtime=Runtime(cache_dir=tmp_path / "cache"))
+    with pytest.raises(
+        UserError, match=r"member member: must answer with finite numbers, found .* at row 1;"
+    ):
+        ensemble(TEXTS)
+    assert not list(tmp_path.glob("cache/*"))
 
 
 # Mistakes

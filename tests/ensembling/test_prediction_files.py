@@ -1,11 +1,12 @@
 """Files of predictions and of seen texts: what is written comes back, and what does not fit is refused."""
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from hf_layerfusion.ensembling.prediction_files import read_logits, rows_hash, write_logits
+from hf_layerfusion.ensembling.prediction_files import cached, read_logits, rows_hash, write_logits
 from hf_layerfusion.ensembling.trained_texts import (
     FILE_NAME,
     check_held_out,
@@ -67,9 +68,13 @@ DAMAGES = {
         lambda rows: [["id", "text", "logit_no", "logit_maybe"], *rows[1:]],
         "its labels must be the ensemble's",
     ),
+    "not finite": (
+        lambda rows: [*rows[:-1], ["9", "e", "nan", "0"]],
+        "must hold finite numbers, found others at id '9'",
+    ),
     "no number": (
         lambda rows: [*rows[:-1], ["9", "e", "x", "0"]],
-        "must hold numbers, found others at id '9'",
+        "must hold finite numbers, found others at id '9'",
     ),
 }
 
@@ -130,6 +135,25 @@ def test_a_damaged_file_of_seen_texts_is_refused(tmp_path):
         read_trained_texts(tmp_path)
 
 
+def test_a_flipped_bit_anywhere_in_a_file_of_seen_texts_is_found_or_changes_nothing(tmp_path):
+    write_trained_texts(tmp_path, text_hashes([("a",), ("b",)]), text_hashes([("c",)]))
+    path = tmp_path / FILE_NAME
+    content, expected = path.read_bytes(), read_trained_texts(tmp_path)
+    refused = 0
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        try:
+            found = read_trained_texts(tmp_path)
+        except UserError:
+            refused += 1
+            continue
+        for part, hashes in expected.items():
+            np.testing.assert_array_equal(found[part], hashes)
+    assert refused > len(content) / 2
+
+
 def test_unknown_members_are_named_or_refused():
     seen = [("known", {"train": text_hashes([("a",)])}), ("unknown", None)]
     assert check_held_out(seen, [("b",)], unverified_members=True) == ["unknown"]
@@ -137,3 +161,79 @@ def test_unknown_members_are_named_or_refused():
         check_held_out(seen, [("b",)], unverified_members=False)
     with pytest.raises(UserError, match="member known: must not have seen"):
         check_held_out(seen, [("a",)], unverified_members=True)
+
+
+# The cache
+
+ANSWERS = np.arange(6, dtype=np.float32).reshape(3, 2)
+
+
+def entry(tmp_path, key=("model", "task"), answers=ANSWERS):
+    """Fills a cache with one entry, and gives its file."""
+    folder = tmp_path / "cache"
+    before = set(folder.glob("*"))
+    cached(folder, key, lambda: answers, answers.shape)
+    (path,) = set(folder.glob("*")) - before
+    return path
+
+
+def asked_again(path, shape=ANSWERS.shape):
+    """What the cache gives for the entry, and whether it was made anew."""
+    made = []
+
+    def predict():
+        made.append(1)
+        return np.full(shape, 9, np.float32)
+
+    return cached(path.parent, ("model", "task"), predict, shape), bool(made)
+
+
+def test_a_flipped_bit_anywhere_in_an_entry_is_found(tmp_path, caplog):
+    path = entry(tmp_path)
+    content = path.read_bytes()
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 1 << position % 8
+        path.write_bytes(changed)
+        caplog.clear()
+        found, anew = asked_again(path)
+        assert anew, position
+        assert (found == 9).all()
+        assert f"{path}: cached predictions are damaged (" in caplog.text
+    path.write_bytes(content)
+    found, anew = asked_again(path)
+    assert not anew
+    np.testing.assert_array_equal(found, ANSWERS)
+
+
+def test_an_entry_of_another_shape_type_key_or_with_nan_is_made_anew(tmp_path, caplog):
+    others = {
+        "found float32 of (2, 2)": ANSWERS[:2],
+        "found float32 of (3, 1)": ANSWERS[:, :1],
+        "found float64 of (3, 2)": ANSWERS.astype(np.float64),
+        "not all of them are finite": np.full_like(ANSWERS, np.nan),
+    }
+    for number, (message, answers) in enumerate(others.items()):
+        path = entry(tmp_path / str(number), answers=answers)
+        assert asked_again(path)[1]
+        assert message in caplog.text
+    path, other = entry(tmp_path), entry(tmp_path, key=("another", "task"))
+    other.replace(path)
+    assert asked_again(path)[1]
+    assert "sha256 differs" in caplog.text
+
+
+def test_threads_that_fill_one_cache_leave_whole_entries(tmp_path):
+    def fill(number):
+        return cached(tmp_path, [number % 5], lambda: np.full((50, 3), number % 5, np.float32), (50, 3))
+
+    with ThreadPoolExecutor(8) as pool:
+        for number, found in enumerate(pool.map(fill, range(400))):
+            assert (found == number % 5).all()
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_cache_that_cannot_be_written_to_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file: predictions could not be kept: .*; make room"):
+        cached(tmp_path / "file", ("key",), lambda: ANSWERS, ANSWERS.shape)

@@ -181,6 +181,26 @@ def test_texts_that_came_later_are_added(tmp_path: Path) -> None:
     assert folders(cache) == 1
 
 
+def test_a_damaged_state_is_computed_anew(tmp_path: Path) -> None:
+    """Training ends as if nothing had happened, and the encoder reads the damaged text alone again."""
+    cache = tmp_path / "states"
+    weights = []
+    for expected in (24 + 8, 1, 0):
+        model = same_model("last-cls")
+        runs = EncoderRuns(model)
+        frozen_trainer(tmp_path / "run", model, cache).train()
+        assert runs.texts == expected
+        weights.append(model.state_dict())
+        (path, *_) = sorted(cache.glob("*/*.states"), key=lambda path: -path.stat().st_size)
+        if expected > 1:
+            content = bytearray(path.read_bytes())
+            content[7] ^= 0x40
+            path.write_bytes(content)
+    for other in weights[1:]:
+        for name, expected_weight in weights[0].items():
+            torch.testing.assert_close(other[name], expected_weight, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("changes", [{"dataloader_num_workers": 1}, {"remove_unused_columns": False}])
 def test_rows_of_tensors_and_other_processes_find_the_states(tmp_path: Path, changes: dict[str, Any]) -> None:
     train = Dataset.from_list(rows(24, 3)).with_format("torch")

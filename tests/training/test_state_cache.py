@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import logging
 import pickle
 import resource
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.state_cache import StateCache, text_key
@@ -80,6 +83,96 @@ def test_what_a_killed_process_leaves_is_not_believed(tmp_path: Path, damage: st
     again.write(KEYS, LENGTHS, iter(STATES))
     assert len(cache(tmp_path)) == 4
     assert torch.equal(cache(tmp_path)[KEYS[2]], STATES[2])
+
+
+def flips(path: Path) -> Iterator[int]:
+    """Flips a bit of each byte of a file in turn; puts the content back afterwards."""
+    content = path.read_bytes()
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 1 << position % 8
+        path.write_bytes(changed)
+        yield position
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("pattern", ["*.states", "*.index.safetensors"])
+def test_a_flipped_bit_anywhere_is_found(
+    tmp_path: Path, pattern: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("hf_layerfusion"), "propagate", True)
+    written = cache(tmp_path)
+    written.check_room(1)
+    written.write(KEYS, LENGTHS, iter(STATES))
+    (path,) = written.folder.glob(pattern)
+    for position in flips(path):
+        caplog.clear()
+        found = cache(tmp_path)
+        missing = found.missing(KEYS)
+        assert missing or path.suffix == ".safetensors", position
+        for key, states in zip(KEYS, STATES, strict=True):
+            assert key in missing or torch.equal(found[key], states), position
+        if missing and path.suffix == ".states":
+            assert len(missing) == 1 and "have changed since they were written" in caplog.text
+    assert not cache(tmp_path).missing(KEYS)
+
+
+def test_damaged_states_are_computed_anew_and_the_new_ones_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("hf_layerfusion"), "propagate", True)
+    written = cache(tmp_path)
+    written.check_room(1)
+    written.write(KEYS, LENGTHS, iter(STATES))
+    (data,) = written.folder.glob("*.states")
+    content = bytearray(data.read_bytes())
+    content[3] ^= 1
+    data.write_bytes(content)
+    found = cache(tmp_path)
+    assert found.missing(KEYS) == {KEYS[0]}
+    with pytest.raises(KeyError):
+        found[KEYS[0]]
+    assert caplog.text.count("computed anew") == 1
+    found.write(KEYS[:1], LENGTHS[:1], iter(STATES[:1]))
+    for again in (found, cache(tmp_path), pickle.loads(pickle.dumps(cache(tmp_path)))):
+        assert not again.missing(KEYS)
+        assert torch.equal(again[KEYS[0]], STATES[0])
+
+
+def test_an_index_without_checksums_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("hf_layerfusion"), "propagate", True)
+    written = cache(tmp_path)
+    written.check_room(1)
+    written.write(KEYS, LENGTHS, iter(STATES))
+    (index,) = written.folder.glob("*.index.safetensors")
+    stored = load_file(index)
+    save_file({name: stored[name] for name in ("keys", "lengths")}, index)
+    assert len(cache(tmp_path)) == 0
+    assert "must hold keys, lengths, checksums, found keys, lengths" in caplog.text
+
+
+def test_states_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    filling = cache(tmp_path, dtype=torch.float16)
+    filling.check_room(1)
+    with pytest.raises(
+        UserError, match=r"must be finite, found others of a text of 1 tokens in torch\.float16"
+    ):
+        filling.write(KEYS[:1], [1], iter([torch.full((2, 1, 8), 1e6)]))
+    assert not [path for path in filling.folder.iterdir() if path.suffix != ".json"]
+
+
+def test_threads_that_fill_one_cache_find_all_of_it(tmp_path: Path) -> None:
+    caches = [cache(tmp_path) for _ in range(4)]
+    caches[0].check_room(1)
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(each.write, KEYS, LENGTHS, iter(STATES)) for each in caches]:
+            future.result()
+    for found in (*caches, cache(tmp_path)):
+        found.refresh()
+        assert not found.missing(KEYS)
+        assert all(torch.equal(found[key], states) for key, states in zip(KEYS, STATES, strict=True))
 
 
 def test_a_disk_that_fills_up_is_told_with_the_size_needed(tmp_path: Path) -> None:

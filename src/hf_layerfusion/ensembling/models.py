@@ -156,12 +156,15 @@ class Model:
             task: one of `tasks`.
             rows: one text each, or the two of a pair.
             max_length: tokens that a row is cut to; None: as many as the model takes.
+
+        Raises:
+            UserError: if an answer is not finite.
         """
         found = cached(
             self.runtime.cache_dir,
             (self.sha256, task, rows_hash(rows), max_length),
             lambda: self._predict(task, rows, max_length),
-            len(rows),
+            (len(rows), len(self.tasks[task].labels)),
         )
         return found[:, 0] if self.tasks[task].is_regression else found
 
@@ -184,6 +187,12 @@ class Model:
             texts = [rows[row] for row in batch]
             inputs = encode(tokenizer, texts, self.tasks[task].is_siamese, **options).to(model.device)
             found[batch] = model(**inputs, **chosen).logits.float().cpu().numpy()
+        finite = np.isfinite(found).all(1)
+        if not finite.all():
+            raise UserError(
+                f"member {self.name}: must answer with finite numbers, found others for {int((~finite).sum())} of "
+                f"{len(rows)} texts, the first at row {int(finite.argmin()) + 1}; leave the member out."
+            )
         return found
 
 

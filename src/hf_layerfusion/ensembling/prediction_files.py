@@ -2,21 +2,29 @@
 
 import csv
 import hashlib
-import os
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import math
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
+
+logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 Rows = Sequence[tuple[str, ...]]
 
 LOGITS_FILE = "logits.csv"
 VALUE = "value"  # the column of a regression
+_VALUES, _CHECKSUM = "predictions", "sha256"  # of an entry of the cache
 _PREFIX = "logit_"  # of a class's column, which no text column then clashes with
 
 
@@ -32,40 +40,76 @@ def rows_hash(rows: Rows) -> str:
 
 
 def cached(
-    folder: str | Path | None, key: Sequence[object], predict: Callable[[], Array], rows: int
+    folder: str | Path | None, key: Sequence[object], predict: Callable[[], Array], shape: tuple[int, ...]
 ) -> Array:
     """The predictions that `key` names from `folder`, or those of `predict`, which are then kept there.
+
+    An entry is used only if it holds finite float32 values of the shape that is asked for and its checksum, which is
+    also of the key, fits. Any other is reported and replaced. Threads and processes may fill one folder together: an
+    entry appears whole, and the last one stays.
 
     Args:
         folder: the cache; None keeps nothing.
         key: all that the predictions depend on.
-        predict: makes them, `[N, …]`.
-        rows: N.
+        predict: makes them, finite and in float32.
+        shape: theirs, `[N, …]`.
 
     Raises:
-        UserError: if a file of the cache is damaged.
+        UserError: if the folder cannot be written to.
     """
     if folder is None:
         return predict()
-    name = hashlib.sha256("\n".join(map(str, key)).encode()).hexdigest()[:32]
-    path = Path(folder) / f"{name}.npy"
+    named = hashlib.sha256("\n".join(map(str, key)).encode()).hexdigest()
+    path = Path(folder) / f"{named[:32]}.safetensors"
     if path.exists():
         try:
-            found: Array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(
-                f"{path}: must hold cached predictions, found a damaged file; delete it."
-            ) from error
-        if found.ndim == 0 or len(found) != rows:
-            raise UserError(f"{path}: must hold predictions of {rows} texts, found {found.shape}; delete it.")
-        return found
+            return _entry(path, named, shape)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            logger.warning(f"{path}: cached predictions are damaged ({one_line(error)}); they are made anew")
+    with _told(folder):
+        path.parent.mkdir(parents=True, exist_ok=True)
     found = predict()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.save(file, found)
-    partial.replace(path)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    with _told(folder):
+        try:
+            partial.write_bytes(save({_VALUES: found}, {_CHECKSUM: _checksum(named, found)}))
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     return found
+
+
+@contextmanager
+def _told(folder: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{folder}: predictions could not be kept: {error.strerror}; make room or name another folder."
+        ) from error
+
+
+def _entry(path: Path, named: str, shape: tuple[int, ...]) -> Array:
+    """The values of a cache's entry.
+
+    Raises:
+        OSError, ValueError, KeyError, SafetensorError: what is wrong with it.
+    """
+    with safe_open(path, "np") as file:
+        stored, values = (file.metadata() or {})[_CHECKSUM], file.get_tensor(_VALUES)
+    if values.shape != shape or values.dtype != np.float32:
+        raise ValueError(f"must be float32 of {shape}, found {values.dtype} of {values.shape}")
+    if _checksum(named, values) != stored:
+        raise ValueError("sha256 differs")
+    if not np.isfinite(values).all():
+        raise ValueError("not all of them are finite")
+    found: Array = values
+    return found
+
+
+def _checksum(named: str, values: Array) -> str:
+    """sha256 of an entry's key and values."""
+    return hashlib.sha256(named.encode() + np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def write_logits(
@@ -128,10 +172,12 @@ def read_logits(
                 )
             try:
                 found[key] = [float(row[name]) for name in names]
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError):
+                found[key] = [math.nan]
+            if not all(map(math.isfinite, found[key])):
                 raise UserError(
-                    f"{path}: must hold numbers, found others at id {row['id']!r}; correct them."
-                ) from error
+                    f"{path}: must hold finite numbers, found others at id {row['id']!r}; correct them."
+                )
     asked = list(zip(map(str, ids), *texts.values(), strict=True))
     absent = [key for key in asked if key not in found]
     if absent or len(found) != len(set(asked)):

@@ -3,12 +3,11 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import NPZ_ERRORS, UserError
 
 FILE_NAME = "trained_texts.npz"
 # What the model learned from, and what its checkpoint or combiner was chosen on.
@@ -59,7 +58,7 @@ def read_trained_texts(folder: str | Path) -> dict[str, Hashes] | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {part: stored[part].astype(np.uint64) for part in PARTS}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except NPZ_ERRORS as error:
         raise UserError(
             f"{path}: must hold the hashes of a model's trained texts, found a damaged file; copy the model anew."
         ) from error

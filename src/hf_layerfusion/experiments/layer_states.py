@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import NPZ_ERRORS, UserError, one_line
 from hf_layerfusion.evaluation.layer_plots import plot_layer_pca
 from hf_layerfusion.evaluation.layer_use import cls_states
 from hf_layerfusion.experiments.arguments import RunTrainingArguments
@@ -105,12 +105,28 @@ def _first_texts(examples: Dataset) -> Dataset:
 
 
 def read_states(folder: Path) -> dict[str, Any]:
-    """What `LayerStates` wrote into a run's folder, by title, the earliest epoch first."""
+    """What `LayerStates` wrote into a run's folder, by title, the earliest epoch first.
+
+    Raises:
+        UserError: a file is damaged.
+    """
     files = sorted(
         (folder / STATES_FOLDER).glob("epoch-*.npz"), key=lambda file: int(file.stem.removeprefix("epoch-"))
     )
-    stored = [np.load(file, allow_pickle=False) for file in files]
+    stored = [_read(file) for file in files]
     return {str(content["title"]): content for content in stored}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        # All of it: the archive's own checksums are compared when an array is read.
+        with np.load(file, allow_pickle=False) as content:
+            return {name: content[name] for name in ("title", "states", "labels", "layers")}
+    except NPZ_ERRORS as error:
+        raise UserError(
+            f"{file}: must hold the states of --plot_layers, found a damaged file ({one_line(error)}); run the run "
+            "anew."
+        ) from error
 
 
 def plot_states(folder: Path, beside: str | None, names: Sequence[str], path: Path) -> None:

@@ -213,7 +213,8 @@ class FrozenStates(Trainer):
             STORED.get(precision, self._model.dtype),
         )
         texts = dict(self._texts(read.tokens == "all"))
-        missing = {key: text for key, text in texts.items() if key not in cache}
+        new = cache.missing(texts)
+        missing = {key: text for key, text in texts.items() if key in new}
         tokens = sum(text.tokens for text in missing.values())
         logger.info(
             f"cache_frozen_states: of {len(texts):,} texts {len(missing):,} are new; the encoder reads them once, "
@@ -221,7 +222,7 @@ class FrozenStates(Trainer):
         )
         if missing:
             cache.check_room(tokens)
-            self._write(cache, missing)
+        self._write(cache, missing)
         return cache
 
     def _texts(self, every_token: bool) -> Iterator[tuple[bytes, _Found]]:
@@ -247,6 +248,8 @@ class FrozenStates(Trainer):
     def _write(self, cache: StateCache, missing: Mapping[bytes, _Found]) -> None:
         """Computes and writes the states of texts, each process its part."""
         args = self.args
+        # All processes must agree on what is missing before one of them, or of another run, adds to it.
+        self.accelerator.wait_for_everyone()
         mine = sorted(
             (
                 key
@@ -259,7 +262,7 @@ class FrozenStates(Trainer):
         cache.write(mine, [text.tokens for text in found], self._computed(found))
         self.accelerator.wait_for_everyone()
         cache.refresh()
-        lost = [key for key in missing if key not in cache]
+        lost = cache.missing(missing)
         if lost:
             raise UserError(
                 f"cache_frozen_states={args.cache_frozen_states} must be a folder that all processes share, found "

@@ -1,4 +1,5 @@
-"""States of an encoder on disk, memory-mapped: written once, whole or not at all, and found by their text."""
+"""An encoder's states on disk, memory-mapped: written whole or not at all, found by their text, checked when first
+used."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import json
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -16,8 +18,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.utils import logging
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
+
+logger = logging.get_logger(__name__)
 
 ENCODER_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 """What an encoder is given of a text."""
@@ -48,13 +53,16 @@ class _Text(NamedTuple):
     shard: int
     start: int
     tokens: int
+    checksum: int
 
 
 class StateCache:
     """The states of texts, `[R, T, H]` each, in a folder that is theirs.
 
-    A shard is a file of states, text after text, and an index of keys and lengths, which is written last: what a killed
-    run left without an index, or with one that does not fit the states, is not taken for a shard.
+    A shard is a file of states, text after text, and an index of keys, lengths and checksums, which is written last:
+    what a killed run left without an index, or with one that does not fit the states, is not taken for a shard. The
+    states of a text are compared with their checksum (CRC-32, which finds every single flipped bit) when the text is
+    first asked for; damaged states are reported, and the text counts as missing.
 
     Args:
         folder: where the folder of these states stands, or will.
@@ -76,7 +84,11 @@ class StateCache:
         self.folder = Path(folder) / sha256(self.description.encode()).hexdigest()[:32]
         self.num_layers, self.width, self.dtype = num_layers, width, dtype
         self._files: list[Path] = []
-        self._texts: dict[bytes, _Text] = {}
+        self._seen: set[Path] = set()  # indexes, those that were passed over among them
+        # The places of each text: several where two runs computed it at the same time, or the first was damaged.
+        self._texts: dict[bytes, list[_Text]] = {}
+        self._checked: set[bytes] = set()
+        self._damaged: set[Path] = set()  # files that a warning was given of
         self._shards: list[Tensor] | None = None
         self.refresh()
 
@@ -84,40 +96,76 @@ class StateCache:
         return len(self._texts)
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._texts
+        """Whether there are intact states of a text; checks them the first time."""
+        if key in self._checked:
+            return True
+        places = self._texts.get(key, [])
+        while places:
+            if self._is_intact(key, places[0]):
+                self._checked.add(key)
+                return True
+            self._report(self._files[places[0].shard])
+            del places[0]
+        self._texts.pop(key, None)
+        return False
 
     def __getitem__(self, key: bytes) -> Tensor:
-        """The states `[R, T, H]` of a text, mapped from disk; not to be written to."""
-        text = self._texts[key]
+        """The states `[R, T, H]` of a text, mapped from disk; not to be written to.
+
+        Raises:
+            KeyError: there are none, or they are damaged.
+        """
+        if key not in self:
+            raise KeyError(key)
+        text = self._texts[key][0]
+        return self._values(text).view(self.num_layers, text.tokens, self.width)
+
+    def missing(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Those of `keys` whose states are not there or damaged; the others are read in the order of the disk."""
+        first = {key: self._texts[key][0] for key in keys if key in self._texts}
+        intact = {key for key in sorted(first, key=lambda key: first[key][:2]) if key in self}
+        return set(keys) - intact
+
+    def _report(self, file: Path) -> None:
+        if file not in self._damaged:
+            self._damaged.add(file)
+            logger.warning(
+                f"{file}: states have changed since they were written (checksum differs); they are computed anew"
+            )
+
+    def _is_intact(self, key: bytes, text: _Text) -> bool:
+        return checksum(key, self._values(text)) == text.checksum
+
+    def _values(self, text: _Text) -> Tensor:
         if self._shards is None:
             self._shards = [
                 torch.from_file(str(path), size=path.stat().st_size // self.dtype.itemsize, dtype=self.dtype)
                 for path in self._files
             ]
         size = self.num_layers * self.width
-        values = self._shards[text.shard][text.start * size : (text.start + text.tokens) * size]
-        return values.view(self.num_layers, text.tokens, self.width)
+        return self._shards[text.shard][text.start * size : (text.start + text.tokens) * size]
 
     def __getstate__(self) -> dict[str, Any]:
         # A data loader's process maps the files itself.
         return {**self.__dict__, "_shards": None}
 
     def refresh(self) -> None:
-        """Takes up the shards that were written since."""
-        for index in sorted(self.folder.glob(f"*{_INDEX}")):
+        """Takes up the shards that were written since. One that is damaged is passed over, with a warning."""
+        for index in sorted(set(self.folder.glob(f"*{_INDEX}")) - self._seen):
+            self._seen.add(index)
             data = index.with_name(index.name.removesuffix(_INDEX) + _DATA)
-            if data in self._files or not data.is_file():
-                continue
             try:
-                found = load_file(index)
-            except SafetensorError:
+                keys, lengths, checksums = _read_index(index)
+                expected, found = self.bytes_of(sum(lengths)), data.stat().st_size
+                if found != expected:
+                    raise ValueError(f"{data.name} has {found} bytes in place of {expected}")
+            except (OSError, ValueError, SafetensorError) as error:
+                logger.warning(f"{index}: passed over, its states are computed anew: {one_line(error)}")
                 continue
-            lengths = found["lengths"]
-            if data.stat().st_size != self.bytes_of(int(lengths.sum())):
-                continue
-            ends = lengths.cumsum(0).tolist()
-            for key, end, tokens in zip(found["keys"].numpy(), ends, lengths.tolist(), strict=True):
-                self._texts.setdefault(key.tobytes(), _Text(len(self._files), end - tokens, tokens))
+            start = 0
+            for key, tokens, value in zip(keys, lengths, checksums, strict=True):
+                self._texts.setdefault(key, []).append(_Text(len(self._files), start, tokens, value))
+                start += tokens
             self._files.append(data)
             self._shards = None
 
@@ -153,7 +201,7 @@ class StateCache:
             states: of each text `[R, T, H]`, in the same order; computed as they are written.
 
         Raises:
-            UserError: the file cannot be written.
+            UserError: the file cannot be written, or states are not finite.
         """
         if not keys:
             return
@@ -162,14 +210,24 @@ class StateCache:
         partial = index.with_name(f"{index.name}.partial")
         try:
             (self.folder / DESCRIPTION_NAME).write_text(self.description + "\n", encoding="utf-8")
+            checksums = []
             with data.open("wb") as file:
-                for each in states:
-                    file.write(each.to(self.dtype).contiguous().view(torch.uint8).numpy().data)
+                for key, each in zip(keys, states, strict=True):
+                    values = each.to(self.dtype).contiguous()
+                    if not values.isfinite().all():
+                        raise UserError(
+                            f"cache_frozen_states={self.folder.parent}: states must be finite, found others of a text "
+                            f"of {len(each[0])} tokens in {self.dtype}; train in another precision or leave the option "
+                            "out"
+                        )
+                    checksums.append(checksum(key, values))
+                    file.write(_bytes_of(values))
                 file.flush()
                 os.fsync(file.fileno())
             found = {
                 "keys": torch.from_numpy(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16).copy()),
                 "lengths": torch.tensor(lengths),
+                "checksums": torch.tensor(checksums),
             }
             save_file(found, partial)
             partial.replace(index)
@@ -183,6 +241,35 @@ class StateCache:
                 ) from error
             raise
         self.refresh()
+
+
+def checksum(key: bytes, values: Tensor) -> int:
+    """CRC-32 of a text's key and states."""
+    return zlib.crc32(_bytes_of(values), zlib.crc32(key))
+
+
+def _bytes_of(values: Tensor) -> memoryview:
+    return values.view(torch.uint8).numpy().data
+
+
+def _read_index(path: Path) -> tuple[list[bytes], list[int], list[int]]:
+    """Keys, lengths and checksums of a shard's texts.
+
+    Raises:
+        OSError, SafetensorError, ValueError: a file that cannot be read, or is no such index.
+    """
+    found = load_file(path)
+    types = {"keys": torch.uint8, "lengths": torch.int64, "checksums": torch.int64}
+    if {name: values.dtype for name, values in found.items()} != types:
+        raise ValueError(f"must hold {', '.join(types)}, found {', '.join(sorted(found)) or 'nothing'}")
+    rows = len(found["lengths"])
+    shapes = {"keys": (rows, 16), "lengths": (rows,), "checksums": (rows,)}
+    if {name: tuple(values.shape) for name, values in found.items()} != shapes or (
+        found["lengths"] < 0
+    ).any():
+        raise ValueError("must hold a key, a length and a checksum for each text, found others")
+    keys = [key.tobytes() for key in found["keys"].numpy()]
+    return keys, found["lengths"].tolist(), found["checksums"].tolist()
 
 
 def gigabytes(size: int) -> str:
