@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +19,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ONLY_ADAPTER = "default"
 # The task that is being answered, if its adapter is to be used. A context variable: threads share one model.
 _TASK = CompileableContextVar("adapted_task")
+_TASK_READERS: dict[type, type] = {}
 
 
 def find_adapters(source: str | os.PathLike[str], tasks: Sequence[str], **options: Any) -> dict[str, str]:
@@ -274,9 +274,11 @@ def read_task(layer: object) -> None:
         layer.__class__ = _task_reader(type(layer))
 
 
-@cache
 def _task_reader(layer_class: type) -> type:
-    return type(layer_class.__name__, (TaskReader, layer_class), {"__module__": layer_class.__module__})
+    if layer_class not in _TASK_READERS:
+        fields = {"__module__": layer_class.__module__}
+        _TASK_READERS.setdefault(layer_class, type(layer_class.__name__, (TaskReader, layer_class), fields))
+    return _TASK_READERS[layer_class]
 
 
 def _new_task_reader(layer_class: type) -> Any:
