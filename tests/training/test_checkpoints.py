@@ -10,6 +10,7 @@ from hf_layerfusion.training.checkpoints import (
     MANIFEST_NAME,
     newest_valid_checkpoint,
     verify_checkpoint,
+    verify_resumable,
     write_manifest,
 )
 
@@ -19,6 +20,7 @@ def checkpoint(parent: Path, step: int) -> Path:
     (folder / "part").mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(bytes(range(256)) * step)
     (folder / "part" / "optimizer.pt").write_bytes(b"state")
+    (folder / "rng_state.pth").write_bytes(b"state")
     write_manifest(folder)
     return folder
 
@@ -70,7 +72,12 @@ DAMAGES: list[tuple[Callable[[Path], None], str]] = [
 def test_an_intact_checkpoint_passes(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 4)
     verify_checkpoint(folder)
-    assert sorted(path.name for path in folder.iterdir()) == [MANIFEST_NAME, "model.safetensors", "part"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        MANIFEST_NAME,
+        "model.safetensors",
+        "part",
+        "rng_state.pth",
+    ]
 
 
 @pytest.mark.parametrize(("damage", "reason"), DAMAGES)
@@ -99,3 +106,20 @@ def test_no_checkpoint(tmp_path: Path) -> None:
     assert newest_valid_checkpoint(tmp_path / "absent") is None
     with pytest.raises(UserError, match="no such folder"):
         verify_checkpoint(tmp_path / "absent")
+
+
+def test_one_that_holds_the_model_alone_is_passed_over_and_refused_for_resuming(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    older, newer = checkpoint(tmp_path, 2), checkpoint(tmp_path, 4)
+    (newer / "rng_state.pth").unlink()
+    write_manifest(newer)
+    verify_checkpoint(newer)  # it is intact, and may be the best
+    verify_resumable(older)
+    with pytest.raises(UserError, match="save_only_model") as caught:
+        verify_resumable(newer)
+    assert "\n" not in str(caught.value)
+    assert newest_valid_checkpoint(tmp_path) == older
+    (older / "rng_state.pth").unlink()
+    write_manifest(older)
+    assert newest_valid_checkpoint(tmp_path) is None

@@ -349,8 +349,18 @@ def test_a_damaged_checkpoint_is_passed_over_or_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_to_resume_from(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no intact checkpoint"):
+    with pytest.raises(UserError, match=r"must hold a checkpoint .* found none"):
         small_trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_without_the_optimizer_s_state_is_refused_for_resuming(tmp_path: Path) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 2, "save_only_model": True}
+    small_trainer(tmp_path, **settings).train()
+    for resume in (True, str(tmp_path / "checkpoint-2")):
+        again = small_trainer(tmp_path, **settings)
+        with pytest.raises(UserError, match=r"the optimizer's? .*state|save_only_model"):
+            again.train(resume_from_checkpoint=resume)
+        assert weights_digest(again.model) == weights_digest(small_model())
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def resume_point(arguments: LayerFusionTrainingArguments) -> str | None:
     folder = Path(str(arguments.output_dir))
     newest = newest_valid_checkpoint(folder) if folder.exists() else None
     if newest is None:
-        logger.info("%s: no checkpoint yet, so the run starts anew", arguments.output_dir)
+        logger.info("%s: no checkpoint to go on from, so the run starts anew", arguments.output_dir)
     return None if newest is None else str(newest)
 
 

@@ -17,7 +17,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotat
 from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.training.adapters import read_adapters
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
-from hf_layerfusion.training.checkpoints import newest_valid_checkpoint, verify_checkpoint, write_manifest
+from hf_layerfusion.training.checkpoints import (
+    newest_valid_checkpoint,
+    verify_checkpoint,
+    verify_resumable,
+    write_manifest,
+)
 
 ARGUMENTS_NAME = "training_args.json"
 
@@ -33,24 +38,25 @@ class CheckpointingTrainer(Trainer):
         """Train, as `Trainer.train` does.
 
         Args:
-            resume_from_checkpoint: True for the newest intact checkpoint of `output_dir`, or a folder.
+            resume_from_checkpoint: True for the newest intact checkpoint of `output_dir`, or a folder. Those of
+                `save_only_model=True` hold no optimizer state and do not count.
             *args: As for `Trainer.train`.
             **kwargs: As for `Trainer.train`.
 
         Raises:
-            UserError: there is no intact checkpoint, the named one is damaged or does not fit the model, or a
-                loss or gradient is not finite.
+            UserError: there is no intact checkpoint, the named one is damaged, holds the model alone or does not fit
+                it, or a loss or gradient is not finite.
         """
         if resume_from_checkpoint is True:
             newest = newest_valid_checkpoint(str(self.args.output_dir))
             if newest is None:
                 raise UserError(
-                    f"resume_from_checkpoint: there is no intact checkpoint in {self.args.output_dir}; "
-                    "start the run anew"
+                    f"resume_from_checkpoint: {self.args.output_dir} must hold a checkpoint that is intact and has "
+                    "the optimizer's state, found none; start the run anew"
                 )
             resume_from_checkpoint = str(newest)
         elif resume_from_checkpoint:
-            verify_checkpoint(resume_from_checkpoint)
+            verify_resumable(resume_from_checkpoint)
         return super().train(resume_from_checkpoint or None, *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -23,6 +23,10 @@ logger = logging.get_logger(__name__)
 MANIFEST_NAME = "checkpoint_manifest.json"
 # Resuming does not read the pickled arguments, and a checkpoint comes back from the Hub without them.
 _NOT_LISTED = (MANIFEST_NAME, TRAINING_ARGS_NAME)
+_ONLY_MODEL = (
+    "was saved with save_only_model=True and holds no state of the optimizer and the random generators, so that "
+    "training cannot go on from it"
+)
 
 
 def write_manifest(folder: str | Path) -> Path:
@@ -61,10 +65,25 @@ def verify_checkpoint(folder: str | Path) -> None:
         )
 
 
-def newest_valid_checkpoint(output_dir: str | Path) -> Path | None:
-    """The `checkpoint-<step>` folder of `output_dir` with the highest step among the intact ones, or None.
+def verify_resumable(folder: str | Path) -> None:
+    """Check that training can go on from `folder` as if it had not been interrupted.
 
-    Incomplete and corrupt ones that are newer are passed over, each with a warning that says why.
+    Raises:
+        UserError: as `verify_checkpoint`, and for a checkpoint of `save_only_model=True`, which has the weights but
+            neither the optimizer's nor the random generators' states: training from it would end in other weights.
+    """
+    verify_checkpoint(folder)
+    if not _has_training_state(Path(folder)):
+        raise UserError(
+            f"checkpoint {folder}: {_ONLY_MODEL}; train anew without save_only_model, or start another run from these "
+            "weights by naming the folder as the model"
+        )
+
+
+def newest_valid_checkpoint(output_dir: str | Path) -> Path | None:
+    """Return the newest `checkpoint-<step>` folder of `output_dir` that training can go on from, or None.
+
+    Newer ones that are incomplete, corrupt, or hold the model alone are passed over, each with a warning that says why.
     """
     steps = {
         int(digits): folder
@@ -73,10 +92,18 @@ def newest_valid_checkpoint(output_dir: str | Path) -> Path | None:
     }
     for step in sorted(steps, reverse=True):
         reason = _damage(steps[step])
+        if reason is None and not _has_training_state(steps[step]):
+            reason = _ONLY_MODEL
         if reason is None:
             return steps[step]
         logger.warning(f"Passing over checkpoint {steps[step]}: {reason}")
     return None
+
+
+def _has_training_state(folder: Path) -> bool:
+    """Whether a checkpoint holds the random generators' states: it then holds the optimizer's too, whatever the names
+    that DeepSpeed or FSDP give to its files."""
+    return any(folder.glob("rng_state*.pth"))
 
 
 def _damage(folder: Path) -> str | None:

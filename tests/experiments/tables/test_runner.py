@@ -3,12 +3,13 @@
 import json
 
 import numpy as np
+import pytest
 
 from hf_layerfusion.experiments.tables import runner
 from hf_layerfusion.experiments.tables.report import sheet_of_runs
 from hf_layerfusion.experiments.tables.rows import read_rows
 from hf_layerfusion.experiments.tables.runner import execute, pending_runs, run_table
-from hf_layerfusion.experiments.tables.table import Table
+from hf_layerfusion.experiments.tables.table import Table, table_names
 
 
 def test_a_run_leaves_one_file_and_is_not_run_again(tiny_encoder_dir, tiny_tweets, tmp_path, monkeypatch):
@@ -30,6 +31,20 @@ def test_a_run_leaves_one_file_and_is_not_run_again(tiny_encoder_dir, tiny_tweet
     assert pending_runs(table, tmp_path / "results", {}) == []
     monkeypatch.setattr(runner, "execute", None)
     run_table(table, data_dir=tmp_path, results=tmp_path / "results", work=tmp_path / "work")
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_no_declared_table_saves_what_cannot_be_resumed(name):
+    """A run of a table that is cut off goes on at its last checkpoint, which must hold all that it needs for that."""
+    assert not [run.variant for run in Table.load(name).runs() if run.settings.get("save_only_model")]
+
+
+def test_a_run_file_of_checkpoints_without_optimizer_is_one_of_the_same_run(tmp_path):
+    table = Table("t", "T", "g", "test", "accuracy", None, {}, {"learning_rate": 1.0}, [3], {"share": {}})
+    (run,) = table.runs()
+    run.file(tmp_path).parent.mkdir(parents=True)
+    run.file(tmp_path).write_text(json.dumps({"settings": {**run.settings, "save_only_model": True}}))
+    assert pending_runs(table, tmp_path, {}) == []
 
 
 def test_a_run_that_was_cut_off_says_no_time(tiny_encoder_dir, tiny_tweets, tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ from hf_layerfusion.experiments.tables.workers import visible_devices, worker_po
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 
 RUNS_A_PROCESS = 10
+# Settings that decide which files a checkpoint has, not what a run measures.
+OF_CHECKPOINTS = ("save_only_model", "save_total_limit")
 
 
 def pending_runs(table: Table, results: Path, overrides: Mapping[str, Any]) -> list[Run]:
@@ -33,10 +35,14 @@ def pending_runs(table: Table, results: Path, overrides: Mapping[str, Any]) -> l
         file = run.file(results)
         if not file.exists():
             pending.append(run)
-        elif (stored := json.loads(file.read_text(encoding="utf-8"))["settings"]) != run.settings:
-            changed = sorted(
-                name for name in {*stored, *run.settings} if stored.get(name) != run.settings.get(name)
-            )
+            continue
+        stored = json.loads(file.read_text(encoding="utf-8"))["settings"]
+        changed = sorted(
+            name
+            for name in {*stored, *run.settings} - {*OF_CHECKPOINTS}
+            if stored.get(name) != run.settings.get(name)
+        )
+        if changed:
             raise UserError(
                 f"{file}: was made with other settings ({', '.join(changed)}); move it away, or give another "
                 "--results folder."
