@@ -1,10 +1,13 @@
 import math
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_layerfusion.data.files import read_competition, read_examples
-from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.data.labels import LabelSchema, raw_labels, without_label
 from hf_layerfusion.errors import UserError
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
@@ -263,3 +266,149 @@ def test_competition_files(tmp_path):
     schema = LabelSchema.infer(train)
     assert schema.names == ("negative", "positive")
     assert schema.encode(train, "train")["label"][:] == [1, 1, 0, 0]
+
+
+# Names that the source of the data has for integers, and names that mean the same
+
+
+def stored(path, feature, labels):
+    features = Features({"text": Value("string"), "label": feature})
+    Dataset.from_dict({"text": ["x"] * len(labels), "label": labels}, features).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("feature", "labels", "names"),
+    [
+        (ClassLabel(names=["zebra", "ant"]), [0, 1, 1, 0], ["zebra", "ant", "ant", "zebra"]),
+        (ClassLabel(names=["zebra ", "ant", "zebra"]), [0, 1, 1, 2], ["zebra", "ant", "ant", "zebra"]),
+        (List(ClassLabel(names=["zebra", "ant"])), [[1], [0, 1], []], [["ant"], ["zebra", "ant"], []]),
+    ],
+)
+def test_parquet_keeps_the_names_of_class_labels(tmp_path, feature, labels, names):
+    read = read_examples(stored(tmp_path / "a.parquet", feature, labels))
+    assert raw_labels(read) == names
+    schema = LabelSchema.infer(read)
+    assert schema.names == ("zebra", "ant")
+    encoded = schema.encode(read, "train")["label"][:]
+    if isinstance(names[0], str):
+        assert [schema.names[number] for number in encoded] == names
+    else:
+        assert encoded == [[float(name in row) for name in schema.names] for row in names]
+
+
+def test_labels_of_parquet_that_are_not_given(tmp_path):
+    path = stored(tmp_path / "a.parquet", ClassLabel(names=["a", "b"]), [-1, -1])
+    assert "label" not in read_examples(path, label_required=False).column_names
+    refused("row 1: the label is empty", read_examples, path)
+    partly = stored(tmp_path / "b.parquet", ClassLabel(names=["a", "b"]), [1, -1])
+    refused("row 2: the label is empty", read_examples, partly)
+
+
+@pytest.mark.parametrize(
+    ("feature", "labels"),
+    [(ClassLabel(names=["a", "b"]), [0, 2]), (List(ClassLabel(names=["a", "b"])), [[0], [-1]])],
+)
+def test_numbers_without_a_name_are_refused(tmp_path, feature, labels):
+    path = tmp_path / "a.parquet"
+    schema = Features({"text": Value("string"), "label": feature}).arrow_schema
+    table = pa.table({"text": ["x", "y"], "label": labels}, schema=schema)
+    pq.write_table(table, path)
+    refused("row 2: the label (2|-1) has no name among 'a', 'b'; correct it", read_examples, path)
+
+
+def test_a_description_of_columns_that_is_broken_is_refused(tmp_path):
+    table = pa.table({"text": ["x"], "label": [0]}).replace_schema_metadata({"huggingface": "{"})
+    pq.write_table(table, tmp_path / "a.parquet")
+    refused("metadata 'huggingface'", read_examples, tmp_path / "a.parquet")
+
+
+def test_dictionary_columns_are_read_as_their_values(tmp_path):
+    words = pa.array(["b", "a", "b"]).dictionary_encode()
+    lists = pa.ListArray.from_arrays([0, 1, 3, 3], words)
+    for labels, expected in ((words, ["b", "a", "b"]), (lists, [["b"], ["a", "b"], []])):
+        pq.write_table(pa.table({"text": words, "label": labels}), tmp_path / "a.parquet")
+        read = read_examples(tmp_path / "a.parquet")
+        assert (read["text"][:], read["label"][:]) == (["b", "a", "b"], expected)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_blanks_around_a_label_make_no_class_of_their_own(tmp_path, suffix, caplog):
+    path = tmp_path / f"a.{suffix}"
+    frame = pd.DataFrame({"text": list("abcd"), "label": ["no ", "yes", "no", " yes\t"]})
+    if suffix in ("csv", "tsv"):
+        frame.to_csv(path, sep="," if suffix == "csv" else "\t", index=False)
+    elif suffix == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=suffix == "jsonl")
+    read = read_examples(path)
+    assert read["label"][:] == ["no", "yes", "no", "yes"]
+    assert LabelSchema.infer(read, ["no ", "yes"]).names == ("no", "yes")
+    assert not caplog.records
+
+
+def test_blanks_in_lists_of_labels_and_around_numbers(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "x", "label": ["a ", "b"]}\n{"text": "y", "label": ["a"]}\n')
+    assert read_examples(path)["label"][:] == [["a", "b"], ["a"]]
+    (tmp_path / "a.csv").write_text("text,label\nx,0 \ny, 1\n")
+    assert read_examples(tmp_path / "a.csv")["label"][:] == [0, 1]
+
+
+def test_names_that_differ_in_capitals_or_blanks_alone_are_warned_about(caplog):
+    LabelSchema.infer(labelled(["Not funny", "not  funny", "funny"] * 2), where="F")
+    assert caplog.messages == [
+        "F: the classes 'Not funny', 'not  funny' differ in capitals or blanks alone and are trained as different "
+        "classes; give them one name if they are one"
+    ]
+
+
+def test_a_model_trained_on_names_with_blanks_still_reads_them():
+    schema = LabelSchema(SINGLE, ("negative ", "positive"))
+    assert schema.encode(labelled(["positive", "negative", "negative "]), "F")["label"][:] == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "kept"),
+    [
+        (["a", "conflict", "Conflict ", "b"], None, ["a", "b"]),
+        ([0, 1, 2, 0], {0: "a", 1: "CONFLICT", 2: "b"}, [0, 2, 0]),
+        ([0, 1, 2, 0], None, [0, 1, 2, 0]),
+        ([["conflict"], ["a"]], None, [["conflict"], ["a"]]),
+    ],
+)
+def test_rows_of_a_label_left_out(labels, names, kept):
+    assert without_label(labelled(labels), "conflict", names)["label"][:] == kept
+
+
+def test_a_class_label_left_out_loses_its_name():
+    train = labelled([0, 1, 2, 1], label=ClassLabel(names=["Conflict", "b", "a"]))
+    rest = without_label(train, "conflict")
+    assert rest.features["label"] == ClassLabel(names=["b", "a"])
+    assert (rest["label"][:], rest["row"][:]) == ([0, 1, 0], [3, 4, 5])
+    assert LabelSchema.infer(
+        without_label(labelled([0, 1, 0, 1], label=ClassLabel(names=["b", "a", "conflict"])), "conflict")
+    ).names == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "encoded"),
+    [
+        (("1", "2"), [1, 2], [0, 1]),  # the raw labels of training
+        ((), [1, 0], [1, 0]),  # a model that knows none: numbers of the classes
+        ((), ["p", "n"], [1, 0]),
+    ],
+)
+def test_integers_for_a_model_with_names(values, labels, encoded, caplog):
+    dataset = labelled(labels)
+    schema = LabelSchema(SINGLE, ("n", "p"), values).for_numbers(dataset, "F")
+    assert schema.encode(dataset, "F")["label"][:] == encoded
+    assert caplog.messages == (
+        ["F: labels are read as the numbers of the classes 'n', 'p'"] if labels == [1, 0] else []
+    )
+
+
+def test_integers_beyond_the_classes_are_refused():
+    schema = LabelSchema(SINGLE, ("n", "p")).for_numbers(labelled([1, 2]), "F")
+    refused("row 2: the label '1' is not in the training data", schema.encode, labelled([1, 2]), "F")

@@ -4,11 +4,14 @@ import csv
 import json
 import logging
 import shutil
+from dataclasses import replace
 
 import pytest
 from transformers import AutoModelForSequenceClassification
 
 from hf_layerfusion import CerbertusConfig, CerbertusForMultitask
+from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.ensembling.models import label_values
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import (
     AbsaDataArguments,
@@ -19,6 +22,7 @@ from hf_layerfusion.experiments.arguments import (
     TweetTrainingArguments,
 )
 from hf_layerfusion.experiments.folds import cross_validate
+from hf_layerfusion.experiments.models import load_model
 from hf_layerfusion.experiments.multitask.arguments import (
     MultitaskDataArguments,
     MultitaskModelArguments,
@@ -195,3 +199,32 @@ def test_folds_and_several_tasks(tmp_path):
     tasks = parse((MultitaskModelArguments, MultitaskDataArguments, MultitaskTrainingArguments), options)
     with pytest.raises(UserError, match="--do_predict without --do_train is for one task"):
         train_tasks(*tasks)
+
+
+@pytest.mark.parametrize("values", [("0", "1"), ("1", "2"), None])
+def test_raw_labels_of_a_model_whose_classes_were_named(tmp_path, tiny_encoder_dir, values):
+    """None: a model that does not say which raw labels it was trained on."""
+    names = ("negative", "positive")
+    arguments = ModelArguments(tiny_encoder_dir, architecture="plain")
+    schema = LabelSchema("single_label_classification", names, values or names)
+    load_model(arguments, schema).save_pretrained(tmp_path / "model")
+    # Training goes on with other raw labels, and without any.
+    for later in (values or names, ("7", "8"), names):
+        model = load_model(
+            ModelArguments(str(tmp_path / "model"), architecture="plain"), replace(schema, values=later)
+        )
+        assert label_values(model.config) == (later if later != names else ())
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    texts = tiny_texts(8)
+    accuracy = []
+    for number, labels in enumerate((names, values or ("0", "1"))):
+        named = [(text, labels[names.index(label)]) for text, label in texts]
+        options = {
+            "model_name_or_path": tmp_path / "model",
+            "test_file": write_csv(tmp_path / "test.csv", named),
+            "output_dir": tmp_path / f"predictions-{number}",
+            "use_cpu": True,
+            "do_predict": True,
+        }
+        accuracy.append(classify(*parse(CLASSES, options))["test_accuracy"])
+    assert accuracy[0] == accuracy[1]

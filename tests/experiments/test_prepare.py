@@ -1,13 +1,15 @@
-"""Which split of a data set of the Hub is tested on."""
+"""What becomes of data sets, files and their labels before training."""
 
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.arguments import PairDataArguments
-from hf_layerfusion.experiments.prepare import encode_splits, prepare
+from hf_layerfusion.experiments.arguments import AbsaDataArguments, NliDataArguments, PairDataArguments
+from hf_layerfusion.experiments.prepare import encode_splits, load, prepare
 
 FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
 
@@ -55,3 +57,65 @@ def test_texts_that_are_longer_than_the_tokenizer_allows_are_refused(rows):
         encode_splits(splits, lambda batch: {"input_ids": rows}, 2)
     nothing = {"test": splits["test"].select([])}
     assert len(encode_splits(nothing, lambda batch: {}, 2)["test"]) == 0
+
+
+POLARITIES = ["conflict", "negative", "neutral", "positive"]
+
+
+def aspects(labels: list[Any], feature: Any = None) -> Dataset:
+    """Sentences with an aspect each, the labels one after another."""
+    rows = {
+        "sentence": [f"the food {row} was so" for row in range(40)],
+        "aspect": ["food"] * 40,
+        "label": [labels[row % len(labels)] for row in range(40)],
+    }
+    columns = {"sentence": Value("string"), "aspect": Value("string"), "label": feature}
+    return Dataset.from_dict(rows, Features(columns) if feature else None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "feature", "class_names", "names"),
+    [
+        (POLARITIES, None, None, ("negative", "neutral", "positive")),
+        ([name.capitalize() for name in POLARITIES], None, None, ("Negative", "Neutral", "Positive")),
+        ([0, 1, 2, 3], ClassLabel(names=POLARITIES), None, ("negative", "neutral", "positive")),
+        ([0, 1, 2, 3], ClassLabel(names=POLARITIES[::-1]), None, ("positive", "neutral", "negative")),
+        ([-2, -1, 0, 1], None, POLARITIES, ("negative", "neutral", "positive")),
+        (POLARITIES, None, POLARITIES[::-1], ("positive", "neutral", "negative")),
+    ],
+)
+@pytest.mark.parametrize("source", ["parquet", "hub"])
+def test_conflict_is_left_out_however_it_is_written(
+    tmp_path: Path, source: str, labels: list[Any], feature: Any, class_names: Any, names: tuple[str, ...]
+) -> None:
+    path = tmp_path / "set" / "train.parquet"
+    aspects(labels, feature).to_parquet(path)
+    where = {"train_file": str(path)} if source == "parquet" else {"dataset_name": str(path.parent)}
+    data = load(AbsaDataArguments(**where, class_names=class_names))
+    assert data.schema.names == names
+    assert len(data.splits["train"]) == 30
+    assert "train: 10 texts of label conflict left out" in data.notes
+    # The labels come in the order of POLARITIES, or by their numbers in that of the feature.
+    first = POLARITIES if feature is None else feature.names
+    kept = [name for name in first if name != "conflict"] * 10
+    assert [names[number].lower() for number in data.splits["train"]["label"]] == kept
+    everything = load(AbsaDataArguments(**where, class_names=class_names, keep_conflict=True))
+    assert everything.schema.num_labels == 4
+
+
+@pytest.mark.parametrize("arguments", [NliDataArguments, AbsaDataArguments])
+def test_pairs_are_grouped_by_their_first_text_whatever_its_column_is_called(
+    tmp_path: Path, arguments: Any
+) -> None:
+    rows = [(f"premise {row // 3}", f"hypothesis {row}", "no" if row % 2 else "yes") for row in range(60)]
+    path = tmp_path / "pairs.csv"
+    pd.DataFrame(rows, columns=["premise", "hypothesis", "label"]).to_csv(path, index=False)
+    columns = {"text_column": "premise", "text_pair_column": "hypothesis"}
+    found = arguments(train_file=str(path), **columns)
+    assert found.group_column == "premise"
+    data = prepare(found)
+    assert not set(data.splits["train"]["premise"]) & set(data.splits["validation"]["premise"])
+    assert arguments().group_column == arguments().text_column
+    assert arguments(group_column=None).group_column is None
+    with pytest.raises(UserError, match=r"--group_column must be a text column \(premise, hypothesis\)"):
+        prepare(arguments(train_file=str(path), **columns, group_column="sentence1"))

@@ -5,7 +5,7 @@ Every reader keeps the order of the file and returns these columns:
 | column | type | content |
 |---|---|---|
 | the text columns, by their own names | string | the text as it stands; "NA", "null" and "nan" are texts |
-| `label` | int64, double, string, a list of these, or `ClassLabel` | raw: `data/labels.py` encodes it |
+| `label` | int64, double, string, a list of these or of `ClassLabel` | raw, strings without blanks around them |
 | `id` | string | the value of the id column, else the number of the example, from 0 |
 | `row` | int64 | its row in the file as a spreadsheet counts: the header of csv and tsv is row 1 (xml, raw: line) |
 
@@ -17,18 +17,19 @@ import logging
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Features
+from datasets import ClassLabel, Dataset
 
 from hf_layerfusion.data.absa import read_acl14, read_semeval
 from hf_layerfusion.data.columns import Columns, WantedColumns, missing_columns
 from hf_layerfusion.data.delimited import read_csv, read_tsv
-from hf_layerfusion.data.formats import arrow_columns, read_json, read_parquet
+from hf_layerfusion.data.formats import arrow_columns, parquet_label, read_json, read_parquet
+from hf_layerfusion.data.labels import with_class_names
 from hf_layerfusion.data.numbered_tweets import read_numbered_tweets
 from hf_layerfusion.data.tables import from_table, row_number, take, to_table
 from hf_layerfusion.data.utf8 import read_utf8, split_lines
@@ -69,7 +70,7 @@ def read_examples(
       them are, else floats if all are, else strings. Quoted texts may hold line breaks.
     - `.jsonl`, `.json`: one object a line, or one array of objects. A list as label means several classes.
       SNLI's files are known by their fields (`formats.read_json`).
-    - `.parquet`: labels by the type of their column.
+    - `.parquet`: labels by the type of their column; class names that `Dataset.to_parquet` has stored are kept.
     - `.xml`, `.raw`: the aspect terms of SemEval-2014 and the tweets of ACL-14, with the columns `sentence`,
       `aspect` and `label` (`data/absa.py`).
     - `.txt`: the competition's numbered tweets without labels (`data/numbered_tweets.py`).
@@ -102,6 +103,9 @@ def read_examples(
     except OSError as error:
         raise _unreadable(path, error) from error
     dataset = _with_id_and_row(columns, str(path), first_row=2 if suffix in (".csv", ".tsv") else 1)
+    if suffix == ".parquet" and "label" in columns:
+        feature = parquet_label(path, str(label_column))
+        dataset = _with_given_names(dataset, feature, str(path), required=label_required)
     if skip_incomplete:
         dataset = _complete_rows(dataset, str(path), text_columns)
     check_examples(dataset, text_columns=text_columns, where=str(path), max_text_bytes=max_text_bytes)
@@ -183,11 +187,7 @@ def read_hub(
         table = to_table(content.select_columns(list(columns.values())))
         dataset = _with_id_and_row(arrow_columns(table, columns, where), where, first_row=1)
         feature = content.features.get(columns.get("label"))
-        if isinstance(feature, ClassLabel):
-            if set(pc.unique(table[columns["label"]]).to_pylist()) <= {-1, None}:
-                dataset = dataset.remove_columns("label")
-            else:
-                dataset = from_table(to_table(dataset), Features({**dataset.features, "label": feature}))
+        dataset = _with_given_names(dataset, feature, where, required=False)
         if skip_incomplete:
             dataset = _complete_rows(dataset, where, text_columns)
         check_examples(dataset, text_columns=text_columns, where=where, max_text_bytes=max_text_bytes)
@@ -242,6 +242,25 @@ def check_examples(
         refuse(_is_absent(_labels(dataset)), "the label is empty; fill it in or delete the row")
 
 
+def _with_given_names(dataset: Dataset, feature: Any, where: str, required: bool) -> Dataset:
+    """The class names that the source has for its labels; no labels, unless required, where all are "not given"."""
+    may_be_absent = isinstance(feature, ClassLabel) and not required
+    if may_be_absent and set(pc.unique(to_table(dataset)["label"]).to_pylist()) <= {-1, None}:
+        return dataset.remove_columns("label")
+    return with_class_names(dataset, feature, where)
+
+
+def _stripped(labels: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """Strings without the blanks around them, in lists too; other labels as they are."""
+    if pa.types.is_string(labels.type):
+        return pc.utf8_trim_whitespace(labels)
+    if pa.types.is_list(labels.type) and pa.types.is_string(labels.type.value_type):
+        rows = labels.to_pylist()
+        stripped = [row and [value and value.strip() for value in row] for row in rows]
+        return pa.array(stripped, labels.type)
+    return labels
+
+
 def _labels(dataset: Dataset) -> pa.ChunkedArray:
     """The column `label`, null for the Hub's -1."""
     labels = to_table(dataset)["label"]
@@ -282,6 +301,8 @@ def _read_tweets(path: Path, label: str, text_column: str, max_text_bytes: int) 
 def _with_id_and_row(columns: Columns, where: str, first_row: int) -> Dataset:
     """Numbers the examples and their rows where they have no numbers yet; checks the ids that are there."""
     size = len(next(iter(columns.values())))
+    if "label" in columns:
+        columns = columns | {"label": _stripped(columns["label"])}
     if "id" in columns:
         missing = pc.index(_is_blank(columns["id"]), True).as_py()
         if missing >= 0:

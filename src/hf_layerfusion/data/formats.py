@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from datasets import Features
 
 from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt, missing_columns
 from hf_layerfusion.data.utf8 import empty_file, read_utf8, split_lines
@@ -195,6 +196,24 @@ def read_parquet(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Colu
     return arrow_columns(table, columns, str(path))
 
 
+def parquet_label(path: Path, column: str) -> Any:
+    """Return the `datasets` feature of a column that `Dataset.to_parquet` has stored beside it, None without one.
+
+    Raises:
+        UserError: A description that `datasets` cannot read.
+    """
+    schema = pq.read_schema(path)
+    if not (schema.metadata or {}).get(b"huggingface"):
+        return None
+    try:
+        return Features.from_arrow_schema(schema).get(column)
+    except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path}: its description of columns (metadata 'huggingface') cannot be read ({one_line(error)}); write "
+            "the file anew"
+        ) from error
+
+
 def arrow_columns(table: pa.Table, columns: Mapping[str, str], where: str) -> Columns:
     """The result's columns from a table: one type for each kind, whatever width or encoding the table has.
 
@@ -208,9 +227,7 @@ def arrow_columns(table: pa.Table, columns: Mapping[str, str], where: str) -> Co
     """
     arrays: Columns = {}
     for name, source in columns.items():
-        array = table[source]
-        if pa.types.is_dictionary(array.type):
-            array = array.cast(array.type.value_type)
+        array = _decoded(table[source])
         target = _label_type(array.type)
         if name != "label" and target != pa.string() and not (name == "id" and target == pa.int64()):
             target = None
@@ -226,6 +243,17 @@ def arrow_columns(table: pa.Table, columns: Mapping[str, str], where: str) -> Co
                 f"{where}: column {source!r} cannot be read as {target} ({one_line(error)}); convert it"
             ) from error
     return arrays
+
+
+def _decoded(array: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values in place of a dictionary's indices, in lists too."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return array.cast(kind.value_type)
+    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_dictionary(kind.value_type):
+        # Arrow has no cast from lists of a dictionary's values.
+        return pa.chunked_array([array.to_pylist()], pa.list_(kind.value_type.value_type))
+    return array
 
 
 def _label_type(kind: pa.DataType) -> pa.DataType | None:

@@ -1,9 +1,11 @@
 """What a data set's labels are, and their numbers: the rules of transformers' own classification script."""
 
+import logging
 import math
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import pyarrow as pa
@@ -16,6 +18,8 @@ from hf_layerfusion.errors import UserError
 ProblemType: TypeAlias = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 REGRESSION_NAME = "score"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class LabelSchema:
         Floats mean regression, lists multi-label classification, all else single-label classification.
         Integers are classes in ascending order, named "0", "1", … as they stand, or in the same order by
         `declared`. Strings are in the order of `declared`, else of a `ClassLabel` column, else of the
-        alphabet.
+        alphabet. Classes whose names differ in capitals or blanks alone are different classes; a warning names
+        them.
 
         Args:
             train: the training data, before a validation part is split off.
@@ -71,7 +76,8 @@ class LabelSchema:
         """
         if "label" not in train.column_names:
             raise UserError(f"{where}: has no labels; name their column")
-        labels = _raw_labels(train)
+        labels = raw_labels(train)
+        declared = None if declared is None else [name.strip() for name in declared]
         kind = _problem_type(labels) if problem_type is None else _check_problem_type(problem_type)
         if kind == "regression":
             if declared is not None and len(declared) != 1:
@@ -129,6 +135,7 @@ class LabelSchema:
                     f"{where}: the class {excerpt(never[0])} never occurs; add examples of it, or declare only "
                     f"{_listed([name for name in names if name in counts])}"
                 )
+        _warn_of_like_names(names, where)
         return cls(kind, tuple(names), tuple(values))
 
     @property
@@ -145,6 +152,27 @@ class LabelSchema:
     def label2id(self) -> dict[str, int]:
         """Ids by name, for the model's config."""
         return {name: index for index, name in enumerate(self.names)}
+
+    def for_numbers(self, dataset: Dataset, where: str) -> "LabelSchema":
+        """The schema to read a file with that was not the training data: this one, or where the file's labels are
+        integers that stand neither among the values nor among the names, one that takes them for class numbers.
+
+        Args:
+            dataset: The file's examples.
+            where: The file, for the warning.
+        """
+        if self.problem_type == "regression" or "label" not in dataset.column_names:
+            return self
+        found = {
+            value
+            for label in raw_labels(dataset)
+            for value in (label if isinstance(label, list) else [label])
+        }
+        numbered = all(type(value) is int and 0 <= value < self.num_labels for value in found)
+        if not found or not numbered or any(str(value) in {*self.names, *self.values} for value in found):
+            return self
+        logger.warning("%s: labels are read as the numbers of the classes %s", where, _listed(self.names))
+        return replace(self, values=tuple(str(number) for number in range(self.num_labels)))
 
     def encode(self, dataset: Dataset, where: str) -> Dataset:
         """Replaces raw labels by what a loss is computed from; a dataset without a column `label` stays as it
@@ -167,12 +195,14 @@ class LabelSchema:
         """
         if "label" not in dataset.column_names:
             return dataset
-        labels = _raw_labels(dataset)
+        labels = raw_labels(dataset)
         if self.problem_type == "regression":
             targets = [_target(dataset, where, index, label) for index, label in enumerate(labels)]
             return _with_labels(dataset, targets, Value("float32"))
         multiple = self.problem_type == "multi_label_classification"
-        ids = self.label2id | {value: index for index, value in enumerate(self.values)}
+        # Readers strip labels; a model may have been trained on names with blanks around them.
+        stripped = {name.strip(): index for index, name in enumerate(self.names)}
+        ids = stripped | self.label2id | {value: index for index, value in enumerate(self.values)}
         rows = []
         for index, label in enumerate(labels):
             classes = [str(value) for value in _classes(dataset, where, index, label, multiple)]
@@ -215,13 +245,101 @@ def _class_names(dataset: Dataset) -> list[str] | None:
     return feature.names if isinstance(feature, ClassLabel) else None
 
 
-def _raw_labels(dataset: Dataset) -> list[Any]:
-    """The labels as Python values, those of a `ClassLabel` column by name."""
+def raw_labels(dataset: Dataset) -> list[Any]:
+    """Return the labels as Python values, those of a `ClassLabel` column by name."""
     labels = tables.values(dataset, "label")
     names = _class_names(dataset)
     if names is None:
         return labels
     return [[names[item] for item in label] if isinstance(label, list) else names[label] for label in labels]
+
+
+def with_class_names(dataset: Dataset, feature: Any, where: str) -> Dataset:
+    """Return the dataset with the class names that its source has for the integers of column `label`.
+
+    Args:
+        dataset: Examples with integers, or lists of them, as labels.
+        feature: What the source says of the column: a `ClassLabel`, a list of one, or anything else, which changes
+            nothing. Blanks around a name are removed.
+        where: The file or split, for messages.
+
+    Raises:
+        UserError: An integer without a name; -1, which stands for "not given", is none only in a list.
+    """
+    named = getattr(feature, "feature", feature)
+    if not isinstance(named, ClassLabel) or "label" not in dataset.column_names:
+        return dataset
+    multiple = named is not feature
+    names = list(dict.fromkeys(name.strip() for name in named.names))
+    numbers = [names.index(name.strip()) for name in named.names]
+    lowest = 0 if multiple else -1
+
+    def number(row: int, value: int | None) -> int | None:
+        if value is None or value == -1 == lowest:
+            return value
+        if not 0 <= value < len(numbers):
+            raise _fault(
+                dataset, where, row, f"the label {value} has no name among {_listed(named.names)}; correct it"
+            )
+        return numbers[value]
+
+    labels = [
+        [number(row, value) for value in label] if isinstance(label, list) else number(row, label)
+        for row, label in enumerate(tables.values(dataset, "label"))
+    ]
+    return _with_labels(
+        dataset, labels, List(ClassLabel(names=names)) if multiple else ClassLabel(names=names)
+    )
+
+
+def without_label(dataset: Dataset, dropped: str, names: Mapping[Any, str] | None = None) -> Dataset:
+    """Return the rows that have another label than `dropped`, whatever its capitals and the blanks around it.
+
+    A `ClassLabel` column loses the name too. A dataset without labels stays as it is.
+
+    Args:
+        dataset: Any split, with raw labels.
+        dropped: The name of the class to leave out.
+        names: The classes' names by their raw labels, where the labels are not names themselves.
+    """
+    if "label" not in dataset.column_names:
+        return dataset
+
+    def is_dropped(label: Any) -> bool:
+        name = (names or {}).get(label, label) if not isinstance(label, list) else None
+        return isinstance(name, str) and same_name(name, dropped)
+
+    labels = raw_labels(dataset)
+    kept = [row for row, label in enumerate(labels) if not is_dropped(label)]
+    rows = dataset if len(kept) == len(labels) else tables.take(dataset, kept)
+    feature = dataset.features["label"]
+    if not isinstance(feature, ClassLabel) or not any(is_dropped(name) for name in feature.names):
+        return rows
+    others = [name for name in feature.names if not is_dropped(name)]
+    return _with_labels(rows, [others.index(labels[row]) for row in kept], ClassLabel(names=others))
+
+
+def same_name(first: str, second: str) -> bool:
+    """Return whether two names differ at most in capitals, blanks and the way their characters are composed."""
+    return _plain(first) == _plain(second)
+
+
+def _plain(name: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def _warn_of_like_names(names: Sequence[str], where: str) -> None:
+    like: dict[str, list[str]] = {}
+    for name in names:
+        like.setdefault(_plain(name), []).append(name)
+    for group in like.values():
+        if len(group) > 1:
+            logger.warning(
+                "%s: the classes %s differ in capitals or blanks alone and are trained as different classes; give them "
+                "one name if they are one",
+                where,
+                _listed(group),
+            )
 
 
 def _classes(dataset: Dataset, where: str, index: int, label: Any, multiple: bool) -> list[int | str]:

@@ -42,11 +42,13 @@ class Task:
         problem_type: `"single_label_classification"` or `"regression"`.
         labels: names of the classes in the order of the logits; of a regression the name of its value.
         is_siamese: the texts of a pair are encoded each by itself.
+        values: the raw labels of the classes in the data that the model was trained on; empty where they are the names.
     """
 
     problem_type: str
     labels: tuple[str, ...]
     is_siamese: bool = False
+    values: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def is_regression(self) -> bool:
@@ -206,7 +208,16 @@ def tasks_of(config: Any) -> dict[str, Task]:
         }
     labels = tuple(config.id2label[index] for index in range(config.num_labels))
     guessed = "regression" if len(labels) == 1 else "single_label_classification"
-    return {ONLY_TASK: Task(config.problem_type or guessed, labels)}
+    return {ONLY_TASK: Task(config.problem_type or guessed, labels, values=label_values(config))}
+
+
+def label_values(config: Any) -> tuple[str, ...]:
+    """Return the raw labels of a model's classes, which the scripts store as `label_values` where they are not the
+    names; empty where there are none."""
+    values: Any = getattr(config, "label_values", None)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        return ()
+    return tuple(values) if len(set(values)) == len(values) == config.num_labels else ()
 
 
 def batches(rows: Rows, size: int) -> Iterator[list[int]]:

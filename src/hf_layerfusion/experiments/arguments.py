@@ -278,9 +278,17 @@ class PoolingModelArguments(ModelArguments):
     )
 
 
+FIRST_TEXT = "first_text"
+"""A `--group_column` that means that of `--text_column`, whatever its name."""
+
+
 @dataclass
 class PairDataArguments(DataArguments):
     """Pairs of texts as they stand; what chooses a checkpoint is never what is reported."""
+
+    def __post_init__(self) -> None:
+        if self.group_column == FIRST_TEXT:
+            self.group_column = self.text_column
 
     validation_fraction: float = option(0.1, "Share split from training where there is no validation data.")
     report_on_selection: bool = option(
@@ -308,7 +316,8 @@ class AbsaDataArguments(PairDataArguments):
         False, "Keep aspects of polarity conflict as a class; the papers leave them out."
     )
     group_column: str | None = option(
-        "sentence", "Text column whose equal values stay on one side of a split."
+        FIRST_TEXT,
+        "Text column whose equal values stay on one side of a split; first_text is that of the sentence.",
     )
     truncation: str = option(
         "only_first", "Which text is cut: only_first (the sentence), only_second or longest_first."
@@ -323,6 +332,7 @@ class AbsaDataArguments(PairDataArguments):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.sentence_only:
             self.text_pair_column = None
 
@@ -333,12 +343,13 @@ class AbsaDataArguments(PairDataArguments):
 
 @dataclass
 class NliDataArguments(PairDataArguments):
-    """Premise and hypothesis in SNLI's columns; all pairs of a premise stay on one side of a split."""
+    """Premise and hypothesis, by default in SNLI's columns; all pairs of a premise stay on one side of a split."""
 
     text_column: str = option("sentence1", "Column of the premise.")
     text_pair_column: str | None = option("sentence2", "Column of the hypothesis.")
     group_column: str | None = option(
-        "sentence1", "Text column whose equal values stay on one side of a split."
+        FIRST_TEXT,
+        "Text column whose equal values stay on one side of a split; first_text is that of the premise.",
     )
 
 

@@ -164,7 +164,17 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
         )
     except LOADING_ERRORS as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+    store_label_values(model.config, schema)
     return with_adapters(model, arguments)
+
+
+def store_label_values(config: Any, schema: LabelSchema) -> None:
+    """Write the raw labels of the classes into a model's configuration, as `label_values`, where they are not the
+    names: the trained model then reads files with such labels."""
+    if schema.values != schema.names:
+        config.label_values = list(schema.values)
+    elif getattr(config, "label_values", None) is not None:
+        config.label_values = None  # of the checkpoint that training goes on from
 
 
 def load_trained(arguments: CheckpointArguments) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.ensembling.models import label_values
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.experiments.answers import write_answers
@@ -94,7 +95,7 @@ def prepared_as_trained(arguments: AnyDataArguments, stored: dict[str, Any]) -> 
 
 
 def schema_of(model: PreTrainedModel) -> LabelSchema:
-    """The labels that a model's configuration names.
+    """The labels that a model's configuration names, and the raw labels that it was trained on.
 
     Raises:
         UserError: if two have one name.
@@ -103,7 +104,7 @@ def schema_of(model: PreTrainedModel) -> LabelSchema:
     guessed = "regression" if config.num_labels == 1 else "single_label_classification"
     problem_type: Any = config.problem_type or guessed
     names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
-    return LabelSchema(problem_type, names)
+    return LabelSchema(problem_type, names, label_values(config))
 
 
 def predict_only(

@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_layerfusion.data.absa import count_absent_aspects
 from hf_layerfusion.data.files import read_competition, read_examples, read_hub
-from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.data.labels import LabelSchema, raw_labels, same_name, without_label
 from hf_layerfusion.data.spelling import SpellingCorrector
 from hf_layerfusion.data.splits import limit, remove_duplicates, split_train_validation, text_overlap
-from hf_layerfusion.data.tables import row_number, take, to_table, values
+from hf_layerfusion.data.tables import row_number, to_table, values
 from hf_layerfusion.data.tweets import PRESETS, SPELLING, TweetPreprocessor, empty_rows
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import DataArguments
@@ -178,13 +178,14 @@ def load(arguments: DataArguments, schema: LabelSchema | None = None) -> Prepare
     if arguments.max_predict_samples is not None and "test" in splits:
         splits["test"] = limit_first(splits["test"], arguments.max_predict_samples)
     notes = [f"{name}: {len(split):,} texts read" for name, split in splits.items()]
+    class_names = arguments.class_names
     for label in arguments.dropped_labels:
+        named = _names_of_integers(splits.get("train"), class_names)
         for name, split in splits.items():
-            if "label" in split.column_names:
-                kept = [row for row, value in enumerate(values(split, "label")) if value != label]
-                splits[name] = take(split, kept)
-                left_out = len(split) - len(kept)
-                notes += [f"{name}: {left_out:,} texts of label {label} left out"] if left_out else []
+            splits[name] = without_label(split, label, named)
+            left_out = len(split) - len(splits[name])
+            notes += [f"{name}: {left_out:,} texts of label {label} left out"] if left_out else []
+        class_names = class_names and [name for name in class_names if not same_name(name, label)]
     raw_train = splits["train"] if schema is None else splits["test"].select([])
     if arguments.pair_is_aspect and len(columns) == 2:
         for name, split in splits.items():
@@ -204,11 +205,22 @@ def load(arguments: DataArguments, schema: LabelSchema | None = None) -> Prepare
 
     where = {name: getattr(arguments, f"{name}_file") or name for name in splits}
     if schema is None:
-        schema = LabelSchema.infer(
-            splits["train"], arguments.class_names, arguments.problem_type, where=where["train"]
-        )
+        schema = LabelSchema.infer(splits["train"], class_names, arguments.problem_type, where=where["train"])
+    else:
+        schema = schema.for_numbers(splits["test"], where["test"])
     splits = {name: schema.encode(split, where[name]) for name, split in splits.items()}
     return PreparedData(splits, raw_train, schema, columns, cleaner.steps, notes)
+
+
+def _names_of_integers(train: Dataset | None, class_names: list[str] | None) -> dict[Any, str]:
+    """The declared names of integer labels, which they name in ascending order; empty for other labels."""
+    if train is None or class_names is None or "label" not in train.column_names:
+        return {}
+    found = raw_labels(train)
+    if not all(isinstance(label, int) for label in found):
+        return {}
+    numbers = sorted(set(found))
+    return dict(zip(numbers, class_names, strict=True)) if len(numbers) == len(class_names) else {}
 
 
 def shared_groups(splits: dict[str, Dataset], name: str, column: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_layerfusion.data.files import read_examples
-from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.data.labels import LabelSchema, raw_labels
 from hf_layerfusion.data.tables import values
 from hf_layerfusion.ensembling.models import Task
 from hf_layerfusion.errors import UserError
@@ -107,7 +107,7 @@ def _read(path: str, split: str, data: DataArguments, task: Task) -> Texts:
     )
     labels = None
     if "label" in rows.column_names:
-        schema = _schema(task, data, values(rows, "label"), path)
+        schema = _schema(task, data, raw_labels(rows), path).for_numbers(rows, path)
         labels = np.array(values(schema.encode(rows, path), "label"))
         if not task.is_regression:
             labels = np.array([task.labels.index(name) for name in schema.names])[labels]
@@ -118,7 +118,8 @@ def _read(path: str, split: str, data: DataArguments, task: Task) -> Texts:
 
 
 def _schema(task: Task, data: DataArguments, labels: list[Any], path: str) -> LabelSchema:
-    """How the file's labels are the ensemble's: by name, or integers in ascending order by `--class_names`."""
+    """How the file's labels are the ensemble's: by name, by the raw labels that the first member was trained on, or
+    integers in ascending order by `--class_names`."""
     if task.is_regression:
         return LabelSchema("regression", task.labels)
     names = tuple(data.class_names or task.labels)
@@ -127,7 +128,9 @@ def _schema(task: Task, data: DataArguments, labels: list[Any], path: str) -> La
             f"{path}: the labels must be the members' {', '.join(task.labels)}, found {', '.join(names)}; correct "
             "--class_names."
         )
-    if data.class_names is None or not all(isinstance(label, int) for label in labels):
+    if data.class_names is None:
+        return LabelSchema("single_label_classification", names, task.values)
+    if not all(isinstance(label, int) for label in labels):
         return LabelSchema("single_label_classification", names)
     numbers = sorted(set(labels))
     if len(numbers) != len(names):
