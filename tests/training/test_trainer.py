@@ -502,19 +502,3 @@ def test_a_run_that_was_stopped_takes_no_further_step(tmp_path: Path) -> None:
     patient = small_trainer(tmp_path, **(STOPPING | {"early_stopping_patience": 3}))
     patient.train(resume_from_checkpoint=True)
     assert patient.state.epoch == 4
-
-
-# Predictions
-
-
-def test_predictions_are_in_the_order_of_the_rows(tmp_path: Path) -> None:
-    """The stock Trainer hands them out in its sampler's order where batches are grouped by length."""
-    examples = rows(11, seed=5)
-    trainer = small_trainer(tmp_path, train_sampling_strategy="group_by_length", per_device_eval_batch_size=3)
-    trainer.model.eval()
-    output = trainer.predict(examples)
-    assert output.label_ids.tolist() == [int(example["labels"]) for example in examples]
-    with torch.no_grad():
-        alone = [trainer.model(input_ids=torch.tensor([e["input_ids"]])).logits[0] for e in examples]
-    torch.testing.assert_close(torch.tensor(output.predictions), torch.stack(alone), atol=1e-5, rtol=0)
-    assert len({len(example["input_ids"]) for example in examples}) > 3

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from tests.training.evaluated import CASES as EVALUATIONS
+from tests.training.evaluated import check
 from tests.training.small import rows, small_trainer
 from tests.training.small_tasks import CLASSES, tasks_trainer
 from tests.training.small_texts import texts_trainer
@@ -109,10 +112,18 @@ def test_a_resumed_run_of_several_tasks_ends_in_the_same_weights(found: list[dic
 def test_several_tasks_are_evaluated_whole(found: list[dict[str, Any]]) -> None:
     for each in found:
         assert {task: len(rows) for task, rows in each["predicted"].items()} == dict.fromkeys(CLASSES, 9)
+        for task, predictions in each["predicted alone"].items():
+            np.testing.assert_allclose(each["predicted"][task], predictions, rtol=0, atol=1e-5)
         mean = sum(
             each["evaluated"][f"eval_{name}"] for name in ("five_accuracy", "para_accuracy", "sim_closeness")
         )
         assert each["evaluated"]["eval_mean"] == pytest.approx(mean / 3)
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_each_row_has_its_answer(found: list[dict[str, Any]], name: str) -> None:
+    for each in found:
+        check(each["evaluations"][name], name)
 
 
 def test_both_skip_a_step_that_diverged_on_one(found: list[dict[str, Any]]) -> None:

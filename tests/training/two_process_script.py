@@ -12,6 +12,8 @@ from transformers import TrainerCallback
 
 from hf_layerfusion.errors import UserError
 from tests.modeling.cases import build
+from tests.training.evaluated import CASES as EVALUATIONS
+from tests.training.evaluated import evaluate
 from tests.training.small import InfiniteLoss, rows, small_model, small_trainer, weights_digest
 from tests.training.small_tasks import small_tasks_model, tasks_trainer
 from tests.training.small_texts import texts_trainer
@@ -105,6 +107,7 @@ def main(folder: Path) -> None:
     skipped_steps(folder, found)
     frozen_states(folder, found)
     streamed_texts(folder, found)
+    found["evaluations"] = {name: evaluate(folder / "evaluations", name) for name in EVALUATIONS}
     torch.save(found, folder / f"found-{resumed.args.process_index}.pt")
     resumed.end()
 
@@ -144,6 +147,12 @@ def several_tasks(folder: Path, found: dict[str, Any]) -> None:
     found["predicted"] = {
         task: output.predictions for task, output in resumed.predict(resumed.eval_dataset).items()
     }
+    model = resumed.model.eval()
+    with torch.no_grad():
+        found["predicted alone"] = {
+            task: [model(**resumed.data_collator([row])).logits[0].numpy() for row in dataset]
+            for task, dataset in resumed.eval_dataset.items()
+        }
 
 
 def skipped_steps(folder: Path, found: dict[str, Any]) -> None:

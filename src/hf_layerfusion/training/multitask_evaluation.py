@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
-from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerControl
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerControl
 from transformers.trainer_utils import IntervalStrategy, speed_metrics
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.collating import MultitaskCollator, PaddingCollator
-from hf_layerfusion.training.sampling import LengthSortedSampler
+from hf_layerfusion.training.evaluating import EvaluatingTrainer
 from hf_layerfusion.training.task_data import TaskDataset
 from hf_layerfusion.training.task_labels import check_labels, with_labels
 
@@ -40,7 +39,7 @@ BEST_OF_TASK = "best"
 """The folder of a task's best model is called this, a hyphen and the task."""
 
 
-class MultitaskEvaluation(Trainer):
+class MultitaskEvaluation(EvaluatingTrainer):
     """The stock Trainer, but data sets by task are evaluated as one, and predicted one by one.
 
     It is a Trainer of several tasks where the training data are a dictionary; without training data, where the
@@ -160,11 +159,6 @@ class MultitaskEvaluation(Trainer):
         return outputs
 
     # What the stock methods above call
-
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
-        if isinstance(eval_dataset, TaskDataset) and self.args.train_sampling_strategy == "group_by_length":
-            return LengthSortedSampler(eval_dataset.lengths(self.args.length_column_name))
-        return super()._get_eval_sampler(eval_dataset)
 
     def _get_collator_with_removed_columns(
         self, data_collator: Callable[..., Any], description: str | None = None

@@ -30,10 +30,9 @@ from hf_layerfusion.training.task_data import (
     MultitaskDataset,
     TaskDataset,
 )
-from hf_layerfusion.training.weighing import WeighingTrainer
 
 
-class MultitaskTraining(MultitaskEvaluation, WeighingTrainer):
+class MultitaskTraining(MultitaskEvaluation):
     """Takes training data by task, mixes them, weighs their losses and logs each."""
 
     def __init__(

@@ -23,7 +23,7 @@ class PretrainingTrainer(LayerFusionTrainer):
     """Trains an encoder, and what its objective puts on it, on a `TextStream`.
 
     `eval_loss` is the mean over all held-out labels (masked tokens), or rows where there are none, with the same masks
-    at each evaluation; it is not that of batches' means. With several processes up to a batch of texts counts twice.
+    at each evaluation; it is not the mean of batches' means.
 
     Args:
         model: of the objective's `model_class`.
@@ -54,7 +54,6 @@ class PretrainingTrainer(LayerFusionTrainer):
             data_collator=objective.collator(processing_class),
             **kwargs,
         )
-        self._held_out = torch.zeros(2, dtype=torch.float64, device=args.device)
 
     def task_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
         """The objective's loss."""
@@ -69,37 +68,28 @@ class PretrainingTrainer(LayerFusionTrainer):
             batch[SHARES] = {task: share.nan_to_num() for task, share in batch[SHARES].items()}
         return batches, num_items
 
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The loss of a batch, which is added up with its weight."""
-        inputs = self._prepare_inputs(inputs)
+    def predict_batch(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any
+    ) -> tuple[Tensor | None, Any, Any]:
+        """The objective's loss of a batch, and no predictions."""
         with torch.no_grad():
-            loss = self.task_losses(model, inputs)[0][ONE_TASK].detach().double()
-        items = self._count_items(dict(inputs), self.args.device)
-        # The mean over no label at all is not a number.
-        self._held_out += torch.stack([torch.where(items > 0, loss * items, 0), items])
-        return loss, None, None
+            return self.task_losses(model, self._prepare_inputs(inputs))[0][ONE_TASK], None, None
 
     def evaluation_loop(
         self,
         dataloader: DataLoader,
-        *args: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
-        **kwargs: Any,
     ) -> EvalLoopOutput:
-        """As the stock method; the loss is the mean over labels, and what the objective says of it is added."""
-        self._held_out.zero_()
+        """As `EvaluatingTrainer.evaluation_loop`; what the objective says of the loss is added."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.args.seed)  # the same dropout masks each time, where the objective has any
-            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        total, items = self.accelerator.reduce(self._held_out, reduction="sum").tolist()
-        loss = total / items if items else float("nan")
-        found = {"loss": loss, **self._objective.metrics(loss)}
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        found = self._objective.metrics(output.metrics[f"{metric_key_prefix}_loss"])
         metrics = output.metrics | {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         return output._replace(metrics=metrics)
 

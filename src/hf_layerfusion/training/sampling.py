@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,9 @@ def seeded_generator(*key: int) -> torch.Generator:
 
 
 def take_rows(arrays: Any, rows: npt.NDArray[np.intp]) -> Any:
-    """The `rows` of an array, or of each array in a tuple; `None` stays."""
-    if arrays is None:
-        return None
-    return tuple(take_rows(array, rows) for array in arrays) if isinstance(arrays, tuple) else arrays[rows]
+    """The `rows` of an array, or of each array in a tuple, list or dictionary; `None` stays."""
+    if isinstance(arrays, tuple | list):
+        return type(arrays)(take_rows(array, rows) for array in arrays)
+    if isinstance(arrays, Mapping):
+        return {name: take_rows(array, rows) for name, array in arrays.items()}
+    return None if arrays is None else arrays[rows]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import numpy as np
-import torch
-from accelerate.data_loader import get_sampler
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -14,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
+from transformers.trainer_utils import TrainOutput, has_length
 from transformers.training_args import OptimizerNames
 
 from hf_layerfusion.errors import UserError
@@ -31,7 +28,7 @@ from hf_layerfusion.training.optimizer import (
     parameter_groups,
 )
 from hf_layerfusion.training.pushing import PushingTrainer
-from hf_layerfusion.training.sampling import LengthSortedSampler, RowOrder, SeededSampler, take_rows
+from hf_layerfusion.training.sampling import RowOrder, SeededSampler
 from hf_layerfusion.training.searching import SearchingTrainer
 from hf_layerfusion.training.streams import check_stream
 
@@ -53,7 +50,8 @@ class LayerFusionTrainer(
       asked for. Weights that do not fit the model are refused too.
     - A resumed run ends in the same weights as one that was not interrupted: evaluation leaves the random
       generator alone, early stopping counts on, and examples grouped by length come in an order of their own.
-    - Predictions are in the order of the rows, also where batches are grouped by length.
+    - Prediction i answers row i, and each row counts once in the evaluation's loss, for any number of processes, also
+      where batches are grouped by length, are read from a stream or do not come out even (`EvaluatingTrainer`).
     - A loss or gradient that is not finite never reaches the weights: the run stops, or skips and counts the step.
     - Several processes train one model also where it was evaluated before training.
     - `training_args.json` is written beside `training_args.bin`, and neither holds the Hub's token.
@@ -232,28 +230,6 @@ class LayerFusionTrainer(
         )
         seed = args.seed if args.data_seed is None else args.data_seed
         return SeededSampler(order, seed, epoch=lambda: int(self.state.epoch or 0))
-
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
-        sampler = super()._get_eval_sampler(eval_dataset)
-        return LengthSortedSampler(sampler.lengths) if isinstance(sampler, LengthGroupedSampler) else sampler
-
-    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As the stock method, but predictions are in the order of the rows, and torch's generator stays as it was.
-
-        The stock Trainer hands out predictions in the order of its sampler, which with
-        `train_sampling_strategy="group_by_length"` is not that of the rows. And a data loader draws a seed each
-        time it starts: where a checkpoint is saved between the end of an epoch and its evaluation, the run that
-        resumes from it would otherwise draw other dropout masks.
-        """
-        with torch.random.fork_rng(devices=[]):
-            output = super().evaluation_loop(dataloader, *args, **kwargs)
-        sampler = get_sampler(dataloader)
-        if not isinstance(sampler, LengthSortedSampler):
-            return output
-        rows = np.argsort(sampler.order)
-        return output._replace(
-            predictions=take_rows(output.predictions, rows), label_ids=take_rows(output.label_ids, rows)
-        )
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if (
