@@ -42,7 +42,7 @@ def main() -> None:
     print_outputs(results, folder)
     if (folder / "config.json").exists() and not data_arguments.sentence_only:
         print(f'\npipeline("text-classification", model="{folder}") says:')
-        classifier = pipeline("text-classification", model=str(folder), device="cpu")
+        classifier = pipeline("text-classification", model=str(folder), device="cpu", truncation=True)
         for sentence, aspect in PAIRS:
             answer = classifier({"text": sentence, "text_pair": aspect})
             print(f"  {answer['label']} ({answer['score']:.2f})  {aspect}: {sentence}")

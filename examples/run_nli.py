@@ -35,7 +35,7 @@ def main() -> None:
     print_outputs(results, folder)
     if (folder / "config.json").exists():
         print(f'\npipeline("text-classification", model="{folder}") says:')
-        classifier = pipeline("text-classification", model=str(folder), device="cpu")
+        classifier = pipeline("text-classification", model=str(folder), device="cpu", truncation=True)
         for premise, hypothesis in PAIRS:
             answer = classifier({"text": premise, "text_pair": hypothesis})
             print(f"  {answer['label']} ({answer['score']:.2f})  {premise} {hypothesis}")

@@ -35,7 +35,7 @@ def main() -> None:
     print_outputs(results, folder)
     if (folder / "config.json").exists() and data_arguments.text_pair_column is None:
         print(f'\npipeline("text-classification", model="{folder}") says:')
-        classifier = pipeline("text-classification", model=str(folder), device="cpu")
+        classifier = pipeline("text-classification", model=str(folder), device="cpu", truncation=True)
         for sentence, answer in zip(SENTENCES, classifier(list(SENTENCES)), strict=True):
             print(f"  {answer['label']} ({answer['score']:.2f})  {sentence}")
 

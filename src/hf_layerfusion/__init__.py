@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from hf_layerfusion.modeling.configuration_cerbertus import CerbertusConfig
 from hf_layerfusion.modeling.configuration_gru_fusion import GRUFusionConfig
 from hf_layerfusion.modeling.configuration_layer_pooling import LayerPoolingConfig
+from hf_layerfusion.modeling.encoders import max_tokens
 from hf_layerfusion.modeling.modeling_cerbertus import CerbertusForMultitask, MultitaskOutput
 from hf_layerfusion.modeling.modeling_cerbertus_encoders import CerbertusModel
 from hf_layerfusion.modeling.modeling_gru_fusion import BertForGRUFusionClassification, GRUFusionModel
@@ -50,6 +51,7 @@ __all__ = [
     "TaskConfig",
     "add_adapters",
     "load_adapter_model",
+    "max_tokens",
     "parameter_counts",
 ]
 

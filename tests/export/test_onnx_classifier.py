@@ -53,6 +53,13 @@ def test_answers_as_the_pipeline_of_the_model(
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
+def test_a_text_of_700_words_is_cut_off(exported: tuple[Any, Path]) -> None:
+    text = "a good day " * 350
+    expected = TextClassificationPipeline(model=exported[0], tokenizer=tiny_tokenizer(), device="cpu")
+    score = OnnxClassifier(exported[1])(text)[0]["score"]
+    assert score == pytest.approx(expected(text, truncation=True)[0]["score"], abs=1e-5)
+
+
 def test_siamese_pairs(siamese: tuple[Any, Path]) -> None:
     model, folder = siamese
     classify = OnnxClassifier(folder)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +13,25 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    pipeline,
+)
 
 from hf_layerfusion import (
     BertForGRUFusionClassification,
     BertWithPoolingModule,
     CerbertusConfig,
+    CerbertusForMultitask,
     GRUFusionConfig,
     LayerPoolingConfig,
 )
-from tests.tiny import tiny_config
+from hf_layerfusion.modeling.configuration_layer_fusion import LayerFusionConfig
+from tests.tiny import tiny_config, tiny_tokenizer
 
 # A wrong type is refused by huggingface_hub's own class, which is no ValueError.
 REFUSALS = (ValueError, StrictDataclassError)
@@ -125,13 +137,13 @@ def test_hostile_file_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_names_of_variants(settings: dict[str, Any], name: str) -> None:
-    assert GRUFusionConfig(**settings).variant == name
+    assert GRUFusionConfig(**settings).paper_name == name
 
 
 def test_names_of_pooled_variants() -> None:
-    assert LayerPoolingConfig().variant == "bert-lstm"
+    assert LayerPoolingConfig().paper_name == "bert-lstm"
     assert (
-        LayerPoolingConfig(pooling="last", token_pooling="mean", dense_size=9).variant
+        LayerPoolingConfig(pooling="last", token_pooling="mean", dense_size=9).paper_name
         == "bert-last-tokens-dense-9"
     )
 
@@ -241,3 +253,54 @@ def test_numbers_of_labels_as_keyword(tmp_path: Path, value: Any) -> None:
     GRUFusionConfig(encoder_config=tiny_config("bert")).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f"`num_labels` must be a whole number .* found {value}"):
         AutoConfig.from_pretrained(tmp_path, num_labels=value)
+
+
+# --- names that transformers uses itself -----------------------------------------------------------------------------
+
+
+def reserved_names() -> set[str]:
+    """What `from_pretrained`, `pipeline` and every configuration of transformers give a meaning of their own."""
+    functions = (
+        AutoConfig.from_pretrained,
+        AutoModel.from_pretrained,
+        PreTrainedConfig.from_pretrained,
+        PreTrainedModel.from_pretrained,
+        PreTrainedModel.save_pretrained,
+        PreTrainedModel.push_to_hub,
+        pipeline,
+    )
+    names = {field.name for field in dataclasses.fields(PreTrainedConfig)} | set(vars(PreTrainedConfig()))
+    for function in functions:
+        names |= set(inspect.signature(function).parameters)
+        names |= set(re.findall(r'kwargs\.(?:pop|get)\(\s*"(\w+)"', inspect.getsource(function)))
+    assert {"variant", "revision", "subfolder", "dtype", "attn_implementation", "device_map"} <= names
+    return names
+
+
+@pytest.mark.parametrize("config_class", [GRUFusionConfig, LayerPoolingConfig, CerbertusConfig])
+def test_no_name_of_ours_is_one_of_transformers(config_class: type[LayerFusionConfig]) -> None:
+    own = {
+        name
+        for parent in config_class.__mro__
+        if issubclass(parent, LayerFusionConfig)
+        for name in (*vars(parent), *vars(parent).get("__annotations__", {}))
+        if not name.startswith("__")
+    }
+    meant = {"model_type", "sub_configs_defaults"}  # set for transformers to read
+    assert not own & reserved_names() - meant
+
+
+def test_weights_saved_as_a_variant_are_loaded(tmp_path: Path) -> None:
+    config = GRUFusionConfig(encoder_config=tiny_config("bert", 3))
+    BertForGRUFusionClassification(config).half().save_pretrained(tmp_path, variant="fp16")
+    tiny_tokenizer().save_pretrained(tmp_path)
+    for auto_class in (AutoModel, AutoModelForSequenceClassification):
+        assert auto_class.from_pretrained(tmp_path, variant="fp16").dtype == torch.float16
+    classify = pipeline("text-classification", str(tmp_path), model_kwargs={"variant": "fp16"}, device="cpu")
+    assert classify.model.dtype == torch.float16
+
+
+def test_an_encoder_saved_as_a_variant_is_loaded(tmp_path: Path) -> None:
+    AutoModel.from_config(tiny_config("bert", 3)).save_pretrained(tmp_path, variant="fp16")
+    for model_class in (BertForGRUFusionClassification, CerbertusForMultitask):
+        model_class.from_pretrained(tmp_path, variant="fp16")

@@ -200,7 +200,7 @@ def test_without_tasks_there_is_one(settings: dict[str, Any], problem_type: str,
     ],
 )
 def test_names_of_architectures(settings: dict[str, Any], name: str) -> None:
-    assert make(**settings).variant == name
+    assert make(**settings).paper_name == name
 
 
 def test_fields_that_changed_since_are_checked_by_the_model() -> None:

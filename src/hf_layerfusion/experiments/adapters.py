@@ -126,7 +126,7 @@ def adapter_fields(model: Any, folder: Path, num_texts: int | dict[str, int]) ->
         else 'print(classifier("What a lovely morning!"))'
         for name, count in tasks.items()
     }
-    pipe = 'classifier = pipeline("text-classification", model={}, tokenizer=tokenizer)'
+    pipe = 'classifier = pipeline("text-classification", model={}, tokenizer=tokenizer, truncation=True)'
     (first, example), *others = shown.items()
     usage = [
         (

@@ -72,7 +72,7 @@ def architecture_lines(config: PreTrainedConfig) -> list[str]:
     """What a model of this configuration is made of, a line a part."""
     if config.model_type == "gru_fusion":
         return [
-            f"Fuser: {config.variant.removeprefix('grubert-')}, {config.fusion_hidden_size} units a direction"
+            f"Fuser: {config.paper_name.removeprefix('grubert-')}, {config.fusion_hidden_size} units a direction"
             + (", kept at random weights as a control" if config.freeze_fusion else ""),
             f"Downstream bi-GRU: {config.downstream_hidden_size or 'none'}",
             f"Dense layer: {config.dense_size or 'none'}; dropout {config.classifier_dropout}; "

@@ -11,7 +11,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule
+from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule, max_tokens
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.experiments.adapters import with_adapters
@@ -21,6 +21,7 @@ from hf_layerfusion.experiments.arguments import (
     EncoderArguments,
     ModelArguments,
 )
+from hf_layerfusion.training.tokenizers import limit_length
 
 ARCHITECTURES: dict[str, Any] = {
     "gru_fusion": BertForGRUFusionClassification,
@@ -126,16 +127,24 @@ def encoder_dropout(arguments: EncoderArguments) -> dict[str, float]:
 
 
 def load_tokenizer(arguments: CheckpointArguments) -> PreTrainedTokenizerBase:
-    """The tokenizer of the encoder, or the one named.
+    """The tokenizer of the encoder, or the one named. Its `model_max_length`, to which `truncation=True` cuts texts
+    off, is at most the number of tokens that the encoder takes.
 
     Raises:
         UserError: if it cannot be loaded.
     """
-    name = resolve_path(arguments.tokenizer_name or arguments.model_name_or_path)
+    options = loading_options(arguments)
+    model = resolve_path(arguments.model_name_or_path)
+    name = resolve_path(arguments.tokenizer_name) if arguments.tokenizer_name else model
     try:
-        return AutoTokenizer.from_pretrained(name, **loading_options(arguments))
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"--tokenizer_name {name}: cannot be loaded: {one_line(error)}") from error
+    try:
+        limit_length(tokenizer, max_tokens(AutoConfig.from_pretrained(model, **options)))
+    except LOADING_ERRORS as error:
+        raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+    return tokenizer
 
 
 def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:

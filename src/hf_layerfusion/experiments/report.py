@@ -99,7 +99,7 @@ def card_facts(
     figures: list[tuple[str, str]],
 ) -> CardFacts:
     """Collects the facts of a run for its model card; every figure was measured by that run."""
-    variant = getattr(model.config, "variant", "plain")
+    variant = getattr(model.config, "paper_name", "plain")
     single_label = data.schema.problem_type == "single_label_classification"
     fields = classifier_fields(model.config, model_arguments, data_arguments, training_arguments)
     fields |= adapter_fields(model, folder, len(data.text_columns))

@@ -219,7 +219,7 @@ class Classification:
         check_layer_states(arguments, self.data.schema.problem_type, validation)
         trainer = make_trainer(self.data, self.encoded, self.tokenizer, self.model_arguments, arguments)
         if arguments.plot_layers:
-            title = getattr(trainer.model.config, "variant", "plain")
+            title = getattr(trainer.model.config, "paper_name", "plain")
             trainer.add_callback(
                 LayerStates(trainer, self.encoded["validation"], title, Path(str(arguments.output_dir)))
             )

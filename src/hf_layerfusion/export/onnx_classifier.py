@@ -48,7 +48,8 @@ class OnnxClassifier(TextClassificationPipeline):
     """transformers' text-classification pipeline over a folder of `export_onnx`.
 
     Texts, pairs `{"text": …, "text_pair": …}` and lists of them, `top_k`, `function_to_apply`, `batch_size` and the
-    tokenizer's options are the pipeline's. The texts of siamese pairs are encoded each by itself, one pair at a time.
+    tokenizer's options are the pipeline's; texts of more tokens than the tokenizer allows are cut off. The texts of
+    siamese pairs are encoded each by itself, one pair at a time.
 
     Args:
         folder: the folder.
@@ -90,6 +91,7 @@ class OnnxClassifier(TextClassificationPipeline):
                 f"{one_line(error)}; export the model again."
             ) from error
         self.is_siamese = len(session.get_inputs()[0].shape) == 3
+        kwargs.setdefault("truncation", True)
         super().__init__(model=OnnxModel(config, session), tokenizer=tokenizer, device="cpu", **kwargs)
 
     def check_model_type(self, supported_models: Any) -> None:

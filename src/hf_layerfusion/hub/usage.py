@@ -23,14 +23,15 @@ def model_usage(facts: CardFacts) -> list[Snippet]:
             "With the package installed:" if facts.needs_package else "",
             (needs_import if facts.needs_package else "")
             + "from transformers import pipeline\n\n"
-            + f"classifier = pipeline({task}, model={path})\n"
+            + f"classifier = pipeline({task}, model={path}, truncation=True)\n"
             + f"print(classifier({TWO_TEXTS if facts.text_pair else ONE_TEXT}))",
         )
     ]
     first, *others = facts.tasks or [""]
     if others:
         code = [
-            f'classifier = pipeline({task}, model={path}, model_kwargs={{"task_name": {code_string(name)}}})\n'
+            f"classifier = pipeline({task}, model={path}, truncation=True,\n"
+            f'                      model_kwargs={{"task_name": {code_string(name)}}})\n'
             f"print(classifier({TWO_TEXTS if facts.tasks[name] == 2 else ONE_TEXT}))"
             for name in others
         ]
@@ -41,7 +42,7 @@ def model_usage(facts: CardFacts) -> list[Snippet]:
             Snippet(
                 "Without it, from the code that lies beside the weights; read that code first, for this runs it:",
                 "from transformers import pipeline\n\n"
-                f"classifier = pipeline({task}, model={path}, trust_remote_code=True)",
+                f"classifier = pipeline({task}, model={path}, truncation=True, trust_remote_code=True)",
             ),
             Snippet(
                 "The fused embedding of each token:",

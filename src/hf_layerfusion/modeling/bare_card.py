@@ -31,7 +31,7 @@ def bare_card(model: PreTrainedModel, repo_id: str, tags: list[str]) -> ModelCar
 
 # {repo_id.rpartition("/")[2]}
 
-{type(model).__name__} ({config.variant}) on an encoder of the type {encoder.model_type} with
+{type(model).__name__} ({config.paper_name}) on an encoder of the type {encoder.model_type} with
 {encoder.num_hidden_layers} layers, {model.num_parameters():,} parameters in all; made with the Python package
 hf_layerfusion. How it was trained and what it reaches is not recorded in this card.
 

@@ -145,7 +145,7 @@ class CerbertusConfig(LayerFusionConfig):
         self.problem_type: str | None = task.problem_type
 
     @property
-    def variant(self) -> str:
+    def paper_name(self) -> str:
         """The paper's name of the architecture, such as `"cerbertus-2"` or `"multi-triple"`."""
         names = {"shared": "multi", "own": "triple", "frozen": "static"}
         if self.num_task_layers:

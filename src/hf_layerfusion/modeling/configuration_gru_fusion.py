@@ -61,7 +61,7 @@ class GRUFusionConfig(LayerFusionConfig):
             )
 
     @property
-    def variant(self) -> str:
+    def paper_name(self) -> str:
         """The paper's name of the variant, such as `"grubert-share-3"` or `"grubert-share-3-linear"`."""
         if self.fusion in ("last_concat", "last_mean"):
             name = "last-layer" if self.num_last_layers == 1 else f"last-{self.num_last_layers}"

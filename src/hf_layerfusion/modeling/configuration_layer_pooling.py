@@ -37,7 +37,7 @@ class LayerPoolingConfig(LayerFusionConfig):
         probability(self, "classifier_dropout")
 
     @property
-    def variant(self) -> str:
+    def paper_name(self) -> str:
         """The paper's name of the variant, such as `"bert-lstm"`."""
         name = f"bert-{self.pooling.replace('_', '-')}"
         name += "-tokens" if self.token_pooling == "mean" else ""

@@ -12,8 +12,9 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .batch_joining import flatten_pairs
 from .configuration_cerbertus import CerbertusConfig
+from .encoders import adopt_encoder_config, position_limit, refuse_long, without_pooler
 from .layer_routing import ALL_ROWS, LayerStates, Route, copy_module, give_tasks_layers, run_routed
-from .modeling_layer_fusion import LayerFusionPreTrainedModel, selected_states, without_pooler
+from .modeling_layer_fusion import LayerFusionPreTrainedModel, selected_states
 from .peft_adapters import adapter_of
 
 
@@ -54,8 +55,8 @@ class CerbertusModel(CerbertusPreTrainedModel):
             encoder = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
         elif getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None  # of the tasks that want one
-        # One configuration object for all and for every layer; a wrapped one has forgotten which attention it uses.
-        config.encoder_config = encoder.config
+        adopt_encoder_config(config, encoder)
+        self.max_tokens = position_limit(encoder)
         tasks = config.task_names
         slots = [
             slot(kind, task) for kind in config.encoders for task in (tasks if kind == "own" else tasks[:1])
@@ -108,6 +109,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
                 f"`inputs_embeds` must be left out where there are {len(self.encoders)} encoders, each of which has "
                 "embeddings of its own; give `input_ids`."
             )
+        refuse_long(dict(inputs), self.max_tokens)
         found: list[dict[str, LayerStates]] = [{} for _ in routes]
         first = None
         for kind in self.config.encoders:

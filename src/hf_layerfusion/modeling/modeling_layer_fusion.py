@@ -2,7 +2,6 @@
 and a fuser over its layers."""
 
 import dataclasses
-import inspect
 import math
 import os
 from abc import abstractmethod
@@ -15,17 +14,18 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers import initialization as init
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .bare_card import TEMPLATE_SIGN, bare_card
 from .configuration_layer_fusion import LayerFusionConfig
 from .encoder_states import StatesRead, spread_states
+from .encoders import adopt_encoder_config, position_limit, refuse_long, refuse_missing, without_pooler
 from .fusion_base import LayerFuser
 from .fusion_mix import ScalarMix
 from .layer_streaming import install_stream, run_streamed
 from .peft_adapters import find_adapters, from_adapters
+from .pickling import PickledWithoutHooks
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # Fields of every configuration that say how the encoder is loaded, not what our model is.
@@ -34,25 +34,7 @@ LOADING_FIELDS = {"dtype"}
 ENCODER_PREFIXES = ("encoder", "model.encoder")
 
 
-def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
-    """The keyword that leaves out an encoder's pooler, empty where its class has none."""
-    model_class = MODEL_MAPPING.get(type(config), None)
-    if model_class is None or "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
-        return {}
-    return {"add_pooling_layer": False}
-
-
-def refuse_missing(missing: list[str], name_or_path: str | os.PathLike[str], model_type: str) -> None:
-    """Raises `ValueError` if weights of the encoder are missing in a checkpoint."""
-    if missing:
-        raise ValueError(
-            f"the checkpoint '{name_or_path}' must hold every weight of its encoder, found none for {len(missing)} "
-            f"({', '.join(sorted(missing)[:3])}…), which would stay random; check that its keys are those of a "
-            f"'{model_type}' encoder."
-        )
-
-
-class LayerFusionPreTrainedModel(PreTrainedModel):
+class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
     """Base of the package's models: loading, saving and initialisation."""
 
     config: LayerFusionConfig
@@ -247,8 +229,8 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             encoder = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
         self.encoder = encoder
         self.streams_layers = False
-        # One configuration object for both and for every layer; a wrapped one has forgotten which attention it uses.
-        config.encoder_config = encoder.config
+        adopt_encoder_config(config, encoder)
+        self.max_tokens = position_limit(encoder)
         self.freeze()
         self.post_init()
 
@@ -385,7 +367,9 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             given["token_type_ids"] = token_type_ids
         if given.get("output_attentions") is None:
             given["output_attentions"] = self.config.output_attentions
-        return {**given, "inputs_embeds": inputs_embeds}
+        given["inputs_embeds"] = inputs_embeds
+        refuse_long(given, self.max_tokens)
+        return given
 
 
 def selected_states(asked: bool | list[int] | tuple[int, ...] | None, depth: int) -> set[int]:

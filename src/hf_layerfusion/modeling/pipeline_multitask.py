@@ -13,7 +13,7 @@ from .task_config import TaskConfig
 
 class MultitaskPipeline:
     """Answers several tasks on texts or pairs of texts. Each sequence runs through the shared layers once, whichever
-    and however many tasks read it.
+    and however many tasks read it. A text of more tokens than the model takes is cut off.
 
     Args:
         model: a `CerbertusForMultitask`; it is set to inference.
@@ -123,8 +123,13 @@ class MultitaskPipeline:
 
     def encode(self, sequences: list[tuple[str, str | None]]) -> dict[str, torch.Tensor]:
         """Texts, and pairs in one sequence, as one batch `[B, T]`."""
+        most = self.model.base_model.max_tokens
+        limit = (
+            self.tokenizer.model_max_length if most is None else min(self.tokenizer.model_max_length, most)
+        )
         encoded = [
-            self.tokenizer(*(t for t in texts if t is not None), truncation=True) for texts in sequences
+            self.tokenizer(*(t for t in texts if t is not None), truncation=True, max_length=limit)
+            for texts in sequences
         ]
         return dict(self.tokenizer.pad(encoded, return_tensors="pt").to(self.model.device))
 

@@ -31,6 +31,7 @@ from hf_layerfusion.training.pushing import PushingTrainer
 from hf_layerfusion.training.sampling import RowOrder, SeededSampler
 from hf_layerfusion.training.searching import SearchingTrainer
 from hf_layerfusion.training.streams import check_stream
+from hf_layerfusion.training.tokenizers import limit_to_model
 
 # What only an optimizer that takes parameter groups can do.
 GROUP_OPTIONS = ("fusion_learning_rate", "head_learning_rate", "embedding_learning_rate", "layer_decay")
@@ -64,6 +65,7 @@ class LayerFusionTrainer(
     - `regularizers` (SMART and its kin) add terms to each task's loss; `gradient_surgery` (PCGrad and its kin)
       combines the tasks' gradients.
     - With `cache_frozen_states` a frozen encoder reads each text once, not once an epoch.
+    - The saved tokenizer cuts texts off at what the model takes: `model_max_length` is lowered to that.
     - `hyperparameter_search` judges a trial by the model that it would keep (`SearchingTrainer`).
     - Options that need the number of rows refuse a stream, where the stock Trainer leaves them out.
 
@@ -102,6 +104,7 @@ class LayerFusionTrainer(
             check_cacheable(model, args)
         check_stream(kwargs.get("train_dataset"), args)
         super().__init__(model, args, **kwargs)
+        limit_to_model(self.processing_class, self.model)
         # What `num_items_in_batch` does inside a model differs from class to class, and some ignore it.
         self.model_accepts_loss_kwargs = False
         self._updates_per_epoch: int | None = None

@@ -63,7 +63,7 @@ def trainer_card(
             base_model=encoder_hub_id(source) if source else None,
             base_model_license=license or (encoder_license(source) if source else None),
             task=next(iter(_listed(tasks)), "text-classification"),
-            architecture=[f"{type(model).__name__}, {getattr(model.config, 'variant', 'plain')}"],
+            architecture=[f"{type(model).__name__}, {getattr(model.config, 'paper_name', 'plain')}"],
             methods=METHODS.get(model.config.model_type, []),
             parameters=model.num_parameters(),
             needs_package=model.config.model_type in METHODS,

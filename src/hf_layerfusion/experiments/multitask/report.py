@@ -197,7 +197,7 @@ def multitask_card_facts(
         for note in prepared.notes
     )
     return CardFacts(
-        model_name=card_name(model.config.variant, folder),
+        model_name=card_name(model.config.paper_name, folder),
         model_path=str(folder),
         **fields,
         **measured_fields(result.history, result.training_seconds, training_arguments),

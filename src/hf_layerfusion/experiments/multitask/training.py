@@ -248,7 +248,7 @@ def architecture_counts(
                 encoder_config=encoder, tasks=settings, encoders=encoders, num_task_layers=k
             )
             try:
-                counts[config.variant] = parameter_counts(config)._asdict()
+                counts[config.paper_name] = parameter_counts(config)._asdict()
             except ValueError:
                 if k == 0:
                     raise

@@ -1,0 +1,16 @@
+"""How long the texts are that a saved tokenizer gives its model."""
+
+from typing import Any
+
+from torch import nn
+
+
+def limit_length(tokenizer: Any, most: int | None) -> None:
+    """Lowers `tokenizer.model_max_length`, which is saved with the tokenizer, to `most` tokens; `None` leaves it."""
+    if most is not None and getattr(tokenizer, "model_max_length", 0) > most:
+        tokenizer.model_max_length = most
+
+
+def limit_to_model(tokenizer: Any, model: nn.Module | None) -> None:
+    """As `limit_length`, with the most tokens that a model of the package takes."""
+    limit_length(tokenizer, getattr(getattr(model, "base_model", None), "max_tokens", None))
