@@ -1,15 +1,18 @@
 """Is a difference between two models more than noise: tests over examples and folds, Holm's correction, mean and sd."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-_CHUNK_DRAWS = 2**20
-_ZERO = 1e-12
+CHUNK_DRAWS = 2**20
+"""Numbers of draws times examples that are held at once."""
+
+ZERO = 1e-12
+"""What counts as no difference, so that thirds of three seeds cancel."""
 
 
 @dataclass(frozen=True)
@@ -17,16 +20,34 @@ class Difference:
     """How much better a variant is than the baseline, in the unit of their scores.
 
     Attributes:
-        difference: mean of the variant less mean of the baseline; positive where the variant is better.
+        difference: mean of the variant less mean of the baseline; positive where the variant is better. NaN where a
+            model's score is undefined, such as the correlation of answers that are all the same.
         low: lower end of the 95 % interval of the difference.
         high: upper end of it.
-        p_value: two-sided, of "there is no difference".
+        p_value: two-sided, of "there is no difference"; None where the data do not define one.
+        undefined: draws of a bootstrap whose difference is undefined. They count as draws against a difference.
+        draws: how many draws there were; 0 without a bootstrap.
     """
 
     difference: float
     low: float
     high: float
-    p_value: float
+    p_value: float | None
+    undefined: int = 0
+    draws: int = 0
+
+    @property
+    def remark(self) -> str:
+        """What the figures leave out, in a few words; empty where they say all."""
+        if not math.isfinite(self.difference):
+            return "undefined: a model's answers are all the same"
+        if self.p_value is None:
+            return "no test: the differences are all the same"
+        return f"{self.undefined:,} of {self.draws:,} draws undefined" if self.undefined else ""
+
+
+UNDEFINED = Difference(math.nan, math.nan, math.nan, None)
+"""The difference of scores of which one is undefined."""
 
 
 def paired_bootstrap(
@@ -38,7 +59,8 @@ def paired_bootstrap(
     `num_resamples` times, and the mean difference is taken of each draw. The interval is the 2.5 to 97.5
     percentile (Efron and Tibshirani 1993, section 13.3). With B draws d* and the count c of the smaller
     side, `c = min(#{d* <= 0}, #{d* >= 0})`, the p-value is `min(1, 2 (c + 1) / (B + 1))`: it is below 0.05
-    where the interval leaves out 0, up to the one draw added, and never 0.
+    where the interval leaves out 0, up to the one draw added. It is never below `2^(1 - n)`, the least that an exact
+    sign test gives n examples whose scores differ: draws of one or two such examples are all alike.
 
     It speaks of the choice of test examples. Of the spread between seeds it knows only what the average over
     seeds leaves: report that beside it (`mean_sd`).
@@ -68,17 +90,23 @@ def paired_bootstrap(
 
     differences = np.atleast_2d(variant).mean(axis=0) - np.atleast_2d(baseline).mean(axis=0)
     draws = _resampled_means(differences, num_resamples, seed)
-    return _from_draws(float(differences.mean()), draws)
+    least = least_p_value(int((np.abs(differences) > ZERO).sum()))
+    return from_draws(float(differences.mean()), draws, least)
 
 
-def _from_draws(difference: float, draws: npt.NDArray[np.float64]) -> Difference:
-    """Percentile interval and p-value of the differences that were drawn."""
+def from_draws(difference: float, draws: npt.NDArray[np.float64], least: float) -> Difference:
+    """Percentile interval and p-value, of `least` or more, of the differences that were drawn."""
     # Thirds of three seeds do not sum to an exact zero; a draw without a difference must count on both sides.
-    draws[np.abs(draws) < _ZERO] = 0.0
+    draws[np.abs(draws) < ZERO] = 0.0
     low, high = np.quantile(draws, [0.025, 0.975])
     smaller_side = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    p_value = min(1.0, 2 * (smaller_side + 1) / (len(draws) + 1))
-    return Difference(difference, float(low), float(high), p_value)
+    p_value = min(1.0, max(least, 2 * (smaller_side + 1) / (len(draws) + 1)))
+    return Difference(difference, float(low), float(high), p_value, draws=len(draws))
+
+
+def least_p_value(number: int) -> float:
+    """The least p-value of an exact two-sided sign test on that many examples that differ."""
+    return float(2.0 ** (1 - number)) if number else 1.0
 
 
 def _resampled_means(
@@ -87,81 +115,12 @@ def _resampled_means(
     """Means `[num_resamples]` of draws with replacement, in chunks, so that memory stays at a few MB."""
     generator = np.random.default_rng(seed)
     means = np.empty(num_resamples)
-    chunk = max(1, _CHUNK_DRAWS // len(values))
+    chunk = max(1, CHUNK_DRAWS // len(values))
     for start in range(0, num_resamples, chunk):
         stop = min(start + chunk, num_resamples)
         chosen = generator.integers(len(values), size=(stop - start, len(values)), dtype=np.int32)
         means[start:stop] = values[chosen].mean(axis=1)
     return means
-
-
-@dataclass(frozen=True)
-class TaskAnswers:
-    """A model's answers to the examples of one task.
-
-    Attributes:
-        labels: classes or values, `[N]`.
-        predictions: of each seed, `[seeds, N]`.
-        is_correlation: the task is measured by Pearson's correlation; else by accuracy.
-    """
-
-    labels: npt.NDArray[np.float64]
-    predictions: npt.NDArray[np.float64]
-    is_correlation: bool
-
-    def scores(self, counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The metric, averaged over seeds, of draws that hold each example `counts` times, `[draws, N]`."""
-        if not self.is_correlation:
-            correct = (self.predictions == self.labels).mean(axis=0)
-            return (counts @ correct) / counts.sum(axis=1)
-        # Centred, so that the moments lose no digits.
-        y = self.labels - self.labels.mean()
-        total, found = counts.sum(axis=1), []
-        mean_y, square_y = counts @ y / total, counts @ y**2 / total
-        for prediction in self.predictions:
-            x = prediction - prediction.mean()
-            mean_x, square_x, product = counts @ x / total, counts @ x**2 / total, counts @ (x * y) / total
-            spread = np.sqrt((square_x - mean_x**2) * (square_y - mean_y**2))
-            found.append((product - mean_x * mean_y) / spread)
-        return np.mean(found, axis=0)
-
-
-def bootstrap_tasks(
-    baseline: Mapping[str, TaskAnswers],
-    variant: Mapping[str, TaskAnswers],
-    num_resamples: int = 10_000,
-    seed: int = 0,
-) -> Difference:
-    """As `paired_bootstrap`, of the mean over tasks of each one's metric: the examples of each task are drawn by
-    themselves, the same for both models.
-
-    Raises:
-        ValueError: other tasks or examples for the one than for the other.
-    """
-    sizes = {task: answers.labels.shape for task, answers in baseline.items()}
-    if sizes != {task: answers.labels.shape for task, answers in variant.items()}:
-        raise ValueError(
-            f"baseline and variant must answer the same tasks and examples; found {sizes} for the first"
-        )
-    generator = np.random.default_rng(seed)
-    total, draws = 0.0, np.zeros(num_resamples)
-    for task, expected in baseline.items():
-        size = len(expected.labels)
-        whole = np.ones((1, size))
-        total += float((variant[task].scores(whole) - expected.scores(whole))[0]) / len(baseline)
-        chunk = max(1, _CHUNK_DRAWS // size)
-        for start in range(0, num_resamples, chunk):
-            stop = min(start + chunk, num_resamples)
-            counts = _draw_counts(generator, stop - start, size)
-            draws[start:stop] += (variant[task].scores(counts) - expected.scores(counts)) / len(baseline)
-    return _from_draws(total, draws)
-
-
-def _draw_counts(generator: np.random.Generator, draws: int, size: int) -> npt.NDArray[np.float64]:
-    """How often each of `size` examples is in each of `draws` draws with replacement, `[draws, size]`."""
-    chosen = generator.integers(size, size=(draws, size), dtype=np.int32)
-    chosen += np.arange(draws, dtype=np.int32)[:, None] * size  # a multinomial's law, three times as fast
-    return np.bincount(chosen.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float64)
 
 
 def mcnemar(baseline: npt.ArrayLike, variant: npt.ArrayLike) -> float:
@@ -204,41 +163,46 @@ def nadeau_bengio(differences: Sequence[float], test_fraction: float) -> Differe
         test_fraction: the share f, 0.1 for 10 folds.
 
     Returns:
-        The mean difference. Where all differences are equal its interval is a point, and p is 1 for 0, else 0.
+        The mean difference. Where all differences are equal its interval is a point, and p is 1 for 0; for another
+        number there is none, as their spread says nothing. Where a difference is not finite, so is the mean.
 
     Raises:
-        ValueError: fewer than two differences, one that is not finite, or a share not between 0 and 1.
+        ValueError: fewer than two differences, or a share not between 0 and 1.
     """
     values = np.asarray(differences, np.float64)
-    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-        raise ValueError(f"differences must be two or more finite numbers; found {list(differences)}")
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"differences must be two or more numbers; found {list(differences)}")
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must lie between 0 and 1, both excluded; found {test_fraction}")
+    if not np.isfinite(values).all():
+        return UNDEFINED
     mean, sd = float(values.mean()), float(values.std(ddof=1))
-    if sd <= _ZERO * float(np.abs(values).max()):
-        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0)
+    if sd <= ZERO * float(np.abs(values).max()):
+        return Difference(mean, mean, mean, 1.0 if mean == 0 else None)
     error = sd * math.sqrt(1 / len(values) + test_fraction / (1 - test_fraction))
     reach = error * float(stats.t.ppf(0.975, len(values) - 1))
     p_value = float(2 * stats.t.sf(abs(mean) / error, len(values) - 1))
     return Difference(mean, mean - reach, mean + reach, p_value)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Adjust `p_values` for their number by Holm's step-down rule, in the order given.
 
     The k-th smallest of m is multiplied by `m - k + 1`, never falls below a smaller one's, and stops at 1
-    (Holm 1979). Compare the result with the level that one test alone would have.
+    (Holm 1979). Compare the result with the level that one test alone would have. None stands for a test that is
+    undefined: it stays None, and is not counted among the m.
 
     Raises:
         ValueError: a value outside 0 to 1, or NaN.
     """
-    for p_value in p_values:
+    known = [(p_value, index) for index, p_value in enumerate(p_values) if p_value is not None]
+    for p_value, _ in known:
         if not 0 <= p_value <= 1:
             raise ValueError(f"p_values must lie between 0 and 1; found {p_value}")
-    adjusted = [0.0] * len(p_values)
+    adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * float(p_values[index])))
+    for rank, (p_value, index) in enumerate(sorted(known)):
+        largest = max(largest, min(1.0, (len(known) - rank) * float(p_value)))
         adjusted[index] = largest
     return adjusted
 
@@ -260,9 +224,14 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
 def format_mean_sd(values: Sequence[float], scale: float = 100, digits: int = 2) -> str:
     """Return `"89.66 (0.18)"`: mean and standard deviation times `scale`; a single value stands alone.
 
+    Where values are not finite, as a correlation of constant answers, it says in how many: `"undefined in 1 of 3"`.
+
     Raises:
         ValueError: no values.
     """
+    undefined = sum(not math.isfinite(value) for value in values)
+    if undefined:
+        return f"undefined in {undefined} of {len(values)}" if len(values) > 1 else "undefined"
     mean, sd = mean_sd(values)
     text = f"{scale * mean:.{digits}f}"
     return text if sd is None else f"{text} ({scale * sd:.{digits}f})"

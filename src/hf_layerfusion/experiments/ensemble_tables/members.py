@@ -11,7 +11,7 @@ import numpy as np
 from hf_layerfusion.ensembling.combiners import Array
 from hf_layerfusion.ensembling.scores import score_of
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.evaluation.significance import TaskAnswers
+from hf_layerfusion.evaluation.task_significance import TaskAnswers
 from hf_layerfusion.experiments.ensemble_tables.table import EnsembleTable
 from hf_layerfusion.experiments.tables.rows import numbers
 
@@ -48,18 +48,18 @@ class Members:
         return "regression" if task in self.regressions else "single_label_classification"
 
     def scores(self, predictions: Sequence[Predictions], split: str) -> dict[str, Array]:
-        """By task, the accuracy or correlation of each of several predictions; the worst where it is not defined."""
+        """By task, the accuracy or correlation of each of several predictions; NaN where it is undefined."""
         found = {}
         for task, labels in self.labels.items():
             _, score = score_of(self.problem_type(task))
-            values = score(np.stack([each[task][split] for each in predictions]), labels[split])
-            found[task] = np.where(np.isfinite(values), values, -1.0)
+            found[task] = score(np.stack([each[task][split] for each in predictions]), labels[split])
         return found
 
     def means(self, predictions: Sequence[Predictions], split: str) -> Array:
-        """The mean over tasks of `scores`, of each of several predictions."""
+        """The mean over tasks of `scores`, of each of several predictions; the worst, minus infinity, where a score is
+        undefined."""
         mean: Array = np.mean(list(self.scores(predictions, split).values()), axis=0)
-        return mean
+        return worst_where_undefined(mean)
 
     def answers(self, predictions: Sequence[Predictions]) -> dict[str, TaskAnswers]:
         """What several predictions answer to the test examples, for the tests of differences."""
@@ -70,6 +70,12 @@ class Members:
             given = stacked if is_value else stacked.argmax(axis=2)
             found[task] = TaskAnswers(labels[TEST].astype(float), given.astype(float), is_value)
         return found
+
+
+def worst_where_undefined(scores: Array) -> Array:
+    """`scores` with minus infinity in the place of NaN, so that the best of them is one that is defined."""
+    found: Array = np.where(np.isfinite(scores), scores, -np.inf)
+    return found
 
 
 def read_members(table: EnsembleTable, results: Path) -> Members:

@@ -15,8 +15,14 @@ from hf_layerfusion.experiments.ensemble_tables.members import (
 )
 from hf_layerfusion.experiments.ensemble_tables.rows import EnsembleRow, combine_members
 from hf_layerfusion.experiments.ensemble_tables.table import EnsembleTable
-from hf_layerfusion.experiments.tables.report import SOURCE_COLUMN, Report, printed_difference, printed_p
-from hf_layerfusion.experiments.tables.rows import SIGNIFICANCE_LEVEL
+from hf_layerfusion.experiments.tables.report import (
+    SOURCE_COLUMN,
+    Report,
+    printed_difference,
+    printed_p,
+    printed_value,
+)
+from hf_layerfusion.experiments.tables.rows import WITHIN_NOISE, is_within_noise
 from hf_layerfusion.experiments.tables.sheets import Sheet
 
 
@@ -30,7 +36,8 @@ def report_of_ensembles(table: EnsembleTable, results: Path) -> Report | None:
     rows = combine_members(table, members)
     if not rows:
         return None
-    bars = [_bar(row.name, row.gain) for row in rows if row.gain is not None]
+    gains = [(row.name, row.gain) for row in rows if row.gain is not None]
+    bars = [_bar(name, gain) for name, gain in gains if np.isfinite([gain.low, gain.high]).all()]
     axis = "gain over the best member, in points, and its 95 % interval"
     return Report(table.title, sheet_of_ensembles(rows), bars, axis, _notes(rows, members))
 
@@ -53,10 +60,10 @@ def sheet_of_ensembles(rows: list[EnsembleRow]) -> Sheet:
             row.combiner.replace("_", " "),
             _range(list(row.counts.values())),
             str(row.missing or ""),
-            *(f"{100 * row.metrics[split][name]:.2f}" for split, name in columns),
+            *(printed_value(row.metrics[split][name]) for split, name in columns),
             printed_difference(row.gain),
             printed_p(row.gain),
-            "within noise" if row.gain is not None and row.gain.p_value >= SIGNIFICANCE_LEVEL else "",
+            _verdict(row.gain),
             printed_difference(row.gain_over_mean),
             _figure(row.disagreement),
             _figure(row.error_correlation),
@@ -65,6 +72,12 @@ def sheet_of_ensembles(rows: list[EnsembleRow]) -> Sheet:
         for row in rows
     ]
     return Sheet(header, cells).filled()
+
+
+def _verdict(gain: Difference | None) -> str:
+    if gain is None:
+        return ""
+    return "; ".join(filter(None, [WITHIN_NOISE if is_within_noise(gain) else "", gain.remark]))
 
 
 def _bar(name: str, gain: Difference) -> TableRow:

@@ -7,8 +7,15 @@ import numpy as np
 from hf_layerfusion.ensembling.scores import score_of
 from hf_layerfusion.ensembling.table import make_combiner, used_members
 from hf_layerfusion.evaluation.diversity import disagreement, error_correlation, mean_of_pairs
-from hf_layerfusion.evaluation.significance import Difference, TaskAnswers, bootstrap_tasks, holm
-from hf_layerfusion.experiments.ensemble_tables.members import TEST, VALIDATION, Members, Predictions
+from hf_layerfusion.evaluation.significance import Difference, holm
+from hf_layerfusion.evaluation.task_significance import TaskAnswers, bootstrap_tasks
+from hf_layerfusion.experiments.ensemble_tables.members import (
+    TEST,
+    VALIDATION,
+    Members,
+    Predictions,
+    worst_where_undefined,
+)
 from hf_layerfusion.experiments.ensemble_tables.table import BEST_OF_EACH_TASK, Combination, EnsembleTable
 
 RESAMPLES = 2000
@@ -120,7 +127,8 @@ def _best(given: dict[str, Predictions], best: int | str | None, members: Member
         return given
     each = list(given.values())
     if best == BEST_OF_EACH_TASK:
-        places = sorted({int(found.argmax()) for found in members.scores(each, VALIDATION).values()})
+        scores = members.scores(each, VALIDATION).values()
+        places = sorted({int(worst_where_undefined(found).argmax()) for found in scores})
     else:
         places = np.argsort(-members.means(each, VALIDATION), kind="stable")[: int(best)].tolist()
     names = list(given)

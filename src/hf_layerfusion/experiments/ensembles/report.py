@@ -71,6 +71,7 @@ def write_trial(
     if row.gain is not None:
         results["gain_on"] = trial.gains_on
         results |= {"gain": row.gain.difference, "gain_low": row.gain.low, "gain_high": row.gain.high}
+        results |= {"gain_remark": row.gain.remark} if row.gain.remark else {}
     results |= {
         f"{name}_{task}" if len(diversity) > 1 else name: mean_of_pairs(matrix)
         for task, matrices in diversity.items()
@@ -83,7 +84,7 @@ def write_trial(
 
 def table_of(trial: Trial) -> tuple[list[str], list[list[str]]]:
     """The table's header and cells: name, kind, number of members, the tasks' main figures by split, and the gain over
-    the best member of each task with its interval."""
+    the best member of each task with its interval, and what is undefined of it where something is."""
     columns = [
         (split, task, trial.mains.get(task, "mean"))
         for split in ("validation", "test")
@@ -97,6 +98,8 @@ def table_of(trial: Trial) -> tuple[list[str], list[list[str]]]:
         for split, task, main in columns
     ]
     header += ["gain_on", "gain", "gain_low", "gain_high"]
+    has_remarks = any(row.gain is not None and row.gain.remark for row in trial.rows)
+    header += ["gain_remark"] if has_remarks else []
     cells = []
     for row in trial.rows:
         counts = sorted(set(row.members.values()))
@@ -108,6 +111,8 @@ def table_of(trial: Trial) -> tuple[list[str], list[list[str]]]:
             if gain is None
             else [trial.gains_on, *(_figure(each) for each in (gain.difference, gain.low, gain.high))]
         )
+        if has_remarks:
+            line.append("" if gain is None else gain.remark)
         cells.append(line)
     return header, cells
 

@@ -10,7 +10,8 @@ from hf_layerfusion.ensembling.combiners import Array
 from hf_layerfusion.ensembling.ensemble import Ensemble
 from hf_layerfusion.ensembling.scores import score_of
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
-from hf_layerfusion.evaluation.significance import Difference, TaskAnswers, bootstrap_tasks
+from hf_layerfusion.evaluation.significance import Difference
+from hf_layerfusion.evaluation.task_significance import TaskAnswers, bootstrap_tasks
 from hf_layerfusion.experiments.ensembles.data import Texts
 
 RESAMPLES = 2000

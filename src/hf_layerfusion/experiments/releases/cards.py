@@ -1,6 +1,7 @@
 """The card of a configuration whose weights are not published, made of the run files of a table."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -119,10 +120,14 @@ def _seeds(contents: Contents) -> str:
     """The test figures of each seed, as a table."""
     names = list(contents[0]["metrics"]["test"])
     rows = [
-        [content["settings"]["seed"], *(f"{content['metrics']['test'][name]:.4f}" for name in names)]
+        [content["settings"]["seed"], *(_printed(content["metrics"]["test"][name]) for name in names)]
         for content in contents
     ]
     return str(markdown_table(["Seed", *map(metric_name, names)], rows))
+
+
+def _printed(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "undefined"
 
 
 def _answers(release: Release, contents: Contents) -> list[tuple[str, str]]:

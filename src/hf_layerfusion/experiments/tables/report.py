@@ -13,6 +13,7 @@ from hf_layerfusion.experiments.tables.rows import Row, read_rows
 from hf_layerfusion.experiments.tables.sheets import Sheet
 from hf_layerfusion.experiments.tables.table import Table
 
+UNDEFINED = "undefined"
 SOURCE_COLUMN = "source: other data, other encoder"
 
 
@@ -47,10 +48,11 @@ class Report(NamedTuple):
         }
 
     def write(self, results: Path, name: str) -> None:
-        """Writes the text files and the figure `NAME.png` into `results`."""
+        """Writes the text files and, where there are bars, the figure `NAME.png` into `results`."""
         for file, text in self.texts(name).items():
             (results / file).write_text(text, encoding="utf-8")
-        plot_table(self.bars, results / f"{name}.png", self.axis, self.title)
+        if self.bars:
+            plot_table(self.bars, results / f"{name}.png", self.axis, self.title)
 
 
 def report_of_runs(table: Table, results: Path) -> Report | None:
@@ -62,7 +64,7 @@ def report_of_runs(table: Table, results: Path) -> Report | None:
     rows = read_rows(table, results)
     if not rows:
         return None
-    bars = [TableRow(row.variant, *mean_sd(row.values)) for row in rows]
+    bars = [TableRow(row.variant, *mean_sd(row.values)) for row in rows if np.isfinite(row.values).all()]
     axis = f"{table.metric} on {table.split}: mean, and sd over runs to each side"
     return Report(table.title, sheet_of_runs(table, rows), bars, axis, [])
 
@@ -100,7 +102,7 @@ def sheet_of_runs(table: Table, rows: list[Row]) -> Sheet:
             format_mean_sd(row.values),
             *(format_mean_sd(values) if values else "" for values in row.also.values()),
             str(len(row.values)),
-            ", ".join(f"{100 * value:.2f}" for value in row.listed) if len(row.listed) > 1 else "",
+            ", ".join(map(printed_value, row.listed)) if len(row.listed) > 1 else "",
             printed_difference(row.difference),
             printed_p(row.difference),
             row.verdict,
@@ -114,16 +116,26 @@ def sheet_of_runs(table: Table, rows: list[Row]) -> Sheet:
     return Sheet(header, cells).filled()
 
 
+def printed_value(value: float) -> str:
+    """A figure in hundredths, such as `86.52`; `undefined` where it is, as the correlation of constant answers."""
+    return f"{100 * value:.2f}" if np.isfinite(value) else UNDEFINED
+
+
 def printed_p(difference: Difference | None) -> str:
     """A difference's p-value, such as `0.012`; empty without one."""
-    if difference is None:
+    if difference is None or difference.p_value is None:
         return ""
     return "< 0.001" if difference.p_value < 0.0005 else f"{difference.p_value:.3f}"
 
 
 def printed_difference(difference: Difference | None) -> str:
-    """A difference with its interval, in hundredths, such as `+0.72 [-0.04, +1.48]`; empty without one."""
+    """A difference with its interval, in hundredths, such as `+0.72 [-0.04, +1.48]`; `undefined` where it is, empty
+    without one."""
     if difference is None:
         return ""
     ends = (difference.difference, difference.low, difference.high)
+    if not np.isfinite(ends[0]):
+        return UNDEFINED
+    if not np.isfinite(ends).all():
+        return f"{100 * ends[0]:+.2f}"
     return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * value for value in ends))

@@ -12,19 +12,19 @@ import numpy as np
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.significance import (
     Difference,
-    TaskAnswers,
-    bootstrap_tasks,
     holm,
     mcnemar,
     mean_sd,
     nadeau_bengio,
     paired_bootstrap,
 )
+from hf_layerfusion.evaluation.task_significance import TaskAnswers, bootstrap_tasks
 from hf_layerfusion.experiments.tables.table import Table
 
 SIGNIFICANCE_LEVEL = 0.05
 FEW_SEEDS = 5
 ONE_SEED = "one seed: no verdict"
+WITHIN_NOISE = "within noise"
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Row:
         also: the further metrics of each run, by name; none where the runs do not have it.
         difference: to the baseline, in the metric's unit, its p-value corrected by Holm over the table; `None` for a
             baseline.
-        verdict: what the difference does not show, where it does not.
+        verdict: what the difference does not show, where it does not, or why there is none.
         figure: what the source prints.
         parameters: of the model.
         seconds: mean training time of the runs that were not cut off; `None` where all were.
@@ -100,9 +100,15 @@ def read_rows(table: Table, results: Path) -> list[Row]:
     adjusted = holm([difference.p_value for _, difference in tested])
     for (row, difference), p_value in zip(tested, adjusted, strict=True):
         row.difference = replace(difference, p_value=p_value)
-        if p_value >= SIGNIFICANCE_LEVEL and row.verdict != ONE_SEED:
-            row.verdict = "within noise"
+        if is_within_noise(row.difference) and row.verdict != ONE_SEED:
+            row.verdict = WITHIN_NOISE
+        row.verdict = "; ".join(filter(None, [row.verdict, difference.remark]))
     return rows
+
+
+def is_within_noise(difference: Difference) -> bool:
+    """Whether there is a p-value, and one that is not below the level."""
+    return difference.p_value is not None and difference.p_value >= SIGNIFICANCE_LEVEL
 
 
 def mean_of(name: str, contents: Iterable[dict[str, Any]]) -> float | None:
@@ -123,6 +129,8 @@ def _verdict_of_seeds(baseline: list[float], variant: list[float]) -> str:
     be more than twice its standard error over seeds."""
     if len(variant) == 1 or len(baseline) == 1:
         return ONE_SEED
+    if not np.isfinite([*baseline, *variant]).all():
+        return ""
     error = math.sqrt(np.var(baseline, ddof=1) / len(baseline) + np.var(variant, ddof=1) / len(variant))
     return "within the seeds' spread" if abs(np.mean(variant) - np.mean(baseline)) <= 2 * error else ""
 
