@@ -26,7 +26,8 @@ ARROWS: dict[str, set[str]] = {
     "ensembling": {"evaluation", "hub"},
     "training": {"data", "losses", "surgery", "evaluation", "hub"},
     "errors": set(),
-    "__init__": {"modeling", "training", "ensembling"},
+    "__init__": {"modeling", "training", "ensembling", "hub"},
+    "__main__": {"experiments"},
     "experiments": {"__init__", "modeling", "training", "evaluation", "ensembling", "data", "hub", "export"},
 }
 

@@ -30,6 +30,8 @@ _LAZY = {
     "LayerFusionTrainingArguments": "hf_layerfusion.training.arguments",
     "add_adapters": "hf_layerfusion.training.adapters",
     "load_adapter_model": "hf_layerfusion.training.adapters",
+    "verify_saved": "hf_layerfusion.ensembling.verification",
+    "write_model_manifest": "hf_layerfusion.hub.manifest",
 }
 
 __all__ = [
@@ -53,6 +55,8 @@ __all__ = [
     "load_adapter_model",
     "max_tokens",
     "parameter_counts",
+    "verify_saved",
+    "write_model_manifest",
 ]
 
 

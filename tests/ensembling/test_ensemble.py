@@ -158,7 +158,8 @@ def test_long_texts_are_cut_where_the_member_ends(zoo):
 def test_a_saved_ensemble_answers_as_before_and_points_to_its_members(zoo, tmp_path):
     ensemble = Ensemble.of([zoo["wordpiece"], zoo["bpe"]], "majority_vote", weights=[2, 1], max_length=6)
     ensemble.save_pretrained(tmp_path / "both")
-    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == ["README.md", "ensemble.json"]
+    written = sorted(path.name for path in (tmp_path / "both").iterdir())
+    assert written == ["README.md", "ensemble.json", "model_manifest.json"]
     again = Ensemble.from_pretrained(tmp_path / "both", max_loaded_members=1)
     assert again(TEXTS) == ensemble(TEXTS)
     assert again.sha256 == ensemble.sha256

@@ -185,6 +185,54 @@ HOSTILE_OF_TASKS: list[tuple[str, Any]] = [
 ]
 
 
+NAN, INF = float("nan"), float("inf")
+NOT_REAL = [
+    *[(name, value) for name in ("layer_norm_eps",) for value in (NAN, INF, -INF, -1e-12, 0.0, 0, -1)],
+    *[
+        (name, value)
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")
+        for value in (NAN, INF, -0.1, 2)
+    ],
+    *[("initializer_range", value) for value in (NAN, INF, -0.02)],
+    ("rope_parameters", {"rope_theta": NAN}),
+    ("something_of_its_own", NAN),
+]
+
+
+@pytest.mark.parametrize("config_class", [GRUFusionConfig, LayerPoolingConfig, CerbertusConfig])
+def test_encoders_whose_numbers_are_not_finite_or_negative_are_refused(
+    tmp_path: Path, config_class: type[Any]
+) -> None:
+    """In a file, as an object and as a change of a plain encoder's configuration."""
+    stored = config_class(encoder_config=tiny_config("bert")).to_dict()
+    for name, value in NOT_REAL:
+        content = stored | {"encoder_config": stored["encoder_config"] | {name: value}}
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=rf"^`encoder_config.*{name}.*` must be .*found") as caught:
+            AutoConfig.from_pretrained(tmp_path)
+        assert "\n" not in str(caught.value)
+    encoder = tiny_config("bert")
+    encoder.layer_norm_eps = NAN
+    with pytest.raises(
+        ValueError, match=r"`encoder_config\.layer_norm_eps` must be finite and more than 0, found nan"
+    ):
+        config_class(encoder_config=encoder)
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -0.1])
+def test_our_own_numbers_must_be_finite(value: float) -> None:
+    for config_class in (GRUFusionConfig, LayerPoolingConfig):
+        for name in ("classifier_dropout", "initializer_range"):
+            with pytest.raises(REFUSALS, match=name):
+                config_class(**{name: value})
+    for task in (
+        {"labels": ["a", "b"], "dropout": value},
+        {"value_range": [0, value], "problem_type": "regression"},
+    ):
+        with pytest.raises(REFUSALS, match=r"dropout|value_range"):
+            CerbertusConfig(tasks={"one": task})
+
+
 def hostile_files(folder: Path) -> list[tuple[Path, str]]:
     """Folders with a `config.json` that must be refused, each with what the message must name."""
     found = []

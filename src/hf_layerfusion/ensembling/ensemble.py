@@ -27,6 +27,7 @@ from hf_layerfusion.ensembling.trained_texts import (
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.ensemble_card import ensemble_card
+from hf_layerfusion.hub.manifest import write_model_manifest
 from hf_layerfusion.hub.paths import inside
 from hf_layerfusion.hub.publish import CARD
 
@@ -314,6 +315,7 @@ class Ensemble:
         if self._fitted_on is not None and len(self._fitted_on):
             write_trained_texts(folder, [], self._fitted_on)
         replace(self.manifest(), members=entries).write(folder)
+        write_model_manifest(folder)
 
 
 def open_seat(name: str, runtime: Runtime) -> Seat:

@@ -20,17 +20,12 @@ from hf_layerfusion.ensembling.trained_texts import FILE_NAME as TRAINED_TEXTS
 from hf_layerfusion.ensembling.trained_texts import Hashes, read_trained_texts
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.hub.encoder import is_hub_id
+from hf_layerfusion.hub.manifest import MODEL_MANIFEST, model_files, sha256
 from hf_layerfusion.hub.publish import CARD
 
 ONLY_TASK = "default"
 """What the task of a model that names none is called."""
 
-# What a model's answers depend on.
-MODEL_FILES = (
-    "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json", "config.json",
-    "adapter_config.json", "*.py", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json",
-    "added_tokens.json",
-)  # fmt: skip
 _NO_LIMIT = 100_000  # transformers' tokenizers say 1e30 where they do not know their model's length
 
 
@@ -123,11 +118,14 @@ class Model:
         return [(self.name, read_trained_texts(self.folder))]
 
     def copy_to(self, folder: Path) -> None:
-        """Copies all that its answers depend on, its seen texts and its card into a new folder."""
+        """Copies all that its answers depend on, its seen texts, its card and its manifest into a new folder."""
         folder.mkdir(parents=True)
-        for path in [*model_files(self.folder), self.folder / TRAINED_TEXTS, self.folder / CARD]:
+        others = (TRAINED_TEXTS, CARD, MODEL_MANIFEST)
+        for path in [*model_files(self.folder), *(self.folder / name for name in others)]:
             if path.is_file():
-                shutil.copyfile(path, folder / path.name)
+                copy = folder / path.relative_to(self.folder)
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, copy)
 
     def load(self) -> tuple[Any, Any]:
         """Model and tokenizer.
@@ -266,18 +264,9 @@ def snapshot(source: str, revision: str | None = None) -> Path:
         raise UserError(f"member {source}: is no folder, and no Hub id either: {one_line(error)}") from error
 
 
-def model_files(folder: Path) -> list[Path]:
-    """The files that a model's answers depend on."""
-    return sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
-
-
 def files_hash(folder: Path) -> str:
     """sha256 of names and contents of `model_files`."""
     digest = hashlib.sha256()
     for path in model_files(folder):
-        content = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                content.update(block)
-        digest.update(f"{path.name} {content.hexdigest()}\n".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
     return digest.hexdigest()

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from hf_layerfusion.ensembling.models import model_files
 from hf_layerfusion.ensembling.trained_texts import PARTS, read_trained_texts, write_trained_texts
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.hub.manifest import model_files, write_model_manifest
 
 # Fields of a configuration that say nothing of what is computed.
 _IRRELEVANT = {"_name_or_path", "transformers_version"}
@@ -59,6 +59,7 @@ def make_soup(
     if len(seen) == len(members):
         write_trained_texts(output, *(np.concatenate([texts[part] for texts in seen]) for part in PARTS))
     save_file(tensors, output / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+    write_model_manifest(output)
 
 
 def check_soup(members: Sequence[Path]) -> None:

@@ -119,9 +119,9 @@ def write_outputs(
     folder."""
     training_arguments: RunTrainingArguments = trainer.args
     folder = Path(str(training_arguments.output_dir))
+    write_seen_texts(folder, [data])
     trainer.save_model(str(folder), _internal_call=True)  # which, unlike a user's, pushes nothing
     trainer.save_state()
-    write_seen_texts(folder, [data])
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     figures = []

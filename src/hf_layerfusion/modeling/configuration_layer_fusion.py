@@ -29,18 +29,21 @@ def size(config: PreTrainedConfig, *names: str, least: int = 1) -> None:
 
 def refuse_extremes(settings: Mapping[str, Any], where: str) -> None:
     """Raises `ValueError` if a number of an encoder's settings is beyond use, before the encoder's own class makes
-    lists of that length of it (names of labels, kinds of layers) or a model of that size.
+    lists of that length of it (names of labels, kinds of layers), a model of that size, or answers that are NaN.
 
     Args:
         settings: as in `config.json`; configurations inside them are looked into.
         where: what the message calls them.
     """
     for name, value in settings.items():
-        if isinstance(value, Mapping) and name.endswith("_config"):
+        if isinstance(value, Mapping) and name.endswith(("_config", "rope_parameters", "rope_scaling")):
             refuse_extremes(value, f"{where}.{name}")
+        elif isinstance(value, float):
+            refuse_unreal(value, f"{where}.{name}")
         elif name == "num_labels":
             check_num_labels(value, f"{where}.{name}")
         elif isinstance(value, int):
+            refuse_unreal(value, f"{where}.{name}")
             counts_layers = any(part in name for part in ("layers", "groups", "blocks"))
             largest = LARGEST_DEPTH if counts_layers else LARGEST_COUNT
             if value > largest or (value < 0 and (name.startswith("num_") or name.endswith("_size"))):
@@ -48,6 +51,27 @@ def refuse_extremes(settings: Mapping[str, Any], where: str) -> None:
                     f"`{where}.{name}` must lie between 0 and {largest}, found {value}; take it from the encoder's own "
                     "configuration."
                 )
+
+
+# What the names of real numbers in an encoder's settings end with, and what the numbers must be.
+_REAL_NUMBERS = {
+    ("_eps", "_epsilon"): ("finite and more than 0", lambda value: 0 < value < math.inf),
+    ("dropout", "dropout_prob", "_pdrop", "layerdrop"): ("in [0, 1]", lambda value: 0 <= value <= 1),
+    ("_std", "_range", "_theta", "_factor"): ("finite and 0 or more", lambda value: 0 <= value < math.inf),
+}
+
+
+def refuse_unreal(value: float, name: str) -> None:
+    """Raises `ValueError` if a number of an encoder's settings is not finite, or out of the bounds of its kind."""
+    for ends, (bounds, is_within) in _REAL_NUMBERS.items():
+        if name.endswith(ends) and not is_within(value):
+            raise ValueError(
+                f"`{name}` must be {bounds}, found {value}; take it from the encoder's own configuration."
+            )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(
+            f"`{name}` must be finite, found {value}; take it from the encoder's own configuration."
+        )
 
 
 def check_num_labels(value: Any, name: str) -> None:

@@ -26,6 +26,7 @@ from .fusion_mix import ScalarMix
 from .layer_streaming import install_stream, run_streamed
 from .peft_adapters import find_adapters, from_adapters
 from .pickling import PickledWithoutHooks
+from .saved_files import write_manifest
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # Fields of every configuration that say how the encoder is loaded, not what our model is.
@@ -164,11 +165,14 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """As in transformers. The folder of a classifier also says where remote code finds its base model, so that
-        `AutoModel` opens it too. Of a model that adapters were opened in, the active adapter is saved."""
+        `AutoModel` opens it too. Of a model that adapters were opened in, the active adapter is saved. A manifest of
+        checksums is written last."""
         self._map_base_model()
         super().save_pretrained(save_directory, **kwargs)
-        if self._hf_peft_config_loaded:
-            self.save_configuration(save_directory)
+        if self.should_save_on_this_rank(kwargs.get("is_main_process", True)):
+            if self._hf_peft_config_loaded:
+                self.save_configuration(save_directory)
+            write_manifest(save_directory)
 
     def save_configuration(self, save_directory: str | os.PathLike[str]) -> None:
         """Saves what a folder holds beside weights: the configuration, and the code for where the package is not
@@ -194,6 +198,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         card = ModelCard.load(path)
         if TEMPLATE_SIGN in card.text:
             bare_card(self, repo_id, card.data.tags or []).save(path)
+        write_manifest(working_dir)  # `save_pretrained` with `push_to_hub=True` comes here before its own
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:

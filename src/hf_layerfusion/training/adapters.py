@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.utils import CONFIG_NAME as MODEL_CONFIG_NAME
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.hub.manifest import write_model_manifest
 from hf_layerfusion.training.adapter_targets import completed, task_names
 from hf_layerfusion.training.arguments import CHECKPOINTING, LayerFusionTrainingArguments
 
@@ -30,7 +31,8 @@ class AdaptedModel(PeftModel):
     with their tasks. See `add_adapters`."""
 
     def save_pretrained(self, save_directory: str, *args: Any, **kwargs: Any) -> None:
-        """As in peft; adds the model's configuration and, of a model of this package, its code."""
+        """As in peft; adds the model's configuration, of a model of this package its code, and a manifest of
+        checksums."""
         # The adapted layers lie inside the encoders: no embedding is trained.
         kwargs.setdefault("save_embedding_layers", False)
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -41,6 +43,7 @@ class AdaptedModel(PeftModel):
             model.save_configuration(save_directory)
         else:
             model.config.save_pretrained(os.path.join(save_directory, BELOW))
+        write_model_manifest(save_directory)
 
     def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
         """As in peft; an adapter of a task makes the task the default one. Trained are the adapters that were."""

@@ -15,6 +15,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.hub.manifest import write_model_manifest
 from hf_layerfusion.training.adapters import read_adapters
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.checkpoints import (
@@ -96,7 +97,9 @@ class CheckpointingTrainer(Trainer):
             cast(Any, self.model)._weight_conversions = None
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            self._save_arguments(Path(output_dir or str(self.args.output_dir)))
+            folder = Path(output_dir or str(self.args.output_dir))
+            self._save_arguments(folder)
+            write_model_manifest(folder)
 
     def _save_arguments(self, folder: Path) -> None:
         torch.save(self.args, folder / TRAINING_ARGS_NAME)

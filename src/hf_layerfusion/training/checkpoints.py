@@ -6,9 +6,6 @@ a checkpoint is one only if its manifest is there and each file still has the co
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from pathlib import Path
 
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -16,11 +13,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.hub.paths import inside
+from hf_layerfusion.hub import manifest as manifests
+from hf_layerfusion.hub.manifest import CHECKPOINT_MANIFEST
 
 logger = logging.get_logger(__name__)
 
-MANIFEST_NAME = "checkpoint_manifest.json"
+MANIFEST_NAME = CHECKPOINT_MANIFEST
 # Resuming does not read the pickled arguments, and a checkpoint comes back from the Hub without them.
 _NOT_LISTED = (MANIFEST_NAME, TRAINING_ARGS_NAME)
 _ONLY_MODEL = (
@@ -35,20 +33,10 @@ def write_manifest(folder: str | Path) -> Path:
 
     Call it when all else has been written. The manifest appears whole or not at all.
     """
-    folder = Path(folder)
-    files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in _NOT_LISTED
-    }
-    manifest = folder / MANIFEST_NAME
-    partial = folder / f"{MANIFEST_NAME}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump({"files": files}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(manifest)
-    return manifest
+    files = [
+        path for path in sorted(Path(folder).rglob("*")) if path.is_file() and path.name not in _NOT_LISTED
+    ]
+    return manifests.write_manifest(Path(folder) / MANIFEST_NAME, files)
 
 
 def verify_checkpoint(folder: str | Path) -> None:
@@ -110,31 +98,6 @@ def _damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in words, or None."""
     if not folder.is_dir():
         return "there is no such folder"
-    try:
-        files = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))["files"]
-        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
-    except FileNotFoundError:
+    if not (folder / MANIFEST_NAME).exists():
         return f"{MANIFEST_NAME} is missing, so saving was interrupted"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{MANIFEST_NAME} is not a manifest"
-    for name, (size, digest) in expected.items():
-        try:
-            path = inside(folder, name, MANIFEST_NAME)
-        except UserError as error:
-            return str(error)
-        if not path.is_file():
-            return f"{name} is missing"
-        found = path.stat().st_size
-        if found != size:
-            return f"{name} has {found} bytes in place of {size}"
-        if _sha256(path) != digest:
-            return f"{name} has changed since it was saved (sha256 differs)"
-    return None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return manifests.damage(folder / MANIFEST_NAME)

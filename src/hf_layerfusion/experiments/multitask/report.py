@@ -46,9 +46,9 @@ def write_multitask_outputs(
     sections, into the Trainer's folder."""
     training_arguments: MultitaskTrainingArguments = trainer.args
     folder = Path(str(training_arguments.output_dir))
+    write_seen_texts(folder, list(data.prepared.values()))
     trainer.save_model(str(folder), _internal_call=True)  # which, unlike a user's, pushes nothing
     trainer.save_state()
-    write_seen_texts(folder, list(data.prepared.values()))
     for name in ("plots", "predictions", "mistakes"):
         (folder / name).mkdir(exist_ok=True)
     figures = []

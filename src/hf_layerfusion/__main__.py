@@ -1,0 +1,56 @@
+"""`python -m hf_layerfusion COMMAND …`: what is done with saved models without a script."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        module: has `add_arguments(parser)` and `run(arguments)`; imported only when the command is called.
+        summary: what it does, for `--help`.
+    """
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "verify": Command(
+        "hf_layerfusion.experiments.commands.verify",
+        "compare the files of a saved model, adapter, checkpoint or ensemble with the checksums in its manifest",
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command that the command line names; a `UserError` becomes one line on standard error and exit code 2.
+
+    Args:
+        arguments: of the command line, by default those of the process.
+    """
+    rows = "\n".join(f"  {name:12}{command.summary}" for name, command in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m hf_layerfusion",
+        description=f"commands:\n{rows}",
+        epilog="`python -m hf_layerfusion COMMAND --help` shows a command's own arguments.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those above")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command")
+    called = parser.parse_args(arguments)
+    command = COMMANDS[called.command]
+    module = import_module(command.module)
+    own = argparse.ArgumentParser(prog=f"{parser.prog} {called.command}", description=command.summary)
+    module.add_arguments(own)
+    options = own.parse_args(called.arguments)
+    run_script = import_module("hf_layerfusion.experiments.script").run_script
+    run_script(lambda: module.run(options))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

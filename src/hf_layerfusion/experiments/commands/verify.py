@@ -1,0 +1,25 @@
+"""`verify FOLDER …`: whether saved models are what was saved."""
+
+from argparse import ArgumentParser, Namespace
+
+from hf_layerfusion.ensembling.verification import verify_saved
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declares the folders to compare."""
+    parser.add_argument(
+        "folders", nargs="+", metavar="FOLDER", help="a saved model, adapter, checkpoint or ensemble"
+    )
+
+
+def run(arguments: Namespace) -> None:
+    """Compares each folder with its manifest, and prints what was found.
+
+    Raises:
+        UserError: the first folder whose files are not those that were saved.
+    """
+    for folder in arguments.folders:
+        found = verify_saved(folder)
+        print(f"{folder}: {found.files} files are as they were saved")
+        if found.not_listed:
+            print(f"  not in the manifest, so not checked: {', '.join(found.not_listed)}")

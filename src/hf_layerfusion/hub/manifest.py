@@ -1,0 +1,154 @@
+"""Manifests of checksums, in the folders of checkpoints, models and ensembles: written, and compared with the files."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.hub.paths import inside
+
+MODEL_MANIFEST = "model_manifest.json"
+"""The manifest of a saved model or ensemble; `modeling/saved_files.py` writes it where the package is not installed."""
+
+CHECKPOINT_MANIFEST = "checkpoint_manifest.json"
+"""The manifest of a checkpoint of a run, with all that resuming needs."""
+
+LOADED_FILES = (
+    "model*.safetensors", "model*.safetensors.index.json", "adapter_model*.safetensors", "pytorch_model*.bin",
+    "pytorch_model*.bin.index.json", "adapter_config.json", "config.json",
+)  # fmt: skip
+"""What `from_pretrained` looks for: one of these that a manifest does not list has been added since."""
+
+BESIDE_THEM = (
+    "*.py", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+"""What is loaded with them, and may have been saved later."""
+
+_OF_ENSEMBLES = ("ensemble.json", "trained_texts.npz")
+_ADAPTER = "adapter_config.json"
+_BELOW = "below/config.json"  # what `training/adapters.py` keeps of the model below an adapter
+
+
+class Verified(NamedTuple):
+    """What a comparison with a manifest found.
+
+    Attributes:
+        files: number of files that are as they were saved.
+        not_listed: names of files of the model that no manifest lists, such as those of a tokenizer that was saved
+            after the model.
+    """
+
+    files: int
+    not_listed: list[str]
+
+
+def write_model_manifest(folder: str | Path) -> Path:
+    """Record size and sha256 of the files of a saved model, adapter or ensemble, its tokenizer among them; return the
+    manifest's path."""
+    folder = Path(folder)
+    return write_manifest(folder / MODEL_MANIFEST, _saved_files(folder))
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the files that a model's answers depend on, those of several adapters in their folders among them."""
+    folders = [folder]
+    if not (folder / _ADAPTER).exists():
+        folders += [path.parent for path in folder.glob(f"*/{_ADAPTER}") if not _manifests(path.parent)]
+    found = {
+        path for each in folders for pattern in LOADED_FILES + BESIDE_THEM for path in each.glob(pattern)
+    }
+    return sorted(path for path in found if path.is_file())
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    others = [folder / name for name in (_BELOW, *_OF_ENSEMBLES)]
+    return [*model_files(folder), *(path for path in others if path.is_file())]
+
+
+def _manifests(folder: Path) -> list[Path]:
+    return [path for name in (MODEL_MANIFEST, CHECKPOINT_MANIFEST) if (path := folder / name).is_file()]
+
+
+def write_manifest(manifest: Path, files: Iterable[Path]) -> Path:
+    """Record size and sha256 of files below the manifest's folder. Call it when all else has been written: the manifest
+    appears whole or not at all."""
+    listed = {
+        path.relative_to(manifest.parent).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in files
+    }
+    partial = manifest.with_name(f".{manifest.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump({"files": listed}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(manifest)
+    return manifest
+
+
+def damage(manifest: Path) -> str | None:
+    """Return what is wrong with a folder by its manifest, in words, or None."""
+    try:
+        expected = _listed(manifest)
+    except FileNotFoundError:
+        return f"{manifest.name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"{manifest.name} is not a manifest"
+    for name, (size, digest) in expected.items():
+        try:
+            path = inside(manifest.parent, name, manifest.name)
+        except UserError as error:
+            return str(error)
+        if not path.is_file():
+            return f"{name} is missing"
+        found = path.stat().st_size
+        if found != size:
+            return f"{name} has {found} bytes in place of {size}"
+        if sha256(path) != digest:
+            return f"{name} has changed since it was saved (sha256 differs)"
+    return None
+
+
+def verify_folder(folder: str | Path) -> Verified:
+    """Compare the files of a saved model, adapter or checkpoint with the manifests in its folder.
+
+    Raises:
+        UserError: there is no manifest, or a file is missing, has changed or was added since.
+    """
+    folder = Path(folder)
+    found = _manifests(folder)
+    if not found:
+        raise UserError(
+            f"{folder}: must hold {MODEL_MANIFEST}, found none; it is written by save_pretrained of this package's "
+            "models and by its Trainer, and for other models by hf_layerfusion.write_model_manifest"
+        )
+    for manifest in found:
+        if (reason := damage(manifest)) is not None:
+            raise UserError(f"{folder}: {reason}; copy or save it anew")
+    listed = {name for manifest in found for name in _listed(manifest)}
+    beside = [path for path in _saved_files(folder) if path.relative_to(folder).as_posix() not in listed]
+    if added := [
+        path for path in beside if any(path.match(name) for name in (*LOADED_FILES, *_OF_ENSEMBLES[:1]))
+    ]:
+        raise UserError(
+            f"{folder}: {added[0].relative_to(folder)} was added since the model was saved; remove it, or save the "
+            "model anew"
+        )
+    return Verified(len(listed), [path.relative_to(folder).as_posix() for path in beside])
+
+
+def _listed(manifest: Path) -> dict[str, tuple[int, str]]:
+    """Size and sha256 of each file that a manifest names."""
+    files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    return {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

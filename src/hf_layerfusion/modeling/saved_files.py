@@ -1,0 +1,37 @@
+# Copyright 2026 The hf_layerfusion team
+"""The manifest of a saved model: size and sha256 of its files, by which damage is found later."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+MANIFEST_NAME = "model_manifest.json"
+# What a model itself saves. Its tokenizer may be saved afterwards, and is not listed here.
+OWN_FILES = (
+    "model*.safetensors", "model*.safetensors.index.json", "adapter_model*.safetensors", "adapter_config.json",
+    "config.json", "*.py",
+)  # fmt: skip
+
+
+def write_manifest(folder: str | os.PathLike[str]) -> None:
+    """Writes the manifest of a model that has just been saved, whole or not at all; `hf_layerfusion.verify_saved`
+    compares the folder with it."""
+    place = Path(folder)
+    paths = sorted({path for pattern in OWN_FILES for path in place.glob(pattern) if path.is_file()})
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}
+    partial = place / f".{MANIFEST_NAME}.partial"
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump({"files": files}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(place / MANIFEST_NAME)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
