@@ -5,17 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    TextClassificationPipeline,
-)
+from transformers import PreTrainedConfig, PreTrainedModel, TextClassificationPipeline
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
-from hf_layerfusion.export.onnx_export import MODEL_FILE, require
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.export.onnx_export import MODEL_FILE, read_settings, require
 
 
 class OnnxModel(PreTrainedModel):
@@ -83,13 +77,7 @@ class OnnxClassifier(TextClassificationPipeline):
         if not path.is_file():
             raise UserError(f"folder {folder}: must hold {file_name}, found none; export a model there.")
         session = InferenceSession(path, session_options, providers or ["CPUExecutionProvider"])
-        try:
-            config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-        except LOADING_ERRORS as error:
-            raise UserError(
-                f"folder {folder}: must hold the export's configuration and tokenizer, found "
-                f"{one_line(error)}; export the model again."
-            ) from error
+        config, tokenizer = read_settings(folder)
         self.is_siamese = len(session.get_inputs()[0].shape) == 3
         kwargs.setdefault("truncation", True)
         super().__init__(model=OnnxModel(config, session), tokenizer=tokenizer, device="cpu", **kwargs)

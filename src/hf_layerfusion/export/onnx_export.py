@@ -11,16 +11,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.export.onnx_recurrence import replace_recurrences
 
 MODEL_FILE = "model.onnx"
 QUANTIZED_FILE = "model_quantized.onnx"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 LARGEST_DIFFERENCE = 1e-4
-# Batches (texts, tokens of the longest) on which the graph is held against the model; the first is exported.
+QUANTIZED = ["MatMul", "Gather"]  # and Gemm, which onnxruntime makes a MatMul
+# Of the norm of the logits. A graph in int8 that works is within a few hundredths, a broken one as far as their norm.
+LARGEST_QUANTIZED_DIFFERENCE = 0.5
+# Batches (texts, tokens of the longest); see `examples`.
 SHAPES = ((3, 8), (1, 5), (4, 13))
 
 
@@ -63,7 +72,7 @@ def export_onnx(
     Raises:
         UserError: if packages are missing, the folder holds files, the tokenizer puts out what the graph has no place
             for, or graph and model differ by more than 1e-4, as they do where an encoder takes an example's length for
-            every text's. Nothing is written then.
+            every text's, or as `quantize_onnx`. Nothing is written then.
     """
     require("onnx", "onnxscript", "onnxruntime")
     target = Path(folder)
@@ -74,7 +83,7 @@ def export_onnx(
             f"tokenizer: must put out no other inputs than {list(INPUTS)}, found {unknown}; use another."
         )
     exported = Logits(copy.deepcopy(model).cpu().float().eval())
-    batches = [example(model, tokenizer, *shape) for shape in SHAPES]
+    batches = examples(tokenizer, is_siamese(model.config))
     with torch.no_grad():
         expected = [exported(**batch).numpy() for batch in batches]
     replace_recurrences(exported)
@@ -83,17 +92,17 @@ def export_onnx(
         unfinished = Path(beside, target.name)
         unfinished.mkdir()
         write_graph(exported, batches[0], unfinished / MODEL_FILE)
-        found = [run(unfinished / MODEL_FILE, batch) for batch in batches]
+        found = run(unfinished / MODEL_FILE, batches)
         difference = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
         if not difference <= LARGEST_DIFFERENCE:
             raise UserError(
                 f"model: must give the same logits as its graph to {LARGEST_DIFFERENCE}, found a difference of "
                 f"{difference:.1e} with '{model.config.get_text_config().model_type}'; use another encoder."
             )
-        if quantize:
-            quantize_onnx(unfinished)
         model.config.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        if quantize:
+            quantize_onnx(unfinished)
         if target.exists():
             target.rmdir()
         unfinished.rename(target)
@@ -102,13 +111,15 @@ def export_onnx(
 
 def quantize_onnx(folder: str | os.PathLike[str]) -> Path:
     """Writes `model_quantized.onnx` beside `model.onnx`: weights of dense layers and embeddings in int8, a scale for
-    each channel, activations quantised as they come (onnxruntime's dynamic quantisation). Recurrences stay as they are.
+    each channel, activations quantised as they come (onnxruntime's dynamic quantisation). Recurrences and products with
+    weights that are no matrix, such as an attention's query vector, stay in fp32.
 
     Returns:
         The new file.
 
     Raises:
-        UserError: if packages are missing, there is no `model.onnx`, or the new file is there already.
+        UserError: if packages are missing, the folder is no export, the new file is there already, onnxruntime cannot
+            open it, or its logits have little to do with those of `model.onnx`. Nothing is written then.
     """
     require("onnx", "onnxruntime")
     import onnx
@@ -119,20 +130,79 @@ def quantize_onnx(folder: str | os.PathLike[str]) -> Path:
         raise UserError(f"folder {folder}: must hold {MODEL_FILE}, found none; export a model there.")
     if target.exists():
         raise UserError(f"file {target}: must not be there yet, found it; remove it.")
+    config, tokenizer = read_settings(folder)
     graph = onnx.load(source)
     # onnxruntime transposes weights and then takes offence at the shapes that stood there for them.
     del graph.graph.value_info[:]
-    quantize_dynamic(graph, target, weight_type=QuantType.QInt8, per_channel=True)
+    # A scale for each channel is made for matrices; of other weights the graph cannot be opened.
+    other = {weight.name for weight in graph.graph.initializer if len(weight.dims) != 2}
+    kept = [
+        node.name for node in graph.graph.node if node.op_type in QUANTIZED and other.intersection(node.input)
+    ]
+    with tempfile.TemporaryDirectory(dir=folder) as beside:
+        unchecked = Path(beside, QUANTIZED_FILE)
+        quantize_dynamic(
+            graph,
+            unchecked,
+            op_types_to_quantize=QUANTIZED,
+            nodes_to_exclude=kept,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+        check_quantized(source, unchecked, examples(tokenizer, is_siamese(config)))
+        unchecked.rename(target)
     return target
 
 
+def check_quantized(source: Path, quantized: Path, batches: list[dict[str, torch.Tensor]]) -> None:
+    """Raises `UserError` if onnxruntime cannot open a quantised graph, or its logits are not near those of `source`."""
+    expected = np.concatenate(run(source, batches))
+    try:
+        found = np.concatenate(run(quantized, batches))
+    except Exception as error:  # onnxruntime's errors have no other base
+        raise UserError(
+            f"{quantized.name}: onnxruntime must open and run it, found {one_line(error)}; use {MODEL_FILE}, or "
+            "another version of onnxruntime."
+        ) from error
+    difference = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    if not difference <= LARGEST_QUANTIZED_DIFFERENCE:
+        raise UserError(
+            f"{quantized.name}: its logits must be those of {MODEL_FILE} to {LARGEST_QUANTIZED_DIFFERENCE:.0%} of "
+            f"their norm, found a difference of {difference:.0%}; use {MODEL_FILE}."
+        )
+
+
+def read_settings(folder: str | os.PathLike[str]) -> tuple[PreTrainedConfig, Any]:
+    """Configuration and tokenizer of an export.
+
+    Raises:
+        UserError: if the folder lacks them.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    except LOADING_ERRORS as error:
+        raise UserError(
+            f"folder {folder}: must hold the export's configuration and tokenizer, found {one_line(error)}; export the "
+            "model again."
+        ) from error
+
+
+def is_siamese(config: Any) -> bool:
+    """Whether a classifier's default task is one of pairs whose texts are encoded apart."""
+    task = getattr(config, "task_configs", {}).get(getattr(config, "default_task", None))
+    return task is not None and task.is_siamese
+
+
+def examples(tokenizer: PreTrainedTokenizerBase, siamese: bool) -> list[dict[str, torch.Tensor]]:
+    """The batches on which graphs are held against each other and against the model; the first is exported."""
+    return [example(tokenizer, siamese, *shape) for shape in SHAPES]
+
+
 def example(
-    model: Any, tokenizer: PreTrainedTokenizerBase, rows: int, length: int
+    tokenizer: PreTrainedTokenizerBase, siamese: bool, rows: int, length: int
 ) -> dict[str, torch.Tensor]:
     """A batch `[B, T]`, of siamese pairs `[B, 2, T]`, of ids without meaning; rows differ in length, the last is full,
     and padding stands where the tokenizer puts it."""
-    task = getattr(model.config, "task_configs", {}).get(getattr(model.config, "default_task", None))
-    siamese = task is not None and task.is_siamese
     count = 2 * rows if siamese else rows
     real = torch.arange(length) < torch.linspace(max(2, length // 3), length, count).ceil()[:, None]
     if tokenizer.padding_side == "left":
@@ -165,12 +235,12 @@ def write_graph(model: nn.Module, batch: dict[str, torch.Tensor], path: Path) ->
     program.save(path)
 
 
-def run(path: Path, batch: dict[str, torch.Tensor]) -> np.ndarray[Any, Any]:
-    """The logits of the graph at `path`."""
+def run(path: Path, batches: list[dict[str, torch.Tensor]]) -> list[np.ndarray[Any, Any]]:
+    """The logits of each batch by the graph at `path`."""
     from onnxruntime import InferenceSession
 
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
-    return session.run(None, {name: value.numpy() for name, value in batch.items()})[0]
+    return [session.run(None, {name: value.numpy() for name, value in batch.items()})[0] for batch in batches]
 
 
 def require(*packages: str) -> None:

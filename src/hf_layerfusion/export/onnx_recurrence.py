@@ -1,6 +1,8 @@
-"""ONNX's own recurrences in place of torch's: they take each text's length, where torch has to pack.
+"""ONNX's own recurrences in place of torch's, which export with a fixed length, or not at all where they are packed.
 
-Exported as they are, torch's recurrences over tokens fix the length, and packed sequences do not export at all.
+No node is given `sequence_lens`, which runtimes other than onnxruntime read wrongly: OpenVINO 2026 ignores it in the
+backward direction. Both directions are forward recurrences instead, the second one over each text's real tokens in
+reverse order, and padding comes last in both, where no real token sees it.
 """
 
 from typing import Any
@@ -18,17 +20,19 @@ class OnnxRNN(nn.Module):
 
     Args:
         rnn: the recurrence; the weights are copied.
+        sides: the directions to take of it, `""` the forward one, `"_reverse"` the backward one, which alone is run
+            forward; None: all that it has.
     """
 
-    def __init__(self, rnn: nn.GRU | nn.LSTM):
+    def __init__(self, rnn: nn.GRU | nn.LSTM, sides: tuple[str, ...] | None = None):
         super().__init__()
         self.kind = "GRU" if isinstance(rnn, nn.GRU) else "LSTM"
         self.hidden_size = rnn.hidden_size
-        sides = ("", "_reverse") if rnn.bidirectional else ("",)
+        taken = sides or (("", "_reverse") if rnn.bidirectional else ("",))
         order = GATES[type(rnn)]
 
         def stacked(*names: str) -> nn.Buffer:
-            weights = [[getattr(rnn, f"{name}_l0{side}").detach() for name in names] for side in sides]
+            weights = [[getattr(rnn, f"{name}_l0{side}").detach() for name in names] for side in taken]
             reordered = [[torch.cat([w.chunk(len(order))[i] for i in order]) for w in row] for row in weights]
             return nn.Buffer(torch.stack([torch.cat(row) for row in reordered]))
 
@@ -36,11 +40,8 @@ class OnnxRNN(nn.Module):
         self.recurrent_weights = stacked("weight_hh")
         self.biases = stacked("bias_ih", "bias_hh")
 
-    def forward(
-        self, inputs: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | tuple[torch.Tensor, ...]]:
-        """Maps `[B, T, F]` as torch does; with `lengths` `[B]` what stands behind a row's length is no step, and its
-        output there is zero."""
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | tuple[torch.Tensor, ...]]:
+        """Maps `[B, T, F]` as torch does."""
         directions = len(self.input_weights)
         attributes: dict[str, Any] = {
             "hidden_size": self.hidden_size,
@@ -53,7 +54,7 @@ class OnnxRNN(nn.Module):
         shapes = ((steps, *last), last) + ((last,) if self.kind == "LSTM" else ())
         outputs, *states = torch.onnx.ops.symbolic_multi_out(
             self.kind,
-            (inputs.transpose(0, 1), self.input_weights, self.recurrent_weights, self.biases, lengths),
+            (inputs.transpose(0, 1), self.input_weights, self.recurrent_weights, self.biases),
             attributes,
             dtypes=(inputs.dtype,) * len(shapes),
             shapes=shapes,
@@ -71,21 +72,26 @@ class OnnxBidirectionalRNN(nn.Module):
 
     def __init__(self, rnn: nn.GRU | nn.LSTM):
         super().__init__()
-        self.rnn = OnnxRNN(rnn)
+        self.onward, self.backward = OnnxRNN(rnn, ("",)), OnnxRNN(rnn, ("_reverse",))
 
     def forward(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Maps `[B, T, F]` to `[B, T, 2 * hidden_size]`, zero at padding."""
         if attention_mask is None:
-            return self.rnn(inputs)[0]
+            return torch.cat([self.onward(inputs)[0], self.backward(inputs.flip(1))[0].flip(1)], dim=-1)
         real = attention_mask.bool()
-        lengths = real.sum(dim=1)
-        # Where each token goes when the real ones stand first, in their order, and where it comes from.
-        place = torch.where(real, real.long().cumsum(1), lengths[:, None] + (~real).long().cumsum(1)) - 1
-        batch, length = place.shape
-        origin = torch.zeros_like(place).scatter(1, place, torch.arange(length).expand_as(place))
+        padding = (~real).long()
+        batch, length = real.shape
+        lengths = real.sum(dim=1, keepdim=True)
+        # Where each token goes when the real ones stand first, in their order or in reverse.
+        behind = lengths + padding.cumsum(1) - 1
+        rank = real.long().cumsum(1)
         rows = torch.arange(batch)[:, None]
-        outputs = self.rnn(inputs[rows, origin], lengths.clamp(min=1).int())[0]
-        return outputs[rows, place].masked_fill(~real.unsqueeze(-1), 0.0)
+        outputs = []
+        for rnn, among_real in ((self.onward, rank - 1), (self.backward, lengths - rank)):
+            place = torch.where(real, among_real, behind)
+            origin = torch.zeros_like(place).scatter(1, place, torch.arange(length).expand_as(place))
+            outputs.append(rnn(inputs[rows, origin])[0][rows, place])
+        return torch.cat(outputs, dim=-1).masked_fill(~real.unsqueeze(-1), 0.0)
 
 
 def replace_recurrences(module: nn.Module) -> None:
