@@ -11,13 +11,19 @@ class StatesRead(NamedTuple):
 
     Attributes:
         layers: the layers, 0 the first.
-        tokens: of each, every token's state (`"all"`), the first real one's (`"cls"`) or the `"mean"` over them.
+        tokens: of each, every token's state (`"all"`), the first real one's (`"cls"`), the `"mean"` over them, or both
+            of these vectors (`"cls_mean"`).
         width: H of the states.
     """
 
     layers: tuple[int, ...]
     tokens: str
     width: int
+
+    @property
+    def vectors(self) -> int:
+        """Number of vectors of a layer and text, where `tokens` is not `"all"`."""
+        return 2 if self.tokens == "cls_mean" else 1
 
 
 def spread_states(

@@ -6,54 +6,69 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import initialization as init
 
-from .fusion_base import LayerFuser
+from .fusion_base import LayerFuser, TokensRead
 from .fusion_mix import ScalarMix
 from .heads import first_token, reduce_tokens
 
+TokenPooling = Literal["cls", "mean", "cls_mean"]
+
 
 class LayerPooling(LayerFuser):
-    """A sentence fuser: takes one vector of the text from each layer and pools the L vectors.
+    """Base of the sentence fusers, which take one vector of the text from each layer and pool the L vectors.
 
     Args:
         depth: number L of layers.
         hidden_size: width H of the encoder.
-        token_pooling: the text's vector at a layer: `"cls"`, the first token's state (the paper's), or `"mean"`, the
-            mean over the real tokens.
+        token_pooling: the text's vector at a layer: `"cls"`, the first token's state (the paper's); `"mean"`, the mean
+            over the real tokens; `"cls_mean"`, both side by side.
+
+    Attributes:
+        vector_size: width V of a layer's vector, H, or 2H with `"cls_mean"`.
     """
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: Literal["cls", "mean"] = "cls"):
+    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
         super().__init__()
         self.depth = depth
         self.token_pooling = token_pooling
-        self.output_size = hidden_size
+        self.vector_size = 2 * hidden_size if token_pooling == "cls_mean" else hidden_size
+        self.output_size = self.vector_size
 
     @property
     def layers(self) -> tuple[int, ...]:
         return tuple(range(self.depth))
 
     def vector(self, state: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """The text's vector `[B, H]` at a layer of state `[B, T, H]`."""
-        if self.token_pooling == "mean":
-            return reduce_tokens(state, attention_mask, "mean")
-        return first_token(state, attention_mask)
+        """Return the text's vector `[B, V]` at a layer of state `[B, T, H]`."""
+        vectors = []
+        if self.token_pooling in ("cls", "cls_mean"):
+            vectors.append(first_token(state, attention_mask))
+        if self.token_pooling in ("mean", "cls_mean"):
+            vectors.append(reduce_tokens(state, attention_mask, "mean"))
+        return torch.cat(vectors, dim=-1)
 
     def vectors(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """The text's vector at each of `layers`, `[B, len(layers), H]`."""
+        """Return the text's vector at each of `layers`, `[B, len(layers), V]`."""
         return torch.stack([self.vector(hidden_states[i], attention_mask) for i in self.layers], dim=1)
 
     @property
-    def tokens_read(self) -> Literal["all", "cls", "mean"]:
+    def tokens_read(self) -> TokensRead:
         return self.token_pooling
 
     def read(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        # The first token of one vector is that vector, and so is its mean.
-        return self.vectors(hidden_states, attention_mask).unsqueeze(2)
+        vectors = self.vectors(hidden_states, attention_mask)
+        if self.token_pooling != "cls_mean":
+            # The first token of one vector is that vector, and so is its mean.
+            return vectors.unsqueeze(2)
+        first, mean = vectors.chunk(2, dim=-1)
+        # Two tokens with this first one and this mean.
+        return torch.stack([first, 2 * mean - first], dim=2)
 
     def forward(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
@@ -68,15 +83,15 @@ class LayerPooling(LayerFuser):
 
     @abstractmethod
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Maps `[B, L, H]` to `[B, H]`."""
+        """Pool the layers' vectors `[B, L, V]` into `[B, output_size]`."""
 
 
 class LSTMPooling(LayerPooling):
     """o = h_L of an LSTM over the layers, from abstract to specific (BERT-LSTM)."""
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: Literal["cls", "mean"] = "cls"):
+    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
         super().__init__(depth, hidden_size, token_pooling)
-        self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True)
+        self.lstm = nn.LSTM(self.vector_size, self.vector_size, batch_first=True)
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
         return self.lstm(vectors)[0][:, -1]
@@ -85,10 +100,10 @@ class LSTMPooling(LayerPooling):
 class AttentionPooling(LayerPooling):
     """o = W_hᵀ softmax(q h_CLSᵀ) h_CLS with q and W_h learned (BERT-Attention)."""
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: Literal["cls", "mean"] = "cls"):
+    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
         super().__init__(depth, hidden_size, token_pooling)
-        self.query = nn.Parameter(torch.empty(hidden_size))
-        self.projection = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.query = nn.Parameter(torch.empty(self.vector_size))
+        self.projection = nn.Linear(self.vector_size, self.vector_size, bias=False)
 
     def reset_parameters(self) -> None:
         init.normal_(self.query, std=0.02)
@@ -134,7 +149,7 @@ class MeanPooling(LayerPooling):
 class ScalarMixPooling(LayerPooling):
     """A learned average of the layers (ELMo's scalar mix)."""
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: Literal["cls", "mean"] = "cls"):
+    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
         super().__init__(depth, hidden_size, token_pooling)
         self.mix = ScalarMix(depth)
 
@@ -147,6 +162,119 @@ class ScalarMixPooling(LayerPooling):
         return self.mix(list(vectors.unbind(dim=1)))
 
 
+class StandardizedPooling(LayerPooling):
+    """Base of the poolings that standardise each feature of each layer before they pool.
+
+    The buffers `mean` and `scale` are 0 and 1, which changes nothing, until `standardize` sets them from training data.
+    """
+
+    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
+        super().__init__(depth, hidden_size, token_pooling)
+        self.mean: torch.Tensor
+        self.scale: torch.Tensor
+        self.register_buffer("mean", torch.zeros(depth, self.vector_size))
+        self.register_buffer("scale", torch.ones(depth, self.vector_size))
+
+    def reset_parameters(self) -> None:
+        init.zeros_(self.mean)
+        init.ones_(self.scale)
+
+    @torch.no_grad()
+    def standardize(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+        """Set what is subtracted from each feature and what it is then divided by.
+
+        Args:
+            mean: `[L, V]`, over the training texts.
+            deviation: standard deviation `[L, V]`; a feature that does not vary is not divided.
+        """
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
+
+    def forward(
+        self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        return self.pool((self.vectors(hidden_states, attention_mask) - self.mean) / self.scale)
+
+    def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
+        vectors = []
+        for _ in self.layers:
+            vectors.append(self.vector((yield), attention_mask))
+        return self.pool((torch.stack(vectors, dim=1) - self.mean) / self.scale)
+
+
+class ConcatPooling(StandardizedPooling):
+    """The layers' vectors side by side, so that a linear head on a frozen encoder is a linear probe of all layers."""
+
+    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
+        super().__init__(depth, hidden_size, token_pooling)
+        self.output_size = depth * self.vector_size
+
+    def pool(self, vectors: torch.Tensor) -> torch.Tensor:
+        return vectors.flatten(1)
+
+
+class AttentivePooling(StandardizedPooling):
+    """One learned query that attends to the layers by several heads, with learned keys and values (after the attentive
+    probe over layers of Ciernik et al. 2026, arXiv 2601.09322)."""
+
+    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
+        super().__init__(depth, hidden_size, token_pooling)
+        self.num_heads = next(heads for heads in (8, 4, 2, 1) if self.vector_size % heads == 0)
+        self.query = nn.Parameter(torch.empty(self.vector_size))
+        self.layer_embeddings = nn.Parameter(torch.empty(depth, self.vector_size))
+        self.key = nn.Linear(self.vector_size, self.vector_size)
+        self.value = nn.Linear(self.vector_size, self.vector_size)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        init.normal_(self.query, std=0.02)
+        init.normal_(self.layer_embeddings, std=0.02)
+
+    def attention(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return each head's weight of each layer, `[B, heads, L]`, adding up to 1."""
+        keys = self.key(vectors + self.layer_embeddings).unflatten(-1, (self.num_heads, -1))
+        query = self.query.view(self.num_heads, -1)
+        scores = torch.einsum("hd,blhd->bhl", query, keys) / query.shape[-1] ** 0.5
+        return scores.softmax(dim=-1)
+
+    def layer_weights(
+        self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        vectors = (self.vectors(hidden_states, attention_mask) - self.mean) / self.scale
+        return self.attention(vectors).mean(dim=1)
+
+    def pool(self, vectors: torch.Tensor) -> torch.Tensor:
+        values = self.value(vectors).unflatten(-1, (self.num_heads, -1))
+        return torch.einsum("bhl,blhd->bhd", self.attention(vectors), values).flatten(1)
+
+
+class LayerGraphPooling(StandardizedPooling):
+    """A graph network over the layers: one round of messages on the complete graph, then the mean over the layers
+    (after Ulanovski et al. 2026, arXiv 2603.22665, whose plain graph network is a GIN: Xu et al. 2019, eq. 4.1).
+
+    Layer l becomes MLP((1 + eps) h_l + sum over the other layers of h_k), with a learned embedding of the layer added to
+    h, without which the graph could not tell the layers apart.
+    """
+
+    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
+        super().__init__(depth, hidden_size, token_pooling)
+        self.epsilon = nn.Parameter(torch.zeros(1))
+        self.layer_embeddings = nn.Parameter(torch.empty(depth, self.vector_size))
+        self.first = nn.Linear(self.vector_size, self.vector_size)
+        self.second = nn.Linear(self.vector_size, self.vector_size)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        init.zeros_(self.epsilon)
+        init.normal_(self.layer_embeddings, std=0.02)
+
+    def pool(self, vectors: torch.Tensor) -> torch.Tensor:
+        nodes = vectors + self.layer_embeddings
+        # Divided by the number of layers, so that the scale does not grow with the depth.
+        messages = (self.epsilon * nodes + nodes.sum(dim=1, keepdim=True)) / self.depth
+        return self.second(F.relu(self.first(messages))).mean(dim=1)
+
+
 SENTENCE_FUSERS: dict[str, type[LayerPooling]] = {
     "lstm": LSTMPooling,
     "attention": AttentionPooling,
@@ -154,4 +282,7 @@ SENTENCE_FUSERS: dict[str, type[LayerPooling]] = {
     "max": MaxPooling,
     "mean": MeanPooling,
     "scalar_mix": ScalarMixPooling,
+    "concat": ConcatPooling,
+    "attentive": AttentivePooling,
+    "layer_graph": LayerGraphPooling,
 }

@@ -1,0 +1,220 @@
+"""Computes what a model reads of its frozen encoder, each text once, into a cache on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+from transformers.trainer_utils import has_length
+from transformers.utils import logging
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.losses.layers import encoders_of
+from hf_layerfusion.training.state_cache import (
+    ENCODER_INPUTS,
+    StateCache,
+    gigabytes,
+    text_key,
+    weights_digest,
+)
+from hf_layerfusion.training.task_data import Row, TaskDataset
+
+logger = logging.get_logger(__name__)
+
+# Fields of a configuration on which the encoder's states do not depend.
+_NOT_THE_ENCODER = ("_name_or_path", "architectures", "transformers_version")
+# Parts of a tokenizer on which the ids do not depend.
+_OF_A_CALL = ("padding", "truncation")
+
+
+def tokenizer_digest(tokenizer: Any) -> str | None:
+    """Return a hash of what a tokenizer does to a text, padding and truncation aside; `None` if it is no tokenizer."""
+    if not hasattr(tokenizer, "get_vocab"):
+        return None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    if backend is not None:
+        rules = {name: rule for name, rule in json.loads(backend.to_str()).items() if name not in _OF_A_CALL}
+    return sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+
+
+def texts_of(row: Row) -> list[Row]:
+    """Return the encoder's inputs of each text in a row: one, or two where the texts of a pair stand apart."""
+    given = {name: row[name] for name in ENCODER_INPUTS if name in row}
+    if np.ndim(given["input_ids"][0]) == 0:
+        return [given]
+    return [{name: values[side] for name, values in given.items()} for side in (0, 1)]
+
+
+class _Text(NamedTuple):
+    """Where a text stands, its length with padding, and the number of its tokens that are kept."""
+
+    dataset: TaskDataset
+    row: int
+    side: int
+    length: int
+    tokens: int
+
+
+def _batch_of(text: _Text) -> tuple[int, int]:
+    return text.length, id(text.dataset)
+
+
+@dataclass
+class StateReader:
+    """Fills a `StateCache` with the states that a model reads of its frozen encoder.
+
+    The encoder runs in evaluation mode. Only texts of one length share a batch, so that no padding is added which an
+    encoder could see: a text's states do not depend on the other texts.
+
+    Args:
+        model: its base model has `states_read` and `read_states` (`LayerFusionModel`).
+        tokenizer: made the ids; part of the cache's key.
+        folder: where the cache lies.
+        batch_size: texts a batch.
+        precision: `"no"`, `"bf16"` or `"fp16"`, that of `autocast`; part of the cache's key.
+        autocast: makes the context in which the encoder runs.
+        dtype: of the states on disk; the model's where it is `None`.
+        process_index: this process.
+        num_processes: number of processes, each of which reads its part of the texts.
+        wait: returns when all processes have called it.
+        option: name of the option that asked for the states, for messages.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Any
+    folder: str
+    batch_size: int
+    precision: str = "no"
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    dtype: torch.dtype | None = None
+    process_index: int = 0
+    num_processes: int = 1
+    wait: Callable[[], None] = field(default=lambda: None)
+    option: str = "cache_frozen_states"
+
+    def fill(self, datasets: Iterable[Any]) -> StateCache:
+        """Return the cache, which then holds the states of every text of `datasets`.
+
+        Args:
+            datasets: data sets of rows with `input_ids` and what else the tokenizer gives; `None` entries are skipped.
+
+        Raises:
+            UserError: a data set without a length, a disk without room, or a folder that the processes do not share.
+        """
+        cache = self._open()
+        every_token = self.model.base_model.states_read.tokens == "all"
+        texts = {key: text for rows in datasets if rows is not None for key, text in self._texts(rows, every_token)}
+        new = cache.missing(texts)
+        missing = {key: text for key, text in texts.items() if key in new}
+        tokens = sum(text.tokens for text in missing.values())
+        logger.info(
+            f"{self.option}: of {len(texts):,} texts {len(missing):,} are new; the encoder reads them once, "
+            f"without dropout; their states take {gigabytes(cache.bytes_of(tokens))} in {cache.folder}"
+        )
+        if missing:
+            cache.check_room(tokens)
+        self._write(cache, missing)
+        return cache
+
+    def _open(self) -> StateCache:
+        (encoder,) = encoders_of(self.model)
+        read = self.model.base_model.states_read
+        config: Any = encoder.config
+        fields = {name: value for name, value in config.to_dict().items() if name not in _NOT_THE_ENCODER}
+        return StateCache(
+            self.folder,
+            {
+                "encoder": {"weights": weights_digest(encoder), "config": fields},
+                "attention": config._attn_implementation,
+                "tokenizer": tokenizer_digest(self.tokenizer),
+                "layers": read.layers,
+                "tokens": read.tokens,
+                "precision": self.precision,
+                "transformers": transformers.__version__,
+            },
+            len(read.layers),
+            read.width,
+            self.model.dtype if self.dtype is None else self.dtype,
+        )
+
+    def _texts(self, rows: Any, every_token: bool) -> Iterator[tuple[bytes, _Text]]:
+        """Yield the texts of a data set with their keys."""
+        if not has_length(rows):
+            raise UserError(
+                f"{self.option} needs data of a known length, found a stream of {type(rows).__name__}; load it without "
+                "streaming or leave the option out"
+            )
+        dataset = TaskDataset("one", rows, "training")
+        names = [name for name in ENCODER_INPUTS if name in dataset.columns]
+        vectors = self.model.base_model.states_read.vectors
+        for index, values in enumerate(zip(*map(dataset.column, names), strict=True)):
+            for side, text in enumerate(texts_of(dict(zip(names, values, strict=True)))):
+                length = len(text["input_ids"])
+                tokens = int(sum(text.get("attention_mask", [1] * length))) if every_token else vectors
+                yield text_key(text), _Text(dataset, index, side, length, tokens)
+
+    def _write(self, cache: StateCache, missing: Mapping[bytes, _Text]) -> None:
+        """Compute and write the states of texts, each process its part."""
+        # All processes must agree on what is missing before one of them, or of another run, adds to it.
+        self.wait()
+        mine = sorted(
+            (
+                key
+                for key in missing
+                if int.from_bytes(key[:4], "big") % self.num_processes == self.process_index
+            ),
+            key=lambda key: _batch_of(missing[key]),
+        )
+        found = [missing[key] for key in mine]
+        cache.write(mine, [text.tokens for text in found], self._computed(found))
+        self.wait()
+        cache.refresh()
+        lost = cache.missing(missing)
+        if lost:
+            raise UserError(
+                f"{self.option}={self.folder} must be a folder that all processes share, found {len(lost):,} texts of "
+                "other processes missing in it; name such a folder"
+            )
+
+    def _computed(self, texts: list[_Text]) -> Iterator[Tensor]:
+        """Yield the states `[R, T, H]` of each text."""
+        model, was_training = self.model, self.model.training
+        every_token = model.base_model.states_read.tokens == "all"
+        hidden = self.process_index > 0 or len(texts) <= self.batch_size
+        progress = tqdm(total=len(texts), desc="encoding texts", unit="text", disable=hidden)
+        model.eval()
+        try:
+            for _, group in groupby(texts, key=_batch_of):
+                alike = list(group)
+                for start in range(0, len(alike), self.batch_size):
+                    rows = [
+                        texts_of(text.dataset[text.row])[text.side]
+                        for text in alike[start : start + self.batch_size]
+                    ]
+                    inputs = {
+                        name: torch.as_tensor(
+                            np.stack([np.asarray(row[name]) for row in rows]), device=model.device
+                        )
+                        for name in rows[0]
+                    }
+                    with torch.no_grad(), self.autocast():
+                        states = model.base_model.read_states(**inputs).cpu()
+                    for row, each in zip(rows, states, strict=True):
+                        kept = every_token and "attention_mask" in row
+                        yield each[:, torch.as_tensor(row["attention_mask"]).bool()] if kept else each
+                    progress.update(len(rows))
+        finally:
+            progress.close()
+            model.train(was_training)
