@@ -271,7 +271,7 @@ def test_the_layer_that_holds_the_label_ranks_first(table, name, end):
     assert use.accuracy_drop[planted - 1] > 0.3
     if name == "scalar_mix":
         assert np.argmax(use.weights) == planted - 1
-    elif name == "attention":
+    elif name in ("attention", "attentive"):
         assert use.weights_by_class.keys() == {"LABEL_0", "LABEL_1"}
     else:
         assert use.weights is None

@@ -60,7 +60,7 @@ def test_reads_the_layers_it_names_and_no_other(case: str) -> None:
 def test_layer_weights_add_up_to_one_where_there_are_some(case: str) -> None:
     fuser = build_fuser(case)
     weights = fuser.layer_weights(states(), None)
-    assert (weights is not None) == case.startswith(("attention", "scalar_mix"))
+    assert (weights is not None) == case.startswith(("attention", "attentive", "scalar_mix"))
     if weights is not None:
         assert weights.shape == (3, len(fuser.layers))
         torch.testing.assert_close(weights.sum(dim=1), torch.ones(3, dtype=torch.float64))
@@ -118,12 +118,12 @@ def test_what_a_fuser_reads_is_all_that_it_needs(case: str, padding: str) -> Non
     hidden_states = states()
     mask = torch.tensor(MASKS[padding])
     read = fuser.read(hidden_states, mask)
-    length = 7 if fuser.tokens_read == "all" else 1
+    length = {"all": 7, "cls_mean": 2}.get(fuser.tokens_read, 1)
     assert read.shape == (3, len(fuser.layers), length, hidden_states[0].shape[-1])
     spread: list[torch.Tensor | None] = [None] * DEPTH
     for place, layer in enumerate(fuser.layers):
         spread[layer] = read[:, place]
-    fused = fuser(spread, mask if length == 7 else torch.ones(3, 1))
+    fused = fuser(spread, mask if length == 7 else torch.ones(3, length))
     torch.testing.assert_close(fused, fuser(hidden_states, mask), rtol=0, atol=1e-12)
 
 
@@ -139,7 +139,8 @@ def test_model_takes_states_in_place_of_ids(case: str) -> None:
         read = model.model.read_states(**batch)
         assert len(encoder_runs) == 2
         layers, tokens, width = model.model.states_read
-        assert read.shape == (3, len(layers), batch["input_ids"].shape[1] if tokens == "all" else 1, width)
+        length = {"all": batch["input_ids"].shape[1], "cls_mean": 2}.get(tokens, 1)
+        assert read.shape == (3, len(layers), length, width)
         mask = batch["attention_mask"] if tokens == "all" else None
         found = model(encoder_states=read, attention_mask=mask, labels=labels)
     assert len(encoder_runs) == 2

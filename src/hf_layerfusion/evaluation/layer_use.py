@@ -77,7 +77,8 @@ def layer_use(model: PreTrainedModel, batches: Iterable[Batch], *, by_class: boo
     A model has one submodule with two children: `encoder`, which puts out `hidden_states`, and `fuser`, which is
     called with those of layers 1 to L and the attention mask. `fuser.layers` are the indices it reads. Of the same
     arguments it may have two more methods: `layer_weights`, the weights `[B, len(layers)]` or None, and, a sentence
-    fuser, `vectors`, the texts' vectors that it reads, `[B, len(layers), H]`.
+    fuser, `vectors`, the texts' vectors that it reads, `[B, len(layers), H]` or two side
+    by side.
 
     Args:
         model: a classifier with a fuser. It is left as it was, also after an error.
@@ -276,9 +277,12 @@ def _mean_states(model: PreTrainedModel, fusing: Any, batches: Iterable[Batch]) 
 
 def _read(fuser: Any, inputs: FuserInputs) -> list[torch.Tensor]:
     """What the fuser reads at each of its layers, `[n, H]`: the vectors of the texts or of all real tokens."""
-    if hasattr(fuser, "vectors"):
-        return list(fuser.vectors(*inputs).unbind(dim=1))
     states, mask = inputs
+    if hasattr(fuser, "vectors"):
+        width = states[fuser.layers[0]].shape[-1]
+        # Where a fuser reads two vectors of a layer, side by side, one value replaces both: their mean.
+        vectors = fuser.vectors(states, mask).unflatten(-1, (-1, width)).mean(dim=-2)
+        return list(vectors.unbind(dim=1))
     return [
         states[layer].flatten(0, 1) if mask is None else states[layer][mask.bool()] for layer in fuser.layers
     ]

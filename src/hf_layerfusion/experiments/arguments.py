@@ -106,10 +106,12 @@ class ModelArguments(AdaptedEncoderArguments):
         "gru_fusion: False is the public code's function, for texts padded to one length (default True).",
     )
     pooling: str | None = option(
-        None, "layer_pooling: lstm, attention, last, max, mean or scalar_mix over the layers (default lstm)."
+        None,
+        "layer_pooling: lstm, attention, last, max, mean, scalar_mix, concat, attentive or layer_graph over the "
+        "layers (default lstm).",
     )
     token_pooling: str | None = option(
-        None, "layer_pooling: cls or mean over the tokens of a layer (default cls)."
+        None, "layer_pooling: cls, mean or cls_mean (both) over the tokens of a layer (default cls)."
     )
     dense_size: int | None = option(None, "Units of the dense layer before the labels; 0 leaves it out.")
     classifier_dropout: float | None = option(None, "Dropout before the labels.")

@@ -79,7 +79,11 @@ def architecture_lines(config: PreTrainedConfig) -> list[str]:
             f"{config.token_reduction} over the tokens' logits",
         ]
     if config.model_type == "layer_pooling":
-        tokens = "the first token" if config.token_pooling == "cls" else "the mean over tokens"
+        tokens = {
+            "cls": "the first token",
+            "mean": "the mean over tokens",
+            "cls_mean": "the first token and the mean over tokens",
+        }[config.token_pooling]
         return [
             f"Pooling over layers: {config.pooling}, of {tokens} at each layer",
             f"Dense layer: {config.dense_size or 'none'}; dropout {config.classifier_dropout}",

@@ -15,8 +15,10 @@ class LayerPoolingConfig(LayerFusionConfig):
     Args:
         encoder_config: configuration of the encoder, of any architecture.
         pooling: over the layers: `"lstm"` (BERT-LSTM), `"attention"` (BERT-Attention), `"last"` (the last layer
-            alone, the baseline), `"max"`, `"mean"`, `"scalar_mix"`.
-        token_pooling: a layer's vector of the text: `"cls"` (the paper's) or `"mean"` over the real tokens.
+            alone, the baseline), `"max"`, `"mean"`, `"scalar_mix"`; made for frozen encoders: `"concat"` (side by
+            side), `"attentive"` (a learned query), `"layer_graph"` (a graph network).
+        token_pooling: a layer's vector of the text: `"cls"` (the paper's), `"mean"` over the real tokens, or both side
+            by side (`"cls_mean"`).
         dense_size: units of a dense layer with ReLU before the labels; 0, the paper's, leaves it out.
         classifier_dropout: dropout before the labels.
 
@@ -27,7 +29,7 @@ class LayerPoolingConfig(LayerFusionConfig):
     model_type = "layer_pooling"
 
     pooling: str = "lstm"
-    token_pooling: Literal["cls", "mean"] = "cls"
+    token_pooling: Literal["cls", "mean", "cls_mean"] = "cls"
     dense_size: int = 0
     classifier_dropout: float | int = 0.1
 
@@ -40,5 +42,5 @@ class LayerPoolingConfig(LayerFusionConfig):
     def paper_name(self) -> str:
         """The paper's name of the variant, such as `"bert-lstm"`."""
         name = f"bert-{self.pooling.replace('_', '-')}"
-        name += "-tokens" if self.token_pooling == "mean" else ""
+        name += {"cls": "", "mean": "-tokens", "cls_mean": "-cls-tokens"}[self.token_pooling]
         return name + (f"-dense-{self.dense_size}" if self.dense_size else "")

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+TokensRead = Literal["all", "cls", "mean", "cls_mean"]
+
 
 class LayerFuser(nn.Module, ABC):
     """Turns the hidden states of an encoder's L layers into one representation.
@@ -29,15 +31,16 @@ class LayerFuser(nn.Module, ABC):
         """Indices into `hidden_states` that the fuser reads; 0 is the first transformer layer."""
 
     @property
-    def tokens_read(self) -> Literal["all", "cls", "mean"]:
-        """What `read` keeps of a layer: every token's state, the first real token's, or the mean over the real ones."""
+    def tokens_read(self) -> TokensRead:
+        """What `read` keeps of a layer: every token's state, the first real token's, the mean over the real ones, or
+        both."""
         return "all"
 
     def read(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """All that `forward` takes from its arguments: `[B, R, T, H]`, R layers in the order of `layers`, with T = 1
-        unless `tokens_read` is `"all"`. In the places of these layers, it gives `forward` the same result."""
+        """All that `forward` takes from its arguments: `[B, R, T, H]`, R layers in the order of `layers`, with
+        T = 1 if `tokens_read` is `"cls"` or `"mean"`, and T = 2 if it is both. In the places of these layers, it gives `forward` the same result."""
         return torch.stack([hidden_states[layer] for layer in self.layers], dim=1)
 
     @abstractmethod

@@ -252,27 +252,22 @@ class LayerGraphPooling(StandardizedPooling):
     """A graph network over the layers: one round of messages on the complete graph, then the mean over the layers
     (after Ulanovski et al. 2026, arXiv 2603.22665, whose plain graph network is a GIN: Xu et al. 2019, eq. 4.1).
 
-    Layer l becomes MLP((1 + eps) h_l + sum over the other layers of h_k), with a learned embedding of the layer added to
-    h, without which the graph could not tell the layers apart.
+    Layer l becomes MLP(sum over k of a_lk h_k). The weights a of the edges are learned; they start at 1/L, plus 1 from
+    a layer to itself, as the GIN's with its sum divided by the number of layers.
     """
 
     def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
         super().__init__(depth, hidden_size, token_pooling)
-        self.epsilon = nn.Parameter(torch.zeros(1))
-        self.layer_embeddings = nn.Parameter(torch.empty(depth, self.vector_size))
+        self.edges = nn.Parameter(torch.empty(depth, depth))
         self.first = nn.Linear(self.vector_size, self.vector_size)
         self.second = nn.Linear(self.vector_size, self.vector_size)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        init.zeros_(self.epsilon)
-        init.normal_(self.layer_embeddings, std=0.02)
+        init.copy_(self.edges, torch.eye(self.depth) + 1 / self.depth)
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
-        nodes = vectors + self.layer_embeddings
-        # Divided by the number of layers, so that the scale does not grow with the depth.
-        messages = (self.epsilon * nodes + nodes.sum(dim=1, keepdim=True)) / self.depth
-        return self.second(F.relu(self.first(messages))).mean(dim=1)
+        return self.second(F.relu(self.first(self.edges @ vectors))).mean(dim=1)
 
 
 SENTENCE_FUSERS: dict[str, type[LayerPooling]] = {

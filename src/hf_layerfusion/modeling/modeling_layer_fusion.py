@@ -325,7 +325,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Runs the encoder for what the fuser reads of it, `[B, R, T, H]`: the layers and tokens of `states_read`, with
-        T = 1 where that is one vector a text. Given back as `encoder_states`, they spare the encoder."""
+        T = 1 or 2 where that is one vector a text or two. Given back as `encoder_states`, they spare the encoder."""
         states, _ = self.encode(input_ids, attention_mask, token_type_ids)
         return self.fuser.read(states, attention_mask)
 

@@ -120,6 +120,13 @@ class LayerFusionTrainingArguments(TrainingArguments):
             "Default: it runs in every step."
         },
     )
+    init_from_probe: bool = field(
+        default=False,
+        metadata={
+            "help": "Start the head's last layer from a linear probe (logistic or ridge regression, its strength "
+            "chosen by cross-validation) on what that layer reads of the training texts: with cache_frozen_states."
+        },
+    )
     on_divergence: Literal["stop", "skip"] = field(
         default="stop",
         metadata={
@@ -200,6 +207,11 @@ class LayerFusionTrainingArguments(TrainingArguments):
             UserError: a value out of its range, or two options that exclude each other.
         """
         self._check_rates()
+        if self.init_from_probe and self.cache_frozen_states is None:
+            raise UserError(
+                "init_from_probe needs the encoder's states of all training texts, found no cache_frozen_states; set "
+                "cache_frozen_states to a folder and freeze_encoder=True"
+            )
         self._check_early_stopping()
         self._check_methods()
         self._check_class_balance()

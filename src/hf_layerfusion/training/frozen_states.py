@@ -25,6 +25,7 @@ ENCODER_STATES = "encoder_states"
 STORED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """How states lie on disk, by the run's precision; else as the model computes."""
 
+
 def check_cacheable(model: nn.Module, args: LayerFusionTrainingArguments) -> None:
     """Checks that the states of the model's encoder can be cached, where the arguments ask for it.
 
@@ -124,6 +125,18 @@ class FrozenStates(Trainer):
         """As the stock method; its batches hold states in place of ids where these are texts of training."""
         with self._collating_states():
             return super().get_eval_dataloader(eval_dataset)
+
+    def training_states(self) -> Iterator[dict[str, Any]]:
+        """Yield the training data in the order of its rows, every row in every process: states and labels."""
+        with self._collating_states():
+            collate = self.data_collator
+        columns = (*ENCODER_INPUTS, "labels")
+        rows = DataLoader(
+            self.train_dataset,
+            self.args.eval_batch_size,
+            collate_fn=lambda batch: collate([{n: row[n] for n in columns if n in row} for row in batch]),
+        )
+        yield from rows
 
     def floating_point_ops(self, inputs: dict[str, Tensor | Any]) -> int:
         """As the stock method; of a batch of states, 6 for each token and trained parameter."""

@@ -115,7 +115,9 @@ class StateReader:
         """
         cache = self._open()
         every_token = self.model.base_model.states_read.tokens == "all"
-        texts = {key: text for rows in datasets if rows is not None for key, text in self._texts(rows, every_token)}
+        texts = {
+            key: text for rows in datasets if rows is not None for key, text in self._texts(rows, every_token)
+        }
         new = cache.missing(texts)
         missing = {key: text for key, text in texts.items() if key in new}
         tokens = sum(text.tokens for text in missing.values())

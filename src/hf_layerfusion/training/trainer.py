@@ -27,6 +27,7 @@ from hf_layerfusion.training.optimizer import (
     freeze_encoder,
     parameter_groups,
 )
+from hf_layerfusion.training.probe_start import ProbeStart, check_probe_start
 from hf_layerfusion.training.pushing import PushingTrainer
 from hf_layerfusion.training.sampling import RowOrder, SeededSampler
 from hf_layerfusion.training.searching import SearchingTrainer
@@ -64,7 +65,8 @@ class LayerFusionTrainer(
 
     - `regularizers` (SMART and its kin) add terms to each task's loss; `gradient_surgery` (PCGrad and its kin)
       combines the tasks' gradients.
-    - With `cache_frozen_states` a frozen encoder reads each text once, not once an epoch.
+    - With `cache_frozen_states` a frozen encoder reads each text once, not once an epoch. With `init_from_probe` the
+      head then starts from a linear probe.
     - The saved tokenizer cuts texts off at what the model takes: `model_max_length` is lowered to that.
     - `hyperparameter_search` judges a trial by the model that it would keep (`SearchingTrainer`).
     - Options that need the number of rows refuse a stream, where the stock Trainer leaves them out.
@@ -102,12 +104,16 @@ class LayerFusionTrainer(
             check_adapters(model, args)
             freeze_encoder(model, args)
             check_cacheable(model, args)
+            if args.init_from_probe:
+                check_probe_start(model)
         check_stream(kwargs.get("train_dataset"), args)
         super().__init__(model, args, **kwargs)
         limit_to_model(self.processing_class, self.model)
         # What `num_items_in_batch` does inside a model differs from class to class, and some ignore it.
         self.model_accepts_loss_kwargs = False
         self._updates_per_epoch: int | None = None
+        if args.cache_frozen_states is not None:
+            self.add_callback(ProbeStart(self.training_states))
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStopping())
         if args.unfreeze_per_epoch is not None:
