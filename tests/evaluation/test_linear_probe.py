@@ -36,7 +36,7 @@ def test_the_classifier_is_scikit_learns_on_standardised_features(classes: int) 
 
 
 def test_the_regression_is_scikit_learns_on_standardised_features() -> None:
-    features, targets = data(2)
+    features, _ = data(2)
     values = features @ np.arange(6) + np.random.default_rng(1).normal(size=len(features))
     probe = fit_linear_probe(features, values, "regression")
     scaled = (values - values.mean()) / values.std()
@@ -79,5 +79,5 @@ def test_what_no_probe_can_be_fitted_on_is_refused(change, message: str) -> None
 
 def test_values_that_are_all_equal_are_refused() -> None:
     features, targets = data(2)
-    with pytest.raises(ValueError, match="found 1.5 in every row"):
+    with pytest.raises(ValueError, match=r"found 1\.5 in every row"):
         fit_linear_probe(features, np.full(len(targets), 1.5), "regression")

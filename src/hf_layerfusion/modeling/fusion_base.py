@@ -39,8 +39,10 @@ class LayerFuser(nn.Module, ABC):
     def read(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """All that `forward` takes from its arguments: `[B, R, T, H]`, R layers in the order of `layers`, with
-        T = 1 if `tokens_read` is `"cls"` or `"mean"`, and T = 2 if it is both. In the places of these layers, it gives `forward` the same result."""
+        """Return all that `forward` takes from its arguments: `[B, R, T, H]`, R layers in the order of `layers`.
+
+        T is 1 if `tokens_read` is `"cls"` or `"mean"`, and 2 if it is both. In the places of these layers, it gives
+        `forward` the same result."""
         return torch.stack([hidden_states[layer] for layer in self.layers], dim=1)
 
     @abstractmethod

@@ -55,8 +55,8 @@ def check_probe_start(model: Any) -> None:
         )
     if model.config.problem_type == "multi_label_classification":
         raise UserError(
-            "init_from_probe needs one class or value a text, found problem_type='multi_label_classification'; leave it "
-            "out"
+            "init_from_probe needs one class or value a text, found problem_type='multi_label_classification'; leave "
+            "it out"
         )
 
 
