@@ -136,15 +136,6 @@ def test_nothing_in_the_package_imports_scripts_or_tests() -> None:
         assert not {name.split(".")[0] for name in imported(path)} & {"examples", "benchmarks", "tests"}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_file_is_of_one_idea(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= 400
-    assert ast.get_docstring(tree(path)), "say in one line what the file is"
-    # An assert vanishes under `python -O`: errors of the package are raised.
-    assert not [node.lineno for node in ast.walk(tree(path)) if isinstance(node, ast.Assert)]
-
-
 def tracked_files() -> list[Path]:
     """What git keeps or would keep; where there is no git (an unpacked archive), every file."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
