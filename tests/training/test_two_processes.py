@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from hf_layerfusion.errors import UserError
 from tests.training.evaluated import CASES as EVALUATIONS
 from tests.training.evaluated import check
 from tests.training.small import rows, small_trainer
 from tests.training.small_tasks import CLASSES, tasks_trainer
 from tests.training.small_texts import texts_trainer
-from tests.training.two_process_script import ROWS, STREAMED, TASK_MIXINGS, WHOLE_BATCH
+from tests.training.two_process_script import ROWS, SAVED, STREAMED, TASK_MIXINGS, WHOLE_BATCH
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two-processes")
+    one = small_trainer(folder / "one", train=rows(ROWS), per_device_train_batch_size=8, **SAVED)
+    one.train()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -47,7 +50,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
             process.terminate()  # the launcher then ends the two
             output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output[-4000:]
-    return [torch.load(folder / f"found-{rank}.pt", weights_only=False) for rank in range(2)]
+    found = [torch.load(folder / f"found-{rank}.pt", weights_only=False) for rank in range(2)]
+    return [each | {"folder": folder, "one process": one.model.state_dict()} for each in found]
 
 
 def test_there_are_two(found: list[dict[str, Any]]) -> None:
@@ -79,6 +83,36 @@ def test_every_example_is_seen_in_every_epoch(found: list[dict[str, Any]]) -> No
 def test_a_resumed_run_ends_in_the_same_weights(found: list[dict[str, Any]]) -> None:
     assert [each["resumed_from"] for each in found] == [4, 4]
     assert len({each[run] for each in found for run in ("straight", "resumed")}) == 1
+
+
+def test_two_processes_go_on_with_the_run_of_one(found: list[dict[str, Any]]) -> None:
+    for each in found:
+        assert "must have the 8 rows (8 x 1 on 1 processes)" in each["other batch"]
+        assert "found 16 rows (8 x 1 on 2 processes)" in each["other batch"]
+        for name, expected in each["one process"].items():
+            torch.testing.assert_close(each["same batch"][name], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_one_process_goes_on_with_the_run_of_two(
+    found: list[dict[str, Any]], accumulation: int, tmp_path: Path
+) -> None:
+    checkpoint = str(found[0]["folder"] / f"whole-{accumulation}" / "checkpoint-4")
+    for rows_of_a_device, micro_batches in ((8, 1), (2, 4)):
+        alone = small_trainer(
+            tmp_path,
+            train=rows(ROWS),
+            per_device_train_batch_size=rows_of_a_device,
+            gradient_accumulation_steps=micro_batches,
+            **WHOLE_BATCH,
+        )
+        alone.train(resume_from_checkpoint=checkpoint)
+        assert alone._initial_global_step == 4
+        for name, value in alone.model.state_dict().items():
+            torch.testing.assert_close(value, found[0]["one process"][name], rtol=0, atol=1e-6)
+    alone = small_trainer(tmp_path, train=rows(ROWS), per_device_train_batch_size=4, **WHOLE_BATCH)
+    with pytest.raises(UserError, match=r"must have the 8 rows .* on 2 processes.*, found 4 rows"):
+        alone.train(resume_from_checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("mixing", TASK_MIXINGS)

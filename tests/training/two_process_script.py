@@ -26,6 +26,7 @@ WHOLE_BATCH: dict[str, Any] = {
     "num_train_epochs": 3,
     "train_sampling_strategy": "group_by_length",
 }
+SAVED: dict[str, Any] = WHOLE_BATCH | {"save_strategy": "steps", "save_steps": 4}
 INTERRUPTED: dict[str, Any] = {
     "num_train_epochs": 3,
     "per_device_train_batch_size": 4,
@@ -72,7 +73,7 @@ def main(folder: Path) -> None:
             train=rows(ROWS),
             per_device_train_batch_size=4 // accumulation,
             gradient_accumulation_steps=accumulation,
-            **WHOLE_BATCH,
+            **SAVED,
         )
         trainer.train()
         found[f"weights-{accumulation}"] = {k: v.clone() for k, v in trainer.model.state_dict().items()}
@@ -108,6 +109,7 @@ def main(folder: Path) -> None:
     frozen_states(folder, found)
     streamed_texts(folder, found)
     found["evaluations"] = {name: evaluate(folder / "evaluations", name) for name in EVALUATIONS}
+    resume_of_one_process(folder, found)
     torch.save(found, folder / f"found-{resumed.args.process_index}.pt")
     resumed.end()
 
@@ -211,6 +213,20 @@ def streamed_texts(folder: Path, found: dict[str, Any]) -> None:
     straight = texts_trainer(folder / "straight-texts", **INTERRUPTED_TEXTS)
     straight.train()
     found["straight-texts"] = weights_digest(straight.model)
+
+
+def resume_of_one_process(folder: Path, found: dict[str, Any]) -> None:
+    """Goes on with what test_two_processes.py trained before on one process, with the whole batch and with half."""
+    for name, rows_of_a_device in {"same batch": 4, "other batch": 8}.items():
+        trainer = small_trainer(
+            folder / "resumed", train=rows(ROWS), per_device_train_batch_size=rows_of_a_device, **WHOLE_BATCH
+        )
+        try:
+            trainer.train(resume_from_checkpoint=str(folder / "one" / "checkpoint-4"))
+        except UserError as error:
+            found[name] = str(error)
+        else:
+            found[name] = {k: v.clone() for k, v in trainer.model.state_dict().items()}
 
 
 if __name__ == "__main__":

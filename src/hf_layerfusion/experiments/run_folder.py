@@ -14,6 +14,7 @@ from hf_layerfusion.experiments.arguments import CheckpointArguments, RunTrainin
 from hf_layerfusion.experiments.pushing import push_outputs
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
+from hf_layerfusion.training.global_batch import global_batch, is_of_a_device
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)
@@ -76,11 +77,17 @@ def run_settings(
     training_arguments: LayerFusionTrainingArguments,
 ) -> dict[str, Any]:
     """The settings of a run that its results depend on, as JSON; nothing of the Hub, no folder of outputs. What a
-    script is told of its data is a dataclass of its own."""
+    script is told of its data is a dataclass of its own. Of the batch it is `global_batch`, the rows of an optimizer
+    step, that counts, and not how these are shared out."""
     training = json.loads(training_arguments.to_json_string())
     settings = {**dataclasses.asdict(model_arguments), **dataclasses.asdict(data_arguments), **training}
     for name in ("token", "push_to_hub", "output_dir", "resume_from_checkpoint", "logging_dir", "run_name"):
         settings.pop(name, None)
+    settings["global_batch"] = global_batch(training_arguments).size
+    if not is_of_a_device(training_arguments):
+        settings.pop("per_device_train_batch_size")
+    for name in ("gradient_accumulation_steps", "per_device_eval_batch_size"):
+        settings.pop(name)
     return {name: value for name, value in settings.items() if not name.startswith("hub_")}
 
 

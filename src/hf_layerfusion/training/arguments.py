@@ -1,6 +1,7 @@
 """The options of a run: those of `transformers.TrainingArguments`, and ours."""
 
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.losses.table import make_regularizers
 from hf_layerfusion.surgery.table import AGGREGATORS, task_weights
 from hf_layerfusion.training.exclusions import check_exclusions
+from hf_layerfusion.training.launching import check_launcher, check_processes
 from hf_layerfusion.training.mixing import TASK_MIXINGS
 
 CHECKPOINTING = (
@@ -30,7 +32,8 @@ class LayerFusionTrainingArguments(TrainingArguments):
     `restore_callback_states_from_checkpoint` is True, because a resumed run counts on towards early stopping.
 
     Raises:
-        UserError: a value out of its range, or two options that exclude each other.
+        UserError: a value out of its range, two options that exclude each other, or processes that do not know of each
+            other (`launching`).
     """
 
     fusion_learning_rate: float | None = field(
@@ -197,7 +200,9 @@ class LayerFusionTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        check_launcher(os.environ)
         super().__post_init__()
+        check_processes(self)
         self.check()
 
     def check(self) -> None:

@@ -24,8 +24,7 @@ from hf_layerfusion.training.checkpoints import (
     verify_resumable,
     write_manifest,
 )
-
-ARGUMENTS_NAME = "training_args.json"
+from hf_layerfusion.training.global_batch import ARGUMENTS_NAME, check_global_batch, is_of_a_device
 
 
 class CheckpointingTrainer(Trainer):
@@ -46,7 +45,7 @@ class CheckpointingTrainer(Trainer):
 
         Raises:
             UserError: there is no intact checkpoint, the named one is damaged, holds the model alone or does not fit
-                it, or a loss or gradient is not finite.
+                it or the global batch, or a loss or gradient is not finite.
         """
         if resume_from_checkpoint is True:
             newest = newest_valid_checkpoint(str(self.args.output_dir))
@@ -58,7 +57,14 @@ class CheckpointingTrainer(Trainer):
             resume_from_checkpoint = str(newest)
         elif resume_from_checkpoint:
             verify_resumable(resume_from_checkpoint)
+        if resume_from_checkpoint:
+            check_global_batch(Path(resume_from_checkpoint), self.args, self._loss_is_of_a_device)
         return super().train(resume_from_checkpoint or None, *args, **kwargs)
+
+    @property
+    def _loss_is_of_a_device(self) -> bool:
+        """Whether the loss depends on which rows share a device."""
+        return is_of_a_device(self.args)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         args = self.args

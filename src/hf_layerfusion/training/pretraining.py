@@ -55,6 +55,10 @@ class PretrainingTrainer(LayerFusionTrainer):
             **kwargs,
         )
 
+    @property
+    def _loss_is_of_a_device(self) -> bool:
+        return self._objective.least_batch > 1
+
     def task_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
         """The objective's loss."""
         return {ONE_TASK: self._objective.loss(model, inputs)}, None

@@ -238,6 +238,8 @@ def pretrain(
     arguments = training_arguments
     settings = run_settings(model_arguments, data_arguments, arguments)
     objective = make_objective(arguments.objective)
+    if objective.least_batch > 1:  # a loss over the rows of a device
+        settings["per_device_train_batch_size"] = arguments.per_device_train_batch_size
     check_arguments(arguments, objective)
     if arguments.head_steps < 0:
         raise UserError(f"--head_steps must be 0 or more, found {arguments.head_steps}.")
