@@ -171,9 +171,9 @@ ANSWERS = np.arange(6, dtype=np.float32).reshape(3, 2)
 def entry(tmp_path, key=("model", "task"), answers=ANSWERS):
     """Fills a cache with one entry, and gives its file."""
     folder = tmp_path / "cache"
-    before = set(folder.glob("*"))
+    before = set(folder.glob("*.safetensors"))
     cached(folder, key, lambda: answers, answers.shape)
-    (path,) = set(folder.glob("*")) - before
+    (path,) = set(folder.glob("*.safetensors")) - before
     return path
 
 
@@ -230,7 +230,7 @@ def test_threads_that_fill_one_cache_leave_whole_entries(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         for number, found in enumerate(pool.map(fill, range(400))):
             assert (found == number % 5).all()
-    assert len(list(tmp_path.iterdir())) == 5
+    assert len(list(tmp_path.glob("*.safetensors"))) == 5
 
 
 def test_a_cache_that_cannot_be_written_to_is_told(tmp_path):

@@ -99,7 +99,7 @@ def test_a_folder_with_files(
 ) -> None:
     (tmp_path / "notes").touch()
     line = refused(monkeypatch, capsys, model_name_or_path=single, output_dir=tmp_path)
-    assert line.endswith("must be new or empty, found files there; name another.")
+    assert line.endswith("must be a new or empty folder, found files there; name another.")
 
 
 @pytest.mark.parametrize("option", ["use_lora", "hidden_dropout"])

@@ -292,7 +292,6 @@ def test_a_soup_is_a_row_and_a_model(files, tmp_path):
     table = {row["kind"]: row for row in read_csv(tmp_path / "run" / "table.csv")}
     assert float(table["soup"]["test_accuracy"]) == pytest.approx(share, abs=1e-4)
     assert table["soup"]["members"] == "2"
-    assert not list((tmp_path / "cache").glob("soup-*"))
 
 
 def test_a_regression_and_integer_labels(tmp_path):
@@ -387,7 +386,6 @@ def test_mistakes_are_one_line_and_leave_nothing(trained, files, tmp_path, mista
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
-    assert not list((tmp_path / "cache").glob("soup-*"))
 
 
 def test_a_full_folder_is_left_as_it_is_and_the_script_ends_with_2(trained, files, tmp_path, capsys):

@@ -169,7 +169,7 @@ def test_models_that_cannot_answer(predict, tiny_encoder_dir, tmp_path):
 def test_a_file_beside_the_model_that_is_no_json(predict, trained, tmp_path):
     shutil.copytree(trained / "run", tmp_path / "broken")
     (tmp_path / "broken" / "run.json").write_text("{")
-    with pytest.raises(UserError, match=r"run\.json: is no JSON; delete it"):
+    with pytest.raises(UserError, match=r"run\.json: is not JSON .*; delete it"):
         predict(model_name_or_path=tmp_path / "broken")
 
 

@@ -133,7 +133,7 @@ def test_quantising_needs_a_graph(tmp_path: Path) -> None:
 
 def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes").touch()
-    with pytest.raises(UserError, match=r"must be new or empty, found files there; name another\.$"):
+    with pytest.raises(UserError, match=r"must be a new or empty folder, found files there; name another\.$"):
         export_onnx(build_cheap("last-cls"), tiny_tokenizer(), tmp_path)
 
 

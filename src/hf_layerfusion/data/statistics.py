@@ -7,6 +7,8 @@ from typing import TypeAlias
 import numpy as np
 from matplotlib.figure import Figure
 
+from hf_layerfusion.storage import replacing
+
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 Statistics: TypeAlias = dict[Hashable, dict[str, float]]
@@ -74,7 +76,8 @@ def plot_word_counts(path: str | Path, before: WordCounts, after: WordCounts) ->
         axes.set(title=f"{when} cleaning", xlabel="words per tweet", ylabel="tweets")
         axes.label_outer()
         axes.legend(title="class")
-    figure.savefig(path, dpi=150, format="png")
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=150, format="png")
 
 
 def _named(before: dict, after: dict) -> tuple[tuple[str, dict], tuple[str, dict]]:

@@ -30,6 +30,7 @@ from hf_layerfusion.hub.ensemble_card import ensemble_card
 from hf_layerfusion.hub.manifest import write_model_manifest
 from hf_layerfusion.hub.paths import inside
 from hf_layerfusion.hub.publish import CARD
+from hf_layerfusion.storage import new_folder
 
 
 class Ensemble:
@@ -281,13 +282,14 @@ class Ensemble:
         Raises:
             UserError: if the folder is not empty, or a member is nowhere to point to.
         """
-        folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder}: must be a new or empty folder, found files there; name another.")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._write(folder.resolve(), carry_members)
+        with new_folder(folder) as partial:
+            self.write(partial, Path(folder), carry_members, facts)
+
+    def write(self, partial: Path, folder: Path, carry_members: bool, facts: CardFacts | None = None) -> None:
+        """Writes what `save_pretrained` writes into `partial`, a folder beside `folder` that will take its place."""
+        self._write(partial.resolve(), carry_members)
         places = [seat.member.folder for seat in self.seats]
-        ensemble_card(folder, self.manifest().to_json(), places, facts).save(folder / CARD)
+        ensemble_card(folder, self.manifest().to_json(), places, facts).save(partial / CARD)
 
     def copy_to(self, folder: Path) -> None:
         """Copies it with all its members, to any depth, into a new folder."""

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from hf_layerfusion.ensembling.combiners import Combiner
 from hf_layerfusion.ensembling.table import combiner_from_json, combiner_to_json
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.storage import write_json
 
 FILE_NAME = "ensemble.json"
 FORMAT = 1
@@ -126,9 +126,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Writes `ensemble.json`, whole or not at all."""
-        partial = folder / f".{FILE_NAME}.partial"
-        partial.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, folder / FILE_NAME)
+        write_json(folder / FILE_NAME, self.to_json())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -147,7 +145,7 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.from_json(content)
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: must be an ensemble as `save_pretrained` writes it, found {type(error).__name__} ({error}); save "
             "it anew."

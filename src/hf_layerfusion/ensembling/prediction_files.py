@@ -4,7 +4,6 @@ import csv
 import hashlib
 import logging
 import math
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.storage import LOCK_FILE, locked, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -61,21 +61,23 @@ def cached(
         return predict()
     named = hashlib.sha256("\n".join(map(str, key)).encode()).hexdigest()
     path = Path(folder) / f"{named[:32]}.safetensors"
-    if path.exists():
-        try:
-            return _entry(path, named, shape)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            logger.warning(f"{path}: cached predictions are damaged ({one_line(error)}); they are made anew")
+    lock = locked(path.with_name(f".{named[:32]}{LOCK_FILE}"), f"cache of predictions {folder}", wait=True)
     with _told(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
-    found = predict()
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    with _told(folder):
-        try:
+        lock.__enter__()  # whoever needs the same predictions at the same time waits for them
+    try:
+        if path.exists():
+            try:
+                return _entry(path, named, shape)
+            except (OSError, ValueError, KeyError, SafetensorError) as error:
+                logger.warning(
+                    f"{path}: cached predictions are damaged ({one_line(error)}); they are made anew"
+                )
+        found = predict()
+        with _told(folder), replacing(path) as partial:
             partial.write_bytes(save({_VALUES: found}, {_CHECKSUM: _checksum(named, found)}))
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    finally:
+        lock.__exit__(None, None, None)
     return found
 
 
@@ -133,12 +135,10 @@ def write_logits(
     names = _columns(labels)
     columns = np.asarray(logits, np.float64).reshape(len(logits), len(names)).T
     cells = [[repr(value) for value in column.tolist()] for column in columns]
-    partial = Path(path).with_name(f".{Path(path).name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", *texts, *names])
         writer.writerows(zip(ids, *texts.values(), *cells, strict=True))
-    partial.replace(path)
 
 
 def read_logits(

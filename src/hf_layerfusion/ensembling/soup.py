@@ -15,8 +15,9 @@ from transformers import AutoTokenizer
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_layerfusion.ensembling.trained_texts import PARTS, read_trained_texts, write_trained_texts
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.hub.manifest import model_files, write_model_manifest
+from hf_layerfusion.storage import check_new, new_folder
 
 # Fields of a configuration that say nothing of what is computed.
 _IRRELEVANT = {"_name_or_path", "transformers_version"}
@@ -47,19 +48,23 @@ def make_soup(
         raise UserError(
             f"weights must be one for each of {len(members)} members, not negative, found {given}."
         )
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output}: must be a new or empty folder, found files there; name another.")
+    check_new(output)
     check_soup(members)
     tensors = _average(members, [weight / sum(given) for weight in given])
-    output.mkdir(parents=True, exist_ok=True)
-    for path in model_files(members[0]):
-        if not path.name.endswith((".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")):
-            shutil.copyfile(path, output / path.name)
-    seen = [texts for texts in map(read_trained_texts, members) if texts is not None]
-    if len(seen) == len(members):
-        write_trained_texts(output, *(np.concatenate([texts[part] for texts in seen]) for part in PARTS))
-    save_file(tensors, output / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
-    write_model_manifest(output)
+    with new_folder(output) as partial:
+        for path in model_files(members[0]):
+            if not path.name.endswith((".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")):
+                shutil.copyfile(path, partial / path.name)
+        seen = [texts for texts in map(read_trained_texts, members) if texts is not None]
+        if len(seen) == len(members):
+            write_trained_texts(partial, *(np.concatenate([texts[part] for texts in seen]) for part in PARTS))
+        try:
+            save_file(tensors, partial / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise UserError(
+                f"{output}: the weights cannot be written: {one_line(error)}; make room and make it again."
+            ) from error
+        write_model_manifest(partial)
 
 
 def check_soup(members: Sequence[Path]) -> None:
@@ -86,7 +91,7 @@ def check_soup(members: Sequence[Path]) -> None:
 def _config(folder: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"member {folder}: must be a model's folder, found no config.json; check the path."
         ) from error

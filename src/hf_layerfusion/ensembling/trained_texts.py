@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_layerfusion.errors import NPZ_ERRORS, UserError
+from hf_layerfusion.storage import replacing
 
 FILE_NAME = "trained_texts.npz"
 # What the model learned from, and what its checkpoint or combiner was chosen on.
@@ -36,10 +37,8 @@ def _hash(row: Sequence[str]) -> int:
 
 def write_trained_texts(folder: str | Path, train: npt.ArrayLike, selection: npt.ArrayLike = ()) -> None:
     """Writes the hashes of the texts that a model was trained on and of those that chose its checkpoint beside it."""
-    path, partial = Path(folder) / FILE_NAME, Path(folder) / f".{FILE_NAME}.partial"
-    with partial.open("wb") as file:
+    with replacing(Path(folder) / FILE_NAME) as partial, partial.open("wb") as file:
         np.savez(file, train=_distinct(train), selection=_distinct(selection))
-    partial.replace(path)
 
 
 def _distinct(hashes: npt.ArrayLike) -> Hashes:

@@ -6,7 +6,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hf_layerfusion.evaluation.plots import BLUE, DPI, RED, STYLE, PathLike, shortened
+from hf_layerfusion.evaluation.plots import BLUE, RED, STYLE, PathLike, save_figure, shortened
 
 
 def plot_gain(curves: Mapping[str, Mapping[str, Sequence[float]]], path: PathLike, metric: str) -> None:
@@ -39,4 +39,4 @@ def plot_gain(curves: Mapping[str, Mapping[str, Sequence[float]]], path: PathLik
                 axes.set_title(shortened(task), fontsize="medium")
         panels[-1].set_xlabel("members whose answers are averaged, the best first")
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.savefig(path, dpi=DPI, format="png")
+        save_figure(figure, path)

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from sklearn.decomposition import PCA
 
 from hf_layerfusion.evaluation.layer_use import LayerUse
-from hf_layerfusion.evaluation.plots import BLUE, DPI, STYLE, PathLike, shortened
+from hf_layerfusion.evaluation.plots import BLUE, STYLE, PathLike, save_figure, shortened
 
 # Blue, green, red and on: the paper's three first, in shades that the colour-blind tell apart.
 _CLASS_COLORS = ("#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b8a800")
@@ -50,7 +50,7 @@ def plot_layer_use(use: LayerUse, path: PathLike) -> None:
             axes.set_axisbelow(True)
         panels[-1].set_xticks(numbers)
         panels[-1].set_xlabel("layer")
-        figure.savefig(path, dpi=DPI, format="png")
+        save_figure(figure, path)
 
 
 def plot_layer_pca(
@@ -108,7 +108,7 @@ def plot_layer_pca(
             for index, name in enumerate(names)
         ]
         figure.legend(handles=handles, loc="outside right center")
-        figure.savefig(path, dpi=DPI, format="png")
+        save_figure(figure, path)
 
 
 def _class_colors(count: int) -> list[Any]:

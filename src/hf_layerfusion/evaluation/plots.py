@@ -18,6 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import pearsonr
 from sklearn.metrics import confusion_matrix
 
+from hf_layerfusion.storage import replacing
+
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "font.size": 10,
@@ -32,6 +34,12 @@ _LONGEST_NAME = 32
 _TITLE_WIDTH = 72  # letters a line
 
 PathLike = str | os.PathLike[str]
+
+
+def save_figure(figure: Figure, path: PathLike) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=DPI, format="png")
 
 
 class TableRow(NamedTuple):
@@ -93,7 +101,7 @@ def plot_training_curves(
             label = f"lowest validation loss (epoch {best[0]:g})"
             lines.append(losses.axvline(best[0], color=_GREY, linestyle=":", label=label))
         figure.legend(handles=lines, loc="outside lower center", ncols=min(3, len(lines)), fontsize=9)
-        figure.savefig(path, dpi=DPI, format="png")
+        save_figure(figure, path)
 
 
 def plot_confusion_matrix(
@@ -141,7 +149,7 @@ def plot_confusion_matrix(
                 color="white" if percent[row, column] > 55 else "black",
             )
         figure.colorbar(image, ax=axes, label="percent of the true class", shrink=0.8)
-        figure.savefig(path, dpi=DPI, format="png")
+        save_figure(figure, path)
 
 
 def plot_regression(targets: npt.ArrayLike, predictions: npt.ArrayLike, path: PathLike) -> None:
@@ -175,7 +183,7 @@ def plot_regression(targets: npt.ArrayLike, predictions: npt.ArrayLike, path: Pa
         axes.set_aspect("equal", adjustable="datalim")
         axes.grid(alpha=0.25)
         axes.legend(loc="upper left")
-        figure.savefig(path, dpi=DPI, format="png")
+        save_figure(figure, path)
 
 
 def plot_table(rows: Sequence[TableRow], path: PathLike, xlabel: str, title: str) -> None:
@@ -201,7 +209,7 @@ def plot_table(rows: Sequence[TableRow], path: PathLike, xlabel: str, title: str
         # Over the whole figure, as the axes begin behind the rows' names; a long one would be cut off.
         figure.suptitle(textwrap.fill(title, _TITLE_WIDTH), fontsize=STYLE["axes.titlesize"])
         axes.grid(axis="x", alpha=0.25)
-        figure.savefig(path, dpi=DPI, format="png")
+        save_figure(figure, path)
 
 
 def metric_curve(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:

@@ -14,6 +14,7 @@ from scipy.special import expit, softmax
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import predicted_labels
+from hf_layerfusion.storage import replacing, write_text
 
 PredictionFormat = Literal["standard", "kaggle"]
 
@@ -143,15 +144,10 @@ def _probability(value: float) -> str:
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterator[tuple[object, ...]]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(header)
-            writer.writerows(rows)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def write_course_predictions(
@@ -177,4 +173,4 @@ def write_course_predictions(
         answers = [float(number) if course_name == "para" else number for number in classes]
     lines = [f"id \t {COURSE_COLUMNS[course_name]} "]
     lines += [f"{id_} , {answer} " for id_, answer in zip(ids, answers, strict=True)]
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from hf_layerfusion.evaluation.plots import BLUE, DPI, RED, STYLE, PathLike, shortened
+from hf_layerfusion.evaluation.plots import BLUE, RED, STYLE, PathLike, save_figure, shortened
 
 _GREY = "#777777"
 _MOST_TICKS = 8
@@ -86,7 +86,7 @@ def plot_history(trials: Sequence[Trial], objective: str, maximize: bool, path: 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _finish(axes)
         figure.legend(loc="outside lower center", ncols=4)
-        figure.savefig(path, dpi=DPI, format="png")
+        save_figure(figure, path)
 
 
 def plot_settings(
@@ -124,7 +124,7 @@ def plot_settings(
         figure.suptitle(f"{objective[:1].upper()}{objective[1:]} by setting, {_count(trials)}")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
-        figure.savefig(path, dpi=DPI, format="png")
+        save_figure(figure, path)
 
 
 def _count(trials: Sequence[Trial]) -> str:

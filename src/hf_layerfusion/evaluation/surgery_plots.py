@@ -7,7 +7,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hf_layerfusion.evaluation.plots import DPI, STYLE, PathLike, shortened
+from hf_layerfusion.evaluation.plots import STYLE, PathLike, save_figure, shortened
 
 _COSINE, _CONFLICT = "cosine_", "conflict_"
 
@@ -48,4 +48,4 @@ def plot_conflicts(history: Sequence[Mapping[str, Any]], path: PathLike) -> None
             axes.grid(axis="y", alpha=0.25)
             axes.set_axisbelow(True)
         figure.legend(loc="outside right center")
-        figure.savefig(path, dpi=DPI, format="png")
+        save_figure(figure, path)

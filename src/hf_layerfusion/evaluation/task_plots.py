@@ -12,13 +12,13 @@ from matplotlib.ticker import MaxNLocator
 
 from hf_layerfusion.evaluation.plots import (
     BLUE,
-    DPI,
     RED,
     STYLE,
     PathLike,
     metric_curve,
     plot_confusion_matrix,
     plot_regression,
+    save_figure,
     shortened,
 )
 
@@ -52,7 +52,7 @@ def plot_task_metrics(
         panels[-1].set_xlabel("epoch")
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.suptitle(title)
-        figure.savefig(path, dpi=DPI, format="png")
+        save_figure(figure, path)
 
 
 def plot_answers(
@@ -121,7 +121,7 @@ def plot_distributions(
         axes.set_ylabel("texts")
         axes.set_title(title)
         axes.legend()
-        figure.savefig(path, dpi=DPI, format="png")
+        save_figure(figure, path)
 
 
 def _sides(

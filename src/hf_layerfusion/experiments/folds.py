@@ -23,7 +23,7 @@ from hf_layerfusion.experiments.prepare import (
 )
 from hf_layerfusion.experiments.pushing import open_hub
 from hf_layerfusion.experiments.run import Classification
-from hf_layerfusion.experiments.run_folder import check_output_dir, run_once, run_settings, write_summary
+from hf_layerfusion.experiments.run_folder import open_run, run_once, run_settings, write_summary
 
 logger = logging.getLogger(__name__)
 
@@ -112,22 +112,22 @@ def cross_validate(
     if training_arguments.dry_run:
         raise UserError("--dry_run shows one run's groups of parameters and excludes --folds; leave one out.")
     settings = run_settings(model_arguments, data_arguments, training_arguments)
-    check_output_dir(training_arguments, settings)
-    open_hub(training_arguments, several=True)
-    tokenizer = load_tokenizer(model_arguments)
-    with training_arguments.main_process_first(desc="preparing the folds"):
-        folds = prepare_folds(data_arguments)
-        encoded = [tokenize(data, tokenizer, data_arguments) for data in folds]
-    top = Path(str(training_arguments.output_dir))
-    runs = []
-    for number, (data, inputs) in enumerate(zip(folds, encoded, strict=True), start=1):
-        folder = top / f"fold-{number}"
-        for note in data.notes:
-            if number == 1 or note not in folds[0].notes:
-                logger.info(note)
-        experiment = Classification(data, inputs, tokenizer, model_arguments, data_arguments, settings)
-        runs.append(run_once(experiment, replace(training_arguments, output_dir=str(folder)), top))
-        if training_arguments.process_index == 0:
-            for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-                shutil.rmtree(checkpoint)
-    return write_summary(top, {"folds": len(folds)}, runs, training_arguments)
+    with open_run(training_arguments, settings):
+        open_hub(training_arguments, several=True)
+        tokenizer = load_tokenizer(model_arguments)
+        with training_arguments.main_process_first(desc="preparing the folds"):
+            folds = prepare_folds(data_arguments)
+            encoded = [tokenize(data, tokenizer, data_arguments) for data in folds]
+        top = Path(str(training_arguments.output_dir))
+        runs = []
+        for number, (data, inputs) in enumerate(zip(folds, encoded, strict=True), start=1):
+            folder = top / f"fold-{number}"
+            for note in data.notes:
+                if number == 1 or note not in folds[0].notes:
+                    logger.info(note)
+            experiment = Classification(data, inputs, tokenizer, model_arguments, data_arguments, settings)
+            runs.append(run_once(experiment, replace(training_arguments, output_dir=str(folder)), top))
+            if training_arguments.process_index == 0:
+                for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+                    shutil.rmtree(checkpoint)
+        return write_summary(top, {"folds": len(folds)}, runs, training_arguments)

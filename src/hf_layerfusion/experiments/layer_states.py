@@ -15,6 +15,7 @@ from hf_layerfusion.evaluation.layer_plots import plot_layer_pca
 from hf_layerfusion.evaluation.layer_use import cls_states
 from hf_layerfusion.experiments.arguments import RunTrainingArguments
 from hf_layerfusion.experiments.layers import NUM_TEXTS
+from hf_layerfusion.storage import replacing, writable
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 STATES_FOLDER = "layer_states"
@@ -90,14 +91,17 @@ class LayerStates(TrainerCallback):
         model = kwargs["model"]
         depth = model.config.num_hidden_layers
         layers = range(max(1, depth + 1 - NUM_LAYERS), depth + 1)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(
-            self.folder / f"epoch-{epoch}.npz",
-            title=f"{self.title}, epoch {epoch}",
-            states=cls_states(model, self.batches, layers),
-            labels=self.labels,
-            layers=list(layers),
-        )
+        states = cls_states(model, self.batches, layers)
+        with writable(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(self.folder / f"epoch-{epoch}.npz") as partial, partial.open("wb") as file:
+                np.savez_compressed(
+                    file,
+                    title=f"{self.title}, epoch {epoch}",
+                    states=states,
+                    labels=self.labels,
+                    layers=list(layers),
+                )
 
 
 def _first_texts(examples: Dataset) -> Dataset:

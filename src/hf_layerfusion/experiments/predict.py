@@ -1,7 +1,6 @@
 """Predictions of a model that is trained already: `--do_predict True` without `--do_train True`."""
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,10 +19,11 @@ from hf_layerfusion.experiments.report import split_metrics
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
     SETTINGS_FILE,
-    check_output_dir,
+    open_run,
     run_settings,
-    write_json,
+    staged_outputs,
 )
+from hf_layerfusion.storage import read_json, write_json
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)
@@ -53,10 +53,7 @@ def training_settings(name_or_path: str) -> dict[str, Any] | None:
     for place in (folder, *folder.absolute().parents[:2]):
         path = place / SETTINGS_FILE
         if folder.is_dir() and path.is_file():
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise UserError(f"{path}: is no JSON; delete it to prepare texts by the options.") from error
+            content = read_json(path, "delete it to prepare texts by the options")
             if isinstance(content, dict) and "preprocessing" in content:
                 return content
     return None
@@ -135,39 +132,39 @@ def predict_only(
     else:
         data_arguments = prepared_as_trained(data_arguments, stored)
     settings = run_settings(model_arguments, data_arguments, training_arguments)
-    check_output_dir(training_arguments, settings)
-    model = load_trained(model_arguments)
-    if getattr(model.config, "tasks", None):
-        raise UserError(
-            f"--model_name_or_path {model_arguments.model_name_or_path}: must be a model of one task, found one of "
-            "several; ask it by MultitaskPipeline."
+    with open_run(training_arguments, settings):
+        model = load_trained(model_arguments)
+        if getattr(model.config, "tasks", None):
+            raise UserError(
+                f"--model_name_or_path {model_arguments.model_name_or_path}: must be a model of one task, found one of "
+                "several; ask it by MultitaskPipeline."
+            )
+        tokenizer = load_tokenizer(model_arguments)
+        with training_arguments.main_process_first(desc="preparing the texts"):
+            data = load(data_arguments, schema_of(model))
+            encoded = tokenize(data, tokenizer, data_arguments)
+        for note in data.notes:
+            logger.info(note)
+        changes: dict[str, Any] = {
+            "eval_strategy": "no",
+            "load_best_model_at_end": False,
+            "early_stopping_patience": None,
+        }
+        trainer = LayerFusionTrainer(
+            model=model,
+            args=dataclasses.replace(training_arguments, **changes),
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=compute_metrics_for(data.schema.problem_type),
         )
-    tokenizer = load_tokenizer(model_arguments)
-    with training_arguments.main_process_first(desc="preparing the texts"):
-        data = load(data_arguments, schema_of(model))
-        encoded = tokenize(data, tokenizer, data_arguments)
-    for note in data.notes:
-        logger.info(note)
-    changes: dict[str, Any] = {
-        "eval_strategy": "no",
-        "load_best_model_at_end": False,
-        "early_stopping_patience": None,
-    }
-    trainer = LayerFusionTrainer(
-        model=model,
-        args=dataclasses.replace(training_arguments, **changes),
-        processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=compute_metrics_for(data.schema.problem_type),
-    )
-    output = trainer.predict(encoded["test"], metric_key_prefix="test")
-    metrics = {} if output.label_ids is None else split_metrics(output, "test")
-    results = {f"test_{name}": value for name, value in metrics.items()}
-    if training_arguments.process_index == 0:
-        folder = Path(str(training_arguments.output_dir))
-        logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-        write_answers(folder, data, "test", logits, output.label_ids, data_arguments)
-        write_json(folder / SETTINGS_FILE, settings)
-        write_json(folder / RESULTS_FILE, results)
-    trainer.accelerator.wait_for_everyone()
-    return results
+        output = trainer.predict(encoded["test"], metric_key_prefix="test")
+        metrics = {} if output.label_ids is None else split_metrics(output, "test")
+        results = {f"test_{name}": value for name, value in metrics.items()}
+        if training_arguments.process_index == 0:
+            logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+            with staged_outputs(Path(str(training_arguments.output_dir))) as folder:
+                write_answers(folder, data, "test", logits, output.label_ids, data_arguments)
+                write_json(folder / SETTINGS_FILE, settings)
+                write_json(folder / RESULTS_FILE, results)
+        trainer.accelerator.wait_for_everyone()
+        return results

@@ -45,15 +45,16 @@ from hf_layerfusion.experiments.pushing import open_hub
 from hf_layerfusion.experiments.report import RunResult, card_facts, split_metrics, texts_and_labels
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
-    check_output_dir,
+    open_run,
     resume_point,
     run_seeds,
     run_settings,
-    write_json,
+    save_trained,
 )
 from hf_layerfusion.experiments.search.run import check_search, run_with_best
 from hf_layerfusion.hub.card import build_card
-from hf_layerfusion.hub.publish import PushError
+from hf_layerfusion.hub.publish import CARD, PushError
+from hf_layerfusion.storage import write_json
 from hf_layerfusion.training.optimizer import group_rows
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
@@ -113,15 +114,15 @@ def write_outputs(
     trainer: LayerFusionTrainer,
     model_arguments: ModelArguments,
     data_arguments: DataArguments,
+    folder: Path,
     further_sections: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Writes model, tokenizer, results, predictions, plots and card, with further sections, into the Trainer's
-    folder."""
+    """Writes model, tokenizer, results, predictions, plots and card, with further sections, into a folder; the card
+    names the Trainer's."""
     training_arguments: RunTrainingArguments = trainer.args
-    folder = Path(str(training_arguments.output_dir))
+    place = Path(str(training_arguments.output_dir))
     write_seen_texts(folder, [data])
-    trainer.save_model(str(folder), _internal_call=True)  # which, unlike a user's, pushes nothing
-    trainer.save_state()
+    save_trained(trainer, folder)
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     figures = []
@@ -138,7 +139,7 @@ def write_outputs(
         plot_training_curves(result.history, plots / "training_curves.png")
         figures.append(("Loss and accuracy by epoch.", "plots/training_curves.png"))
     if training_arguments.plot_layers:
-        plot_states(folder, training_arguments.plot_layers_beside, data.schema.names, plots / PLOT_FILE)
+        plot_states(place, training_arguments.plot_layers_beside, data.schema.names, plots / PLOT_FILE)
         figures.append(
             (
                 "The first token's states at the last six layers, on two principal components.",
@@ -164,10 +165,10 @@ def write_outputs(
     results["epochs"] = trainer.state.epoch
     write_json(folder / RESULTS_FILE, results)
     facts = card_facts(
-        folder, data, result, trainer.model, model_arguments, data_arguments, training_arguments, figures
+        place, data, result, trainer.model, model_arguments, data_arguments, training_arguments, figures
     )
     facts.sections += [*further_sections, *sections]
-    build_card(facts).save(folder / "README.md")
+    build_card(facts).save(folder / CARD)
 
 
 @dataclass
@@ -183,6 +184,8 @@ class Classification:
         settings: what its results depend on.
         sections: what the model card says beside its own, `(title, Markdown)`.
     """
+
+    outputs = (CARD,)
 
     data: PreparedData
     encoded: dict[str, Dataset]
@@ -229,9 +232,11 @@ class Classification:
         """As `train_and_predict`."""
         return train_and_predict(trainer, self.encoded)
 
-    def write(self, trainer: LayerFusionTrainer, result: RunResult) -> None:
+    def write(self, trainer: LayerFusionTrainer, result: RunResult, folder: Path) -> None:
         """As `write_outputs`."""
-        write_outputs(self.data, result, trainer, self.model_arguments, self.data_arguments, self.sections)
+        write_outputs(
+            self.data, result, trainer, self.model_arguments, self.data_arguments, folder, self.sections
+        )
 
 
 def classify(
@@ -254,17 +259,16 @@ def classify(
         # What is searched on is not reported.
         data_arguments = dataclasses.replace(data_arguments, report_on_selection=False)
     settings = run_settings(model_arguments, data_arguments, training_arguments)
-    if not training_arguments.dry_run:
-        check_output_dir(training_arguments, settings)
-        if training_arguments.process_index == 0:
+    with open_run(training_arguments, settings):
+        if training_arguments.process_index == 0 and not training_arguments.dry_run:
             open_hub(training_arguments, several=len(training_arguments.seeds or ()) > 1)
-    tokenizer = load_tokenizer(model_arguments)
-    with training_arguments.main_process_first(desc="preparing the texts"):
-        data = prepare(data_arguments)
-        encoded = tokenize(data, tokenizer, data_arguments)
-    for note in data.notes:
-        logger.info(note)
-    if training_arguments.dry_run:
-        return {"groups": group_rows(load_model(model_arguments, data.schema), training_arguments)}
-    experiment = Classification(data, encoded, tokenizer, model_arguments, data_arguments, settings)
-    return run_seeds(*run_with_best(experiment, training_arguments))
+        tokenizer = load_tokenizer(model_arguments)
+        with training_arguments.main_process_first(desc="preparing the texts"):
+            data = prepare(data_arguments)
+            encoded = tokenize(data, tokenizer, data_arguments)
+        for note in data.notes:
+            logger.info(note)
+        if training_arguments.dry_run:
+            return {"groups": group_rows(load_model(model_arguments, data.schema), training_arguments)}
+        experiment = Classification(data, encoded, tokenizer, model_arguments, data_arguments, settings)
+        return run_seeds(*run_with_best(experiment, training_arguments))

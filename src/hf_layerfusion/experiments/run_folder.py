@@ -3,15 +3,29 @@
 import dataclasses
 import json
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+
+from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.significance import mean_sd
 from hf_layerfusion.experiments.arguments import CheckpointArguments, RunTrainingArguments
 from hf_layerfusion.experiments.pushing import push_outputs
+from hf_layerfusion.storage import (
+    LOCK_FILE,
+    PARTIAL,
+    clean,
+    is_empty,
+    locked,
+    move_into,
+    read_json,
+    remove,
+    writable,
+    write_json,
+)
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 from hf_layerfusion.training.global_batch import global_batch, is_of_a_device
@@ -32,14 +46,19 @@ class Experiment(Protocol):
 
     settings: dict[str, Any]
 
+    @property
+    def outputs(self) -> Sequence[str]:
+        """Names of files that its folder holds when it has finished, beside `all_results.json`."""
+
     def make_trainer(self, arguments: Any) -> LayerFusionTrainer:
         """The model, its new weights drawn by `arguments.seed`, in its Trainer. Writes nothing."""
 
     def train(self, trainer: LayerFusionTrainer) -> Any:
         """Trains, and says what was measured."""
 
-    def write(self, trainer: LayerFusionTrainer, result: Any) -> None:
-        """Writes what was measured into the Trainer's folder, `all_results.json` among it."""
+    def write(self, trainer: LayerFusionTrainer, result: Any, folder: Path) -> None:
+        """Writes what was measured into `folder`, `all_results.json` among it. `folder` is a temporary one, whose
+        files are moved into the Trainer's."""
 
 
 def check_output_dir(arguments: LayerFusionTrainingArguments, settings: dict[str, Any]) -> None:
@@ -51,18 +70,23 @@ def check_output_dir(arguments: LayerFusionTrainingArguments, settings: dict[str
     if not arguments.output_dir:
         raise UserError("--output_dir must name the folder of the run, found none; name one.")
     folder = Path(arguments.output_dir)
-    if folder.is_file():
-        raise UserError(f"--output_dir {folder}: must be a folder, found a file; name another.")
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    stored = folder / SETTINGS_FILE
-    pushes_again = arguments.push_to_hub and (folder / RESULTS_FILE).exists()
-    if not (arguments.resume_from_checkpoint or pushes_again) or not stored.exists():
+    with writable(f"--output_dir {folder}"):
+        if folder.is_file():
+            raise UserError(f"--output_dir {folder}: must be a folder, found a file; name another.")
+        if not folder.exists() or is_empty(folder):
+            return
+        stored = folder / SETTINGS_FILE
+        pushes_again = arguments.push_to_hub and (folder / RESULTS_FILE).exists()
+        if not (arguments.resume_from_checkpoint or pushes_again) or not stored.exists():
+            raise UserError(
+                f"--output_dir {folder}: must be empty, found another run's files; name another folder, or go on with "
+                "that run by --resume_from_checkpoint True."
+            )
+    earlier = read_json(stored, "name another folder")
+    if not isinstance(earlier, dict):
         raise UserError(
-            f"--output_dir {folder}: must be empty, found another run's files; name another folder, or go on with that "
-            "run by --resume_from_checkpoint True."
+            f"{stored}: must hold the settings of a run, found something else; name another folder."
         )
-    earlier = json.loads(stored.read_text(encoding="utf-8"))
     changed = sorted(name for name in settings if earlier.get(name) != settings[name])
     if changed:
         raise UserError(
@@ -106,11 +130,100 @@ def resume_point(arguments: LayerFusionTrainingArguments) -> str | None:
     return None if newest is None else str(newest)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+@contextmanager
+def open_run(arguments: LayerFusionTrainingArguments, settings: dict[str, Any]) -> Iterator[None]:
+    """Checks `--output_dir` by `check_output_dir`, and keeps it for this run alone while the block runs. What killed
+    runs left half-written is removed. With `--dry_run`, which writes nothing, nothing is checked.
+
+    Raises:
+        UserError: as `check_output_dir`; another process is writing into the folder, or it cannot be written to.
+    """
+    if getattr(arguments, "dry_run", False):
+        yield
+        return
+    check_output_dir(arguments, settings)
+    if arguments.process_index != 0:  # the main process alone writes
+        yield
+        return
+    with output_folder(Path(str(arguments.output_dir))):
+        check_output_dir(arguments, settings)  # another run may have ended meanwhile
+        yield
+
+
+@contextmanager
+def output_folder(folder: Path, option: str = "--output_dir") -> Iterator[None]:
+    """Makes a folder and holds its lock while the block runs. If the block leaves nothing in a folder that was not
+    there before, the folder goes again. `option` names it in messages.
+
+    Raises:
+        UserError: another process holds the lock, or the folder cannot be made or written to.
+    """
+    what, was_there = f"{option} {folder}", folder.exists()
+    lock = locked(folder / LOCK_FILE, what)
+    with writable(what):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.__enter__()
+    try:
+        clean(folder)
+        yield
+    finally:
+        if not was_there and folder.is_dir() and is_empty(folder):
+            remove(folder)
+        lock.__exit__(None, None, None)
+
+
+@contextmanager
+def staged_outputs(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder in `folder`, whose files take their places there when the block ends: all of them
+    whole, and `all_results.json`, by which a run is known to have finished, after the others.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    staging = folder / f".outputs{PARTIAL}"
+    with writable(f"--output_dir {folder}"):
+        remove(staging)
+        staging.mkdir(parents=True)
+        try:
+            yield staging
+            move_into(staging, folder, last=RESULTS_FILE)
+        finally:
+            remove(staging)
+
+
+def save_trained(trainer: LayerFusionTrainer, folder: Path) -> None:
+    """Writes the model, its tokenizer and the Trainer's state into a folder. Nothing is pushed, as it would be by a
+    user's call."""
+    trainer.save_model(str(folder), _internal_call=True)
+    trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Reads `all_results.json`.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    way_out = "delete it and go on by --resume_from_checkpoint True, which writes it anew"
+    results = read_json(folder / RESULTS_FILE, way_out)
+    if not isinstance(results, dict):
+        raise UserError(f"{folder / RESULTS_FILE}: must be a JSON object, found something else; {way_out}.")
+    return results
+
+
+def is_finished(folder: Path, experiment: Experiment) -> bool:
+    """Whether a run has written all of its outputs. Of one that has lost some they are written again.
+
+    Raises:
+        UserError: as `read_results`.
+    """
+    if not (folder / RESULTS_FILE).exists():
+        return False
+    read_results(folder)
+    missing = [name for name in experiment.outputs if not (folder / name).exists()]
+    if missing:
+        logger.info("%s: has lost %s; its outputs are written again", folder, ", ".join(missing))
+    return not missing
 
 
 def run_once(experiment: Experiment, arguments: LayerFusionTrainingArguments, top: Path) -> dict[str, Any]:
@@ -124,22 +237,23 @@ def run_once(experiment: Experiment, arguments: LayerFusionTrainingArguments, to
         UserError: as `Experiment.make_trainer`, `LayerFusionTrainer.train` and `push_outputs`.
     """
     folder = Path(str(arguments.output_dir))
-    if (folder / RESULTS_FILE).exists():
+    if is_finished(folder, experiment):
         logger.info("%s: finished before", folder)
     else:
         trainer = experiment.make_trainer(arguments)
         main_process = arguments.process_index == 0
         if main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(top / SETTINGS_FILE, experiment.settings)
+            with writable(f"--output_dir {folder}"):
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(top / SETTINGS_FILE, experiment.settings)
         result = experiment.train(trainer)
         if main_process:
-            experiment.write(trainer, result)
+            with staged_outputs(folder) as staging:
+                experiment.write(trainer, result, staging)
         trainer.accelerator.wait_for_everyone()
     if arguments.process_index == 0:
         push_outputs(folder, arguments)
-    results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-    return results
+    return read_results(folder)
 
 
 def run_seeds(experiment: Experiment, arguments: RunTrainingArguments) -> dict[str, Any]:
@@ -171,5 +285,6 @@ def write_summary(
         mean, sd = mean_sd([run[name] for run in runs])
         summary[name] = {"mean": mean, "sd": sd}
     if arguments.process_index == 0:
-        write_json(top / RESULTS_FILE, summary)
+        with writable(f"--output_dir {top}"):
+            write_json(top / RESULTS_FILE, summary)
     return summary

@@ -13,6 +13,7 @@ import transformers
 from transformers import HfArgumentParser
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.storage import is_ours, refusal
 
 
 def parse_arguments(*dataclasses: Any) -> tuple[Any, ...]:
@@ -24,10 +25,17 @@ def parse_arguments(*dataclasses: Any) -> tuple[Any, ...]:
     parser = HfArgumentParser(dataclasses)
     try:
         if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
-            return parser.parse_json_file(json_file=str(Path(sys.argv[1])))
-        return parser.parse_args_into_dataclasses()
-    except (ValueError, OSError) as error:
+            found = parser.parse_json_file(json_file=str(Path(sys.argv[1])))
+        else:
+            found = parser.parse_args_into_dataclasses()
+    except (ValueError, OSError, RecursionError, TypeError) as error:
         raise UserError(" ".join(str(error).split())) from error
+    for each in found:
+        for name, value in vars(each).items():
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and "\0" in text:
+                    raise UserError(f"--{name} must hold no NUL character, found {text!r}; remove it.")
+    return found
 
 
 def set_up_logging() -> None:
@@ -44,7 +52,8 @@ def print_outputs(results: dict[str, Any], folder: Path) -> None:
     print(json.dumps(results, indent=2))
     print(f"\nEverything is in {folder}:")
     for path in sorted(folder.iterdir()):
-        print(f"  {path.name}")
+        if not is_ours(path):
+            print(f"  {path.name}")
 
 
 def print_groups(rows: list[list[str]]) -> None:
@@ -55,10 +64,16 @@ def print_groups(rows: list[list[str]]) -> None:
 
 
 def run_script(main: Callable[[], Any]) -> None:
-    """Calls `main`; a `UserError` becomes one line on standard error and exit code 2."""
+    """Calls `main`; a `UserError`, or what the operating system refuses, becomes one line on standard error and exit
+    code 2."""
     set_up_logging()
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno is None:  # not the system's own: a library's, with a traceback that says more
+            raise
+        print(f"error: {refusal(error)}", file=sys.stderr)
         sys.exit(2)

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import tempfile
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +20,7 @@ from transformers import (
 
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.export.onnx_recurrence import replace_recurrences
+from hf_layerfusion.storage import check_new, new_folder
 
 MODEL_FILE = "model.onnx"
 QUANTIZED_FILE = "model_quantized.onnx"
@@ -76,8 +76,7 @@ def export_onnx(
     """
     require("onnx", "onnxscript", "onnxruntime")
     target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"folder {target}: must be new or empty, found files there; name another.")
+    check_new(target)
     if unknown := sorted(set(tokenizer.model_input_names) - set(INPUTS)):
         raise UserError(
             f"tokenizer: must put out no other inputs than {list(INPUTS)}, found {unknown}; use another."
@@ -87,10 +86,7 @@ def export_onnx(
     with torch.no_grad():
         expected = [exported(**batch).numpy() for batch in batches]
     replace_recurrences(exported)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as beside:
-        unfinished = Path(beside, target.name)
-        unfinished.mkdir()
+    with new_folder(target) as unfinished:
         write_graph(exported, batches[0], unfinished / MODEL_FILE)
         found = run(unfinished / MODEL_FILE, batches)
         difference = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
@@ -103,9 +99,6 @@ def export_onnx(
         tokenizer.save_pretrained(unfinished)
         if quantize:
             quantize_onnx(unfinished)
-        if target.exists():
-            target.rmdir()
-        unfinished.rename(target)
     return difference
 
 

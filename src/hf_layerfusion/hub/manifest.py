@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.paths import inside
+from hf_layerfusion.storage import write_json
 
 MODEL_MANIFEST = "model_manifest.json"
 """The manifest of a saved model or ensemble; `modeling/saved_files.py` writes it where the package is not installed."""
@@ -79,12 +79,7 @@ def write_manifest(manifest: Path, files: Iterable[Path]) -> Path:
         path.relative_to(manifest.parent).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in files
     }
-    partial = manifest.with_name(f".{manifest.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump({"files": listed}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(manifest)
+    write_json(manifest, {"files": listed})
     return manifest
 
 

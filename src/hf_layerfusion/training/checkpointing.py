@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotat
 
 from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.hub.manifest import write_model_manifest
+from hf_layerfusion.storage import writable, write_text
 from hf_layerfusion.training.adapters import read_adapters
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.checkpoints import (
@@ -78,7 +79,7 @@ class CheckpointingTrainer(Trainer):
         args.save_total_limit, args.push_to_hub = None, False
         try:
             super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError, UserError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise UserError(
                 f"checkpoint {folder} could not be written: {one_line(error)}; make room "
@@ -88,8 +89,8 @@ class CheckpointingTrainer(Trainer):
             args.save_total_limit, args.push_to_hub = limit, push
         self.accelerator.wait_for_everyone()
         if args.should_save:
-            self._save_arguments(folder)
-            write_manifest(folder)
+            with writable(f"checkpoint {folder}"):
+                write_manifest(folder)
         if push:
             self._push_from_checkpoint(str(folder))
         if args.should_save:
@@ -101,15 +102,22 @@ class CheckpointingTrainer(Trainer):
             # A model that came from an old checkpoint (`LayerNorm.gamma`) is saved under the old names otherwise.
             # The Trainer, which loads by name, would then leave these weights out.
             cast(Any, self.model)._weight_conversions = None
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            folder = Path(output_dir or str(self.args.output_dir))
-            self._save_arguments(folder)
-            write_model_manifest(folder)
+        folder = Path(output_dir or str(self.args.output_dir))
+        try:
+            super()._save(output_dir, state_dict)
+            if self.args.should_save:
+                self._save_arguments(folder)
+                write_model_manifest(folder)
+        # What safetensors and torch make of a full disk.
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise UserError(
+                f"{folder}: the model could not be written: {one_line(error)}; make room, or check the permissions, "
+                "and go on from the last checkpoint"
+            ) from error
 
     def _save_arguments(self, folder: Path) -> None:
         torch.save(self.args, folder / TRAINING_ARGS_NAME)
-        (folder / ARGUMENTS_NAME).write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+        write_text(folder / ARGUMENTS_NAME, self.args.to_json_string() + "\n")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         model = self.model if model is None else model

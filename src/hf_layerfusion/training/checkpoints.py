@@ -15,6 +15,7 @@ from transformers.utils import logging
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub import manifest as manifests
 from hf_layerfusion.hub.manifest import CHECKPOINT_MANIFEST
+from hf_layerfusion.storage import sync_folder, sync_tree
 
 logger = logging.get_logger(__name__)
 
@@ -31,12 +32,15 @@ def write_manifest(folder: str | Path) -> Path:
     """Record size and sha256 of every file below `folder` but `training_args.bin` in `checkpoint_manifest.json`; return
     its path.
 
-    Call it when all else has been written. The manifest appears whole or not at all.
+    Call it when all else has been written. Every file is flushed to the disk first, and the manifest appears whole or
+    not at all.
     """
-    files = [
-        path for path in sorted(Path(folder).rglob("*")) if path.is_file() and path.name not in _NOT_LISTED
-    ]
-    return manifests.write_manifest(Path(folder) / MANIFEST_NAME, files)
+    folder = Path(folder)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _NOT_LISTED]
+    sync_tree(folder)  # what the manifest vouches for is on the disk before it
+    manifest = manifests.write_manifest(folder / MANIFEST_NAME, files)
+    sync_folder(folder.parent)
+    return manifest
 
 
 def verify_checkpoint(folder: str | Path) -> None:

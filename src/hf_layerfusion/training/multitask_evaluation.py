@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from transformers.trainer_utils import IntervalStrategy, speed_metrics
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.storage import PARTIAL, remove, sync_folder, sync_tree, writable, write_json
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.collating import MultitaskCollator, PaddingCollator
 from hf_layerfusion.training.evaluating import EvaluatingTrainer
@@ -187,15 +186,18 @@ class MultitaskEvaluation(EvaluatingTrainer):
 
     def _save_best(self, task: str, facts: dict[str, Any], run_dir: Path) -> None:
         folder = run_dir / f"{BEST_OF_TASK}-{task}"
-        partial = folder.with_name(f"{folder.name}.partial")
+        partial = folder.with_name(f".{folder.name}{PARTIAL}")
         if self.args.should_save:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove(partial)
         self.save_model(str(partial), _internal_call=True)
         if self.args.should_save:
             facts |= {"step": self.state.global_step, "epoch": self.state.epoch}
-            (partial / "best.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
+            with writable(folder):
+                write_json(partial / "best.json", facts)
+                sync_tree(partial)
+                remove(folder)
+                partial.rename(folder)
+                sync_folder(folder.parent)
         self.accelerator.wait_for_everyone()
 
     @contextmanager

@@ -8,7 +8,8 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.storage import LOCK_FILE, clean, locked, replacing, writable, write_text
 
 logger = logging.get_logger(__name__)
 
@@ -192,6 +194,29 @@ class StateCache:
                 f"{gigabytes(free)} free; make room, name a folder on another disk or leave the option out"
             )
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps the folder for this process while the block runs, waiting for one that writes there; takes up what that
+        has written, and removes what killed processes left unfinished.
+
+        Raises:
+            UserError: the folder cannot be made.
+        """
+        what = f"cache_frozen_states={self.folder.parent}"
+        lock = locked(self.folder / LOCK_FILE, what, wait=True)
+        with writable(what):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.__enter__()
+        try:
+            clean(self.folder)
+            for data in self.folder.glob(f"*{_DATA}"):
+                if not data.with_name(data.name.removesuffix(_DATA) + _INDEX).exists():
+                    data.unlink()
+            self.refresh()
+            yield
+        finally:
+            lock.__exit__(None, None, None)
+
     def write(self, keys: Sequence[bytes], lengths: Sequence[int], states: Iterable[Tensor]) -> None:
         """Adds a shard.
 
@@ -207,9 +232,8 @@ class StateCache:
             return
         data = self.folder / f"{uuid.uuid4().hex}{_DATA}"
         index = data.with_name(data.name.removesuffix(_DATA) + _INDEX)
-        partial = index.with_name(f"{index.name}.partial")
         try:
-            (self.folder / DESCRIPTION_NAME).write_text(self.description + "\n", encoding="utf-8")
+            write_text(self.folder / DESCRIPTION_NAME, self.description + "\n")
             checksums = []
             with data.open("wb") as file:
                 for key, each in zip(keys, states, strict=True):
@@ -229,11 +253,10 @@ class StateCache:
                 "lengths": torch.tensor(lengths),
                 "checksums": torch.tensor(checksums),
             }
-            save_file(found, partial)
-            partial.replace(index)
+            with replacing(index) as partial:
+                save_file(found, partial)
         except BaseException as error:
-            for path in (data, partial):
-                path.unlink(missing_ok=True)
+            data.unlink(missing_ok=True)
             if isinstance(error, OSError):
                 raise UserError(
                     f"cache_frozen_states={self.folder.parent}: the states could not be written: {error.strerror}; "

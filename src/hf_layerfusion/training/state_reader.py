@@ -118,6 +118,15 @@ class StateReader:
         texts = {
             key: text for rows in datasets if rows is not None for key, text in self._texts(rows, every_token)
         }
+        # Of several processes of one training the main one holds the lock; the others begin when it has it.
+        with cache.locked() if self.process_index == 0 else nullcontext():
+            self.wait()
+            cache.refresh()
+            self._add(cache, texts)
+        return cache
+
+    def _add(self, cache: StateCache, texts: Mapping[bytes, _Text]) -> None:
+        """Compute the states of those texts that the cache does not have."""
         new = cache.missing(texts)
         missing = {key: text for key, text in texts.items() if key in new}
         tokens = sum(text.tokens for text in missing.values())
@@ -128,7 +137,6 @@ class StateReader:
         if missing:
             cache.check_room(tokens)
         self._write(cache, missing)
-        return cache
 
     def _open(self) -> StateCache:
         (encoder,) = encoders_of(self.model)

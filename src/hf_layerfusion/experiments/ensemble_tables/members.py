@@ -1,6 +1,5 @@
 """Runs as members of an ensemble: what their run files say they answered, with nothing predicted again."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from hf_layerfusion.ensembling.scores import score_of
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.task_significance import TaskAnswers
 from hf_layerfusion.experiments.ensemble_tables.table import EnsembleTable
-from hf_layerfusion.experiments.tables.rows import numbers
+from hf_layerfusion.experiments.tables.rows import numbers, read_run_file
 
 ONE_TASK = "default"
 TEST, VALIDATION = "test", "validation"
@@ -90,7 +89,7 @@ def read_members(table: EnsembleTable, results: Path) -> Members:
     members = Members({}, set(), {}, [])
     for run in table.runs():
         file = table.file(results, run)
-        found = _read(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+        found = _read(read_run_file(file, "settings", "metrics")) if file.exists() else None
         if found is None:
             members.missing.append(run)
             continue

@@ -1,7 +1,6 @@
 """What a run over an ensemble leaves in its folder, and says in its card."""
 
 import csv
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ from hf_layerfusion.evaluation.predictions import write_predictions
 from hf_layerfusion.experiments.card_fields import data_fields
 from hf_layerfusion.experiments.ensembles.arguments import EnsembleArguments, EnsembleDataArguments
 from hf_layerfusion.experiments.ensembles.rows import SOUP, Row, Trial
-from hf_layerfusion.experiments.run_folder import RESULTS_FILE, write_json
+from hf_layerfusion.experiments.run_folder import RESULTS_FILE
 from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.environment import library_environment
 from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
+from hf_layerfusion.storage import write_json
 
 TABLE_FILE = "table.csv"
 # Matrices of more members than this are not shown, only their mean.
@@ -27,9 +27,14 @@ SHOWN_MEMBERS = 12
 
 
 def write_trial(
-    folder: Path, trial: Trial, arguments: EnsembleArguments, data_arguments: EnsembleDataArguments
+    folder: Path,
+    place: Path,
+    trial: Trial,
+    arguments: EnsembleArguments,
+    data_arguments: EnsembleDataArguments,
 ) -> dict[str, Any]:
-    """Writes the ensemble, the table, its predictions, the plot and the card.
+    """Writes the ensemble, the table, its predictions, the plot and the card into a folder beside `place`, whose place
+    it will take.
 
     Returns:
         The contents of `all_results.json`: the chosen combiner's figures.
@@ -46,7 +51,7 @@ def write_trial(
             metrics.setdefault(split, {}).update({prefix + name: value for name, value in found.items()})
     columns = {task: len(next(iter(splits.values())).columns) for task, splits in trial.texts.items()}
     facts = CardFacts(
-        folder.resolve().name,
+        place.resolve().name,
         text_pair=next(iter(columns.values())) == 2,
         tasks=columns if several else {},
         metrics=metrics,
@@ -56,7 +61,7 @@ def write_trial(
         **data_fields(data_arguments),
         environment=library_environment(),
     )
-    trial.ensemble.save_pretrained(folder, carry_members=arguments.carry_members, facts=facts)
+    trial.ensemble.write(folder, place, arguments.carry_members, facts)
     with (folder / TABLE_FILE).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *cells])
     if curves:
@@ -64,8 +69,6 @@ def write_trial(
         names = list(dict.fromkeys(trial.mains.values()))
         plot_gain(curves, folder / "plots" / "gain.png", ", ".join(names).replace("_", " "))
     _write_predictions(folder, trial, row)
-    if trial.soup is not None:
-        shutil.move(trial.soup, folder / SOUP)
     results: dict[str, Any] = {"combiner": trial.chosen}
     results |= {f"{split}_{name}": value for split, found in metrics.items() for name, value in found.items()}
     if row.gain is not None:

@@ -1,7 +1,6 @@
 """The table of what members and their combinations answer, and what is measured of each."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from transformers import EvalPrediction
@@ -54,7 +53,6 @@ class Trial:
         rows: the table, the members first.
         chosen: name of the combiner.
         notes: what happened to the texts.
-        soup: folder of the soup, where it was asked for, to be moved to its place.
     """
 
     ensemble: Ensemble
@@ -64,7 +62,6 @@ class Trial:
     rows: list[Row]
     chosen: str
     notes: list[str]
-    soup: Path | None = None
 
     def reported(self, task: str) -> str | None:
         """The split that a task is reported on: the test data if they have labels; `None` where there are none."""

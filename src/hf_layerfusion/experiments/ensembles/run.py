@@ -1,7 +1,6 @@
 """The whole of the script for ensembles."""
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ from hf_layerfusion.experiments.ensembles.data import read_texts
 from hf_layerfusion.experiments.ensembles.report import write_trial
 from hf_layerfusion.experiments.ensembles.trial import open_ensemble, try_combiners
 from hf_layerfusion.experiments.pushing import open_hub, push_outputs
-from hf_layerfusion.experiments.run_folder import RESULTS_FILE, SETTINGS_FILE, write_json
+from hf_layerfusion.experiments.run_folder import SETTINGS_FILE, read_results
+from hf_layerfusion.storage import check_new, new_folder, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 
 def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArguments) -> dict[str, Any]:
-    """Predicts with each member, tries combiners, and writes the ensemble with the chosen one. Nothing is written into
-    `--output_dir` before all is measured.
+    """Predicts with each member, tries combiners, and writes the ensemble with the chosen one. `--output_dir` is there
+    when all has been measured and written, or not at all.
 
     Returns:
         The contents of `all_results.json`.
@@ -36,20 +36,17 @@ def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArgu
         logger.info("%s: finished before", folder)
         open_hub(arguments)
         push_outputs(folder, arguments)
-        results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-        return results
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"--output_dir {folder}: must be a new or empty folder, found files there; name another."
-        )
+        return read_results(folder)
+    check_new(folder, "--output_dir")
     cache = Path(arguments.prediction_cache or folder.parent / "prediction_cache")
-    ensemble = open_ensemble(arguments, cache)
-    check_members(arguments, ensemble)
-    open_hub(arguments)
-    texts = read_texts(data_arguments, ensemble.tasks)
-    trial = try_combiners(ensemble, texts, arguments, cache)
-    results = write_trial(folder, trial, arguments, data_arguments)
-    write_json(folder / SETTINGS_FILE, settings)
+    with new_folder(folder, "--output_dir") as partial:
+        ensemble = open_ensemble(arguments, cache)
+        check_members(arguments, ensemble)
+        open_hub(arguments)
+        texts = read_texts(data_arguments, ensemble.tasks)
+        trial = try_combiners(ensemble, texts, arguments, partial)
+        results = write_trial(partial, folder, trial, arguments, data_arguments)
+        write_json(partial / SETTINGS_FILE, settings)
     push_outputs(folder, arguments)
     return results
 
@@ -68,7 +65,7 @@ def ensemble_settings(arguments: EnsembleArguments, data_arguments: EnsembleData
 def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether the folder holds the ensemble of these very settings."""
     stored = folder / SETTINGS_FILE
-    return stored.is_file() and bool(json.loads(stored.read_text(encoding="utf-8")) == settings)
+    return stored.is_file() and bool(read_json(stored, "name another --output_dir") == settings)
 
 
 def check_members(arguments: EnsembleArguments, ensemble: Ensemble) -> None:

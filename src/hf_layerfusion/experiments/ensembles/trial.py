@@ -1,6 +1,5 @@
 """Members in, a table of their combinations out: each member predicts once, then combiners are tried."""
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -131,10 +130,10 @@ def predict_members(
 
 
 def try_combiners(
-    ensemble: Ensemble, texts: dict[str, dict[str, Texts]], arguments: EnsembleArguments, cache: Path
+    ensemble: Ensemble, texts: dict[str, dict[str, Texts]], arguments: EnsembleArguments, folder: Path
 ) -> Trial:
-    """Measures each member, each combiner and, if asked for, the soup; the ensemble ends with the combiner that was
-    named or is best on the validation data.
+    """Measures each member, each combiner and, if asked for, the soup, which is made in `folder`; the ensemble ends
+    with the combiner that was named or is best on the validation data.
 
     Raises:
         UserError: for whatever the user can mend.
@@ -169,7 +168,7 @@ def try_combiners(
         }
         trial.rows.append(Row(name, "combiner", counts, combined))
     if arguments.soup:
-        trial.rows.append(_soup_row(trial, arguments, cache))
+        trial.rows.append(_soup_row(trial, arguments, folder / SOUP))
     for row in trial.rows:
         measure(row, trial)
     tried = [row for row in trial.rows if row.kind == "combiner"]
@@ -246,16 +245,10 @@ def _soup_folders(ensemble: Ensemble) -> list[Path]:
     return folders
 
 
-def _soup_row(trial: Trial, arguments: EnsembleArguments, cache: Path) -> Row:
-    cache.mkdir(parents=True, exist_ok=True)
-    trial.soup = Path(tempfile.mkdtemp(prefix="soup-", dir=cache))
-    try:
-        make_soup(_soup_folders(trial.ensemble), trial.soup, arguments.weights)
-    except UserError:
-        trial.soup.rmdir()
-        raise
+def _soup_row(trial: Trial, arguments: EnsembleArguments, folder: Path) -> Row:
+    make_soup(_soup_folders(trial.ensemble), folder, arguments.weights)
     soup = Ensemble.of(
-        [str(trial.soup)],
+        [str(folder)],
         "average_logits",
         runtime=trial.ensemble.runtime,
         max_length=arguments.max_seq_length,

@@ -25,10 +25,12 @@ from hf_layerfusion.experiments.multitask.card_fields import tasks_fields
 from hf_layerfusion.experiments.multitask.tasks import Task
 from hf_layerfusion.experiments.multitask.training import MultitaskData, MultitaskResult
 from hf_layerfusion.experiments.report import card_name, measured_fields
-from hf_layerfusion.experiments.run_folder import RESULTS_FILE, write_json
+from hf_layerfusion.experiments.run_folder import RESULTS_FILE, save_trained
 from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
+from hf_layerfusion.hub.publish import CARD
+from hf_layerfusion.storage import write_json
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 SHOWN_MISTAKES = 5
@@ -40,15 +42,14 @@ def write_multitask_outputs(
     trainer: LayerFusionTrainer,
     model_arguments: MultitaskModelArguments,
     data_arguments: MultitaskDataArguments,
+    folder: Path,
     further_sections: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Writes model, tokenizer, results, each task's predictions, worst mistakes and plots, and the card, with further
-    sections, into the Trainer's folder."""
+    sections, into a folder; the card names the Trainer's."""
     training_arguments: MultitaskTrainingArguments = trainer.args
-    folder = Path(str(training_arguments.output_dir))
     write_seen_texts(folder, list(data.prepared.values()))
-    trainer.save_model(str(folder), _internal_call=True)  # which, unlike a user's, pushes nothing
-    trainer.save_state()
+    save_trained(trainer, folder)
     for name in ("plots", "predictions", "mistakes"):
         (folder / name).mkdir(exist_ok=True)
     figures = []
@@ -80,12 +81,13 @@ def write_multitask_outputs(
     results |= {"training_seconds": result.training_seconds, "parameters": result.parameters}
     results["skipped_steps"] = trainer.skipped_steps
     write_json(folder / RESULTS_FILE, results | {"epochs": trainer.state.epoch})
+    place = Path(str(training_arguments.output_dir))
     facts = multitask_card_facts(
-        folder, data, result, trainer.model, model_arguments, data_arguments, training_arguments
+        place, data, result, trainer.model, model_arguments, data_arguments, training_arguments
     )
     facts.figures += figures
     facts.sections += [*further_sections, *sections]
-    build_card(facts).save(folder / "README.md")
+    build_card(facts).save(folder / CARD)
 
 
 def write_task_predictions(

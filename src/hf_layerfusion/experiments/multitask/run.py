@@ -25,8 +25,9 @@ from hf_layerfusion.experiments.multitask.training import (
 )
 from hf_layerfusion.experiments.predict import is_prediction_only
 from hf_layerfusion.experiments.pushing import open_hub
-from hf_layerfusion.experiments.run_folder import check_output_dir, run_seeds, run_settings
+from hf_layerfusion.experiments.run_folder import open_run, run_seeds, run_settings
 from hf_layerfusion.experiments.search.run import check_search, run_with_best
+from hf_layerfusion.hub.publish import CARD
 from hf_layerfusion.training.optimizer import group_rows
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
@@ -68,18 +69,17 @@ def train_tasks(
             f"{data_arguments.prediction_format!r}."
         )
     settings = run_settings(model_arguments, data_arguments, training_arguments) | {"tasks": entries}
-    if not training_arguments.dry_run:
-        check_output_dir(training_arguments, settings)
-        if training_arguments.process_index == 0:
-            open_hub(training_arguments, several=len(training_arguments.seeds or ()) > 1)
     folder = Path(data_arguments.data_dir or Path(str(data_arguments.tasks_file)).parent)
-    with training_arguments.main_process_first(desc="preparing the texts"):
-        data = prepare_multitask(entries, folder, model_arguments, data_arguments)
-    if training_arguments.dry_run:
-        groups = group_rows(load_multitask_model(model_arguments, data.tasks), training_arguments)
-        return {"architectures": architecture_counts(model_arguments, data.tasks), "groups": groups}
-    experiment = MultitaskExperiment(data, model_arguments, data_arguments, settings)
-    return run_seeds(*run_with_best(experiment, training_arguments))
+    with open_run(training_arguments, settings):
+        if training_arguments.process_index == 0 and not training_arguments.dry_run:
+            open_hub(training_arguments, several=len(training_arguments.seeds or ()) > 1)
+        with training_arguments.main_process_first(desc="preparing the texts"):
+            data = prepare_multitask(entries, folder, model_arguments, data_arguments)
+        if training_arguments.dry_run:
+            groups = group_rows(load_multitask_model(model_arguments, data.tasks), training_arguments)
+            return {"architectures": architecture_counts(model_arguments, data.tasks), "groups": groups}
+        experiment = MultitaskExperiment(data, model_arguments, data_arguments, settings)
+        return run_seeds(*run_with_best(experiment, training_arguments))
 
 
 @dataclass
@@ -93,6 +93,8 @@ class MultitaskExperiment:
         settings: what its results depend on.
         sections: what the model card says beside its own, `(title, Markdown)`.
     """
+
+    outputs = (CARD,)
 
     data: MultitaskData
     model_arguments: MultitaskModelArguments
@@ -117,8 +119,8 @@ class MultitaskExperiment:
         """As `train_multitask`."""
         return train_multitask(trainer, self.data)
 
-    def write(self, trainer: LayerFusionTrainer, result: MultitaskResult) -> None:
+    def write(self, trainer: LayerFusionTrainer, result: MultitaskResult, folder: Path) -> None:
         """As `write_multitask_outputs`."""
         write_multitask_outputs(
-            self.data, result, trainer, self.model_arguments, self.data_arguments, self.sections
+            self.data, result, trainer, self.model_arguments, self.data_arguments, folder, self.sections
         )

@@ -88,7 +88,7 @@ def read_tasks_file(path: str | None) -> dict[str, dict[str, Any]]:
         content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_each_key_once)
     except OSError as error:
         raise UserError(f"--tasks_file {path}: cannot be read ({error.strerror}); check the path.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--tasks_file {path}: is no sound JSON ({one_line(error)}); mend it.") from error
     if (
         not isinstance(content, dict)

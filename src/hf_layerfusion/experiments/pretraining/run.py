@@ -1,7 +1,6 @@
 """Further pre-training of an encoder on a task's own texts, from files of texts to a folder that holds the encoder."""
 
 import dataclasses
-import json
 import logging
 import time
 from dataclasses import dataclass, field
@@ -23,12 +22,13 @@ from hf_layerfusion.experiments.pretraining.data import TRAIN, VALIDATION, open_
 from hf_layerfusion.experiments.pushing import open_hub
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
-    check_output_dir,
+    open_run,
     resume_point,
     run_once,
     run_settings,
-    write_json,
+    save_trained,
 )
+from hf_layerfusion.storage import read_json, writable, write_json
 from hf_layerfusion.training.objectives import Objective, make_objective
 from hf_layerfusion.training.optimizer import group_rows
 from hf_layerfusion.training.pretraining import PretrainingTrainer, check_arguments
@@ -117,6 +117,8 @@ class Pretraining:
         missing: names of the weights that the checkpoint had not, once the model is loaded.
     """
 
+    outputs = ("config.json",)
+
     model_arguments: EncoderArguments
     objective: Objective
     tokenizer: PreTrainedTokenizerBase
@@ -163,12 +165,14 @@ class Pretraining:
                 set_seed(arguments.seed)
             start |= _held_out(trainer, "start")
             if arguments.process_index == 0:
-                write_json(folder / START_FILE, start)
+                with writable(f"--output_dir {folder}"):
+                    write_json(folder / START_FILE, start)
+        read_start(folder)  # a damaged one is to be told before the training
         started = time.perf_counter()
         output = trainer.train(resume_from_checkpoint=checkpoint)
         seconds = time.perf_counter() - started
         return {
-            **json.loads((folder / START_FILE).read_text(encoding="utf-8")),
+            **read_start(folder),
             "texts": len(self.streams[TRAIN]),
             "steps": output.global_step,
             "losses": {
@@ -205,12 +209,25 @@ class Pretraining:
         logger.info("the head is trained: its loss went from %.2f to %.2f", losses[0], losses[-1])
         return {"head_steps": steps, "head_first_loss": losses[0], "head_last_loss": losses[-1]}
 
-    def write(self, trainer: PretrainingTrainer, result: dict[str, Any]) -> None:
+    def write(self, trainer: PretrainingTrainer, result: dict[str, Any], folder: Path) -> None:
         """Writes model, tokenizer and results."""
-        folder = Path(str(trainer.args.output_dir))
-        trainer.save_model(str(folder))
-        trainer.save_state()
+        save_trained(trainer, folder)
         write_json(folder / RESULTS_FILE, result)
+
+
+def read_start(folder: Path) -> dict[str, Any]:
+    """What was measured before the first step.
+
+    Raises:
+        UserError: if that file of the run is missing or damaged.
+    """
+    start = read_json(folder / START_FILE, "delete the run's checkpoints to begin anew")
+    if not isinstance(start, dict):
+        raise UserError(
+            f"{folder / START_FILE}: must be a JSON object, found something else; delete the run's checkpoints to "
+            "begin anew."
+        )
+    return start
 
 
 def _held_out(trainer: PretrainingTrainer, prefix: str) -> dict[str, float]:
@@ -243,20 +260,19 @@ def pretrain(
     check_arguments(arguments, objective)
     if arguments.head_steps < 0:
         raise UserError(f"--head_steps must be 0 or more, found {arguments.head_steps}.")
-    if not arguments.dry_run:
-        check_output_dir(arguments, settings)
-        if arguments.process_index == 0:
+    with open_run(arguments, settings):
+        if arguments.process_index == 0 and not arguments.dry_run:
             open_hub(arguments)
-    tokenizer = load_tokenizer(model_arguments)
-    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
-    streams = open_streams(data_arguments, tokenizer, seed)
-    if arguments.eval_strategy != "no" and VALIDATION not in streams:
-        raise UserError(
-            f"--eval_strategy {arguments.eval_strategy.value} needs held-out texts, found none; name "
-            "--validation_file or --validation_fraction."
-        )
-    if arguments.dry_run:
-        model, _ = load_pretraining_model(model_arguments, objective)
-        return {"groups": group_rows(model, arguments)}
-    experiment = Pretraining(model_arguments, objective, tokenizer, streams, settings)
-    return run_once(experiment, arguments, Path(str(arguments.output_dir)))
+        tokenizer = load_tokenizer(model_arguments)
+        seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+        streams = open_streams(data_arguments, tokenizer, seed)
+        if arguments.eval_strategy != "no" and VALIDATION not in streams:
+            raise UserError(
+                f"--eval_strategy {arguments.eval_strategy.value} needs held-out texts, found none; name "
+                "--validation_file or --validation_fraction."
+            )
+        if arguments.dry_run:
+            model, _ = load_pretraining_model(model_arguments, objective)
+            return {"groups": group_rows(model, arguments)}
+        experiment = Pretraining(model_arguments, objective, tokenizer, streams, settings)
+        return run_once(experiment, arguments, Path(str(arguments.output_dir)))

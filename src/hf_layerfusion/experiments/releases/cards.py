@@ -1,6 +1,5 @@
 """The card of a configuration whose weights are not published, made of the run files of a table."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ from hf_layerfusion.experiments.multitask.report import best_of_each_section
 from hf_layerfusion.experiments.multitask.tasks import make_tasks
 from hf_layerfusion.experiments.releases.release import Release
 from hf_layerfusion.experiments.tables.recipes import RECIPES, arguments_of, task_entries
-from hf_layerfusion.experiments.tables.rows import mean_of
+from hf_layerfusion.experiments.tables.rows import mean_of, read_run_file
 from hf_layerfusion.hub.card import build_card, metric_name
 from hf_layerfusion.hub.card_facts import CardFacts, Snippet
 from hf_layerfusion.hub.markdown import markdown_table
@@ -37,7 +36,7 @@ def release_card(release: Release, results: Path) -> ModelCard:
         UserError: if none has run.
     """
     files = [run.file(results) for run in release.runs]
-    contents = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    contents = [read_run_file(file, "settings", "metrics") for file in files if file.exists()]
     if not contents:
         raise UserError(
             f"{release.name}: needs a run file such as {files[0]}, found none; run its table by examples/reproduce.py."

@@ -111,7 +111,7 @@ def files_of(settings: Mapping[str, Any]) -> list[str]:
 def _given(settings: str | None) -> dict[str, Any]:
     try:
         given = json.loads(settings or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--settings must be json, found {settings!r} ({error}); mend it.") from error
     if not isinstance(given, dict):
         raise UserError(f"--settings must be a json object, found {settings!r}; give arguments by name.")

@@ -8,6 +8,7 @@ from typing import Any
 from hf_layerfusion.evaluation.search_plots import Trial, plot_history, plot_settings
 from hf_layerfusion.experiments.arguments import RunTrainingArguments
 from hf_layerfusion.hub.markdown import Markdown, markdown_table
+from hf_layerfusion.storage import replacing, write_text
 
 
 def searched_metric(arguments: RunTrainingArguments) -> str:
@@ -27,10 +28,10 @@ def write_trials(
          trial.error]
         for trial in trials
     ]  # fmt: skip
-    with (folder / "trials.csv").open("w", encoding="utf-8", newline="") as file:
+    with replacing(folder / "trials.csv") as partial, partial.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     shown = [["" if cell is None else cell for cell in row] for row in rows]
-    (folder / "trials.md").write_text(markdown_table(header, shown) + "\n", encoding="utf-8")
+    write_text(folder / "trials.md", markdown_table(header, shown) + "\n")
     plot_history(trials, objective, maximize, folder / "history.png")
     plot_settings(trials, objective, maximize, log_settings, folder / "settings.png")
 

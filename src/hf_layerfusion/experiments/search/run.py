@@ -5,7 +5,6 @@ predicted once, by the ordinary run with the best settings that follows.
 """
 
 import dataclasses
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from transformers.trainer_utils import BestRun, HPSearchBackend, IntervalStrateg
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.search_plots import Trial
 from hf_layerfusion.experiments.arguments import RunTrainingArguments
-from hf_layerfusion.experiments.run_folder import SETTINGS_FILE, Experiment, write_json
+from hf_layerfusion.experiments.run_folder import SETTINGS_FILE, Experiment
 from hf_layerfusion.experiments.search.report import in_words, search_section, searched_metric, write_trials
 from hf_layerfusion.experiments.search.space import (
     TRAINING_SETTINGS,
@@ -32,6 +31,7 @@ from hf_layerfusion.experiments.search.space import (
     read_space,
     wandb_sweep,
 )
+from hf_layerfusion.storage import read_json, writable, write_json
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)
@@ -125,18 +125,17 @@ def run_with_best(
     space = read_space(arguments.hp_space)
     entries = {name: dataclasses.asdict(entry) for name, entry in space.items()}
     folder = Path(str(arguments.output_dir)) / FOLDER
-    try:
-        stored = json.loads((folder / BEST_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        stored = None
+    stored = read_best(folder / BEST_FILE)
     if stored is None:
         check_space(space, experiment.model_arguments, arguments, experiment.load_model)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder.parent / SETTINGS_FILE, experiment.settings)
+        with writable(f"--output_dir {folder.parent}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder.parent / SETTINGS_FILE, experiment.settings)
         best = _search(experiment, arguments, space, entries, folder)
         values = {name: best.hyperparameters[name] for name in space}
         stored = {"space": entries, "settings": values, "objective": best.objective, "trial": best.run_id}
-        write_json(folder / BEST_FILE, stored)
+        with writable(f"--output_dir {folder.parent}"):
+            write_json(folder / BEST_FILE, stored)
     elif stored["space"] != entries:
         raise UserError(
             f"{folder}: holds a search with another space; name another output folder, or take it back."
@@ -153,6 +152,21 @@ def run_with_best(
         sections=[*changed.sections, section],
     )
     return changed, dataclasses.replace(arguments, **of_training)
+
+
+def read_best(path: Path) -> dict[str, Any] | None:
+    """What a search that has ended found; `None` where none has.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    if not path.exists():
+        return None
+    way_out = "delete it: the search, whose trials are kept, then says anew what was best"
+    stored = read_json(path, way_out)
+    if not isinstance(stored, dict) or not {"space", "settings", "objective", "trial"} <= stored.keys():
+        raise UserError(f"{path}: must hold the best settings of a search, found something else; {way_out}.")
+    return stored
 
 
 def _search(
@@ -199,6 +213,19 @@ def _search(
 
 
 def _search_with_optuna(
+    trainer: LayerFusionTrainer,
+    arguments: RunTrainingArguments,
+    space: SearchSpace,
+    identity: dict[str, Any],
+    options: dict[str, Any],
+) -> BestRun:
+    from hf_layerfusion.experiments.search import study as search_study
+
+    with search_study.sound(Path(str(arguments.output_dir)) / STUDY_FILE):
+        return _search_in_study(trainer, arguments, space, identity, options)
+
+
+def _search_in_study(
     trainer: LayerFusionTrainer,
     arguments: RunTrainingArguments,
     space: SearchSpace,

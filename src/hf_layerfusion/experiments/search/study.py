@@ -3,12 +3,14 @@
 Imported only where it is asked for, as Optuna is optional.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
@@ -74,6 +76,23 @@ class EachTrialSeeded(BaseSampler):
 
     def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
         self._sampler.after_trial(study, trial, state, values)
+
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """Turns what sqlite and Optuna raise of a damaged file into one line.
+
+    Raises:
+        UserError: if the study cannot be read or written to.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        reason = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+        raise UserError(
+            f"{path}: cannot be used as a study of Optuna ({one_line(reason)[:80]}); make room if the disk is full, or "
+            "delete it to search anew."
+        ) from error
 
 
 def study_options(path: Path, *, sampler: str, seed: int, prune: bool, maximize: bool) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.storage import writable, write_text
 
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -28,4 +29,5 @@ def filled(text: str, results: Path) -> str:
 
 def fill_tables(document: Path, results: Path) -> None:
     """Rewrites `document` with its tables filled in; errors are those of `filled`."""
-    document.write_text(filled(document.read_text(encoding="utf-8"), results), encoding="utf-8")
+    with writable(f"--update {document}"):
+        write_text(document, filled(document.read_text(encoding="utf-8"), results))

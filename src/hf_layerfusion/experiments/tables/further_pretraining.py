@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from transformers import HfArgumentParser
 
 from hf_layerfusion.experiments.arguments import EncoderArguments
 from hf_layerfusion.experiments.pretraining.arguments import PretrainingArguments, PretrainingDataArguments
 from hf_layerfusion.experiments.pretraining.run import pretrain
+from hf_layerfusion.storage import LOCK_FILE, locked, writable
 
 SETTING = "further_pretraining"
 PRETRAINING_CLASSES = (EncoderArguments, PretrainingDataArguments, PretrainingArguments)
@@ -47,8 +47,10 @@ def start_from_pretrained(
         name: [str(data_dir / file) for file in options[name]] for name in FILE_SETTINGS if name in options
     }
     place = {"output_dir": str(folder), "resume_from_checkpoint": "True", "disable_tqdm": True}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # of several jobs one trains, the others wait
+    with writable(f"--work {work}"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    # Of several jobs one trains, the others wait.
+    with locked(folder.with_name(f".{key}{LOCK_FILE}"), f"--work {work}", wait=True):
         measured = pretrain(*HfArgumentParser(PRETRAINING_CLASSES).parse_dict({**options, **files, **place}))
     rest = {name: value for name, value in settings.items() if name != SETTING}
     return {**rest, "model_name_or_path": str(folder)}, {SETTING: measured}

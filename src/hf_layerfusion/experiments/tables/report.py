@@ -1,6 +1,5 @@
 """What is written of a table: its figures as a sheet in three formats, and a plot with error bars."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +8,10 @@ import numpy as np
 from hf_layerfusion.evaluation.plots import TableRow, plot_table
 from hf_layerfusion.evaluation.significance import Difference, format_mean_sd, mean_sd
 from hf_layerfusion.evaluation.task_plots import plot_answers
-from hf_layerfusion.experiments.tables.rows import Row, read_rows
+from hf_layerfusion.experiments.tables.rows import Row, read_rows, read_run_file
 from hf_layerfusion.experiments.tables.sheets import Sheet
 from hf_layerfusion.experiments.tables.table import Table
+from hf_layerfusion.storage import writable, write_text
 
 UNDEFINED = "undefined"
 SOURCE_COLUMN = "source: other data, other encoder"
@@ -49,10 +49,11 @@ class Report(NamedTuple):
 
     def write(self, results: Path, name: str) -> None:
         """Writes the text files and, where there are bars, the figure `NAME.png` into `results`."""
-        for file, text in self.texts(name).items():
-            (results / file).write_text(text, encoding="utf-8")
-        if self.bars:
-            plot_table(self.bars, results / f"{name}.png", self.axis, self.title)
+        with writable(f"--results {results}"):
+            for file, text in self.texts(name).items():
+                write_text(results / file, text)
+            if self.bars:
+                plot_table(self.bars, results / f"{name}.png", self.axis, self.title)
 
 
 def report_of_runs(table: Table, results: Path) -> Report | None:
@@ -76,7 +77,7 @@ def draw_answers(table: Table, results: Path) -> None:
     finished = [file for file in files if file.exists()]
     if not finished:
         return
-    content = json.loads(finished[0].read_text(encoding="utf-8"))
+    content = read_run_file(finished[0], "metrics", "labels", "predictions")
     for task, stored in content["labels"].items():
         labels, predictions = (
             np.array(text.split(), float) for text in (stored, content["predictions"][task])

@@ -1,6 +1,5 @@
 """The rows of a table of runs, from the files that its runs wrote: their figures, and what differences show."""
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from hf_layerfusion.evaluation.significance import (
 )
 from hf_layerfusion.evaluation.task_significance import TaskAnswers, bootstrap_tasks
 from hf_layerfusion.experiments.tables.table import Table
+from hf_layerfusion.storage import read_json
 
 SIGNIFICANCE_LEVEL = 0.05
 FEW_SEEDS = 5
@@ -68,7 +68,7 @@ def read_rows(table: Table, results: Path) -> list[Row]:
     stored: dict[str, dict[str, dict[str, Any]]] = {}
     for run in table.runs():
         if run.file(results).exists():
-            content = json.loads(run.file(results).read_text(encoding="utf-8"))
+            content = read_run_file(run.file(results), "settings", "metrics")
             stored.setdefault(run.variant, {})[run.name] = content
     rows = []
     for variant, runs in stored.items():
@@ -109,6 +109,26 @@ def read_rows(table: Table, results: Path) -> list[Row]:
 def is_within_noise(difference: Difference) -> bool:
     """Whether there is a p-value, and one that is not below the level."""
     return difference.p_value is not None and difference.p_value >= SIGNIFICANCE_LEVEL
+
+
+def read_run_file(file: Path, *needed: str) -> dict[str, Any]:
+    """Reads what a run measured.
+
+    Args:
+        file: the run file.
+        needed: entries that it must have.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    way_out = "delete it and run its table again"
+    content = read_json(file, way_out)
+    missing = [name for name in needed if not isinstance(content, dict) or name not in content]
+    if missing:
+        raise UserError(
+            f"{file}: must be a run file with {', '.join(needed)}, found no {missing[0]}; {way_out}."
+        )
+    return content
 
 
 def mean_of(name: str, contents: Iterable[dict[str, Any]]) -> float | None:

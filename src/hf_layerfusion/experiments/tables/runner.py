@@ -1,6 +1,5 @@
 """Runs the cells of a table, several at once, each once."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import as_completed
@@ -11,12 +10,14 @@ import torch
 from tqdm.auto import tqdm
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.run_folder import write_json
+from hf_layerfusion.experiments.run_folder import output_folder
 from hf_layerfusion.experiments.tables.further_pretraining import start_from_pretrained
 from hf_layerfusion.experiments.tables.memory import peak_memory, reset_peak_memory
 from hf_layerfusion.experiments.tables.recipes import RECIPES
+from hf_layerfusion.experiments.tables.rows import read_run_file
 from hf_layerfusion.experiments.tables.table import Run, Table
 from hf_layerfusion.experiments.tables.workers import visible_devices, worker_pool
+from hf_layerfusion.storage import writable, write_json
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 
 RUNS_A_PROCESS = 10
@@ -36,7 +37,7 @@ def pending_runs(table: Table, results: Path, overrides: Mapping[str, Any]) -> l
         if not file.exists():
             pending.append(run)
             continue
-        stored = json.loads(file.read_text(encoding="utf-8"))["settings"]
+        stored = read_run_file(file, "settings")["settings"]
         changed = sorted(
             name
             for name in {*stored, *run.settings} - {*OF_CHECKPOINTS}
@@ -63,7 +64,14 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
     Returns:
         The result file.
     """
-    folder = work / run.group / run.variant / run.name
+    folder, file = work / run.group / run.variant / run.name, run.file(results)
+    with output_folder(folder, "--work"):
+        if not file.exists():  # else another process has run it meanwhile
+            _train(run, data_dir, folder, file, work)
+    return file
+
+
+def _train(run: Run, data_dir: Path, folder: Path, file: Path, work: Path) -> None:
     checkpoint = newest_valid_checkpoint(folder) if folder.exists() else None
     resume = str(checkpoint) if checkpoint else None
     options = {"output_dir": str(folder), "disable_tqdm": True, "resume_from_checkpoint": resume}
@@ -72,20 +80,17 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
     measured = RECIPES[run.recipe].train({**settings, **options}, run.fold, data_dir)
     if resume:
         del measured["training_seconds"]  # those of the last part alone
-    file = run.file(results)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(
-        file,
-        {
-            "settings": run.settings,
-            **measured,
-            **pretraining,
-            "threads": torch.get_num_threads(),
-            "peak_memory_mib": peak_memory(),
-        },
-    )
+    content = {
+        "settings": run.settings,
+        **measured,
+        **pretraining,
+        "threads": torch.get_num_threads(),
+        "peak_memory_mib": peak_memory(),
+    }
+    with writable(f"--results {file}"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, content)
     shutil.rmtree(folder, ignore_errors=True)
-    return file
 
 
 def run_table(

@@ -1,0 +1,299 @@
+"""Files and folders that appear whole or not at all, locks between processes, and refusals of the disk in one line.
+
+Whatever the package writes goes through here. A file is written under a temporary name beside its place, flushed to
+the disk and renamed, so that neither a kill nor a loss of power leaves half of it. Temporary names and lock files are
+hidden and recognised (`is_ours`): one that a killed process left behind never stands in the way.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from hf_layerfusion.errors import UserError, one_line
+
+logger = logging.getLogger(__name__)
+
+PARTIAL = ".partial"
+LOCK_FILE = ".lock"
+# Lock files keep the process that holds them; one that died may have left children that die a little later.
+_SECONDS_FOR_ORPHANS = 15
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without locks says one of these
+_WAYS_OUT = {
+    errno.ENOSPC: "make room and run the same command again",
+    errno.EDQUOT: "make room and run the same command again",
+    errno.EFBIG: "raise the limit on the size of files and run the same command again",
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.ENOTDIR: "a file stands where a folder must be; name another folder",
+    errno.EEXIST: "a file stands where a folder must be; name another folder",
+    errno.EROFS: "name a folder on a disk that may be written to",
+}
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is written there takes its place when the block ends.
+
+    The file is on the disk before it is renamed, and the rename before this returns. If the block raises, `path` is
+    as it was.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{uuid.uuid4().hex[:12]}{PARTIAL}")
+    try:
+        yield partial
+        sync_file(partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str], way_out: str) -> Any:
+    """Return the content of a JSON file.
+
+    Args:
+        path: The file.
+        way_out: What to do if it is damaged, for the message.
+
+    Raises:
+        UserError: It cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {way_out}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON ({one_line(error)}); {way_out}.") from error
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str], option: str = "") -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that becomes `path`, with all that was written into it, when the block
+    ends. If the block raises, nothing is left.
+
+    Args:
+        path: The folder.
+        option: What names it on the command line, for messages.
+
+    Raises:
+        UserError: `path` is not new or empty, another process is making it, or the disk refuses.
+    """
+    path = Path(path)
+    check_new(path, option)
+    what = f"{option} {path}".strip()
+    partial = path.with_name(f".{hashlib.sha256(path.name.encode()).hexdigest()[:12]}{PARTIAL}")
+    with writable(what):
+        partial.mkdir(parents=True, exist_ok=True)
+        with locked(partial / LOCK_FILE, what):
+            for left in partial.iterdir():  # by a killed process
+                if left.name != LOCK_FILE:
+                    remove(left)
+            try:
+                yield partial
+                check_new(path, option)
+                sync_tree(partial)
+                for left in path.iterdir() if path.exists() else ():
+                    remove(left)
+                os.replace(
+                    partial, path
+                )  # with its lock, so that nobody takes the temporary folder for a leftover
+                with suppress(OSError):
+                    (path / LOCK_FILE).unlink()
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+        sync_folder(path.parent)
+
+
+def check_new(path: Path, option: str = "") -> None:
+    """Refuse a folder that holds anything but temporary files of ours.
+
+    Args:
+        path: The folder; it need not exist.
+        option: What names it on the command line, for the message.
+
+    Raises:
+        UserError: There are files in it, or it is a file.
+    """
+    what = f"{option} {path}".strip()
+    with writable(what):
+        if path.exists() and (not path.is_dir() or not is_empty(path)):
+            raise UserError(f"{what}: must be a new or empty folder, found files there; name another.")
+
+
+def move_into(source: Path, folder: Path, last: str) -> None:
+    """Move all files of `source`, and of folders in it, to the same places in `folder`, and remove `source`.
+
+    Every file is on the disk before the first one is moved; all others are in place before `last` is.
+    """
+    sync_tree(source)
+    files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
+    parents = {folder}
+    for relative in sorted(files, key=lambda relative: (relative == Path(last), relative)):
+        if relative == Path(last):
+            for parent in parents:
+                sync_folder(parent)
+        target = folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        parents |= {target.parent, target.parent.parent}
+        os.replace(source / relative, target)
+    for parent in parents:
+        sync_folder(parent)
+    shutil.rmtree(source)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file or folder is a lock file or a temporary one of this package, by its name."""
+    return path.name.startswith(".") and path.name.endswith((PARTIAL, LOCK_FILE))
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but lock files and temporary files of ours."""
+    return all(map(is_ours, folder.iterdir()))
+
+
+def clean(folder: Path) -> None:
+    """Remove what killed processes left in a folder, at any depth. Call it while holding the folder's lock."""
+    for path in sorted(folder.rglob(f".*{PARTIAL}")):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder; it need not exist any more."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, what: str | Path, wait: bool = False) -> Iterator[None]:
+    """Hold a lock between processes, and threads, for the length of the block.
+
+    The lock belongs to the operating system and ends with its process, however that ends; the file stays, and means
+    nothing by itself. On a file system without locks the block runs unguarded, which is logged.
+
+    Args:
+        path: The lock file, in a folder that exists.
+        what: What is locked, for the message.
+        wait: Wait until the lock is free instead of refusing.
+
+    Raises:
+        UserError: Another process holds it.
+        OSError: The file cannot be made.
+    """
+    lock = FileLock(path)
+    try:
+        _acquire(lock, path, what, wait)
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        logger.warning("%s: no locks on this file system; do not write to it from two processes", what)
+    try:
+        with suppress(OSError):
+            path.write_text(str(os.getpid()), encoding="ascii")
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: Any, path: Path, what: str | Path, wait: bool) -> None:
+    try:
+        lock.acquire(timeout=0)
+        return
+    except Timeout:
+        holder = _holder(path)
+    if wait:
+        logger.info("%s: waiting for %s", what, holder or "another process")
+        lock.acquire()
+        return
+    try:
+        lock.acquire(timeout=0 if holder else _SECONDS_FOR_ORPHANS)
+    except Timeout:
+        raise UserError(
+            f"{what}: is in use by {holder or 'another process'}; wait until that ends, or name another folder."
+        ) from None
+
+
+def _holder(path: Path) -> str | None:
+    """The process that a lock file names, if it is alive."""
+    try:
+        number = int(path.read_text(encoding="ascii"))
+        with suppress(PermissionError):  # somebody else's, and alive
+            os.kill(number, 0)
+    except (OSError, ValueError, OverflowError):
+        return None
+    return f"process {number}"
+
+
+@contextmanager
+def writable(what: str | Path) -> Iterator[None]:
+    """Turn a refusal of the operating system in the block into one line.
+
+    Args:
+        what: What is being written, for the message.
+
+    Raises:
+        UserError: In place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what}: cannot be written: {refusal(error)}.") from error
+
+
+def refusal(error: OSError) -> str:
+    """Return what the operating system refused and the way out, in words."""
+    found = (error.strerror or one_line(error)).strip()
+    file = f" ({error.filename})" if error.filename else ""
+    return (
+        f"{found}{file}; {_WAYS_OUT.get(error.errno or 0, 'check the permissions, or name another folder')}"
+    )
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's list of names to the disk, where the system can."""
+    with suppress(PermissionError, IsADirectoryError):  # Windows opens no folders
+        sync_file(folder)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file and folder below `folder`, and itself, to the disk."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            sync_folder(path)
+        elif path.is_file():
+            sync_file(path)
+    sync_folder(folder)
