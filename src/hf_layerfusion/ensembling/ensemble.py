@@ -285,17 +285,17 @@ class Ensemble:
         with new_folder(folder) as partial:
             self.write(partial, Path(folder), carry_members, facts)
 
-    def write(self, partial: Path, folder: Path, carry_members: bool, facts: CardFacts | None = None) -> None:
+    def write(self, partial: Path, folder: Path, carry_members: bool, facts: CardFacts | None) -> None:
         """Writes what `save_pretrained` writes into `partial`, a folder beside `folder` that will take its place."""
         self._write(partial.resolve(), carry_members)
-        places = [seat.member.folder for seat in self.seats]
-        ensemble_card(folder, self.manifest().to_json(), places, facts).save(partial / CARD)
+        card = ensemble_card(folder, self.manifest().to_json(), [s.member.folder for s in self.seats], facts)
+        card.save(partial / CARD)
 
     def copy_to(self, folder: Path) -> None:
         """Copies it with all its members, to any depth, into a new folder."""
         folder.mkdir(parents=True)
         self._write(folder, carry_members=True)
-        if self.folder is not None and (self.folder / CARD).is_file():
+        if self.folder and (self.folder / CARD).is_file():
             shutil.copyfile(self.folder / CARD, folder / CARD)
 
     def _write(self, folder: Path, carry_members: bool) -> None:
@@ -309,10 +309,9 @@ class Ensemble:
             elif seat.hub_id is None:
                 if seat.member.folder is None:
                     raise UserError(
-                        f"member {seat.member.name}: must have a folder to point to, found none; save it first."
+                        f"member {seat.member.name}: must have a folder, found none; save it first."
                     )
-                place = Path(os.path.relpath(seat.member.folder, folder)).as_posix()
-                entry = replace(entry, folder=place)
+                entry = replace(entry, folder=Path(os.path.relpath(seat.member.folder, folder)).as_posix())
             entries.append(entry)
         if self._fitted_on is not None and len(self._fitted_on):
             write_trained_texts(folder, [], self._fitted_on)

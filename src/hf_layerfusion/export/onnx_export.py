@@ -20,7 +20,7 @@ from transformers import (
 
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.export.onnx_recurrence import replace_recurrences
-from hf_layerfusion.storage import check_new, new_folder
+from hf_layerfusion.storage import check_new, new_folder, replacing
 
 MODEL_FILE = "model.onnx"
 QUANTIZED_FILE = "model_quantized.onnx"
@@ -132,8 +132,7 @@ def quantize_onnx(folder: str | os.PathLike[str]) -> Path:
     kept = [
         node.name for node in graph.graph.node if node.op_type in QUANTIZED and other.intersection(node.input)
     ]
-    with tempfile.TemporaryDirectory(dir=folder) as beside:
-        unchecked = Path(beside, QUANTIZED_FILE)
+    with replacing(target) as unchecked:
         quantize_dynamic(
             graph,
             unchecked,
@@ -143,7 +142,6 @@ def quantize_onnx(folder: str | os.PathLike[str]) -> Path:
             weight_type=QuantType.QInt8,
         )
         check_quantized(source, unchecked, examples(tokenizer, is_siamese(config)))
-        unchecked.rename(target)
     return target
 
 
