@@ -12,6 +12,7 @@ from hf_layerfusion.modeling.configuration_cerbertus import CerbertusConfig
 from hf_layerfusion.modeling.configuration_gru_fusion import GRUFusionConfig
 from hf_layerfusion.modeling.configuration_layer_pooling import LayerPoolingConfig
 from hf_layerfusion.modeling.encoders import max_tokens
+from hf_layerfusion.modeling.label_rows import relabel
 from hf_layerfusion.modeling.modeling_cerbertus import CerbertusForMultitask, MultitaskOutput
 from hf_layerfusion.modeling.modeling_cerbertus_encoders import CerbertusModel
 from hf_layerfusion.modeling.modeling_gru_fusion import BertForGRUFusionClassification, GRUFusionModel
@@ -55,6 +56,7 @@ __all__ = [
     "load_adapter_model",
     "max_tokens",
     "parameter_counts",
+    "relabel",
     "verify_saved",
     "write_model_manifest",
 ]

@@ -7,7 +7,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_layerfusion.data.files import read_competition, read_examples
-from hf_layerfusion.data.labels import LabelSchema, raw_labels, without_label
+from hf_layerfusion.data.label_names import raw_labels, without_label
+from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import UserError
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"

@@ -2,17 +2,22 @@
 
 import logging
 import math
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
-import pyarrow as pa
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, List, Value
 
-from hf_layerfusion.data import tables
 from hf_layerfusion.data.columns import excerpt
+from hf_layerfusion.data.label_names import (
+    class_names,
+    fault,
+    listed,
+    raw_labels,
+    warn_of_like_names,
+    with_labels,
+)
 from hf_layerfusion.errors import UserError
 
 ProblemType: TypeAlias = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -98,44 +103,44 @@ class LabelSchema:
                 first.setdefault(value, index)
         if len(counts) < (1 if multiple else 2):
             raise UserError(
-                f"{where}: the only class is {_listed(counts) or 'none'}, and a classifier needs two; add "
+                f"{where}: the only class is {listed(counts) or 'none'}, and a classifier needs two; add "
                 "examples of another"
             )
         once = [value for value, count in counts.items() if count == 1 and not multiple]
         if once:
-            raise _fault(
+            raise fault(
                 train,
                 where,
                 first[once[0]],
                 f"the class {excerpt(once[0])} occurs only once; add another example of it",
             )
         if declared is None:
-            declared = _class_names(train)
+            declared = class_names(train)
         if all(isinstance(value, int) for value in counts):
             values = [str(value) for value in sorted(counts)]
             names = values if declared is None else list(declared)
             if len(names) != len(values):
                 raise UserError(
-                    f"{where}: {len(names)} label names for {len(values)} classes ({_listed(values)}); give "
+                    f"{where}: {len(names)} label names for {len(values)} classes ({listed(values)}); give "
                     "one name for each class, in ascending order"
                 )
         else:
             values = names = sorted(map(str, counts)) if declared is None else list(declared)
             for value in counts:
                 if value not in names:
-                    raise _fault(
+                    raise fault(
                         train,
                         where,
                         first[value],
-                        f"the label {excerpt(value)} is not among the declared {_listed(names)}; declare it too",
+                        f"the label {excerpt(value)} is not among the declared {listed(names)}; declare it too",
                     )
             never = [name for name in names if name not in counts]
             if never:
                 raise UserError(
                     f"{where}: the class {excerpt(never[0])} never occurs; add examples of it, or declare only "
-                    f"{_listed([name for name in names if name in counts])}"
+                    f"{listed([name for name in names if name in counts])}"
                 )
-        _warn_of_like_names(names, where)
+        warn_of_like_names(names, where)
         return cls(kind, tuple(names), tuple(values))
 
     @property
@@ -171,7 +176,7 @@ class LabelSchema:
         numbered = all(type(value) is int and 0 <= value < self.num_labels for value in found)
         if not found or not numbered or any(str(value) in {*self.names, *self.values} for value in found):
             return self
-        logger.warning("%s: labels are read as the numbers of the classes %s", where, _listed(self.names))
+        logger.warning("%s: labels are read as the numbers of the classes %s", where, listed(self.names))
         return replace(self, values=tuple(str(number) for number in range(self.num_labels)))
 
     def encode(self, dataset: Dataset, where: str) -> Dataset:
@@ -198,7 +203,7 @@ class LabelSchema:
         labels = raw_labels(dataset)
         if self.problem_type == "regression":
             targets = [_target(dataset, where, index, label) for index, label in enumerate(labels)]
-            return _with_labels(dataset, targets, Value("float32"))
+            return with_labels(dataset, targets, Value("float32"))
         multiple = self.problem_type == "multi_label_classification"
         # Readers strip labels; a model may have been trained on names with blanks around them.
         stripped = {name.strip(): index for index, name in enumerate(self.names)}
@@ -208,19 +213,19 @@ class LabelSchema:
             classes = [str(value) for value in _classes(dataset, where, index, label, multiple)]
             unknown = [value for value in classes if value not in ids]
             if unknown:
-                raise _fault(
+                raise fault(
                     dataset,
                     where,
                     index,
                     f"the label {excerpt(unknown[0])} is not in the training data, which has "
-                    f"{_listed(self.values)}; "
+                    f"{listed(self.values)}; "
                     "correct it or delete the row",
                 )
             rows.append([ids[value] for value in classes])
         if multiple:
             hot = [[float(number in row) for number in range(self.num_labels)] for row in rows]
-            return _with_labels(dataset, hot, List(Value("float32")))
-        return _with_labels(dataset, [number for (number,) in rows], ClassLabel(names=list(self.names)))
+            return with_labels(dataset, hot, List(Value("float32")))
+        return with_labels(dataset, [number for (number,) in rows], ClassLabel(names=list(self.names)))
 
 
 def _check_problem_type(problem_type: str) -> ProblemType:
@@ -238,115 +243,11 @@ def _problem_type(labels: Sequence[Any]) -> ProblemType:
     return "single_label_classification"
 
 
-def _class_names(dataset: Dataset) -> list[str] | None:
-    """The names of a `ClassLabel` column or of a column of lists of them."""
-    feature = dataset.features["label"]
-    feature = getattr(feature, "feature", feature)
-    return feature.names if isinstance(feature, ClassLabel) else None
-
-
-def raw_labels(dataset: Dataset) -> list[Any]:
-    """Return the labels as Python values, those of a `ClassLabel` column by name."""
-    labels = tables.values(dataset, "label")
-    names = _class_names(dataset)
-    if names is None:
-        return labels
-    return [[names[item] for item in label] if isinstance(label, list) else names[label] for label in labels]
-
-
-def with_class_names(dataset: Dataset, feature: Any, where: str) -> Dataset:
-    """Return the dataset with the class names that its source has for the integers of column `label`.
-
-    Args:
-        dataset: Examples with integers, or lists of them, as labels.
-        feature: What the source says of the column: a `ClassLabel`, a list of one, or anything else, which changes
-            nothing. Blanks around a name are removed.
-        where: The file or split, for messages.
-
-    Raises:
-        UserError: An integer without a name; -1, which stands for "not given", is none only in a list.
-    """
-    named = getattr(feature, "feature", feature)
-    if not isinstance(named, ClassLabel) or "label" not in dataset.column_names:
-        return dataset
-    multiple = named is not feature
-    names = list(dict.fromkeys(name.strip() for name in named.names))
-    numbers = [names.index(name.strip()) for name in named.names]
-    lowest = 0 if multiple else -1
-
-    def number(row: int, value: int | None) -> int | None:
-        if value is None or value == -1 == lowest:
-            return value
-        if not 0 <= value < len(numbers):
-            raise _fault(
-                dataset, where, row, f"the label {value} has no name among {_listed(named.names)}; correct it"
-            )
-        return numbers[value]
-
-    labels = [
-        [number(row, value) for value in label] if isinstance(label, list) else number(row, label)
-        for row, label in enumerate(tables.values(dataset, "label"))
-    ]
-    return _with_labels(
-        dataset, labels, List(ClassLabel(names=names)) if multiple else ClassLabel(names=names)
-    )
-
-
-def without_label(dataset: Dataset, dropped: str, names: Mapping[Any, str] | None = None) -> Dataset:
-    """Return the rows that have another label than `dropped`, whatever its capitals and the blanks around it.
-
-    A `ClassLabel` column loses the name too. A dataset without labels stays as it is.
-
-    Args:
-        dataset: Any split, with raw labels.
-        dropped: The name of the class to leave out.
-        names: The classes' names by their raw labels, where the labels are not names themselves.
-    """
-    if "label" not in dataset.column_names:
-        return dataset
-
-    def is_dropped(label: Any) -> bool:
-        name = (names or {}).get(label, label) if not isinstance(label, list) else None
-        return isinstance(name, str) and same_name(name, dropped)
-
-    labels = raw_labels(dataset)
-    kept = [row for row, label in enumerate(labels) if not is_dropped(label)]
-    rows = dataset if len(kept) == len(labels) else tables.take(dataset, kept)
-    feature = dataset.features["label"]
-    if not isinstance(feature, ClassLabel) or not any(is_dropped(name) for name in feature.names):
-        return rows
-    others = [name for name in feature.names if not is_dropped(name)]
-    return _with_labels(rows, [others.index(labels[row]) for row in kept], ClassLabel(names=others))
-
-
-def same_name(first: str, second: str) -> bool:
-    """Return whether two names differ at most in capitals, blanks and the way their characters are composed."""
-    return _plain(first) == _plain(second)
-
-
-def _plain(name: str) -> str:
-    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
-
-
-def _warn_of_like_names(names: Sequence[str], where: str) -> None:
-    like: dict[str, list[str]] = {}
-    for name in names:
-        like.setdefault(_plain(name), []).append(name)
-    for group in like.values():
-        if len(group) > 1:
-            logger.warning(
-                "%s: the classes %s differ in capitals or blanks alone and are trained as different classes; give them "
-                "one name if they are one",
-                where,
-                _listed(group),
-            )
-
-
 def _classes(dataset: Dataset, where: str, index: int, label: Any, multiple: bool) -> list[int | str]:
     """The classes of one row: integers or strings, exactly one unless `multiple`."""
     if multiple != isinstance(label, list):
         wanted, other = ("a list of classes", "single") if multiple else ("one class", "multi")
-        raise _fault(
+        raise fault(
             dataset,
             where,
             index,
@@ -358,14 +259,14 @@ def _classes(dataset: Dataset, where: str, index: int, label: Any, multiple: boo
         if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
             value = int(value)
         if not isinstance(value, int | str):
-            raise _fault(
+            raise fault(
                 dataset,
                 where,
                 index,
                 f"{excerpt(value)} is no class; write a name or an integer, or train a regression",
             )
         if value in classes:
-            raise _fault(
+            raise fault(
                 dataset,
                 where,
                 index,
@@ -377,7 +278,7 @@ def _classes(dataset: Dataset, where: str, index: int, label: Any, multiple: boo
 
 def _target(dataset: Dataset, where: str, index: int, label: Any) -> float:
     if not isinstance(label, int | float) or not math.isfinite(label):
-        raise _fault(
+        raise fault(
             dataset,
             where,
             index,
@@ -385,19 +286,3 @@ def _target(dataset: Dataset, where: str, index: int, label: Any) -> float:
             "row",
         )
     return float(label)
-
-
-def _with_labels(dataset: Dataset, labels: Sequence[Any], feature: ClassLabel | List | Value) -> Dataset:
-    features = Features({**dataset.features, "label": feature})
-    table = tables.to_table(dataset)
-    column = pa.array(labels, features.arrow_schema.field("label").type)
-    return tables.from_table(table.set_column(table.column_names.index("label"), "label", column), features)
-
-
-def _fault(dataset: Dataset, where: str, index: int, problem: str) -> UserError:
-    return UserError(f"{where}: row {tables.row_number(dataset, index)}: {problem}")
-
-
-def _listed(values: Iterable[object]) -> str:
-    shown = [excerpt(value) for value in values]
-    return ", ".join(shown) if len(shown) <= 20 else f"{', '.join(shown[:20])}, … ({len(shown)} in all)"

@@ -8,10 +8,11 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
 
-from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule, max_tokens
+from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule, max_tokens, relabel
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.experiments.adapters import with_adapters
@@ -159,22 +160,44 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
     dropout: dict[str, Any] = encoder_dropout(arguments)
     if dropout and arguments.architecture != "plain":
         dropout = {"encoder_config": dropout}
+    path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
+    labels: dict[str, Any] = {
+        "num_labels": schema.num_labels,
+        "id2label": schema.id2label,
+        "label2id": schema.label2id,
+        "problem_type": schema.problem_type,
+    }
     try:
+        goes_on = is_trained(path, arguments.architecture, options)
         model = ARCHITECTURES[arguments.architecture].from_pretrained(
-            resolve_path(arguments.model_name_or_path),
-            num_labels=schema.num_labels,
-            id2label=schema.id2label,
-            label2id=schema.label2id,
-            problem_type=schema.problem_type,
+            path,
             use_safetensors=None if arguments.allow_pickle else True,
-            **loading_options(arguments),
+            **({} if goes_on else labels),
+            **options,
             **settings,
             **dropout,
         )
+        if goes_on:
+            relabel(model, schema.names, schema.problem_type, schema.values)
     except LOADING_ERRORS as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
     store_label_values(model.config, schema)
     return with_adapters(model, arguments)
+
+
+def is_trained(path: str, architecture: str, options: dict[str, Any]) -> bool:
+    """Whether a checkpoint is a classifier of the architecture, whose head is trained further, and no encoder."""
+    try:
+        stored, _ = PreTrainedConfig.get_config_dict(path, **options)
+    except OSError:
+        return False  # a folder of adapters, or nothing: the model's class will say
+    if architecture == "plain":
+        names = stored.get("architectures") or []
+        ours = [known.config_class.model_type for name, known in ARCHITECTURES.items() if name != "plain"]
+        return stored.get("model_type") in ours or any(
+            str(name).endswith("ForSequenceClassification") for name in names
+        )
+    return bool(stored.get("model_type") == ARCHITECTURES[architecture].config_class.model_type)
 
 
 def store_label_values(config: Any, schema: LabelSchema) -> None:

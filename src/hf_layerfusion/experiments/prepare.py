@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_layerfusion.data.absa import count_absent_aspects
 from hf_layerfusion.data.files import read_competition, read_examples, read_hub
-from hf_layerfusion.data.labels import LabelSchema, raw_labels, same_name, without_label
+from hf_layerfusion.data.label_names import raw_labels, same_name, without_label
+from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.data.spelling import SpellingCorrector
 from hf_layerfusion.data.splits import limit, remove_duplicates, split_train_validation, text_overlap
 from hf_layerfusion.data.tables import row_number, to_table, values

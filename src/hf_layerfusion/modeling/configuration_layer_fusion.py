@@ -115,11 +115,16 @@ class LayerFusionConfig(PreTrainedConfig):
             )
         if isinstance(self.encoder_config, dict):
             refuse_extremes(self.encoder_config, "encoder_config")
+        labels: Any = self
+        if labels.id2label is None and labels.label2id and "num_labels" not in kwargs:
+            labels.id2label = {number: name for name, number in labels.label2id.items()}
         super().__post_init__(**kwargs)
         if sorted(self.id2label or ()) != list(range(self.num_labels)):
             raise ValueError(
                 f"`id2label` must number its names from 0, found {sorted(self.id2label or ())[:10]}; number them anew."
             )
+        if not labels.label2id:
+            labels.label2id = {name: number for number, name in labels.id2label.items()}
         self.check()
 
     @property

@@ -57,3 +57,13 @@ def spread_states(
     for layer, state in zip(read.layers, encoder_states.unbind(1), strict=True):
         states[layer] = state
     return states
+
+
+def selected_states(asked: bool | list[int] | tuple[int, ...] | None, depth: int) -> set[int]:
+    """Indices into the `depth + 1` hidden states that `output_hidden_states` asks for: all, none or those listed,
+    negative ones counted from the end."""
+    if not asked:
+        return set()
+    if isinstance(asked, bool):
+        return set(range(depth + 1))
+    return {index % (depth + 1) for index in asked}

@@ -14,11 +14,13 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .batch_joining import MODEL_INPUTS, flatten_pairs, join_batches
 from .configuration_cerbertus import CerbertusConfig
+from .label_rows import AskedLabels
 from .layer_routing import ALL_ROWS, Route, copy_module
 from .modeling_cerbertus_encoders import CerbertusModel, CerbertusPreTrainedModel
 from .peft_adapters import adapter_of, has_task_adapters
 from .sentence_vectors import Pooler
 from .task_heads import TaskAnswer, build_heads
+from .task_label_rows import rename_only_task, take_tasks
 
 
 @dataclass
@@ -83,6 +85,15 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         for kind, vector in self.poolers():
             if kind == "frozen":
                 vector.requires_grad_(False)
+
+    def take_labels(self, asked: AskedLabels) -> None:
+        if self.config.tasks:
+            if asked.tasks is not None:
+                take_tasks(self, asked.tasks)
+            return
+        super().take_labels(asked)
+        if asked.names is not None:
+            rename_only_task(self, asked.names, self.config.problem_type)
 
     def task(self, name: str) -> "CerbertusForMultitask":
         """The same model, weights and all, with another default task: what `pipeline("text-classification", …)` takes.

@@ -12,9 +12,10 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .batch_joining import flatten_pairs
 from .configuration_cerbertus import CerbertusConfig
+from .encoder_states import selected_states
 from .encoders import adopt_encoder_config, position_limit, refuse_long, without_pooler
 from .layer_routing import ALL_ROWS, LayerStates, Route, copy_module, give_tasks_layers, run_routed
-from .modeling_layer_fusion import LayerFusionPreTrainedModel, selected_states
+from .modeling_layer_fusion import LayerFusionPreTrainedModel
 from .peft_adapters import adapter_of
 
 

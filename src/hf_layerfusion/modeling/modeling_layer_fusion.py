@@ -19,10 +19,11 @@ from transformers.utils import TransformersKwargs
 
 from .bare_card import TEMPLATE_SIGN, bare_card
 from .configuration_layer_fusion import LayerFusionConfig
-from .encoder_states import StatesRead, spread_states
+from .encoder_states import StatesRead, selected_states, spread_states
 from .encoders import adopt_encoder_config, position_limit, refuse_long, refuse_missing, without_pooler
 from .fusion_base import LayerFuser
 from .fusion_mix import ScalarMix
+from .label_rows import AskedLabels, set_aside, take_labels
 from .layer_streaming import install_stream, run_streamed
 from .peft_adapters import find_adapters, from_adapters
 from .pickling import PickledWithoutHooks
@@ -64,7 +65,9 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: folder or Hub id.
-            config: configuration; for a plain encoder, its `encoder_config` is replaced by the encoder's.
+            config: configuration; for a plain encoder, its `encoder_config` is replaced by the encoder's. Where this or
+                `kwargs` name other labels than a checkpoint of ours, its head's rows follow the names; new ones start
+                at random, with a warning.
             use_safetensors: `True` refuses weights stored as pickle; `None` or `False` accepts them.
             output_loading_info: returns the model and what transformers tells of missing and unexpected weights; what
                 our own checkpoint lacks is then the caller's to judge.
@@ -79,6 +82,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         source = (kwargs.get("adapter_kwargs") or {}).get(
             "_adapter_model_path", pretrained_model_name_or_path
         )
+        asked = AskedLabels()
         if source is not None:
             options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
             stored, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **options)
@@ -86,13 +90,15 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
             adapter_options = options | (kwargs.pop("adapter_kwargs", None) or {})
             adapter_options.pop("_adapter_model_path", None)
             if adapters := find_adapters(source, list(tasks), **adapter_options):
+                config, asked = set_aside(cls, source, config, kwargs, adapter_options)
                 kwargs |= {"use_safetensors": use_safetensors, "output_loading_info": output_loading_info}
-                return from_adapters(cls, source, adapters, adapter_options, config, **kwargs)
+                return from_adapters(cls, source, adapters, adapter_options, config, asked, **kwargs)
             if stored.get("model_type") != cls.config_class.model_type:
                 kwargs["use_safetensors"] = use_safetensors
                 return cls._from_encoder(
                     str(pretrained_model_name_or_path), config, output_loading_info, **kwargs
                 )
+            config, asked = set_aside(cls, source, config, kwargs, options)
         model, info = super().from_pretrained(
             pretrained_model_name_or_path,
             *model_args,
@@ -104,9 +110,14 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         if pretrained_model_name_or_path is not None and not output_loading_info:
             missing = [name for name in info["missing_keys"] if name.startswith(ENCODER_PREFIXES)]
             refuse_missing(missing, pretrained_model_name_or_path, model.config.get_text_config().model_type)
+        model.take_labels(asked)
         # Loading puts new parameters in place of those that were frozen.
         model.freeze()
         return (model, info) if output_loading_info else model
+
+    def take_labels(self, asked: AskedLabels) -> None:
+        """Give a head that was loaded with its checkpoint's labels others; see `label_rows.take_labels`."""
+        take_labels(self, asked)
 
     def freeze(self) -> None:
         """Switches off the gradients of what the configuration keeps at its first values."""
@@ -375,13 +386,3 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         given["inputs_embeds"] = inputs_embeds
         refuse_long(given, self.max_tokens)
         return given
-
-
-def selected_states(asked: bool | list[int] | tuple[int, ...] | None, depth: int) -> set[int]:
-    """Indices into the `depth + 1` hidden states that `output_hidden_states` asks for: all, none or those listed,
-    negative ones counted from the end."""
-    if not asked:
-        return set()
-    if isinstance(asked, bool):
-        return set(range(depth + 1))
-    return {index % (depth + 1) for index in asked}

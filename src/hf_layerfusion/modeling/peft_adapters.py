@@ -14,6 +14,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 from transformers.utils import ADAPTER_CONFIG_NAME, cached_file, find_adapter_config_file
 from transformers.utils.output_capturing import CompileableContextVar
 
+from .label_rows import AskedLabels
+
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # peft's name for the only adapter of a folder. Others stand in folders called as they are.
 ONLY_ADAPTER = "default"
@@ -59,6 +61,7 @@ def from_adapters(
     adapters: dict[str, str],
     options: dict[str, Any],
     config: PreTrainedConfig | str | os.PathLike[str] | None,
+    labels: AskedLabels,
     output_loading_info: bool,
     **kwargs: Any,
 ) -> Any:
@@ -70,6 +73,7 @@ def from_adapters(
         adapters: as `find_adapters` gives them.
         options: which revision of the adapters and so on, as `from_pretrained` takes it.
         config: as for `from_pretrained`; None for what lies beside the adapters.
+        labels: those to give the model, if they are others than the adapters'.
         output_loading_info: returns the model and `missing_keys`, what an adapter should have and has not, which is
             then the caller's to judge.
         kwargs: those of `from_pretrained`.
@@ -101,6 +105,7 @@ def from_adapters(
             f"the adapter '{source}' must hold every weight of its own, found none for {sorted(missing)[:3]}, which "
             "would stay random; save it again."
         )
+    model.take_labels(labels)
     return (model, {"missing_keys": missing}) if output_loading_info else model
 
 

@@ -184,8 +184,9 @@ def load_adapter_model(
     below = folder if (folder / MODEL_CONFIG_NAME).exists() else folder / BELOW
     config = AutoConfig.from_pretrained(below, trust_remote_code=kwargs.get("trust_remote_code"))
     saved = config.get_text_config().vocab_size
+    # The adapters bring the head, which may have another width than that of the checkpoint below.
     model = AutoModelForSequenceClassification.from_pretrained(
-        first.base_model_name_or_path, config=config, **kwargs
+        first.base_model_name_or_path, config=config, ignore_mismatched_sizes=True, **kwargs
     )
     found = model.get_input_embeddings().num_embeddings
     if found != saved:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hf_layerfusion.data.files import read_examples
-from hf_layerfusion.data.labels import LabelSchema, raw_labels
+from hf_layerfusion.data.label_names import raw_labels
+from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.data.tables import values
 from hf_layerfusion.ensembling.models import Task
 from hf_layerfusion.errors import UserError

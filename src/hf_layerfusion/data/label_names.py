@@ -1,0 +1,139 @@
+"""Labels and their names as the data have them, before `labels` makes numbers of them."""
+
+import logging
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Features, List, Value
+
+from hf_layerfusion.data import tables
+from hf_layerfusion.data.columns import excerpt
+from hf_layerfusion.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def class_names(dataset: Dataset) -> list[str] | None:
+    """The names of a `ClassLabel` column or of a column of lists of them."""
+    feature = dataset.features["label"]
+    feature = getattr(feature, "feature", feature)
+    return feature.names if isinstance(feature, ClassLabel) else None
+
+
+def raw_labels(dataset: Dataset) -> list[Any]:
+    """Return the labels as Python values, those of a `ClassLabel` column by name."""
+    labels = tables.values(dataset, "label")
+    names = class_names(dataset)
+    if names is None:
+        return labels
+    return [[names[item] for item in label] if isinstance(label, list) else names[label] for label in labels]
+
+
+def with_class_names(dataset: Dataset, feature: Any, where: str) -> Dataset:
+    """Return the dataset with the class names that its source has for the integers of column `label`.
+
+    Args:
+        dataset: Examples with integers, or lists of them, as labels.
+        feature: What the source says of the column: a `ClassLabel`, a list of one, or anything else, which changes
+            nothing. Blanks around a name are removed.
+        where: The file or split, for messages.
+
+    Raises:
+        UserError: An integer without a name; -1, which stands for "not given", is none only in a list.
+    """
+    named = getattr(feature, "feature", feature)
+    if not isinstance(named, ClassLabel) or "label" not in dataset.column_names:
+        return dataset
+    multiple = named is not feature
+    names = list(dict.fromkeys(name.strip() for name in named.names))
+    numbers = [names.index(name.strip()) for name in named.names]
+    lowest = 0 if multiple else -1
+
+    def number(row: int, value: int | None) -> int | None:
+        if value is None or value == -1 == lowest:
+            return value
+        if not 0 <= value < len(numbers):
+            raise fault(
+                dataset, where, row, f"the label {value} has no name among {listed(named.names)}; correct it"
+            )
+        return numbers[value]
+
+    labels = [
+        [number(row, value) for value in label] if isinstance(label, list) else number(row, label)
+        for row, label in enumerate(tables.values(dataset, "label"))
+    ]
+    return with_labels(
+        dataset, labels, List(ClassLabel(names=names)) if multiple else ClassLabel(names=names)
+    )
+
+
+def without_label(dataset: Dataset, dropped: str, names: Mapping[Any, str] | None = None) -> Dataset:
+    """Return the rows that have another label than `dropped`, whatever its capitals and the blanks around it.
+
+    A `ClassLabel` column loses the name too. A dataset without labels stays as it is.
+
+    Args:
+        dataset: Any split, with raw labels.
+        dropped: The name of the class to leave out.
+        names: The classes' names by their raw labels, where the labels are not names themselves.
+    """
+    if "label" not in dataset.column_names:
+        return dataset
+
+    def is_dropped(label: Any) -> bool:
+        name = (names or {}).get(label, label) if not isinstance(label, list) else None
+        return isinstance(name, str) and same_name(name, dropped)
+
+    labels = raw_labels(dataset)
+    kept = [row for row, label in enumerate(labels) if not is_dropped(label)]
+    rows = dataset if len(kept) == len(labels) else tables.take(dataset, kept)
+    feature = dataset.features["label"]
+    if not isinstance(feature, ClassLabel) or not any(is_dropped(name) for name in feature.names):
+        return rows
+    others = [name for name in feature.names if not is_dropped(name)]
+    return with_labels(rows, [others.index(labels[row]) for row in kept], ClassLabel(names=others))
+
+
+def same_name(first: str, second: str) -> bool:
+    """Return whether two names differ at most in capitals, blanks and the way their characters are composed."""
+    return _plain(first) == _plain(second)
+
+
+def _plain(name: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def warn_of_like_names(names: Sequence[str], where: str) -> None:
+    """Log a warning for each group of names that `same_name` takes for one."""
+    like: dict[str, list[str]] = {}
+    for name in names:
+        like.setdefault(_plain(name), []).append(name)
+    for group in like.values():
+        if len(group) > 1:
+            logger.warning(
+                "%s: the classes %s differ in capitals or blanks alone and are trained as different classes; give them "
+                "one name if they are one",
+                where,
+                listed(group),
+            )
+
+
+def with_labels(dataset: Dataset, labels: Sequence[Any], feature: ClassLabel | List | Value) -> Dataset:
+    """Return the dataset with other labels."""
+    features = Features({**dataset.features, "label": feature})
+    table = tables.to_table(dataset)
+    column = pa.array(labels, features.arrow_schema.field("label").type)
+    return tables.from_table(table.set_column(table.column_names.index("label"), "label", column), features)
+
+
+def fault(dataset: Dataset, where: str, index: int, problem: str) -> UserError:
+    """The error for the example `index`, with its row in the file."""
+    return UserError(f"{where}: row {tables.row_number(dataset, index)}: {problem}")
+
+
+def listed(values: Iterable[object]) -> str:
+    """The first values, for a message."""
+    shown = [excerpt(value) for value in values]
+    return ", ".join(shown) if len(shown) <= 20 else f"{', '.join(shown[:20])}, … ({len(shown)} in all)"
