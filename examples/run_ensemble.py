@@ -11,12 +11,15 @@ from pathlib import Path
 
 from hf_layerfusion.experiments.ensembles.arguments import EnsembleArguments, EnsembleDataArguments
 from hf_layerfusion.experiments.ensembles.run import make_ensemble
-from hf_layerfusion.experiments.script import parse_arguments, print_outputs, run_script
+from hf_layerfusion.experiments.script import parse_arguments, print_dry_run, print_outputs, run_script
 
 
 def main() -> None:
     arguments, data_arguments = parse_arguments(EnsembleArguments, EnsembleDataArguments)
     results = make_ensemble(arguments, data_arguments)
+    if arguments.dry_run:
+        print_dry_run(results)
+        return
     folder = Path(arguments.output_dir)
     print((folder / "table.csv").read_text(encoding="utf-8"))
     print_outputs(results, folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from hf_layerfusion.experiments.arguments import EncoderArguments
 from hf_layerfusion.experiments.pretraining.arguments import PretrainingArguments, PretrainingDataArguments
 from hf_layerfusion.experiments.pretraining.run import pretrain
-from hf_layerfusion.experiments.script import parse_arguments, print_groups, print_outputs, run_script
+from hf_layerfusion.experiments.script import parse_arguments, print_dry_run, print_outputs, run_script
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     if training_arguments.process_index != 0:
         return
     if training_arguments.dry_run:
-        print_groups(results["groups"])
+        print_dry_run(results)
         return
     print_outputs(results, Path(training_arguments.output_dir))
 

@@ -15,7 +15,7 @@ from hf_layerfusion.experiments.multitask.arguments import (
     MultitaskTrainingArguments,
 )
 from hf_layerfusion.experiments.multitask.run import train_tasks
-from hf_layerfusion.experiments.script import parse_arguments, print_groups, print_outputs, run_script
+from hf_layerfusion.experiments.script import parse_arguments, print_dry_run, print_outputs, run_script
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
             parts = {"shared": counts["shared"], "frozen": counts["frozen"], **counts["tasks"]}
             listed = ", ".join(f"{name} {number:,}" for name, number in parts.items())
             print(f"{variant:16} {counts['total']:>13,}: {listed}")
-        print_groups(results["groups"])
+        print_dry_run(results)
         return
     print_outputs(results, Path(training_arguments.output_dir))
 

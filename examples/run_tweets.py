@@ -10,7 +10,7 @@ from transformers import pipeline
 
 from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, TweetTrainingArguments
 from hf_layerfusion.experiments.run import classify
-from hf_layerfusion.experiments.script import parse_arguments, print_groups, print_outputs, run_script
+from hf_layerfusion.experiments.script import parse_arguments, print_dry_run, print_outputs, run_script
 
 SENTENCES = (
     "what a lovely morning, thank you all!",
@@ -29,7 +29,7 @@ def main() -> None:
     if training_arguments.process_index != 0:
         return
     if training_arguments.dry_run:
-        print_groups(results["groups"])
+        print_dry_run(results)
         return
     folder = Path(training_arguments.output_dir)
     print_outputs(results, folder)

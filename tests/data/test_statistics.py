@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from hf_layerfusion.data.statistics import corpus_statistics, format_statistics, plot_word_counts, word_counts
+from hf_layerfusion.data.statistics import corpus_statistics, plot_word_counts, statistics_table, word_counts
 
 TEXTS = ["a b c", "a", "a b", "", "a  b\tc d\u0085e", "a b c d"]
 LABELS = [1, 0, 1, 0, 1, 1]
@@ -55,13 +55,13 @@ def test_table() -> None:
     before = corpus_statistics(["a"] * 1500 + ["a b"], [0] * 1500 + [1])
     after = corpus_statistics(["a b c"], [0])
 
-    rows = [line.strip("| ").split(" | ") for line in format_statistics(before, after).splitlines()]
+    header, rows = statistics_table(before, after)
 
-    assert rows[0] == ["words a text", "0, before", "0, after", "1, before", "1, after"]
-    assert rows[2] == ["tweets", "1,500", "1", "1", "–"]
-    assert rows[3] == ["mean", "1", "3", "2", "–"]
+    assert header == ["words a text", "0, before", "0, after", "1, before", "1, after"]
+    assert rows[0] == ["tweets", "1,500", "1", "1", "–"]
+    assert rows[1] == ["mean", "1", "3", "2", "–"]
     assert {len(row) for row in rows} == {5}
-    assert [row[0] for row in rows[2:]] == [
+    assert [row[0] for row in rows] == [
         *("tweets", "mean", "sd", "max", "min"),
         *("q0.05", "q0.25", "q0.5", "q0.75", "q0.95"),
     ]

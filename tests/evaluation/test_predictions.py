@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.evaluation.predictions import write_predictions
+from hf_layerfusion.evaluation.predictions import spreadsheet_cell, write_predictions
 
 SINGLE = "single_label_classification"
 MULTI = "multi_label_classification"
@@ -156,3 +156,37 @@ def test_a_failure_half_way_leaves_nothing_half_written(tmp_path):
         )
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.csv"]
     assert path.read_text() == "old"
+
+
+# Spreadsheets
+
+
+FORMULAS = ["=cmd|' /C calc'!A0", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "＝1"]
+
+
+def test_nothing_that_others_wrote_is_a_formula_in_a_spreadsheets_form(tmp_path):
+    path = tmp_path / "predictions.csv"
+    for kind, columns in (
+        ("single_label_classification", 2),
+        ("multi_label_classification", 2),
+        ("regression", 1),
+    ):
+        write_predictions(
+            path,
+            ids=FORMULAS,
+            texts={"=text": FORMULAS, "b": ["plain"] * len(FORMULAS)},
+            logits=np.array([[-1.5, 2.0]] * len(FORMULAS))[:, -columns:],
+            problem_type=kind,
+            label_names=["-no", "=yes"] if columns == 2 else (),
+            format="spreadsheet",
+        )
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        assert header[:3] == ["id", "'=text", "b"]
+        assert [row[:3] for row in rows] == [[f"'{text}", f"'{text}", "plain"] for text in FORMULAS]
+        assert all(row[3] == ("'=yes" if columns == 2 else "2") for row in rows)
+
+
+def test_numbers_and_plain_texts_stay_as_they_are_in_a_spreadsheet():
+    for cell in (-1.5, 3, "plain", "a=b", "", "'quoted"):
+        assert spreadsheet_cell(cell) == cell

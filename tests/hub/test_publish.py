@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hf_layerfusion.hub.publish import files_to_push
 from tests.hub.client import Client, ClientError
 from tests.hub.server import TOKEN, Hub
 
@@ -28,7 +29,17 @@ LEFT = (
     "training_args.bin", "checkpoint-4/model.safetensors", "checkpoint-4/optimizer.pt", "optimizer.pt", "old.pkl",
     "_push-checkpoint-4/config.json", ".env", "plots/.half.png", "predictions.csv", "predictions/mood-test.csv",
     "mistakes/mood.csv", "logits.csv", "logits-validation.csv", "members/01-first/training_args.bin",
+    "members/01-first/predictions.csv", "members/01-first/mistakes/mood.csv", "members/01-first/.env",
+    "members/01-first/Checkpoint-2/config.json", "members/01-first/_push-1/a.json", "a/b/search/study.db",
+    "Predictions.CSV", "LOGITS-test.csv", "Optimizer.PT", "SEARCH/study.db", ".ENV", ".git/config", "a/.Secret/key",
 )  # fmt: skip
+
+LINKS = {
+    "notes.txt": "outside/secret.txt",
+    "data": "outside",
+    "gone.txt": "outside/gone.txt",
+    "plots/again.png": "outputs/grubert/plots/training_curves.png",
+}
 
 
 @pytest.fixture
@@ -40,6 +51,11 @@ def folder(tmp_path: Path) -> Path:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.txt").write_bytes(b"secret")
+    for name, target in LINKS.items():
+        (folder / name).symlink_to(tmp_path / target)
     return folder
 
 
@@ -66,6 +82,23 @@ def test_what_arrives_and_what_never_does(client: Client, hub: Hub, folder: Path
     assert all(found[name] == (folder / name).read_bytes() for name in found)
     assert f'pipeline(model="{repo}")' in found["README.md"].decode()
     assert digests(folder) == before
+
+
+def test_what_is_pushed_is_listed_without_the_hub(folder: Path, tmp_path: Path) -> None:
+    assert files_to_push(folder) == sorted({*PUSHED, "model.safetensors", "README.md"})
+    assert files_to_push(folder, ()) == sorted({*PUSHED, *LEFT, "model.safetensors", "README.md"})
+    (tmp_path / "link").symlink_to(folder)
+    assert files_to_push(tmp_path / "link") == files_to_push(folder)
+    assert files_to_push(tmp_path / "none") == []
+
+
+def test_nothing_to_push_and_a_card_that_is_a_link(lfs_client: Client, tmp_path: Path, repo: str) -> None:
+    (tmp_path / "elsewhere.md").write_text(f'model="{tmp_path / "run"}"')
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "README.md").symlink_to(tmp_path / "elsewhere.md")
+    with pytest.raises(ClientError, match="must hold files to push, found none but what is never pushed"):
+        lfs_client.run(PUBLISH, folder=tmp_path / "run", repo=repo, options={})
+    assert (tmp_path / "elsewhere.md").read_text() == f'model="{tmp_path / "run"}"'
 
 
 def test_both_ways_of_uploading_were_taken(

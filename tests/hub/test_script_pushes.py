@@ -67,6 +67,15 @@ def check_pushed(hub: Hub, repo: str, folder: Path, *more: str) -> dict[str, byt
     return found
 
 
+def listed(output: str) -> list[str]:
+    """The files that a dry run says would be pushed."""
+    _, _, said = output.partition("--push_to_hub would push ")
+    count, *lines = said.splitlines()
+    names = [line.removeprefix("  ") for line in lines if line.startswith("  ")]
+    assert count == f"{len(names)} files of --output_dir as it is now:"
+    return names
+
+
 def test_tweets_that_fail_to_be_pushed_until_the_same_command_succeeds(
     call: Any, tweets: dict[str, Any], hub: Hub, tmp_path: Path
 ) -> None:
@@ -90,8 +99,14 @@ def test_tweets_that_fail_to_be_pushed_until_the_same_command_succeeds(
     assert {folder / name for name in (*RUN_FILES, "predictions.csv")} <= before.keys()
     assert not [path for path, content in before.items() if TOKEN.encode() in content]
 
+    asked = len(hub.requests)
+    code, output = call("run_tweets", **options, dry_run=True)
+    planned = listed(output)
+    assert code == 0 and len(hub.requests) == asked
+
     code, output = call("run_tweets", **options)
     assert code == 0 and "finished before" in output and f"pushed: {hub.url}/{repo}" in output
+    assert planned == sorted(hub.files(repo))
     plots = [f"plots/{name}.png" for name in ("training_curves", "confusion_matrix", "layer_use")]
     check_pushed(hub, repo, folder, "modeling_gru_fusion.py", "layer_use.json", *plots)
     assert len(hub.repositories[repo].commits) == 2
@@ -151,14 +166,19 @@ def test_an_ensemble_and_a_member_that_is_pushed_afterwards(
     extra = ["--members", *map(str, members)]
     code, output = call("run_ensemble", *extra, **options)
     assert code == 2 and "set --carry_members True" in output and not (tmp_path / "out").exists()
+    code, output = call("run_ensemble", *extra, **options, carry_members=True, dry_run=True)
+    assert code == 2 and "run it first" in output and not (tmp_path / "out").exists()
 
     hub.fail("commit", status=403, times=9)
     code, output = call("run_ensemble", *extra, **options, carry_members=True)
     hub.heal()
     assert code == 2 and "the same command pushes it again" in output
+    code, output = call("run_ensemble", *extra, **options, carry_members=True, dry_run=True)
+    planned = listed(output)
     code, output = call("run_ensemble", *extra, **options, carry_members=True)
     assert code == 0, output
     found = hub.files("org/both")
+    assert planned == sorted(found)
     names = {"ensemble.json", "README.md", "table.csv", "run.json", "members/01-first/model.safetensors"}
     assert names <= found.keys() and not [name for name in found if name.startswith("predictions")]
     assert 'Ensemble.from_pretrained("org/both")' in found["README.md"].decode()

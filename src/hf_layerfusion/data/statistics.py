@@ -43,14 +43,16 @@ def corpus_statistics(texts: Sequence[str], labels: Sequence[Hashable]) -> Stati
     return {label: _describe(counts) for label, counts in word_counts(texts, labels).items()}
 
 
-def format_statistics(before: Statistics, after: Statistics) -> str:
-    """Table 4 in markdown: a column for each class before and after cleaning (`–` where a class is gone)."""
+def statistics_table(before: Statistics, after: Statistics) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of Table 4: a column for each class before and after cleaning (`–` where a class is gone). The
+    names of classes are the data's own, for whoever prints the table to escape."""
     splits = _named(before, after)
     columns = [(f"{label}, {when}", split.get(label)) for label in before for when, split in splits]
-    lines = [["words a text", *(name for name, _ in columns)], ["---", *("---:" for _ in columns)]]
-    for row in next(iter(before.values())):
-        lines.append([row, *("–" if values is None else f"{values[row]:,.10g}" for _, values in columns)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = [
+        [row, *("–" if values is None else f"{values[row]:,.10g}" for _, values in columns)]
+        for row in next(iter(before.values()))
+    ]
+    return ["words a text", *(name for name, _ in columns)], rows
 
 
 def plot_word_counts(path: str | Path, before: WordCounts, after: WordCounts) -> None:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,11 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import predicted_labels
 from hf_layerfusion.storage import replacing, write_text
 
-PredictionFormat = Literal["standard", "kaggle"]
+PredictionFormat = Literal["standard", "spreadsheet", "kaggle"]
+PREDICTION_FORMATS: tuple[str, ...] = get_args(PredictionFormat)
+
+# What a spreadsheet takes for the start of a formula, the wide forms of East Asian keyboards among them.
+_FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 COURSE_COLUMNS = {
     "sst": "Predicted_Sentiment",
@@ -46,6 +50,9 @@ def write_predictions(
       probabilities, in the same order);
     - regression: `value`.
 
+    `"spreadsheet"` writes the same, but for names, texts and ids that a spreadsheet would take for a formula: see
+    `spreadsheet_cell`.
+
     `"kaggle"` writes `Id,Prediction`: each of `ids`, a whole number from 1 on, and 1 for the second of two classes, -1
     for the first.
 
@@ -56,7 +63,7 @@ def write_predictions(
         logits: `[N, C]`; regression: `[N]` or `[N, 1]`.
         problem_type: as in `PretrainedConfig`.
         label_names: C names, by index; not used for regression.
-        format: `"standard"` or `"kaggle"`.
+        format: `"standard"`, `"spreadsheet"` or `"kaggle"`.
 
     Raises:
         UserError: kaggle's form asked of anything but two classes or of ids that are no whole numbers or not all
@@ -72,7 +79,15 @@ def write_predictions(
 
     if format == "kaggle":
         header, rows = ["Id", "Prediction"], _kaggle_rows(ids, logits, problem_type)
-    elif format == "standard":
+    elif format in ("standard", "spreadsheet"):
+        if format == "spreadsheet":
+            ids, label_names = (
+                [*map(spreadsheet_cell, ids)],
+                [*map(spreadsheet_cell, label_names)],
+            )
+            texts = {
+                spreadsheet_cell(name): [*map(spreadsheet_cell, column)] for name, column in texts.items()
+            }
         header, answers = _answers(logits, problem_type, label_names)
         clash = sorted({"id", *header} & set(texts))
         if clash:
@@ -82,8 +97,18 @@ def write_predictions(
         header = ["id", *texts, *header]
         rows = ((id_, *row, *answer) for id_, *row, answer in zip(ids, *texts.values(), answers, strict=True))
     else:
-        raise ValueError(f"format must be 'standard' or 'kaggle'; found {format!r}")
+        raise ValueError(f"format must be 'standard', 'spreadsheet' or 'kaggle'; found {format!r}")
     _write_csv(Path(path), header, rows)
+
+
+def spreadsheet_cell(cell: Any) -> Any:
+    """Return a cell that spreadsheets show and do not run: an apostrophe stands before a string that begins like a
+    formula (OWASP, "CSV Injection"), such as `=1+1` or `@name`. Whoever reads the file by a program must take it off.
+
+    Args:
+        cell: a number, which is returned as it is, or a string.
+    """
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_SIGNS) else cell
 
 
 def _kaggle_rows(

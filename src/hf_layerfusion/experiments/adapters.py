@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_config
 from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.experiments.arguments import AdaptedEncoderArguments
 from hf_layerfusion.hub.markdown import escape_markdown
+from hf_layerfusion.hub.usage import code_string
 from hf_layerfusion.training.adapters import add_adapters
 
 
@@ -118,7 +119,7 @@ def adapter_fields(model: Any, folder: Path, num_texts: int | dict[str, int]) ->
     """
     if not isinstance(model, PeftModel):
         return {}
-    path = json.dumps(folder.name if folder.is_absolute() else str(folder), ensure_ascii=False)
+    path = code_string(folder.name if folder.is_absolute() else str(folder))
     tasks = num_texts if isinstance(num_texts, dict) else {"": num_texts}
     shown = {
         name: 'print(classifier({"text": "A man plays a guitar.", "text_pair": "Somebody makes music."}))'
@@ -144,7 +145,7 @@ def adapter_fields(model: Any, folder: Path, num_texts: int | dict[str, int]) ->
             if len(model.peft_config) > 1
             else pipe.format("model.get_base_model().task({})")
         )
-        code = "\n".join(f"{switch.format(json.dumps(name))}\n{line}" for name, line in others)
+        code = "\n".join(f"{switch.format(code_string(name))}\n{line}" for name, line in others)
         usage.append((f"That is its first task, {escape_markdown(first)}. Each other by its name:", code))
     if len(model.peft_config) == 1:
         usage.append(

@@ -1,9 +1,12 @@
 """What a run can be told, as the dataclasses that `HfArgumentParser` reads."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from hf_layerfusion.data.absa import CONFLICT
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.predictions import PREDICTION_FORMATS
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 
 
@@ -12,6 +15,18 @@ def option(default: Any, help: str) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
+
+
+def check_prediction_format(found: str, known: Sequence[str]) -> None:
+    """Checks `--prediction_format`.
+
+    Raises:
+        UserError: if it is none of those that a script knows.
+    """
+    if found not in known:
+        raise UserError(
+            f"--prediction_format must be one of {', '.join(known)}, found {found!r}; choose one."
+        )
 
 
 def secret(help: str) -> Any:
@@ -197,7 +212,13 @@ class DataArguments(DataCardArguments):
     max_train_samples: int | None = option(None, "Train on a random part of that many examples.")
     max_eval_samples: int | None = option(None, "Validate on a random part of that many examples.")
     max_predict_samples: int | None = option(None, "Test on the first that many examples.")
-    prediction_format: str = option("standard", "standard, or kaggle for the competition's Id,Prediction.")
+    prediction_format: str = option(
+        "standard",
+        "standard; spreadsheet, in which no text is run as a formula; or kaggle for the competition's Id,Prediction.",
+    )
+
+    def __post_init__(self) -> None:
+        check_prediction_format(self.prediction_format, PREDICTION_FORMATS)
 
 
 @dataclass
@@ -227,7 +248,8 @@ class RunTrainingArguments(LayerFusionTrainingArguments):
     )
     dry_run: bool = option(
         False,
-        "Print the groups of parameters with their rates, and stop before training; nothing is written.",
+        "Print the groups of parameters with their rates and, with --push_to_hub, the files that would be pushed, and "
+        "stop before training; nothing is written.",
     )
     plot_layers: list[int] | None = option(
         None,
@@ -289,6 +311,7 @@ class PairDataArguments(DataArguments):
     """Pairs of texts as they stand; what chooses a checkpoint is never what is reported."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.group_column == FIRST_TEXT:
             self.group_column = self.text_column
 

@@ -1,11 +1,12 @@
 """What is known of a run before it runs, as fields of its model card."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
 
+from hf_layerfusion.data.tweets import SPELLING
 from hf_layerfusion.experiments.arguments import (
     CheckpointArguments,
     DataArguments,
@@ -16,6 +17,7 @@ from hf_layerfusion.experiments.models import resolve_path
 from hf_layerfusion.experiments.prepare import cleaning_steps, text_columns
 from hf_layerfusion.hub.citations import METHODS
 from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name, hub_id
+from hf_layerfusion.hub.usage import code_string
 
 # Settings that a card shows.
 RECIPE = ("learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_decay", "bf16", "fp16")
@@ -39,13 +41,51 @@ def classifier_fields(
         "dataset_name": data_arguments.dataset_name or Path(str(source)).name,
         "dataset_id": hub_id(data_arguments.dataset_name or ""),
         "text_pair": len(text_columns(data_arguments)) == 2,
-        "preparation": list(cleaning_steps(data_arguments)),
+        **preparation_fields({"": data_arguments}),
         "recipe": recipe(training_arguments, more),
         "limits": [
             "The texts of one source taught the model; others may differ in language, length, topics and labels.",
             "Whether the fusion of layers helped is not shown by one run: compare with plain ones over seeds.",
         ],
     }
+
+
+def preparation_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that say which steps cleaned the texts, and the code that applies them; the pipelines of models do not.
+
+    Args:
+        arguments: those of the data, by task; of one task alone under the empty name.
+    """
+    steps = {name: found for name, data in arguments.items() if (found := cleaning_steps(data))}
+    if not steps:
+        return {}
+    cleaners = {name: _cleaner_code(arguments[name], found) for name, found in steps.items()}
+    code = ["from hf_layerfusion.data.tweets import TweetPreprocessor"]
+    if any("SpellingCorrector(" in cleaner for cleaner in cleaners.values()):
+        code.insert(0, "from hf_layerfusion.data.spelling import SpellingCorrector")
+    text = '"@someone what a lovely morning! https://example.org"'
+    if "" in steps:
+        code += ["", f"prepare = {cleaners['']}", f"text = prepare({text})"]
+        return {"preparation": list(steps[""]), "preparation_code": "\n".join(code)}
+    code += [
+        "",
+        "prepare = {",
+        *(f"    {code_string(name)}: {each}," for name, each in cleaners.items()),
+        "}",
+    ]
+    code.append(f"text = prepare[{code_string(next(iter(steps)))}]({text})")
+    lines = [f"{name}: {', '.join(found)}" for name, found in steps.items()]
+    return {"preparation": lines, "preparation_code": "\n".join(code)}
+
+
+def _cleaner_code(arguments: Any, steps: Sequence[str]) -> str:
+    """The expression that makes what `make_cleaner` makes; of a dictionary only the file's name is told."""
+    given = [f"[{', '.join(map(code_string, steps))}]"]
+    language, dictionary = arguments.spelling_language, arguments.spelling_dictionary
+    if SPELLING in steps and (language, dictionary) != ("en", None):
+        names = [language] if dictionary is None else [language, Path(dictionary).name]
+        given.append(f"SpellingCorrector({', '.join(map(code_string, names))})")
+    return f"TweetPreprocessor({', '.join(given)}).clean"
 
 
 def encoder_fields(arguments: CheckpointArguments) -> dict[str, Any]:

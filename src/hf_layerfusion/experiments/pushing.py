@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
-from hf_layerfusion.hub.publish import PushError, open_repository, publish
+from hf_layerfusion.hub.publish import PushError, files_to_push, open_repository, publish
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,15 @@ def open_hub(arguments: HubArguments, several: bool = False) -> None:
         private=arguments.hub_private_repo,
         revision=arguments.hub_revision,
     )
+
+
+def planned_push(arguments: HubArguments) -> dict[str, list[str]]:
+    """Returns what a dry run says of `--push_to_hub`: the files of `--output_dir` that would be pushed now, under
+    `pushed`; empty where nothing is pushed. The Hub is not asked."""
+    if not arguments.push_to_hub:
+        return {}
+    folder = Path(str(arguments.output_dir))
+    return {"pushed": files_to_push(folder) if folder.is_dir() else []}
 
 
 def push_outputs(folder: Path, arguments: HubArguments) -> None:

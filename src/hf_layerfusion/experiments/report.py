@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_layerfusion.data.statistics import corpus_statistics, format_statistics
+from hf_layerfusion.data.statistics import corpus_statistics, statistics_table
 from hf_layerfusion.experiments.adapters import adapter_fields, adapter_lines
 from hf_layerfusion.experiments.arguments import (
     DataArguments,
@@ -18,7 +18,7 @@ from hf_layerfusion.experiments.card_fields import classifier_fields
 from hf_layerfusion.experiments.prepare import PreparedData
 from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.environment import hardware_name, library_environment
-from hf_layerfusion.hub.markdown import escape_markdown
+from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
 from hf_layerfusion.training.trainer_card import NO_METRIC
 
 
@@ -120,7 +120,9 @@ def card_facts(
         train = data.splits["train"]
         cleaned = [data.schema.names[label] for label in train["label"]]
         after = corpus_statistics(list(train[data.text_columns[0]]), cleaned)
-        sections.append(("Words a text, before and after cleaning", format_statistics(raw, after)))
+        sections.append(
+            ("Words a text, before and after cleaning", str(markdown_table(*statistics_table(raw, after))))
+        )
     return CardFacts(
         model_name=card_name(variant, folder),
         model_path=str(folder),

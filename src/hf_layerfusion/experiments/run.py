@@ -41,7 +41,7 @@ from hf_layerfusion.experiments.models import load_model, load_tokenizer
 from hf_layerfusion.experiments.optimizer import chosen_optimizer
 from hf_layerfusion.experiments.predict import is_prediction_only, predict_only
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
-from hf_layerfusion.experiments.pushing import open_hub
+from hf_layerfusion.experiments.pushing import open_hub, planned_push
 from hf_layerfusion.experiments.report import RunResult, card_facts, split_metrics, texts_and_labels
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
@@ -269,6 +269,7 @@ def classify(
         for note in data.notes:
             logger.info(note)
         if training_arguments.dry_run:
-            return {"groups": group_rows(load_model(model_arguments, data.schema), training_arguments)}
+            groups = group_rows(load_model(model_arguments, data.schema), training_arguments)
+            return {"groups": groups, **planned_push(training_arguments)}
         experiment = Classification(data, encoded, tokenizer, model_arguments, data_arguments, settings)
         return run_seeds(*run_with_best(experiment, training_arguments))

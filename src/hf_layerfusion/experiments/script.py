@@ -13,6 +13,7 @@ import transformers
 from transformers import HfArgumentParser
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.hub.publish import NEVER_PUSHED
 from hf_layerfusion.storage import is_ours, refusal
 
 
@@ -56,11 +57,19 @@ def print_outputs(results: dict[str, Any], folder: Path) -> None:
             print(f"  {path.name}")
 
 
-def print_groups(rows: list[list[str]]) -> None:
-    """Prints what `--dry_run` says of the parameter groups."""
-    print(f"\n{'group':24}{'rate':>10}{'decay':>10}{'tensors':>9}{'parameters':>14}")
-    for name, rate, decay, tensors, parameters in rows:
-        print(f"{name:24}{rate:>10}{decay:>10}{tensors:>9}{parameters:>14}")
+def print_dry_run(results: dict[str, Any]) -> None:
+    """Prints what `--dry_run` says of the parameter groups, and of what would be pushed where that is asked for."""
+    if rows := results.get("groups"):
+        print(f"\n{'group':24}{'rate':>10}{'decay':>10}{'tensors':>9}{'parameters':>14}")
+        for name, rate, decay, tensors, parameters in rows:
+            print(f"{name:24}{rate:>10}{decay:>10}{tensors:>9}{parameters:>14}")
+    files = results.get("pushed")
+    if files:
+        print(f"\n--push_to_hub would push {len(files)} files of --output_dir as it is now:")
+        print("\n".join(f"  {name}" for name in files))
+    elif files is not None:
+        patterns = ", ".join(NEVER_PUSHED)
+        print(f"\n--push_to_hub would push what the run writes into --output_dir, without {patterns}")
 
 
 def run_script(main: Callable[[], Any]) -> None:

@@ -35,10 +35,10 @@ class Snippet(NamedTuple):
 class CardFacts:
     """What is known of a trained model or ensemble. What is empty or None gets no line in the card.
 
-    Strings are plain text, escaped where they are printed; only `usage` and the bodies of `parts` and `sections` are
-    Markdown, so build those from code (`markdown_table`, `escape_markdown`), not from user input. Values from
-    numpy become Python's own, metrics that are not finite are dropped (the Hub cannot read them), absolute paths in
-    `recipe` and `model_path` are cut to their last name, so that no card shows a machine's folders.
+    Strings are plain text, escaped where they are printed; only `usage`, `preparation_code` and the bodies of `parts`
+    and `sections` are not, so build those from code (`markdown_table`, `escape_markdown`, `code_string`), not from user
+    input. Values from numpy become Python's own, metrics that are not finite are dropped (the Hub cannot read them),
+    absolute paths in `recipe` and `model_path` are cut to their last name, so that no card shows a machine's folders.
 
     Attributes:
         model_name: name of the model, the card's title.
@@ -69,6 +69,8 @@ class CardFacts:
         text_pair: whether an input is a pair of texts.
         tasks: of a model of several tasks, how many texts an input of each has.
         preparation: what was done to the texts before the tokenizer, one entry a step.
+        preparation_code: Python that defines `prepare`, which does that to a text; strings of a user's stand in it as
+            `code_string` writes them.
         metrics: by split, then by name as in `METRIC_IDS`, each as a fraction (0.8966, not 89.66); of several tasks
             `TASK_NAME`.
         deviations: standard deviations of `metrics` over `seeds`, in the same shape.
@@ -114,6 +116,7 @@ class CardFacts:
     text_pair: bool = False
     tasks: dict[str, int] = field(default_factory=dict)
     preparation: list[str] = field(default_factory=list)
+    preparation_code: str = ""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     deviations: dict[str, dict[str, float]] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 _MARKDOWN_SIGNS = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # not the _ inside a_name
 _LINE_START_SIGN = re.compile(r"^(\d*)([=#]|[-+](?=[-\s]|$)|(?<=\d)[.)](?=\s|$))")  # lists, headings, rules
-_NUMBER = re.compile(r"-?\d[\d,.]*(e[-+]\d+)?|")
+_NUMBER = re.compile(r"-?\d[\d,.]*(e[-+]\d+)?|–?")  # or no number at all
 _BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 

@@ -1,9 +1,13 @@
 """Publishing on the Hub: what of a folder goes there, and failures as one line that says what to do."""
 
+import glob
 import json
+import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +17,8 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.markdown import one_line
 
+logger = logging.getLogger(__name__)
+
 CARD = "README.md"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 NEVER_PUSHED = (
@@ -20,13 +26,13 @@ NEVER_PUSHED = (
     # Checkpoints, and what the Trainer's own pushes leave out by its name.
     "checkpoint-*", "_*",
     # Hidden files: what was being written, what holds secrets.
-    ".*", "*/.*",
+    ".*",
     # The texts of the data stand in these.
-    "predictions*", "logits*.csv", "mistakes/*",
+    "predictions*", "logits*.csv", "mistakes",
     # A search's trials: their checkpoints, and their study with every setting of the run.
-    "search/*",
+    "search",
 )  # fmt: skip
-"""Patterns of `huggingface_hub` for what of a run's folder stays at home; `*` goes over slashes too."""
+"""Patterns of what stays at home of a run's folder, files and folders, whatever their case and at any depth."""
 
 _XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})")  # hf_xet's errors hold no answer, only words
 
@@ -92,19 +98,29 @@ def push_folder(
         revision: the branch, None for main.
         message: of the commit.
         path_in_repo: a folder there, by default its root.
-        leave_out: patterns of files that are not pushed.
+        leave_out: patterns of names of files and folders that are not pushed, as for `files_to_push`.
 
     Returns:
         The commit, or the one before where nothing has changed.
 
     Raises:
-        PushError: whatever kept it from being pushed; weights that are stored as pickle.
+        PushError: whatever kept it from being pushed; nothing to push; weights that are stored as pickle.
     """
     folder = Path(folder)
     for weights in (*folder.glob("pytorch_model*.bin"), *folder.glob("members/**/pytorch_model*.bin")):
         raise PushError(
             f"push of {folder}: weights must be safetensors, found the pickle {weights.relative_to(folder)}; load the "
             "model and save it by save_pretrained."
+        )
+    files = files_to_push(folder, leave_out)
+    if not files:
+        raise PushError(
+            f"push of {folder}: must hold files to push, found none but what is never pushed; check it."
+        )
+    links = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink())
+    if links:
+        logger.warning(
+            f"push of {folder}: links are not followed, so that these stay at home: {', '.join(links)}"
         )
     with _told(f"push of {folder} to {repo_id} failed"):
         return _api(token).upload_folder(
@@ -113,8 +129,31 @@ def push_folder(
             path_in_repo=path_in_repo,
             commit_message=message,
             revision=revision,
-            ignore_patterns=list(leave_out),
+            allow_patterns=[glob.escape(name) for name in files],
         )
+
+
+def files_to_push(folder: str | Path, leave_out: Sequence[str] = NEVER_PUSHED) -> list[str]:
+    """Return which files of a folder are pushed, in their order, without asking the Hub.
+
+    Links are not followed: what a symbolic link points to, be it a file or a folder, is not pushed.
+
+    Args:
+        folder: nothing in it is changed.
+        leave_out: patterns as in a shell. What has such a name is left out, with all that is in it, at any depth;
+            upper and lower case are the same.
+    """
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not _stays(Path(place, name), leave_out))
+        names = [Path(place, name) for name in files if not _stays(Path(place, name), leave_out)]
+        found += [path.relative_to(folder).as_posix() for path in names if path.is_file()]
+    return sorted(found)
+
+
+def _stays(path: Path, leave_out: Sequence[str]) -> bool:
+    name = path.name.lower()
+    return path.is_symlink() or any(fnmatchcase(name, pattern.lower()) for pattern in leave_out)
 
 
 def publish(
@@ -148,7 +187,7 @@ def publish(
 def _address_card(folder: Path, repo_id: str) -> None:
     """Has the card's code load the model from the Hub: there its folder is named, or the folder's last name."""
     path = folder / CARD
-    if not path.is_file():
+    if not path.is_file() or path.is_symlink():
         return
     card = written = path.read_text(encoding="utf-8")
     for name in (str(folder), folder.name):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hf_layerfusion.experiments.arguments import DataCardArguments, option, secret
+from hf_layerfusion.experiments.arguments import DataCardArguments, check_prediction_format, option, secret
 
 
 @dataclass
@@ -58,6 +58,7 @@ class EnsembleArguments:
     hub_model_id: str | None = option(None, "Repository to push to; by default the name of --output_dir.")
     hub_private_repo: bool | None = option(None, "Make the repository private, where it is made.")
     hub_revision: str | None = option(None, "Branch to push to.")
+    dry_run: bool = option(False, "List what --push_to_hub would push of a finished ensemble, and stop.")
     hub_token: str | None = secret("Token for pushing; by default the one stored by `hf auth login`.")
 
 
@@ -85,8 +86,14 @@ class EnsembleDataArguments(DataCardArguments):
         "none", "What the members' texts were prepared by: none, light or paper (see run_tweets.py)."
     )
     preprocessing_steps: list[str] | None = option(None, "The steps themselves, in place of a preset.")
+    prediction_format: str = option(
+        "standard", "standard, or spreadsheet, in which no text is run as a formula."
+    )
     spelling_language: str = option("en", "Language of pyspellchecker's dictionary.")
     spelling_dictionary: str | None = option(None, "A word frequency file in place of that dictionary.")
     skip_incomplete: bool = option(
         False, "Leave out rows without a text or label instead of refusing the file."
     )
+
+    def __post_init__(self) -> None:
+        check_prediction_format(self.prediction_format, ("standard", "spreadsheet"))

@@ -12,7 +12,7 @@ from hf_layerfusion.ensembling.scores import score_of
 from hf_layerfusion.evaluation.diversity import disagreement, error_correlation, mean_of_pairs
 from hf_layerfusion.evaluation.ensemble_plots import plot_gain
 from hf_layerfusion.evaluation.predictions import write_predictions
-from hf_layerfusion.experiments.card_fields import data_fields
+from hf_layerfusion.experiments.card_fields import data_fields, preparation_fields
 from hf_layerfusion.experiments.ensembles.arguments import EnsembleArguments, EnsembleDataArguments
 from hf_layerfusion.experiments.ensembles.rows import SOUP, Row, Trial
 from hf_layerfusion.experiments.run_folder import RESULTS_FILE
@@ -57,7 +57,7 @@ def write_trial(
         metrics=metrics,
         sections=_sections(trial, header, cells, diversity),
         figures=[("What each further member brings.", "plots/gain.png")] if curves else [],
-        preparation=[] if data_arguments.preprocessing == "none" else [data_arguments.preprocessing],
+        **preparation_fields({"": data_arguments}),
         **data_fields(data_arguments),
         environment=library_environment(),
     )
@@ -68,7 +68,7 @@ def write_trial(
         (folder / "plots").mkdir()
         names = list(dict.fromkeys(trial.mains.values()))
         plot_gain(curves, folder / "plots" / "gain.png", ", ".join(names).replace("_", " "))
-    _write_predictions(folder, trial, row)
+    _write_predictions(folder, trial, row, data_arguments.prediction_format)
     results: dict[str, Any] = {"combiner": trial.chosen}
     results |= {f"{split}_{name}": value for split, found in metrics.items() for name, value in found.items()}
     if row.gain is not None:
@@ -166,7 +166,7 @@ def gain_curves(trial: Trial) -> dict[str, dict[str, list[float]]]:
     return curves
 
 
-def _write_predictions(folder: Path, trial: Trial, row: Row) -> None:
+def _write_predictions(folder: Path, trial: Trial, row: Row, prediction_format: str) -> None:
     for task, splits in trial.texts.items():
         kind = trial.ensemble.tasks[task]
         path = folder / "predictions.csv"
@@ -181,6 +181,7 @@ def _write_predictions(folder: Path, trial: Trial, row: Row) -> None:
             logits=row.predictions[task][split],
             problem_type=kind.problem_type,
             label_names=kind.labels,
+            format=prediction_format,  # type: ignore[arg-type]
         )
 
 

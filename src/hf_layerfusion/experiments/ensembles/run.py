@@ -11,7 +11,7 @@ from hf_layerfusion.experiments.ensembles.arguments import EnsembleArguments, En
 from hf_layerfusion.experiments.ensembles.data import read_texts
 from hf_layerfusion.experiments.ensembles.report import write_trial
 from hf_layerfusion.experiments.ensembles.trial import open_ensemble, try_combiners
-from hf_layerfusion.experiments.pushing import open_hub, push_outputs
+from hf_layerfusion.experiments.pushing import open_hub, planned_push, push_outputs
 from hf_layerfusion.experiments.run_folder import SETTINGS_FILE, read_results
 from hf_layerfusion.storage import check_new, new_folder, read_json, write_json
 
@@ -23,7 +23,7 @@ def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArgu
     when all has been measured and written, or not at all.
 
     Returns:
-        The contents of `all_results.json`.
+        The contents of `all_results.json`; with `--dry_run` the files that would be `pushed`.
 
     Raises:
         UserError: for whatever the user can mend.
@@ -32,6 +32,13 @@ def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArgu
         raise UserError("--output_dir must name the folder of the ensemble, found none; name one.")
     folder = Path(arguments.output_dir)
     settings = ensemble_settings(arguments, data_arguments)
+    if arguments.dry_run:
+        if not (arguments.push_to_hub and is_finished(folder, settings)):
+            raise UserError(
+                "--dry_run lists what --push_to_hub pushes of a finished ensemble, found none of these settings in "
+                f"{folder}; run it first."
+            )
+        return planned_push(arguments)
     if arguments.push_to_hub and is_finished(folder, settings):
         logger.info("%s: finished before", folder)
         open_hub(arguments)
@@ -54,7 +61,7 @@ def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArgu
 def ensemble_settings(arguments: EnsembleArguments, data_arguments: EnsembleDataArguments) -> dict[str, Any]:
     """The settings that the ensemble depends on, as JSON; nothing of the Hub, no folder of outputs."""
     settings = {**dataclasses.asdict(arguments), **dataclasses.asdict(data_arguments)}
-    left_out = ("push_to_hub", "output_dir", "prediction_cache")
+    left_out = ("push_to_hub", "dry_run", "output_dir", "prediction_cache")
     return {
         name: value
         for name, value in settings.items()

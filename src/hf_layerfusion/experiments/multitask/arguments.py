@@ -53,7 +53,9 @@ class MultitaskDataArguments(DataCardArguments):
     max_predict_samples: int | None = option(None, "Test on the first that many examples of each task.")
     split_seed: int = option(42, "Seed of the splits and of --max_*_samples, the same for every run.")
     prediction_format: str = option(
-        "standard", "standard, or course for the prediction files of Stanford's CS 224N."
+        "standard",
+        "standard; spreadsheet, in which no text is run as a formula; or course for the prediction files of Stanford's "
+        "CS 224N beside the standard ones.",
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hf_layerfusion.experiments.card_fields import data_fields, encoder_fields, recipe
+from hf_layerfusion.experiments.card_fields import data_fields, encoder_fields, preparation_fields, recipe
 from hf_layerfusion.experiments.multitask.arguments import (
     MultitaskDataArguments,
     MultitaskModelArguments,
@@ -35,6 +35,7 @@ def tasks_fields(
     return {
         **encoder_fields(model_arguments),
         **data_fields(data_arguments),
+        **preparation_fields({name: task.data for name, task in tasks.items()}),
         "architecture": [
             f"Encoders side by side: {', '.join(model_arguments.encoders)}; {model_arguments.num_task_layers} top "
             "layers of the shared one for each task",

@@ -10,7 +10,11 @@ import numpy as np
 from hf_layerfusion import parameter_counts
 from hf_layerfusion.evaluation.errors import worst_mistakes
 from hf_layerfusion.evaluation.plots import plot_training_curves
-from hf_layerfusion.evaluation.predictions import write_course_predictions, write_predictions
+from hf_layerfusion.evaluation.predictions import (
+    spreadsheet_cell,
+    write_course_predictions,
+    write_predictions,
+)
 from hf_layerfusion.evaluation.surgery_plots import plot_conflicts
 from hf_layerfusion.evaluation.task_plots import plot_answers, plot_task_metrics
 from hf_layerfusion.experiments.adapters import adapter_fields, adapter_lines
@@ -72,7 +76,9 @@ def write_multitask_outputs(
     for task in data.tasks.values():
         write_task_predictions(folder / "predictions", task, data, result, data_arguments.prediction_format)
         figures += plot_task(folder, task, data, result)
-        sections += mistakes_section(folder / "mistakes", task, data, result)
+        sections += mistakes_section(
+            folder / "mistakes", task, data, result, data_arguments.prediction_format == "spreadsheet"
+        )
     results: dict[str, Any] = {
         f"{split}_{metric}": value
         for split, found in result.metrics.items()
@@ -105,6 +111,7 @@ def write_task_predictions(
             logits=logits,
             problem_type=prepared.schema.problem_type,
             label_names=prepared.schema.names,
+            format="spreadsheet" if prediction_format == "spreadsheet" else "standard",
         )
         if prediction_format == "course" and task.course_name is not None and split in ("test", "predict"):
             write_course_predictions(
@@ -151,9 +158,10 @@ def plot_task(
 
 
 def mistakes_section(
-    folder: Path, task: Task, data: MultitaskData, result: MultitaskResult
+    folder: Path, task: Task, data: MultitaskData, result: MultitaskResult, for_spreadsheets: bool = False
 ) -> list[tuple[str, str]]:
-    """Writes a task's worst answers with their texts to `TASK.csv`; the worst of them are a section of the card."""
+    """Writes a task's worst answers with their texts to `TASK.csv`, if so wanted without what spreadsheets would run;
+    the worst of them are a section of the card."""
     found = scored(task, result)
     prepared = data.prepared[task.name]
     if found is None or prepared.schema.problem_type == "multi_label_classification":
@@ -169,7 +177,10 @@ def mistakes_section(
     ]  # fmt: skip
     header = ["id", *prepared.text_columns, "true", "predicted"]
     with (folder / f"{task.name}.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([header, *cells])
+        lines = [header, *cells]
+        csv.writer(file).writerows(
+            [[spreadsheet_cell(cell) for cell in line] for line in lines] if for_spreadsheets else lines
+        )
     shown = [cell[1:] for cell in cells[:SHOWN_MISTAKES]]
     return [(f"Worst mistakes: {task.name}", str(markdown_table(header[1:], shown)))] if shown else []
 

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.experiments.arguments import check_prediction_format
 from hf_layerfusion.experiments.multitask.arguments import (
     MultitaskDataArguments,
     MultitaskModelArguments,
@@ -24,14 +25,14 @@ from hf_layerfusion.experiments.multitask.training import (
     train_multitask,
 )
 from hf_layerfusion.experiments.predict import is_prediction_only
-from hf_layerfusion.experiments.pushing import open_hub
+from hf_layerfusion.experiments.pushing import open_hub, planned_push
 from hf_layerfusion.experiments.run_folder import open_run, run_seeds, run_settings
 from hf_layerfusion.experiments.search.run import check_search, run_with_best
 from hf_layerfusion.hub.publish import CARD
 from hf_layerfusion.training.optimizer import group_rows
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
-PREDICTION_FORMATS = ("standard", "course")
+PREDICTION_FORMATS = ("standard", "spreadsheet", "course")
 
 
 def train_tasks(
@@ -63,11 +64,7 @@ def train_tasks(
     check_search(training_arguments)
     if entries is None:
         entries = read_tasks_file(data_arguments.tasks_file)
-    if data_arguments.prediction_format not in PREDICTION_FORMATS:
-        raise UserError(
-            f"--prediction_format must be one of {', '.join(PREDICTION_FORMATS)}, found "
-            f"{data_arguments.prediction_format!r}."
-        )
+    check_prediction_format(data_arguments.prediction_format, PREDICTION_FORMATS)
     settings = run_settings(model_arguments, data_arguments, training_arguments) | {"tasks": entries}
     folder = Path(data_arguments.data_dir or Path(str(data_arguments.tasks_file)).parent)
     with open_run(training_arguments, settings):
@@ -77,7 +74,8 @@ def train_tasks(
             data = prepare_multitask(entries, folder, model_arguments, data_arguments)
         if training_arguments.dry_run:
             groups = group_rows(load_multitask_model(model_arguments, data.tasks), training_arguments)
-            return {"architectures": architecture_counts(model_arguments, data.tasks), "groups": groups}
+            counts = architecture_counts(model_arguments, data.tasks)
+            return {"architectures": counts, "groups": groups, **planned_push(training_arguments)}
         experiment = MultitaskExperiment(data, model_arguments, data_arguments, settings)
         return run_seeds(*run_with_best(experiment, training_arguments))
 

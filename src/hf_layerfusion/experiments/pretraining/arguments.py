@@ -64,7 +64,8 @@ class PretrainingArguments(LayerFusionTrainingArguments):
     report_to: str = option("none", "Where to report, such as tensorboard.")
     dry_run: bool = option(
         False,
-        "Print the groups of parameters with their rates, and stop before training; nothing is written.",
+        "Print the groups of parameters with their rates and, with --push_to_hub, the files that would be pushed, and "
+        "stop before training; nothing is written.",
     )
 
     _VALID_DICT_FIELDS = (*LayerFusionTrainingArguments._VALID_DICT_FIELDS, "objective")

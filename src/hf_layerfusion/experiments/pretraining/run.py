@@ -19,7 +19,7 @@ from hf_layerfusion.experiments.models import (
 )
 from hf_layerfusion.experiments.pretraining.arguments import PretrainingArguments, PretrainingDataArguments
 from hf_layerfusion.experiments.pretraining.data import TRAIN, VALIDATION, open_streams
-from hf_layerfusion.experiments.pushing import open_hub
+from hf_layerfusion.experiments.pushing import open_hub, planned_push
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
     open_run,
@@ -273,6 +273,6 @@ def pretrain(
             )
         if arguments.dry_run:
             model, _ = load_pretraining_model(model_arguments, objective)
-            return {"groups": group_rows(model, arguments)}
+            return {"groups": group_rows(model, arguments), **planned_push(arguments)}
         experiment = Pretraining(model_arguments, objective, tokenizer, streams, settings)
         return run_once(experiment, arguments, Path(str(arguments.output_dir)))
