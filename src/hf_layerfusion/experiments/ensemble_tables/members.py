@@ -89,7 +89,7 @@ def read_members(table: EnsembleTable, results: Path) -> Members:
     members = Members({}, set(), {}, [])
     for run in table.runs():
         file = table.file(results, run)
-        found = _read(read_run_file(file, "settings", "metrics")) if file.exists() else None
+        found = _read(read_run_file(file, "labels")) if file.exists() else None
         if found is None:
             members.missing.append(run)
             continue
