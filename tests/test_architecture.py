@@ -25,11 +25,22 @@ ARROWS: dict[str, set[str]] = {
     "export": set(),
     "ensembling": {"evaluation", "hub"},
     "training": {"data", "losses", "surgery", "evaluation", "hub"},
+    "probing": {"modeling", "training", "evaluation"},
     "errors": set(),
     "storage": set(),
     "__init__": {"modeling", "training", "ensembling", "hub"},
     "__main__": {"experiments"},
-    "experiments": {"__init__", "modeling", "training", "evaluation", "ensembling", "data", "hub", "export"},
+    "experiments": {
+        "__init__",
+        "modeling",
+        "training",
+        "evaluation",
+        "ensembling",
+        "data",
+        "hub",
+        "export",
+        "probing",
+    },
 }
 
 # What travels with a checkpoint must run where nothing but torch and transformers is installed.

@@ -20,6 +20,10 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "probe": Command(
+        "hf_layerfusion.experiments.commands.probe",
+        "fit linear probes on each layer of frozen encoders and on all layers, and advise whether to fuse them",
+    ),
     "verify": Command(
         "hf_layerfusion.experiments.commands.verify",
         "compare the files of a saved model, adapter, checkpoint or ensemble with the checksums in its manifest",

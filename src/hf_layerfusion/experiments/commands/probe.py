@@ -1,0 +1,133 @@
+"""`probe ENCODER … --train_file FILE …`: which layers of an encoder know most of a task."""
+
+import json
+import logging
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from datasets import Dataset
+
+from hf_layerfusion.data.files import read_examples
+from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.data.splits import limit, remove_duplicates
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.probing import LayerProbe, layer_probes, plot_layer_probe
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the encoders, the data and what is written."""
+    parser.add_argument(
+        "encoders", nargs="+", metavar="ENCODER", help="folder or Hub id of a pretrained encoder"
+    )
+    parser.add_argument(
+        "--train_file",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="csv, tsv, json, jsonl or parquet; one a data set",
+    )
+    parser.add_argument(
+        "--test_file",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="one for each training file; without, the training rows are predicted in five folds",
+    )
+    parser.add_argument("--text_column", default="text", help="column of the texts (default: text)")
+    parser.add_argument("--text_pair_column", help="column of the second text of pairs")
+    parser.add_argument("--label_column", default="label", help="column of the labels (default: label)")
+    parser.add_argument(
+        "--group_column", help="text column whose equal values stay in one fold, where there is no test file"
+    )
+    parser.add_argument("--metric", help="accuracy or macro_f1 for classes, pearson for values")
+    parser.add_argument("--max_train_samples", type=int, help="draw so many rows of each training file")
+    parser.add_argument("--max_length", type=int, help="tokens of a text that are read")
+    parser.add_argument("--batch_size", type=int, default=32, help="texts a batch (default: 32)")
+    parser.add_argument("--cache_dir", help="folder of the encoder's states")
+    parser.add_argument("--seed", type=int, default=0, help="of folds and bootstrap (default: 0)")
+    parser.add_argument("--output_dir", help="new folder for probe.json and layers.png")
+
+
+def run(arguments: Namespace) -> None:
+    """Probe each encoder on each data set, print a table and a sentence of advice, and write both with a figure.
+
+    Raises:
+        UserError: files that do not go together, an output folder that is not empty, or as `layer_probe`.
+    """
+    logging.getLogger("hf_layerfusion").setLevel(logging.INFO)
+    output = None if arguments.output_dir is None else _new_folder(Path(arguments.output_dir))
+    columns = [arguments.text_column] + ([arguments.text_pair_column] if arguments.text_pair_column else [])
+    if arguments.test_file and len(arguments.test_file) != len(arguments.train_file):
+        raise UserError(
+            f"--test_file must name a file for each of the {len(arguments.train_file)} training files, found "
+            f"{len(arguments.test_file)}; name as many, or none"
+        )
+    data = {}
+    for place, path in enumerate(arguments.train_file):
+        name = (
+            Path(path).stem
+            if len(set(map(_stem, arguments.train_file))) > 1
+            else Path(path).resolve().parent.name
+        )
+        tested = arguments.test_file[place] if arguments.test_file else None
+        data[name if name not in data else path] = _read(arguments, path, tested, columns)
+    probes = layer_probes(
+        arguments.encoders,
+        data,
+        text_columns=columns,
+        group_column=arguments.group_column,
+        metric=arguments.metric,
+        max_length=arguments.max_length,
+        batch_size=arguments.batch_size,
+        cache_dir=arguments.cache_dir,
+        seed=arguments.seed,
+    )
+    for probe in probes:
+        print(f"\n{_shown(probe)}")
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        found = [probe.to_dict() for probe in probes]
+        (output / "probe.json").write_text(
+            json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        plot_layer_probe(probes, output / "layers.png")
+        print(f"\nwritten: {output / 'probe.json'}, {output / 'layers.png'}")
+
+
+def _stem(path: str) -> str:
+    return Path(path).stem
+
+
+def _new_folder(folder: Path) -> Path:
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"--output_dir {folder}: must be a new or an empty folder; name another")
+    return folder
+
+
+def _read(arguments: Namespace, train: str, test: str | None, columns: list[str]) -> dict[str, Dataset]:
+    splits = {
+        name: read_examples(path, text_columns=columns, label_column=arguments.label_column)
+        for name, path in (("train", train), ("test", test))
+        if path is not None
+    }
+    splits["train"] = remove_duplicates(splits["train"], columns)
+    schema = LabelSchema.infer(splits["train"], where=train)
+    if schema.problem_type == "multi_label_classification":
+        raise UserError(
+            f"{train}: a probe takes one class or value a text, found several; use another label column"
+        )
+    encoded = {name: schema.encode(split, test or train) for name, split in splits.items()}
+    if arguments.max_train_samples is not None:
+        encoded["train"] = limit(encoded["train"], arguments.max_train_samples, arguments.seed)
+    return encoded
+
+
+def _shown(probe: LayerProbe) -> str:
+    header, rows = probe.table()
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in (header, *rows)
+    ]
+    head = f"{probe.data}, {Path(probe.encoder).name}: {probe.num_train:,} training rows, {probe.num_test:,} test rows"
+    return "\n".join([head, *(line.rstrip() for line in lines), *probe.notes, probe.advice])

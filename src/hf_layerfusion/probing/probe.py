@@ -1,0 +1,409 @@
+"""Asks an encoder, before anything is trained, whether its other layers know more of a task than its last one."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset, IterableDataset
+from huggingface_hub.constants import HF_HOME
+from joblib import Memory
+from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.linear_probe import LinearProbe, ProbeProblem, fit_linear_probe
+from hf_layerfusion.evaluation.significance import Difference, from_draws, least_p_value
+from hf_layerfusion.modeling.modeling_layer_pooling import LayerPoolingModel
+from hf_layerfusion.probing.scores import SCORES, Score, bootstrap_scores
+from hf_layerfusion.probing.vectors import POOLINGS, TextVectors, most_tokens, read_vectors
+
+NUM_FOLDS = 5
+"""Folds in which data without a test split are predicted."""
+
+_READINGS = {1: {"": False}, 2: {"read jointly": False, "read apart": True}}
+
+
+@dataclass(frozen=True)
+class ProbeScore:
+    """A linear probe's score on the test rows.
+
+    Attributes:
+        layers: the layers that it reads, 1 the first.
+        pooling: of the tokens at each layer, `"cls"` or `"mean"`.
+        reading: of pairs, `"read jointly"` or `"read apart"`; else empty.
+        score: on the test rows.
+        low: lower end of the score's 95 % bootstrap interval over test rows.
+        high: upper end.
+        cv_score: log-likelihood (or negative squared error) in cross-validation inside the training rows, by which
+            every choice is made.
+        strength: of the L2 penalty.
+    """
+
+    layers: tuple[int, ...]
+    pooling: str
+    reading: str
+    score: float
+    low: float
+    high: float
+    cv_score: float
+    strength: float
+
+
+@dataclass
+class LayerProbe:
+    """What linear probes of an encoder's layers score: the result of `layer_probe`.
+
+    Attributes:
+        encoder: its name.
+        data: name of the data.
+        metric: `"accuracy"`, `"macro_f1"` or `"pearson"`.
+        num_train: training rows.
+        num_test: test rows; without a test split, the training rows, each predicted by probes that did not see it.
+        layers: a score for each layer, the first to the last.
+        last: of the last layer; one of `layers`.
+        best: of the layer that is best in cross-validation inside the training rows; one of `layers`.
+        all: of all layers together.
+        gain: all layers against the last one, a paired bootstrap over test rows.
+        notes: what the reader should know of the rows, a sentence each.
+    """
+
+    encoder: str
+    data: str
+    metric: str
+    num_train: int
+    num_test: int
+    layers: list[ProbeScore]
+    last: ProbeScore
+    best: ProbeScore
+    all: ProbeScore
+    gain: Difference
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def advice(self) -> str:
+        """One sentence: whether to fuse the layers."""
+        gain, unit = 100 * self.gain.difference, "points"
+        reach = f"95 % interval {100 * self.gain.low:+.1f} to {100 * self.gain.high:+.1f}"
+        if self.gain.low > 0:
+            return f"All layers beat the last one by {gain:.1f} {unit} on this data ({reach}); fuse them."
+        if self.gain.high < 0:
+            return (
+                f"The last layer beats all of them by {-gain:.1f} {unit} on this data ({reach}); keep to it."
+            )
+        return (
+            f"All layers and the last one differ by {gain:+.1f} {unit} on this data, which is within noise ({reach}); "
+            "the last layer may be enough."
+        )
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return a header and rows: each layer, then all layers together; scores times 100."""
+        header = ["layers", f"{self.metric} x 100", "95 % interval", "tokens", "strength"]
+        named = [(str(each.layers[0]), each) for each in self.layers] + [("all", self.all)]
+        rows = []
+        for name, each in named:
+            name += " (last)" * (each is self.last) + " (best in training)" * (each is self.best)
+            how = f"{each.pooling}, {each.reading}" if each.reading else each.pooling
+            interval = f"{100 * each.low:.1f} to {100 * each.high:.1f}"
+            rows.append([name, f"{100 * each.score:.1f}", interval, how, f"{each.strength:g}"])
+        return header, rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the probe as JSON takes it, with its advice."""
+        return {**asdict(self), "advice": self.advice}
+
+
+def layer_probe(
+    encoder: str | os.PathLike[str],
+    data: Dataset | Mapping[str, Dataset],
+    *,
+    text_columns: Sequence[str] = ("text",),
+    label_column: str = "label",
+    group_column: str | None = None,
+    metric: str | None = None,
+    name: str = "data",
+    max_length: int | None = None,
+    batch_size: int = 32,
+    cache_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> LayerProbe:
+    """Fit linear probes on each layer of a frozen encoder, on the last one and on all of them together.
+
+    The encoder reads each text once; its states (mean and first token of every layer, in half precision) are kept in
+    `cache_dir`, so that a second call takes seconds. Strength of the penalty, pooling of the tokens and, for pairs, the
+    reading (jointly, or each text by itself with the features u, v, |u - v| and u * v) are chosen by cross-validation
+    inside the training rows. The pooling is that which is best for the last layer.
+
+    Args:
+        encoder: folder or Hub id of an encoder of any architecture that the package's models take.
+        data: splits `"train"` and `"test"`, or training rows alone: these are then predicted in five folds.
+        text_columns: one column, or two for pairs.
+        label_column: classes (integers or strings) or values (floats).
+        group_column: column whose equal values never stand on both sides of a fold, where there is no test split.
+        metric: `"accuracy"` (default for classes), `"macro_f1"` or `"pearson"` (default for values).
+        name: of the data, for the report.
+        max_length: tokens of a text (of a pair read jointly, of both) that are read; by default what the encoder takes,
+            at most 512.
+        batch_size: texts a batch.
+        cache_dir: folder of the states; by default `hf_layerfusion/states` beside the Hub's cache.
+        seed: of folds and bootstrap.
+        **options: of `from_pretrained`, such as `revision`, `token` or `trust_remote_code`.
+
+    Returns:
+        The scores, with `advice` in one sentence. `plot_layer_probe` draws them.
+
+    Raises:
+        UserError: a stream, missing columns, one class only, labels or rows too few for the folds, an encoder with one
+            layer, states that are not finite.
+    """
+    splits = _splits(data, [*text_columns, label_column, *([group_column] if group_column else [])])
+    targets, problem = _targets(splits, label_column)
+    score_name, score = _score(metric, problem)
+    model = LayerPoolingModel.from_pretrained(encoder, pooling="concat", token_pooling="cls_mean", **options)
+    if model.config.num_hidden_layers < 2:
+        raise UserError(f"encoder {encoder}: must have two layers or more to compare, found one; use another")
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(encoder, **options)
+    folder = Path(HF_HOME) / "hf_layerfusion" / "states" if cache_dir is None else Path(cache_dir)
+    readings = {
+        reading: read_vectors(
+            model,
+            tokenizer,
+            [split.select_columns(list(text_columns)) for split in splits.values()],
+            apart=apart,
+            max_length=most_tokens(model, tokenizer, max_length),
+            cache_dir=str(folder),
+            batch_size=batch_size,
+        )
+        for reading, apart in _READINGS[len(text_columns)].items()
+    }
+    groups = None if group_column is None else np.asarray(splits["train"][group_column])
+    probes = _Probes(readings, targets, problem, Memory(folder / "probes", verbose=0), seed)
+    found = probes.run(_folds(targets["train"], groups, problem, seed) if "test" not in targets else None)
+    tested = targets.get("test", targets["train"])
+    report = _report(found, tested, score, seed)
+    notes = [
+        f"{split}: {vectors.num_truncated:,} of {len(targets[split]):,} texts are cut off ({reading or 'at the limit'})"
+        for reading, of_splits in readings.items()
+        for split, vectors in zip(targets, of_splits, strict=True)
+        if vectors.num_truncated
+    ]
+    return LayerProbe(
+        str(encoder), name, score_name, len(targets["train"]), len(tested), **report, notes=notes
+    )
+
+
+def layer_probes(
+    encoders: Sequence[str | os.PathLike[str]],
+    data: Mapping[str, Dataset | Mapping[str, Dataset]],
+    **settings: Any,
+) -> list[LayerProbe]:
+    """Probe several encoders on several data sets.
+
+    Args:
+        encoders: folders or Hub ids.
+        data: data sets by name, each as `layer_probe` takes it.
+        **settings: of `layer_probe`, for every data set.
+
+    Returns:
+        A probe for each pair; for each data set, the encoder with the best score of all layers first.
+
+    Raises:
+        UserError: as `layer_probe`.
+    """
+    found = []
+    for name, each in data.items():
+        probes = [layer_probe(encoder, each, name=name, **settings) for encoder in encoders]
+        found += sorted(probes, key=lambda probe: -probe.all.score)
+    return found
+
+
+def _splits(data: Any, columns: Sequence[str]) -> dict[str, Dataset]:
+    splits = {"train": data} if isinstance(data, Dataset | IterableDataset) else dict(data)
+    if "train" not in splits:
+        raise UserError(f"data must hold a split 'train', found {sorted(splits)}; name it so")
+    splits = {name: splits[name] for name in ("train", "test") if name in splits}
+    for name, split in splits.items():
+        if not isinstance(split, Dataset):
+            raise UserError(
+                f"split '{name}' must be a datasets.Dataset with a length, found {type(split).__name__}; a probe needs "
+                "all rows at once, so load it without streaming"
+            )
+        missing = [column for column in columns if column not in split.column_names]
+        if missing:
+            raise UserError(
+                f"split '{name}' must have the columns {', '.join(columns)}, found {', '.join(split.column_names)}; "
+                "name them by text_columns and label_column"
+            )
+        if len(split) == 0:
+            raise UserError(f"split '{name}' must have rows, found none; check its file")
+    return splits
+
+
+def _targets(splits: dict[str, Dataset], column: str) -> tuple[dict[str, npt.NDArray[Any]], ProbeProblem]:
+    raw = {name: np.asarray(split[column]) for name, split in splits.items()}
+    if raw["train"].dtype == object or raw["train"].ndim != 1:
+        raise UserError(
+            f"column '{column}' must hold one class or value a row, found lists or empty fields; leave those rows out"
+        )
+    if np.issubdtype(raw["train"].dtype, np.floating):
+        return {name: values.astype(np.float64) for name, values in raw.items()}, "regression"
+    names = np.unique(raw["train"])
+    unknown = sorted(set(raw.get("test", names)[:]) - set(names)) if "test" in raw else []
+    if unknown:
+        raise UserError(
+            f"column '{column}' of split 'test' holds classes that train lacks: {unknown[:5]}; leave them out"
+        )
+    return {
+        name: np.searchsorted(names, values) for name, values in raw.items()
+    }, "single_label_classification"
+
+
+def _score(metric: str | None, problem: ProbeProblem) -> tuple[str, Score]:
+    fitting = ["pearson"] if problem == "regression" else ["accuracy", "macro_f1"]
+    name = fitting[0] if metric is None else metric
+    if name not in fitting:
+        raise UserError(
+            f"metric must be one of {', '.join(fitting)} for these labels, found {metric!r}; choose one"
+        )
+    return name, SCORES[name]
+
+
+def _folds(
+    targets: npt.NDArray[Any], groups: npt.NDArray[Any] | None, problem: ProbeProblem, seed: int
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    size = len(np.unique(groups)) if groups is not None else len(targets)
+    if problem != "regression" and groups is None:
+        size = int(np.bincount(targets).min())
+    if size < NUM_FOLDS:
+        what = "groups" if groups is not None else "rows of each class" if problem != "regression" else "rows"
+        raise UserError(
+            f"data without a test split need {NUM_FOLDS} {what} or more, found {size}; give more or a test split"
+        )
+    folds: Any = StratifiedKFold if problem != "regression" else KFold
+    if groups is not None:
+        return list(GroupKFold(NUM_FOLDS).split(targets, targets, groups))
+    return list(folds(NUM_FOLDS, shuffle=True, random_state=seed).split(targets, targets))
+
+
+@dataclass
+class _Fitted:
+    """A probe's predictions of the test rows, and how it came to be."""
+
+    predictions: npt.NDArray[Any]
+    pooling: str
+    reading: str
+    cv_score: float
+    strength: float
+
+
+@dataclass
+class _Probes:
+    """Fits probes of every layer and of all, and chooses among poolings and readings."""
+
+    readings: dict[str, list[TextVectors]]
+    targets: dict[str, npt.NDArray[Any]]
+    problem: ProbeProblem
+    memory: Memory
+    seed: int
+
+    def run(self, folds: Any) -> dict[tuple[int, ...], _Fitted]:
+        """Return the best probe of each layer and of all layers; in folds, each fold's chosen by itself."""
+        if folds is None:
+            rows = np.arange(len(self.targets["train"]))
+            return self._best(rows, None)
+        parts = [self._best(train, test) for train, test in folds]
+        order = np.argsort(np.concatenate([test for _, test in folds]))
+        joined = {}
+        for layers, first in parts[0].items():
+            each = [part[layers] for part in parts]
+            predictions = np.concatenate([fitted.predictions for fitted in each])[order]
+            cv_score = float(np.mean([fitted.cv_score for fitted in each]))
+            joined[layers] = _Fitted(predictions, first.pooling, first.reading, cv_score, first.strength)
+        return joined
+
+    def _best(
+        self, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64] | None
+    ) -> dict[tuple[int, ...], _Fitted]:
+        found: dict[tuple[int, ...], _Fitted] = {}
+        depth = next(iter(self.readings.values()))[0].num_layers
+        sets = [(depth - 1,), *((layer,) for layer in range(depth - 1)), tuple(range(depth))]
+        total = len(self.readings) * (len(sets) + len(POOLINGS) - 1)
+        with tqdm(total=total, desc="fitting probes", unit="probe") as progress:
+            for reading, vectors in self.readings.items():
+                pooling = ""
+                for layers in sets:
+                    fitted = []
+                    for name in [pooling] if pooling else POOLINGS:
+                        fitted.append(self._fit(vectors, layers, name, reading, train, test))
+                        progress.update()
+                    best = max(fitted, key=lambda each: each.cv_score)
+                    pooling = best.pooling
+                    if layers not in found or best.cv_score > found[layers].cv_score:
+                        found[layers] = best
+        return {layers: found[layers] for layers in sorted(found, key=lambda each: (len(each), each))}
+
+    def _fit(
+        self,
+        vectors: list[TextVectors],
+        layers: tuple[int, ...],
+        pooling: str,
+        reading: str,
+        train: npt.NDArray[np.int64],
+        test: npt.NDArray[np.int64] | None,
+    ) -> _Fitted:
+        features = vectors[0].features(layers, pooling)
+        unseen = vectors[1].features(layers, pooling) if test is None else features[test]
+        y = self.targets["train"]
+        count = None if self.problem == "regression" else int(y.max()) + 1
+        try:
+            fit = self.memory.cache(fit_linear_probe)
+            probe: LinearProbe = fit(
+                features[train], y[train], self.problem, num_classes=count, seed=self.seed
+            )
+        except ValueError as error:
+            raise UserError(
+                f"the probe of layer {'s '.join(str(each + 1) for each in layers[-1:])}: {error}"
+            ) from error
+        return _Fitted(probe.predictions(unseen), pooling, reading, probe.cv_score, probe.strength)
+
+
+def _report(
+    found: dict[tuple[int, ...], _Fitted], targets: npt.NDArray[Any], score: Score, seed: int
+) -> dict[str, Any]:
+    fitted = list(found.values())
+    once = np.ones((1, len(targets)))
+    points = [float(score(each.predictions, targets, once)[0]) for each in fitted]
+    draws = bootstrap_scores(score, [each.predictions for each in fitted], targets, seed=seed)
+    scores = []
+    for layers, each, point, drawn in zip(found, fitted, points, draws, strict=True):
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        numbers = tuple(layer + 1 for layer in layers)
+        scores.append(
+            ProbeScore(
+                numbers,
+                each.pooling,
+                each.reading,
+                point,
+                float(low),
+                float(high),
+                each.cv_score,
+                each.strength,
+            )
+        )
+    *of_layers, of_all = scores
+    differ = int((fitted[-1].predictions != fitted[-2].predictions).sum())
+    gain = from_draws(points[-1] - points[-2], draws[-1] - draws[-2], least_p_value(differ))
+    if not math.isfinite(gain.difference):
+        raise UserError(
+            "the probes' scores are undefined: their predictions or the test labels are all the same"
+        )
+    best = max(of_layers, key=lambda each: each.cv_score)
+    return {"layers": of_layers, "last": of_layers[-1], "best": best, "all": of_all, "gain": gain}

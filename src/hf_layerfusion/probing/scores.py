@@ -1,0 +1,69 @@
+"""Scores of predictions, and their bootstrap over test rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_layerfusion.evaluation.significance import CHUNK_DRAWS
+
+Array = npt.NDArray[Any]
+Score = Callable[[Array, Array, Array], Array]
+"""Takes predictions `[N]`, targets `[N]` and how often each row counts, `[draws, N]`; returns `[draws]`."""
+
+
+def accuracy(predictions: Array, targets: Array, counts: Array) -> Array:
+    """Return the share of rows that are predicted right."""
+    return np.asarray(counts @ (predictions == targets).astype(np.float64) / counts.sum(axis=1))
+
+
+def macro_f1(predictions: Array, targets: Array, counts: Array) -> Array:
+    """Return the mean over classes of F1 = 2 TP / (predicted + true), of the classes that are either."""
+    found = []
+    for each in np.union1d(predictions, targets):
+        guessed, true = predictions == each, targets == each
+        sizes = counts @ (guessed.astype(np.float64) + true)
+        hits = 2 * (counts @ (guessed & true).astype(np.float64))
+        found.append(np.divide(hits, sizes, out=np.full(len(counts), np.nan), where=sizes > 0))
+    return np.asarray(np.nanmean(found, axis=0))
+
+
+def pearson(predictions: Array, targets: Array, counts: Array) -> Array:
+    """Return Pearson's correlation; 0 where one side does not vary."""
+    x, y, total = predictions - predictions.mean(), targets - targets.mean(), counts.sum(axis=1)
+    mean_x, mean_y = counts @ x / total, counts @ y / total
+    product = counts @ (x * y) / total - mean_x * mean_y
+    spread = (counts @ x**2 / total - mean_x**2) * (counts @ y**2 / total - mean_y**2)
+    return np.divide(product, np.sqrt(np.maximum(spread, 0)), out=np.zeros(len(counts)), where=spread > 1e-24)
+
+
+SCORES: dict[str, Score] = {"accuracy": accuracy, "macro_f1": macro_f1, "pearson": pearson}
+
+
+def bootstrap_scores(
+    score: Score, predictions: list[Array], targets: Array, *, num_draws: int = 2_000, seed: int = 0
+) -> Array:
+    """Return the score of several models on the same draws of rows with replacement, `[models, num_draws]`.
+
+    Args:
+        score: one of `SCORES`.
+        predictions: of each model, `[N]`.
+        targets: `[N]`.
+        num_draws: number of draws.
+        seed: of the draws.
+    """
+    generator = np.random.default_rng(seed)
+    size = len(targets)
+    found = np.empty((len(predictions), num_draws))
+    chunk = max(1, CHUNK_DRAWS // size)
+    for start in range(0, num_draws, chunk):
+        stop = min(start + chunk, num_draws)
+        chosen = generator.integers(size, size=(stop - start, size))
+        chosen += np.arange(stop - start)[:, None] * size
+        counts = np.bincount(chosen.ravel(), minlength=chosen.size).reshape(chosen.shape).astype(np.float64)
+        for model, values in enumerate(predictions):
+            found[model, start:stop] = score(values, targets, counts)
+    return found
