@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-lowest test-common test-wheel lint docs bench cards release clean
+.PHONY: help demo test test-lowest test-common encoders test-wheel lint docs bench cards release clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make test         run the test suite (under 10 minutes)"
 	@echo "make test-lowest  run it with the lowest versions that setup.cfg allows (Python 3.10 to 3.12)"
 	@echo "make test-common  run transformers' own model tests on every model class (downloads its sources)"
+	@echo "make encoders     check every architecture as an encoder and write docs/encoders.md"
 	@echo "make test-wheel   build the wheel, install it into an empty environment and use it"
 	@echo "make lint         check style, format and types"
 	@echo "make docs         run the examples of README, docs and docstrings, and check links"
@@ -47,6 +48,10 @@ test-lowest:
 
 test-common: $(STAMP)
 	$(BIN)/python tests/common/run.py
+
+# Every architecture of the installed transformers: about ten minutes.
+encoders: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.encoders.run
 
 test-wheel: $(STAMP)
 	$(PYTEST) -m wheel tests/test_wheel.py

@@ -61,7 +61,7 @@ BAD_FUSION: list[tuple[str, Any]] = [
 ]
 BAD_POOLING: list[tuple[str, Any]] = [
     ("pooling", "median"),
-    ("token_pooling", "last"),
+    ("token_pooling", "first"),
     ("dense_size", -1),
     ("classifier_dropout", float("nan")),
     ("classifier_dropout", 1),

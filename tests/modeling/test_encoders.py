@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hf_layerfusion import (
 from hf_layerfusion.experiments.arguments import CheckpointArguments
 from hf_layerfusion.experiments.models import load_tokenizer
 from hf_layerfusion.modeling.encoders import position_limit
+from tests.encoders.tiny_encoders import tiny_encoder_config
 from tests.modeling.cases import SMALL
 from tests.tiny import MODEL_TYPES, tiny_config, tiny_tokenizer
 
@@ -86,3 +88,89 @@ def test_the_tokenizers_own_limit_is_never_raised(tmp_path: Path) -> None:
     tokenizer.model_max_length = 20
     tokenizer.save_pretrained(tmp_path)
     assert load_tokenizer(CheckpointArguments(model_name_or_path=str(tmp_path))).model_max_length == 20
+
+
+# --- encoders whose tokens see only those before them -----------------------------------------------------------------
+
+CAUSAL = ("gpt2", "llama", "qwen3", "gemma3_text", "opt", "bloom", "gpt_neox")
+# Encoders by their settings.
+BOTH_WAYS = {"gemma3_text": {"use_bidirectional_attention": True}, "llama": {"is_causal": False}}
+
+
+def causal_models(name: str, **changes: Any) -> list[Any]:
+    encoder = tiny_encoder_config(name, **changes)
+    tasks = {
+        "a": {"labels": ["x", "y"]},
+        "b": {"labels": ["x", "y"], "fusion": {"pooling": "mean"}},
+        "c": {"labels": ["x", "y"], "fusion": {"fusion": "share_depth", "num_groups": 2}},
+    }
+    return [
+        BertWithPoolingModule(LayerPoolingConfig(encoder_config=encoder)).eval(),
+        *(
+            CerbertusForMultitask(
+                CerbertusConfig(encoder_config=encoder, tasks=tasks, task_name=task, num_task_layers=2)
+            ).eval()
+            for task in tasks
+        ),
+        CerbertusForMultitask(CerbertusConfig(encoder_config=encoder)).eval(),
+    ]
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@torch.no_grad()
+def test_a_causal_encoder_is_read_at_its_last_token(name: str, tmp_path: Path) -> None:
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
+    padding = torch.ones(1, 3, dtype=torch.long)  # its id is 1 too
+    right = {"input_ids": torch.cat([ids, padding], 1), "attention_mask": torch.tensor([[1] * 7 + [0] * 3])}
+    left = {"input_ids": torch.cat([padding, ids], 1), "attention_mask": torch.tensor([[0] * 3 + [1] * 7])}
+    for model in causal_models(name):
+        expected = model(ids).logits
+        for padded in (right, left):
+            torch.testing.assert_close(model(**padded).logits, expected, rtol=0, atol=2e-5)
+        for place in range(7):
+            changed = ids.clone()
+            changed[0, place] = 50
+            assert (model(changed).logits - expected).abs().max() > 1e-5, place
+        assert not model.config.get_text_config().use_cache
+    causal_models(name)[0].save_pretrained(tmp_path / "pooling")
+    assert json.loads((tmp_path / "pooling" / "config.json").read_text())["token_pooling"] == "last"
+    causal_models(name)[1].save_pretrained(tmp_path / "tasks")
+    tasks = json.loads((tmp_path / "tasks" / "config.json").read_text())["tasks"]
+    assert tasks["a"]["sentence_vector"] == tasks["b"]["fusion"]["token_pooling"] == "last"
+    assert tasks["c"]["sentence_vector"] == "last"
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_the_first_token_of_a_causal_encoder_is_refused(name: str) -> None:
+    encoder = tiny_encoder_config(name)
+    message = f"must not be '(cls|pooler)' for '{name}'.* use 'last' or 'mean'\\.$"
+    with pytest.raises(ValueError, match=message):
+        LayerPoolingConfig(encoder_config=encoder, token_pooling="cls")
+    for task in (
+        {"sentence_vector": "cls"},
+        {"sentence_vector": "pooler"},
+        {"fusion": {"pooling": "lstm", "token_pooling": "cls"}},
+        {"sentence_vector": "cls", "fusion": {"fusion": "share", "num_groups": 2, "fusion_cell": "linear"}},
+        {"sentence_vector": "cls", "fusion": {"fusion": "cat_depth", "num_groups": 2}},
+    ):
+        with pytest.raises(ValueError, match=message):
+            CerbertusConfig(encoder_config=encoder, tasks={"a": {"labels": ["x", "y"], **task}})
+    # Recurrences along the tokens bring the whole text to each of them.
+    mixed = {"labels": ["x", "y"], "sentence_vector": "cls", "fusion": {"fusion": "share", "num_groups": 2}}
+    CerbertusConfig(encoder_config=encoder, tasks={"a": mixed})
+
+
+@pytest.mark.parametrize("name", BOTH_WAYS)
+@torch.no_grad()
+def test_a_decoder_made_an_encoder_is_read_at_its_first_token(name: str) -> None:
+    encoder = tiny_encoder_config(name, **BOTH_WAYS[name])
+    model = BertWithPoolingModule(LayerPoolingConfig(encoder_config=encoder)).eval()
+    assert model.config.token_pooling == "cls"
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert (model(ids).logits - model(torch.tensor([[5, 6, 7, 9]])).logits).abs().max() > 1e-5
+
+
+def test_bert_as_a_decoder_is_causal() -> None:
+    config = LayerPoolingConfig(encoder_config=tiny_config("bert", is_decoder=True))
+    assert config.token_pooling == "last"
+    assert LayerPoolingConfig(encoder_config=tiny_config("bert")).token_pooling == "cls"

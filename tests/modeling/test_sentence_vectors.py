@@ -17,6 +17,8 @@ def by_hand(name: str, vector: torch.nn.Module, states: torch.Tensor) -> torch.T
     """The vector of one text `[T, W]` by its formula, one number after the other."""
     if name == "cls":
         return states[0]
+    if name == "last":
+        return states[-1]
     if name == "mean":
         return torch.stack(list(states)).sum(0) / len(states)
     if name == "pooler":

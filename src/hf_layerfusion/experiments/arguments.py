@@ -126,7 +126,9 @@ class ModelArguments(AdaptedEncoderArguments):
         "layers (default lstm).",
     )
     token_pooling: str | None = option(
-        None, "layer_pooling: cls, mean or cls_mean (both) over the tokens of a layer (default cls)."
+        None,
+        "layer_pooling: cls, mean, cls_mean (both) or last of the tokens of a layer (default cls, of a causal encoder "
+        "last).",
     )
     dense_size: int | None = option(None, "Units of the dense layer before the labels; 0 leaves it out.")
     classifier_dropout: float | None = option(None, "Dropout before the labels.")

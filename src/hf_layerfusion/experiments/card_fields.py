@@ -123,6 +123,7 @@ def architecture_lines(config: PreTrainedConfig) -> list[str]:
             "cls": "the first token",
             "mean": "the mean over tokens",
             "cls_mean": "the first token and the mean over tokens",
+            "last": "the last token",
         }[config.token_pooling]
         return [
             f"Pooling over layers: {config.pooling}, of {tokens} at each layer",

@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from .configuration_layer_fusion import LayerFusionConfig
+from .encoders import is_causal
 from .task_config import TaskConfig
 from .task_heads import build_heads
 
@@ -69,6 +70,8 @@ class CerbertusConfig(LayerFusionConfig):
             only: dict[str, Any] = {"problem_type": self.problem_type or guessed}
             if only["problem_type"] != "regression":
                 only["labels"] = labels
+            if is_causal(self.get_text_config()):
+                only["sentence_vector"] = "last"
             return {ONLY_TASK: TaskConfig(**only)}
         known = {field.name for field in dataclasses.fields(TaskConfig)}
         found = {}
@@ -121,6 +124,7 @@ class CerbertusConfig(LayerFusionConfig):
             raise ValueError(
                 f"`task_name` must be one of {names}, found {self.task_name!r}; None is the first."
             )
+        self.choose_vectors()
         tasks = self.task_configs
         self.show_default_task(tasks)
         super().check()
@@ -133,6 +137,19 @@ class CerbertusConfig(LayerFusionConfig):
         # Built once without memory: what does not fit is refused here.
         with torch.device("meta"):
             build_heads(tasks, self.encoders, self.get_text_config())
+
+    def choose_vectors(self) -> None:
+        """States in `tasks` that they read the last token of a causal encoder, where they do not say what they read."""
+        if not self.tasks or not is_causal(self.get_text_config()):
+            return
+        tasks = {}
+        for name, fields in self.tasks.items():
+            fusion = fields.get("fusion")
+            if isinstance(fusion, dict) and "pooling" in fusion:
+                tasks[name] = {**fields, "fusion": {"token_pooling": "last", **fusion}}
+            else:
+                tasks[name] = {"sentence_vector": "last", **fields}
+        self.tasks = tasks
 
     def show_default_task(self, tasks: dict[str, TaskConfig]) -> None:
         """Sets `id2label`, `label2id` and `problem_type` to those of the default task."""

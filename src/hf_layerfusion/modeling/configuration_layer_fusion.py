@@ -9,6 +9,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .encoders import refuse_unfit
+
 # Above anything of use: what a broken file asks for is refused before it takes memory.
 LARGEST_SIZE = 65_536
 LARGEST_DEPTH = 1_000
@@ -168,6 +170,7 @@ class LayerFusionConfig(PreTrainedConfig):
                 f"`encoder_config` must describe an encoder, found the model '{encoder.model_type}' around one; name "
                 "the encoder, or load the model by its own class."
             )
+        refuse_unfit(encoder)
         limits = {
             "num_hidden_layers": LARGEST_DEPTH,
             "hidden_size": LARGEST_SIZE,

@@ -6,6 +6,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 
 from .configuration_layer_fusion import LayerFusionConfig, probability, size
+from .encoders import is_causal, refuse_first_token
 
 
 @strict
@@ -17,24 +18,31 @@ class LayerPoolingConfig(LayerFusionConfig):
         pooling: over the layers: `"lstm"` (BERT-LSTM), `"attention"` (BERT-Attention), `"last"` (the last layer
             alone, the baseline), `"max"`, `"mean"`, `"scalar_mix"`; made for frozen encoders: `"concat"` (side by
             side), `"attentive"` (a learned query), `"layer_graph"` (a graph network).
-        token_pooling: a layer's vector of the text: `"cls"` (the paper's), `"mean"` over the real tokens, or both side
-            by side (`"cls_mean"`).
+        token_pooling: a layer's vector of the text: that of the first token, `"cls"` (the paper's), the `"mean"` over
+            the real tokens, both side by side (`"cls_mean"`), or that of the `"last"` real token. By default `"last"`
+            for a causal encoder, whose first token has seen nothing of the text, and else `"cls"`.
         dense_size: units of a dense layer with ReLU before the labels; 0, the paper's, leaves it out.
         classifier_dropout: dropout before the labels.
 
     Raises:
-        ValueError: if `dense_size` is out of bounds or `classifier_dropout` outside [0, 1).
+        ValueError: if `dense_size` is out of bounds, `classifier_dropout` outside [0, 1), or `token_pooling` is "cls"
+            or "cls_mean" on a causal encoder.
     """
 
     model_type = "layer_pooling"
 
     pooling: str = "lstm"
-    token_pooling: Literal["cls", "mean", "cls_mean"] = "cls"
+    token_pooling: Literal["cls", "mean", "cls_mean", "last"] | None = None
     dense_size: int = 0
     classifier_dropout: float | int = 0.1
 
     def check(self) -> None:
         super().check()
+        encoder = self.get_text_config()
+        if self.token_pooling is None:
+            self.token_pooling = "last" if is_causal(encoder) else "cls"
+        if self.token_pooling in ("cls", "cls_mean"):
+            refuse_first_token(encoder, "token_pooling", self.token_pooling)
         size(self, "dense_size", least=0)
         probability(self, "classifier_dropout")
 
@@ -42,5 +50,6 @@ class LayerPoolingConfig(LayerFusionConfig):
     def paper_name(self) -> str:
         """The paper's name of the variant, such as `"bert-lstm"`."""
         name = f"bert-{self.pooling.replace('_', '-')}"
-        name += {"cls": "", "mean": "-tokens", "cls_mean": "-cls-tokens"}[self.token_pooling]
+        names = {"mean": "-tokens", "cls_mean": "-cls-tokens", "last": "-last-token"}
+        name += names.get(str(self.token_pooling), "")
         return name + (f"-dense-{self.dense_size}" if self.dense_size else "")

@@ -11,8 +11,8 @@ class StatesRead(NamedTuple):
 
     Attributes:
         layers: the layers, 0 the first.
-        tokens: of each, every token's state (`"all"`), the first real one's (`"cls"`), the `"mean"` over them, or both
-            of these vectors (`"cls_mean"`).
+        tokens: of each, every token's state (`"all"`), the first real one's (`"cls"`), the `"last"` real one's, the
+            `"mean"` over them, or both the first and the mean (`"cls_mean"`).
         width: H of the states.
     """
 

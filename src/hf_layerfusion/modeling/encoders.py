@@ -8,22 +8,118 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_MAPPING,
+)
 
-from .configuration_layer_fusion import LayerFusionConfig
+# Architectures that are trained to write texts and yet see each text as a whole.
+_BIDIRECTIONAL = ("bert-generation", "cpmant", "xlnet")
+
+
+def is_causal(config: PreTrainedConfig) -> bool:
+    """Whether an encoder's token sees only the tokens before it, so that the first has seen nothing of the text.
+
+    Args:
+        config: an encoder's configuration, or a model's around it. Its `is_causal=False` and
+            `use_bidirectional_attention` make an encoder of a decoder, `is_decoder=True` the reverse.
+    """
+    config = config.get_text_config()
+    if getattr(config, "is_causal", None) is False:
+        return False
+    if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
+        return False
+    if config.model_type in _BIDIRECTIONAL or config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return bool(getattr(config, "is_decoder", False))
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return True
+    # The text part of a larger model: by the masks that its file makes.
+    masks = vars(encoder_module(config))
+    return "create_causal_mask" in masks and "create_bidirectional_mask" not in masks
+
+
+def encoder_class(config: PreTrainedConfig) -> Any:
+    """The class that `AutoModel` takes for a configuration, or `None`: code of the Hub is not known before it is read,
+    and a few architectures lack theirs."""
+    try:
+        found = MODEL_MAPPING.get(type(config), None)
+    except (ImportError, ValueError):
+        return None
+    return found[0] if isinstance(found, tuple) else found
+
+
+def encoder_module(config: PreTrainedConfig) -> Any:
+    """The module of `encoder_class`, or this one where there is none."""
+    return sys.modules[getattr(encoder_class(config), "__module__", __name__)]
+
+
+_UNFIT = {
+    "bros": ("needs the place of each word on its page", "use BERT, of which it is made"),
+    "canine": (
+        "puts out states of characters and of groups of them",
+        "use a multilingual encoder such as XLM-RoBERTa",
+    ),
+    "cpmant": ("puts out states of prompts beside those of the text", "use another decoder such as Qwen3"),
+    "deepseek_v4": ("puts out several states of each token", "use another decoder such as Qwen3"),
+    "dpr": ("puts out a vector of the text alone", "use BERT, of which it is made"),
+    "reformer": ("puts out the states of two residual streams", "use Longformer or BigBird for long texts"),
+}
+"""Encoders that cannot be inside a model, why, and what to use."""
+
+
+def refuse_unfit(config: PreTrainedConfig) -> None:
+    """Raises `ValueError` if an encoder reads no texts, or puts out what the package cannot use.
+
+    Args:
+        config: the encoder's configuration.
+    """
+    if config.model_type in _UNFIT:
+        reason, way_out = _UNFIT[config.model_type]
+        raise ValueError(
+            f"`encoder_config` must describe an encoder that puts out its tokens' states, found '{config.model_type}', "
+            f"which {reason}; {way_out}."
+        )
+    model_class = encoder_class(config)
+    if model_class is None:
+        return
+    known = inspect.signature(model_class.forward).parameters
+    if "input_ids" not in known:
+        raise ValueError(
+            f"`encoder_config` must describe an encoder of texts, found '{config.model_type}', which reads "
+            "something else; use an encoder such as BERT, RoBERTa, DeBERTa-v2 or ModernBERT."
+        )
+
+
+def refuse_first_token(config: PreTrainedConfig, name: str, value: str) -> None:
+    """Raises `ValueError` if the first token of an encoder has seen nothing of the text.
+
+    Args:
+        config: the encoder's configuration.
+        name: the setting by which the first token is to be the text's vector.
+        value: its value.
+    """
+    if is_causal(config):
+        raise ValueError(
+            f"`{name}` must not be '{value}' for '{config.model_type}', whose tokens see only those before them: the "
+            "first has seen nothing of the text; use 'last' or 'mean'."
+        )
 
 
 def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
     """The keyword that leaves out an encoder's pooler, empty where its class has none."""
-    model_class = MODEL_MAPPING.get(type(config), None)
+    model_class = encoder_class(config)
     if model_class is None or "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
         return {}
     return {"add_pooling_layer": False}
 
 
-def adopt_encoder_config(config: LayerFusionConfig, encoder: PreTrainedModel) -> None:
+def adopt_encoder_config(config: Any, encoder: PreTrainedModel) -> None:
     """Makes the encoder's own configuration part of the model's: one object for both and for every layer, as a copy
-    would not know which attention the encoder uses. `config` then says so too."""
+    would not know which attention the encoder uses. `config` then says so too. Keys and values of attention, which are
+    of use in writing texts, are not kept."""
+    if hasattr(encoder.config, "use_cache"):
+        encoder.config.use_cache = False
     config.encoder_config = encoder.config
     config._attn_implementation = encoder.config._attn_implementation
 
@@ -60,9 +156,8 @@ def max_tokens(config: PreTrainedConfig) -> int | None:
 
 def counts_from_padding(config: PreTrainedConfig) -> bool:
     """Whether an encoder numbers a text's positions from `pad_token_id + 1` on, as RoBERTa and its kin."""
-    name = "create_position_ids_from_input_ids"
-    module = sys.modules.get(getattr(MODEL_MAPPING.get(type(config), None), "__module__", ""))
-    classes = [each for each in vars(module).values() if isinstance(each, type)] if module else []
+    name, module = "create_position_ids_from_input_ids", encoder_module(config)
+    classes = [each for each in vars(module).values() if isinstance(each, type)]
     return any(hasattr(each, name) for each in (module, *classes))
 
 
@@ -95,3 +190,26 @@ def refuse_long(inputs: dict[str, Any], limit: int | None) -> None:
             f"off: tokenizer(…, truncation=True, max_length={limit}), or pipeline(…, truncation=True, "
             f"max_length={limit})."
         )
+
+
+def complete_inputs(encoder: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Any]:
+    """An encoder's inputs with those that follow from them, unless they are given:
+
+    - `position_ids` of a causal encoder count the real tokens, as most tokenizers of such pad on the left;
+    - `global_attention_mask` of Longformer gives global attention to the first token, as transformers' classifiers do.
+
+    Args:
+        encoder: the encoder.
+        inputs: by name; `attention_mask` is `[B, T]` or missing.
+    """
+    known = inspect.signature(encoder.forward).parameters
+    mask = inputs.get("attention_mask")
+    added = {}
+    if mask is not None and "position_ids" in known and is_causal(encoder.config):
+        added["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    if "global_attention_mask" in known:
+        given = inputs.get("input_ids")
+        shape = (inputs["inputs_embeds"] if given is None else given).shape[:2]
+        real = torch.ones(shape, dtype=torch.long, device=encoder.device) if mask is None else mask.long()
+        added["global_attention_mask"] = (real.cumsum(dim=1) == 1).long() * real
+    return inputs | {name: value for name, value in added.items() if inputs.get(name) is None}

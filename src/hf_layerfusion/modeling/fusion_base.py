@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-TokensRead = Literal["all", "cls", "mean", "cls_mean"]
+TokensRead = Literal["all", "cls", "mean", "cls_mean", "last"]
 
 
 class LayerFuser(nn.Module, ABC):
@@ -32,8 +32,8 @@ class LayerFuser(nn.Module, ABC):
 
     @property
     def tokens_read(self) -> TokensRead:
-        """What `read` keeps of a layer: every token's state, the first real token's, the mean over the real ones, or
-        both."""
+        """What `read` keeps of a layer: every token's state, the first real token's, the last one's, the mean over
+        the real ones, or both the first and the mean."""
         return "all"
 
     def read(

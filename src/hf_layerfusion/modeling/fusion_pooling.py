@@ -11,9 +11,9 @@ from transformers import initialization as init
 
 from .fusion_base import LayerFuser, TokensRead
 from .fusion_mix import ScalarMix
-from .heads import first_token, reduce_tokens
+from .heads import first_token, last_token, reduce_tokens
 
-TokenPooling = Literal["cls", "mean", "cls_mean"]
+TokenPooling = Literal["cls", "mean", "cls_mean", "last"]
 
 
 class LayerPooling(LayerFuser):
@@ -23,7 +23,7 @@ class LayerPooling(LayerFuser):
         depth: number L of layers.
         hidden_size: width H of the encoder.
         token_pooling: the text's vector at a layer: `"cls"`, the first token's state (the paper's); `"mean"`, the mean
-            over the real tokens; `"cls_mean"`, both side by side.
+            over the real tokens; `"cls_mean"`, both side by side; `"last"`, the last real token's state.
 
     Attributes:
         vector_size: width V of a layer's vector, H, or 2H with `"cls_mean"`.
@@ -47,6 +47,8 @@ class LayerPooling(LayerFuser):
             vectors.append(first_token(state, attention_mask))
         if self.token_pooling in ("mean", "cls_mean"):
             vectors.append(reduce_tokens(state, attention_mask, "mean"))
+        if self.token_pooling == "last":
+            vectors.append(last_token(state, attention_mask))
         return torch.cat(vectors, dim=-1)
 
     def vectors(
@@ -64,7 +66,7 @@ class LayerPooling(LayerFuser):
     ) -> torch.Tensor:
         vectors = self.vectors(hidden_states, attention_mask)
         if self.token_pooling != "cls_mean":
-            # The first token of one vector is that vector, and so is its mean.
+            # The first token of one vector is that vector, and so are its last one and its mean.
             return vectors.unsqueeze(2)
         first, mean = vectors.chunk(2, dim=-1)
         # Two tokens with this first one and this mean.

@@ -70,6 +70,14 @@ def first_token(values: torch.Tensor, attention_mask: torch.Tensor | None) -> to
     return values[torch.arange(first.shape[0], device=first.device), first]
 
 
+def last_token(values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The last real token's of `[B, T, D]`, `[B, D]`, whichever side the padding stands on."""
+    if attention_mask is None:
+        return values[:, -1]
+    last = attention_mask.shape[1] - 1 - attention_mask.long().flip(1).argmax(dim=1)
+    return values[torch.arange(last.shape[0], device=last.device), last]
+
+
 def reduce_tokens(values: torch.Tensor, attention_mask: torch.Tensor | None, reduction: str) -> torch.Tensor:
     """Reduces `[B, T, D]` over the real tokens to `[B, D]`.
 

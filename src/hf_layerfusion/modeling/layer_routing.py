@@ -10,6 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import CompileableContextVar
 
+from .encoders import complete_inputs
+
 ALL_ROWS = slice(None)
 
 _NOT_BY_ROWS = {
@@ -74,6 +76,12 @@ class RoutedLayer(nn.Module):
             if not name.startswith("_") and not hasattr(self, name):
                 setattr(self, name, value)
 
+    def set_attention_type(self, value: str, layer_idx: int | None = None) -> None:
+        """As BigBird's layers, which it calls so where a batch is too short for sparse attention."""
+        layers: Any = self.copies.values()
+        for layer in layers:
+            layer.set_attention_type(value, layer_idx=layer_idx)
+
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs each route's copy on its rows of `hidden_states` `[B, T, H]` and of all that has a row a text."""
         journey = _JOURNEY.get()
@@ -108,6 +116,9 @@ def take_rows(value: Any, rows: slice | torch.Tensor, batch_size: int, length: i
     if isinstance(rows, slice) and rows == ALL_ROWS:
         return value
     if isinstance(value, torch.Tensor):
+        if value.dim() == 3 and value.shape[1] == 1 and value.shape[0] % batch_size == 0:
+            # One row for each text and head, as BLOOM's biases of attention.
+            return value.unflatten(0, (batch_size, -1))[rows].flatten(0, 1)
         is_batch = value.shape[:1] == (batch_size,) and (value.dim() > 2 or value.shape[1:] == (length,))
         return value[rows] if is_batch else value
     if isinstance(value, tuple | list):
@@ -213,7 +224,8 @@ def run_routed(
         ]
     token = _JOURNEY.set(_Journey(routes=tuple(routes), batch_size=next(iter(inputs.values())).shape[0]))
     try:
-        outputs = encoder(**inputs, output_hidden_states=with_layers, return_dict=True, **kwargs)
+        given = complete_inputs(encoder, {**inputs, **kwargs})
+        outputs = encoder(**given, output_hidden_states=with_layers, return_dict=True)
     finally:
         _JOURNEY.reset(token)
     sizes = [route.size for route in routes]

@@ -54,7 +54,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
         config.check()  # loading may have changed fields since it was made
         if encoder is None:
             encoder = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
-        elif getattr(encoder, "pooler", None) is not None:
+        elif without_pooler(encoder.config) and encoder.pooler is not None:
             encoder.pooler = None  # of the tasks that want one
         adopt_encoder_config(config, encoder)
         self.max_tokens = position_limit(encoder)

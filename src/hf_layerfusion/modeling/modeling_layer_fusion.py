@@ -20,7 +20,14 @@ from transformers.utils import TransformersKwargs
 from .bare_card import TEMPLATE_SIGN, bare_card
 from .configuration_layer_fusion import LayerFusionConfig
 from .encoder_states import StatesRead, selected_states, spread_states
-from .encoders import adopt_encoder_config, position_limit, refuse_long, refuse_missing, without_pooler
+from .encoders import (
+    adopt_encoder_config,
+    complete_inputs,
+    position_limit,
+    refuse_long,
+    refuse_missing,
+    without_pooler,
+)
 from .fusion_base import LayerFuser
 from .fusion_mix import ScalarMix
 from .label_rows import AskedLabels, set_aside, take_labels
@@ -383,6 +390,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             given["token_type_ids"] = token_type_ids
         if given.get("output_attentions") is None:
             given["output_attentions"] = self.config.output_attentions
-        given["inputs_embeds"] = inputs_embeds
+        if inputs_embeds is not None:
+            given["inputs_embeds"] = inputs_embeds
         refuse_long(given, self.max_tokens)
-        return given
+        return complete_inputs(self.encoder, given)

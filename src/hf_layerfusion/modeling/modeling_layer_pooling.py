@@ -28,7 +28,7 @@ class LayerPoolingModel(LayerFusionModel):
         if config.pooling not in SENTENCE_FUSERS:
             raise ValueError(f"`pooling` must be one of {sorted(SENTENCE_FUSERS)}, found {config.pooling!r}.")
         fuser = SENTENCE_FUSERS[config.pooling]
-        return fuser(config.num_hidden_layers, config.hidden_size, config.token_pooling)
+        return fuser(config.num_hidden_layers, config.hidden_size, config.token_pooling or "cls")
 
     @can_return_tuple
     def forward(

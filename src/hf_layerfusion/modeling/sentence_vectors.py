@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
-from .heads import first_token, reduce_tokens
+from .heads import first_token, last_token, reduce_tokens
 
 
 class SentenceVector(nn.Module, ABC):
@@ -28,6 +28,14 @@ class FirstToken(SentenceVector):
 
     def forward(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         return first_token(states, attention_mask)
+
+
+class LastToken(SentenceVector):
+    """The state of the last real token: the one that has seen the whole text in an encoder whose tokens see only what
+    stands before them."""
+
+    def forward(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        return last_token(states, attention_mask)
 
 
 class Pooler(SentenceVector):
@@ -81,6 +89,7 @@ class MultiplicativeAttention(DotAttention):
 
 SENTENCE_VECTORS: dict[str, type[SentenceVector]] = {
     "cls": FirstToken,
+    "last": LastToken,
     "pooler": Pooler,
     "mean": TokenMean,
     "dot_attention": DotAttention,

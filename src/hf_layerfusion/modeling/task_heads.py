@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from .configuration_gru_fusion import GRUFusionConfig
 from .configuration_layer_pooling import LayerPoolingConfig
+from .encoders import refuse_first_token
 from .fusion_base import LayerFuser
 from .heads import ClassificationHead
 from .layer_routing import LayerStates
@@ -53,6 +54,13 @@ def build_fuser(settings: dict[str, Any], encoder_config: PreTrainedConfig) -> L
     return GRUFusionModel.build_fuser(GRUFusionConfig(encoder_config=encoder, **settings))
 
 
+def mixes_tokens(settings: dict[str, Any] | None) -> bool:
+    """Whether a fuser's recurrences run along the tokens, so that each of them has seen the whole text."""
+    if settings is None or settings.get("fusion_cell") == "linear":
+        return False
+    return not str(settings.get("fusion")).endswith("_depth")
+
+
 class TextReader(nn.Module):
     """What a task makes of one encoder's states: [a fuser,] a sentence vector, `vector_layers` dense layers.
 
@@ -69,6 +77,8 @@ class TextReader(nn.Module):
         self.token_size = encoder_config.hidden_size
         vector = row(SENTENCE_VECTORS, "sentence_vector", task.sentence_vector)
         if task.fusion is None or "pooling" not in task.fusion:
+            if task.sentence_vector in ("cls", "pooler") and not mixes_tokens(task.fusion):
+                refuse_first_token(encoder_config, "sentence_vector", task.sentence_vector)
             self.vector = vector(size)
             self.token_size = size
         elif task.sentence_vector != "cls":

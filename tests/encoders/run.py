@@ -1,0 +1,145 @@
+"""Checks every architecture of transformers that reads texts, and writes docs/encoders.md (`make encoders`).
+
+With names, as in `python -m tests.encoders.run bert gpt2`, it checks these and prints what it finds. Ends with 1 if a
+cell fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+import transformers
+
+from hf_layerfusion.modeling.encoders import is_causal
+from tests.encoders.sweep import MODELS, Result, check
+from tests.encoders.tiny_encoders import skipped_types, text_types, tiny_encoder_config
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "encoders.md"
+SIGNS = {"passes": "✓", "limited": "✓", "refused": "refused", "fails": "✗"}
+
+INTRODUCTION = """# Encoders
+
+Which architectures can be the encoder of a model, checked with transformers {version} on small models with random
+weights. `make encoders` makes this page anew; `python -m tests.encoders.run bert gpt2` checks some. Each cell builds
+GRUBERT, the pooling over layers or CerBERTus with k layers of each task's own, and checks that
+
+- a text alone is answered as in a batch that is padded on the right;
+- every token of a text changes the logits;
+- the states that are fused are what the encoder's layers put out;
+- a saved model answers alike when the Auto class opens it, and a model around an encoder's own checkpoint reads that
+  encoder's states;
+- all tasks in one pass are answered as each by itself.
+
+What holds for some and makes no cell fail is listed as a limit: padding on the left, and weights that take no part.
+
+**Causal encoders** (GPT-2, Llama, Qwen3, …): a token sees only those before it, so that the first has seen nothing of
+the text. The poolings and CerBERTus' sentence vectors read the last real token there by default
+(`token_pooling="last"`, `sentence_vector="last"`, stated in the configuration), and `"cls"` is refused. `"mean"` and
+GRUBERT's recurrences along the tokens see the whole text in any case. Positions count from the first real token, so
+that padding may stand on the left, as most tokenizers of such models have it. A decoder that was made an encoder
+(`is_causal=False`, or `use_bidirectional_attention=True` as in EmbeddingGemma) is recognised. Keys and values are not
+kept (`use_cache=False`).
+
+**Longformer** gets global attention on the first token, as in transformers' own classifiers. **BigBird** turns to full
+attention with the first batch that is too short for blocks, and stays there; `attention_type="original_full"` makes all
+batches alike.
+"""
+
+
+def run(names: list[str]) -> dict[str, dict[str, Result]]:
+    """The result of each column, by architecture."""
+    found = {}
+    for name in names:
+        found[name] = {column: check(name, column) for column in MODELS}
+        shown = ", ".join(f"{column}: {cell.kind}" for column, cell in found[name].items())
+        lines = dict.fromkeys(cell.line for cell in found[name].values() if cell.kind == "fails")
+        print(f"{name}: {shown}", *(f"    {line}" for line in lines), sep="\n", flush=True)
+    return found
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
+
+
+def page(found: dict[str, dict[str, Result]], skipped: dict[str, str]) -> str:
+    """docs/encoders.md from the results."""
+    whole = [
+        name
+        for name, row in found.items()
+        if all(cell.kind in ("passes", "limited") for cell in row.values())
+    ]
+    causal = [name for name in whole if is_causal(tiny_encoder_config(name))]
+    parts = [INTRODUCTION.format(version=transformers.__version__)]
+    parts.append(f"## Every model passes: {len(whole)} architectures\n")
+    parts.append(f"Causal ({len(causal)}): {listed(causal)}.\n")
+    both = [name for name in whole if name not in causal]
+    parts.append(f"Not causal ({len(both)}): {listed(both)}.\n")
+
+    others = {name: row for name, row in found.items() if name not in whole}
+    some = {n: row for n, row in others.items() if any(cell.kind != "refused" for cell in row.values())}
+    if some:
+        parts.append(f"## Some models pass: {len(some)} architectures\n")
+        parts.append("| architecture | " + " | ".join(MODELS) + " |\n|---" * 1 + "|---" * len(MODELS) + "|")
+        for name, row in some.items():
+            parts.append(f"| `{name}` | " + " | ".join(SIGNS[cell.kind] for cell in row.values()) + " |")
+        parts.append("")
+    parts.append("## Refused, before any data are read\n")
+    lines: dict[str, list[str]] = defaultdict(list)
+    for name, row in others.items():
+        for column, cell in row.items():
+            if cell.kind == "refused":
+                general = re.sub(rf"'{re.escape(name)}'", "'…'", cell.line)
+                where = "" if all(c.kind == "refused" for c in row.values()) else f" ({column})"
+                lines[general].append(f"`{name}`{where}")
+    for line, names in sorted(lines.items()):
+        parts.append(f'- {", ".join(dict.fromkeys(names))}:\n  "{line}"')
+    failures = {n: row for n, row in others.items() if any(cell.kind == "fails" for cell in row.values())}
+    if failures:
+        parts.append("\n## Failures\n")
+        for name, row in failures.items():
+            for line in dict.fromkeys(cell.line for cell in row.values() if cell.kind == "fails"):
+                parts.append(f"- `{name}`: {line}")
+    parts.append("\n## Known limits\n")
+    limits: dict[str, list[str]] = defaultdict(list)
+    for name, row in found.items():
+        for title in dict.fromkeys(
+            part.partition(":")[0]
+            for cell in row.values()
+            if cell.kind == "limited"
+            for part in cell.line.split("; ")
+        ):
+            limits[title].append(name)
+    explained = {
+        "padding on the left": "Padding on the left changes the answers, as positions count from there. Pad on the "
+        "right, as the tokenizers of these do",
+        "gradients": "Some weights of the encoder take no part, such as those of a pooler that its class always has; "
+        "DistributedDataParallel then needs `find_unused_parameters`",
+    }
+    for title, names in limits.items():
+        parts.append(f"- {explained[title]}: {listed(names)}.")
+    parts.append("\n## Not checked\n")
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for name, reason in skipped.items():
+        reasons[reason].append(name)
+    for reason, names in sorted(reasons.items()):
+        parts.append(f"- {reason}: {listed(names)}.")
+    return "\n".join(parts) + "\n"
+
+
+def main(names: list[str]) -> int:
+    logging.disable(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    found = run(names or list(text_types()))
+    if not names:
+        PAGE.write_text(page(found, skipped_types()), encoding="utf-8")
+    return int(any(cell.kind == "fails" for row in found.values() for cell in row.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,59 @@
+"""The checks of `make encoders` on a few architectures, one of each kind."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import AutoConfig
+
+from hf_layerfusion import CerbertusConfig, GRUFusionConfig, LayerPoolingConfig
+from hf_layerfusion.modeling.encoders import is_causal
+from tests.encoders.sweep import MODELS, check
+from tests.encoders.tiny_encoders import tiny_encoder_config
+
+PASS = dict.fromkeys(MODELS, "passes")
+RIGHT_ONLY = dict.fromkeys(MODELS, "limited")
+ONE_LIST = {"CerBERTus k = 2": "refused"}
+EXPECTED = {
+    "bert": RIGHT_ONLY,
+    "roberta": PASS,
+    "albert": RIGHT_ONLY | ONE_LIST,
+    "modernbert": PASS,
+    "longformer": PASS,
+    "big_bird": RIGHT_ONLY,
+    "squeezebert": RIGHT_ONLY | ONE_LIST,
+    "layoutlm": RIGHT_ONLY,
+    "xlnet": RIGHT_ONLY | ONE_LIST,
+    "gpt2": PASS,
+    "qwen3": PASS,
+    # Its last state goes through a normalisation that those of the layers, which are fused, do not.
+    "clip_text_model": PASS | dict.fromkeys(("GRUBERT", "pooling"), "limited"),
+    "bloom": PASS,
+}
+
+
+@pytest.mark.parametrize("column", MODELS)
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_model_on_an_encoder(name: str, column: str) -> None:
+    found = check(name, column)
+    assert found.kind == EXPECTED[name][column], found.line
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["t5", "bart", "vit", "wav2vec2", "dpr", "reformer", "clip", "gemma3", "perceiver", "canine", "bros"],
+)
+@pytest.mark.parametrize("config_class", [GRUFusionConfig, LayerPoolingConfig, CerbertusConfig])
+def test_what_is_no_encoder_is_refused_in_one_line(config_class: type, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^`encoder_config.*'{name}'.*; use .*\.$"):
+        config_class(encoder_config=AutoConfig.for_model(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "causal"),
+    [
+        *(("bert", False), ("bert-generation", False), ("xlnet", False)),
+        *(("gpt2", True), ("mistral4", True), ("clip_text_model", True)),
+    ],
+)
+def test_causal_architectures_are_known(name: str, causal: bool) -> None:
+    assert is_causal(tiny_encoder_config(name)) is causal
