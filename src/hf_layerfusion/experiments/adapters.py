@@ -31,11 +31,12 @@ def with_adapters(model: Any, arguments: AdaptedEncoderArguments) -> Any:
         return model
     try:
         return add_adapters(model, config, each_task=getattr(arguments, "adapter_per_task", True))
-    except UserError:
-        raise
-    except (ValueError, TypeError) as error:
-        option = "use_lora" if arguments.use_lora else "peft_config"
-        raise UserError(f"--{option}: {one_line(error)}") from error
+    except UserError as error:
+        option = "--use_lora" if arguments.use_lora else "--peft_config"
+        message = str(error)
+        raise UserError(
+            option + message.removeprefix("peft_config") if message.startswith("peft_config") else message
+        ) from error
 
 
 def adapter_config(arguments: AdaptedEncoderArguments) -> PeftConfig | None:

@@ -1,6 +1,7 @@
 """PEFT's adapters in our models: opened from their folders and, where each task has one, switched by task."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -118,9 +119,11 @@ def checkpoint_below(
     **kwargs: Any,
 ) -> Any:
     """The checkpoint that adapters name, as `model_class`; the arguments are those of `from_adapters`."""
-    first = settings_file(source, next(iter(adapters.values())), **without_subfolder(options))
-    with open(str(first), encoding="utf-8") as file:
-        settings = json.load(file)
+    hub = without_subfolder(options)
+    settings, *others = (read_settings(str(settings_file(source, at, **hub))) for at in adapters.values())
+    bases = {each["base_model_name_or_path"] for each in (settings, *others)}
+    if len(bases) > 1:
+        raise ValueError(f"the adapters in '{source}' must name one checkpoint, found {sorted(bases)}.")
     # The revision and subfolder that were asked for are the adapter's.
     kwargs = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
     return model_class.from_pretrained(
@@ -129,6 +132,43 @@ def checkpoint_below(
         revision=settings.get("revision") or "main",
         **kwargs,
     )
+
+
+def read_settings(path: str) -> dict[str, Any]:
+    """The settings in an adapter's file.
+
+    Raises:
+        ValueError: if they are none, or name no checkpoint.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            settings = json.load(file)
+        base = settings["base_model_name_or_path"]
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise ValueError(
+            f"'{path}' must hold the settings of an adapter, found {type(error).__name__}: {error}; save it again."
+        ) from error
+    if not isinstance(base, str) or not base:
+        raise ValueError(
+            f"'{path}': `base_model_name_or_path` must name the checkpoint below the adapter, found {base!r}; write "
+            "its folder or Hub id there."
+        )
+    return settings
+
+
+def check_numbers(config: Any, weights: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> None:
+    """Raises `ValueError` if an adapter's settings have a number that is not finite, or a rank that none of its weights
+    has, which could take all memory."""
+    largest = max((max(weight.shape, default=1) for weight in weights.values()), default=0)
+    ranks = {"r": getattr(config, "r", None), **(getattr(config, "rank_pattern", None) or {})}
+    numbers = {**vars(config), **(getattr(config, "alpha_pattern", None) or {})}
+    wrong = {name: rank for name, rank in ranks.items() if isinstance(rank, int) and rank > largest}
+    wrong |= {name: n for name, n in numbers.items() if isinstance(n, float) and not math.isfinite(n)}
+    for name, number in wrong.items():
+        raise ValueError(
+            f"the adapter '{source}': `{name}` must be a finite number that fits its weights, found {number}; save it "
+            "again."
+        )
 
 
 def without_subfolder(options: dict[str, Any]) -> dict[str, Any]:
@@ -152,21 +192,31 @@ def put_in_adapters(
 
     Raises:
         OSError: if an adapter has no weights in safetensors.
+        ValueError: if its settings are damaged.
     """
     # Not by an import, which would make peft a need of every model that is opened by remote code. And not by
     # transformers' `load_adapter`, which takes what is called as a task for the weights of the task's adapter.
     peft = import_module("peft")
     adapted, missing = None, set()
     for name, subfolder in adapters.items():
-        config = peft.PeftConfig.from_pretrained(os.fspath(source), subfolder=subfolder or None, **options)
-        # Not frozen, as no loaded model is: a frozen GRU rounds differently on a CPU.
-        config.inference_mode = False
-        if adapted is None:
-            adapted = peft.PeftModel(model, config, name)
-        else:
-            adapted.add_adapter(name, config)
         path = cached_file(os.fspath(source), ADAPTER_WEIGHTS, subfolder=subfolder, **options)
         weights = load_file(str(path))
+        try:
+            config = peft.PeftConfig.from_pretrained(
+                os.fspath(source), subfolder=subfolder or None, **options
+            )
+            check_numbers(config, weights, source)
+            # Not frozen, as no loaded model is: a frozen GRU rounds differently on a CPU.
+            config.inference_mode = False
+            if adapted is None:
+                adapted = peft.PeftModel(model, config, name)
+            else:
+                adapted.add_adapter(name, config)
+        except (TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"the adapter '{source}' must have the settings of a method of peft, found {type(error).__name__}: "
+                f"{error}; save it again."
+            ) from error
         expected = peft.get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
         missing |= expected.keys() - weights.keys()
         if not missing:

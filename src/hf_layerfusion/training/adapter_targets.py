@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.losses.layers import encoders_of
+from hf_layerfusion.losses.layers import encoders_of, layers_of
 
 ALL_LINEAR = "all-linear"
 
@@ -29,7 +29,8 @@ def task_names(model: nn.Module) -> list[str]:
 
 
 def completed(peft_config: PeftConfig, model: PreTrainedModel, task: str | None = None) -> PeftConfig:
-    """A copy of `peft_config` with the modules that it changes and saves in `model`.
+    """A copy of `peft_config` with the modules that it changes and saves in `model`. The layers that it asks for are
+    part of their names, as peft knows neither our encoders' lists of layers nor which layers are of a task.
 
     Args:
         peft_config: see `add_adapters`.
@@ -43,7 +44,8 @@ def completed(peft_config: PeftConfig, model: PreTrainedModel, task: str | None 
     encoders = adaptable_encoders(model, task)
     model_type = next(iter(encoders.values())).config.model_type
     kind = nn.LayerNorm if config.peft_type == PeftType.LN_TUNING else nn.Linear
-    names = {name for name, module in inner_layers(encoders).items() if isinstance(module, kind)}
+    inner = inner_layers(encoders)
+    names = {name for name, module in inner.items() if isinstance(module, kind)}
     if config.peft_type == PeftType.IA3 and config.feedforward_modules is None:
         if model_type not in TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING:
             raise UserError(
@@ -52,21 +54,157 @@ def completed(peft_config: PeftConfig, model: PreTrainedModel, task: str | None 
             )
         table = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
         config.feedforward_modules = inside(encoders, table[model_type], task)
+    layers = chosen_layers(config, encoders)
     if not isinstance(config.target_modules, str) or config.target_modules == ALL_LINEAR:
+        if config.target_modules is not None and not config.target_modules:
+            raise UserError("target_modules must name a module, found an empty list; leave it out")
         asked = config.target_modules or default_targets(config, model_type)
         if asked == ALL_LINEAR:
             asked = {name.rpartition(".")[2] for name in names}
-        known = [f".{name}" for name in inner_layers(encoders)]
-        unknown = [name for name in sorted(asked) if not any(each.endswith(f".{name}") for each in known)]
+        unknown = [name for name in sorted(asked) if not any(_is_called(each, name) for each in inner)]
         if unknown:
             raise UserError(
                 f"target_modules must be of the layers of '{model_type}', "
                 f"{', '.join(sorted({name.rpartition('.')[2] for name in names}))}, found {unknown[0]!r}; correct it, "
                 f"or write {ALL_LINEAR}"
             )
-        config.target_modules = inside(encoders, asked, task)
-    config.modules_to_save = sorted({*(config.modules_to_save or ()), *modules_beside(model, task)})
+        config.target_modules = inside(encoders, asked, task, layers)
+    else:
+        outside = [
+            name
+            for name, _ in model.named_modules()
+            if name not in inner and _matches(config.target_modules, name, "target_modules")
+        ]
+        if outside:
+            raise UserError(
+                f"target_modules={config.target_modules!r} must match modules in the encoder's layers alone, found "
+                f"{outside[0]}; all else is trained in full"
+            )
+        config.target_modules = f"{_of_no_other(task)}(?:{config.target_modules})"
+    if hasattr(config, "layers_to_transform"):
+        # They are in the names now; peft refuses them beside an expression.
+        config.layers_to_transform = config.layers_pattern = None
+    targets = [name for name in inner if _matches(config.target_modules, name, "target_modules")]
+    check_patterns(config, targets)
+    check_token_indices(config, model)
+    given = [name for asked in config.modules_to_save or () for name in named(model, asked, task, targets)]
+    config.modules_to_save = sorted({*given, *modules_beside(model, task)})
     return config
+
+
+def chosen_layers(config: Any, encoders: dict[str, Any]) -> list[str] | None:
+    """Names of the layers that `layers_to_transform` asks for; None where it asks for none.
+
+    Raises:
+        UserError: a number that is no layer's, an encoder whose layers do not stand in one list, or a `layers_pattern`
+            that is not the list's name.
+    """
+    asked = getattr(config, "layers_to_transform", None)
+    if asked is None:
+        if getattr(config, "layers_pattern", None):
+            raise UserError("layers_pattern must come with layers_to_transform, found none; leave it out")
+        return None
+    numbers = [asked] if isinstance(asked, int) else list(asked)
+    pattern = config.layers_pattern
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern or ())
+    found = []
+    for prefix, encoder in encoders.items():
+        layers = layers_of(encoder)
+        if layers is None:
+            raise UserError(
+                f"layers_to_transform must be left out for '{encoder.config.model_type}', whose layers do not stand in "
+                f"one list, found {asked}; leave it out"
+            )
+        place = next(name for name, module in encoder.named_modules() if module is layers)
+        wrong = [number for number in numbers if not 0 <= number < len(layers)]
+        if wrong or not numbers:
+            raise UserError(
+                f"layers_to_transform must hold numbers of layers from 0 to {len(layers) - 1}, found "
+                f"{wrong[0] if wrong else 'none'}; correct it"
+            )
+        if patterns and place.rpartition(".")[2] not in patterns:
+            raise UserError(
+                f"layers_pattern must be {place.rpartition('.')[2]!r}, the encoder's list of layers, found "
+                f"{pattern!r}; leave it out"
+            )
+        found += [f"{prefix}.{place}.{number}" for number in numbers]
+    return found
+
+
+def check_patterns(config: Any, targets: Collection[str]) -> None:
+    """Raises `UserError` for a pattern of modules that fits none of `targets`, so that it would be ignored."""
+    excluded = getattr(config, "exclude_modules", None) or ()
+    if isinstance(excluded, str):
+        unused = (
+            [excluded] if not any(_matches(excluded, name, "exclude_modules") for name in targets) else []
+        )
+    else:
+        unused = [name for name in sorted(excluded) if not any(_is_called(each, name) for each in targets)]
+    asked = {"exclude_modules": unused}
+    for option in ("rank_pattern", "alpha_pattern"):
+        patterns = getattr(config, option, None) or {}
+        asked[option] = [
+            key for key in patterns if not any(_matches(rf"(.*\.)?({key})", name, option) for name in targets)
+        ]
+    for option, keys in asked.items():
+        if keys:
+            raise UserError(
+                f"{option} must fit modules that are adapted, such as {next(iter(targets), 'none')}, found "
+                f"{keys[0]!r}; correct it or leave it out"
+            )
+
+
+def check_token_indices(config: Any, model: PreTrainedModel) -> None:
+    """Raises `UserError` for a `trainable_token_indices` that the vocabulary has not."""
+    indices = getattr(config, "trainable_token_indices", None) or ()
+    embeddings: Any = model.get_input_embeddings()
+    size = embeddings.weight.shape[0]
+    for each in indices.values() if isinstance(indices, dict) else [indices]:
+        wrong = [index for index in each if not 0 <= index < size]
+        if wrong:
+            raise UserError(
+                f"trainable_token_indices must lie in the vocabulary of {size}, found {wrong[0]}; correct it"
+            )
+
+
+def named(model: PreTrainedModel, asked: str, task: str | None, targets: Collection[str]) -> list[str]:
+    """The full names of the modules that `modules_to_save` calls `asked`, but for those of other tasks than `task`.
+
+    Raises:
+        UserError: there is none, or it holds modules that are adapted.
+    """
+    found = [name for name, _ in model.named_modules() if _is_called(name, asked)]
+    if not found:
+        raise UserError(f"modules_to_save must name modules of the model, found {asked!r}; correct it")
+    others = {name for name in task_names(model) if task not in (None, name)}
+    others |= {f"own_{name}" for name in others}
+    found = [name for name in found if others.isdisjoint(name.split("."))]
+    holding = [
+        name for name in found if any(target.startswith(f"{name}.") or target == name for target in targets)
+    ]
+    if holding:
+        raise UserError(
+            f"modules_to_save must not hold modules that are adapted, found {asked!r}, which holds some; leave it out, "
+            "or name other target_modules"
+        )
+    return found
+
+
+def _is_called(name: str, asked: str) -> bool:
+    """Whether a module is one that `asked` names, by its last steps."""
+    return f".{name}".endswith(f".{asked}")
+
+
+def _matches(pattern: str, name: str, option: str) -> bool:
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error as error:
+        raise UserError(f"{option} must be a regular expression, found {pattern!r}: {error}") from error
+
+
+def _of_no_other(task: str | None) -> str:
+    """An expression in front of another one, which then fits no layer that is the copy of another task than `task`."""
+    return "" if task is None else rf"(?!.*\.copies\.(?!{re.escape(task)}\.))"
 
 
 def default_targets(config: Any, model_type: str) -> Collection[str] | str:
@@ -109,12 +247,16 @@ def inner_layers(encoders: dict[str, Any]) -> dict[str, nn.Module]:
     }
 
 
-def inside(encoders: dict[str, Any], names: Collection[str], task: str | None) -> str:
-    """An expression that matches the modules called so in the encoders' layers and nowhere else, of layers that tasks
-    have copies of only those of `task`."""
-    others = "" if task is None else rf"(?!.*\.copies\.(?!{re.escape(task)}\.))"
-    prefixes, suffixes = ("|".join(map(re.escape, sorted(each))) for each in (encoders, names))
-    return rf"{others}({prefixes})\.(.*\.)?\d+\.(.*\.)?({suffixes})"
+def inside(
+    encoders: dict[str, Any], names: Collection[str], task: str | None, layers: Collection[str] | None = None
+) -> str:
+    """An expression that matches the modules called so in the encoders' layers, or those of `layers`, and nowhere else,
+    of layers that tasks have copies of only those of `task`."""
+    # A copy of a layer is called as its task, which may be called as a module.
+    suffixes = rf"(?<!\.copies\.)({'|'.join(map(re.escape, sorted(names)))})"
+    places = "|".join(map(re.escape, sorted(encoders if layers is None else layers)))
+    below = rf"(.*\.)?\d+\.(.*\.)?{suffixes}" if layers is None else rf"(.*\.)?{suffixes}"
+    return rf"{_of_no_other(task)}({places})\.{below}"
 
 
 def modules_beside(model: PreTrainedModel, task: str | None) -> list[str]:

@@ -8,13 +8,14 @@ from typing import Any, cast
 
 from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper, PeftType
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import CONFIG_NAME as MODEL_CONFIG_NAME
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.hub.manifest import write_model_manifest
+from hf_layerfusion.training.adapter_settings import check_numbers, check_settings, check_task_names
 from hf_layerfusion.training.adapter_targets import completed, task_names
 from hf_layerfusion.training.arguments import CHECKPOINTING, LayerFusionTrainingArguments
 
@@ -60,20 +61,27 @@ class AdaptedModel(PeftModel):
         """As in peft: the model itself, its weights changed by the adapter.
 
         Raises:
-            UserError: adapters of several tasks, of which layers that the tasks share can take up one.
+            UserError: adapters of several tasks, of which layers that the tasks share can take up one, or of a method
+                that peft cannot merge.
         """
         if self.adapts_tasks:
             raise UserError(
                 f"merge_and_unload needs one adapter of all tasks, found those of {', '.join(self.peft_config)}, which "
                 "share the encoder's layers; keep them apart, or train with each_task=False"
             )
+        tuner: Any = self.base_model
         model: Any = self.get_base_model()
         for name, module in list(model.named_modules()):
             # By most methods peft itself unwraps only modules with one weight.
             if isinstance(module, ModulesToSaveWrapper):
                 unwrapped = module.unload_and_optionally_merge_module(True, False, None)
                 model.set_submodule(name, unwrapped)
-        model = cast(Any, self.base_model).merge_and_unload(*args, **kwargs)
+        try:
+            model = tuner.merge_and_unload(*args, **kwargs)
+        except NotImplementedError as error:
+            raise UserError(
+                f"merge_and_unload needs a method that can be merged, found {one_line(error)}; keep the adapter"
+            ) from error
         model.requires_grad_(True)  # as of any model that was loaded
         return _frozen_as_configured(model)
 
@@ -102,27 +110,20 @@ def add_adapters(
         A `PeftModel`.
 
     Raises:
-        UserError: a method that changes no layers or needs steps of its own, target modules that the encoder has not,
-            or a model that came from no checkpoint.
+        UserError: a method or setting that cannot be trained, saved and opened again here (`adapter_settings` lists
+            them), modules or layers that the encoder has not, a number that is not finite or larger than the layers,
+            with an adapter for each task a task called as a module, or a model that came from no checkpoint.
     """
     peft_config = LoraConfig() if peft_config is None else peft_config
-    kind = PeftType(peft_config.peft_type).value
-    needed = {"target_modules", "modules_to_save"}
-    if peft_config.is_prompt_learning or not needed <= vars(peft_config).keys():
-        raise UserError(
-            f"peft_config must be of a method that changes layers, such as LoraConfig, found {kind}: "
-            "virtual tokens would be fused as if they were text; choose another"
-        )
-    if kind == PeftType.ADALORA:
-        raise UserError(
-            "peft_config must be of a method without steps of its own, found ADALORA; use LoraConfig"
-        )
     if not model.name_or_path:
         raise UserError(
             "model must come from a checkpoint, which its adapter will be put on again, found one of random weights; "
             "save it and load it"
         )
     tasks = task_names(model) if each_task else []
+    check_settings(peft_config, tasks)
+    check_task_names(model, tasks)
+    check_numbers(peft_config, model)
     configs = {
         name: completed(peft_config, model, name if tasks else None) for name in tasks or [ONLY_ADAPTER]
     }
@@ -138,9 +139,14 @@ def _frozen_as_configured(model: Any) -> Any:
 
 def _adapted(model: Any, configs: dict[str, PeftConfig]) -> AdaptedModel:
     (first, config), *others = configs.items()
-    adapted = AdaptedModel(model, config, first)
-    for name, other in others:
-        adapted.add_adapter(name, other)
+    try:
+        adapted = AdaptedModel(model, config, first)
+        for name, other in others:
+            adapted.add_adapter(name, other)
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, NotImplementedError) as error:
+        raise UserError(
+            f"peft_config: {config.peft_type.value} cannot be used so, found {one_line(error)}"
+        ) from error
     if adapted.adapts_tasks:
         adapted.set_requires_grad(list(configs), True)
         adapted.set_adapter(model.config.default_task)
@@ -178,8 +184,13 @@ def load_adapter_model(
             f"{name_or_path}: must hold {CONFIG_NAME}, in itself or in a folder for each adapter, found none; load a "
             "whole model by AutoModelForSequenceClassification"
         )
-    configs = {name: PeftConfig.from_pretrained(str(place)) for name, place in places.items()}
+    configs = {name: read_settings(place) for name, place in places.items()}
     first = next(iter(configs.values()))
+    bases = {str(config.base_model_name_or_path) for config in configs.values()}
+    if len(bases) > 1:
+        raise UserError(
+            f"{name_or_path}: adapters must name one checkpoint, found {', '.join(sorted(bases))}"
+        )
     kwargs = {"use_safetensors": True, "token": token, "revision": first.revision, **kwargs}
     below = folder if (folder / MODEL_CONFIG_NAME).exists() else folder / BELOW
     config = AutoConfig.from_pretrained(below, trust_remote_code=kwargs.get("trust_remote_code"))
@@ -196,9 +207,31 @@ def load_adapter_model(
         )
     for adapter in configs.values():
         cast(Any, adapter).inference_mode = False
+        check_numbers(adapter, model)
     adapted = _adapted(model, configs)
     read_adapters(adapted, folder)
     return adapted.eval()
+
+
+def read_settings(folder: Path) -> PeftConfig:
+    """The settings of the adapter in a folder.
+
+    Raises:
+        UserError: if they are none, or name no checkpoint.
+    """
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{folder / CONFIG_NAME}: must hold the settings of an adapter, found {type(error).__name__}: "
+            f"{one_line(error)}; save it again"
+        ) from error
+    if not isinstance(config.base_model_name_or_path, str) or not config.base_model_name_or_path:
+        raise UserError(
+            f"{folder / CONFIG_NAME}: base_model_name_or_path must name the checkpoint below the adapter, found "
+            f"{config.base_model_name_or_path!r}; write its folder or Hub id there"
+        )
+    return config
 
 
 def adapter_places(folder: str | Path) -> dict[str, Path]:
