@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper, PeftType
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import CONFIG_NAME as MODEL_CONFIG_NAME
@@ -145,7 +145,7 @@ def _adapted(model: Any, configs: dict[str, PeftConfig]) -> AdaptedModel:
             adapted.add_adapter(name, other)
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, NotImplementedError) as error:
         raise UserError(
-            f"peft_config: {config.peft_type.value} cannot be used so, found {one_line(error)}"
+            f"peft_config: {PeftType(config.peft_type).value} cannot be used so, found {one_line(error)}"
         ) from error
     if adapted.adapts_tasks:
         adapted.set_requires_grad(list(configs), True)
