@@ -206,7 +206,7 @@ def test_held_out_loss_is_the_mean_over_all_masked_tokens(call, files, tmp_path)
     data = PretrainingDataArguments(
         train_file=[str(files / "a.csv")], validation_file=[str(files / "held-out.csv")], max_seq_length=32
     )
-    rows = list(open_streams(data, tokenizer, seed=42)["validation"])
+    rows = list(open_streams(data, tokenizer, seed=42)[0]["validation"])
     batch = MaskedLanguageModeling().collator(tokenizer)(rows)
     labels = batch.pop("labels")
     with torch.no_grad():

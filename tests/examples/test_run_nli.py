@@ -7,9 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
-from hf_layerfusion.experiments.arguments import NliDataArguments, NliTrainingArguments, RunTrainingArguments
+from hf_layerfusion.experiments.arguments import (
+    NliDataArguments,
+    NliTrainingArguments,
+    PoolingModelArguments,
+    RunTrainingArguments,
+)
 from hf_layerfusion.experiments.prepare import prepare
+from hf_layerfusion.experiments.run import classify
+from hf_layerfusion.metric_table import METRICS
+from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.tiny import tiny_texts
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "run_nli.py"
@@ -67,6 +76,28 @@ def test_the_script_ends_with_the_best_checkpoint_and_shows_it(files, tmp_path, 
     assert config["id2label"] == {"0": "contradiction", "1": "entailment"}
     assert config["pooling"] == "lstm"
     assert len((tmp_path / "run" / "predictions.csv").read_text().splitlines()) == 1 + 27
+
+
+@pytest.mark.parametrize(
+    ("labels", "metric"), [(lambda n: n % 7 / 2, "pearsonr"), (lambda n: ["a", "b"][: 1 + n % 2], "f1_micro")]
+)
+def test_checkpoints_are_chosen_by_a_metric_that_the_labels_have(tmp_path, tiny_encoder_dir, labels, metric):
+    rows = [
+        {"sentence1": f"the day {n}", "sentence2": text, "label": labels(n)}
+        for n, (text, _) in enumerate(tiny_texts(40))
+    ]
+    Dataset.from_list(rows).to_parquet(tmp_path / "pairs.parquet")
+    options = {
+        **dict.fromkeys(("train_file", "validation_file", "test_file"), tmp_path / "pairs.parquet"),
+        "model_name_or_path": tiny_encoder_dir,
+        "output_dir": tmp_path / "run",
+        **QUICK_TRAINING,
+    }
+    results = classify(*parse((PoolingModelArguments, NliDataArguments, NliTrainingArguments), options))
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    found = [entry[f"eval_{metric}"] for entry in state["log_history"] if f"eval_{metric}" in entry]
+    assert state["best_metric"] == max(found) == pytest.approx(results[f"validation_{metric}"])
+    assert f"Loss and {METRICS[metric].title} by epoch" in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_without_test_data_dev_is_the_test_and_premises_stay_whole(files):

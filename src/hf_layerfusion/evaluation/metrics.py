@@ -1,6 +1,7 @@
 """Metrics of one classification or regression task, as the `compute_metrics` of a `transformers.Trainer`."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from transformers import EvalPrediction
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.metric_table import PROBLEM_METRICS
 
 MULTI_LABEL_THRESHOLD = 0.5
 """A label of a multi-label task is predicted where its sigmoid exceeds this."""
@@ -18,7 +20,23 @@ MULTI_LABEL_THRESHOLD = 0.5
 Array = npt.NDArray[Any]
 
 
-def compute_metrics_for(problem_type: str) -> Callable[[EvalPrediction], dict[str, float]]:
+@dataclass(frozen=True)
+class ComputeMetrics:
+    """Turns an `EvalPrediction` into the metrics of a problem type; see `compute_metrics_for`."""
+
+    problem_type: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics that it computes."""
+        return PROBLEM_METRICS[self.problem_type]
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        outputs, labels = _arrays(prediction)
+        return _METRICS[self.problem_type](outputs, labels)
+
+
+def compute_metrics_for(problem_type: str) -> ComputeMetrics:
     """Return the function that turns an `EvalPrediction` into the metrics of a `problem_type`.
 
     - `"single_label_classification"` (logits `[N, C]`, labels `[N]`): `accuracy`, `f1_macro`,
@@ -38,13 +56,7 @@ def compute_metrics_for(problem_type: str) -> Callable[[EvalPrediction], dict[st
     """
     if problem_type not in _METRICS:
         raise ValueError(f"problem_type must be one of {', '.join(_METRICS)}; found {problem_type!r}")
-    metrics = _METRICS[problem_type]
-
-    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        outputs, labels = _arrays(prediction)
-        return metrics(outputs, labels)
-
-    return compute_metrics
+    return ComputeMetrics(problem_type)
 
 
 def predicted_labels(logits: Array) -> Array:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from hf_layerfusion.data.absa import CONFLICT
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.predictions import PREDICTION_FORMATS
+from hf_layerfusion.metric_table import MAIN_METRIC
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 
 
@@ -223,6 +224,12 @@ class DataArguments(DataCardArguments):
         check_prediction_format(self.prediction_format, PREDICTION_FORMATS)
 
 
+CHOOSING = (
+    "What makes a checkpoint the best on validation data: a metric of the task, loss, or main (accuracy; of several "
+    "labels f1_micro, of numbers pearsonr)"
+)
+
+
 @dataclass
 class RunTrainingArguments(LayerFusionTrainingArguments):
     """The Trainer's arguments, and the seeds of a run; each script's recipe sets defaults on them."""
@@ -287,8 +294,7 @@ class TweetTrainingArguments(RunTrainingArguments):
     num_train_epochs: float = option(15.0, "Most epochs.")
     per_device_train_batch_size: int = option(64, "Texts a step and device.")
     max_grad_norm: float = option(0.0, "Clipping norm; 0 does not clip.")
-    metric_for_best_model: str | None = option("loss", "What makes a checkpoint the best.")
-    greater_is_better: bool | None = option(False, "Whether more of it is better.")
+    metric_for_best_model: str | None = option("loss", f"{CHOOSING} (GRUBERT: loss).")
     early_stopping_patience: int | None = option(
         3, "Epochs without a better checkpoint before the run stops."
     )
@@ -391,8 +397,7 @@ class AbsaTrainingArguments(RunTrainingArguments):
     )
     num_train_epochs: float = option(10.0, "Most epochs.")
     per_device_train_batch_size: int = option(32, "Texts a step and device.")
-    metric_for_best_model: str | None = option("accuracy", "What makes a checkpoint the best.")
-    greater_is_better: bool | None = option(True, "Whether more of it is better.")
+    metric_for_best_model: str | None = option(MAIN_METRIC, f"{CHOOSING}.")
 
 
 @dataclass

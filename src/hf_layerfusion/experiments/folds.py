@@ -12,6 +12,8 @@ from hf_layerfusion.data.tables import take, values
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.folds import Fold, stratified_folds, stratified_group_folds
 from hf_layerfusion.experiments.arguments import AbsaDataArguments, ModelArguments, RunTrainingArguments
+from hf_layerfusion.experiments.best_metric import check_metric, with_metric
+from hf_layerfusion.experiments.data_record import DATA, check_record, data_record
 from hf_layerfusion.experiments.models import load_tokenizer
 from hf_layerfusion.experiments.predict import is_prediction_only
 from hf_layerfusion.experiments.prepare import (
@@ -111,6 +113,7 @@ def cross_validate(
         raise UserError("--hp_search is for a single run and excludes --folds; search without folds first.")
     if training_arguments.dry_run:
         raise UserError("--dry_run shows one run's groups of parameters and excludes --folds; leave one out.")
+    check_metric(training_arguments)
     settings = run_settings(model_arguments, data_arguments, training_arguments)
     with open_run(training_arguments, settings):
         open_hub(training_arguments, several=True)
@@ -118,7 +121,11 @@ def cross_validate(
         with training_arguments.main_process_first(desc="preparing the folds"):
             folds = prepare_folds(data_arguments)
             encoded = [tokenize(data, tokenizer, data_arguments) for data in folds]
+        training_arguments = with_metric(training_arguments, folds[0].schema.problem_type)
         top = Path(str(training_arguments.output_dir))
+        record = data_record(folds[0])  # all rows are in it, and what the other folds are follows from them
+        check_record(top, record, vars(data_arguments))
+        settings |= {DATA: record}
         runs = []
         for number, (data, inputs) in enumerate(zip(folds, encoded, strict=True), start=1):
             folder = top / f"fold-{number}"

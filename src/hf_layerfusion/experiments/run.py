@@ -29,6 +29,8 @@ from hf_layerfusion.experiments.arguments import (
     ModelArguments,
     RunTrainingArguments,
 )
+from hf_layerfusion.experiments.best_metric import check_metric, with_metric
+from hf_layerfusion.experiments.data_record import DATA, check_record, data_record
 from hf_layerfusion.experiments.for_ensembles import write_seen_texts
 from hf_layerfusion.experiments.layer_states import (
     PLOT_FILE,
@@ -54,6 +56,7 @@ from hf_layerfusion.experiments.run_folder import (
 from hf_layerfusion.experiments.search.run import check_search, run_with_best
 from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.publish import CARD, PushError
+from hf_layerfusion.metric_table import METRICS, choosing_metrics
 from hf_layerfusion.storage import write_json
 from hf_layerfusion.training.optimizer import group_rows
 from hf_layerfusion.training.trainer import LayerFusionTrainer
@@ -136,8 +139,9 @@ def write_outputs(
             ("Words a text in the training data, before and after cleaning.", "plots/word_counts.png")
         )
     if "validation" in data.splits:
-        plot_training_curves(result.history, plots / "training_curves.png")
-        figures.append(("Loss and accuracy by epoch.", "plots/training_curves.png"))
+        main = choosing_metrics(data.schema.problem_type)[0]
+        plot_training_curves(result.history, plots / "training_curves.png", main)
+        figures.append((f"Loss and {METRICS[main].title} by epoch.", "plots/training_curves.png"))
     if training_arguments.plot_layers:
         plot_states(place, training_arguments.plot_layers_beside, data.schema.names, plots / PLOT_FILE)
         figures.append(
@@ -254,6 +258,7 @@ def classify(
     """
     if is_prediction_only(training_arguments):
         return predict_only(model_arguments, data_arguments, training_arguments)
+    check_metric(training_arguments)
     check_search(training_arguments)
     if training_arguments.hp_search is not None:
         # What is searched on is not reported.
@@ -268,8 +273,12 @@ def classify(
             encoded = tokenize(data, tokenizer, data_arguments)
         for note in data.notes:
             logger.info(note)
+        training_arguments = with_metric(training_arguments, data.schema.problem_type)
         if training_arguments.dry_run:
             groups = group_rows(load_model(model_arguments, data.schema), training_arguments)
             return {"groups": groups, **planned_push(training_arguments)}
+        record = data_record(data)
+        check_record(Path(str(training_arguments.output_dir)), record, vars(data_arguments))
+        settings |= {DATA: record}
         experiment = Classification(data, encoded, tokenizer, model_arguments, data_arguments, settings)
         return run_seeds(*run_with_best(experiment, training_arguments))

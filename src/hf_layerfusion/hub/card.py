@@ -12,20 +12,7 @@ from hf_layerfusion.hub.citations import CITATIONS
 from hf_layerfusion.hub.encoder import LICENSE_ID
 from hf_layerfusion.hub.markdown import Markdown, escape_markdown, markdown_table, one_line, printed
 from hf_layerfusion.hub.usage import model_usage
-
-METRIC_IDS = {
-    "accuracy": ("accuracy", "Accuracy"),
-    "f1_macro": ("f1", "Macro F1"),
-    "f1_micro": ("f1", "Micro F1"),
-    "recall_macro": ("recall", "Macro recall"),
-    "subset_accuracy": ("accuracy", "Subset accuracy"),
-    "mse": ("mse", "Mean squared error"),
-    "mae": ("mae", "Mean absolute error"),
-    "pearsonr": ("pearsonr", "Pearson correlation"),
-    "spearmanr": ("spearmanr", "Spearman correlation"),
-    "loss": ("loss", "Loss"),
-}
-"""The Hub's id and the name in print of each metric of ours; other metrics keep their own name for both."""
+from hf_layerfusion.metric_table import METRICS
 
 
 def build_card(facts: CardFacts) -> ModelCard:
@@ -72,7 +59,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
             # The Hub's client tells entries apart by this, not by the name.
             dataset_config=one_line(task) or None,
             dataset_split=one_line(split),
-            metric_type=METRIC_IDS.get(name, (one_line(name),))[0],
+            metric_type=METRICS[name].hub_id if name in METRICS else one_line(name),
             metric_name=metric_name(name),
             metric_value=float(f"{value:.5g}"),
         )
@@ -127,8 +114,8 @@ def _epochs_table(facts: CardFacts) -> Markdown | None:
 
 
 def metric_name(name: str) -> str:
-    """Return the name of a metric in print."""
-    return METRIC_IDS[name][1] if name in METRIC_IDS else one_line(name)
+    """Return the name of a metric in print; one that is not ours keeps its own."""
+    return METRICS[name].title if name in METRICS else one_line(name)
 
 
 def _count(number: int | None) -> str:

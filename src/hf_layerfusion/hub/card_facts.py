@@ -71,8 +71,8 @@ class CardFacts:
         preparation: what was done to the texts before the tokenizer, one entry a step.
         preparation_code: Python that defines `prepare`, which does that to a text; strings of a user's stand in it as
             `code_string` writes them.
-        metrics: by split, then by name as in `METRIC_IDS`, each as a fraction (0.8966, not 89.66); of several tasks
-            `TASK_NAME`.
+        metrics: by split, then by name as in `metric_table.METRICS`, each as a fraction (0.8966, not 89.66); of several
+            tasks `TASK_NAME`.
         deviations: standard deviations of `metrics` over `seeds`, in the same shape.
         recipe: training settings by name.
         seeds: seeds of the runs.

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.losses.table import make_regularizers
+from hf_layerfusion.metric_table import greater_is_better, known_direction
 from hf_layerfusion.surgery.table import AGGREGATORS, task_weights
 from hf_layerfusion.training.exclusions import check_exclusions
 from hf_layerfusion.training.launching import check_launcher, check_processes
@@ -30,12 +31,21 @@ class LayerFusionTrainingArguments(TrainingArguments):
 
     Two defaults differ: `logging_nan_inf_filter` is False, because a loss that is not finite stops the run;
     `restore_callback_states_from_checkpoint` is True, because a resumed run counts on towards early stopping.
+    `greater_is_better` is by default that of `metric_for_best_model` in `metric_table`, and so is the `mode` of the
+    schedules `reduce_lr_on_plateau` and `greedy`, which transformers leaves at "min" for every metric.
 
     Raises:
         UserError: a value out of its range, two options that exclude each other, or processes that do not know of each
             other (`launching`).
     """
 
+    greater_is_better: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether more of metric_for_best_model is better. Default: what is known of the metric, see "
+            "hf_layerfusion.metric_table."
+        },
+    )
     fusion_learning_rate: float | None = field(
         default=None,
         metadata={
@@ -201,8 +211,14 @@ class LayerFusionTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         check_launcher(os.environ)
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = greater_is_better(self.metric_for_best_model)
         super().__post_init__()
         check_processes(self)
+        if self.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
+            mode = "max" if self.greater_is_better else "min"
+            given: dict[str, Any] = vars(self)["lr_scheduler_kwargs"] or {}
+            self.lr_scheduler_kwargs = {"mode": mode, **given}
         self.check()
 
     def check(self) -> None:
@@ -217,6 +233,7 @@ class LayerFusionTrainingArguments(TrainingArguments):
                 "init_from_probe needs the encoder's states of all training texts, found no cache_frozen_states; set "
                 "cache_frozen_states to a folder and freeze_encoder=True"
             )
+        self._check_direction()
         self._check_early_stopping()
         self._check_methods()
         self._check_class_balance()
@@ -245,6 +262,15 @@ class LayerFusionTrainingArguments(TrainingArguments):
             raise UserError(
                 f"epoch_decay must be above 0 and at most 1, found {self.epoch_decay}; "
                 "1 keeps the rates, 0.9 takes a tenth off after each epoch"
+            )
+
+    def _check_direction(self) -> None:
+        metric = self.metric_for_best_model
+        known = None if metric is None else known_direction(metric)
+        if known is not None and self.greater_is_better != known:
+            raise UserError(
+                f"greater_is_better={self.greater_is_better} contradicts metric_for_best_model={metric}, of which "
+                f"{'more' if known else 'less'} is better; leave greater_is_better out"
             )
 
     def _check_early_stopping(self) -> None:

@@ -16,12 +16,15 @@ from transformers.trainer_utils import IntervalStrategy, speed_metrics
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.metric_table import EVAL_PREFIX, greater_is_better
 from hf_layerfusion.storage import PARTIAL, remove, sync_folder, sync_tree, writable, write_json
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.choosing import ChoosingTrainer
 from hf_layerfusion.training.collating import MultitaskCollator, PaddingCollator
 from hf_layerfusion.training.evaluating import EvaluatingTrainer
 from hf_layerfusion.training.task_data import TaskDataset
 from hf_layerfusion.training.task_labels import check_labels, with_labels
+from hf_layerfusion.training.trainer_card import NO_METRIC
 
 logger = logging.get_logger(__name__)
 
@@ -31,14 +34,11 @@ OF_SEVERAL_TASKS = (
 )  # fmt: skip
 """Options that would have no effect on the data of one task."""
 
-LESS_IS_BETTER = ("loss", "mse", "rmse", "mae")
-"""Metrics that a task cannot be chosen by, nor a mean over tasks be made of."""
-
 BEST_OF_TASK = "best"
 """The folder of a task's best model is called this, a hyphen and the task."""
 
 
-class MultitaskEvaluation(EvaluatingTrainer):
+class MultitaskEvaluation(ChoosingTrainer, EvaluatingTrainer):
     """The stock Trainer, but data sets by task are evaluated as one, and predicted one by one.
 
     It is a Trainer of several tasks where the training data are a dictionary; without training data, where the
@@ -66,6 +66,7 @@ class MultitaskEvaluation(EvaluatingTrainer):
         )
         if not self.is_multitask:
             self._check_one_task()
+            self.check_metric()
             return
         self._declared = list(declared) if isinstance(declared, Mapping) else None
         self._main_metrics: dict[str, str] = {}
@@ -171,12 +172,6 @@ class MultitaskEvaluation(EvaluatingTrainer):
         metrics = super()._evaluate(trial, *args, **kwargs)
         if not self.is_multitask:
             return metrics
-        chosen = self.args.metric_for_best_model
-        if chosen is not None and f"eval_{chosen.removeprefix('eval_')}" not in metrics:
-            raise UserError(
-                f"metric_for_best_model must be a metric of the evaluation, found {chosen!r}; "
-                f"name one of {', '.join(metrics)}"
-            )
         if self.args.best_of_each_task:
             for task, name in self._main_metrics.items():
                 *earlier, value = [entry[name] for entry in self.state.log_history if name in entry]
@@ -233,8 +228,8 @@ class MultitaskEvaluation(EvaluatingTrainer):
 
     def _main_metric(self, task: str, metrics: list[str], prefix: str) -> str | None:
         """The full name of the metric that a task is chosen by; None where more is better of none of its metrics."""
-        others = (*LESS_IS_BETTER, "model_preparation_time")
-        names = [name for metric in metrics if (name := metric.removeprefix(prefix)) not in others]
+        found = [metric.removeprefix(prefix) for metric in metrics if not metric.endswith(NO_METRIC)]
+        names = [name for name in found if greater_is_better(name)]
         asked = cast("dict[str, str]", self.args.task_metrics or {}).get(task)
         if asked is not None and asked not in names:
             raise UserError(
@@ -296,14 +291,22 @@ class MultitaskEvaluation(EvaluatingTrainer):
             )
         if chosen is None or self.args.eval_strategy == IntervalStrategy.NO:
             return
-        name = chosen.removeprefix("eval_")
-        of_task = any(name.startswith(f"{task}_") for task in labelled)
-        if not of_task and name != "loss" and (name != "mean" or functions is None):
+        name = chosen.removeprefix(EVAL_PREFIX)
+        if name != "loss" and (name != "mean" or functions is None) and not self._may_have(name, labelled):
             raise UserError(
                 f"metric_for_best_model must be eval_mean (with compute_metrics), eval_loss or a metric of one of the "
                 f"tasks {', '.join(labelled) or '(none has labels)'}, such as eval_TASK_accuracy, found {chosen!r}; "
                 "correct it"
             )
+
+    def _may_have(self, name: str, tasks: Iterable[str]) -> bool:
+        """Whether a metric is one of a task's, or may be one that a function of the user's computes."""
+        for task in tasks:
+            with self._metrics_of(task):
+                names = self.metric_names()
+            if name.startswith(f"{task}_") and (names is None or name.removeprefix(f"{task}_") in names):
+                return True
+        return False
 
     def _check_labels(self, datasets: Mapping[str, TaskDataset], role: str) -> None:
         """That the labels are of the classes or the range that the model's configuration declares. A collator of the

@@ -59,6 +59,10 @@ class PretrainingTrainer(LayerFusionTrainer):
     def _loss_is_of_a_device(self) -> bool:
         return self._objective.least_batch > 1
 
+    def metric_names(self) -> tuple[str, ...]:
+        """The loss on held-out texts, and what the objective says of it."""
+        return ("loss", *self._objective.metrics(0.0))
+
     def task_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
         """The objective's loss."""
         return {ONE_TASK: self._objective.loss(model, inputs)}, None

@@ -5,8 +5,7 @@ import pytest
 from transformers import EvalPrediction
 
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
-from hf_layerfusion.experiments.multitask.tasks import CHOOSING_METRICS
-from hf_layerfusion.training.multitask_evaluation import LESS_IS_BETTER
+from hf_layerfusion.metric_table import METRICS, choosing_metrics
 
 ROWS = {
     "single_label_classification": (np.eye(2), np.array([0, 1])),
@@ -18,4 +17,4 @@ ROWS = {
 @pytest.mark.parametrize("problem_type", ROWS)
 def test_a_task_may_be_chosen_by_all_that_is_measured_of_which_more_is_better(problem_type):
     measured = compute_metrics_for(problem_type)(EvalPrediction(*ROWS[problem_type]))
-    assert [*CHOOSING_METRICS[problem_type]] == [name for name in measured if name not in LESS_IS_BETTER]
+    assert [*choosing_metrics(problem_type)] == [name for name in measured if METRICS[name].greater_is_better]

@@ -1,6 +1,7 @@
 """`--hp_search` from the command line: searched on validation data, then one ordinary run with the best settings."""
 
 import csv
+import itertools
 import json
 import sys
 from importlib.machinery import ModuleSpec
@@ -189,8 +190,12 @@ def test_trials_that_fail(call, tmp_path):
         ),
         ({"num_groups": 3}, "--hp_space: fusion: 'share': .* 3 groups for 4 layers"),
         (
-            {"metric_for_best_model": "bleu", "greater_is_better": True, "hp_trials": 1},
-            "--metric_for_best_model must be one of accuracy, .* found 'bleu'",
+            {"metric_for_best_model": "bleu"},
+            "--metric_for_best_model must be one, loss, main, accuracy, .* found 'bleu'",
+        ),
+        (
+            {"metric_for_best_model": "pearsonr"},
+            "--metric_for_best_model must be one of a single label .*, found 'pearsonr'",
         ),
     ],
 )
@@ -198,8 +203,17 @@ def test_one_line_for_every_mistake(call, tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as error:
         call(tmp_path / "run", **changes)
     assert "\n" not in str(error.value)
-    if changes.get("metric_for_best_model") is None:
-        assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_search_goes_the_way_of_its_metric(call, tmp_path, monkeypatch):
+    """Where nothing but the metric is named: its recipe's is the loss, of which less is better."""
+    values = itertools.cycle([0.5, 0.7, 0.6])
+    monkeypatch.setattr("hf_layerfusion.evaluation.metrics.accuracy_score", lambda *_: next(values))
+    call(tmp_path / "run", metric_for_best_model="accuracy", hp_trials=3)
+    best = json.loads((tmp_path / "run" / "search" / "best.json").read_text())
+    assert [float(trial["validation accuracy"]) for trial in trials_in(tmp_path / "run")] == [0.5, 0.7, 0.6]
+    assert (best["objective"], best["trial"]) == (0.7, "1")
 
 
 def test_optuna_is_missing(call, tmp_path, monkeypatch):

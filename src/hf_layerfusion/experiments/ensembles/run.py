@@ -5,10 +5,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from hf_layerfusion.data.fingerprints import RowHash, file_fingerprint
 from hf_layerfusion.ensembling.ensemble import Ensemble
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.experiments.data_record import DATA, DataRecord, check_record
 from hf_layerfusion.experiments.ensembles.arguments import EnsembleArguments, EnsembleDataArguments
-from hf_layerfusion.experiments.ensembles.data import read_texts
+from hf_layerfusion.experiments.ensembles.data import Texts, read_texts
 from hf_layerfusion.experiments.ensembles.report import write_trial
 from hf_layerfusion.experiments.ensembles.trial import open_ensemble, try_combiners
 from hf_layerfusion.experiments.pushing import open_hub, planned_push, push_outputs
@@ -40,6 +42,10 @@ def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArgu
             )
         return planned_push(arguments)
     if arguments.push_to_hub and is_finished(folder, settings):
+        cache = Path(arguments.prediction_cache or folder.parent / "prediction_cache")
+        ensemble = open_ensemble(arguments, cache)
+        record, files = ensemble_record(arguments, ensemble, read_texts(data_arguments, ensemble.tasks))
+        check_record(folder, record, {**vars(data_arguments), **files})
         logger.info("%s: finished before", folder)
         open_hub(arguments)
         push_outputs(folder, arguments)
@@ -51,9 +57,10 @@ def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArgu
         check_members(arguments, ensemble)
         open_hub(arguments)
         texts = read_texts(data_arguments, ensemble.tasks)
+        record, _ = ensemble_record(arguments, ensemble, texts)
         trial = try_combiners(ensemble, texts, arguments, partial)
         results = write_trial(partial, folder, trial, arguments, data_arguments)
-        write_json(partial / SETTINGS_FILE, settings)
+        write_json(partial / SETTINGS_FILE, settings | {DATA: record})
     push_outputs(folder, arguments)
     return results
 
@@ -69,10 +76,36 @@ def ensemble_settings(arguments: EnsembleArguments, data_arguments: EnsembleData
     }
 
 
+def ensemble_record(
+    arguments: EnsembleArguments, ensemble: Ensemble, texts: dict[str, dict[str, Texts]]
+) -> tuple[DataRecord, dict[str, str]]:
+    """Return the fingerprints of all that an ensemble is measured by: members, texts and files of predictions; and the
+    names of those that are files or folders."""
+    record: DataRecord = {}
+    files: dict[str, str] = {}
+    for number, seat in enumerate(ensemble.seats, start=1):
+        record[f"member {number}"] = {"rows": 1, "sha256": seat.member.sha256}
+        files[f"member {number}"] = seat.member.name
+    for number, path in enumerate(arguments.out_of_fold or (), start=1):
+        record[f"out_of_fold {number}"] = file_fingerprint(path)
+        files[f"out_of_fold {number}"] = path
+    for task, splits in texts.items():
+        for split, found in splits.items():
+            rows = RowHash()
+            labels = [None] * len(found.ids) if found.labels is None else found.labels.tolist()
+            for row in zip(found.ids, *found.columns.values(), labels, strict=True):
+                rows.add(row)
+            record[split if len(texts) == 1 else f"{task} {split}"] = rows.fingerprint()
+    return record, files
+
+
 def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder holds the ensemble of these very settings."""
-    stored = folder / SETTINGS_FILE
-    return stored.is_file() and bool(read_json(stored, "name another --output_dir") == settings)
+    """Whether the folder holds an ensemble of these very settings; its data are checked by `check_record`."""
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        return False
+    stored = read_json(path, "name another --output_dir")
+    return isinstance(stored, dict) and {name: stored[name] for name in stored if name != DATA} == settings
 
 
 def check_members(arguments: EnsembleArguments, ensemble: Ensemble) -> None:

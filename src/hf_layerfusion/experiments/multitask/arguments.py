@@ -67,8 +67,11 @@ class MultitaskTrainingArguments(RunTrainingArguments):
     weight_decay: float = option(0.0, "AdamW's decay.")
     num_train_epochs: float = option(10.0, "Most epochs.")
     per_device_train_batch_size: int = option(32, "Texts of a task's batch on a device.")
-    metric_for_best_model: str | None = option("mean", "What makes a checkpoint the best.")
-    greater_is_better: bool | None = option(True, "Whether more of it is better.")
+    metric_for_best_model: str | None = option(
+        "mean",
+        "What makes a checkpoint the best on validation data: the mean over the tasks' metrics, loss, or a metric of "
+        "one of them, TASK_METRIC.",
+    )
     best_of_each_task: bool = option(
         True, "Report each task's best epoch too, beside the best of all together (SerBERTus, Table 6)."
     )

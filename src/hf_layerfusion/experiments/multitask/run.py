@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import check_prediction_format
+from hf_layerfusion.experiments.data_record import DATA, check_record
 from hf_layerfusion.experiments.multitask.arguments import (
     MultitaskDataArguments,
     MultitaskModelArguments,
@@ -22,6 +23,7 @@ from hf_layerfusion.experiments.multitask.training import (
     load_multitask_model,
     make_multitask_trainer,
     prepare_multitask,
+    tasks_record,
     train_multitask,
 )
 from hf_layerfusion.experiments.predict import is_prediction_only
@@ -76,6 +78,9 @@ def train_tasks(
             groups = group_rows(load_multitask_model(model_arguments, data.tasks), training_arguments)
             counts = architecture_counts(model_arguments, data.tasks)
             return {"architectures": counts, "groups": groups, **planned_push(training_arguments)}
+        record, files = tasks_record(data)
+        check_record(Path(str(training_arguments.output_dir)), record, files)
+        settings |= {DATA: record}
         experiment = MultitaskExperiment(data, model_arguments, data_arguments, settings)
         return run_seeds(*run_with_best(experiment, training_arguments))
 

@@ -23,16 +23,11 @@ from hf_layerfusion.experiments.arguments import PairDataArguments
 from hf_layerfusion.experiments.multitask.arguments import MultitaskDataArguments
 from hf_layerfusion.experiments.prepare import PreparedData, encode_splits, prepare
 from hf_layerfusion.hub.paths import inside, is_plain_name
+from hf_layerfusion.metric_table import choosing_metrics
 from hf_layerfusion.training.task_data import SWAPPED
 
 PREDICT = "predict"
 FILE_FIELDS = ("train_file", "validation_file", "test_file")
-# Metrics that a task may be chosen by, of which more is better; the first unless it says another.
-CHOOSING_METRICS = {
-    "single_label_classification": ("accuracy", "f1_macro", "recall_macro"),
-    "multi_label_classification": ("f1_micro", "f1_macro", "subset_accuracy"),
-    "regression": ("pearsonr", "spearmanr"),
-}
 PAIR_ORDERS = ("random", "given")
 # Said once for all tasks, or said otherwise in an entry: `labels` and `--cut`.
 NOT_OF_ONE_TASK = {
@@ -71,7 +66,7 @@ class Task:
     def settings_of(self, problem_type: str) -> dict[str, Any]:
         """The settings; with this problem type where they name none, and a metric that goes with it."""
         problem_type = self.settings.get("problem_type") or problem_type
-        return {"metric": CHOOSING_METRICS[problem_type][0], **self.settings, "problem_type": problem_type}
+        return {"metric": choosing_metrics(problem_type)[0], **self.settings, "problem_type": problem_type}
 
 
 def read_tasks_file(path: str | None) -> dict[str, dict[str, Any]]:
@@ -206,7 +201,7 @@ def prepare_task(task: Task) -> tuple[Task, PreparedData]:
         TaskConfig(**settings)
     except (ValueError, StrictDataclassError) as error:
         raise UserError(f"task '{task.name}': {one_line(error)}") from error
-    if settings["metric"] not in (metrics := CHOOSING_METRICS[settings["problem_type"]]):
+    if settings["metric"] not in (metrics := choosing_metrics(settings["problem_type"])):
         raise UserError(
             f"task '{task.name}': metric must be one of {', '.join(metrics)}, found {settings['metric']!r}; correct it."
         )

@@ -18,6 +18,7 @@ from hf_layerfusion import CerbertusConfig, CerbertusForMultitask, parameter_cou
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.experiments.adapters import num_parameters, with_adapters
+from hf_layerfusion.experiments.data_record import DataRecord, data_record
 from hf_layerfusion.experiments.models import (
     encoder_dropout,
     load_tokenizer,
@@ -111,6 +112,18 @@ def prepare_multitask(
         for note in prepared[name].notes:
             logger.info("%s: %s", name, note)
     return MultitaskData(tasks, prepared, encoded, tokenizer)
+
+
+def tasks_record(data: MultitaskData) -> tuple[DataRecord, dict[str, str | None]]:
+    """Return the fingerprints of all tasks' splits, by `TASK SPLIT`, and the files that they come from."""
+    record: DataRecord = {}
+    files: dict[str, str | None] = {}
+    for name, prepared in data.prepared.items():
+        task = data.tasks[name]
+        record |= data_record(prepared, name)
+        files |= {f"{name} {split}": getattr(task.data, f"{split}_file", None) for split in prepared.splits}
+        files[f"{name} {PREDICT}"] = task.predict_file
+    return record, files
 
 
 def load_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, Task]) -> Any:

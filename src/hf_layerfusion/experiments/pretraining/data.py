@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
+from hf_layerfusion.data.fingerprints import Fingerprint, RowHash
 from hf_layerfusion.data.streaming import is_held_out, stream_texts
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.pretraining.arguments import PretrainingDataArguments
@@ -31,16 +32,16 @@ def corpus_rows(
 
 def open_streams(
     arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> dict[str, TextStream]:
-    """The streams `train` and, where texts are held out, `validation`. Each file is read once to count its texts, so
-    that whatever is wrong with one is known before training.
+) -> tuple[dict[str, TextStream], dict[str, Fingerprint]]:
+    """Open the streams `train` and, where texts are held out, `validation`, and take their fingerprints. Each file is
+    read once for that, so that whatever is wrong with one is known before training.
 
     Raises:
         UserError: no file, a setting out of its range, a part without texts; as `stream_texts`.
     """
     _check_data(arguments, tokenizer)
     fraction = arguments.validation_fraction
-    streams = {}
+    streams, record = {}, {}
     for part, files, share, limit in (
         (TRAIN, arguments.train_file, fraction, arguments.max_train_samples),
         # Without a fraction, all texts of the validation files.
@@ -57,7 +58,11 @@ def open_streams(
             "seed": arguments.split_seed,
             "part": part,
         }
-        length = sum(1 for _ in islice(corpus_rows(**options), limit))
+        texts = RowHash()
+        for row in islice(corpus_rows(**options), limit):
+            texts.add(row.values())
+        record[part] = texts.fingerprint()
+        length = record[part]["rows"]
         if not length:
             raise UserError(f"{part}: holds no texts with --validation_fraction {fraction}; take another.")
         rows = datasets.IterableDataset.from_generator(corpus_rows, gen_kwargs=options)
@@ -69,7 +74,7 @@ def open_streams(
             arguments.shuffle_buffer_size if part == TRAIN else 0,
         )
         logger.info("%s: %s texts", part, f"{length:,}")
-    return streams
+    return streams, record
 
 
 def _encode(

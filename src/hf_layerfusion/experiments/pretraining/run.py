@@ -11,6 +11,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, se
 
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.experiments.arguments import EncoderArguments
+from hf_layerfusion.experiments.data_record import DATA, check_record
 from hf_layerfusion.experiments.models import (
     encoder_dropout,
     load_tokenizer,
@@ -265,7 +266,7 @@ def pretrain(
             open_hub(arguments)
         tokenizer = load_tokenizer(model_arguments)
         seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
-        streams = open_streams(data_arguments, tokenizer, seed)
+        streams, record = open_streams(data_arguments, tokenizer, seed)
         if arguments.eval_strategy != "no" and VALIDATION not in streams:
             raise UserError(
                 f"--eval_strategy {arguments.eval_strategy.value} needs held-out texts, found none; name "
@@ -274,5 +275,8 @@ def pretrain(
         if arguments.dry_run:
             model, _ = load_pretraining_model(model_arguments, objective)
             return {"groups": group_rows(model, arguments), **planned_push(arguments)}
+        files = {name: ", ".join(getattr(data_arguments, f"{name}_file") or ()) for name in record}
+        check_record(Path(str(arguments.output_dir)), record, files)
+        settings |= {DATA: record}
         experiment = Pretraining(model_arguments, objective, tokenizer, streams, settings)
         return run_once(experiment, arguments, Path(str(arguments.output_dir)))

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import HfArgumentParser, PreTrainedTokenizerBase
 
+from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import (
     AbsaDataArguments,
     AbsaTrainingArguments,
@@ -23,6 +24,8 @@ from hf_layerfusion.experiments.arguments import (
     RunTrainingArguments,
     TweetTrainingArguments,
 )
+from hf_layerfusion.experiments.best_metric import with_metric
+from hf_layerfusion.experiments.data_record import DATA, DataRecord, check_data, data_record
 from hf_layerfusion.experiments.folds import prepare_folds
 from hf_layerfusion.experiments.layers import measure_layers
 from hf_layerfusion.experiments.models import load_tokenizer
@@ -35,16 +38,21 @@ from hf_layerfusion.experiments.multitask.training import (
     MultitaskData,
     make_multitask_trainer,
     prepare_multitask,
+    tasks_record,
     train_multitask,
 )
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.report import epoch_rows
 from hf_layerfusion.experiments.run import make_trainer, train_and_predict
+from hf_layerfusion.experiments.run_folder import SETTINGS_FILE
 from hf_layerfusion.hub.environment import hardware_name, library_environment
+from hf_layerfusion.storage import read_json, write_json
 
 Settings: TypeAlias = dict[str, Any]
 Prepared: TypeAlias = tuple[PreparedData, dict[str, Dataset]]
 
+# Settings that differ from start to start of one run.
+OF_THIS_START = ("output_dir", "resume_from_checkpoint", "disable_tqdm")
 FILE_SETTINGS = ("train_file", "validation_file", "test_file")
 TOKENIZER_SETTINGS = ("model_name_or_path", "tokenizer_name", "model_revision")
 
@@ -72,6 +80,9 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> Reci
             data_class, _tokenizer_key(model_arguments), json.dumps(vars(data_arguments))
         )
         data, encoded = parts[0 if fold is None else fold - 1]
+        record = data_record(data)
+        _begin(settings, record, vars(data_arguments))
+        training_arguments = with_metric(training_arguments, data.schema.problem_type)
         trainer = make_trainer(data, encoded, tokenizer, model_arguments, training_arguments)
         result = train_and_predict(trainer, encoded)
         use = measure_layers(trainer, encoded["validation"]) if "validation" in encoded else None
@@ -80,6 +91,7 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> Reci
             "parameters": result.parameters,
             "training_seconds": result.training_seconds,
             "num_examples": {name: len(split) for name, split in data.splits.items()},
+            DATA: record,
             "epochs": epoch_rows(result.history),
             "predictions": " ".join(map(str, result.logits.argmax(axis=1))),
             "labels": " ".join(map(str, [] if result.labels is None else result.labels.tolist())),
@@ -88,6 +100,29 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> Reci
         }
 
     return Recipe(classes, train)
+
+
+def _begin(settings: Settings, record: DataRecord, files: Mapping[str, Any]) -> None:
+    """Writes down what a run is, beside its checkpoints; one that was cut off goes on with the same alone.
+
+    Raises:
+        UserError: names the settings or the data that are others now.
+    """
+    folder = Path(settings["output_dir"])
+    path = folder / SETTINGS_FILE
+    content = {name: value for name, value in settings.items() if name not in OF_THIS_START}
+    if path.exists():
+        stored = read_json(path, "delete the folder")
+        names = {*stored, *content} - {DATA}
+        changed = sorted(name for name in names if stored.get(name) != content.get(name))
+        if changed:
+            raise UserError(
+                f"{folder}: holds a run that was cut off, with other settings ({', '.join(changed)}); delete the "
+                "folder to run it anew."
+            )
+        check_data(folder, stored, record, files)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, content | {DATA: record})
 
 
 def in_folder(settings: Settings, data_dir: Path) -> Settings:
@@ -143,6 +178,8 @@ def _train_tasks(settings: Settings, fold: int | None, data_dir: Path) -> dict[s
     data = _prepared_tasks(
         json.dumps(entries), str(data_dir), _tokenizer_key(model_arguments), json.dumps(vars(data_arguments))
     )
+    record, files = tasks_record(data)
+    _begin(settings, record, files)
     trainer = make_multitask_trainer(data, model_arguments, data_arguments, training_arguments)
     result = train_multitask(trainer, data)
     return {
@@ -153,6 +190,7 @@ def _train_tasks(settings: Settings, fold: int | None, data_dir: Path) -> dict[s
             name: {split: len(rows) for split, rows in prepared.splits.items()}
             for name, prepared in data.prepared.items()
         },
+        DATA: record,
         "epochs": epoch_rows(result.history),
         "predictions": {name: _answers(found["test"]) for name, found in result.logits.items()},
         "labels": _of_split(result.labels, "test"),

@@ -159,6 +159,7 @@ def _compare(
     table: Table, variant: str, baseline: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]]
 ) -> Difference | None:
     folds = next(iter(runs.values()))["settings"].get("folds")
+    _check_same_labels(table, variant, baseline, runs)
     if folds is not None:
         both = [name for name in runs if name in baseline]
         differences = [
@@ -170,15 +171,40 @@ def _compare(
     expected, found = correctness(baseline.values()), correctness(runs.values())
     if expected is None or found is None:
         return bootstrap_tasks(task_answers(baseline.values()), task_answers(runs.values()))
-    if expected.shape[1] != found.shape[1]:
-        raise UserError(
-            f"{table.name}: '{variant}' was scored on {found.shape[1]} examples, the baseline on "
-            f"{expected.shape[1]}; delete the older run files and run them again."
-        )
     difference = paired_bootstrap(expected, found, seed=0)
     if len(expected) == len(found) == 1:
         return replace(difference, p_value=mcnemar(expected[0], found[0]))
     return difference
+
+
+def _check_same_labels(
+    table: Table, variant: str, baseline: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]]
+) -> None:
+    """Check that the runs of two rows were scored on the same examples; those of folds each on its own.
+
+    Raises:
+        UserError: names the row.
+    """
+    has_folds = next(iter(runs.values()))["settings"].get("folds") is not None
+    for name, run in runs.items():
+        other = baseline.get(name) if has_folds else next(iter(baseline.values()))
+        if other is None:
+            continue
+        by_task, of_other = _labels_by_task(run), _labels_by_task(other)
+        for task in by_task.keys() & of_other.keys():
+            if by_task[task] != of_other[task]:
+                counts = len(by_task[task]), len(of_other[task])
+                raise UserError(
+                    f"{table.name}: '{variant}', {name}, was scored on {counts[0]} examples and the baseline on "
+                    f"{counts[1]}, which are not the same ones; delete the older run files and run them again."
+                )
+
+
+def _labels_by_task(run: dict[str, Any]) -> dict[str, list[str]]:
+    labels = run["labels"]
+    return {
+        name: text.split() for name, text in (labels if isinstance(labels, dict) else {"": labels}).items()
+    }
 
 
 def numbers(text: str) -> list[float]:

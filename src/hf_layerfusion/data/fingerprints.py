@@ -1,0 +1,70 @@
+"""What tells whether rows are those of an earlier reading."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from datasets import Dataset
+
+from hf_layerfusion.data.tables import values
+from hf_layerfusion.errors import UserError
+
+
+class Fingerprint(TypedDict):
+    """The number of rows, and a hash of their content in order."""
+
+    rows: int
+    sha256: str
+
+
+class RowHash:
+    """Hashes rows one after another, without keeping them."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._rows = 0
+
+    def add(self, row: Iterable[Any]) -> None:
+        """Add a row's values."""
+        # As JSON in ASCII, so that no two rows have one form and that any string can be encoded.
+        self._digest.update(json.dumps(list(row), default=str).encode() + b"\n")
+        self._rows += 1
+
+    def fingerprint(self) -> Fingerprint:
+        """Return the fingerprint of all rows that were added."""
+        return {"rows": self._rows, "sha256": self._digest.hexdigest()}
+
+
+def fingerprint(dataset: Dataset, columns: Sequence[str], label_names: Sequence[str] = ()) -> Fingerprint:
+    """Return the fingerprint of the rows of `dataset`.
+
+    Args:
+        dataset: the rows.
+        columns: those of them that count; what is not there is left out.
+        label_names: names of encoded labels, which count too.
+    """
+    found = [name for name in columns if name in dataset.column_names]
+    rows = RowHash()
+    for row in zip(*(values(dataset, name) for name in found), strict=True):
+        rows.add(row)
+    result = rows.fingerprint()
+    heading = json.dumps([found, list(label_names), result["sha256"]])
+    return {"rows": result["rows"], "sha256": hashlib.sha256(heading.encode()).hexdigest()}
+
+
+def file_fingerprint(path: str | Path) -> Fingerprint:
+    """Return the fingerprint of a file's lines, or those of all csv files of a folder.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    path, lines = Path(path), RowHash()
+    try:
+        for file in [path] if path.is_file() else sorted(path.rglob("*.csv")):
+            for line in file.read_bytes().splitlines():
+                lines.add([line.hex()])
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
+    return lines.fingerprint()

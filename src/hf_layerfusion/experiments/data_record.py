@@ -1,0 +1,73 @@
+"""What a run's record says of its data, so that it never goes on with others."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from hf_layerfusion.data.fingerprints import Fingerprint, fingerprint
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.experiments.prepare import PreparedData
+from hf_layerfusion.experiments.run_folder import SETTINGS_FILE
+from hf_layerfusion.storage import read_json
+
+logger = logging.getLogger(__name__)
+
+DATA = "data"
+"""The entry of a run's `run.json` that holds its `DataRecord`."""
+
+DataRecord: TypeAlias = dict[str, Fingerprint]
+
+
+def data_record(data: PreparedData, task: str = "") -> DataRecord:
+    """Return the fingerprints of the splits as the run uses them: texts, labels and ids, by split, of one of several
+    tasks by `TASK SPLIT`."""
+    columns = (*data.text_columns, "label", "id")
+    return {
+        f"{task} {name}".strip(): fingerprint(split, columns, data.schema.names)
+        for name, split in data.splits.items()
+    }
+
+
+def check_data(place: Path, stored: Mapping[str, Any], record: DataRecord, files: Mapping[str, Any]) -> None:
+    """Check that data are those of the run whose record was stored.
+
+    Args:
+        place: what to name in an error: the run's folder.
+        stored: the content of its `run.json`. One of an earlier version says nothing of the data.
+        record: of the data now.
+        files: where they come from, by the names of the record or by `SPLIT_file`.
+
+    Raises:
+        UserError: names each part that is another one now, and its file.
+    """
+    if DATA not in stored:
+        logger.warning(
+            "%s: the run's record does not say what its data were, which are taken to be these", place
+        )
+        return
+    earlier: DataRecord = stored[DATA]
+    changed = []
+    for name in dict.fromkeys((*earlier, *record)):
+        was, now = earlier.get(name), record.get(name)
+        if was != now:
+            file = files.get(name) or files.get(f"{name}_file")
+            before, after = was["rows"] if was else 0, now["rows"] if now else 0
+            how = f"{before:,} rows then, {after:,} now" if before != after else "other content"
+            changed.append(f"{name} ({file}: {how})" if file else f"{name} ({how})")
+    if changed:
+        raise UserError(
+            f"--output_dir {place}: holds a run on other data: {', '.join(changed)}; put the data back as they were, "
+            "or name another folder to begin anew."
+        )
+
+
+def check_record(folder: Path, record: DataRecord, files: Mapping[str, Any]) -> None:
+    """Check data, as `check_data`, against the `run.json` of a folder; where there is none there is no run yet.
+
+    Raises:
+        UserError: as `check_data`.
+    """
+    path = folder / SETTINGS_FILE
+    if path.exists():
+        check_data(folder, read_json(path, "name another folder"), record, files)

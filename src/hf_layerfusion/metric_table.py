@@ -1,0 +1,85 @@
+"""The metrics of this package: which way each is better, its range, and its name on the Hub and in print."""
+
+from math import inf
+from typing import NamedTuple
+
+EVAL_PREFIX = "eval_"
+MAIN_METRIC = "main"
+"""Stands for the main metric of a problem type, where that is not known yet."""
+
+
+class Metric(NamedTuple):
+    """What is known of a metric.
+
+    Attributes:
+        hub_id: its id on the Hub.
+        title: its name in print.
+        greater_is_better: whether more of it is better.
+        least, most: the range of its values; a correlation may be NaN too, where it is not defined.
+    """
+
+    hub_id: str
+    title: str
+    greater_is_better: bool
+    least: float
+    most: float
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("accuracy", "Accuracy", True, 0, 1),
+    "f1_macro": Metric("f1", "Macro F1", True, 0, 1),
+    "f1_micro": Metric("f1", "Micro F1", True, 0, 1),
+    "recall_macro": Metric("recall", "Macro recall", True, 0, 1),
+    "subset_accuracy": Metric("accuracy", "Subset accuracy", True, 0, 1),
+    "mse": Metric("mse", "Mean squared error", False, 0, inf),
+    "mae": Metric("mae", "Mean absolute error", False, 0, inf),
+    "pearsonr": Metric("pearsonr", "Pearson correlation", True, -1, 1),
+    "spearmanr": Metric("spearmanr", "Spearman correlation", True, -1, 1),
+    "loss": Metric("loss", "Loss", False, -inf, inf),
+    "perplexity": Metric("perplexity", "Perplexity", False, 0, inf),
+    "mean": Metric("mean", "Mean over the tasks", True, -1, 1),
+}
+"""Every metric that a run of ours may report, by name. A new metric is a row here."""
+
+PROBLEM_METRICS: dict[str, tuple[str, ...]] = {
+    "single_label_classification": ("accuracy", "f1_macro", "recall_macro"),
+    "multi_label_classification": ("f1_micro", "f1_macro", "subset_accuracy"),
+    "regression": ("mse", "mae", "pearsonr", "spearmanr"),
+}
+"""The metrics of each problem type, in the order in which they are reported."""
+
+# Metrics of other libraries, of which less is better; transformers itself knows only of the loss.
+_LESS_IS_BETTER_ELSEWHERE = (
+    "rmse", "msle", "rmsle", "mape", "smape", "error", "error_rate", "nll", "ppl", "bits_per_byte", "wer", "cer", "ter",
+    "brier", "brier_score", "ece",
+)  # fmt: skip
+# A name that ends with `_mean` may be the mean of anything.
+_BY_SUFFIX = {
+    **dict.fromkeys(_LESS_IS_BETTER_ELSEWHERE, False),
+    **{name: metric.greater_is_better for name, metric in METRICS.items() if name != "mean"},
+}
+
+
+def choosing_metrics(problem_type: str) -> tuple[str, ...]:
+    """Return the metrics of a problem type of which more is better. The first is its main metric."""
+    return tuple(name for name in PROBLEM_METRICS[problem_type] if METRICS[name].greater_is_better)
+
+
+def known_direction(name: str) -> bool | None:
+    """Return whether more of a metric is better, or None for one that no table knows.
+
+    Args:
+        name: the metric, with or without `eval_`, a task or a data set before it: `eval_sts_mse` is known as `mse`.
+    """
+    name = name.removeprefix(EVAL_PREFIX)
+    if name in METRICS or name == MAIN_METRIC:
+        return name == MAIN_METRIC or METRICS[name].greater_is_better
+    endings = (name[place + 1 :] for place, letter in enumerate(name) if letter == "_")
+    return next((_BY_SUFFIX[end] for end in (name, *endings) if end in _BY_SUFFIX), None)
+
+
+def greater_is_better(name: str) -> bool:
+    """Return whether more of a metric is better: by `known_direction`, else as transformers guesses, whose rule is that
+    less is better of what ends with `loss`."""
+    known = known_direction(name)
+    return not name.endswith("loss") if known is None else known
