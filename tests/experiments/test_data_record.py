@@ -22,7 +22,7 @@ from hf_layerfusion.experiments.multitask.run import train_tasks
 from hf_layerfusion.experiments.pretraining.arguments import PretrainingArguments, PretrainingDataArguments
 from hf_layerfusion.experiments.pretraining.run import pretrain
 from hf_layerfusion.experiments.run import classify
-from hf_layerfusion.experiments.tables import runner
+from hf_layerfusion.experiments.tables import recipes, runner
 from hf_layerfusion.experiments.tables.table import Run
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.examples.command_line import QUICK_TRAINING, parse
@@ -193,5 +193,6 @@ def test_a_run_of_a_table(tiny_encoder_dir, files, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"other settings \(learning_rate\); delete the folder"):
         call(other)
     invert(files["train_file"])
+    recipes._prepared.cache_clear()  # as another process begins
     with pytest.raises(UserError, match=r"other data: train \(\S+train\.csv: other content\)"):
         call()

@@ -56,6 +56,11 @@ class TableRow(NamedTuple):
     error: float | tuple[float, float] | None
 
 
+def has_training_curves(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a log has a loss that `plot_training_curves` could draw."""
+    return any(len(metric_curve(history, name)) for name in ("loss", "eval_loss"))
+
+
 def plot_training_curves(
     history: Sequence[Mapping[str, Any]], path: PathLike, metric: str = "accuracy"
 ) -> None:
@@ -74,7 +79,7 @@ def plot_training_curves(
         ValueError: a history with no finite `loss` or `eval_loss`.
     """
     train_loss, eval_loss = metric_curve(history, "loss"), metric_curve(history, "eval_loss")
-    if not len(train_loss) and not len(eval_loss):
+    if not has_training_curves(history):
         raise ValueError("history must hold a finite 'loss' or 'eval_loss' with an 'epoch'; found neither")
     eval_metric, train_metric = (
         metric_curve(history, f"eval_{metric}"),

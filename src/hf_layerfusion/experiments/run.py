@@ -21,7 +21,7 @@ from transformers import (
 from hf_layerfusion.data.statistics import plot_word_counts, word_counts
 from hf_layerfusion.evaluation.layer_plots import plot_layer_use
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
-from hf_layerfusion.evaluation.plots import plot_training_curves
+from hf_layerfusion.evaluation.plots import has_training_curves, plot_training_curves
 from hf_layerfusion.experiments.adapters import num_parameters
 from hf_layerfusion.experiments.answers import write_answers
 from hf_layerfusion.experiments.arguments import (
@@ -138,7 +138,7 @@ def write_outputs(
         figures.append(
             ("Words a text in the training data, before and after cleaning.", "plots/word_counts.png")
         )
-    if "validation" in data.splits:
+    if "validation" in data.splits and has_training_curves(result.history):
         main = choosing_metrics(data.schema.problem_type)[0]
         plot_training_curves(result.history, plots / "training_curves.png", main)
         figures.append((f"Loss and {METRICS[main].title} by epoch.", "plots/training_curves.png"))

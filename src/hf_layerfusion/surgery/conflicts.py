@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +19,23 @@ def cosines(gramian: Tensor) -> Tensor:
 
 
 class ConflictStatistics:
-    """Sums up the conflicts of the steps since they were last logged."""
+    """Sums up the conflicts of the steps since they were last logged.
 
-    def __init__(self) -> None:
-        self._cosines: dict[tuple[str, str], list[float]] = {}
-        self._any: list[bool] = []
+    Args:
+        state: what another returned as its `state`, to go on from.
+    """
+
+    def __init__(self, state: dict[str, Any] | None = None) -> None:
+        state = state or {"cosines": [], "any": []}
+        self._cosines: dict[tuple[str, str], list[float]] = {
+            (first, second): list(values) for first, second, values in state["cosines"]
+        }
+        self._any: list[bool] = list(state["any"])
+
+    def state(self) -> dict[str, Any]:
+        """Return what has been counted, as JSON."""
+        cosines = [[first, second, list(values)] for (first, second), values in self._cosines.items()]
+        return {"cosines": cosines, "any": list(self._any)}
 
     def update(self, tasks: Sequence[str], gramian: Tensor) -> None:
         """Counts a step: the Gram matrix `[T, T]` of the gradients of `tasks`."""

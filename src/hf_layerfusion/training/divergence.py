@@ -104,6 +104,15 @@ class GuardedTraining(SurgicalTraining):
         output = super().train(*args, **kwargs)
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
 
+    def log_state(self) -> dict[str, Any]:
+        """As `SurgicalTraining.log_state`, and of the steps that are left out."""
+        return super().log_state() | {"steps": self._steps, "left_out": self._left_out}
+
+    def load_log_state(self, state: dict[str, Any]) -> None:
+        """As `SurgicalTraining.load_log_state`, and of the steps that are left out."""
+        super().load_log_state(state)
+        self._steps, self._left_out = list(state["steps"]), list(state["left_out"])
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:

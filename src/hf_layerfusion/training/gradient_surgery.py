@@ -43,6 +43,15 @@ class SurgicalTraining(RegularizedTraining):
         self._gradients = None
         self._conflicts = ConflictStatistics()
 
+    def log_state(self) -> dict[str, Any]:
+        """As `RegularizedTraining.log_state`, and of the conflicts."""
+        return super().log_state() | {"conflicts": self._conflicts.state()}
+
+    def load_log_state(self, state: dict[str, Any]) -> None:
+        """As `RegularizedTraining.load_log_state`, and of the conflicts."""
+        super().load_log_state(state)
+        self._conflicts = ConflictStatistics(state["conflicts"])
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:

@@ -215,6 +215,23 @@ class MultitaskTraining(MultitaskEvaluation):
             self.forget_losses()
         super().log(logs, start_time)
 
+    def log_state(self) -> dict[str, Any]:
+        """As `LogKeepingTrainer.log_state`, and of the tasks' losses."""
+        sums = {
+            task: self.accelerator.reduce(self._loss_sums[task], reduction="mean").item()
+            for task in sorted(self._loss_sums)
+        }
+        return super().log_state() | {"task_losses": sums, "task_steps": dict(self._steps_of)}
+
+    def load_log_state(self, state: dict[str, Any]) -> None:
+        """As `LogKeepingTrainer.load_log_state`, and of the tasks' losses."""
+        super().load_log_state(state)
+        device = self.args.device
+        self._loss_sums = {
+            task: torch.tensor(total, device=device) for task, total in state["task_losses"].items()
+        }
+        self._steps_of = Counter(state["task_steps"])
+
     def start_anew(self) -> None:
         """Keep nothing of a training before: a search trains one model after another."""
         self.forget_losses()

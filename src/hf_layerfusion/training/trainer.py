@@ -112,6 +112,7 @@ class LayerFusionTrainer(
         # What `num_items_in_batch` does inside a model differs from class to class, and some ignore it.
         self.model_accepts_loss_kwargs = False
         self._updates_per_epoch: int | None = None
+        self._rates: dict[str | None, float] = {}
         if args.cache_frozen_states is not None:
             self.add_callback(ProbeStart(self.training_states))
         if args.early_stopping_patience is not None:
@@ -221,6 +222,15 @@ class LayerFusionTrainer(
             }
         super().log(logs, start_time)
 
+    def log_state(self) -> dict[str, Any]:
+        """As `GuardedTraining.log_state`, and the rates of the last step."""
+        return super().log_state() | {"rates": list(self._rates.items())}
+
+    def load_log_state(self, state: dict[str, Any]) -> None:
+        """As `GuardedTraining.load_log_state`, and the rates of the last step."""
+        super().load_log_state(state)
+        self._rates = dict(state["rates"])
+
     # Order of the examples
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
@@ -239,9 +249,3 @@ class LayerFusionTrainer(
         )
         seed = args.seed if args.data_seed is None else args.data_seed
         return SeededSampler(order, seed, epoch=lambda: int(self.state.epoch or 0))
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if (
-            not self.control.should_training_stop
-        ):  # set before the first step where patience had run out before
-            super()._run_epoch(*args, **kwargs)

@@ -9,19 +9,19 @@ from typing import Any, cast
 import torch
 from accelerate.utils import slice_tensors
 from torch import Tensor, nn
-from transformers import Trainer
 from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import has_length
 
 from hf_layerfusion.losses.outputs import ONE_TASK, task_inputs
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.log_keeping import LogKeepingTrainer
 from hf_layerfusion.training.task_data import REPEATED
 
 SHARES = "shares"
 """Where a training batch carries its shares to `step_losses`; the model never sees them."""
 
 
-class WeighingTrainer(Trainer):
+class WeighingTrainer(LogKeepingTrainer):
     """The stock Trainer, but each micro-batch weighs as its share of the examples of its optimizer step.
 
     The model's loss must be a mean over the examples of its batch. Where a step trains several tasks, the shares are

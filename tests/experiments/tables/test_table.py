@@ -204,18 +204,29 @@ def test_a_report_is_written_in_three_formats_and_drawn(tmp_path):
     assert report_of_runs(replace(table, group="nothing"), tmp_path) is None
 
 
+def test_rows_of_other_examples_are_not_compared(tmp_path):
+    table = write_runs(tmp_path)
+    path = tmp_path / "g" / "better" / "seed-1.json"
+    content = json.loads(path.read_text())
+    content["labels"] = " ".join(reversed(content["labels"].split()))
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"'better', seed-1, was scored on 400 examples .* not the same ones"):
+        read_rows(table, tmp_path)
+
+
 def test_a_difference_that_seeds_may_have_made_is_marked(tmp_path):
     """Accuracies 0.5 and 0.7 against 0.9 and 0.9: 0.3 is beyond examples' noise, and 3 standard errors of 0.1; with 0.4
     and 0.8 it is 1.5 of 0.2."""
     table = write_runs(tmp_path)
-    labels = np.zeros(400, dtype=int)
     for accuracies, verdict in (((0.5, 0.7), ""), ((0.4, 0.8), "within the seeds' spread")):
         for seed, accuracy in enumerate(accuracies):
             path = tmp_path / "g" / "base" / f"seed-{seed}.json"
             content = json.loads(path.read_text())
             content["metrics"]["test"]["accuracy"] = accuracy
-            content["labels"] = " ".join(map(str, labels))
-            content["predictions"] = " ".join(str(int(n >= 400 * accuracy)) for n in range(400))
+            labels = content["labels"].split()
+            content["predictions"] = " ".join(
+                label if n < 400 * accuracy else "none" for n, label in enumerate(labels)
+            )
             path.write_text(json.dumps(content))
         rows = {row.variant: row for row in read_rows(table, tmp_path)}
         assert rows["better"].difference.p_value < 0.01

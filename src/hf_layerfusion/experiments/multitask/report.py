@@ -57,7 +57,7 @@ def write_multitask_outputs(
     for name in ("plots", "predictions", "mistakes"):
         (folder / name).mkdir(exist_ok=True)
     figures = []
-    if training_arguments.eval_strategy != "no":
+    if any("eval_loss" in entry for entry in result.history):
         plot_training_curves(result.history, folder / "plots" / "training_curves.png", metric="mean")
         keys = {name: f"eval_{name}_{task.settings['metric']}" for name, task in data.tasks.items()}
         plot_task_metrics(
@@ -67,7 +67,7 @@ def write_multitask_outputs(
             ("Loss, and the mean over the tasks, by epoch.", "plots/training_curves.png"),
             ("Each task by epoch.", "plots/tasks.png"),
         ]
-    if training_arguments.gradient_surgery is not None:
+    if any(name.startswith("cosine_") for entry in result.history for name in entry):
         plot_conflicts(result.history, folder / "plots" / "conflicts.png")
         figures.append(
             ("Cosines between the tasks' gradients, and how often they conflict.", "plots/conflicts.png")

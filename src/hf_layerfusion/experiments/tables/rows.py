@@ -201,7 +201,7 @@ def _check_same_labels(
 
 
 def _labels_by_task(run: dict[str, Any]) -> dict[str, list[str]]:
-    labels = run["labels"]
+    labels = run.get("labels", {})
     return {
         name: text.split() for name, text in (labels if isinstance(labels, dict) else {"": labels}).items()
     }
