@@ -48,6 +48,11 @@ class LogKeepingTrainer(Trainer):
     """
 
     args: LayerFusionTrainingArguments
+    control: TrainerControl
+    _tr_loss: Tensor
+    _total_loss_scalar: float
+    _globalstep_last_logged: int
+    _initial_global_step: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
