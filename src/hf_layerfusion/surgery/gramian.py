@@ -76,23 +76,22 @@ class TaskGradients:
         float64 on the CPU, in the order of `tasks`."""
         size = len(self._gradients)
         pairs = list(combinations_with_replacement(range(size), 2))
-        products: dict[torch.device, Tensor] = {}
+        products: dict[torch.device, list[Tensor]] = {}
         for gradients in zip(*self._gradients.values(), strict=True):
             used = {task: each for task, each in enumerate(gradients) if each is not None}
             if len(used) < 2:
                 continue
             device = next(iter(used.values())).device
-            sums = products.setdefault(device, torch.zeros(len(pairs), dtype=torch.float64, device=device))
             for chunks in zip(*map(_chunks, used.values()), strict=True):
                 parts = dict(zip(used, chunks, strict=True))
                 zero = chunks[0].new_zeros(())
-                sums += torch.stack(
-                    [torch.dot(parts[i], parts[j]) if i in parts and j in parts else zero for i, j in pairs]
-                )
+                found = [torch.dot(parts[i], parts[j]) if i in parts and j in parts else zero for i, j in pairs]
+                products.setdefault(device, []).append(torch.stack(found))
         gramian = torch.zeros(size, size, dtype=torch.float64)
-        for sums in products.values():
-            for (i, j), value in zip(pairs, sums.tolist(), strict=True):
-                gramian[i, j] += value
+        rows, columns = torch.tensor(pairs).reshape(-1, 2).unbind(dim=1)
+        for parts_of_device in products.values():
+            # Summed in float64 on the CPU, as not every device knows it (Apple's MPS).
+            gramian[rows, columns] += torch.stack(parts_of_device).cpu().double().sum(dim=0)
         return gramian + gramian.triu(1).T
 
     def combine(self, weights: Tensor) -> None:

@@ -1,0 +1,54 @@
+"""Nothing of training makes float64 on a device that has none, as Apple's MPS."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
+
+from hf_layerfusion.losses.regularizer import regularized_pass
+from hf_layerfusion.losses.smart import Smart
+from hf_layerfusion.losses.table import REGULARIZERS
+from hf_layerfusion.surgery.gramian import TaskGradients
+from hf_layerfusion.training.evaluating import EvaluatingTrainer
+from tests.float64 import device_without_float64, without_float64
+from tests.losses.small import batch, classifier
+
+
+def test_float64_is_refused():
+    with device_without_float64() as device:
+        assert torch.zeros(3, device=device).cpu().double().dtype == torch.float64
+        with pytest.raises(AssertionError, match="float64"):
+            torch.zeros(3, device=device).double()
+    with without_float64(), pytest.raises(AssertionError, match="float64"):
+        torch.zeros(3).double()
+
+
+def test_gradient_surgery():
+    with device_without_float64() as device:
+        shared, own = (torch.nn.Parameter(torch.zeros(4, 3, device=device)) for _ in range(2))
+        gradients = TaskGradients([shared, own])
+        for task in ("a", "b"):
+            with gradients.of(task):
+                shared.grad = torch.randn(4, 3, device=device)
+                own.grad = torch.randn(4, 3, device=device) if task == "a" else None
+        gramian = gradients.gramian()
+        assert gramian.dtype == torch.float64 and gramian.device.type == "cpu"
+
+
+@pytest.mark.parametrize("regularizer", [*REGULARIZERS, "smart-pytorch"])
+def test_regularizers(regularizer):
+    made = Smart(mode=regularizer) if regularizer == "smart-pytorch" else REGULARIZERS[regularizer]()
+    model, inputs = classifier(attn_implementation="eager"), batch()
+    with without_float64():
+        regularized_pass(model, inputs, [made]).losses[""].backward()
+        made.after_step(model)
+
+
+def test_the_loss_of_an_evaluation():
+    class Evaluated(EvaluatingTrainer):
+        def __init__(self, losses):
+            self.accelerator = type("Accelerator", (), {"gather": staticmethod(lambda tensor: tensor)})()
+            self._batch_losses = losses
+
+    # As far as it looks at values, which such tensors have none of.
+    with device_without_float64() as device, pytest.raises(DynamicOutputShapeException):
+        Evaluated([torch.ones(2, device=device)])._mean_loss()
