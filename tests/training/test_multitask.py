@@ -399,6 +399,14 @@ def test_the_best_by_the_mean_and_the_best_of_each_task(
     assert weights_digest(again) == weights.at[1]
 
 
+def test_the_best_of_a_task_replaces_nothing_of_others(tmp_path: Path) -> None:
+    (tmp_path / "best-sim").mkdir()
+    (tmp_path / "best-sim" / "mine.txt").touch()
+    with pytest.raises(UserError, match=r"best_of_each_task: .*best-sim must be new"):
+        tasks_trainer(tmp_path, compute_metrics=scripted(SCORES), **BEST)
+    assert (tmp_path / "best-sim" / "mine.txt").exists()
+
+
 def test_a_resumed_run_remembers_the_best_of_each_task(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         tasks_trainer(tmp_path, callbacks=[KillAt(3)], compute_metrics=scripted(SCORES), **BEST).train()

@@ -180,3 +180,38 @@ def test_a_diverged_trial_does_not_spoil_the_next(tmp_path: Path) -> None:
     study = search(trainer, [{"learning_rate": 1e30}, {"learning_rate": 1e-3}], catch=(UserError,))
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
     assert "not finite" in study.trials[0].user_attrs["error"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["same", "", ".", "../beside", "run"],
+    ids=["constant", "empty", "the folder itself", "outside", "the default's"],
+)
+def test_names_of_trials_delete_nothing_of_others(tmp_path: Path, name: str) -> None:
+    """They deleted the best trial's checkpoints (constant), or everything in `output_dir` (empty)."""
+    top = tmp_path / "search"
+    foreign = [top / "notes.txt", top / name / "mine.txt", tmp_path / "beside" / "mine.txt"]
+    for file in foreign:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    trainer, _ = searching(top, num_train_epochs=2, **FIRST_IS_BEST)
+    study = search(
+        trainer,
+        [{"learning_rate": 1e-2}, {"learning_rate": 1e-3}, {"learning_rate": 2e-3}],
+        direction="maximize",
+        hp_name=lambda trial: name,
+    )
+    assert all(file.read_text() == "mine" for file in foreign)
+    folders = {trial.user_attrs["folder"] for trial in study.trials}
+    # The best one's checkpoints are there, and no other's.
+    checkpoints = {path.parent for path in top.rglob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+    assert checkpoints == {top / study.best_trial.user_attrs["folder"]}
+    assert sum((top / folder).exists() for folder in folders) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["beside", "search"]
+
+
+def test_a_second_search_leaves_the_first_ones_checkpoints(tmp_path: Path) -> None:
+    for learning_rate in (1e-2, 1e-3):
+        trainer, _ = searching(tmp_path, num_train_epochs=1, **FIRST_IS_BEST)
+        search(trainer, [{"learning_rate": learning_rate}], direction="maximize")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["run-0", "run-0-2"]

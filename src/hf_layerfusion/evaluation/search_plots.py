@@ -27,6 +27,7 @@ class Trial:
         settings: what was drawn, by name.
         seconds: how long it took.
         error: why it failed.
+        folder: of its checkpoints, below the search's; empty where it had none.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Trial:
     settings: dict[str, Any]
     seconds: float | None = None
     error: str = ""
+    folder: str = ""
 
 
 def best_of(trials: Sequence[Trial], maximize: bool) -> Trial:

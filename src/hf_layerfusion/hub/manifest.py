@@ -86,7 +86,7 @@ def write_manifest(manifest: Path, files: Iterable[Path]) -> Path:
 def damage(manifest: Path) -> str | None:
     """Return what is wrong with a folder by its manifest, in words, or None."""
     try:
-        expected = _listed(manifest)
+        expected = listed_files(manifest)
     except FileNotFoundError:
         return f"{manifest.name} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -122,7 +122,7 @@ def verify_folder(folder: str | Path) -> Verified:
     for manifest in found:
         if (reason := damage(manifest)) is not None:
             raise UserError(f"{folder}: {reason}; copy or save it anew")
-    listed = {name for manifest in found for name in _listed(manifest)}
+    listed = {name for manifest in found for name in listed_files(manifest)}
     beside = [path for path in _saved_files(folder) if path.relative_to(folder).as_posix() not in listed]
     if added := [
         path for path in beside if any(path.match(name) for name in (*LOADED_FILES, *_OF_ENSEMBLES[:1]))
@@ -134,7 +134,7 @@ def verify_folder(folder: str | Path) -> Verified:
     return Verified(len(listed), [path.relative_to(folder).as_posix() for path in beside])
 
 
-def _listed(manifest: Path) -> dict[str, tuple[int, str]]:
+def listed_files(manifest: Path) -> dict[str, tuple[int, str]]:
     """Size and sha256 of each file that a manifest names."""
     files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
     return {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}

@@ -85,7 +85,9 @@ class TaskGradients:
             for chunks in zip(*map(_chunks, used.values()), strict=True):
                 parts = dict(zip(used, chunks, strict=True))
                 zero = chunks[0].new_zeros(())
-                found = [torch.dot(parts[i], parts[j]) if i in parts and j in parts else zero for i, j in pairs]
+                found = [
+                    torch.dot(parts[i], parts[j]) if i in parts and j in parts else zero for i, j in pairs
+                ]
                 products.setdefault(device, []).append(torch.stack(found))
         gramian = torch.zeros(size, size, dtype=torch.float64)
         rows, columns = torch.tensor(pairs).reshape(-1, 2).unbind(dim=1)

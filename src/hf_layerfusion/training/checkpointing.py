@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,12 +19,14 @@ from hf_layerfusion.storage import writable, write_text
 from hf_layerfusion.training.adapters import read_adapters
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.checkpoints import (
+    finish,
+    make_room,
     newest_valid_checkpoint,
     verify_checkpoint,
     verify_resumable,
-    write_manifest,
 )
 from hf_layerfusion.training.global_batch import ARGUMENTS_NAME, check_global_batch, is_of_a_device
+from hf_layerfusion.training.own_folders import remove_own
 
 
 class CheckpointingTrainer(Trainer):
@@ -72,7 +73,7 @@ class CheckpointingTrainer(Trainer):
         run_dir = Path(self._get_output_dir(trial))
         folder = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if args.should_save:
-            shutil.rmtree(folder, ignore_errors=True)  # what a killed run may have left
+            make_room(folder)
         self.accelerator.wait_for_everyone()
         # The stock method pushes and deletes older checkpoints when this one has no manifest yet.
         limit, push = args.save_total_limit, args.push_to_hub
@@ -80,7 +81,7 @@ class CheckpointingTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError, UserError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_own(folder)
             raise UserError(
                 f"checkpoint {folder} could not be written: {one_line(error)}; make room "
                 "(save_total_limit bounds the number of checkpoints) and resume from the one before"
@@ -90,7 +91,7 @@ class CheckpointingTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if args.should_save:
             with writable(f"checkpoint {folder}"):
-                write_manifest(folder)
+                finish(folder)
         if push:
             self._push_from_checkpoint(str(folder))
         if args.should_save:

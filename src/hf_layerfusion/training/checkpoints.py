@@ -15,13 +15,15 @@ from transformers.utils import logging
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub import manifest as manifests
 from hf_layerfusion.hub.manifest import CHECKPOINT_MANIFEST
+from hf_layerfusion.hub.paths import inside
 from hf_layerfusion.storage import sync_folder, sync_tree
+from hf_layerfusion.training.own_folders import MARK, make_own, remove_own
 
 logger = logging.get_logger(__name__)
 
 MANIFEST_NAME = CHECKPOINT_MANIFEST
 # Resuming does not read the pickled arguments, and a checkpoint comes back from the Hub without them.
-_NOT_LISTED = (MANIFEST_NAME, TRAINING_ARGS_NAME)
+_NOT_LISTED = (MANIFEST_NAME, TRAINING_ARGS_NAME, MARK)
 _ONLY_MODEL = (
     "was saved with save_only_model=True and holds no state of the optimizer and the random generators, so that "
     "training cannot go on from it"
@@ -41,6 +43,24 @@ def write_manifest(folder: str | Path) -> Path:
     manifest = manifests.write_manifest(folder / MANIFEST_NAME, files)
     sync_folder(folder.parent)
     return manifest
+
+
+def make_room(folder: Path) -> None:
+    """Prepare the folder of a checkpoint. Of one of that name, what its manifest lists is deleted, or all of it where
+    saving it was interrupted; files of others stay."""
+    remove_own(folder)
+    if folder.exists() and (folder / MANIFEST_NAME).exists():
+        for name in manifests.listed_files(folder / MANIFEST_NAME):
+            inside(folder, name, MANIFEST_NAME).unlink(missing_ok=True)
+        (folder / MANIFEST_NAME).unlink()
+    if not folder.exists():
+        make_own(folder)
+
+
+def finish(folder: Path) -> None:
+    """Write the manifest of a checkpoint that stands whole in its folder."""
+    (folder / MARK).unlink(missing_ok=True)
+    write_manifest(folder)
 
 
 def verify_checkpoint(folder: str | Path) -> None:

@@ -37,6 +37,9 @@ OF_SEVERAL_TASKS = (
 BEST_OF_TASK = "best"
 """The folder of a task's best model is called this, a hyphen and the task."""
 
+BEST_FILE = "best.json"
+"""The file in it that says how good it is, and when."""
+
 
 class MultitaskEvaluation(ChoosingTrainer, EvaluatingTrainer):
     """The stock Trainer, but data sets by task are evaluated as one, and predicted one by one.
@@ -188,7 +191,7 @@ class MultitaskEvaluation(ChoosingTrainer, EvaluatingTrainer):
         if self.args.should_save:
             facts |= {"step": self.state.global_step, "epoch": self.state.epoch}
             with writable(folder):
-                write_json(partial / "best.json", facts)
+                write_json(partial / BEST_FILE, facts)
                 sync_tree(partial)
                 remove(folder)
                 partial.rename(folder)
@@ -284,6 +287,7 @@ class MultitaskEvaluation(ChoosingTrainer, EvaluatingTrainer):
         evaluates = self.train_dataset is not None and self.args.eval_strategy != IntervalStrategy.NO
         labelled = list(with_labels(self.eval_dataset or {}, needed=evaluates))
         functions, chosen = self.compute_metrics, self.args.metric_for_best_model
+        self._check_folders(labelled)
         missing = [task for task in labelled if isinstance(functions, Mapping) and task not in functions]
         if missing:
             raise UserError(
@@ -307,6 +311,16 @@ class MultitaskEvaluation(ChoosingTrainer, EvaluatingTrainer):
             if name.startswith(f"{task}_") and (names is None or name.removeprefix(f"{task}_") in names):
                 return True
         return False
+
+    def _check_folders(self, tasks: Iterable[str]) -> None:
+        """That the folders of each task's best model are not another's, which would be deleted."""
+        folders = [Path(str(self.args.output_dir)) / f"{BEST_OF_TASK}-{task}" for task in tasks]
+        for folder in folders if self.args.best_of_each_task else []:
+            if folder.exists() and not (folder / BEST_FILE).is_file():
+                raise UserError(
+                    f"best_of_each_task: {folder} must be new or a task's best model, found something else; name "
+                    "another output_dir or move it away"
+                )
 
     def _check_labels(self, datasets: Mapping[str, TaskDataset], role: str) -> None:
         """That the labels are of the classes or the range that the model's configuration declares. A collator of the

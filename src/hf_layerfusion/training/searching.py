@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,12 @@ from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.own_folders import make_own, new_name, remove_own
 
 logger = logging.get_logger(__name__)
+
+FOLDER = "folder"
+"""The attribute of an Optuna trial that names its folder."""
 
 
 class SearchingTrainer(Trainer):
@@ -26,7 +31,10 @@ class SearchingTrainer(Trainer):
       (stock: of the last evaluation);
     - reports to the pruner by the number of the evaluation (stock: by the step, which trials of other batch sizes never
       reach);
-    - keeps, with Optuna in one process, only the best trial's checkpoints.
+    - keeps, with Optuna in one process, only the best trial's checkpoints. Each trial then has a new folder below
+      `output_dir`: that of `hp_name` or `run-<number>`, with a number behind it where the name is taken or none, so
+      that no trial's checkpoints end up among another's. The trial's attribute `folder` names it, and only such folders
+      are deleted.
     """
 
     args: LayerFusionTrainingArguments
@@ -47,6 +55,7 @@ class SearchingTrainer(Trainer):
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self._objectives: dict[int, float] = {}
         kept = False
+        self._make_folder(trial)
         try:
             self._set_arguments(trial)
             output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
@@ -63,8 +72,8 @@ class SearchingTrainer(Trainer):
             self._tell_failure(trial, one_line(error))
             raise
         finally:
-            if not kept and hasattr(trial, "study"):
-                shutil.rmtree(self._get_output_dir(trial), ignore_errors=True)
+            if not kept:
+                self._remove_folder(trial)
 
     def _tell_failure(self, trial: Any, why: str) -> None:
         logger.warning(f"{self._name_of(trial)} failed: {why}")
@@ -95,8 +104,28 @@ class SearchingTrainer(Trainer):
         sign = 1 if study.direction.name == "MAXIMIZE" else -1
         if sign * self.objective <= sign * best.value:
             return False
-        shutil.rmtree(self._get_output_dir(best), ignore_errors=True)
+        self._remove_folder(best)
         return True
+
+    def _make_folder(self, trial: Any) -> None:
+        """Gives an Optuna trial a folder of its own."""
+        if not hasattr(trial, "study") or self.args.world_size > 1:
+            return
+        top = Path(str(self.args.output_dir))
+        asked = Path(os.path.normpath(super()._get_output_dir(trial)))
+        if top.resolve() not in asked.resolve().parents:
+            asked = top / f"run-{trial.number}"
+        made = make_own(new_name(asked))
+        trial.set_user_attr(FOLDER, os.path.relpath(made, top))
+
+    def _remove_folder(self, trial: Any) -> None:
+        name = getattr(trial, "user_attrs", {}).get(FOLDER)
+        if name is not None:
+            remove_own(Path(str(self.args.output_dir)) / name)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        name = getattr(trial, "user_attrs", {}).get(FOLDER)
+        return super()._get_output_dir(trial) if name is None else str(Path(str(self.args.output_dir)) / name)
 
     def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
         if self.hp_search_backend is None or trial is None:

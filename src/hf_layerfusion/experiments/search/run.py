@@ -6,7 +6,6 @@ predicted once, by the ordinary run with the best settings that follows.
 
 import dataclasses
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -32,6 +31,7 @@ from hf_layerfusion.experiments.search.space import (
     wandb_sweep,
 )
 from hf_layerfusion.storage import read_json, writable, write_json
+from hf_layerfusion.training.own_folders import remove_own
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)
@@ -248,8 +248,8 @@ def _search_in_study(
     )
     study = search_study.open_study(folder / STUDY_FILE, study_options, identity)
     for trial in search_study.trials_of(study):
-        if trial.state == "interrupted":
-            shutil.rmtree(folder / f"run-{trial.number}", ignore_errors=True)
+        if trial.state == "interrupted" and trial.folder:
+            remove_own(folder / trial.folder)
     left = arguments.hp_trials - search_study.number_of_ended(study)
     if left > 0:
         of_training = {name: entry for name, entry in space.items() if name in TRAINING_SETTINGS}

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.evaluation.search_plots import Trial
+from hf_layerfusion.training.searching import FOLDER
 
 STUDY_NAME = "search"
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
@@ -158,6 +159,7 @@ def trials_of(study: optuna.Study) -> list[Trial]:
             settings=dict(trial.params),
             seconds=None if trial.duration is None else trial.duration.total_seconds(),
             error=trial.user_attrs.get("error", ""),
+            folder=trial.user_attrs.get(FOLDER, ""),
         )
         for trial in study.get_trials(deepcopy=False)
     ]

@@ -1,6 +1,5 @@
 """Runs the cells of a table, several at once, each once."""
 
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import as_completed
 from pathlib import Path
@@ -19,6 +18,7 @@ from hf_layerfusion.experiments.tables.table import Run, Table
 from hf_layerfusion.experiments.tables.workers import visible_devices, worker_pool
 from hf_layerfusion.storage import writable, write_json
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
+from hf_layerfusion.training.own_folders import is_own, make_own, remove_own
 
 RUNS_A_PROCESS = 10
 # Settings that decide which files a checkpoint has, not what a run measures.
@@ -63,8 +63,17 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
 
     Returns:
         The result file.
+
+    Raises:
+        UserError: the run's part of `work` holds something else.
     """
     folder, file = work / run.group / run.variant / run.name, run.file(results)
+    if folder.exists() and not is_own(folder):
+        raise UserError(
+            f"{folder}: must be new or a run's own, found something else; name another --work folder."
+        )
+    if not folder.exists():
+        make_own(folder)
     with output_folder(folder, "--work"):
         if not file.exists():  # else another process has run it meanwhile
             _train(run, data_dir, folder, file, work)
@@ -72,7 +81,7 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
 
 
 def _train(run: Run, data_dir: Path, folder: Path, file: Path, work: Path) -> None:
-    checkpoint = newest_valid_checkpoint(folder) if folder.exists() else None
+    checkpoint = newest_valid_checkpoint(folder)
     resume = str(checkpoint) if checkpoint else None
     options = {"output_dir": str(folder), "disable_tqdm": True, "resume_from_checkpoint": resume}
     settings, pretraining = start_from_pretrained(run.settings, data_dir, work)
@@ -90,7 +99,7 @@ def _train(run: Run, data_dir: Path, folder: Path, file: Path, work: Path) -> No
     with writable(f"--results {file}"):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, content)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_own(folder)
 
 
 def run_table(

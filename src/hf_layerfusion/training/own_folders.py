@@ -1,0 +1,40 @@
+"""Folders that this package has made, and may therefore delete: a file in them says so."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+MARK = ".made_by_hf_layerfusion"
+"""The file that says so; it is empty."""
+
+
+def make_own(folder: Path) -> Path:
+    """Makes a folder, and marks it as one that this package has made.
+
+    Raises:
+        FileExistsError: there is something of that name.
+    """
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
+    return folder
+
+
+def is_own(folder: Path) -> bool:
+    """Whether this package has made a folder."""
+    return (folder / MARK).is_file()
+
+
+def remove_own(folder: Path) -> None:
+    """Deletes a folder that this package has made; leaves any other as it is."""
+    if is_own(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def new_name(folder: Path) -> Path:
+    """`folder`, or where there is something of that name, `folder-2`, `folder-3`, …"""
+    found, number = folder, 1
+    while found.exists():
+        number += 1
+        found = folder.with_name(f"{folder.name}-{number}")
+    return found
