@@ -27,7 +27,7 @@ def test_statistics_against_the_standard_library() -> None:
     words = [3, 2, 5, 4]
     found = corpus_statistics(TEXTS, LABELS)[1]
 
-    assert found["tweets"] == 4
+    assert found["texts"] == 4
     assert found["mean"] == statistics.mean(words)
     assert found["sd"] == round(statistics.pstdev(words), 2)
     assert (found["min"], found["max"]) == (2, 5)
@@ -58,11 +58,11 @@ def test_table() -> None:
     header, rows = statistics_table(before, after)
 
     assert header == ["words a text", "0, before", "0, after", "1, before", "1, after"]
-    assert rows[0] == ["tweets", "1,500", "1", "1", "–"]
+    assert rows[0] == ["texts", "1,500", "1", "1", "–"]
     assert rows[1] == ["mean", "1", "3", "2", "–"]
     assert {len(row) for row in rows} == {5}
     assert [row[0] for row in rows] == [
-        *("tweets", "mean", "sd", "max", "min"),
+        *("texts", "mean", "sd", "max", "min"),
         *("q0.05", "q0.25", "q0.5", "q0.75", "q0.95"),
     ]
 

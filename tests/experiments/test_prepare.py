@@ -7,9 +7,18 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
+from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.data.statistics import corpus_statistics, statistics_table
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.arguments import AbsaDataArguments, NliDataArguments, PairDataArguments
+from hf_layerfusion.experiments.arguments import (
+    AbsaDataArguments,
+    DataArguments,
+    NliDataArguments,
+    PairDataArguments,
+)
+from hf_layerfusion.experiments.folds import prepare_folds
 from hf_layerfusion.experiments.prepare import encode_splits, load, prepare
+from hf_layerfusion.experiments.report import training_texts
 
 FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
 
@@ -119,3 +128,76 @@ def test_pairs_are_grouped_by_their_first_text_whatever_its_column_is_called(
     assert arguments(group_column=None).group_column is None
     with pytest.raises(UserError, match=r"--group_column must be a text column \(premise, hypothesis\)"):
         prepare(arguments(train_file=str(path), **columns, group_column="sentence1"))
+
+
+REPEATED = [("good  day", 1), ("bad day", 0), ("good day", 1), ("good  day", 1), ("bad day", 0), ("so so", 0)]
+
+
+def repeated(folder: Path) -> dict[str, Any]:
+    """Splits with repeated texts, two of which are equal only once white space is collapsed."""
+    files = {}
+    for split, rows in (("train", REPEATED * 2), ("validation", REPEATED), ("test", REPEATED)):
+        files[f"{split}_file"] = str(folder / f"{split}.csv")
+        pd.DataFrame(rows, columns=["text", "label"]).to_csv(files[f"{split}_file"], index=False)
+    return {**files, "preprocessing_steps": ["whitespace"]}
+
+
+def test_duplicates_leave_train_after_cleaning_or_every_split_before(tmp_path: Path) -> None:
+    files = repeated(tmp_path)
+    data = load(DataArguments(**files, problem_type="regression"))
+    assert data.splits["train"]["text"][:] == ["good day", "bad day", "so so"]
+    assert [len(data.splits[name]) for name in ("validation", "test")] == [6, 6]
+    paper = load(DataArguments(**files, problem_type="regression", duplicates_in="all"))
+    for name in ("train", "validation", "test"):
+        assert paper.splits[name]["text"][:] == ["good day", "bad day", "good day", "so so"]
+    assert "test: 2 repeated texts removed, before cleaning" in paper.notes
+    kept = load(
+        DataArguments(**files, problem_type="regression", duplicates_in="all", remove_duplicates=False)
+    )
+    assert [len(split) for split in kept.splits.values()] == [12, 6, 6]
+    with pytest.raises(UserError, match="--duplicates_in must be one of train, all, found 'test'"):
+        load(DataArguments(**files, duplicates_in="test"))
+
+
+def test_every_text_to_predict_is_kept(tmp_path: Path) -> None:
+    files = repeated(tmp_path)
+    pd.DataFrame({"text": ["a", "a"]}).to_csv(files["test_file"], index=False)
+    arguments = DataArguments(**files, problem_type="regression", duplicates_in="all")
+    assert len(load(arguments).splits["test"]) == 2
+    assert len(load(arguments, LabelSchema("regression", ("score",))).splits["test"]) == 2
+
+
+@pytest.mark.parametrize("class_names", [None, ["bad", "good"]])
+def test_word_counts_are_of_the_same_classes_and_of_the_rows_that_are_trained_on(
+    tmp_path: Path, class_names: list[str] | None
+) -> None:
+    rows = [(f"word{number} " * (2 + number % 2), number % 2) for number in range(40)]
+    path = tmp_path / "train.csv"
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv(path, index=False)
+    arguments = {"class_names": class_names, "preprocessing_steps": ["whitespace"]}
+    data = prepare(DataArguments(str(path), **arguments))
+    names = class_names or ["0", "1"]
+    before, after = (corpus_statistics(*part) for part in training_texts(data))
+    assert list(before) == list(after) == names
+    assert [before[name]["texts"] for name in names] == [after[name]["texts"] for name in names] == [14, 14]
+    assert [row[1:] for row in statistics_table(before, after)[1] if "–" in row] == []
+    everything = prepare(DataArguments(str(path), **arguments, train_on_all=True))
+    assert [len(texts) for texts, _ in training_texts(everything)] == [40, 40]
+    folds = AbsaDataArguments(
+        str(path), text_column="text", text_pair_column=None, folds=4, fold_split="stratified", **arguments
+    )
+    for fold in prepare_folds(folds):
+        assert (
+            [len(texts) for texts, _ in training_texts(fold)] == [len(fold.splits["train"])] * 2 == [27, 27]
+        )
+
+
+def test_a_class_that_cleaning_leaves_nothing_of_is_still_counted_before(tmp_path: Path) -> None:
+    rows = [("good", 0), ("good", 1), ("good", 1), ("bad", 0), ("so", 2), ("lala", 2)]
+    path = tmp_path / "train.csv"
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv(path, index=False)
+    before, after = (
+        corpus_statistics(*part)
+        for part in training_texts(load(DataArguments(str(path), preprocessing="none")))
+    )
+    assert (list(before), list(after)) == (["0", "1", "2"], ["0", "2"])

@@ -10,7 +10,8 @@ insertion, replacement, swap of neighbours, one after the other), decides among 
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,19 @@ LINK = (
     r"|(?<![\w.-])\w[\w-]*(?:\.[\w-]+)*\.[a-z]{2,}/\S*[^\s.,;:!?'\"()\[\]<>]"
 )
 USER = r"<user>|(?<!\w)[@＠]\w+"
-_KEPT = rf"{LINK}|{USER}|# ?\w+|<\w+>|&#?\w+;|\b(?:xx(?:user|url|emot[a-z]*)|HTTPURL)\b"
-_TOKEN = re.compile(rf"(?:{_KEPT})|(?P<word>\w[\w']*\w|\w)", re.IGNORECASE)
+# Apostrophes that are read as "'" within a word.
+_APOSTROPHES = "\u2019\u2018\u02bc\u00b4\uff07"
+_MARKS = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff"
+# Soft hyphen, zero-width signs and joiners, variation selectors; emoji and their modifiers.
+_UNREAD = "\u00ad\u200b-\u200f\u2060-\u2064\ufeff\ufe00-\ufe0f\u2600-\u27bf\U0001f000-\U0001faff\U000e0020-\U000e007f"
+_KEPT = rf"{LINK}|{USER}|# ?[\w{_MARKS}]+|<\w+>|&#?\w+;|\b(?:xx(?:user|url|emot[a-z]*)|HTTPURL)\b"
+_TOKEN = re.compile(
+    rf"(?:{_KEPT})|(?P<word>\w(?:[\w'{_APOSTROPHES}{_MARKS}{_UNREAD}]*[\w{_MARKS}])?)", re.IGNORECASE
+)
+_AS_APOSTROPHE = str.maketrans(dict.fromkeys(_APOSTROPHES, "'"))
 _NO_LETTER_OR_APOSTROPHE = re.compile(r"[\d_]|[^\w']")
+# Part of what a data set's cached texts are known by: a new number where the same text is corrected otherwise.
+_RULES = 2
 
 
 class SpellingCorrector:
@@ -48,6 +59,11 @@ class SpellingCorrector:
     known words, words with a digit or underscore, placeholders (`xxuser`, `xxurl`, `xxemot…`, `HTTPURL`,
     `<user>`, `<url>`), hashtags (also with one space after `#`), @names, links and HTML entities. `Teh`
     becomes `The`, `TEH` `THE`.
+
+    Beyond plain ASCII, words are read in Unicode's composed form (NFC) and with the typographic apostrophes of
+    `isn’t` as `'`; a word keeps the apostrophe that it had. Left alone are also words with a letter that is neither
+    ASCII nor one that the dictionary's language writes (another script; accents in English) and words with a soft
+    hyphen, a zero-width sign or an emoji inside.
 
     An instance remembers its answers to unknown words (`answers`, in lower case): over a corpus each distinct
     word is searched once. Pickling keeps the settings and a digest of the dictionary, not the answers, so that
@@ -72,6 +88,7 @@ class SpellingCorrector:
         words = sorted(self._frequencies, key=len)
         self._words = np.array(words, dtype=object)
         self._lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
+        self._letters = _letters_beyond_ascii(self._frequencies)
         self._masks = np.fromiter(map(_letter_mask, words), dtype=np.uint64, count=len(words))
         self.answers: dict[str, str] = {}
 
@@ -86,17 +103,28 @@ class SpellingCorrector:
         return {word: self.correct(word) for word in bar}
 
     def _correct_token(self, match: re.Match[str]) -> str:
-        word = match["word"]
-        if word is None or _NO_LETTER_OR_APOSTROPHE.search(word):
+        if match["word"] is None:
+            return match[0]
+        word = match[0] if match[0].isascii() else _composed(match[0])
+        if _NO_LETTER_OR_APOSTROPHE.search(word):
             return match[0]
         lowered = word.lower()
-        if lowered in self._frequencies:
-            return word
+        if lowered in self._frequencies or not self._has_its_letters(lowered):
+            return match[0]
         if lowered not in self.answers:
             self.answers[lowered] = self._nearest(lowered)
         answer = self.answers[lowered]
         if answer == lowered:
-            return word
+            return match[0]
+        apostrophe = next((sign for sign in match[0] if sign in _APOSTROPHES), "'")
+        return self._in_case_of(word, answer).replace("'", apostrophe)
+
+    def _has_its_letters(self, word: str) -> bool:
+        """Whether the dictionary's language may write the word: its letters are ASCII or the dictionary's."""
+        return word.isascii() or all(letter.isascii() or letter in self._letters for letter in word)
+
+    @staticmethod
+    def _in_case_of(word: str, answer: str) -> str:
         if word.isupper() and len(word) > 1:
             return answer.upper()
         return answer[:1].upper() + answer[1:] if word[0].isupper() else answer
@@ -125,7 +153,7 @@ class SpellingCorrector:
     def __reduce__(self) -> tuple[Any, ...]:
         entries = "\n".join(sorted(f"{word} {frequency}" for word, frequency in self._frequencies.items()))
         digest = hashlib.sha256(entries.encode("utf-8", "surrogatepass")).hexdigest()
-        return type(self), (self.language, self.dictionary), {"_digest": digest}
+        return type(self), (self.language, self.dictionary), {"_digest": f"{_RULES} {digest}"}
 
 
 def _load(language: str, dictionary: str | None) -> SpellChecker:
@@ -154,6 +182,24 @@ def _letter_mask(word: str) -> int:
         bit = 1 << (ord(letter) & 31)
         mask |= bit << 32 if mask & bit else bit
     return mask
+
+
+def _letters_beyond_ascii(frequencies: Mapping[str, int]) -> frozenset[str]:
+    """The letters beyond ASCII that the language writes, as ä in German; English has them in loan words alone, which do
+    not count: those in at least one of 20,000 words of running text."""
+    total = 0
+    counts: Counter[str] = Counter()
+    for word, frequency in frequencies.items():
+        total += frequency
+        if not word.isascii():
+            counts.update(dict.fromkeys(set(unicodedata.normalize("NFC", word)), frequency))
+    return frozenset(
+        letter for letter, count in counts.items() if not letter.isascii() and count >= total / 20_000
+    )
+
+
+def _composed(word: str) -> str:
+    return unicodedata.normalize("NFC", word.translate(_AS_APOSTROPHE))
 
 
 def _without_diacritics(word: str) -> str:

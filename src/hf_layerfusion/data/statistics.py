@@ -35,7 +35,7 @@ def word_counts(texts: Sequence[str], labels: Sequence[Hashable]) -> WordCounts:
 
 
 def corpus_statistics(texts: Sequence[str], labels: Sequence[Hashable]) -> Statistics:
-    """Table 4: for each class `tweets`, and `mean`, `sd`, `max`, `min`, `q0.05` … `q0.95` of words per tweet.
+    """Table 4: for each class `texts`, and `mean`, `sd`, `max`, `min`, `q0.05` … `q0.95` of words a text.
 
     `sd` is the standard deviation of the texts at hand (divided by n); quantiles interpolate linearly.
     Figures are plain Python numbers. Arguments and errors are those of `word_counts`.
@@ -68,14 +68,14 @@ def plot_word_counts(path: str | Path, before: WordCounts, after: WordCounts) ->
     edges = np.arange(-0.5, most + width + 0.5, width)
     labels = list(before | after)
     figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle("Words per tweet by class")
+    figure.suptitle("Words a text by class")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, (when, split) in zip(panels, _named(before, after), strict=True):
         for label, counts in split.items():
             colour = f"C{labels.index(label)}"
-            name = f"{label} ({len(counts):,} tweets)"
+            name = f"{label} ({len(counts):,} texts)"
             axes.hist(counts, bins=edges, histtype="step", linewidth=1.8, color=colour, label=name)
-        axes.set(title=f"{when} cleaning", xlabel="words per tweet", ylabel="tweets")
+        axes.set(title=f"{when} cleaning", xlabel="words a text", ylabel="texts")
         axes.label_outer()
         axes.legend(title="class")
     with replacing(path) as partial:
@@ -89,7 +89,7 @@ def _named(before: dict, after: dict) -> tuple[tuple[str, dict], tuple[str, dict
 def _describe(counts: np.ndarray) -> dict[str, float]:
     quantiles = {f"q{share}": float(np.quantile(counts, share)) for share in QUANTILES}
     return {
-        "tweets": len(counts),
+        "texts": len(counts),
         "mean": round(float(counts.mean()), 2),
         "sd": round(float(counts.std()), 2),
         "max": int(counts.max()),

@@ -204,7 +204,12 @@ class DataArguments(DataCardArguments):
     preprocessing_steps: list[str] | None = option(
         None, "The steps themselves, in place of a preset: users, links, spelling, whitespace, hashtags, …"
     )
-    remove_duplicates: bool = option(True, "Keep the first of equal training texts.")
+    remove_duplicates: bool = option(True, "Keep the first of equal texts; --duplicates_in says of which.")
+    duplicates_in: str = option(
+        "train",
+        "train: equal training texts, after cleaning, so that every text of the other splits is answered. all: those "
+        "of every split with labels by itself, before cleaning (GRUBERT, section 2.1).",
+    )
     spelling_language: str = option("en", "Language of pyspellchecker's dictionary.")
     spelling_dictionary: str | None = option(None, "A word frequency file in place of that dictionary.")
     train_on_all: bool = option(False, "Train on training and validation examples together, for all epochs.")
@@ -333,7 +338,7 @@ class PairDataArguments(DataArguments):
     preprocessing: str = option(
         "none", "none, light (BERTweet's conventions) or paper (GRUBERT, section 2.1)."
     )
-    remove_duplicates: bool = option(False, "Keep the first of equal training pairs.")
+    remove_duplicates: bool = option(False, "Keep the first of equal pairs; --duplicates_in says of which.")
 
 
 @dataclass

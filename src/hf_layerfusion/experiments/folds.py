@@ -20,6 +20,7 @@ from hf_layerfusion.experiments.prepare import (
     PreparedData,
     cut_validation,
     load,
+    row_keys,
     shared_groups,
     tokenize,
 )
@@ -78,7 +79,8 @@ def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
             "test": take(data.splits["train"], fold),
         }
         note = f"test: {len(fold):,} texts, fold {number} of {len(folds)}, stratified and {how}"
-        run = cut_validation(replace(data, splits=splits, notes=[*data.notes, note]), cut)
+        held_out = row_keys(splits["test"])
+        run = cut_validation(replace(data, splits=splits, notes=[*data.notes, note], held_out=held_out), cut)
         if not grouped and arguments.group_column is not None:
             run.notes.extend(shared_groups(run.splits, "test", arguments.group_column))
         prepared.append(run)

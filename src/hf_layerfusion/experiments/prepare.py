@@ -20,6 +20,9 @@ from hf_layerfusion.data.tweets import PRESETS, SPELLING, TweetPreprocessor, emp
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import DataArguments
 
+# Which texts `--remove_duplicates` compares.
+DUPLICATES_IN = ("train", "all")
+
 
 @dataclass
 class PreparedData:
@@ -31,6 +34,7 @@ class PreparedData:
         schema: problem type and label names.
         text_columns: one, or two for pairs.
         steps: names of the cleaning steps.
+        held_out: `(row, id)` of those rows of `raw_train` that were cut off for validation or as a fold.
         notes: what happened to the rows, a line each.
     """
 
@@ -40,6 +44,7 @@ class PreparedData:
     text_columns: tuple[str, ...]
     steps: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
+    held_out: frozenset[tuple[int, str]] = frozenset()
 
 
 def text_columns(arguments: DataArguments) -> tuple[str, ...]:
@@ -160,12 +165,16 @@ def load(arguments: DataArguments, schema: LabelSchema | None = None) -> Prepare
     """Reads and cleans the splits that are given, and encodes their labels; with the schema of a model that is trained
     already, the test file alone.
 
-    Training texts are cleaned, then equal ones removed (GRUBERT, section 2.1).
+    Equal texts are removed as `--duplicates_in` says.
 
     Raises:
         UserError: as `read_splits`, `LabelSchema` and `TweetPreprocessor`; a group column that is no text column.
     """
     columns = text_columns(arguments)
+    if arguments.duplicates_in not in DUPLICATES_IN:
+        raise UserError(
+            f"--duplicates_in must be one of {', '.join(DUPLICATES_IN)}, found {arguments.duplicates_in!r}."
+        )
     if arguments.group_column not in (None, *columns):
         raise UserError(
             f"--group_column must be a text column ({', '.join(columns)}), found {arguments.group_column!r}; name one."
@@ -193,13 +202,20 @@ def load(arguments: DataArguments, schema: LabelSchema | None = None) -> Prepare
             absent = count_absent_aspects(split, *columns)
             notes += [f"{name}: {absent:,} aspects do not stand in their sentence"] if absent else []
 
+    everywhere = arguments.remove_duplicates and arguments.duplicates_in == "all"
+    for name, split in splits.items():
+        if everywhere and schema is None and "label" in split.column_names:
+            splits[name] = remove_duplicates(split, columns)
+            notes.append(
+                f"{name}: {len(split) - len(splits[name]):,} repeated texts removed, before cleaning"
+            )
     cleaner = make_cleaner(arguments)
     for name, split in splits.items():
         splits[name], emptied = clean(split, cleaner, name)
         if emptied:
             what = "left out" if name == "train" else "kept uncleaned"
             notes.append(f"{name}: {emptied:,} texts {what}, because cleaning emptied them")
-    if arguments.remove_duplicates and "train" in splits:
+    if arguments.remove_duplicates and not everywhere and "train" in splits:
         before = len(splits["train"])
         splits["train"] = remove_duplicates(splits["train"], columns)
         notes.append(f"train: {before - len(splits['train']):,} repeated texts removed")
@@ -236,7 +252,7 @@ def cut_validation(data: PreparedData, arguments: DataArguments) -> PreparedData
     Raises:
         UserError: as `split_train_validation`.
     """
-    splits, notes = dict(data.splits), list(data.notes)
+    splits, notes, held_out = dict(data.splits), list(data.notes), data.held_out
     group = arguments.group_column
     if "validation" not in splits:
         splits["train"], splits["validation"] = split_train_validation(
@@ -244,6 +260,8 @@ def cut_validation(data: PreparedData, arguments: DataArguments) -> PreparedData
         )
         grouped = "" if group is None else f", none of which has its {group} there"
         notes.append(f"validation: {len(splits['validation']):,} texts split from train{grouped}")
+        if not arguments.train_on_all:
+            held_out |= row_keys(splits["validation"])
     if arguments.train_on_all:
         splits["train"] = concatenate_datasets([splits["train"], splits.pop("validation")])
         notes.append(f"train: {len(splits['train']):,} texts with those of validation")
@@ -253,7 +271,12 @@ def cut_validation(data: PreparedData, arguments: DataArguments) -> PreparedData
             notes += [f"{name}: {shared:,} texts stand in train too"] if shared else []
             if group is not None:
                 notes += shared_groups(splits, name, group)
-    return replace(data, splits=splits, notes=notes)
+    return replace(data, splits=splits, notes=notes, held_out=held_out)
+
+
+def row_keys(split: Dataset) -> frozenset[tuple[int, str]]:
+    """What a split's rows are known by among those of its source: `(row, id)`."""
+    return frozenset(zip(values(split, "row"), values(split, "id"), strict=True))
 
 
 def prepare(arguments: DataArguments) -> PreparedData:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
+from hf_layerfusion.data.label_names import raw_labels
 from hf_layerfusion.data.statistics import corpus_statistics, statistics_table
+from hf_layerfusion.data.tables import take, values
 from hf_layerfusion.experiments.adapters import adapter_fields, adapter_lines
 from hf_layerfusion.experiments.arguments import (
     DataArguments,
@@ -43,11 +44,20 @@ class RunResult:
     parameters: int
 
 
-def texts_and_labels(dataset: Dataset, column: str) -> tuple[list[str], list[Any]]:
-    """The texts and the raw labels of a split, class labels by name."""
-    feature = dataset.features["label"]
-    labels = list(dataset["label"])
-    return list(dataset[column]), feature.int2str(labels) if hasattr(feature, "int2str") else labels
+def training_texts(data: PreparedData) -> tuple[tuple[list[str], list[str]], tuple[list[str], list[str]]]:
+    """The first texts of the training data with the names of their classes: as they were read, and as they are trained
+    on. Rows that were cut off for validation or as a fold are in neither."""
+    column, schema = data.text_columns[0], data.schema
+    keys = zip(values(data.raw_train, "row"), values(data.raw_train, "id"), strict=True)
+    kept = take(data.raw_train, [place for place, key in enumerate(keys) if key not in data.held_out])
+    named = dict(zip(schema.values, schema.names, strict=True))
+    raw = [f"{label:g}" if isinstance(label, float) else str(label) for label in raw_labels(kept)]
+    train = data.splits["train"]
+    trained = [schema.names[label] for label in values(train, "label")]
+    return (values(kept, column), [named.get(label, label) for label in raw]), (
+        values(train, column),
+        trained,
+    )
 
 
 def measured_fields(
@@ -116,12 +126,9 @@ def card_facts(
     notes = "\n".join(f"- {escape_markdown(note)}" for note in data.notes)
     sections = [("What happened to the texts", notes)]
     if single_label:
-        raw = corpus_statistics(*texts_and_labels(data.raw_train, data.text_columns[0]))
-        train = data.splits["train"]
-        cleaned = [data.schema.names[label] for label in train["label"]]
-        after = corpus_statistics(list(train[data.text_columns[0]]), cleaned)
+        before, after = (corpus_statistics(*part) for part in training_texts(data))
         sections.append(
-            ("Words a text, before and after cleaning", str(markdown_table(*statistics_table(raw, after))))
+            ("Words a text, before and after cleaning", str(markdown_table(*statistics_table(before, after))))
         )
     return CardFacts(
         model_name=card_name(variant, folder),

@@ -44,7 +44,7 @@ from hf_layerfusion.experiments.optimizer import chosen_optimizer
 from hf_layerfusion.experiments.predict import is_prediction_only, predict_only
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
 from hf_layerfusion.experiments.pushing import open_hub, planned_push
-from hf_layerfusion.experiments.report import RunResult, card_facts, split_metrics, texts_and_labels
+from hf_layerfusion.experiments.report import RunResult, card_facts, split_metrics, training_texts
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
     open_run,
@@ -130,10 +130,7 @@ def write_outputs(
     plots.mkdir(exist_ok=True)
     figures = []
     if data.schema.problem_type == "single_label_classification":
-        names = data.schema.names
-        before = word_counts(*texts_and_labels(data.raw_train, data.text_columns[0]))
-        train = data.splits["train"]
-        after = word_counts(train[data.text_columns[0]], [names[label] for label in train["label"]])
+        before, after = (word_counts(*part) for part in training_texts(data))
         plot_word_counts(plots / "word_counts.png", before, after)
         figures.append(
             ("Words a text in the training data, before and after cleaning.", "plots/word_counts.png")
