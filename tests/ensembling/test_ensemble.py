@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +219,45 @@ def test_members_stream_through_memory(zoo, tmp_path, monkeypatch):
         "bpe",
         "unigram",
     ]  # the same model twice is loaded once
+
+
+@pytest.mark.parametrize("max_loaded_members", [1, 2, None])
+def test_threads_share_members_and_hold_no_more_than_are_allowed(zoo, monkeypatch, max_loaded_members):
+    names = [zoo["wordpiece"], zoo["bpe"], zoo["unigram"]]
+    ways = ["average_probabilities", "majority_vote", "average_logits"]
+    expected = {way: Ensemble.of(names, way)(TEXTS) for way in ways}
+    runtime = Runtime(max_loaded_members=max_loaded_members, batch_size=4)
+    ensembles = {way: Ensemble.of(names, way, runtime=runtime) for way in ways}
+    answer, running, most = Model._logits, Counter(), []
+
+    def watched(self, *args):
+        running[self.sha256] += 1
+        most.append(len(set(runtime._loaded) | {key for key, count in running.items() if count}))
+        try:
+            return answer(self, *args)
+        finally:
+            running[self.sha256] -= 1
+
+    monkeypatch.setattr(Model, "_logits", watched)
+    asked = ways * 8
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda way: ensembles[way](TEXTS), asked))
+    for way, given in zip(asked, found, strict=True):
+        assert [each["label"] for each in given] == [each["label"] for each in expected[way]]
+        assert [each["score"] for each in given] == pytest.approx(
+            [each["score"] for each in expected[way]], abs=1e-5
+        )
+    assert max(most) == (max_loaded_members or 3)
+
+
+def test_threads_may_cut_texts_at_different_lengths(zoo):
+    model = Ensemble.of([zoo["wordpiece"]]).seats[0].member
+    lengths = [3, 5, 9, 17]
+    expected = {length: model.predict("default", ROWS, length) for length in lengths}
+    asked = lengths * 8
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda length: model.predict("default", ROWS, length), asked))
+    assert all(np.array_equal(given, expected[length]) for length, given in zip(asked, found, strict=True))
 
 
 def test_a_member_from_the_hub_is_kept_with_its_commit(zoo, tmp_path, monkeypatch):
@@ -467,6 +508,10 @@ def break_entry(folder):
     edit(folder / "both" / "ensemble.json", members=[{"name": "x"}])
 
 
+def rename_label(path, old, new):
+    path.write_text(path.read_text().replace(f'"{old}"', f'"{new}"'))
+
+
 DAMAGES = {
     "weights changed": (lambda folder: change(folder / "bpe"), "the member bpe has changed since it was added"),
     "tokenizer changed": (
@@ -481,6 +526,13 @@ DAMAGES = {
     "entry without hash": (break_entry, "must be an ensemble as `save_pretrained` writes it, found TypeError"),
     "empty": (lambda folder: edit(folder / "both" / "ensemble.json", members=[]), "one member or more, found none"),
     "other format": (lambda folder: edit(folder / "both" / "ensemble.json", format=2), "the format 1, found 2"),
+    "other labels": (
+        lambda folder: rename_label(folder / "both" / "ensemble.json", "neutral", "undecided"),
+        "the labels of task 'default' must be negative, neutral, positive as its first member's, found negative, undec",
+    ),
+    "labels in another order": (
+        lambda folder: rename_label(folder / "both" / "ensemble.json", "positive", "negative"), "as its first member's",
+    ),
     "other tasks": (
         lambda folder: edit(folder / "both" / "ensemble.json", tasks={}), "must combine the tasks default of its",
     ),

@@ -365,6 +365,12 @@ def open_member(
             f"{folder / FILE_NAME}: must combine the tasks {', '.join(ensemble.tasks)} of its members, found "
             f"{', '.join(manifest.combiners)}; save it anew."
         )
+    for name, task in ensemble.tasks.items():
+        if manifest.labels[name] != list(task.labels):
+            raise UserError(
+                f"{folder / FILE_NAME}: the labels of task {name!r} must be {', '.join(task.labels)} as its first "
+                f"member's, found {', '.join(map(str, manifest.labels[name]))}; save it anew."
+            )
     for task, combiner in manifest.combiners.items():
         ensemble.set_combiner(task, combiner)
     ensemble.fits, ensemble.unverified = dict(manifest.fits), list(manifest.unverified)

@@ -3,8 +3,10 @@
 import hashlib
 import itertools
 import shutil
-from collections import OrderedDict
+import threading
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,7 @@ class Runtime:
         batch_size: texts a step.
         cache_dir: keeps each member's predictions; None keeps none.
         trust_remote_code: runs code that lies beside a member.
+        encoding: held by a thread while it uses a tokenizer.
     """
 
     max_loaded_members: int | None = None
@@ -69,6 +72,11 @@ class Runtime:
     cache_dir: str | Path | None = None
     trust_remote_code: bool = False
     _loaded: "OrderedDict[str, tuple[Any, Any]]" = field(default_factory=OrderedDict, repr=False)
+    encoding: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    _users: "Counter[str]" = field(default_factory=Counter, init=False, repr=False)
+    _changed: threading.Condition = field(
+        default_factory=threading.Condition, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         for name in ("max_loaded_members", "batch_size"):
@@ -76,14 +84,29 @@ class Runtime:
             if value is not None and value < 1:
                 raise UserError(f"{name} must be 1 or more, found {value}; raise it or leave it out.")
 
-    def loaded(self, member: "Model") -> tuple[Any, Any]:
-        """A member's model, ready for inference, and tokenizer."""
-        if member.sha256 not in self._loaded:
-            while self.max_loaded_members is not None and len(self._loaded) >= self.max_loaded_members:
-                self._loaded.popitem(last=False)
-            self._loaded[member.sha256] = member.load()
-        self._loaded.move_to_end(member.sha256)
-        return self._loaded[member.sha256]
+    @contextmanager
+    def loaded(self, member: "Model") -> Iterator[tuple[Any, Any]]:
+        """Context in which a member is in memory: its model, ready for inference, and its tokenizer. Threads share a
+        member; one that needs room waits until a member is in nobody's use."""
+        key = member.sha256
+        with self._changed:
+            while key not in self._loaded and len(self._loaded) == self.max_loaded_members:
+                idle = next((name for name in self._loaded if not self._users[name]), None)
+                if idle is None:
+                    self._changed.wait()
+                else:
+                    del self._loaded[idle]
+            if key not in self._loaded:
+                self._loaded[key] = member.load()
+            self._loaded.move_to_end(key)
+            self._users[key] += 1
+            found = self._loaded[key]
+        try:
+            yield found
+        finally:
+            with self._changed:
+                self._users[key] -= 1
+                self._changed.notify_all()
 
 
 class Model:
@@ -177,7 +200,17 @@ class Model:
 
     @torch.inference_mode()
     def _predict(self, task: str, rows: Rows, max_length: int | None) -> Array:
-        model, tokenizer = self.runtime.loaded(self)
+        with self.runtime.loaded(self) as (model, tokenizer):
+            found = self._logits(model, tokenizer, task, rows, max_length)
+        finite = np.isfinite(found).all(1)
+        if not finite.all():
+            raise UserError(
+                f"member {self.name}: must answer with finite numbers, found others for {int((~finite).sum())} of "
+                f"{len(rows)} texts, the first at row {int(finite.argmin()) + 1}; leave the member out."
+            )
+        return found
+
+    def _logits(self, model: Any, tokenizer: Any, task: str, rows: Rows, max_length: int | None) -> Array:
         limits = [max_length, *self._own_limit(tokenizer)]
         limit = min((length for length in limits if length is not None), default=None)
         options = {"truncation": limit is not None, "max_length": limit}
@@ -185,14 +218,9 @@ class Model:
         found = np.empty((len(rows), len(self.tasks[task].labels)), np.float32)
         for batch in batches(rows, self.runtime.batch_size):
             texts = [rows[row] for row in batch]
-            inputs = encode(tokenizer, texts, self.tasks[task].is_siamese, **options).to(model.device)
+            with self.runtime.encoding:  # a tokenizer keeps truncation and padding as its state
+                inputs = encode(tokenizer, texts, self.tasks[task].is_siamese, **options).to(model.device)
             found[batch] = model(**inputs, **chosen).logits.float().cpu().numpy()
-        finite = np.isfinite(found).all(1)
-        if not finite.all():
-            raise UserError(
-                f"member {self.name}: must answer with finite numbers, found others for {int((~finite).sum())} of "
-                f"{len(rows)} texts, the first at row {int(finite.argmin()) + 1}; leave the member out."
-            )
         return found
 
 
