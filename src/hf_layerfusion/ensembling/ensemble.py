@@ -365,10 +365,10 @@ def open_member(
             f"{folder / FILE_NAME}: must combine the tasks {', '.join(ensemble.tasks)} of its members, found "
             f"{', '.join(manifest.combiners)}; save it anew."
         )
-    for name, task in ensemble.tasks.items():
-        if manifest.labels[name] != list(task.labels):
+    for name, answered in ensemble.tasks.items():
+        if manifest.labels[name] != list(answered.labels):
             raise UserError(
-                f"{folder / FILE_NAME}: the labels of task {name!r} must be {', '.join(task.labels)} as its first "
+                f"{folder / FILE_NAME}: the labels of task {name!r} must be {', '.join(answered.labels)} as its first "
                 f"member's, found {', '.join(map(str, manifest.labels[name]))}; save it anew."
             )
     for task, combiner in manifest.combiners.items():
