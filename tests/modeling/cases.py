@@ -36,7 +36,7 @@ TOKEN_CASES: dict[str, dict[str, Any]] = {
 SENTENCE_CASES: dict[str, dict[str, Any]] = {
     f"{pooling}-{tokens}": {"pooling": pooling, "token_pooling": tokens}
     for pooling in SENTENCE_FUSERS
-    for tokens in ("cls", "mean", "cls_mean", "last")
+    for tokens in ("cls", "mean", "cls_mean", "last", "last_mean")
 }
 CASES = {**TOKEN_CASES, **SENTENCE_CASES}
 

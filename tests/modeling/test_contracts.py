@@ -118,7 +118,7 @@ def test_what_a_fuser_reads_is_all_that_it_needs(case: str, padding: str) -> Non
     hidden_states = states()
     mask = torch.tensor(MASKS[padding])
     read = fuser.read(hidden_states, mask)
-    length = {"all": 7, "cls_mean": 2}.get(fuser.tokens_read, 1)
+    length = {"all": 7, "cls_mean": 2, "last_mean": 2}.get(fuser.tokens_read, 1)
     assert read.shape == (3, len(fuser.layers), length, hidden_states[0].shape[-1])
     spread: list[torch.Tensor | None] = [None] * DEPTH
     for place, layer in enumerate(fuser.layers):
@@ -139,7 +139,7 @@ def test_model_takes_states_in_place_of_ids(case: str) -> None:
         read = model.model.read_states(**batch)
         assert len(encoder_runs) == 2
         layers, tokens, width = model.model.states_read
-        length = {"all": batch["input_ids"].shape[1], "cls_mean": 2}.get(tokens, 1)
+        length = {"all": batch["input_ids"].shape[1], "cls_mean": 2, "last_mean": 2}.get(tokens, 1)
         assert read.shape == (3, len(layers), length, width)
         mask = batch["attention_mask"] if tokens == "all" else None
         found = model(encoder_states=read, attention_mask=mask, labels=labels)

@@ -10,13 +10,13 @@ from datasets import Dataset, IterableDataset
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation import linear_probe
 from hf_layerfusion.probing import layer_probe, layer_probes, plot_layer_probe
 from hf_layerfusion.probing.scores import SCORES, bootstrap_scores
-from tests.tiny import tiny_config, tiny_texts, tiny_tokenizer
+from tests.tiny import VOCABULARY, tiny_config, tiny_texts, tiny_tokenizer
 
 
 def texts(size: int, seed: int) -> Dataset:
@@ -29,8 +29,8 @@ def data() -> dict[str, Dataset]:
     return {"train": texts(96, 0), "test": texts(64, 1)}
 
 
-def states(encoder: str, split: Dataset) -> np.ndarray:
-    """Mean-pooled states of layers 1 to 4, `[N, 4, H]`, each text by itself, rounded as in the cache."""
+def states(encoder: str, split: Dataset, pooling: str) -> np.ndarray:
+    """A vector of layers 1 to 4, `[N, 4, H]`, each text by itself."""
     tokenizer, model = tiny_tokenizer(), AutoModel.from_pretrained(encoder).eval()
     with torch.no_grad():
         rows = [
@@ -39,16 +39,15 @@ def states(encoder: str, split: Dataset) -> np.ndarray:
             )
             for text in split["text"]
         ]
-    return np.stack([row[:, 0].mean(dim=1).numpy() for row in rows])
+    return np.stack([(row[:, 0].mean(dim=1) if pooling == "mean" else row[:, 0, 0]).numpy() for row in rows])
 
 
 def test_scores_are_those_of_scikit_learn_on_plain_arrays(
     tiny_encoder_dir: str, data: dict[str, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linear_probe, "STRENGTHS", (10.0,))
-    monkeypatch.setattr("hf_layerfusion.probing.probe.POOLINGS", ("mean",))
     probe = layer_probe(tiny_encoder_dir, data, cache_dir=tmp_path)
-    train, test = (states(tiny_encoder_dir, data[name]) for name in ("train", "test"))
+    train, test = (states(tiny_encoder_dir, data[name], probe.last.pooling) for name in ("train", "test"))
     y, expected = data["train"]["label"], []
     for layers in ([0], [1], [2], [3], [0, 1, 2, 3]):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1))
@@ -188,3 +187,14 @@ def test_scores_by_counts_are_scikit_learns_on_repeated_rows() -> None:
     draws = bootstrap_scores(SCORES["accuracy"], [guesses, targets], targets, num_draws=500)
     assert draws[1].min() == 1
     assert draws[0].std() == pytest.approx(np.std(guesses == targets) / 40**0.5, rel=0.2)
+
+
+def test_causal_encoders_are_read_at_their_last_token(tmp_path: Path, data: dict[str, Dataset]) -> None:
+    config = AutoConfig.for_model(
+        "gpt2", n_embd=32, n_layer=3, n_head=4, n_positions=64, vocab_size=len(VOCABULARY), pad_token_id=0
+    )
+    AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
+    tiny_tokenizer().save_pretrained(tmp_path / "encoder")
+    probe = layer_probe(str(tmp_path / "encoder"), data, cache_dir=tmp_path / "states")
+    assert {each.pooling for each in probe.layers} <= {"last", "mean"}
+    assert len(probe.layers) == 3

@@ -90,10 +90,31 @@ def test_a_resumed_run_does_not_start_anew(tmp_path: Path) -> None:
         torch.testing.assert_close(resumed.model.state_dict()[name], expected, rtol=0, atol=1e-6)
 
 
+def test_a_residual_head_starts_from_the_probe_of_the_last_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_probe, "STRENGTHS", (10.0,))
+    torch.manual_seed(1)
+    model = build("share-gru", residual_head="mean")
+    settings = {"learning_rate": 0.0, "max_steps": 1, "init_from_probe": True}
+    trainer = frozen_trainer(tmp_path / "run", model, tmp_path / "states", rows(48, 3), **settings)
+    trainer.train()
+    vectors = []
+    with torch.no_grad():
+        for row in rows(48, 3):
+            inputs = {name: torch.tensor([row[name]]) for name in ("input_ids", "attention_mask")}
+            vectors.append(model.model.encoder(**inputs).last_hidden_state[0].mean(0))
+    labels = [row["labels"] for row in rows(48, 3)]
+    probe = fit_linear_probe(
+        torch.stack(vectors).numpy(), labels, "single_label_classification", num_classes=3
+    )
+    np.testing.assert_allclose(model.residual.head.out_proj.weight.detach().numpy(), probe.weight, atol=1e-3)
+
+
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="found no cache_frozen_states"):
         frozen_trainer(tmp_path, build("concat-mean"), init_from_probe=True)
-    with pytest.raises(UserError, match="use BertWithPoolingModule"):
+    with pytest.raises(UserError, match="use BertWithPoolingModule or a residual_head"):
         frozen_trainer(tmp_path, build("share-gru"), tmp_path / "states", init_from_probe=True)
     with pytest.raises(UserError, match="multi_label_classification"):
         frozen_trainer(

@@ -131,6 +131,11 @@ class ModelArguments(AdaptedEncoderArguments):
         "layer_pooling: cls, mean, cls_mean (both) or last of the tokens of a layer (default cls, of a causal encoder "
         "last).",
     )
+    residual_head: str | None = option(
+        None,
+        "gru_fusion, layer_pooling: cls, last or mean, a vector of the last layer on which a plain classifier stands "
+        "beside the fused branch, which then starts at zero (default: none).",
+    )
     dense_size: int | None = option(None, "Units of the dense layer before the labels; 0 leaves it out.")
     classifier_dropout: float | None = option(None, "Dropout before the labels.")
 

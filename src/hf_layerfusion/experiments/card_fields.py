@@ -123,6 +123,7 @@ def architecture_lines(config: PreTrainedConfig) -> list[str]:
             "cls": "the first token",
             "mean": "the mean over tokens",
             "cls_mean": "the first token and the mean over tokens",
+            "last_mean": "the last token and the mean over tokens",
             "last": "the last token",
         }[config.token_pooling]
         return [

@@ -6,6 +6,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 
 from .configuration_layer_fusion import LayerFusionConfig, probability, size
+from .encoders import refuse_first_token
 
 
 @strict
@@ -24,6 +25,9 @@ class GRUFusionConfig(LayerFusionConfig):
         fusion_cell: `"gru"`, `"lstm"`, or `"linear"` (Table 3; not along depth).
         fusion_hidden_size: units a direction of the embedding cell.
         freeze_fusion: the fuser keeps its random weights, the control that shows what training it brings.
+        residual_head: a vector of the last layer (`"mean"`, `"cls"` or `"last"`) on which a plain classifier stands
+            beside the fused branch. The branch's last projection then starts at zero, so that training starts from
+            plain fine-tuning. None, the paper's, leaves it out.
         downstream_hidden_size: units a direction of the downstream bi-GRU; 0 leaves it out.
         dense_size: units of the dense layer before the labels; 0 leaves it out.
         classifier_dropout: dropout between dense layer and labels.
@@ -43,6 +47,7 @@ class GRUFusionConfig(LayerFusionConfig):
     fusion_cell: Literal["gru", "lstm", "linear"] = "gru"
     fusion_hidden_size: int = 100
     freeze_fusion: bool = False
+    residual_head: str | None = None
     downstream_hidden_size: int = 100
     dense_size: int = 200
     classifier_dropout: float | int = 0.5
@@ -54,6 +59,12 @@ class GRUFusionConfig(LayerFusionConfig):
         size(self, "num_groups", "num_last_layers", "fusion_hidden_size")
         size(self, "downstream_hidden_size", "dense_size", least=0)
         probability(self, "classifier_dropout")
+        if self.residual_head not in (None, "cls", "last", "mean"):
+            raise ValueError(
+                f"`residual_head` must be 'cls', 'last' or 'mean', found {self.residual_head!r}; None leaves it out."
+            )
+        if self.residual_head == "cls":
+            refuse_first_token(self.get_text_config(), "residual_head", "cls")
         if self.fusion.endswith("_depth") and self.fusion_cell == "linear":
             raise ValueError(
                 "`fusion_cell` along depth must be 'gru' or 'lstm', found 'linear'; use `fusion='share'` or 'cat' "

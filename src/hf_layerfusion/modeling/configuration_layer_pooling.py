@@ -19,8 +19,11 @@ class LayerPoolingConfig(LayerFusionConfig):
             alone, the baseline), `"max"`, `"mean"`, `"scalar_mix"`; made for frozen encoders: `"concat"` (side by
             side), `"attentive"` (a learned query), `"layer_graph"` (a graph network).
         token_pooling: a layer's vector of the text: that of the first token, `"cls"` (the paper's), the `"mean"` over
-            the real tokens, both side by side (`"cls_mean"`), or that of the `"last"` real token. By default `"last"`
-            for a causal encoder, whose first token has seen nothing of the text, and else `"cls"`.
+            the real tokens, or that of the `"last"` one; two side by side (`"cls_mean"`, `"last_mean"`). By default
+            `"last"` for a causal encoder, whose first token has seen nothing of the text, and else `"cls"`.
+        residual_head: a vector of the last layer (`"cls"`, `"last"` or `"mean"`, one that is pooled) on which a plain
+            classifier stands beside the pooled branch. The branch's last projection then starts at zero, so that
+            training starts from plain fine-tuning. None, the paper's, leaves it out.
         dense_size: units of a dense layer with ReLU before the labels; 0, the paper's, leaves it out.
         classifier_dropout: dropout before the labels.
 
@@ -32,7 +35,8 @@ class LayerPoolingConfig(LayerFusionConfig):
     model_type = "layer_pooling"
 
     pooling: str = "lstm"
-    token_pooling: Literal["cls", "mean", "cls_mean", "last"] | None = None
+    token_pooling: Literal["cls", "last", "mean", "cls_mean", "last_mean"] | None = None
+    residual_head: str | None = None
     dense_size: int = 0
     classifier_dropout: float | int = 0.1
 
@@ -45,11 +49,18 @@ class LayerPoolingConfig(LayerFusionConfig):
             refuse_first_token(encoder, "token_pooling", self.token_pooling)
         size(self, "dense_size", least=0)
         probability(self, "classifier_dropout")
+        pooled = str(self.token_pooling).split("_")
+        if self.residual_head is not None and self.residual_head not in pooled:
+            raise ValueError(
+                f"`residual_head` must be a vector that is pooled ({' or '.join(pooled)}), found "
+                f"{self.residual_head!r}; set both alike."
+            )
 
     @property
     def paper_name(self) -> str:
         """The paper's name of the variant, such as `"bert-lstm"`."""
         name = f"bert-{self.pooling.replace('_', '-')}"
         names = {"mean": "-tokens", "cls_mean": "-cls-tokens", "last": "-last-token"}
+        names["last_mean"] = "-last-tokens"
         name += names.get(str(self.token_pooling), "")
         return name + (f"-dense-{self.dense_size}" if self.dense_size else "")

@@ -12,7 +12,7 @@ class StatesRead(NamedTuple):
     Attributes:
         layers: the layers, 0 the first.
         tokens: of each, every token's state (`"all"`), the first real one's (`"cls"`), the `"last"` real one's, the
-            `"mean"` over them, or both the first and the mean (`"cls_mean"`).
+            `"mean"` over them, or two of these (`"cls_mean"`, `"last_mean"`).
         width: H of the states.
     """
 
@@ -23,7 +23,7 @@ class StatesRead(NamedTuple):
     @property
     def vectors(self) -> int:
         """Number of vectors of a layer and text, where `tokens` is not `"all"`."""
-        return 2 if self.tokens == "cls_mean" else 1
+        return len(self.tokens.split("_"))
 
 
 def spread_states(

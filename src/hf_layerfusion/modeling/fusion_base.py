@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-TokensRead = Literal["all", "cls", "mean", "cls_mean", "last"]
+TokensRead = Literal["all", "cls", "last", "mean", "cls_mean", "last_mean"]
 
 
 class LayerFuser(nn.Module, ABC):
@@ -33,7 +33,7 @@ class LayerFuser(nn.Module, ABC):
     @property
     def tokens_read(self) -> TokensRead:
         """What `read` keeps of a layer: every token's state, the first real token's, the last one's, the mean over
-        the real ones, or both the first and the mean."""
+        the real ones, or one of these and the mean."""
         return "all"
 
     def read(

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Generator, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,7 +14,9 @@ from .fusion_base import LayerFuser, TokensRead
 from .fusion_mix import ScalarMix
 from .heads import first_token, last_token, reduce_tokens
 
-TokenPooling = Literal["cls", "mean", "cls_mean", "last"]
+TokenPooling = Literal["cls", "last", "mean", "cls_mean", "last_mean"]
+
+_TOKEN_VECTORS = {"cls": first_token, "last": last_token, "mean": partial(reduce_tokens, reduction="mean")}
 
 
 class LayerPooling(LayerFuser):
@@ -23,17 +26,18 @@ class LayerPooling(LayerFuser):
         depth: number L of layers.
         hidden_size: width H of the encoder.
         token_pooling: the text's vector at a layer: `"cls"`, the first token's state (the paper's); `"mean"`, the mean
-            over the real tokens; `"cls_mean"`, both side by side; `"last"`, the last real token's state.
+            over the real tokens; `"last"`, the last real token's state; `"cls_mean"` or `"last_mean"`, two of them side
+            by side.
 
     Attributes:
-        vector_size: width V of a layer's vector, H, or 2H with `"cls_mean"`.
+        vector_size: width V of a layer's vector, H, or 2H where there are two.
     """
 
     def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
         super().__init__()
         self.depth = depth
         self.token_pooling = token_pooling
-        self.vector_size = 2 * hidden_size if token_pooling == "cls_mean" else hidden_size
+        self.vector_size = len(token_pooling.split("_")) * hidden_size
         self.output_size = self.vector_size
 
     @property
@@ -42,13 +46,7 @@ class LayerPooling(LayerFuser):
 
     def vector(self, state: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Return the text's vector `[B, V]` at a layer of state `[B, T, H]`."""
-        vectors = []
-        if self.token_pooling in ("cls", "cls_mean"):
-            vectors.append(first_token(state, attention_mask))
-        if self.token_pooling in ("mean", "cls_mean"):
-            vectors.append(reduce_tokens(state, attention_mask, "mean"))
-        if self.token_pooling == "last":
-            vectors.append(last_token(state, attention_mask))
+        vectors = [_TOKEN_VECTORS[name](state, attention_mask) for name in self.token_pooling.split("_")]
         return torch.cat(vectors, dim=-1)
 
     def vectors(
@@ -65,12 +63,13 @@ class LayerPooling(LayerFuser):
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         vectors = self.vectors(hidden_states, attention_mask)
-        if self.token_pooling != "cls_mean":
+        if "_" not in self.token_pooling:
             # The first token of one vector is that vector, and so are its last one and its mean.
             return vectors.unsqueeze(2)
-        first, mean = vectors.chunk(2, dim=-1)
-        # Two tokens with this first one and this mean.
-        return torch.stack([first, 2 * mean - first], dim=2)
+        token, mean = vectors.chunk(2, dim=-1)
+        # Two tokens of which this is the first (the last) and this the mean.
+        both = [token, 2 * mean - token]
+        return torch.stack(both if self.token_pooling == "cls_mean" else both[::-1], dim=2)
 
     def forward(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None

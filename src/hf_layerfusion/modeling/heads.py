@@ -48,13 +48,17 @@ class ClassificationHead(nn.Module):
         dense_size: units of the dense layer; 0 leaves it out.
         num_labels: width of the logits.
         dropout: probability.
+        starts_at_zero: the last layer starts with zeros, so that the logits do.
     """
 
-    def __init__(self, input_size: int, dense_size: int, num_labels: int, dropout: float):
+    def __init__(
+        self, input_size: int, dense_size: int, num_labels: int, dropout: float, starts_at_zero: bool = False
+    ):
         super().__init__()
         self.dense = nn.Linear(input_size, dense_size) if dense_size else None
         self.dropout = nn.Dropout(dropout)
         self.out_proj = nn.Linear(dense_size or input_size, num_labels)
+        self.out_proj.starts_at_zero = starts_at_zero  # read where a model initialises its weights
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         if self.dense is not None:

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
@@ -13,6 +13,7 @@ from .fusion_table import build_token_fuser
 from .heads import ClassificationHead, classification_loss, reduce_tokens
 from .modeling_layer_fusion import LayerFusionModel, LayerFusionPreTrainedModel
 from .recurrence import BidirectionalRNN
+from .residual_head import FusionOutput, ResidualHead
 
 
 def visible_mask(config: GRUFusionConfig, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -49,14 +50,17 @@ class GRUFusionModel(LayerFusionModel):
         inputs_embeds: torch.Tensor | None = None,
         encoder_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutput:
+    ) -> FusionOutput:
         """Encodes and fuses; the arguments are those of `LayerFusionModel.encode_and_fuse`."""
         mask = visible_mask(self.config, attention_mask)
         fused, outputs = self.encode_and_fuse(
             input_ids, mask, token_type_ids, inputs_embeds, encoder_states, **kwargs
         )
-        return BaseModelOutput(
-            last_hidden_state=fused, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        return FusionOutput(
+            last_hidden_state=fused,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            encoder_last_hidden_state=outputs.last_hidden_state if self.config.residual_head else None,
         )
 
 
@@ -79,8 +83,13 @@ class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
             self.downstream = BidirectionalRNN(size, config.downstream_hidden_size)
             size = 2 * config.downstream_hidden_size
         self.classifier = ClassificationHead(
-            size, config.dense_size, config.num_labels, config.classifier_dropout
+            size, config.dense_size, config.num_labels, config.classifier_dropout, bool(config.residual_head)
         )
+        self.residual = None
+        if config.residual_head:
+            self.residual = ResidualHead(
+                config.residual_head, config.hidden_size, config.num_labels, config.classifier_dropout
+            )
         self.post_init()
 
     @can_return_tuple
@@ -117,6 +126,8 @@ class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
         if self.downstream is not None:
             states = self.downstream(states, mask)
         logits = reduce_tokens(self.classifier(F.relu(states)), mask, self.config.token_reduction)
+        if self.residual is not None:
+            logits = logits + self.residual(outputs.encoder_last_hidden_state, mask)
         loss = None
         if labels is not None:
             loss = classification_loss(logits, labels, self.config.problem_type, self.num_labels)

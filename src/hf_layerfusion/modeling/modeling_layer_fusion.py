@@ -225,7 +225,10 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         if isinstance(module, LayerFuser | ScalarMix):
             module.reset_parameters()
         elif isinstance(module, nn.Linear):
-            init.xavier_normal_(module.weight)
+            if getattr(module, "starts_at_zero", False):
+                init.zeros_(module.weight)
+            else:
+                init.xavier_normal_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.GRU | nn.LSTM):
@@ -318,7 +321,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             }  # fmt: skip
             depth = self.config.num_hidden_layers
             given = spread_states(encoder_states.to(self.dtype), self.states_read, depth, beside)
-            return self.fuser(given, attention_mask), BaseModelOutput()
+            return self.fuser(given, attention_mask), BaseModelOutput(last_hidden_state=given[-1])
         if self.streams_layers:
             if kwargs.pop("output_hidden_states", None) or self.config.output_hidden_states:
                 raise ValueError(

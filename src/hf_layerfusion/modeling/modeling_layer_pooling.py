@@ -11,6 +11,7 @@ from .fusion_base import LayerFuser
 from .fusion_pooling import SENTENCE_FUSERS
 from .heads import ClassificationHead, classification_loss
 from .modeling_layer_fusion import LayerFusionModel, LayerFusionPreTrainedModel
+from .residual_head import ResidualHead
 
 
 class LayerPoolingModel(LayerFusionModel):
@@ -61,8 +62,13 @@ class BertWithPoolingModule(LayerFusionPreTrainedModel):
         self.model = LayerPoolingModel(config, encoder)
         size = self.model.fuser.output_size
         self.classifier = ClassificationHead(
-            size, config.dense_size, config.num_labels, config.classifier_dropout
+            size, config.dense_size, config.num_labels, config.classifier_dropout, bool(config.residual_head)
         )
+        self.residual = None
+        if config.residual_head:
+            self.residual = ResidualHead(
+                config.residual_head, config.hidden_size, config.num_labels, config.classifier_dropout
+            )
         self.post_init()
 
     @can_return_tuple
@@ -81,6 +87,8 @@ class BertWithPoolingModule(LayerFusionPreTrainedModel):
             input_ids, attention_mask, token_type_ids, inputs_embeds, encoder_states, **kwargs
         )
         logits = self.classifier(outputs.pooler_output)
+        if self.residual is not None:
+            logits = logits + self.residual(outputs.last_hidden_state, attention_mask)
         loss = None
         if labels is not None:
             loss = classification_loss(logits, labels, self.config.problem_type, self.num_labels)

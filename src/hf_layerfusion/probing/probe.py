@@ -16,14 +16,15 @@ from huggingface_hub.constants import HF_HOME
 from joblib import Memory
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.linear_probe import LinearProbe, ProbeProblem, fit_linear_probe
 from hf_layerfusion.evaluation.significance import Difference, from_draws, least_p_value
+from hf_layerfusion.modeling.encoders import is_causal
 from hf_layerfusion.modeling.modeling_layer_pooling import LayerPoolingModel
 from hf_layerfusion.probing.scores import SCORES, Score, bootstrap_scores
-from hf_layerfusion.probing.vectors import POOLINGS, TextVectors, most_tokens, read_vectors
+from hf_layerfusion.probing.vectors import TextVectors, most_tokens, read_vectors
 
 NUM_FOLDS = 5
 """Folds in which data without a test split are predicted."""
@@ -37,7 +38,7 @@ class ProbeScore:
 
     Attributes:
         layers: the layers that it reads, 1 the first.
-        pooling: of the tokens at each layer, `"cls"` or `"mean"`.
+        pooling: of the tokens at each layer, `"cls"` (`"last"` of causal encoders) or `"mean"`.
         reading: of pairs, `"read jointly"` or `"read apart"`; else empty.
         score: on the test rows.
         low: lower end of the score's 95 % bootstrap interval over test rows.
@@ -167,7 +168,11 @@ def layer_probe(
     splits = _splits(data, [*text_columns, label_column, *([group_column] if group_column else [])])
     targets, problem = _targets(splits, label_column)
     score_name, score = _score(metric, problem)
-    model = LayerPoolingModel.from_pretrained(encoder, pooling="concat", token_pooling="cls_mean", **options)
+    causal = is_causal(AutoConfig.from_pretrained(encoder, **options))
+    token_pooling = "last_mean" if causal else "cls_mean"
+    model = LayerPoolingModel.from_pretrained(
+        encoder, pooling="concat", token_pooling=token_pooling, **options
+    )
     if model.config.num_hidden_layers < 2:
         raise UserError(f"encoder {encoder}: must have two layers or more to compare, found one; use another")
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(encoder, **options)
@@ -335,13 +340,13 @@ class _Probes:
         found: dict[tuple[int, ...], _Fitted] = {}
         depth = next(iter(self.readings.values()))[0].num_layers
         sets = [(depth - 1,), *((layer,) for layer in range(depth - 1)), tuple(range(depth))]
-        total = len(self.readings) * (len(sets) + len(POOLINGS) - 1)
+        total = len(self.readings) * (len(sets) + 1)
         with tqdm(total=total, desc="fitting probes", unit="probe") as progress:
             for reading, vectors in self.readings.items():
                 pooling = ""
                 for layers in sets:
                     fitted = []
-                    for name in [pooling] if pooling else POOLINGS:
+                    for name in [pooling] if pooling else vectors[0].poolings:
                         fitted.append(self._fit(vectors, layers, name, reading, train, test))
                         progress.update()
                     best = max(fitted, key=lambda each: each.cv_score)

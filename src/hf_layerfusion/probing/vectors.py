@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,6 @@ from hf_layerfusion.training.state_cache import text_key
 from hf_layerfusion.training.state_reader import StateReader, texts_of
 
 Halves = npt.NDArray[np.float16]
-POOLINGS = ("cls", "mean")
-"""The two vectors of a layer: the first token's state and the mean over the tokens."""
 
 
 @dataclass
@@ -26,12 +24,14 @@ class TextVectors:
     """The vectors of texts at every layer of an encoder.
 
     Attributes:
-        sides: `[N, L, 2, H]` of each text of a row, the vectors in the order of `POOLINGS`: one array for single texts
+        sides: `[N, L, 2, H]` of each text of a row, the vectors in the order of `poolings`: one array for single texts
             and for pairs that are read jointly, two for pairs that are read apart.
+        poolings: names of the two vectors of a layer: `"cls"` (`"last"` of causal encoders) and `"mean"`.
         num_truncated: number of rows of which a text was cut off.
     """
 
     sides: list[Halves]
+    poolings: tuple[str, str]
     num_truncated: int = 0
 
     @property
@@ -47,9 +47,9 @@ class TextVectors:
 
         Args:
             layers: the layers, 0 the first.
-            pooling: one of `POOLINGS`.
+            pooling: one of `poolings`.
         """
-        place = POOLINGS.index(pooling)
+        place = self.poolings.index(pooling)
         flat = [side[:, list(layers), place].reshape(len(side), -1).astype(np.float32) for side in self.sides]
         if len(flat) == 1:
             return flat[0]
@@ -70,7 +70,8 @@ def read_vectors(
     """Return the vectors of the texts of each split; the encoder reads what is not in the cache.
 
     Args:
-        model: the encoder inside a pooling model that reads two vectors of each layer (`token_pooling="cls_mean"`).
+        model: the encoder inside a pooling model that reads two vectors of each layer (`token_pooling="cls_mean"` or
+            `"last_mean"`).
         tokenizer: the encoder's.
         splits: data sets whose columns are the texts: one, or two for pairs.
         apart: read the two texts of a pair each by itself.
@@ -88,16 +89,15 @@ def read_vectors(
         truncated.append(cut)
     reader = StateReader(model, tokenizer, cache_dir, batch_size, dtype=torch.float16, option="cache_dir")
     cache = reader.fill(encoded)
+    poolings = cast("tuple[str, str]", tuple(model.config.token_pooling.split("_")))
     found = []
     for rows, cut in zip(encoded, truncated, strict=True):
         keys = [[text_key(text) for text in texts_of(row)] for row in rows]
         sides = [np.stack([cache[key].numpy() for key in side]) for side in zip(*keys, strict=True)]
-        # Stored as two tokens of this first one and this mean.
-        found.append(
-            TextVectors(
-                [np.stack([s[:, :, 0], s.mean(axis=2, dtype=np.float32)], axis=2) for s in sides], cut
-            )
-        )
+        # Stored as two tokens of this first (or last) one and this mean.
+        token = 0 if poolings[0] == "cls" else 1
+        both = [np.stack([side[:, :, token], side.mean(axis=2, dtype=np.float32)], axis=2) for side in sides]
+        found.append(TextVectors(both, poolings, cut))
     return found
 
 

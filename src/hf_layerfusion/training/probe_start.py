@@ -47,11 +47,10 @@ def check_probe_start(model: Any) -> None:
     Raises:
         UserError: a head that does not end in one dense layer, or labels of several classes a text.
     """
-    head = getattr(model, "classifier", None)
-    if not isinstance(getattr(head, "out_proj", None), nn.Linear) or hasattr(model.config, "token_reduction"):
+    if _last_layer(model) is None:
         raise UserError(
             f"init_from_probe needs a model whose head ends in one dense layer on a vector of the text, found "
-            f"{type(model).__name__}; use BertWithPoolingModule, or leave it out"
+            f"{type(model).__name__}; use BertWithPoolingModule or a residual_head, or leave it out"
         )
     if model.config.problem_type == "multi_label_classification":
         raise UserError(
@@ -107,7 +106,7 @@ def start_from_probe(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]
         UserError: as `check_probe_start`; labels on which no probe can be fitted.
     """
     check_probe_start(model)
-    last = model.classifier.out_proj
+    last: Any = _last_layer(model)
     features: list[Tensor] = []
     labels: list[Tensor] = []
 
@@ -130,6 +129,16 @@ def start_from_probe(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]
     last.weight.copy_(torch.from_numpy(probe.weight))
     last.bias.copy_(torch.from_numpy(probe.bias))
     return probe.strength
+
+
+def _last_layer(model: Any) -> nn.Linear | None:
+    """Return the dense layer that makes logits of a text's vector: of a residual head, where there is one."""
+    residual = getattr(model, "residual", None)
+    if residual is None and hasattr(model.config, "token_reduction"):
+        return None  # logits are of tokens
+    head = getattr(model, "classifier", None) if residual is None else residual.head
+    last = getattr(head, "out_proj", None)
+    return last if isinstance(last, nn.Linear) else None
 
 
 def _run(model: PreTrainedModel, module: nn.Module, hook: Any, batches: Iterable[Mapping[str, Any]]) -> None:

@@ -1,0 +1,45 @@
+"""The plain classifier beside a fusing branch, so that training starts from plain fine-tuning."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from .heads import ClassificationHead
+from .sentence_vectors import SENTENCE_VECTORS
+
+
+@dataclass
+class FusionOutput(BaseModelOutput):
+    """Output of a model that fuses its encoder's layers.
+
+    Attributes:
+        encoder_last_hidden_state: the encoder's own output `[B, T, H]`; None unless a residual head reads it.
+    """
+
+    encoder_last_hidden_state: torch.Tensor | None = None
+
+
+class ResidualHead(nn.Module):
+    """The plain classifier: dropout and one dense layer on a vector of the encoder's last layer.
+
+    Its logits are added to those of the branch over all layers, whose last projection starts at zero. Before the first
+    step the model is the plain classifier exactly, and the branch can only add to it (as in ReZero, Bachlechner et al.
+    2020, and the zero-initialised residual branches of Goyal et al. 2017).
+
+    Args:
+        vector: name of the vector of the last layer, in `SENTENCE_VECTORS`.
+        hidden_size: width H of the encoder.
+        num_labels: width of the logits.
+        dropout: probability.
+    """
+
+    def __init__(self, vector: str, hidden_size: int, num_labels: int, dropout: float):
+        super().__init__()
+        self.vector = SENTENCE_VECTORS[vector](hidden_size)
+        self.head = ClassificationHead(hidden_size, 0, num_labels, dropout)
+
+    def forward(self, last_state: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Return logits `[B, num_labels]` of the last layer's state `[B, T, H]`."""
+        return self.head(self.vector(last_state, attention_mask))
