@@ -1,7 +1,7 @@
 """Pooling one vector a layer over all layers (Song et al. 2020, "Utilizing BERT Intermediate Layers", section 2.2)."""
 
 from abc import abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Literal
 
@@ -16,7 +16,11 @@ from .heads import first_token, last_token, reduce_tokens
 
 TokenPooling = Literal["cls", "last", "mean", "cls_mean", "last_mean"]
 
-_TOKEN_VECTORS = {"cls": first_token, "last": last_token, "mean": partial(reduce_tokens, reduction="mean")}
+_TOKEN_VECTORS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]] = {
+    "cls": first_token,
+    "last": last_token,
+    "mean": partial(reduce_tokens, reduction="mean"),
+}
 
 
 class LayerPooling(LayerFuser):

@@ -58,7 +58,9 @@ class ClassificationHead(nn.Module):
         self.dense = nn.Linear(input_size, dense_size) if dense_size else None
         self.dropout = nn.Dropout(dropout)
         self.out_proj = nn.Linear(dense_size or input_size, num_labels)
-        self.out_proj.starts_at_zero = starts_at_zero  # read where a model initialises its weights
+        self.out_proj.__dict__["starts_at_zero"] = (
+            starts_at_zero  # read where a model initialises its weights
+        )
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         if self.dense is not None:
