@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-lowest test-common encoders test-wheel lint docs bench cards release clean
+.PHONY: help demo test faults test-lowest test-common encoders test-wheel lint docs bench cards release clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test-common  run transformers' own model tests on every model class (downloads its sources)"
 	@echo "make encoders     check every architecture as an encoder and write docs/encoders.md"
 	@echo "make test-wheel   build the wheel, install it into an empty environment and use it"
+	@echo "make faults       kill, corrupt and overload every script and model (30 minutes; ARGS=--short: 2 minutes)"
 	@echo "make lint         check style, format and types"
 	@echo "make docs         run the examples of README, docs and docstrings, and check links"
 	@echo "make bench        print the benchmarks' ratios"
@@ -55,6 +56,9 @@ encoders: $(STAMP)
 
 test-wheel: $(STAMP)
 	$(PYTEST) -m wheel tests/test_wheel.py
+
+faults: $(STAMP)
+	$(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

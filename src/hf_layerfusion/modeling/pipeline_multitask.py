@@ -123,7 +123,9 @@ class MultitaskPipeline:
 
     def encode(self, sequences: list[tuple[str, str | None]]) -> dict[str, torch.Tensor]:
         """Texts, and pairs in one sequence, as one batch `[B, T]`."""
-        most = self.model.base_model.max_tokens
+        # With adapters of peft around it, the model's own `base_model` is one level further down.
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        most = model.base_model.max_tokens
         limit = (
             self.tokenizer.model_max_length if most is None else min(self.tokenizer.model_max_length, most)
         )

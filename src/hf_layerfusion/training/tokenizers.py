@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from peft import PeftModel
 from torch import nn
 
 
@@ -13,4 +14,5 @@ def limit_length(tokenizer: Any, most: int | None) -> None:
 
 def limit_to_model(tokenizer: Any, model: nn.Module | None) -> None:
     """As `limit_length`, with the most tokens that a model of the package takes."""
+    model = model.get_base_model() if isinstance(model, PeftModel) else model  # below it a model has its own
     limit_length(tokenizer, getattr(getattr(model, "base_model", None), "max_tokens", None))

@@ -1,0 +1,1 @@
+"""A seeded campaign of faults over every script: `make faults`, whose figures stand in docs/reliability.md."""
