@@ -16,7 +16,8 @@ from tests.faults.rows import Row
 from tests.faults.scripts import OUTPUT, SCRIPTS, Script, call, fresh
 
 WRITES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate"}
-TIMES = re.compile(r"seconds|runtime|per_second|_time$|datetime")
+# What differs between two runs of the same, and what says that one was gone on with.
+TIMES = re.compile(r"seconds|runtime|per_second|_time$|datetime|resume_from_checkpoint")
 # Of text files, the lines that say how long something took.
 TIME_LINES = re.compile(
     rb"^.*(?:\b\d[\d.,]* ?(?:s|ms|min|h|seconds?|minutes?)\b|seconds|ime).*$", re.MULTILINE

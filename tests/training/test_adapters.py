@@ -472,3 +472,11 @@ def test_an_encoder_of_another_vocabulary(saved: tuple[AdaptedModel, str], tmp_p
     path.write_text(path.read_text().replace(base, str(tmp_path / "other")))
     with pytest.raises(UserError, match="must be the checkpoint that the adapters were trained on"):
         load_adapter_model(saved[1])
+
+
+def test_a_pipeline_of_several_tasks_reads_through_adapters(tiny_encoder_dir):
+    tasks = {name: {"labels": ["no", "yes"]} for name in ("one", "two")}
+    model = CerbertusForMultitask.from_pretrained(tiny_encoder_dir, tasks=tasks, num_task_layers=0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder_dir)
+    answers = MultitaskPipeline(add_adapters(model), tokenizer)("good day " * 100)  # of more tokens than it takes
+    assert set(answers) == {"one", "two"}
