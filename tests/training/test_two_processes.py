@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +16,7 @@ from tests.training.small import rows, small_trainer
 from tests.training.small_tasks import CLASSES, tasks_trainer
 from tests.training.small_texts import texts_trainer
 from tests.training.two_process_script import ROWS, SAVED, STREAMED, TASK_MIXINGS, WHOLE_BATCH
-
-ROOT = Path(__file__).parents[2]
+from tests.two_processes import finish, start
 
 
 @pytest.fixture(scope="module")
@@ -29,27 +24,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two-processes")
     one = small_trainer(folder / "one", train=rows(ROWS), per_device_train_batch_size=8, **SAVED)
     one.train()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = (
-        "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    )
-    launch += f" --dynamo_backend no --main_process_port {port}"
-    script = Path(__file__).with_name("two_process_script.py")
-    with subprocess.Popen(
-        [sys.executable, *launch.split(), str(script), str(folder)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src")))},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=300)
-        except subprocess.TimeoutExpired:
-            process.terminate()  # the launcher then ends the two
-            output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output[-4000:]
+    finish(start(Path(__file__).with_name("two_process_script.py"), str(folder)))
     found = [torch.load(folder / f"found-{rank}.pt", weights_only=False) for rank in range(2)]
     return [each | {"folder": folder, "one process": one.model.state_dict()} for each in found]
 

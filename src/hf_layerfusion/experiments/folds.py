@@ -118,7 +118,8 @@ def cross_validate(
     check_metric(training_arguments)
     settings = run_settings(model_arguments, data_arguments, training_arguments)
     with open_run(training_arguments, settings):
-        open_hub(training_arguments, several=True)
+        if training_arguments.process_index == 0:
+            open_hub(training_arguments, several=True)
         tokenizer = load_tokenizer(model_arguments)
         with training_arguments.main_process_first(desc="preparing the folds"):
             folds = prepare_folds(data_arguments)

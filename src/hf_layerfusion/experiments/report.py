@@ -83,7 +83,8 @@ def split_metrics(output: Any, split: str) -> dict[str, float]:
 
 
 def epoch_rows(history: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """One row an epoch from the Trainer's log: training loss and every validation metric."""
+    """One row an epoch from the Trainer's log: training loss and every validation metric, its loss first and the others
+    by name. A resumed run reads its log from a file, which keeps no order of names."""
     rows: dict[float, dict[str, float]] = {}
     for entry in history:
         epoch = entry.get("epoch")
@@ -92,7 +93,7 @@ def epoch_rows(history: list[dict[str, Any]]) -> list[dict[str, float]]:
         row = rows.setdefault(epoch, {"epoch": epoch})
         if "loss" in entry:
             row["training loss"] = entry["loss"]
-        for name, value in entry.items():
+        for name, value in sorted(entry.items(), key=lambda item: (item[0] != "eval_loss", item[0])):
             if name.startswith("eval_") and not name.endswith(NO_METRIC):
                 row[f"validation {name.removeprefix('eval_')}"] = value
     return [rows[epoch] for epoch in sorted(rows)]

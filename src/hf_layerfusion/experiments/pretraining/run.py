@@ -168,6 +168,7 @@ class Pretraining:
             if arguments.process_index == 0:
                 with writable(f"--output_dir {folder}"):
                     write_json(folder / START_FILE, start)
+            trainer.accelerator.wait_for_everyone()  # the others read it too
         read_start(folder)  # a damaged one is to be told before the training
         started = time.perf_counter()
         output = trainer.train(resume_from_checkpoint=checkpoint)
