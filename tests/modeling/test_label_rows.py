@@ -338,3 +338,16 @@ def test_relabel_a_model_in_memory(tiny_encoder_dir: str) -> None:
         ValueError, match="the labels of a 'bert' classifier cannot be changed, found no linear layer"
     ):
         relabel(model, NAMES)
+
+
+def test_both_heads_of_a_model_with_a_residual_head(tiny_encoder_dir: str, tmp_path: Path) -> None:
+    options = {"num_groups": 2, "residual_head": "mean"}
+    model = BertForGRUFusionClassification.from_pretrained(
+        tiny_encoder_dir, id2label=by_number(NAMES), **options
+    )
+    torch.nn.init.normal_(model.classifier.out_proj.weight)
+    model.save_pretrained(tmp_path)
+    names = ORDERS["one new"]
+    found = BertForGRUFusionClassification.from_pretrained(tmp_path, id2label=by_number(names))
+    assert_rows_follow(logits_by_name(model), logits_by_name(found), names)
+    assert not found.classifier.out_proj.weight[1].any()  # the branch adds nothing to the new label yet

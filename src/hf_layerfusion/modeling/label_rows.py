@@ -247,6 +247,7 @@ def set_rows(
     """
     old_weight, old_bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     fresh = nn.Linear(layer.in_features, len(rows), bias=old_bias is not None)
+    fresh.__dict__["starts_at_zero"] = layer.__dict__.get("starts_at_zero", False)
     model._init_weights(fresh)
     weight = fresh.weight.detach().to(old_weight)
     bias = None if fresh.bias is None else fresh.bias.detach().to(old_weight)
