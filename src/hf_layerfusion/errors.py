@@ -27,3 +27,22 @@ class UserError(ValueError):
 def one_line(error: BaseException) -> str:
     """An error's message on one line, of 500 characters at most: some parsers print the whole row."""
     return " ".join(str(error).split())[:500]
+
+
+def check_characters(text: str, where: str) -> None:
+    """Check that a text holds no half of a surrogate pair: no tokenizer takes one, and it fails its whole batch.
+
+    Args:
+        text: the text.
+        where: the row and column, for the message.
+
+    Raises:
+        UserError: names the place.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} holds {text[error.start]!r}, half a surrogate pair and no character; write the whole pair, or "
+            "the character itself"
+        ) from error

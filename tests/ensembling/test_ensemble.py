@@ -113,6 +113,13 @@ def test_one_member_answers_in_every_form_as_its_pipeline(zoo, combiner):
     assert ours([]) == []
 
 
+def test_half_a_surrogate_pair_is_refused_by_its_row(zoo):
+    ensemble = Ensemble.of([zoo["bpe"]])
+    with pytest.raises(UserError, match=r"row 3: the text holds '\\ud83d', half a surrogate pair") as caught:
+        ensemble([*TEXTS[:2], "bad \ud83d", TEXTS[3]])
+    assert "\n" not in str(caught.value)
+
+
 def _numbers(answer):
     if isinstance(answer, dict):
         return [answer["score"]]

@@ -68,6 +68,8 @@ def test_siamese_pairs(siamese: tuple[Any, Path]) -> None:
     assert len(classify([PAIR, PAIR])) == 2
     with pytest.raises(UserError, match=r"must be a pair .* here, found another; correct it\.$"):
         classify("a good day")
+    with pytest.raises(UserError, match=r"input 2: the text holds '\\udc80', half a surrogate pair"):
+        classify([PAIR, {**PAIR, "text_pair": "\udc80"}])
 
 
 def test_a_folder_without_a_graph_is_refused(tmp_path: Path) -> None:

@@ -108,3 +108,12 @@ def test_what_cannot_be_asked(ask: MultitaskPipeline) -> None:
     pairs = MultitaskPipeline(build(tasks={name: TASKS[name] for name in ("quora", "sts")}), ask.tokenizer)
     with pytest.raises(ValueError, match=r"`inputs` must be pairs for \['quora', 'sts'\]"):
         pairs(TEXT)
+
+
+def test_half_a_surrogate_pair_is_refused_by_its_input(ask: MultitaskPipeline) -> None:
+    with pytest.raises(
+        ValueError, match=r"input 2: the text holds '\\ud83d', half a surrogate pair"
+    ) as caught:
+        ask(["good", "bad \ud83d", "fine"])
+    assert "\n" not in str(caught.value)
+    ask("whole \U0001f600")

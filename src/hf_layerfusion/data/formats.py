@@ -14,7 +14,7 @@ from datasets import Features
 
 from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt, missing_columns
 from hf_layerfusion.data.utf8 import empty_file, read_utf8, split_lines
-from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.errors import UserError, check_characters, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def json_strings(
     """
     for row, value in enumerate(raw, start=first_row):
         if isinstance(value, str):
-            _refuse_surrogates(value, f"{where}: row {row}: {what}")
+            check_characters(value, f"{where}: row {row}: {what}")
         elif value is not None and not (may_be_integer and type(value) is int):
             raise UserError(
                 f"{where}: row {row}: {what} holds {excerpt(value)}, not a string; put it in quotes"
@@ -157,7 +157,7 @@ def _json_labels(raw: Sequence[Any], where: str) -> pa.Array:
                     f"{first[0]}; write every label alike"
                 )
             if isinstance(value, str):
-                _refuse_surrogates(value, f"{where}: row {row}: the label")
+                check_characters(value, f"{where}: row {row}: the label")
     try:
         return pa.array([[_unbool(value) for value in label] if nested else _unbool(label) for label in raw])
     except (OverflowError, pa.ArrowInvalid) as error:
@@ -166,16 +166,6 @@ def _json_labels(raw: Sequence[Any], where: str) -> pa.Array:
 
 def _unbool(value: Any) -> Any:
     return int(value) if isinstance(value, bool) else value
-
-
-def _refuse_surrogates(value: str, where: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{where} holds {excerpt(value[error.start])}, half a surrogate pair and no character; write the "
-            "whole pair, or the character itself"
-        ) from error
 
 
 def read_parquet(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from hf_layerfusion.ensembling.prediction_files import Array, Rows, cached, rows_hash
 from hf_layerfusion.ensembling.trained_texts import FILE_NAME as TRAINED_TEXTS
 from hf_layerfusion.ensembling.trained_texts import Hashes, read_trained_texts
-from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
+from hf_layerfusion.errors import LOADING_ERRORS, UserError, check_characters, one_line
 from hf_layerfusion.hub.encoder import is_hub_id
 from hf_layerfusion.hub.manifest import MODEL_MANIFEST, model_files, sha256
 from hf_layerfusion.hub.publish import CARD
@@ -181,8 +181,11 @@ class Model:
             max_length: tokens that a row is cut to; None: as many as the model takes.
 
         Raises:
-            UserError: if an answer is not finite.
+            UserError: if an answer is not finite, or a text holds half a surrogate pair.
         """
+        for number, row in enumerate(rows, start=1):
+            for text in row:
+                check_characters(text, f"row {number}: the text")
         found = cached(
             self.runtime.cache_dir,
             (self.sha256, task, rows_hash(rows), max_length),

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, TextClassificationPipeline
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, check_characters
 from hf_layerfusion.export.onnx_export import MODEL_FILE, read_settings, require
 
 
@@ -84,6 +84,18 @@ class OnnxClassifier(TextClassificationPipeline):
 
     def check_model_type(self, supported_models: Any) -> None:
         """Nothing to check: what was exported is a classifier."""
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Answer, as transformers' pipeline does.
+
+        Raises:
+            UserError: a text that holds half a surrogate pair, with its number.
+        """
+        for number, item in enumerate(inputs if isinstance(inputs, list | tuple) else [inputs], start=1):
+            for text in item.values() if isinstance(item, dict) else [item]:
+                if isinstance(text, str):
+                    check_characters(text, f"input {number}: the text")
+        return super().__call__(inputs, **kwargs)
 
     def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> Any:
         if not self.is_siamese:

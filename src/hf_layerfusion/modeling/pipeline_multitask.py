@@ -65,11 +65,14 @@ class MultitaskPipeline:
             answered for both texts of a pair, in a list.
 
         Raises:
-            ValueError: if a task is unknown, or needs a pair where there is none, or an input is neither.
+            ValueError: if a task is unknown, or needs a pair where there is none, or an input is neither, or holds
+                half a surrogate pair, which no tokenizer takes.
         """
         if isinstance(inputs, str | dict):
             return self([inputs], tasks)[0]
         items = [text_and_pair(item) for item in inputs]
+        for number, item in enumerate(items, start=1):
+            check_characters(item, number)
         found: list[dict[str, Any]] = []
         for start in range(0, len(items), self.batch_size):
             found += self.answer(items[start : start + self.batch_size], tasks)
@@ -149,6 +152,22 @@ def text_and_pair(item: Any) -> tuple[str, str | None]:
             f'`inputs` must be texts or pairs {{"text": …, "text_pair": …}}, found {item!r}; name the texts so.'
         )
     return item["text"], item.get("text_pair")
+
+
+def check_characters(item: tuple[str, str | None], number: int) -> None:
+    """Check that the texts of an input hold no half of a surrogate pair.
+
+    Raises:
+        ValueError: names the input by its number; without it, the tokenizer refuses the whole batch.
+    """
+    for text in item:
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"`inputs`: input {number}: the text holds {error.object[error.start]!r}, half a surrogate pair and no "
+                "character; write the whole pair, or the character itself"
+            ) from error
 
 
 def readable(logits: torch.Tensor, task: TaskConfig) -> Any:
