@@ -478,5 +478,7 @@ def test_a_pipeline_of_several_tasks_reads_through_adapters(tiny_encoder_dir):
     tasks = {name: {"labels": ["no", "yes"]} for name in ("one", "two")}
     model = CerbertusForMultitask.from_pretrained(tiny_encoder_dir, tasks=tasks, num_task_layers=0)
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder_dir)
-    answers = MultitaskPipeline(add_adapters(model), tokenizer)("good day " * 100)  # of more tokens than it takes
+    answers = MultitaskPipeline(add_adapters(model), tokenizer)(
+        "good day " * 100
+    )  # of more tokens than it takes
     assert set(answers) == {"one", "two"}
