@@ -5,11 +5,15 @@ import zlib
 from tokenize import TokenError
 from zipfile import BadZipFile
 
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
 
-# What `from_pretrained` raises where a checkpoint or a setting is wrong.
-LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
+# What the Hub's client lets through of its HTTP library, which is another from version to version: connections that are
+# cut, time out or break the protocol. The library's base class is that of the client's own error.
+NETWORK_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+
+# What `from_pretrained` raises where a checkpoint or a setting is wrong, or the Hub cannot be reached.
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError, NETWORK_ERROR)
 
 # What numpy raises for a damaged .npz file, whose archive has checksums. RuntimeError: a flag says it is encrypted.
 NPZ_ERRORS = (

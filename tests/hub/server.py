@@ -11,7 +11,9 @@ The server starts in milliseconds and needs no network. It knows:
 - creating, deleting, commits (ndjson), branches, tags, `info`, `refs`, `tree`, `paths-info`, `validate-yaml`;
 - uploads by git-lfs and by Xet (a content store that takes xorbs and shards), downloads by plain HTTP with ETag,
   X-Repo-Commit and Range, large files by a redirect to another host;
-- faults: `hub.fail("commit", status=429, headers={"Retry-After": "1"}, times=2)`, `hub.fail("upload", cut=True)`.
+- faults: `hub.fail("commit", status=429, headers={"Retry-After": "1"}, times=2)`, `hub.fail("upload", cut=True)`,
+  `hub.fail("download", alter=True)`, `hub.fail("resolve", seconds=2)`; `hub.then("resolve", action)` does something
+  between two requests.
 
 What it does not have: downloads by Xet (no `X-Xet-Hash` is sent, so clients take plain HTTP), discussions, data sets
 and spaces, limits of any kind.
@@ -63,7 +65,10 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
     lose_answer: bool = False
+    alter: bool = False
+    seconds: float = 0
     left: int = 1
+    after: int = 0
 
 
 @dataclass
@@ -110,6 +115,7 @@ class Hub:
         self.content_store = ContentStore()
         self.lock = threading.RLock()
         self._faults: list[Fault] = []
+        self._actions: list[tuple[str, Callable[[], Any]]] = []
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -163,24 +169,43 @@ class Hub:
         headers: dict[str, str] | None = None,
         cut: bool = False,
         lose_answer: bool = False,
+        alter: bool = False,
+        seconds: float = 0,
+        after: int = 0,
     ) -> None:
         """Has the next requests to an endpoint fail.
 
         Args:
-            endpoint: a name of `ENDPOINTS`.
+            endpoint: a name of `ENDPOINTS`, or `any`.
             status: what is answered.
             times: how often, before all is well again.
             headers: of the answer, such as Retry-After.
             cut: close the connection half-way through the body of the request, or of the answer if it has none.
             lose_answer: do what was asked, then close the connection without an answer.
+            alter: answer as asked, but for one bit in the middle of the body.
+            seconds: answer as asked, with the second half of the body that much later.
+            after: how many requests go well before.
         """
-        if endpoint not in ENDPOINTS:
+        if endpoint not in (*ENDPOINTS, "any"):
             raise ValueError(f"no endpoint {endpoint!r}; there are {', '.join(ENDPOINTS)}")
-        self._faults.append(Fault(endpoint, status, headers or {}, cut, lose_answer, times))
+        self._faults.append(
+            Fault(endpoint, status, headers or {}, cut, lose_answer, alter, seconds, times, after)
+        )
+
+    def then(self, endpoint: str, action: Callable[[], Any]) -> None:
+        """Does something once, after the next successful request to an endpoint has been answered."""
+        self._actions.append((endpoint, action))
 
     def heal(self) -> None:
-        """Ends all faults."""
+        """Ends all faults, and forgets what was to be done."""
         self._faults.clear()
+        self._actions.clear()
+
+    def _act_after(self, endpoint: str) -> None:
+        with self.lock:
+            for entry in [entry for entry in self._actions if entry[0] == endpoint][:1]:
+                self._actions.remove(entry)
+                entry[1]()
 
     def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
         """The files of a repository by path, without .gitattributes."""
@@ -195,7 +220,10 @@ class Hub:
     def _take_fault(self, endpoint: str) -> Fault | None:
         with self.lock:
             for fault in self._faults:
-                if fault.endpoint == endpoint and fault.left:
+                if fault.endpoint in (endpoint, "any") and fault.left:
+                    if fault.after:
+                        fault.after -= 1
+                        continue
                     fault.left -= 1
                     return fault
         return None
@@ -234,7 +262,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._cut_off(endpoint)
             return
         self.body = self._read()
-        if fault is not None and not fault.cut and not fault.lose_answer:
+        served = fault is None or fault.cut or fault.lose_answer or fault.alter or fault.seconds
+        if fault is not None and not served:
             answer = as_json({"error": f"made to fail with {fault.status}"}, fault.status)
             answer.headers |= fault.headers
         else:
@@ -245,7 +274,17 @@ class _Handler(BaseHTTPRequestHandler):
             )
             return
         self._note(endpoint, answer.status)
-        self.wfile.write(self._head(answer) + (b"" if self.command == "HEAD" else answer.body))
+        body = b"" if self.command == "HEAD" else answer.body
+        half = len(body) // 2
+        if fault is not None and fault.alter and body:
+            body = body[:half] + bytes([body[half] ^ 1]) + body[half + 1 :]
+        self.wfile.write(self._head(answer) + body[:half])
+        if fault is not None and fault.seconds:
+            self.wfile.flush()
+            time.sleep(fault.seconds)
+        self.wfile.write(body[half:])
+        if answer.status < 400:
+            self.hub._act_after(endpoint)
 
     def _answer(self, call: Callable[..., Answer] | None, names: dict[str, str]) -> Answer:
         try:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_layerfusion.ensembling.prediction_files import Array, Rows, cached, rows_hash
@@ -291,8 +290,10 @@ def snapshot(source: str, revision: str | None = None) -> Path:
         raise UserError(f"member {source}: must be a folder or a Hub id, found neither; check the path.")
     try:
         return Path(snapshot_download(source, revision=revision))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise UserError(f"member {source}: is no folder, and no Hub id either: {one_line(error)}") from error
+    except LOADING_ERRORS as error:
+        raise UserError(
+            f"member {source}: is no folder, and cannot be had from the Hub: {type(error).__name__}: {one_line(error)}"
+        ) from error
 
 
 def files_hash(folder: Path) -> str:

@@ -13,7 +13,7 @@ from hf_layerfusion.experiments.arguments import (
     DataCardArguments,
     RunTrainingArguments,
 )
-from hf_layerfusion.experiments.models import resolve_path
+from hf_layerfusion.experiments.models import loading_options, resolve_path
 from hf_layerfusion.experiments.prepare import cleaning_steps, text_columns
 from hf_layerfusion.hub.citations import METHODS
 from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name, hub_id
@@ -94,7 +94,7 @@ def encoder_fields(arguments: CheckpointArguments) -> dict[str, Any]:
     return {
         "encoder": encoder_name(path),
         "base_model": encoder_hub_id(path),
-        "base_model_license": encoder_license(path, arguments.model_revision, arguments.token),
+        "base_model_license": encoder_license(path, loading_options(arguments)["revision"], arguments.token),
     }
 
 

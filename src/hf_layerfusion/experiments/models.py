@@ -1,6 +1,7 @@
 """From arguments to tokenizer and model."""
 
 import dataclasses
+import functools
 import importlib
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import hub
 
 from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule, max_tokens, relabel
 from hf_layerfusion.data.labels import LabelSchema
@@ -89,13 +91,24 @@ def model_settings(arguments: ModelArguments) -> dict[str, Any]:
 
 
 def loading_options(arguments: CheckpointArguments) -> dict[str, Any]:
-    """Keywords of every `from_pretrained` of the run."""
+    """Keywords of every `from_pretrained` of the run. The revision is the commit that the branch or tag stood at when
+    the process first asked, so that every file of the encoder is of one commit, in each trial and with each seed."""
+    path = resolve_path(arguments.model_name_or_path)
     return {
         "cache_dir": arguments.cache_dir,
-        "revision": arguments.model_revision,
+        "revision": _resolved(path, arguments.model_revision, arguments.cache_dir, arguments.token),
         "token": arguments.token,
         "trust_remote_code": arguments.trust_remote_code,
     }
+
+
+@functools.lru_cache
+def _resolved(path: str, revision: str, cache_dir: str | None, token: str | None) -> str:
+    """The revision with the commit that it stands at now; as it is for a folder, and where the Hub does not say it."""
+    resolve = getattr(hub, "resolve_revision", None)  # since transformers 5.23
+    if resolve is None:
+        return revision
+    return resolve(path, revision, cache_dir=cache_dir, token=token) or revision
 
 
 def encoder_dropout(arguments: EncoderArguments) -> dict[str, float]:
@@ -113,7 +126,7 @@ def encoder_dropout(arguments: EncoderArguments) -> dict[str, float]:
     path = resolve_path(arguments.model_name_or_path)
     try:
         config = AutoConfig.from_pretrained(path, **loading_options(arguments)).get_text_config()
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
     found: dict[str, float] = {}
     for name, rate in given.items():
@@ -139,7 +152,7 @@ def load_tokenizer(arguments: CheckpointArguments) -> PreTrainedTokenizerBase:
     name = resolve_path(arguments.tokenizer_name) if arguments.tokenizer_name else model
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"--tokenizer_name {name}: cannot be loaded: {one_line(error)}") from error
     try:
         limit_length(tokenizer, max_tokens(AutoConfig.from_pretrained(model, **options)))

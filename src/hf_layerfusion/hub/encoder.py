@@ -6,8 +6,10 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from hf_layerfusion.errors import NETWORK_ERROR
 
 LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 
@@ -72,6 +74,6 @@ def _readme(name: str, revision: str | None = None, token: str | None = None) ->
     if hub_id(name):
         try:
             path = Path(hf_hub_download(name, "README.md", revision=revision, token=token))
-        except (HfHubHTTPError, LocalEntryNotFoundError):
+        except (OSError, NETWORK_ERROR):  # no card is lost for want of a licence
             return ""
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

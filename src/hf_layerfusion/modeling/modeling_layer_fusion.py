@@ -34,6 +34,7 @@ from .label_rows import AskedLabels, set_aside, take_labels
 from .layer_streaming import install_stream, run_streamed
 from .peft_adapters import find_adapters, from_adapters
 from .pickling import PickledWithoutHooks
+from .revisions import REVISION_OPTIONS, resolve_revision
 from .saved_files import write_manifest
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -92,6 +93,10 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         asked = AskedLabels()
         if source is not None:
             options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+            access = {name: options[name] for name in REVISION_OPTIONS if name in options}
+            revision = resolve_revision(pretrained_model_name_or_path, options.get("revision"), **access)
+            if revision is not None:
+                kwargs["revision"] = options["revision"] = revision
             stored, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **options)
             tasks = getattr(config, "tasks", None) or stored.get("tasks") or ()
             adapter_options = options | (kwargs.pop("adapter_kwargs", None) or {})

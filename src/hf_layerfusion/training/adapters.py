@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import CONFIG_NAME as MODEL_CONFIG_NAME
 
-from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.errors import LOADING_ERRORS, NETWORK_ERROR, UserError, one_line
 from hf_layerfusion.hub.manifest import write_model_manifest
 from hf_layerfusion.training.adapter_settings import check_numbers, check_settings, check_task_names
 from hf_layerfusion.training.adapter_targets import completed, task_names
@@ -170,14 +170,21 @@ def load_adapter_model(
         kwargs: those of `from_pretrained` for the checkpoint below.
 
     Raises:
-        UserError: no adapters there, weights of them missing, or a checkpoint whose vocabulary is another.
+        UserError: no adapters there, or they cannot be downloaded; weights of them missing, or a checkpoint whose
+            vocabulary is another.
     """
     folder = Path(name_or_path)
     if not folder.is_dir():
         patterns = ["*.json", f"*{SAFETENSORS_WEIGHTS_NAME}", "*.py"]
-        folder = Path(
-            snapshot_download(str(name_or_path), revision=revision, token=token, allow_patterns=patterns)
-        )
+        try:
+            folder = Path(
+                snapshot_download(str(name_or_path), revision=revision, token=token, allow_patterns=patterns)
+            )
+        except LOADING_ERRORS as error:
+            raise UserError(
+                f"{name_or_path}: is no folder, and cannot be had from the Hub: {type(error).__name__}: "
+                f"{one_line(error)}"
+            ) from error
     places = adapter_places(folder)
     if not places:
         raise UserError(
@@ -196,9 +203,15 @@ def load_adapter_model(
     config = AutoConfig.from_pretrained(below, trust_remote_code=kwargs.get("trust_remote_code"))
     saved = config.get_text_config().vocab_size
     # The adapters bring the head, which may have another width than that of the checkpoint below.
-    model = AutoModelForSequenceClassification.from_pretrained(
-        first.base_model_name_or_path, config=config, ignore_mismatched_sizes=True, **kwargs
-    )
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            first.base_model_name_or_path, config=config, ignore_mismatched_sizes=True, **kwargs
+        )
+    except (OSError, NETWORK_ERROR) as error:
+        raise UserError(
+            f"{name_or_path}: the checkpoint below, {first.base_model_name_or_path}, cannot be loaded: "
+            f"{type(error).__name__}: {one_line(error)}"
+        ) from error
     found = model.get_input_embeddings().num_embeddings
     if found != saved:
         raise UserError(
