@@ -484,7 +484,7 @@ def test_answers_that_are_not_finite_are_refused_and_not_kept(zoo, tmp_path):
         UserError, match=r"member member: must answer with finite numbers, found .* at row 1;"
     ):
         ensemble(TEXTS)
-    assert not list(tmp_path.glob("cache/*"))
+    assert not list(tmp_path.glob("cache/*.safetensors"))
 
 
 # Mistakes
