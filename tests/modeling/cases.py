@@ -37,6 +37,8 @@ SENTENCE_CASES: dict[str, dict[str, Any]] = {
     f"{pooling}-{tokens}": {"pooling": pooling, "token_pooling": tokens}
     for pooling in SENTENCE_FUSERS
     for tokens in ("cls", "mean", "cls_mean", "last", "last_mean")
+    # Each pooling sees vectors alone: all kinds of them with one pooling are enough.
+    if tokens in ("cls", "mean") or pooling == "concat"
 }
 CASES = {**TOKEN_CASES, **SENTENCE_CASES}
 

@@ -272,9 +272,12 @@ def assert_documented_distribution(model: nn.Module) -> None:
     ours = {name: p for name, p in model.named_parameters() if ".encoder." not in name}
     for name in ours.keys() - checked:
         kind = name.rsplit(".", 1)[-1]
-        assert kind in ("scalars", "scale", "query"), name
-        if kind == "query":
+        assert kind in ("scalars", "scale", "query", "layer_embeddings", "edges"), name
+        if kind in ("query", "layer_embeddings"):
             assert 0.01 < ours[name].std() < 0.03
+        elif kind == "edges":
+            depth = len(ours[name])
+            torch.testing.assert_close(ours[name], torch.eye(depth) + 1 / depth)
         else:
             assert torch.equal(ours[name], torch.full_like(ours[name], float(kind == "scale")))
 

@@ -50,7 +50,7 @@ def test_for_every_family_of_encoders(model_type: str, case: str) -> None:
         assert torch.equal(model(**batch).logits, plain(model, "mean")(**batch).logits)
 
 
-@pytest.mark.parametrize("case", ["share-gru", "concat-mean", "attentive-cls_mean"])
+@pytest.mark.parametrize("case", ["share-gru", "concat-mean", "attentive-cls"])
 def test_the_branch_learns_from_the_first_step(case: str) -> None:
     model = build(case, residual_head=vector_of(case)).train()
     batch = {**inputs(), "labels": torch.tensor([0, 1, 2])}

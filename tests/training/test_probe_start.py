@@ -53,7 +53,7 @@ def test_the_model_answers_as_the_probe_before_the_first_step(
     np.testing.assert_allclose(last.bias.detach().numpy(), probe.bias, atol=1e-2)
 
 
-@pytest.mark.parametrize("case", ["concat-mean", "attentive-cls_mean", "layer_graph-cls"])
+@pytest.mark.parametrize("case", ["concat-cls_mean", "attentive-mean", "layer_graph-cls"])
 def test_layers_are_standardised_by_the_training_texts(tmp_path: Path, case: str) -> None:
     trainer = started(tmp_path, case, init_from_probe=False)
     fuser = trainer.model.model.fuser
