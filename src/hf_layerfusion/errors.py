@@ -2,6 +2,8 @@
 such."""
 
 import zlib
+from collections.abc import Iterable
+from difflib import get_close_matches
 from tokenize import TokenError
 from zipfile import BadZipFile
 
@@ -26,6 +28,12 @@ class UserError(ValueError):
 
     The message is one line. Scripts print it and exit with code 2; library callers catch it as `ValueError`.
     """
+
+
+def nearest(name: object, known: Iterable[str], otherwise: str = "name one of them") -> str:
+    """The way out for a name that is none of `known`: which of them is nearest, or `otherwise` where none is near."""
+    found = get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {found[0]!r}?" if found else otherwise
 
 
 def one_line(error: BaseException) -> str:

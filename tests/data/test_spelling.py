@@ -298,7 +298,7 @@ def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
 
 
 def test_unknown_language() -> None:
-    with pytest.raises(UserError, match=r"language must be one of ar, de, en.*Found 'klingon'"):
+    with pytest.raises(UserError, match=r"language must be one of ar, de, en.*found 'klingon'"):
         SpellingCorrector("klingon")
 
 

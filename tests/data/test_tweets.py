@@ -262,9 +262,11 @@ def test_fingerprint_tells_settings_apart(spelling: SpellingCorrector) -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(UserError, match=r"preprocessing must be one of none, light, paper\. Found 'heavy'"):
+    with pytest.raises(UserError, match=r"preprocessing must be one of none, light, paper, found 'heavy'"):
         TweetPreprocessor("heavy")
-    with pytest.raises(UserError, match=r"must be one of users, .*, spelling\. Found usres"):
+    with pytest.raises(
+        UserError, match=r"must be one of users, .*, spelling, found usres; did you mean 'users'"
+    ):
         TweetPreprocessor(["usres", "links"])
 
 

@@ -78,5 +78,5 @@ def test_a_task_that_shares_nothing_has_no_part_in_it(name):
     ("arguments", "found"), [({"name": "pcgard"}, "pcgard"), ({"name": "sum", "reduction": "max"}, "max")]
 )
 def test_unknown_names(arguments, found):
-    with pytest.raises(UserError, match=f"must be one of .*; found '{found}'"):
+    with pytest.raises(UserError, match=f"must be one of .*, found '{found}'"):
         task_weights(gramian=torch.eye(2), generator=torch.Generator(), **arguments)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import pickle
 from dataclasses import fields
 from pathlib import Path
@@ -82,3 +83,13 @@ def test_the_token_is_not_pickled(tmp_path: Path) -> None:
     again = pickle.loads(pickled)
     assert again.hub_token is None
     assert again.learning_rate == args.learning_rate
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_keeps_the_token(tmp_path: Path, copied: Any) -> None:
+    args = small_arguments(tmp_path, hub_token="hf_SECRET", regularizers={"smart": {"weight": 2.0}})
+    again = copied(args)
+    assert again.hub_token == "hf_SECRET" and again is not args
+    assert again.to_dict() == args.to_dict()
+    assert (again.regularizers is args.regularizers) == (copied is copy.copy)
+    assert b"hf_SECRET" not in pickle.dumps(again)

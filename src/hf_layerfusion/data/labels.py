@@ -18,7 +18,7 @@ from hf_layerfusion.data.label_names import (
     warn_of_like_names,
     with_labels,
 )
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 
 ProblemType: TypeAlias = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -46,7 +46,7 @@ class LabelSchema:
     values: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_problem_type(self.problem_type)
+        check_problem_type(self.problem_type)
         repeated = [name for name in self.names if self.names.count(name) > 1]
         if repeated:
             raise UserError(f"the label name {repeated[0]!r} is given twice; name every class differently")
@@ -83,7 +83,7 @@ class LabelSchema:
             raise UserError(f"{where}: has no labels; name their column")
         labels = raw_labels(train)
         declared = None if declared is None else [name.strip() for name in declared]
-        kind = _problem_type(labels) if problem_type is None else _check_problem_type(problem_type)
+        kind = _problem_type(labels) if problem_type is None else check_problem_type(problem_type)
         if kind == "regression":
             if declared is not None and len(declared) != 1:
                 raise UserError(
@@ -228,11 +228,19 @@ class LabelSchema:
         return with_labels(dataset, [number for (number,) in rows], ClassLabel(names=list(self.names)))
 
 
-def _check_problem_type(problem_type: str) -> ProblemType:
+def check_problem_type(problem_type: str) -> ProblemType:
+    """A problem type by its name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
     for known in get_args(ProblemType):
         if problem_type == known:
             return known
-    raise UserError(f"problem_type must be one of {', '.join(get_args(ProblemType))}, found {problem_type!r}")
+    raise UserError(
+        f"problem_type must be one of {', '.join(get_args(ProblemType))}, found {problem_type!r}; "
+        f"{nearest(problem_type, get_args(ProblemType))}"
+    )
 
 
 def _problem_type(labels: Sequence[Any]) -> ProblemType:

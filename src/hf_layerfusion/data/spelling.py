@@ -21,7 +21,7 @@ from rapidfuzz.process import cdist
 from spellchecker import SpellChecker
 from tqdm.auto import tqdm
 
-from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.errors import UserError, nearest, one_line
 
 MAX_EDITS = 2
 
@@ -161,7 +161,8 @@ def _load(language: str, dictionary: str | None) -> SpellChecker:
         languages = sorted(SpellChecker.languages())
         if language not in languages:
             raise UserError(
-                f"language must be one of {', '.join(languages)}, or give a dictionary. Found {language!r}"
+                f"language must be one of {', '.join(languages)}, or give a dictionary, found {language!r}; "
+                f"{nearest(language, languages)}"
             )
         return SpellChecker(language=language)
     try:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 
 CUTS = ("tail", "head", "middle")
 """The parts that can be cut off; `"tail"` is what tokenizers do by themselves."""
@@ -39,7 +39,7 @@ def encode(
             text.
     """
     if cut not in CUTS:
-        raise UserError(f"cut must be one of {', '.join(CUTS)}, found {cut!r}; name one of them")
+        raise UserError(f"cut must be one of {', '.join(CUTS)}, found {cut!r}; {nearest(cut, CUTS)}")
     if not tokenizer.is_fast:
         raise UserError(
             f"tokenizer must know which token is of which text, found {type(tokenizer).__name__}; use a fast one"

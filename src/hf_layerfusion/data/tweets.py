@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from hf_layerfusion.data.spelling import LINK, USER, SpellingCorrector
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 
 _LINK = re.compile(LINK, re.IGNORECASE)
 _USER = re.compile(USER, re.IGNORECASE)
@@ -111,12 +111,18 @@ class TweetPreprocessor:
     ) -> None:
         if isinstance(steps, str):
             if steps not in PRESETS:
-                raise UserError(f"preprocessing must be one of {', '.join(PRESETS)}. Found {steps!r}")
+                raise UserError(
+                    f"preprocessing must be one of {', '.join(PRESETS)}, found {steps!r}; "
+                    f"{nearest(steps, PRESETS)}"
+                )
             steps = PRESETS[steps]
         unknown = [step for step in steps if step not in STEPS and step != SPELLING]
         if unknown:
             known = ", ".join([*STEPS, SPELLING])
-            raise UserError(f"each step of preprocessing must be one of {known}. Found {', '.join(unknown)}")
+            raise UserError(
+                f"each step of preprocessing must be one of {known}, found {', '.join(unknown)}; "
+                f"{nearest(unknown[0], [*STEPS, SPELLING])}"
+            )
         self.steps = tuple(steps)
         self.spelling = SpellingCorrector() if spelling is None and SPELLING in self.steps else spelling
         self.text_columns = tuple(text_columns)

@@ -24,7 +24,7 @@ from hf_layerfusion.ensembling.trained_texts import (
     text_hashes,
     write_trained_texts,
 )
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.ensemble_card import ensemble_card
 from hf_layerfusion.hub.manifest import write_model_manifest
@@ -160,7 +160,9 @@ class Ensemble:
             UserError: if there is no such task.
         """
         if task not in self.tasks:
-            raise UserError(f"task must be one of {', '.join(self.tasks)}, found {task!r}; name one of them.")
+            raise UserError(
+                f"task must be one of {', '.join(self.tasks)}, found {task!r}; {nearest(task, self.tasks)}"
+            )
         return [seat for seat in self.seats if task in seat.tasks]
 
     def set_combiner(self, task: str, combiner: Combiner) -> None:

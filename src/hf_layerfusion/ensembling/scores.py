@@ -3,7 +3,7 @@
 import numpy as np
 
 from hf_layerfusion.ensembling.combiners import Array, Score
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 
 
 def accuracy(predictions: Array, labels: Array) -> Array:
@@ -65,6 +65,7 @@ def score_of(problem_type: str, metric: str | None = None) -> tuple[str, Score]:
     name = next(iter(scores)) if metric is None else metric
     if name not in scores:
         raise UserError(
-            f"the metric of a {problem_type} must be one of {', '.join(scores)}, found {name!r}; name one of them."
+            f"the metric of a {problem_type} must be one of {', '.join(scores)}, found {name!r}; "
+            f"{nearest(name, scores)}"
         )
     return name, scores[name]

@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_layerfusion.ensembling.combiners import AverageLogits, AverageProbabilities, Combiner, MajorityVote
 from hf_layerfusion.ensembling.fitted import Greedy, GreedyReplacement, Stacked, TaskBased
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 
 COMBINERS: dict[str, type[Combiner]] = {
     "majority_vote": MajorityVote,
@@ -28,7 +28,7 @@ def make_combiner(name: str, **fields: Any) -> Combiner:
     """
     if name not in COMBINERS:
         raise UserError(
-            f"a combiner must be one of {', '.join(COMBINERS)}, found {name!r}; name one of them."
+            f"a combiner must be one of {', '.join(COMBINERS)}, found {name!r}; {nearest(name, COMBINERS)}"
         )
     known = {field.name for field in dataclasses.fields(COMBINERS[name])}  # type: ignore[arg-type]
     unknown = sorted(fields.keys() - known)

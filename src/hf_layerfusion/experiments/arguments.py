@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from hf_layerfusion.data.absa import CONFLICT
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.evaluation.predictions import PREDICTION_FORMATS
 from hf_layerfusion.metric_table import MAIN_METRIC
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
@@ -26,7 +26,7 @@ def check_prediction_format(found: str, known: Sequence[str]) -> None:
     """
     if found not in known:
         raise UserError(
-            f"--prediction_format must be one of {', '.join(known)}, found {found!r}; choose one."
+            f"--prediction_format must be one of {', '.join(known)}, found {found!r}; {nearest(found, known)}"
         )
 
 

@@ -9,12 +9,13 @@ from typing import Any
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_layerfusion.data.tables import take, values
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.evaluation.folds import Fold, stratified_folds, stratified_group_folds
 from hf_layerfusion.experiments.arguments import AbsaDataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.experiments.best_metric import check_metric, with_metric
 from hf_layerfusion.experiments.data_record import DATA, check_record, data_record
-from hf_layerfusion.experiments.models import load_tokenizer
+from hf_layerfusion.experiments.models import check_model, load_tokenizer
+from hf_layerfusion.experiments.optimizer import chosen_optimizer
 from hf_layerfusion.experiments.predict import is_prediction_only
 from hf_layerfusion.experiments.prepare import (
     PreparedData,
@@ -37,12 +38,8 @@ def make_folds(data: PreparedData, arguments: AbsaDataArguments) -> list[Fold]:
     """The folds of the training data by `--fold_split`, drawn by `--split_seed`.
 
     Raises:
-        UserError: an unknown split, no column to group by, or as the functions of `evaluation.folds`.
+        UserError: no column to group by, or as the functions of `evaluation.folds`.
     """
-    if arguments.fold_split not in FOLD_SPLITS:
-        raise UserError(
-            f"--fold_split must be one of {', '.join(FOLD_SPLITS)}, found {arguments.fold_split!r}."
-        )
     number, seed = arguments.folds or 0, arguments.split_seed
     labels = values(data.splits["train"], "label")
     if arguments.fold_split == "stratified":
@@ -59,8 +56,14 @@ def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
     that is cut off by the same grouping.
 
     Raises:
-        UserError: test data, which folds take the place of; or as `load`, `make_folds` and `cut_validation`.
+        UserError: an unknown `--fold_split`; test data, which folds take the place of; or as `load`, `make_folds` and
+            `cut_validation`.
     """
+    if arguments.fold_split not in FOLD_SPLITS:
+        raise UserError(
+            f"--fold_split must be one of {', '.join(FOLD_SPLITS)}, found {arguments.fold_split!r}; "
+            f"{nearest(arguments.fold_split, FOLD_SPLITS)}"
+        )
     data = load(arguments)
     if "test" in data.splits:
         raise UserError(
@@ -120,6 +123,8 @@ def cross_validate(
     with open_run(training_arguments, settings):
         if training_arguments.process_index == 0:
             open_hub(training_arguments, several=True)
+        check_model(model_arguments)
+        chosen_optimizer(training_arguments)
         tokenizer = load_tokenizer(model_arguments)
         with training_arguments.main_process_first(desc="preparing the folds"):
             folds = prepare_folds(data_arguments)

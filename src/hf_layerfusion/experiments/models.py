@@ -3,8 +3,11 @@
 import dataclasses
 import functools
 import importlib
+from contextlib import suppress
 from typing import Any
 
+import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -16,7 +19,7 @@ from transformers.utils import hub
 
 from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule, max_tokens, relabel
 from hf_layerfusion.data.labels import LabelSchema
-from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
+from hf_layerfusion.errors import LOADING_ERRORS, UserError, nearest, one_line
 from hf_layerfusion.experiments.adapters import with_adapters
 from hf_layerfusion.experiments.arguments import (
     AdaptedEncoderArguments,
@@ -72,7 +75,8 @@ def model_settings(arguments: ModelArguments) -> dict[str, Any]:
     """
     if arguments.architecture not in ARCHITECTURES:
         raise UserError(
-            f"--architecture must be one of {', '.join(ARCHITECTURES)}, found {arguments.architecture!r}."
+            f"--architecture must be one of {', '.join(ARCHITECTURES)}, found {arguments.architecture!r}; "
+            f"{nearest(arguments.architecture, ARCHITECTURES)}"
         )
     model_class = ARCHITECTURES[arguments.architecture]
     if arguments.architecture == "plain":
@@ -196,6 +200,34 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
     store_label_values(model.config, schema)
     return with_adapters(model, arguments)
+
+
+def check_model(arguments: ModelArguments) -> None:
+    """Refuses names and numbers that do not fit the encoder, before data are read: the model is built without weights.
+    What needs the checkpoint's weights or the labels is said later, by `load_model`.
+
+    Raises:
+        UserError: a setting that is none of the architecture's, or that does not fit.
+    """
+    settings = model_settings(arguments)
+    encoder_dropout(arguments)
+    model_class = ARCHITECTURES[arguments.architecture]
+    path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
+    if arguments.architecture == "plain":
+        return
+    with suppress(OSError, RuntimeError, NotImplementedError):  # no such checkpoint, or none that is built so
+        try:
+            if is_trained(path, arguments.architecture, options):
+                config = model_class.config_class.from_pretrained(path, **options, **settings)
+            else:
+                encoder = AutoConfig.from_pretrained(path, **options).get_text_config()
+                config = model_class.config_class(encoder_config=encoder.to_dict(), **settings)
+            with torch.device("meta"):
+                model_class(config)
+        except (ValueError, StrictDataclassError) as error:
+            raise UserError(
+                f"--architecture {arguments.architecture} on {arguments.model_name_or_path}: {one_line(error)}"
+            ) from error
 
 
 def is_trained(path: str, architecture: str, options: dict[str, Any]) -> bool:

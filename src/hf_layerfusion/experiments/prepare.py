@@ -12,16 +12,19 @@ from transformers import PreTrainedTokenizerBase
 from hf_layerfusion.data.absa import count_absent_aspects
 from hf_layerfusion.data.files import read_competition, read_examples, read_hub
 from hf_layerfusion.data.label_names import raw_labels, same_name, without_label
-from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.data.labels import LabelSchema, check_problem_type
 from hf_layerfusion.data.spelling import SpellingCorrector
 from hf_layerfusion.data.splits import limit, remove_duplicates, split_train_validation, text_overlap
 from hf_layerfusion.data.tables import row_number, to_table, values
 from hf_layerfusion.data.tweets import PRESETS, SPELLING, TweetPreprocessor, empty_rows
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.experiments.arguments import DataArguments
 
 # Which texts `--remove_duplicates` compares.
 DUPLICATES_IN = ("train", "all")
+
+KEPT_WHOLE = {"longest_first": None, "only_first": 1, "only_second": 0}
+"""By `--truncation`, the place of the text of a pair that is not cut."""
 
 
 @dataclass
@@ -109,6 +112,21 @@ def cleaning_steps(arguments: DataArguments) -> tuple[str, ...]:
     return tuple(arguments.preprocessing_steps or ()) or PRESETS.get(arguments.preprocessing, ())
 
 
+def check_names(arguments: DataArguments) -> None:
+    """Refuses names that are in no table, before data are read.
+
+    Raises:
+        UserError: an unknown `--truncation` or `--problem_type`.
+    """
+    if arguments.problem_type is not None:
+        check_problem_type(arguments.problem_type)
+    if arguments.truncation not in KEPT_WHOLE:
+        raise UserError(
+            f"--truncation must be one of {', '.join(KEPT_WHOLE)}, found {arguments.truncation!r}; "
+            f"{nearest(arguments.truncation, KEPT_WHOLE)}"
+        )
+
+
 def read_file(arguments: DataArguments, split: str) -> Dataset:
     """Reads the file that the arguments name for `split`; labels stay raw.
 
@@ -173,12 +191,15 @@ def load(arguments: DataArguments, schema: LabelSchema | None = None) -> Prepare
     columns = text_columns(arguments)
     if arguments.duplicates_in not in DUPLICATES_IN:
         raise UserError(
-            f"--duplicates_in must be one of {', '.join(DUPLICATES_IN)}, found {arguments.duplicates_in!r}."
+            f"--duplicates_in must be one of {', '.join(DUPLICATES_IN)}, found {arguments.duplicates_in!r}; "
+            f"{nearest(arguments.duplicates_in, DUPLICATES_IN)}"
         )
     if arguments.group_column not in (None, *columns):
         raise UserError(
             f"--group_column must be a text column ({', '.join(columns)}), found {arguments.group_column!r}; name one."
         )
+    check_names(arguments)
+    cleaner = make_cleaner(arguments)
     splits = read_splits(arguments) if schema is None else {"test": read_file(arguments, "test")}
     seed = arguments.split_seed
     if arguments.max_train_samples is not None and "train" in splits:
@@ -209,7 +230,6 @@ def load(arguments: DataArguments, schema: LabelSchema | None = None) -> Prepare
             notes.append(
                 f"{name}: {len(split) - len(splits[name]):,} repeated texts removed, before cleaning"
             )
-    cleaner = make_cleaner(arguments)
     for name, split in splits.items():
         splits[name], emptied = clean(split, cleaner, name)
         if emptied:
@@ -353,10 +373,7 @@ def _longest(inputs: Dataset) -> int:
 
 def _check_room(data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: DataArguments) -> None:
     """Checks that the text of a pair that must not be cut leaves room for the one that may be."""
-    kept = {"longest_first": None, "only_first": 1, "only_second": 0}
-    if arguments.truncation not in kept:
-        raise UserError(f"--truncation must be one of {', '.join(kept)}, found {arguments.truncation!r}.")
-    position = kept[arguments.truncation]
+    position = KEPT_WHOLE[arguments.truncation]
     if position is None or len(data.text_columns) == 1:
         return
     column = data.text_columns[position]

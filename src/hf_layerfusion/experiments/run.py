@@ -39,7 +39,7 @@ from hf_layerfusion.experiments.layer_states import (
     plot_states,
 )
 from hf_layerfusion.experiments.layers import LAYERS_TITLE, layers_section, measure_layers
-from hf_layerfusion.experiments.models import load_model, load_tokenizer
+from hf_layerfusion.experiments.models import check_model, load_model, load_tokenizer
 from hf_layerfusion.experiments.optimizer import chosen_optimizer
 from hf_layerfusion.experiments.predict import is_prediction_only, predict_only
 from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
@@ -264,6 +264,8 @@ def classify(
     with open_run(training_arguments, settings):
         if training_arguments.process_index == 0 and not training_arguments.dry_run:
             open_hub(training_arguments, several=len(training_arguments.seeds or ()) > 1)
+        check_model(model_arguments)
+        chosen_optimizer(training_arguments)
         tokenizer = load_tokenizer(model_arguments)
         with training_arguments.main_process_first(desc="preparing the texts"):
             data = prepare(data_arguments)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.losses.bregman import Bregman
 from hf_layerfusion.losses.freelb import FreeLB
 from hf_layerfusion.losses.rdrop import RDrop
@@ -27,7 +27,7 @@ def make_regularizers(settings: dict[str, dict[str, Any]]) -> dict[str, Regulari
     for name, options in settings.items():
         if name not in REGULARIZERS:
             raise UserError(
-                f"regularizers must be of {', '.join(REGULARIZERS)}, found {name!r}; correct the name"
+                f"regularizers must be of {', '.join(REGULARIZERS)}, found {name!r}; {nearest(name, REGULARIZERS)}"
             )
         try:
             made[name] = REGULARIZERS[name](**options)

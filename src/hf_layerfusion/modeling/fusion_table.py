@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .choices import unknown_name
 from .fusion_base import LayerFuser
 from .fusion_depth import DepthFuser
 from .fusion_grouped import GroupedFuser, consecutive_groups
@@ -62,5 +63,5 @@ def build_token_fuser(config: "GRUFusionConfig") -> LayerFuser:
         ValueError: if there is no such fuser.
     """
     if config.fusion not in TOKEN_FUSERS:
-        raise ValueError(f"`fusion` must be one of {sorted(TOKEN_FUSERS)}, found {config.fusion!r}.")
+        raise unknown_name("fusion", config.fusion, TOKEN_FUSERS)
     return TOKEN_FUSERS[config.fusion](config)

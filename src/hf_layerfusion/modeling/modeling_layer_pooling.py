@@ -6,6 +6,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
+from .choices import unknown_name
 from .configuration_layer_pooling import LayerPoolingConfig
 from .fusion_base import LayerFuser
 from .fusion_pooling import SENTENCE_FUSERS
@@ -27,7 +28,7 @@ class LayerPoolingModel(LayerFusionModel):
     @staticmethod
     def build_fuser(config: LayerPoolingConfig) -> LayerFuser:
         if config.pooling not in SENTENCE_FUSERS:
-            raise ValueError(f"`pooling` must be one of {sorted(SENTENCE_FUSERS)}, found {config.pooling!r}.")
+            raise unknown_name("pooling", config.pooling, SENTENCE_FUSERS)
         fuser = SENTENCE_FUSERS[config.pooling]
         return fuser(config.num_hidden_layers, config.hidden_size, config.token_pooling or "cls")
 

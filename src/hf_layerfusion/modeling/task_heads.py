@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
+from .choices import unknown_name
 from .configuration_gru_fusion import GRUFusionConfig
 from .configuration_layer_pooling import LayerPoolingConfig
 from .encoders import refuse_first_token
@@ -33,7 +34,7 @@ def row(table: Mapping[str, Any], field: str, name: str) -> Any:
         ValueError: if there is none; `field` says where the name stood.
     """
     if name not in table:
-        raise ValueError(f"`{field}` must be of {sorted(table)}, found {name!r}; choose one of them.")
+        raise unknown_name(field, name, table)
     return table[name]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.errors import UserError, nearest, one_line
 from hf_layerfusion.surgery.pcgrad import pcgrad
 
 Aggregator = Callable[[Tensor, Generator], Tensor]
@@ -64,9 +64,11 @@ def task_weights(name: str, gramian: Tensor, generator: Generator, reduction: st
         UserError: an unknown name or reduction; a rule that is not installed.
     """
     if name not in AGGREGATORS:
-        raise UserError(f"the aggregator must be one of {', '.join(AGGREGATORS)}; found '{name}'")
+        raise UserError(
+            f"the aggregator must be one of {', '.join(AGGREGATORS)}, found '{name}'; {nearest(name, AGGREGATORS)}"
+        )
     if reduction not in REDUCTIONS:
-        raise UserError(f"the reduction must be one of {', '.join(REDUCTIONS)}; found '{reduction}'")
+        raise UserError(f"the reduction must be one of {', '.join(REDUCTIONS)}, found '{reduction}'")
     # With weights of 1, a gradient that is not finite reaches those who look for it: the scaler of fp16, the Trainer.
     weights = summed(gramian, generator)
     # A task without a gradient on what is shared has no part in it. MGDA would take that gradient of zero for all.

@@ -1,5 +1,6 @@
 """The options of a run: those of `transformers.TrainingArguments`, and ours."""
 
+import copy
 import math
 import os
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.losses.table import make_regularizers
 from hf_layerfusion.metric_table import greater_is_better, known_direction
 from hf_layerfusion.surgery.table import AGGREGATORS, task_weights
@@ -323,7 +324,8 @@ class LayerFusionTrainingArguments(TrainingArguments):
             return
         if self.gradient_surgery not in AGGREGATORS:
             raise UserError(
-                f"gradient_surgery must be one of {', '.join(AGGREGATORS)}, found {self.gradient_surgery!r}; name one"
+                f"gradient_surgery must be one of {', '.join(AGGREGATORS)}, found {self.gradient_surgery!r}; "
+                f"{nearest(self.gradient_surgery, AGGREGATORS)}"
             )
         # Refuses a rule whose package is not installed, rather than in the first step.
         task_weights(self.gradient_surgery, torch.eye(2, dtype=torch.float64), torch.Generator())
@@ -342,7 +344,8 @@ class LayerFusionTrainingArguments(TrainingArguments):
     def _check_tasks(self) -> None:
         if self.task_mixing not in TASK_MIXINGS:
             raise UserError(
-                f"task_mixing must be one of {', '.join(TASK_MIXINGS)}, found {self.task_mixing!r}; name one of them"
+                f"task_mixing must be one of {', '.join(TASK_MIXINGS)}, found {self.task_mixing!r}; "
+                f"{nearest(self.task_mixing, TASK_MIXINGS)}"
             )
         if not 0 < self.task_temperature < float("inf"):
             raise UserError(
@@ -372,3 +375,16 @@ class LayerFusionTrainingArguments(TrainingArguments):
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled, and so what `training_args.bin` holds: everything but the Hub's token."""
         return self.__dict__ | {"hub_token": None}
+
+    # Copies keep the token, where copy would go by what is pickled.
+
+    def __copy__(self) -> "LayerFusionTrainingArguments":
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LayerFusionTrainingArguments":
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.losses.simcse import simcse_loss
 from hf_layerfusion.training.class_balance import IGNORED
 from hf_layerfusion.training.collating import Batch, PaddingCollator
@@ -169,7 +169,10 @@ class SimCSE(Objective):
 
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
-            raise UserError(f"pooling must be one of {', '.join(POOLINGS)}, found {self.pooling!r}; name one")
+            raise UserError(
+                f"pooling must be one of {', '.join(POOLINGS)}, found {self.pooling!r}; "
+                f"{nearest(self.pooling, POOLINGS)}"
+            )
         if not 0 < self.temperature < float("inf"):
             raise UserError(
                 f"temperature must be a finite number above 0, found {self.temperature}; SimCSE's is 0.05"
@@ -215,7 +218,9 @@ def make_objective(asked: str | dict[str, Any] | None) -> Objective:
         )
     ((name, settings),) = named.items()
     if name not in OBJECTIVES:
-        raise UserError(f"objective must be one of {', '.join(OBJECTIVES)}, found {name!r}; correct the name")
+        raise UserError(
+            f"objective must be one of {', '.join(OBJECTIVES)}, found {name!r}; {nearest(name, OBJECTIVES)}"
+        )
     try:
         return OBJECTIVES[name](**settings)
     except TypeError as error:

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.experiments.tables.table import Table, table_names
 
 BEST_OF_EACH_TASK = "of_each_task"
@@ -60,7 +60,10 @@ class EnsembleTable:
             UserError: if there is none of that name.
         """
         if name not in ensemble_table_names():
-            raise UserError(f"--table must be one of {', '.join(ensemble_table_names())}, found {name!r}.")
+            raise UserError(
+                f"--table must be one of {', '.join(ensemble_table_names())}, found {name!r}; "
+                f"{nearest(name, ensemble_table_names())}"
+            )
         content: dict[str, Any] = json.loads((_folder() / f"{name}.json").read_text("utf-8"))
         declared = _declared(content["group"], content.get("seeds"))
         rows: dict[str, Combination] = {}

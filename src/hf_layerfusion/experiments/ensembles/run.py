@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_layerfusion.data.fingerprints import RowHash, file_fingerprint
 from hf_layerfusion.ensembling.ensemble import Ensemble
+from hf_layerfusion.ensembling.table import make_combiner
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.data_record import DATA, DataRecord, check_record
 from hf_layerfusion.experiments.ensembles.arguments import EnsembleArguments, EnsembleDataArguments
@@ -51,6 +52,8 @@ def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArgu
         push_outputs(folder, arguments)
         return read_results(folder)
     check_new(folder, "--output_dir")
+    for name in [*(arguments.combiners or ()), *([arguments.combiner] if arguments.combiner else ())]:
+        make_combiner(name)  # before members are loaded
     cache = Path(arguments.prediction_cache or folder.parent / "prediction_cache")
     with new_folder(folder, "--output_dir") as partial:
         ensemble = open_ensemble(arguments, cache)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,14 +16,14 @@ from transformers import PreTrainedTokenizerBase
 from hf_layerfusion import TaskConfig
 from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.tables import row_number, values
-from hf_layerfusion.data.truncation import encode
-from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.data.truncation import CUTS, encode
+from hf_layerfusion.errors import UserError, nearest, one_line
 from hf_layerfusion.evaluation.predictions import COURSE_COLUMNS
 from hf_layerfusion.experiments.arguments import PairDataArguments
 from hf_layerfusion.experiments.multitask.arguments import MultitaskDataArguments
 from hf_layerfusion.experiments.prepare import PreparedData, encode_splits, prepare
 from hf_layerfusion.hub.paths import inside, is_plain_name
-from hf_layerfusion.metric_table import choosing_metrics
+from hf_layerfusion.metric_table import PROBLEM_METRICS, choosing_metrics
 from hf_layerfusion.training.task_data import SWAPPED
 
 PREDICT = "predict"
@@ -147,7 +147,8 @@ def make_tasks(
         course_name = entry.get("course_name")
         if course_name not in (None, *COURSE_COLUMNS):
             raise UserError(
-                f"task '{name}': course_name must be one of {', '.join(COURSE_COLUMNS)}, found {course_name!r}."
+                f"task '{name}': course_name must be one of {', '.join(COURSE_COLUMNS)}, found {course_name!r}; "
+                f"{nearest(course_name, COURSE_COLUMNS)}"
             )
         if course_name is not None and course_name in {task.course_name for task in tasks.values()}:
             raise UserError(
@@ -224,6 +225,32 @@ def prepare_task(task: Task) -> tuple[Task, PreparedData]:
     return replace(task, settings=settings), data
 
 
+def check_names(tasks: Mapping[str, Task], arguments: MultitaskDataArguments) -> None:
+    """Refuses names that are in no table, before data are read.
+
+    Raises:
+        UserError: an unknown `--pair_order`, `--cut` or `--train_tasks`; a metric that no task has.
+    """
+    named: list[tuple[str, str, Iterable[str]]] = [
+        ("--pair_order", arguments.pair_order, PAIR_ORDERS),
+        ("--cut", arguments.cut, CUTS),
+        *(("--train_tasks", name, tasks) for name in arguments.train_tasks or ()),
+    ]
+    for task in tasks.values():
+        problem_type = task.settings.get("problem_type")
+        metrics = [
+            name
+            for kind in ([problem_type] if problem_type in PROBLEM_METRICS else PROBLEM_METRICS)
+            for name in choosing_metrics(kind)
+        ]
+        named += [(f"task '{task.name}': metric", task.settings.get("metric") or metrics[0], metrics)]
+    for what, name, known in named:
+        if name not in known:
+            raise UserError(
+                f"{what} must be one of {', '.join(dict.fromkeys(known))}, found {name!r}; {nearest(name, known)}"
+            )
+
+
 def tokenize_task(
     task: Task, data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: MultitaskDataArguments
 ) -> dict[str, Dataset]:
@@ -231,12 +258,8 @@ def tokenize_task(
     trained in random order has further columns `swapped_…`.
 
     Raises:
-        UserError: an unknown `--pair_order`; as `data.truncation.encode` and `encode_splits`.
+        UserError: as `data.truncation.encode` and `encode_splits`.
     """
-    if arguments.pair_order not in PAIR_ORDERS:
-        raise UserError(
-            f"--pair_order must be one of {', '.join(PAIR_ORDERS)}, found {arguments.pair_order!r}."
-        )
     columns, is_siamese = data.text_columns, task.settings.get("pair_encoding") == "siamese"
     cut = functools.partial(encode, tokenizer, max_length=arguments.max_seq_length, cut=arguments.cut)
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedTokenizerBase, set_seed
@@ -30,7 +32,14 @@ from hf_layerfusion.experiments.multitask.arguments import (
     MultitaskModelArguments,
     MultitaskTrainingArguments,
 )
-from hf_layerfusion.experiments.multitask.tasks import PREDICT, Task, make_tasks, prepare_task, tokenize_task
+from hf_layerfusion.experiments.multitask.tasks import (
+    PREDICT,
+    Task,
+    check_names,
+    make_tasks,
+    prepare_task,
+    tokenize_task,
+)
 from hf_layerfusion.experiments.optimizer import chosen_optimizer
 from hf_layerfusion.experiments.prepare import PreparedData
 from hf_layerfusion.experiments.report import split_metrics
@@ -102,11 +111,14 @@ def prepare_multitask(
         arguments: what holds for all tasks.
 
     Raises:
-        UserError: as `make_tasks`, `prepare_task` and `tokenize_task`.
+        UserError: as `make_tasks`, `check_names`, `check_multitask_model`, `prepare_task` and `tokenize_task`.
     """
+    declared = make_tasks(entries, folder, arguments)
+    check_names(declared, arguments)
+    check_multitask_model(model_arguments, declared)
     tokenizer = load_tokenizer(model_arguments)
     tasks, prepared, encoded = {}, {}, {}
-    for name, task in make_tasks(entries, folder, arguments).items():
+    for name, task in declared.items():
         tasks[name], prepared[name] = prepare_task(task)
         encoded[name] = tokenize_task(tasks[name], prepared[name], tokenizer, arguments)
         for note in prepared[name].notes:
@@ -124,6 +136,38 @@ def tasks_record(data: MultitaskData) -> tuple[DataRecord, dict[str, str | None]
         files |= {f"{name} {split}": getattr(task.data, f"{split}_file", None) for split in prepared.splits}
         files[f"{name} {PREDICT}"] = task.predict_file
     return record, files
+
+
+def check_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, Task]) -> None:
+    """Refuses names and numbers that do not fit the encoder, before data are read: the model is built without weights,
+    with classes in the place of those that the data will have.
+
+    Raises:
+        UserError: a setting that is none of a task's, or that does not fit.
+    """
+    encoder_dropout(arguments)
+    path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
+    with suppress(OSError, RuntimeError, NotImplementedError):  # no such checkpoint, or none that is built so
+        try:
+            encoder = AutoConfig.from_pretrained(path, **options).get_text_config()
+            config = CerbertusConfig(
+                encoder_config=encoder.to_dict(),
+                tasks={name: _with_some_labels(task) for name, task in tasks.items()},
+                encoders=arguments.encoders,
+                num_task_layers=arguments.num_task_layers,
+            )
+            with torch.device("meta"):
+                CerbertusForMultitask(config)
+        except (ValueError, StrictDataclassError) as error:
+            raise UserError(f"--tasks_file on {arguments.model_name_or_path}: {one_line(error)}") from error
+
+
+def _with_some_labels(task: Task) -> dict[str, Any]:
+    settings = task.settings_of("single_label_classification")
+    if settings["problem_type"] == "regression" or "labels" in settings:
+        return settings
+    number = 2 if settings.get("loss") == "binary_cross_entropy" else 3
+    return settings | {"labels": [str(label) for label in range(number)]}
 
 
 def load_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, Task]) -> Any:
@@ -160,14 +204,9 @@ def make_multitask_trainer(
     """The model of a run, its new weights drawn by the run's seed, in its Trainer. Writes nothing.
 
     Raises:
-        UserError: an unknown task in `--train_tasks`; as `load_multitask_model`.
+        UserError: as `load_multitask_model`.
     """
     train_tasks = data_arguments.train_tasks or list(data.tasks)
-    unknown = sorted(set(train_tasks) - set(data.tasks))
-    if unknown:
-        raise UserError(
-            f"--train_tasks must be of {', '.join(data.tasks)}, found {unknown[0]!r}; correct the name."
-        )
     set_seed(training_arguments.seed)
     training_arguments.task_metrics = {
         name: str(task.settings["metric"]) for name, task in data.tasks.items()

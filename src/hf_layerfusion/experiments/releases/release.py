@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.experiments.tables.table import Run, Table
 
 
@@ -70,7 +70,9 @@ def choose(releases: Mapping[str, Release], names: list[str] | None) -> list[Rel
     """
     for name in names or ():
         if name not in releases:
-            raise UserError(f"--releases must be of {', '.join(releases)}, found {name!r}; name one of them.")
+            raise UserError(
+                f"--releases must be of {', '.join(releases)}, found {name!r}; {nearest(name, releases)}"
+            )
     return [releases[name] for name in names or releases]
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKENDS
 from transformers.trainer_utils import BestRun, HPSearchBackend, IntervalStrategy
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.evaluation.search_plots import Trial
 from hf_layerfusion.experiments.arguments import RunTrainingArguments
 from hf_layerfusion.experiments.run_folder import SETTINGS_FILE, Experiment
@@ -79,7 +79,10 @@ def check_search(arguments: RunTrainingArguments) -> None:
             )
         return
     if arguments.hp_search not in backends:
-        raise UserError(f"--hp_search must be one of {', '.join(backends)}, found {arguments.hp_search!r}.")
+        raise UserError(
+            f"--hp_search must be one of {', '.join(backends)}, found {arguments.hp_search!r}; "
+            f"{nearest(arguments.hp_search, backends)}"
+        )
     backend = ALL_HYPERPARAMETER_SEARCH_BACKENDS[HPSearchBackend(arguments.hp_search)]()
     if not backend.is_available():
         raise UserError(
@@ -89,7 +92,10 @@ def check_search(arguments: RunTrainingArguments) -> None:
     if arguments.hp_trials < 1:
         raise UserError(f"--hp_trials must be 1 or more, found {arguments.hp_trials}.")
     if arguments.hp_sampler not in SAMPLERS:
-        raise UserError(f"--hp_sampler must be one of {', '.join(SAMPLERS)}, found {arguments.hp_sampler!r}.")
+        raise UserError(
+            f"--hp_sampler must be one of {', '.join(SAMPLERS)}, found {arguments.hp_sampler!r}; "
+            f"{nearest(arguments.hp_sampler, SAMPLERS)}"
+        )
     if arguments.hp_search != "optuna" and arguments.hp_prune:
         raise UserError(f"--hp_prune is Optuna's, found --hp_search {arguments.hp_search}; leave it out.")
     if arguments.world_size > 1:

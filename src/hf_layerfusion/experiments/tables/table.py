@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ class Table:
             UserError: if there is none of that name.
         """
         if name not in table_names():
-            raise UserError(f"--table must be one of {', '.join(table_names())}, found {name!r}.")
+            raise UserError(
+                f"--table must be one of {', '.join(table_names())}, found {name!r}; {nearest(name, table_names())}"
+            )
         content = _read(f"{name}.json")
         if "extends" in content:
             content = {**_read(content.pop("extends")), **content}
