@@ -117,6 +117,9 @@ def page(found: dict[str, dict[str, Result]], skipped: dict[str, str]) -> str:
     explained = {
         "padding on the left": "Padding on the left changes the answers, as positions count from there. Pad on the "
         "right, as the tokenizers of these do",
+        "padding on the right": "How far a text is padded changes the answers; the model warns of it. Pad all texts to "
+        "one length",
+        "all tasks at once": "Tasks in one pass are padded to one length, which changes the answers as above",
         "gradients": "Some weights of the encoder take no part, such as those of a pooler that its class always has; "
         "DistributedDataParallel then needs `find_unused_parameters`",
     }

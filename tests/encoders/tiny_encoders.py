@@ -13,6 +13,7 @@ from transformers import AutoModel, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING, MODEL_MAPPING_NAMES
 
+LARGEST = 5_000_000
 DEPTH, WIDTH, HEADS, VOCABULARY = 4, 32, 4, 100
 
 OTHER_INPUTS = {"pixel_values", "pixel_values_videos", "input_features", "input_values"}
@@ -30,6 +31,7 @@ SMALL: dict[str, Any] = {
         (1, "num_experts_per_tok moe_top_k moe_k num_shared_experts n_shared_experts n_group topk_group"),
         (16, "moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size sliding_window"),
         (16, "q_lora_rank kv_lora_rank index_head_dim index_topk qk_nope_head_dim v_head_dim"),
+        (8, "mamba_chunk_size chunk_size mamba_d_state state_size ssm_state_size"),
         (8, "head_dim kv_channels attention_head_dim d_kv qk_rope_head_dim rotary_dim"),
         (0.0, "hidden_dropout_prob attention_probs_dropout_prob hidden_dropout attention_dropout dropout"),
         (0.0, "activation_dropout resid_pdrop embd_pdrop attn_pdrop embedding_dropout mlp_dropout"),
@@ -44,6 +46,8 @@ SMALL: dict[str, Any] = {
 
 # What the fields above do not make small or sound.
 OWN: dict[str, dict[str, Any]] = {
+    "xmod": {"default_language": "en_XX"},
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 16},
     "funnel": {"block_sizes": [2, 2], "num_decoder_layers": 2, "d_head": 8},
     "lilt": {"channel_shrink_ratio": 2, "hidden_size": 48},
@@ -88,6 +92,17 @@ def skipped_types() -> dict[str, str]:
         for name in sorted(MODEL_MAPPING_NAMES)
         if (taken := inputs_of(name)) and "input_ids" in taken and OTHER_INPUTS & taken
     }
+
+
+def why_not_built(name: str) -> str | None:
+    """Why there is no small encoder of an architecture, or `None` where there is one."""
+    try:
+        with torch.device("meta"):
+            encoder = AutoModel.from_config(tiny_encoder_config(name))
+    except Exception:
+        return "Wants settings that are not known here"
+    size = sum(parameter.numel() for parameter in encoder.parameters())
+    return "Stays large with the settings that are known here" if size > LARGEST else None
 
 
 def inputs_of(name: str) -> set[str] | None:

@@ -13,6 +13,9 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_MAPPING,
 )
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # Architectures that are trained to write texts and yet see each text as a whole.
 _BIDIRECTIONAL = ("bert-generation", "cpmant", "xlnet")
@@ -54,6 +57,8 @@ def encoder_module(config: PreTrainedConfig) -> Any:
     return sys.modules[getattr(encoder_class(config), "__module__", __name__)]
 
 
+_OTHER_INPUTS = {"pixel_values", "pixel_values_videos", "input_features", "input_values"}
+
 _UNFIT = {
     "bros": ("needs the place of each word on its page", "use BERT, of which it is made"),
     "canine": (
@@ -63,6 +68,15 @@ _UNFIT = {
     "cpmant": ("puts out states of prompts beside those of the text", "use another decoder such as Qwen3"),
     "deepseek_v4": ("puts out several states of each token", "use another decoder such as Qwen3"),
     "dpr": ("puts out a vector of the text alone", "use BERT, of which it is made"),
+    "falcon_h1": (
+        "comes back from a file without the scales of its states",
+        "use another decoder such as Qwen3",
+    ),
+    "fnet": ("takes no attention mask, so that it reads padding as text", "use BERT"),
+    "mra": (
+        "looks at single blocks of a text, and on the CPU at none beside a token's own",
+        "use Longformer or BigBird",
+    ),
     "reformer": ("puts out the states of two residual streams", "use Longformer or BigBird for long texts"),
 }
 """Encoders that cannot be inside a model, why, and what to use."""
@@ -80,14 +94,19 @@ def refuse_unfit(config: PreTrainedConfig) -> None:
             f"`encoder_config` must describe an encoder that puts out its tokens' states, found '{config.model_type}', "
             f"which {reason}; {way_out}."
         )
+    if config.model_type == "xmod" and config.default_language is None:
+        raise ValueError(
+            "`encoder_config.default_language` must be given for 'xmod', which has layers for each language, found "
+            'None; use from_pretrained(…, encoder_config={"default_language": "en_XX"}).'
+        )
     model_class = encoder_class(config)
     if model_class is None:
         return
     known = inspect.signature(model_class.forward).parameters
-    if "input_ids" not in known:
+    if "input_ids" not in known or (_OTHER_INPUTS & known.keys() and config.model_type != "layoutlmv3"):
         raise ValueError(
             f"`encoder_config` must describe an encoder of texts, found '{config.model_type}', which reads "
-            "something else; use an encoder such as BERT, RoBERTa, DeBERTa-v2 or ModernBERT."
+            "something else or more; use an encoder such as BERT, RoBERTa, DeBERTa-v2 or ModernBERT."
         )
 
 
@@ -114,12 +133,35 @@ def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
     return {"add_pooling_layer": False}
 
 
+_SEES_PADDING = {
+    "convbert": "its convolutions run over padding",
+    "yoso": "it draws its attention by chance",
+    "nystromformer": "its landmarks and convolutions run over padding",
+}
+"""Encoders whose answers depend on how far a text is padded, and why."""
+
+
+def sees_padding(config: PreTrainedConfig) -> bool:
+    """Whether what an encoder says of a text depends on how far the text is padded."""
+    return config.get_text_config().model_type in _SEES_PADDING
+
+
+def warn_of_padding(config: PreTrainedConfig) -> None:
+    """Warns, once, where `sees_padding`."""
+    if sees_padding(config):
+        logger.warning_once(
+            f"What '{config.model_type}' says of a text depends on how far it is padded, as "
+            f"{_SEES_PADDING[config.model_type]}: pad all texts to one length, in training and after."
+        )
+
+
 def adopt_encoder_config(config: Any, encoder: PreTrainedModel) -> None:
     """Makes the encoder's own configuration part of the model's: one object for both and for every layer, as a copy
     would not know which attention the encoder uses. `config` then says so too. Keys and values of attention, which are
     of use in writing texts, are not kept."""
     if hasattr(encoder.config, "use_cache"):
         encoder.config.use_cache = False
+    warn_of_padding(encoder.config)
     config.encoder_config = encoder.config
     config._attn_implementation = encoder.config._attn_implementation
 
