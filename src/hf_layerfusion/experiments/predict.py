@@ -23,7 +23,7 @@ from hf_layerfusion.experiments.run_folder import (
     run_settings,
     staged_outputs,
 )
-from hf_layerfusion.storage import read_json, write_json
+from hf_layerfusion.storage import read_json, writable, write_json
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)
@@ -162,9 +162,13 @@ def predict_only(
         results = {f"test_{name}": value for name, value in metrics.items()}
         if training_arguments.process_index == 0:
             logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-            with staged_outputs(Path(str(training_arguments.output_dir))) as folder:
+            place = Path(str(training_arguments.output_dir))
+            with writable(f"--output_dir {place}"):
+                write_json(
+                    place / SETTINGS_FILE, settings
+                )  # first: by it the folder is known to be this run's
+            with staged_outputs(place) as folder:
                 write_answers(folder, data, "test", logits, output.label_ids, data_arguments)
-                write_json(folder / SETTINGS_FILE, settings)
                 write_json(folder / RESULTS_FILE, results)
         trainer.accelerator.wait_for_everyone()
         return results
