@@ -20,6 +20,7 @@ from hf_layerfusion import (
     relabel,
 )
 from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import ModelArguments
 from hf_layerfusion.experiments.models import load_model
 from tests.tiny import MODEL_TYPES, tiny_config
@@ -351,3 +352,17 @@ def test_both_heads_of_a_model_with_a_residual_head(tiny_encoder_dir: str, tmp_p
     found = BertForGRUFusionClassification.from_pretrained(tmp_path, id2label=by_number(names))
     assert_rows_follow(logits_by_name(model), logits_by_name(found), names)
     assert not found.classifier.out_proj.weight[1].any()  # the branch adds nothing to the new label yet
+
+
+def test_an_encoder_of_another_size_below_adapters_is_refused(tiny_encoder_dir: str, tmp_path: Path) -> None:
+    arguments = ModelArguments(tiny_encoder_dir, architecture="plain")
+    load_model(arguments, LabelSchema(SINGLE, tuple(NAMES))).save_pretrained(tmp_path / "below")
+    later = ModelArguments(str(tmp_path / "below"), architecture="plain", use_lora=True)
+    load_model(later, LabelSchema(SINGLE, tuple(NAMES))).save_pretrained(str(tmp_path / "adapter"))
+    other = AutoModelForSequenceClassification.from_pretrained(tmp_path / "below")
+    other.resize_token_embeddings(other.config.vocab_size + 3)
+    other.save_pretrained(tmp_path / "below")
+    with pytest.raises(
+        UserError, match="must be the checkpoint that the adapters were trained on, found another size"
+    ):
+        load_adapter_model(tmp_path / "adapter")

@@ -202,16 +202,30 @@ def load_adapter_model(
     below = folder if (folder / MODEL_CONFIG_NAME).exists() else folder / BELOW
     config = AutoConfig.from_pretrained(below, trust_remote_code=kwargs.get("trust_remote_code"))
     saved = config.get_text_config().vocab_size
-    # The adapters bring the head, which may have another width than that of the checkpoint below.
+    inside: list[str] = []
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            first.base_model_name_or_path, config=config, ignore_mismatched_sizes=True, **kwargs
-        )
+        if hasattr(config, "encoder_config"):
+            model = AutoModelForSequenceClassification.from_pretrained(
+                first.base_model_name_or_path, config=config, **kwargs
+            )
+        else:
+            # The adapters bring the head, which may have another width than that of the checkpoint below.
+            options = {"ignore_mismatched_sizes": True, "output_loading_info": True, **kwargs}
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                first.base_model_name_or_path, config=config, **options
+            )
+            names = [str(name) for name, *_ in info["mismatched_keys"]]
+            inside = [name for name in names if name.startswith(f"{model.base_model_prefix}.")]
     except (OSError, NETWORK_ERROR) as error:
         raise UserError(
             f"{name_or_path}: the checkpoint below, {first.base_model_name_or_path}, cannot be loaded: "
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
+    if inside:
+        raise UserError(
+            f"{first.base_model_name_or_path}: must be the checkpoint that the adapters were trained on, found another "
+            f"size of {sorted(inside)[0]}; name that checkpoint"
+        )
     found = model.get_input_embeddings().num_embeddings
     if found != saved:
         raise UserError(
