@@ -1,11 +1,27 @@
 """What a script shows while it runs."""
 
+import json
 import logging
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hf_layerfusion.experiments.script import set_up_logging
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.experiments.arguments import (
+    AbsaDataArguments,
+    AbsaTrainingArguments,
+    DataArguments,
+    ModelArguments,
+    NliDataArguments,
+    NliTrainingArguments,
+    PoolingModelArguments,
+    TweetTrainingArguments,
+)
+from hf_layerfusion.experiments.run_folder import run_settings
+from hf_layerfusion.experiments.script import parse_arguments, set_up_logging
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +44,54 @@ def test_of_several_processes_the_main_one_tells_of_its_work(
     logger = logging.getLogger("hf_layerfusion.experiments.run")
     assert logger.isEnabledFor(logging.INFO) == tells
     assert logger.isEnabledFor(logging.WARNING)
+
+
+TWEETS = (ModelArguments, DataArguments, TweetTrainingArguments)
+ABSA = (PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments)
+NLI = (PoolingModelArguments, NliDataArguments, NliTrainingArguments)
+
+
+def parsed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, classes: Any, *given: str) -> dict[str, Any]:
+    """All settings of a command line, by name."""
+    monkeypatch.setattr(sys, "argv", ["script", "--output_dir", str(tmp_path / "run"), *given])
+    return {name: value for each in parse_arguments(*classes) for name, value in vars(each).items()}
+
+
+@pytest.mark.parametrize(
+    ("classes", "changed"),
+    [
+        (TWEETS, {"early_stopping_patience": None, "decoupled_weight_decay": False, "duplicates_in": "all"}),
+        (ABSA, {"decay_all": True}),
+        (NLI, {"decay_all": True}),
+    ],
+    ids=["tweets", "absa", "nli"],
+)
+def test_the_papers_recipe(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, classes: Any, changed: dict[str, Any]
+) -> None:
+    default = parsed(monkeypatch, tmp_path, classes)
+    paper = parsed(monkeypatch, tmp_path, classes, "--recipe", "paper")
+    names = {name for name in changed if default[name] != paper[name]}
+    assert names == set(changed)
+    assert {name: paper[name] for name in changed} == changed
+    same = parsed(monkeypatch, tmp_path, classes, "--recipe=default")
+    assert all(same[name] == default[name] for name in changed)
+
+
+def test_options_win_over_a_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = ("--recipe", "paper", "--early_stopping_patience", "2")
+    found = parsed(monkeypatch, tmp_path, TWEETS, *given)
+    assert found["early_stopping_patience"] == 2 and found["duplicates_in"] == "all"
+    file = tmp_path / "settings.json"
+    file.write_text(
+        json.dumps({"output_dir": str(tmp_path / "run"), "recipe": "paper", "duplicates_in": "train"})
+    )
+    monkeypatch.setattr(sys, "argv", ["script", str(file)])
+    model, data, training = parse_arguments(*TWEETS)
+    assert data.duplicates_in == "train" and training.early_stopping_patience is None
+    assert "recipe" not in run_settings(model, data, training)  # what it sets is there
+
+
+def test_an_unknown_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--recipe must be one of default, paper, .*did you mean 'paper'"):
+        parsed(monkeypatch, tmp_path, TWEETS, "--recipe", "papr")

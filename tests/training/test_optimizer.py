@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -242,3 +242,12 @@ def test_embeddings_are_known_by_other_names_too() -> None:
         name for name, parameter in model.named_parameters() if places[id(parameter)].part == "embeddings"
     ]
     assert found == ["transformer.wte.weight", "transformer.wpe.weight"]
+
+
+def test_decay_of_all_parameters(tmp_path: Path) -> None:
+    model = small_model()
+    for decay_all in (False, True):
+        args = small_arguments(tmp_path, weight_decay=0.1, decay_all=decay_all)
+        names = Trainer.get_decay_parameter_names(cast(Any, None), model)
+        groups = parameter_groups(model, args, names)
+        assert all(group["weight_decay"] == 0.1 for group in groups) == decay_all

@@ -105,7 +105,15 @@ def run_settings(
     step, that counts, and not how these are shared out."""
     training = json.loads(training_arguments.to_json_string())
     settings = {**dataclasses.asdict(model_arguments), **dataclasses.asdict(data_arguments), **training}
-    for name in ("token", "push_to_hub", "output_dir", "resume_from_checkpoint", "logging_dir", "run_name"):
+    for name in (
+        "token",
+        "push_to_hub",
+        "output_dir",
+        "resume_from_checkpoint",
+        "logging_dir",
+        "run_name",
+        "recipe",
+    ):
         settings.pop(name, None)
     settings["global_batch"] = global_batch(training_arguments).size
     if not is_of_a_device(training_arguments):

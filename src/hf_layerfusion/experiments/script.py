@@ -1,10 +1,11 @@
 """The frame of every script in examples/: arguments in, one line out when they are wrong."""
 
+import argparse
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import datasets
 import transformers
 from transformers import HfArgumentParser
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.hub.publish import NEVER_PUSHED
 from hf_layerfusion.storage import is_ours, refusal
+
+DEFAULT, PAPER = RECIPES = ("default", "paper")
+"""What `--recipe` may name."""
 
 
 def parse_arguments(*dataclasses: Any) -> tuple[Any, ...]:
@@ -26,10 +30,14 @@ def parse_arguments(*dataclasses: Any) -> tuple[Any, ...]:
     parser = HfArgumentParser(dataclasses)
     try:
         if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
-            found = parser.parse_json_file(json_file=str(Path(sys.argv[1])))
+            given = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+            found = parser.parse_dict(_recipe(given.get("recipe", DEFAULT), dataclasses) | given)
         else:
+            first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+            first.add_argument("--recipe", nargs="?", default=DEFAULT)
+            parser.set_defaults(**_recipe(first.parse_known_args()[0].recipe, dataclasses))
             found = parser.parse_args_into_dataclasses()
-    except (ValueError, OSError, RecursionError, TypeError) as error:
+    except (ValueError, OSError, RecursionError, TypeError, AttributeError) as error:
         raise UserError(" ".join(str(error).split())) from error
     for each in found:
         for name, value in vars(each).items():
@@ -37,6 +45,20 @@ def parse_arguments(*dataclasses: Any) -> tuple[Any, ...]:
                 if isinstance(text, str) and "\0" in text:
                     raise UserError(f"--{name} must hold no NUL character, found {text!r}; remove it.")
     return found
+
+
+def _recipe(name: Any, dataclasses: Sequence[Any]) -> dict[str, Any]:
+    """The defaults that a recipe changes.
+
+    Raises:
+        UserError: an unknown recipe.
+    """
+    if name not in RECIPES:
+        raise UserError(
+            f"--recipe must be one of {', '.join(RECIPES)}, found {name!r}; {nearest(name, RECIPES)}"
+        )
+    papers = [each.PAPER for each in dataclasses if hasattr(each, "PAPER")] if name == PAPER else []
+    return {option: value for paper in papers for option, value in paper.items()}
 
 
 def set_up_logging() -> None:

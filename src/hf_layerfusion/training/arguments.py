@@ -85,6 +85,13 @@ class LayerFusionTrainingArguments(TrainingArguments):
             "alone, each later one this many further layers of the encoder, from the top. Default: all from the start."
         },
     )
+    decay_all: bool = field(
+        default=False,
+        metadata={
+            "help": "Apply weight_decay to every parameter, as the code of BERT-LSTM does. Default: not to biases and "
+            "LayerNorms, as in the stock Trainer."
+        },
+    )
     epoch_decay: float = field(
         default=1.0,
         metadata={

@@ -53,7 +53,7 @@ def parameter_groups(
         model: Any model; see `places` for what counts as its encoder.
         args: Gives the rates, `layer_decay` and `weight_decay`.
         decay_names: Names of the parameters that weight decay applies to
-            (`Trainer.get_decay_parameter_names(model)`).
+            (`Trainer.get_decay_parameter_names(model)`); to all with `decay_all`.
 
     Returns:
         Groups, none of them empty, each with `name`, `params`, `lr` and `weight_decay`: `encoder`, `encoder_no_decay`,
@@ -91,7 +91,7 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         order, part, rate = name_and_rate(places[id(parameter)])
-        decays = name in decay_names
+        decays = args.decay_all or name in decay_names
         group: dict[str, Any] = {
             "name": part + ("" if decays else "_no_decay"),
             "params": [],
