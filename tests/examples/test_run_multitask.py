@@ -286,7 +286,11 @@ MISTAKES = {
     ),
     "pair order": (None, {"pair_order": "sorted"}, "--pair_order must be one of random, given"),
     "cut": (None, {"cut": "end"}, "cut must be one of tail, head, middle"),
-    "format": (None, {"prediction_format": "kaggle"}, "--prediction_format must be one of standard, spreadsheet"),
+    "format": (
+        None,
+        {"prediction_format": "kaggle"},
+        "--prediction_format must be one of standard, spreadsheet",
+    ),
     "Adam of another": (
         None,
         {"decoupled_weight_decay": False, "optim": "sgd"},
