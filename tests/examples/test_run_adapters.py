@@ -1,6 +1,7 @@
 """Adapters from the command line: what a run leaves, that its folder opens, and one line for every mistake."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -80,14 +81,17 @@ def test_plain_classifiers_and_other_methods(call, tmp_path):
     )
     adapted = load_adapter_model(tmp_path / "run")
     assert adapted.config.id2label == {0: "negative", 1: "positive"}
-    # As the predictions were made.
-    code = ModelCard.load(tmp_path / "run" / "README.md").text.partition("```python\n")[2].partition("```")[0]
+    # As the predictions were made: the card prepares a text, then classifies it.
+    preparation, usage = re.findall(
+        r"```python\n(.*?)```", ModelCard.load(tmp_path / "run" / "README.md").text, re.S
+    )[:2]
     names = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        exec(code, names)
+        exec(preparation, names)
+        exec(usage, names)
     row = read_csv(tmp_path / "run" / "predictions.csv")[0]
-    assert names["classifier"](row["text"])[0]["label"] == row["label"]
+    assert names["classifier"](names["prepare"](row["text"]))[0]["label"] == row["label"]
 
 
 def test_a_run_that_was_cut_off_goes_on(call, tmp_path):
