@@ -175,7 +175,7 @@ def every_token(model: Any) -> str:
 
 def keep(output: Any, seen: list[torch.Tensor]) -> None:
     """Keeps what a layer put out, where that is a state."""
-    state = output[0] if isinstance(output, tuple) else output
+    state = output[0] if isinstance(output, tuple | list) else output
     if isinstance(state, torch.Tensor):
         seen.append(state)
 

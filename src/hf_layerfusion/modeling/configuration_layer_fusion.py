@@ -177,8 +177,6 @@ class LayerFusionConfig(PreTrainedConfig):
             "num_attention_heads": LARGEST_SIZE,
         }
         for name, largest in limits.items():
-            if name == "num_attention_heads" and not hasattr(encoder, name):
-                continue  # state-space models and others without attention
             value = getattr(encoder, name, None)
             if not isinstance(value, int) or not 1 <= value <= largest:
                 raise ValueError(

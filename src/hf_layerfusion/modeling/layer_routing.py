@@ -100,11 +100,25 @@ class RoutedLayer(nn.Module):
             self.copies[route.task](
                 part,
                 *(take_rows(value, route.rows, batch_size, length) for value in args),
-                **{name: take_rows(value, route.rows, batch_size, length) for name, value in kwargs.items()},
+                **{
+                    name: take_rows(value, route.rows, batch_size, length)
+                    if name != "alibi"
+                    else take_biases(value, route.rows, batch_size)
+                    for name, value in kwargs.items()
+                },
             )
             for route, part in zip(routes, parts, strict=True)
         ]
         return join_rows(outputs)
+
+
+def take_biases(
+    alibi: torch.Tensor | None, rows: slice | torch.Tensor, batch_size: int
+) -> torch.Tensor | None:
+    """The `rows` of the biases of BLOOM's and Falcon's attention, one for each text and head: `[B · heads, 1, T]`."""
+    if alibi is None:
+        return None
+    return alibi.unflatten(0, (batch_size, -1))[rows].flatten(0, 1)
 
 
 def take_rows(value: Any, rows: slice | torch.Tensor, batch_size: int, length: int) -> Any:
@@ -116,9 +130,6 @@ def take_rows(value: Any, rows: slice | torch.Tensor, batch_size: int, length: i
     if isinstance(rows, slice) and rows == ALL_ROWS:
         return value
     if isinstance(value, torch.Tensor):
-        if value.dim() == 3 and value.shape[1] == 1 and value.shape[0] % batch_size == 0:
-            # One row for each text and head, as BLOOM's biases of attention.
-            return value.unflatten(0, (batch_size, -1))[rows].flatten(0, 1)
         is_batch = value.shape[:1] == (batch_size,) and (value.dim() > 2 or value.shape[1:] == (length,))
         return value[rows] if is_batch else value
     if isinstance(value, tuple | list):
@@ -136,7 +147,7 @@ def join_rows(outputs: list[Any]) -> Any:
     """One after the other, what the copies of a layer put out: tensors, or tuples of tensors and None."""
     if len(outputs) == 1 or outputs[0] is None:
         return outputs[0]
-    if isinstance(outputs[0], tuple):
+    if isinstance(outputs[0], tuple | list):
         return tuple(join_rows(list(column)) for column in zip(*outputs, strict=True))
     return torch.cat(outputs)
 
