@@ -111,6 +111,38 @@ def test_a_run_that_has_finished_says_nothing_of_other_data(tiny_encoder_dir, fi
     assert call(resume_from_checkpoint="True", **options) == results
 
 
+def test_a_checkpoint_of_another_folder(tiny_encoder_dir, files, tmp_path):
+    options = {"model_name_or_path": tiny_encoder_dir, **files, **QUICK_TRAINING}
+    options |= {"text_column": "text", "architecture": "plain", "num_train_epochs": 1}
+    classes = (PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments)
+    more = ("--sentence_only", "True", "--group_column", "text")
+
+    def call(**changes):
+        return classify(*parse(classes, options | changes, *more))
+
+    call(output_dir=tmp_path / "run")
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    further = {"output_dir": tmp_path / "further", "resume_from_checkpoint": str(checkpoint)}
+    for name in ("seeds", "folds"):
+        several = cross_validate if name == "folds" else classify
+        with pytest.raises(
+            UserError, match=f"^--resume_from_checkpoint must be True with --{name}, .*checkpoint-"
+        ):
+            several(
+                *parse(classes, options | further, *more, f"--{name}", *("2", "3")[: 1 + (name == "seeds")])
+            )
+    invert(files["train_file"])
+    with pytest.raises(
+        UserError, match=r"^--resume_from_checkpoint \S+: .*other data: train \(\S+train\.csv: other"
+    ):
+        call(**further)
+    assert not (tmp_path / "further").exists()
+    invert(files["train_file"])
+    call(**further)
+    with pytest.raises(UserError, match="must be empty"):
+        call(output_dir=tmp_path / "run", resume_from_checkpoint="False")
+
+
 def test_folds(tiny_encoder_dir, files, tmp_path, monkeypatch):
     options = {
         "model_name_or_path": tiny_encoder_dir,

@@ -23,6 +23,7 @@ from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import ModelArguments
 from hf_layerfusion.experiments.models import load_model
+from hf_layerfusion.modeling.label_rows import rows_by_name
 from tests.tiny import MODEL_TYPES, tiny_config
 
 SINGLE, REGRESSION = "single_label_classification", "regression"
@@ -129,6 +130,23 @@ def test_rows_follow_names(
         torch.testing.assert_close(again[name], values)
     loss = model(**IDS, labels=torch.tensor([0, len(names) - 1])).loss
     loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "rows"),
+    [
+        (["pos", "Pos"], ["pos", "Pos"], [0, 1]),
+        (["pos", "Pos"], ["Pos", "pos"], [1, 0]),
+        (["Pos", "neg"], ["neg", " pos"], [1, 0]),
+        (["Pos", "neg"], ["pos", "Pos"], [None, 0]),
+        (["pos", "Pos", "neg"], ["POS", "neg"], [None, 2]),
+        (["neg"], ["neg", "Neg"], [0, None]),
+    ],
+)
+def test_names_that_differ_in_capitals_alone(
+    stored: list[str], wanted: list[str], rows: list[int | None]
+) -> None:
+    assert rows_by_name(stored, wanted, stored, wanted) == rows
 
 
 def test_a_number_of_labels_alone(trained) -> None:

@@ -41,7 +41,7 @@ def with_metric(arguments: AnyArguments, problem_type: str) -> AnyArguments:
         UserError: as `check_metric`.
     """
     check_metric(arguments, problem_type)
-    if arguments.metric_for_best_model != MAIN_METRIC:
+    if (arguments.metric_for_best_model or "").removeprefix(EVAL_PREFIX) != MAIN_METRIC:
         return arguments
     changes: dict[str, Any] = {
         "metric_for_best_model": choosing_metrics(problem_type)[0],

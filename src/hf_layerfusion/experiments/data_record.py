@@ -29,14 +29,21 @@ def data_record(data: PreparedData, task: str = "") -> DataRecord:
     }
 
 
-def check_data(place: Path, stored: Mapping[str, Any], record: DataRecord, files: Mapping[str, Any]) -> None:
+def check_data(
+    place: Path,
+    stored: Mapping[str, Any],
+    record: DataRecord,
+    files: Mapping[str, Any],
+    option: str = "--output_dir",
+) -> None:
     """Check that data are those of the run whose record was stored.
 
     Args:
-        place: what to name in an error: the run's folder.
+        place: what to name in an error: the run's folder, or its checkpoint.
         stored: the content of its `run.json`. One of an earlier version says nothing of the data.
         record: of the data now.
         files: where they come from, by the names of the record or by `SPLIT_file`.
+        option: what the user has named `place` by.
 
     Raises:
         UserError: names each part that is another one now, and its file.
@@ -56,14 +63,26 @@ def check_data(place: Path, stored: Mapping[str, Any], record: DataRecord, files
             how = f"{before:,} rows then, {after:,} now" if before != after else "other content"
             changed.append(f"{name} ({file}: {how})" if file else f"{name} ({how})")
     if changed:
+        way_out = (
+            "name another folder to begin anew" if option == "--output_dir" else "leave it out to begin anew"
+        )
         raise UserError(
-            f"--output_dir {place}: holds a run on other data: {', '.join(changed)}; put the data back as they were, "
-            "or name another folder to begin anew."
+            f"{option} {place}: holds a run on other data: {', '.join(changed)}; put the data back as they were, or "
+            f"{way_out}."
         )
 
 
-def check_record(folder: Path, record: DataRecord, files: Mapping[str, Any]) -> None:
+def check_record(
+    folder: Path, record: DataRecord, files: Mapping[str, Any], checkpoint: str | None = None
+) -> None:
     """Check data, as `check_data`, against the `run.json` of a folder; where there is none there is no run yet.
+
+    Args:
+        folder: the run's.
+        record: of the data now.
+        files: as for `check_data`.
+        checkpoint: what the run is to go on from, if the user named one: that of another folder was trained on that
+            run's data, whose `run.json` lies above it.
 
     Raises:
         UserError: as `check_data`.
@@ -71,3 +90,9 @@ def check_record(folder: Path, record: DataRecord, files: Mapping[str, Any]) -> 
     path = folder / SETTINGS_FILE
     if path.exists():
         check_data(folder, read_json(path, "name another folder"), record, files)
+    if checkpoint is not None:
+        place = Path(checkpoint).absolute()
+        above = (parent / SETTINGS_FILE for parent in place.parents[:2])
+        if (found := next((path for path in above if path.is_file()), None)) is not None:
+            stored = read_json(found, "name another checkpoint")
+            check_data(Path(checkpoint), stored, record, files, option="--resume_from_checkpoint")

@@ -47,6 +47,7 @@ from hf_layerfusion.experiments.pushing import open_hub, planned_push
 from hf_layerfusion.experiments.report import RunResult, card_facts, split_metrics, training_texts
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
+    named_checkpoint,
     open_run,
     resume_point,
     run_seeds,
@@ -154,7 +155,10 @@ def write_outputs(
         if use is not None:
             write_json(folder / "layer_use.json", dataclasses.asdict(use))
             plot_layer_use(use, plots / "layer_use.png")
-            figures.append(("Loss of accuracy without a layer.", "plots/layer_use.png"))
+            what = "Rise in loss" if use.accuracy_drop is None else "Drop in accuracy"
+            figures.append(
+                (f"{what} when a layer's states are replaced by their mean.", "plots/layer_use.png")
+            )
     split = "test" if "test" in data.splits else "validation"
     if split in data.splits:
         figures += write_answers(folder, data, split, result.logits, result.labels, data_arguments)
@@ -277,7 +281,12 @@ def classify(
             groups = group_rows(load_model(model_arguments, data.schema), training_arguments)
             return {"groups": groups, **planned_push(training_arguments)}
         record = data_record(data)
-        check_record(Path(str(training_arguments.output_dir)), record, vars(data_arguments))
+        check_record(
+            Path(str(training_arguments.output_dir)),
+            record,
+            vars(data_arguments),
+            named_checkpoint(training_arguments),
+        )
         settings |= {DATA: record}
         experiment = Classification(data, encoded, tokenizer, model_arguments, data_arguments, settings)
         return run_seeds(*run_with_best(experiment, training_arguments))

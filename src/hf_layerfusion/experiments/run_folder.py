@@ -65,10 +65,17 @@ def check_output_dir(arguments: LayerFusionTrainingArguments, settings: dict[str
     """Refuses a folder that holds anything but this very run; one that has finished may be pushed again.
 
     Raises:
-        UserError: if `--output_dir` is missing, is a file, or holds another run or foreign files.
+        UserError: if `--output_dir` is missing, is a file, or holds another run or foreign files; one checkpoint for
+            several runs to go on from.
     """
     if not arguments.output_dir:
         raise UserError("--output_dir must name the folder of the run, found none; name one.")
+    several = "folds" if settings.get("folds") else "seeds" if len(settings.get("seeds") or ()) > 1 else None
+    if several is not None and named_checkpoint(arguments) is not None:
+        raise UserError(
+            f"--resume_from_checkpoint must be True with --{several}, so that each run goes on from its own "
+            f"checkpoint, found {arguments.resume_from_checkpoint}, which is one run's; set it to True."
+        )
     folder = Path(arguments.output_dir)
     with writable(f"--output_dir {folder}"):
         if folder.is_file():
@@ -77,7 +84,7 @@ def check_output_dir(arguments: LayerFusionTrainingArguments, settings: dict[str
             return
         stored = folder / SETTINGS_FILE
         pushes_again = arguments.push_to_hub and (folder / RESULTS_FILE).exists()
-        if not (arguments.resume_from_checkpoint or pushes_again) or not stored.exists():
+        if not (asks_to_resume(arguments) or pushes_again) or not stored.exists():
             raise UserError(
                 f"--output_dir {folder}: must be empty, found another run's files; name another folder, or go on with "
                 "that run by --resume_from_checkpoint True."
@@ -123,14 +130,23 @@ def run_settings(
     return {name: value for name, value in settings.items() if not name.startswith("hub_")}
 
 
+def asks_to_resume(arguments: LayerFusionTrainingArguments) -> bool:
+    """Whether `--resume_from_checkpoint` is True or names a checkpoint."""
+    return (arguments.resume_from_checkpoint or "false").lower() not in ("false", "no")
+
+
+def named_checkpoint(arguments: LayerFusionTrainingArguments) -> str | None:
+    """The checkpoint that `--resume_from_checkpoint` names; `None` where it is True or False."""
+    asked = arguments.resume_from_checkpoint
+    return None if asked is None or asked.lower() in ("true", "yes", "false", "no") else asked
+
+
 def resume_point(arguments: LayerFusionTrainingArguments) -> str | None:
     """The checkpoint to go on from: the one named, or with `--resume_from_checkpoint True` the newest intact one of
     the run; `None` where the run was cut off before its first."""
-    asked = arguments.resume_from_checkpoint
-    if asked is None or asked.lower() in ("false", "no"):
-        return None
-    if asked.lower() not in ("true", "yes"):
-        return asked
+    named = named_checkpoint(arguments)
+    if named is not None or not asks_to_resume(arguments):
+        return named
     folder = Path(str(arguments.output_dir))
     newest = newest_valid_checkpoint(folder) if folder.exists() else None
     if newest is None:

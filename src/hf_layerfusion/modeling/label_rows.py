@@ -177,11 +177,26 @@ def rows_by_name(
         # Numbers are all there is to go by.
         return list(range(len(stored))) if len(stored) == len(wanted) else [None] * len(wanted)
     for ours, theirs in ((stored, wanted), (stored, values), (stored_values, wanted)):
-        places = {name.strip().casefold(): row for row, name in enumerate(ours)}
-        found = [places.get(name.strip().casefold()) for name in theirs]
-        if len(places) == len(stored) and len(found) == len(wanted) and any(row is not None for row in found):
+        found = _rows_of(ours, theirs)
+        if len(ours) == len(stored) and len(theirs) == len(wanted) and any(row is not None for row in found):
             return found
     return [None] * len(wanted)
+
+
+def _rows_of(names: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
+    """The place of each wanted name in `names`. Capitals, and blanks around a name, may differ where that leaves no
+    doubt: of "pos" and "Pos", each is only itself."""
+    exact = {name: row for row, name in enumerate(names)}
+    plain = [name.strip().casefold() for name in names]
+    plainly_wanted = [name.strip().casefold() for name in wanted]
+
+    def row_of(name: str, plain_name: str) -> int | None:
+        if name in exact:
+            return exact[name]
+        is_sure = plain.count(plain_name) == 1 == plainly_wanted.count(plain_name)
+        return plain.index(plain_name) if is_sure else None
+
+    return [row_of(name, plain_name) for name, plain_name in zip(wanted, plainly_wanted, strict=True)]
 
 
 def _unnamed(names: Sequence[str]) -> bool:

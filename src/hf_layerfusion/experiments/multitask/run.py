@@ -28,7 +28,12 @@ from hf_layerfusion.experiments.multitask.training import (
 )
 from hf_layerfusion.experiments.predict import is_prediction_only
 from hf_layerfusion.experiments.pushing import open_hub, planned_push
-from hf_layerfusion.experiments.run_folder import open_run, run_seeds, run_settings
+from hf_layerfusion.experiments.run_folder import (
+    named_checkpoint,
+    open_run,
+    run_seeds,
+    run_settings,
+)
 from hf_layerfusion.experiments.search.run import check_search, run_with_best
 from hf_layerfusion.hub.publish import CARD
 from hf_layerfusion.training.optimizer import group_rows
@@ -79,7 +84,9 @@ def train_tasks(
             counts = architecture_counts(model_arguments, data.tasks)
             return {"architectures": counts, "groups": groups, **planned_push(training_arguments)}
         record, files = tasks_record(data)
-        check_record(Path(str(training_arguments.output_dir)), record, files)
+        check_record(
+            Path(str(training_arguments.output_dir)), record, files, named_checkpoint(training_arguments)
+        )
         settings |= {DATA: record}
         experiment = MultitaskExperiment(data, model_arguments, data_arguments, settings)
         return run_seeds(*run_with_best(experiment, training_arguments))

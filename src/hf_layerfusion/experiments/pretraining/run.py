@@ -23,6 +23,7 @@ from hf_layerfusion.experiments.pretraining.data import TRAIN, VALIDATION, open_
 from hf_layerfusion.experiments.pushing import open_hub, planned_push
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
+    named_checkpoint,
     open_run,
     resume_point,
     run_once,
@@ -277,7 +278,7 @@ def pretrain(
             model, _ = load_pretraining_model(model_arguments, objective)
             return {"groups": group_rows(model, arguments), **planned_push(arguments)}
         files = {name: ", ".join(getattr(data_arguments, f"{name}_file") or ()) for name in record}
-        check_record(Path(str(arguments.output_dir)), record, files)
+        check_record(Path(str(arguments.output_dir)), record, files, named_checkpoint(arguments))
         settings |= {DATA: record}
         experiment = Pretraining(model_arguments, objective, tokenizer, streams, settings)
         return run_once(experiment, arguments, Path(str(arguments.output_dir)))
