@@ -22,6 +22,7 @@ from hf_layerfusion.experiments.arguments import (
 )
 from hf_layerfusion.experiments.run_folder import run_settings
 from hf_layerfusion.experiments.script import parse_arguments, set_up_logging
+from hf_layerfusion.experiments.tables.recipes import MULTITASK_CLASSES
 
 
 @pytest.fixture(autouse=True)
@@ -93,5 +94,16 @@ def test_options_win_over_a_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_an_unknown_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--recipe must be one of default, paper, .*did you mean 'paper'"):
+    with pytest.raises(
+        UserError, match=r"--recipe must be one of default, paper, frozen, .*did you mean 'paper'"
+    ):
         parsed(monkeypatch, tmp_path, TWEETS, "--recipe", "papr")
+
+
+def test_the_recipe_of_a_frozen_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = parsed(monkeypatch, tmp_path, TWEETS, "--recipe", "frozen", "--num_train_epochs", "1")
+    assert found["pooling"] == "concat" and found["freeze_encoder"] and found["init_from_probe"]
+    assert found["cache_frozen_states"].endswith("states")
+    assert found["num_train_epochs"] == 1
+    with pytest.raises(UserError, match="for the scripts that train one task"):
+        parsed(monkeypatch, tmp_path, MULTITASK_CLASSES, "--recipe", "frozen")

@@ -6,19 +6,36 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import datasets
 import transformers
+from huggingface_hub.constants import HF_HOME
 from transformers import HfArgumentParser
 
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.hub.publish import NEVER_PUSHED
 from hf_layerfusion.storage import is_ours, refusal
 
-DEFAULT, PAPER = RECIPES = ("default", "paper")
+DEFAULT, PAPER, FROZEN = RECIPES = ("default", "paper", "frozen")
 """What `--recipe` may name."""
+
+FROZEN_ENCODER: dict[str, Any] = {
+    "architecture": "layer_pooling",
+    "pooling": "concat",
+    "token_pooling": "mean",
+    "freeze_encoder": True,
+    "cache_frozen_states": str(Path(HF_HOME) / "hf_layerfusion" / "states"),
+    "init_from_probe": True,
+    "learning_rate": 1e-5,
+    "epoch_decay": 1.0,
+    "num_train_epochs": 3.0,
+    "early_stopping_patience": None,
+}
+"""What `--recipe frozen` sets: a linear head on all layers of a frozen encoder, which starts from the probe's weights
+and takes small steps from there."""
 
 
 def parse_arguments(*dataclasses: Any) -> tuple[Any, ...]:
@@ -57,6 +74,14 @@ def _recipe(name: Any, dataclasses: Sequence[Any]) -> dict[str, Any]:
         raise UserError(
             f"--recipe must be one of {', '.join(RECIPES)}, found {name!r}; {nearest(name, RECIPES)}"
         )
+    if name == FROZEN:
+        known = {field.name for each in dataclasses for field in fields(each)}
+        if not {"architecture", "init_from_probe"} <= known:
+            raise UserError(
+                "--recipe frozen is for the scripts that train one task, found a script without --architecture; leave "
+                "it out"
+            )
+        return {option: value for option, value in FROZEN_ENCODER.items() if option in known}
     papers = [each.PAPER for each in dataclasses if hasattr(each, "PAPER")] if name == PAPER else []
     return {option: value for paper in papers for option, value in paper.items()}
 
