@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import AutoConfig, AutoModel
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation import linear_probe
-from hf_layerfusion.probing import layer_probe, layer_probes, plot_layer_probe
+from hf_layerfusion.probing import LayerProbe, layer_probe, layer_probes, plot_gains, plot_layer_probe
 from hf_layerfusion.probing.scores import SCORES, bootstrap_scores
 from tests.tiny import VOCABULARY, tiny_config, tiny_texts, tiny_tokenizer
 
@@ -126,6 +127,9 @@ def test_several_encoders_and_data_sets_in_one_call(
     found = layer_probes([tiny_encoder_dir, tiny_encoder_dir], {"one": data, "two": data}, cache_dir=tmp_path)
     assert [probe.data for probe in found] == ["one", "one", "two", "two"]
     plot_layer_probe(found, tmp_path / "layers.png")
+    plot_gains(found, tmp_path / "gains.png")
+    assert (tmp_path / "gains.png").stat().st_size > 5_000
+    assert [LayerProbe.from_dict(json.loads(json.dumps(each.to_dict()))) for each in found] == found
     assert (tmp_path / "layers.png").stat().st_size > 10_000
 
 

@@ -50,6 +50,24 @@ def plot_layer_probe(probes: LayerProbe | Sequence[LayerProbe], path: PathLike) 
         figure.savefig(path, dpi=DPI, format="png")
 
 
+def plot_gains(probes: Sequence[LayerProbe], path: PathLike) -> None:
+    """Draw how far all layers are ahead of the last one in each probe, with the interval, the largest gain on top."""
+    shown = sorted(probes, key=lambda probe: probe.gain.difference)
+    points = np.array([100 * probe.gain.difference for probe in shown])
+    ends = np.array([[100 * probe.gain.low, 100 * probe.gain.high] for probe in shown])
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 1.1 + 0.33 * len(shown)), layout="constrained")
+        axes = figure.subplots()
+        places = np.arange(len(shown))
+        reach = np.maximum(0, [points - ends[:, 0], ends[:, 1] - points])
+        axes.errorbar(points, places, xerr=reach, fmt="o", color=BLUE, capsize=3, markersize=5)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_yticks(places, [f"{shortened(probe.data)} ({probe.num_train:,} rows)" for probe in shown])
+        axes.set_xlabel("points that all layers are ahead of the last one")
+        axes.grid(axis="x", alpha=0.25)
+        figure.savefig(path, dpi=DPI, format="png")
+
+
 def _reach(scores: Sequence[ProbeScore]) -> np.ndarray:
     """Return how far the intervals reach below and above the scores, `[2, L]`, times 100."""
     return 100 * np.array(

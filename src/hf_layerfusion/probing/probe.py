@@ -120,6 +120,21 @@ class LayerProbe:
         """Return the probe as JSON takes it, with its advice."""
         return {**asdict(self), "advice": self.advice}
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> LayerProbe:
+        """Return the probe that `to_dict` made JSON of."""
+
+        def score(fields: Mapping[str, Any]) -> ProbeScore:
+            return ProbeScore(**{**fields, "layers": tuple(fields["layers"])})
+
+        fields = {name: value for name, value in content.items() if name != "advice"}
+        layers = [score(each) for each in fields.pop("layers")]
+        named = {name: score(fields.pop(name)) for name in ("last", "best", "all")}
+        same = {
+            name: next((each for each in layers if each == found), found) for name, found in named.items()
+        }
+        return cls(**fields | {"layers": layers, **same, "gain": Difference(**fields["gain"])})
+
 
 def layer_probe(
     encoder: str | os.PathLike[str],

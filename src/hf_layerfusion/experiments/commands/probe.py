@@ -11,7 +11,7 @@ from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.data.splits import limit, remove_duplicates
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.probing import LayerProbe, layer_probes, plot_layer_probe
+from hf_layerfusion.probing import LayerProbe, layer_probes, plot_gains, plot_layer_probe
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=32, help="texts a batch (default: 32)")
     parser.add_argument("--cache_dir", help="folder of the encoder's states")
     parser.add_argument("--seed", type=int, default=0, help="of folds and bootstrap (default: 0)")
-    parser.add_argument("--output_dir", help="new folder for probe.json and layers.png")
+    parser.add_argument("--output_dir", help="new folder for probe.json, layers.png and gains.png")
 
 
 def run(arguments: Namespace) -> None:
@@ -91,7 +91,8 @@ def run(arguments: Namespace) -> None:
             json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         plot_layer_probe(probes, output / "layers.png")
-        print(f"\nwritten: {output / 'probe.json'}, {output / 'layers.png'}")
+        plot_gains(probes, output / "gains.png")
+        print(f"\nwritten into {output}: probe.json, layers.png, gains.png")
 
 
 def _stem(path: str) -> str:
