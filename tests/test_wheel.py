@@ -66,6 +66,12 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert licences
 
 
+def test_the_command_is_declared(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (declared,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+        assert "hf-layerfusion = hf_layerfusion.__main__:main" in archive.read(declared).decode()
+
+
 def test_the_installed_package_works(wheel: Path, tiny_encoder_dir: str, tmp_path: Path) -> None:
     home = tmp_path / "environment"
     venv.create(home, with_pip=False)

@@ -1,4 +1,4 @@
-"""`python -m hf_layerfusion COMMAND …`: what is done with saved models without a script."""
+"""`hf-layerfusion COMMAND …`, or `python -m hf_layerfusion COMMAND …`: what is done without a script."""
 
 import argparse
 import sys
@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     rows = "\n".join(f"  {name:12}{command.summary}" for name, command in COMMANDS.items())
     parser = argparse.ArgumentParser(
-        prog="python -m hf_layerfusion",
+        prog="hf-layerfusion",
         description=f"commands:\n{rows}",
-        epilog="`python -m hf_layerfusion COMMAND --help` shows a command's own arguments.",
+        epilog="`hf-layerfusion COMMAND --help` shows a command's own arguments.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those above")
