@@ -1,4 +1,7 @@
-"""`python -m tests.faults`: runs every campaign and prints the table of figures; `--short` takes two minutes."""
+"""`python -m tests.faults`: runs every campaign and prints the table of figures; `--short` takes two minutes.
+
+An interrupt (Ctrl-C) ends the campaign that runs; its row says so and has what was counted until then.
+"""
 
 import os
 import tempfile
@@ -35,22 +38,23 @@ import hf_layerfusion.experiments.pretraining.run  # noqa: F401
 from tests.faults.contents import corruptions, hostile_configs, malformed_inputs
 from tests.faults.disks import damaged_files, disks
 from tests.faults.kills import kills
-from tests.faults.load import memory, threads
+from tests.faults.load import NUM_THREADS, memory, threads
 from tests.faults.rows import Row
 from tests.faults.scripts import SCRIPTS, fresh, make_data
 
-# A campaign is a function and a row of the table: how many cases it has in all, and in the short form. Those that start
-# threads come last, as no process is forked after them.
+# A campaign is a function, a name, what it counts (the last must stay 0), and how many cases it has in all and in the
+# short form. Those that start threads come last, as no process is forked after them.
 CAMPAIGNS = (
-    (kills, 220, 5),
-    (disks, 70, 4),
-    (damaged_files, 20, 2),
-    (corruptions, 300, 80),
-    (hostile_configs, 380, 60),
-    (malformed_inputs, 1000, 300),
-    (threads, 20_000, 700),
-    (memory, 20_000, 1_000),
-)
+    (kills, "kills, then the same command", ("killed", "equal in weights and files", "other"), 220, 5),
+    (disks, "disks that refuse", ("tried", "told in one line", "whole on the retry", "raw"), 70, 4),
+    (damaged_files, "damaged files of a run", ("tried", "told in one line", "made anew", "raw"), 20, 2),
+    (corruptions, "flipped bits", ("tried", "found", "silent"), 300, 80),
+    (hostile_configs, "hostile configurations", ("tried", "refused", "loaded, answers finite", "wrong"), 380, 60),
+    (malformed_inputs, "malformed files of texts", ("tried", "refused in one line", "read", "raw"), 1000, 300),
+    (threads, f"calls from {NUM_THREADS} threads", ("made", "equal to calls one by one", "other"), 20_000, 700),
+    (memory, "texts one after another", ("answered", "MiB of growth over the last nine tenths", "too many MiB"),
+     20_000, 1_000),
+)  # fmt: skip
 QUICK = tuple(script for script in SCRIPTS if script.name in ("tweets", "ensemble", "export", "prediction"))
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 FIGURES = re.compile(r"(<!-- faults -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -80,15 +84,19 @@ def main() -> None:
         folder = Path(place)
         folder.chmod(0o755)  # a campaign runs as another user
         data = make_data(fresh(folder / "data"))
-        for campaign, number, few in CAMPAIGNS:
+        for campaign, name, columns, number, few in CAMPAIGNS:
             if options.only and campaign.__name__ not in options.only:
                 continue
             start, rng = time.perf_counter(), random.Random(f"{options.seed} {campaign.__name__}")
-            arguments = (few if options.short else number, rng, folder, data)
-            if campaign in (kills, disks):
-                row = campaign(*arguments, QUICK if options.short else SCRIPTS)
-            else:
-                row = campaign(*arguments)
+            row = Row(name, columns)
+            arguments = (row, few if options.short else number, rng, folder, data)
+            try:
+                if campaign in (kills, disks):
+                    campaign(*arguments, QUICK if options.short else SCRIPTS)
+                else:
+                    campaign(*arguments)
+            except KeyboardInterrupt:  # ends this campaign; what it has counted stands
+                row.was_stopped = True
             rows.append((row, time.perf_counter() - start))
             print(f"{row.name}: {row.figures()} ({rows[-1][1]:.0f} s)", flush=True)
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)

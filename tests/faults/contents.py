@@ -49,9 +49,8 @@ def saved_model(folder: Path) -> Path:
     return folder
 
 
-def corruptions(number: int, rng: random.Random, folder: Path, data: Path) -> Row:
+def corruptions(row: Row, number: int, rng: random.Random, folder: Path, data: Path) -> None:
     """Flips a bit in a checkpoint, a saved model, a cache of states or of predictions: found, or silent."""
-    row = Row("flipped bits", ("tried", "found", "silent"))
     model = saved_model(folder / "model")
     checkpoint = folder / "checkpoint"
     shutil.copytree(model, checkpoint, dirs_exist_ok=True)
@@ -100,13 +99,11 @@ def corruptions(number: int, rng: random.Random, folder: Path, data: Path) -> Ro
     for attempt in range(number):
         row.count("tried")
         row.count("found" if kinds[attempt % len(kinds)]() else "silent")
-    return row
 
 
-def hostile_configs(number: int, rng: random.Random, folder: Path, data: Path) -> Row:
+def hostile_configs(row: Row, number: int, rng: random.Random, folder: Path, data: Path) -> None:
     """Puts hostile values into the configuration of a saved model and loads it: refused by an error that says so,
     loaded with finite answers, or loaded with others."""
-    row = Row("hostile configurations", ("tried", "refused", "loaded, answers finite", "wrong"))
     model = saved_model(folder / "model")
     config = json.loads((model / "config.json").read_text())
     places = [(None, name) for name in config] + [
@@ -143,12 +140,10 @@ def hostile_configs(number: int, rng: random.Random, folder: Path, data: Path) -
         row.count("loaded, answers finite" if finite else "wrong")
         if not finite:
             row.tell(f"{part or 'config'}.{name} = {value!r}: loaded, and its answers are not finite")
-    return row
 
 
-def malformed_inputs(number: int, rng: random.Random, folder: Path, data: Path) -> Row:
+def malformed_inputs(row: Row, number: int, rng: random.Random, folder: Path, data: Path) -> None:
     """Damages files of texts: read by the documented rules, or refused in one line."""
-    row = Row("malformed files of texts", ("tried", "refused in one line", "read", "raw"))
     pieces = (
         b"\0",
         b'"',
@@ -185,4 +180,3 @@ def malformed_inputs(number: int, rng: random.Random, folder: Path, data: Path) 
             row.tell(f"{kind} {bytes(content[:80])!r}: {type(error).__name__}: {error}"[:400])
         else:
             row.count("read")
-    return row

@@ -79,10 +79,9 @@ def told(row: Row, what: str, ended: Ended) -> bool:
 
 
 def disks(
-    number: int, rng: random.Random, folder: Path, data: Path, scripts: tuple[Script, ...] = SCRIPTS
-) -> Row:
+    row: Row, number: int, rng: random.Random, folder: Path, data: Path, scripts: tuple[Script, ...] = SCRIPTS
+) -> None:
     """Has scripts write where they cannot; then takes the hindrance away and runs the same command."""
-    row = Row("disks that refuse", ("tried", "told in one line", "whole on the retry", "raw"))
     cases = [(script, hindrance) for script in scripts for hindrance in HINDRANCES]
     for script, hindrance in rng.sample(cases, min(number, len(cases))):
         what, at = f"{script.name}, {hindrance.name}", fresh(folder / "hindered")
@@ -104,12 +103,10 @@ def disks(
             row.tell(f"{what}: the retry ended with {again.code}: {again.error[-700:]}")
         else:
             row.count("whole on the retry")
-    return row
 
 
-def damaged_files(number: int, rng: random.Random, folder: Path, data: Path) -> Row:
+def damaged_files(row: Row, number: int, rng: random.Random, folder: Path, data: Path) -> None:
     """Damages what a run keeps of itself; the resumed run says so in one line, or goes on without it."""
-    row = Row("damaged files of a run", ("tried", "told in one line", "made anew", "raw"))
     by_name = {script.name: script for script in SCRIPTS}
     cases = [(name, content) for name, contents in DAMAGED.items() for content in contents]
     for name, content in rng.sample(cases, min(number, len(cases))):
@@ -133,4 +130,3 @@ def damaged_files(number: int, rng: random.Random, folder: Path, data: Path) -> 
             row.count("made anew")
         else:
             told(row, f"{name} of {content[:12]!r}", ended)
-    return row

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hf_layerfusion.storage import is_ours
+from hf_layerfusion.storage import LOCK_FILE
 from tests.faults.rows import Row
 from tests.faults.scripts import OUTPUT, SCRIPTS, Script, call, fresh
 
@@ -22,8 +22,11 @@ TIMES = re.compile(r"seconds|runtime|per_second|_time$|datetime|resume_from_chec
 TIME_LINES = re.compile(
     rb"^.*(?:\b\d[\d.,]* ?(?:s|ms|min|h|seconds?|minutes?)\b|seconds|ime).*$", re.MULTILINE
 )
-# A database with the time of each trial, of which trials.csv is compared; pickles of what training_args.json says.
-NOT_COMPARED = {"study.db", "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
+# Files that hold times, of which only the presence is compared: a database and tables with the seconds of each trial,
+# a pickle of what training_args.json says, checksums of files that hold times themselves.
+PRESENCE_ONLY = {
+    "study.db", "training_args.bin", "trials.csv", "trials.md", "model_manifest.json", "checkpoint_manifest.json",
+}  # fmt: skip
 
 
 def counted(counter: mmap.mmap, kill_at: int = 0) -> Callable[[], None]:
@@ -65,20 +68,18 @@ def without_times(content: Any) -> Any:
 
 
 def snapshot(folder: Path) -> dict[str, Any]:
-    """The files of a run by name, times left out."""
+    """Return the content of each file of a run by its name, without times. Lock files do not count."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or is_ours(path) or path.name in NOT_COMPARED:
+        if not path.is_file() or path.name == LOCK_FILE:
             continue
         content: Any = path.read_bytes()
-        if path.name == "model_manifest.json" or path.name == "checkpoint_manifest.json":
-            content = None  # checksums of files that hold times too
+        if path.name in PRESENCE_ONLY:
+            content = b""
         elif path.suffix == ".json":
             content = without_times(json.loads(content))
-        elif path.suffix in (".md", ".csv"):
-            content = TIME_LINES.sub(b"", content) if path.name in ("README.md",) else content
-            if path.name in ("trials.csv", "trials.md"):
-                content = None  # a column of seconds
+        elif path.name == "README.md":
+            content = TIME_LINES.sub(b"", content)
         found[path.relative_to(folder).as_posix()] = content
     return found
 
@@ -89,50 +90,54 @@ def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 
 def kills(
-    number: int, rng: random.Random, folder: Path, data: Path, scripts: tuple[Script, ...] = SCRIPTS
-) -> Row:
+    row: Row, number: int, rng: random.Random, folder: Path, data: Path, scripts: tuple[Script, ...] = SCRIPTS
+) -> None:
     """Kills runs, half of them before a write and half at a random time, and goes on until they end."""
-    row = Row("kills, then the same command", ("killed", "equal in weights and files", "other"))
     plans: dict[str, tuple[dict[str, Any], int, float]] = {}
-    for script in scripts:
-        counter = mmap.mmap(-1, 8)
-        whole = fresh(folder / "whole")
-        ended = call(script, whole, data, before=counted(counter))
-        if ended.code:
-            row.tell(f"{script.name}: the run without a fault ended with {ended.code}: {ended.error[-800:]}")
-            continue
-        plans[script.name] = (snapshot(whole / OUTPUT), int.from_bytes(counter[:8], "little"), ended.seconds)
-    for attempt in range(number if plans else 0):
+    for attempt in range(number):
         script = scripts[attempt % len(scripts)]
         if script.name not in plans:
-            continue
+            counter, whole = mmap.mmap(-1, 8), fresh(folder / "whole")
+            ended = call(script, whole, data, before=counted(counter))
+            if ended.code:
+                row.tell(
+                    f"{script.name}: the run without a fault ended with {ended.code}: {ended.error[-800:]}"
+                )
+                return
+            writes = int.from_bytes(counter[:8], "little")
+            plans[script.name] = (snapshot(whole / OUTPUT), writes, ended.seconds)
         expected, writes, seconds = plans[script.name]
-        cut = fresh(folder / "cut")
-        at = rng.randint(1, writes)
-        if attempt // len(scripts) % 2 == 0:
-            ended, where = (
-                call(script, cut, data, before=counted(mmap.mmap(-1, 8), at)),
-                f"write {at} of {writes}",
-            )
-        else:
-            after = rng.uniform(0.05, 1) * seconds
-            ended, where = call(script, cut, data, kill_after=after), f"{after:.2f} s"
-        if ended.code != -signal.SIGKILL:
+        cut, where = fresh(folder / "cut"), []
+        while len(where) < 2:  # every fourth run is killed once more while it goes on
+            if attempt // len(scripts) % 2 == len(where):
+                write = rng.randint(1, writes)
+                before, after = counted(mmap.mmap(-1, 8), write), None
+                where.append(f"write {write} of {writes}")
+            else:
+                before, after = counted(mmap.mmap(-1, 8)), rng.uniform(0.05, 1) * seconds
+                where.append(f"{after:.2f} s")
+            ended = call(script, cut, data, resume=has_begun(cut), before=before, kill_after=after)
+            if ended.code != -signal.SIGKILL or rng.random() < 0.75:
+                break
+        if len(where) == 1 and ended.code != -signal.SIGKILL:
             continue  # it had ended before
         row.count("killed")
-        if not (cut / OUTPUT).exists() or not (cut / OUTPUT / "run.json").exists() or not script.resumes:
-            ended = call(script, cut, data)
-        else:
-            ended = call(script, cut, data, resume=True)
+        if ended.code == -signal.SIGKILL:
+            ended = call(script, cut, data, resume=has_begun(cut))
         finished = (
             not script.resumes and (cut / OUTPUT).exists() and "must be a new or empty folder" in ended.error
         )
+        at = " and at ".join(where)
         if ended.code and not finished:
             row.count("other")
-            row.tell(f"{script.name}, killed at {where}: ended with {ended.code}: {ended.error[-600:]}")
+            row.tell(f"{script.name}, killed at {at}: ended with {ended.code}: {ended.error[-600:]}")
         elif wrong := differences(expected, snapshot(cut / OUTPUT)):
             row.count("other")
-            row.tell(f"{script.name}, killed at {where}: {', '.join(wrong[:6])} differ")
+            row.tell(f"{script.name}, killed at {at}: {', '.join(wrong[:6])} differ")
         else:
             row.count("equal in weights and files")
-    return row
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run in this working folder is there to go on with."""
+    return (folder / OUTPUT / "run.json").exists()

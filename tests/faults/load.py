@@ -56,9 +56,8 @@ def callables(data: Path) -> dict[str, Callable[[str, int], Any]]:
     }
 
 
-def threads(number: int, rng: random.Random, folder: Path, data: Path) -> Row:
+def threads(row: Row, number: int, rng: random.Random, folder: Path, data: Path) -> None:
     """Calls every kind of model from eight threads, and compares each answer with that of a call by itself."""
-    row = Row(f"calls from {NUM_THREADS} threads", ("made", "equal to calls one by one", "other"))
     texts = [text for text, _ in tiny_texts(20, 7)]
     for name, answer in callables(data).items():
         asked = [(rng.randrange(len(texts)), rng.randrange(2)) for _ in range(max(1, number // 7))]
@@ -71,14 +70,10 @@ def threads(number: int, rng: random.Random, folder: Path, data: Path) -> Row:
         if wrong:
             row.count("other", wrong)
             row.tell(f"{name}: {wrong} of {len(asked)} answers differ")
-    return row
 
 
-def memory(number: int, rng: random.Random, folder: Path, data: Path) -> Row:
+def memory(row: Row, number: int, rng: random.Random, folder: Path, data: Path) -> None:
     """Answers many texts one after another, the last nine tenths of which must not make the process grow."""
-    row = Row(
-        "texts one after another", ("answered", "MiB of growth over the last nine tenths", "too many MiB")
-    )
     model = AutoModelForSequenceClassification.from_pretrained(data / "member-0")
     tokenizer = AutoTokenizer.from_pretrained(data / "encoder")
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
@@ -93,4 +88,3 @@ def memory(number: int, rng: random.Random, folder: Path, data: Path) -> Row:
     row.count("MiB of growth over the last nine tenths", growth)
     if growth > 20:
         row.count("too many MiB", growth - 20)
-    return row

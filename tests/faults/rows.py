@@ -13,12 +13,14 @@ class Row:
         columns: what is counted; the last one is what must not be.
         counts: by column.
         notes: what was wrong, one by one.
+        was_stopped: whether it was interrupted before it had tried all.
     """
 
     name: str
     columns: tuple[str, ...]
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    was_stopped: bool = False
 
     def count(self, column: str, number: int = 1) -> None:
         """Adds to a column."""
@@ -36,4 +38,5 @@ class Row:
 
     def figures(self) -> str:
         """The counts in words."""
-        return ", ".join(f"{self.counts.get(column, 0):,} {column}" for column in self.columns)
+        figures = ", ".join(f"{self.counts.get(column, 0):,} {column}" for column in self.columns)
+        return figures + (" (stopped early)" if self.was_stopped else "")
