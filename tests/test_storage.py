@@ -104,6 +104,31 @@ def test_a_new_folder_is_there_when_it_is_whole(tmp_path):
         pass
 
 
+def test_a_new_folder_is_refused_where_nothing_can_take_its_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with (
+        pytest.raises(UserError, match=r"found the working folder; name a new folder in it"),
+        new_folder("."),
+    ):
+        pytest.fail("not refused before the work is done")
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "volume")
+    (tmp_path / "volume").mkdir()
+    with (
+        pytest.raises(UserError, match=r"found a mount point; name a new folder in it"),
+        new_folder("volume"),
+    ):
+        pytest.fail("not refused before the work is done")
+
+
+def test_a_new_folder_may_be_what_a_link_points_to(tmp_path):
+    (tmp_path / "place").mkdir()
+    (tmp_path / "link").symlink_to("place")
+    with new_folder(tmp_path / "link") as partial:
+        (partial / "a").write_text("a")
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["a"]
+
+
 def test_what_a_killed_process_left_of_a_new_folder_is_not_taken_over(tmp_path):
     with new_folder(tmp_path / "made") as partial:
         leftover = partial.name

@@ -104,6 +104,7 @@ def new_folder(path: str | os.PathLike[str], option: str = "") -> Iterator[Path]
     path = Path(path)
     check_new(path, option)
     what = f"{option} {path}".strip()
+    path = Path(os.path.realpath(path))  # a link to a folder stays a link
     partial = path.with_name(f".{hashlib.sha256(path.name.encode()).hexdigest()[:12]}{PARTIAL}")
     with writable(what):
         partial.mkdir(parents=True, exist_ok=True)
@@ -129,19 +130,27 @@ def new_folder(path: str | os.PathLike[str], option: str = "") -> Iterator[Path]
 
 
 def check_new(path: Path, option: str = "") -> None:
-    """Refuse a folder that holds anything but temporary files of ours.
+    """Refuse a folder that holds anything but temporary files of ours, or that no other can take the place of.
 
     Args:
         path: The folder; it need not exist.
         option: What names it on the command line, for the message.
 
     Raises:
-        UserError: There are files in it, or it is a file.
+        UserError: There are files in it, or it is a file, the working folder or a mount point.
     """
     what = f"{option} {path}".strip()
     with writable(what):
         if path.exists() and (not path.is_dir() or not is_empty(path)):
             raise UserError(f"{what}: must be a new or empty folder, found files there; name another.")
+        for is_held, found in (
+            (path.exists() and path.samefile(Path.cwd()), "the working folder"),
+            (os.path.ismount(path), "a mount point"),
+        ):
+            if is_held:
+                raise UserError(
+                    f"{what}: must be a folder that can be replaced, found {found}; name a new folder in it."
+                )
 
 
 def move_into(source: Path, folder: Path, last: str) -> None:

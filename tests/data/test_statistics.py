@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from hf_layerfusion.data.statistics import corpus_statistics, plot_word_counts, statistics_table, word_counts
@@ -65,6 +66,24 @@ def test_table() -> None:
         *("texts", "mean", "sd", "max", "min"),
         *("q0.05", "q0.25", "q0.5", "q0.75", "q0.95"),
     ]
+
+
+def test_plot_shows_names_that_matplotlib_reads_as_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mathematics between dollar signs, and names that start with an underscore, which legends leave out."""
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw))
+    )
+    counts = word_counts(["a", "b c", "d"], ["$x^{$", "_hidden", "long " * 60])
+
+    plot_word_counts(tmp_path / "words.png", counts, counts)
+
+    shown = [text.get_text().strip() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert shown[:2] == ["$x^{$ (1 texts)", "_hidden (1 texts)"]
+    assert len(shown[2]) < 60
 
 
 @pytest.mark.parametrize("longest", [0, 5, 3_000])

@@ -43,6 +43,12 @@ def legend(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+def test_legends_name_classes_that_start_with_an_underscore(tmp_path, drawn):
+    weights = {"_hidden": USE.weights, "bad": USE.weights}
+    plot_layer_use(dataclasses.replace(USE, weights_by_class=weights), tmp_path / "use.png")
+    assert {name.strip() for name in legend(drawn[0])} == {"all texts", "_hidden", "bad"}
+
+
 def test_bars_of_the_drop_and_a_line_of_the_weights(tmp_path, drawn):
     path = tmp_path / "use.png"
     plot_layer_use(USE, path)

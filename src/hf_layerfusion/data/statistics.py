@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from hf_layerfusion.storage import replacing
 
+_LONGEST_NAME = 32
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 Statistics: TypeAlias = dict[Hashable, dict[str, float]]
@@ -67,19 +69,27 @@ def plot_word_counts(path: str | Path, before: WordCounts, after: WordCounts) ->
     width = max(1, most // 100)
     edges = np.arange(-0.5, most + width + 0.5, width)
     labels = list(before | after)
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle("Words a text by class")
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, (when, split) in zip(panels, _named(before, after), strict=True):
-        for label, counts in split.items():
-            colour = f"C{labels.index(label)}"
-            name = f"{label} ({len(counts):,} texts)"
-            axes.hist(counts, bins=edges, histtype="step", linewidth=1.8, color=colour, label=name)
-        axes.set(title=f"{when} cleaning", xlabel="words a text", ylabel="texts")
-        axes.label_outer()
-        axes.legend(title="class")
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=150, format="png")
+    with rc_context({"text.parse_math": False}):  # a class may be named "$x$"
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        figure.suptitle("Words a text by class")
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        for axes, (when, split) in zip(panels, _named(before, after), strict=True):
+            for label, counts in split.items():
+                colour = f"C{labels.index(label)}"
+                name = f"{_in_legend(str(label))} ({len(counts):,} texts)"
+                axes.hist(counts, bins=edges, histtype="step", linewidth=1.8, color=colour, label=name)
+            axes.set(title=f"{when} cleaning", xlabel="words a text", ylabel="texts")
+            axes.label_outer()
+            axes.legend(title="class")
+        with replacing(path) as partial:
+            figure.savefig(partial, dpi=150, format="png")
+
+
+def _in_legend(label: str) -> str:
+    """The name on one line, shortened, and after a space where matplotlib would leave it out for its underscore."""
+    line = " ".join(label.split())
+    line = line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…"
+    return f" {line}" if line.startswith("_") else line
 
 
 def _named(before: dict, after: dict) -> tuple[tuple[str, dict], tuple[str, dict]]:

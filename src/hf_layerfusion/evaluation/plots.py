@@ -237,6 +237,8 @@ def _draw(axes: Axes, curve: npt.NDArray[np.float64], label: str, color: str, st
 
 
 def shortened(name: str) -> str:
-    """The name on one line, cut where it is too long for a label."""
+    """The name on one line, cut where it is too long for a label. A legend leaves out what starts with an underscore,
+    so a space comes before it."""
     line = " ".join(name.split())
-    return line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…"
+    line = line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…"
+    return f" {line}" if line.startswith("_") else line

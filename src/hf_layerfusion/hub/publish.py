@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.markdown import one_line
+from hf_layerfusion.storage import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ def _address_card(folder: Path, repo_id: str) -> None:
     for name in (str(folder), folder.name):
         card = card.replace(json.dumps(name, ensure_ascii=False), json.dumps(repo_id))
     if card != written:
-        path.write_text(card, encoding="utf-8")
+        write_text(path, card)
 
 
 def _api(token: str | None) -> HfApi:

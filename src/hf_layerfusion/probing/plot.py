@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from hf_layerfusion.evaluation.plots import BLUE, DPI, STYLE, PathLike, shortened
+from hf_layerfusion.evaluation.plots import BLUE, STYLE, PathLike, save_figure, shortened
 from hf_layerfusion.probing.probe import LayerProbe, ProbeScore
 
 _ALL = "#d55e00"
@@ -47,7 +47,7 @@ def plot_layer_probe(probes: LayerProbe | Sequence[LayerProbe], path: PathLike) 
             axes.set_axis_off()
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
-        figure.savefig(path, dpi=DPI, format="png")
+        save_figure(figure, path)
 
 
 def plot_gains(probes: Sequence[LayerProbe], path: PathLike) -> None:
@@ -65,7 +65,7 @@ def plot_gains(probes: Sequence[LayerProbe], path: PathLike) -> None:
         axes.set_yticks(places, [f"{shortened(probe.data)} ({probe.num_train:,} rows)" for probe in shown])
         axes.set_xlabel("points that all layers are ahead of the last one")
         axes.grid(axis="x", alpha=0.25)
-        figure.savefig(path, dpi=DPI, format="png")
+        save_figure(figure, path)
 
 
 def _reach(scores: Sequence[ProbeScore]) -> np.ndarray:

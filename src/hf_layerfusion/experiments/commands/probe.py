@@ -1,6 +1,5 @@
 """`probe ENCODER … --train_file FILE …`: which layers of an encoder know most of a task."""
 
-import json
 import logging
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -12,6 +11,7 @@ from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.data.splits import limit, remove_duplicates
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.probing import LayerProbe, layer_probes, plot_gains, plot_layer_probe
+from hf_layerfusion.storage import new_folder, write_json
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -52,10 +52,23 @@ def run(arguments: Namespace) -> None:
     """Probe each encoder on each data set, print a table and a sentence of advice, and write both with a figure.
 
     Raises:
-        UserError: files that do not go together, an output folder that is not empty, or as `layer_probe`.
+        UserError: Files that do not go together, an output folder that is not empty, cannot be written to or is being
+            written by another process, or as `layer_probe`.
     """
     logging.getLogger("hf_layerfusion").setLevel(logging.INFO)
-    output = None if arguments.output_dir is None else _new_folder(Path(arguments.output_dir))
+    if arguments.output_dir is None:
+        _probe(arguments)
+        return
+    output = Path(arguments.output_dir)
+    with new_folder(output, "--output_dir") as folder:
+        probes = _probe(arguments)
+        write_json(folder / "probe.json", [probe.to_dict() for probe in probes])
+        plot_layer_probe(probes, folder / "layers.png")
+        plot_gains(probes, folder / "gains.png")
+    print(f"\nwritten into {output}: probe.json, layers.png, gains.png")
+
+
+def _probe(arguments: Namespace) -> list[LayerProbe]:
     columns = [arguments.text_column] + ([arguments.text_pair_column] if arguments.text_pair_column else [])
     if arguments.test_file and len(arguments.test_file) != len(arguments.train_file):
         raise UserError(
@@ -84,25 +97,11 @@ def run(arguments: Namespace) -> None:
     )
     for probe in probes:
         print(f"\n{_shown(probe)}")
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        found = [probe.to_dict() for probe in probes]
-        (output / "probe.json").write_text(
-            json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        plot_layer_probe(probes, output / "layers.png")
-        plot_gains(probes, output / "gains.png")
-        print(f"\nwritten into {output}: probe.json, layers.png, gains.png")
+    return probes
 
 
 def _stem(path: str) -> str:
     return Path(path).stem
-
-
-def _new_folder(folder: Path) -> Path:
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"--output_dir {folder}: must be a new or an empty folder; name another")
-    return folder
 
 
 def _read(arguments: Namespace, train: str, test: str | None, columns: list[str]) -> dict[str, Dataset]:
