@@ -158,7 +158,9 @@ def test_main_is_the_main_metric_of_what_the_labels_are(script: type, problem_ty
             == name
         )
     for name in {*METRICS} - {"loss", *PROBLEM_METRICS[problem_type]}:
-        with pytest.raises(UserError, match=f"--metric_for_best_model must be one of a .*found '{name}'"):
+        with pytest.raises(
+            UserError, match=f"--metric_for_best_model of a .* must be one of .*found '{name}'"
+        ):
             with_metric(parsed(script, "--metric_for_best_model", name), problem_type)
 
 

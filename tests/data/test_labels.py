@@ -23,6 +23,13 @@ def labelled(labels: list, first_row: int = 2, **features) -> Dataset:
     return Dataset.from_dict(columns)
 
 
+def test_minus_one_of_named_classes_is_no_class() -> None:
+    feature = ClassLabel(names=["zebra", "ant"])
+    assert raw_labels(labelled([1, -1, 0], label=feature)) == ["ant", None, "zebra"]
+    schema = LabelSchema(SINGLE, ("zebra", "ant"))
+    refused("^F: row 3: None is no class", schema.encode, labelled([1, -1], label=feature), "F")
+
+
 def refused(pattern: str, function, *arguments) -> None:
     with pytest.raises(UserError, match=pattern) as caught:
         function(*arguments)

@@ -103,7 +103,7 @@ def test_a_metric_that_is_not_computed_is_refused_before_training(tmp_path: Path
 
     compute = compute_metrics_for("single_label_classification")
     names = "loss, accuracy, f1_macro, recall_macro"
-    with pytest.raises(UserError, match=rf"metric_for_best_model must be .*{names}, found 'f1_micro'"):
+    with pytest.raises(UserError, match=rf"metric_for_best_model must be .*{names}\), found 'f1_micro'"):
         make(compute_metrics=compute)
     rows = small_trainer(tmp_path).eval_dataset
     with pytest.raises(UserError, match="here_loss, here_accuracy"):

@@ -23,12 +23,17 @@ def class_names(dataset: Dataset) -> list[str] | None:
 
 
 def raw_labels(dataset: Dataset) -> list[Any]:
-    """Return the labels as Python values, those of a `ClassLabel` column by name."""
+    """Return the labels as Python values, those of a `ClassLabel` column by name. Its -1, which stands for "not given",
+    becomes None."""
     labels = tables.values(dataset, "label")
     names = class_names(dataset)
     if names is None:
         return labels
-    return [[names[item] for item in label] if isinstance(label, list) else names[label] for label in labels]
+    by_number: dict[int | None, str | None] = {**dict(enumerate(names)), -1: None, None: None}
+    return [
+        [by_number[item] for item in label] if isinstance(label, list) else by_number[label]
+        for label in labels
+    ]
 
 
 def with_class_names(dataset: Dataset, feature: Any, where: str) -> Dataset:

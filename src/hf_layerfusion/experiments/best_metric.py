@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.experiments.arguments import RunTrainingArguments
 from hf_layerfusion.metric_table import EVAL_PREFIX, MAIN_METRIC, PROBLEM_METRICS, choosing_metrics
 
@@ -30,7 +30,8 @@ def check_metric(arguments: RunTrainingArguments, *problem_types: str) -> None:
     if chosen.removeprefix(EVAL_PREFIX) not in names:
         of_what = f" of a {kinds[0].replace('_', ' ')}" if len(kinds) == 1 else ""
         raise UserError(
-            f"--metric_for_best_model must be one{of_what}, {', '.join(names)}, found {chosen!r}; name one of them."
+            f"--metric_for_best_model{of_what} must be one of {', '.join(names)}, found {chosen!r}; "
+            f"{nearest(chosen.removeprefix(EVAL_PREFIX), names)}"
         )
 
 

@@ -96,9 +96,12 @@ def check_output_dir(arguments: LayerFusionTrainingArguments, settings: dict[str
         )
     changed = sorted(name for name in settings if earlier.get(name) != settings[name])
     if changed:
+        was, now = earlier.get("global_batch"), settings.get("global_batch")
+        # No option has this name.
+        batch = f"; global_batch, the rows of an optimizer step, was {was} and is {now}" if was != now else ""
         raise UserError(
-            f"--output_dir {folder}: holds a run with other settings ({', '.join(changed)}); name another folder or "
-            "take those settings back."
+            f"--output_dir {folder}: holds a run with other settings ({', '.join(changed)}){batch}; name another "
+            "folder or take those settings back."
         )
 
 

@@ -68,6 +68,6 @@ class ChoosingTrainer(Trainer):
 
 def _unknown_metric(chosen: str, names: Any) -> UserError:
     return UserError(
-        f"metric_for_best_model must be a metric of the evaluation, {', '.join(names)}, found {chosen!r}; name one of "
+        f"metric_for_best_model must be a metric of the evaluation ({', '.join(names)}), found {chosen!r}; name one of "
         "them"
     )

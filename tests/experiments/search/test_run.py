@@ -191,11 +191,11 @@ def test_trials_that_fail(call, tmp_path):
         ({"num_groups": 3}, "--hp_space: fusion: 'share': .* 3 groups for 4 layers"),
         (
             {"metric_for_best_model": "bleu"},
-            "--metric_for_best_model must be one, loss, main, accuracy, .* found 'bleu'",
+            "--metric_for_best_model must be one of loss, main, accuracy, .* found 'bleu'",
         ),
         (
             {"metric_for_best_model": "pearsonr"},
-            "--metric_for_best_model must be one of a single label .*, found 'pearsonr'",
+            "--metric_for_best_model of a single label .* must be one of .*, found 'pearsonr'",
         ),
     ],
 )
