@@ -177,7 +177,7 @@ def test_without_labels_nothing_changes():
             [0, 1, 0, 1],
             None,
             "classification",
-            "^problem_type must be one of single_.*, found 'classification'$",
+            "^problem_type must be one of single_.*, found 'classification'; ",
         ),
         (
             ["a", "b"],

@@ -188,7 +188,7 @@ def test_trials_that_fail(call, tmp_path):
             {"validation_file": None, "test_file": None},
             "--hp_search needs validation data to choose on and test data to report on",
         ),
-        ({"num_groups": 3}, "--hp_space: fusion: 'share': .* 3 groups for 4 layers"),
+        ({"num_groups": 3, "fusion": "last_mean"}, "--hp_space: fusion: 'share': .* 3 groups for 4 layers"),
         (
             {"metric_for_best_model": "bleu"},
             "--metric_for_best_model must be one of loss, main, accuracy, .* found 'bleu'",
