@@ -1,5 +1,6 @@
 """Kills at writes and at random times; the run that goes on must end in the same weights and files."""
 
+import csv
 import json
 import mmap
 import os
@@ -22,10 +23,10 @@ TIMES = re.compile(r"seconds|runtime|per_second|_time$|datetime|resume_from_chec
 TIME_LINES = re.compile(
     rb"^.*(?:\b\d[\d.,]* ?(?:s|ms|min|h|seconds?|minutes?)\b|seconds|ime).*$", re.MULTILINE
 )
-# Files that hold times, of which only the presence is compared: a database and tables with the seconds of each trial,
-# a pickle of what training_args.json says, checksums of files that hold times themselves.
+# Files that hold times, of which only the presence is compared: a database and a table with the seconds of each trial,
+# whose trials.csv is compared, a pickle of what training_args.json says, checksums of files that hold times themselves.
 PRESENCE_ONLY = {
-    "study.db", "training_args.bin", "trials.csv", "trials.md", "model_manifest.json", "checkpoint_manifest.json",
+    "study.db", "training_args.bin", "trials.md", "model_manifest.json", "checkpoint_manifest.json",
 }  # fmt: skip
 
 
@@ -76,6 +77,9 @@ def snapshot(folder: Path) -> dict[str, Any]:
         content: Any = path.read_bytes()
         if path.name in PRESENCE_ONLY:
             content = b""
+        elif path.name == "trials.csv":
+            rows = csv.DictReader(content.decode().splitlines())
+            content = [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
         elif path.suffix == ".json":
             content = without_times(json.loads(content))
         elif path.name == "README.md":

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hf_layerfusion import storage
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.checkpoints import (
     MANIFEST_NAME,
     newest_valid_checkpoint,
+    rotate,
     verify_checkpoint,
     verify_resumable,
     write_manifest,
@@ -123,3 +127,42 @@ def test_one_that_holds_the_model_alone_is_passed_over_and_refused_for_resuming(
     (older / "rng_state.pth").unlink()
     write_manifest(older)
     assert newest_valid_checkpoint(tmp_path) is None
+
+
+def test_a_kill_while_old_checkpoints_are_deleted_leaves_no_half_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (2, 4, 6):
+        os.utime(checkpoint(tmp_path, step), (step * 10, step * 10))
+
+    def killed(path: Path, **_: object) -> None:
+        (path / MANIFEST_NAME).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rotate(tmp_path, 1, None)
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+    (left,) = tmp_path.glob(".*")
+    assert storage.is_ours(left)
+    rotate(tmp_path, 1, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-6"]
+
+
+@pytest.mark.parametrize(("limit", "best", "kept"), [
+    (None, None, {2, 4, 6, 8}), (0, None, {2, 4, 6, 8}), (1, None, {8}), (2, None, {6, 8}), (1, 4, {4, 8}),
+    (2, 4, {4, 8}), (3, 2, {2, 6, 8}), (1, 8, {8}),
+])  # fmt: skip
+def test_the_newest_and_the_best_are_kept_and_nothing_of_others_is_deleted(
+    tmp_path: Path, limit: int | None, best: int | None, kept: set[int]
+) -> None:
+    for step in (2, 4, 6, 8):
+        os.utime(checkpoint(tmp_path, step), (step * 10, step * 10))
+    (tmp_path / "checkpoint-mine").mkdir()
+    os.utime(tmp_path / "checkpoint-mine", (1, 1))
+    rotate(tmp_path, limit, best and str(tmp_path / f"checkpoint-{best}"))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint-mine",
+        *(f"checkpoint-{step}" for step in kept),
+    }

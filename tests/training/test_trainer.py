@@ -13,6 +13,7 @@ from transformers import BertForSequenceClassification, Trainer, TrainerCallback
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.checkpoints import MANIFEST_NAME, newest_valid_checkpoint, verify_checkpoint
 from hf_layerfusion.training.trainer import LayerFusionTrainer
+from tests.tiny import tiny_tokenizer
 from tests.training.small import rows, small_arguments, small_model, small_trainer, weights_digest
 
 
@@ -389,6 +390,18 @@ def test_old_checkpoints_are_rotated_and_the_rest_is_intact(tmp_path: Path) -> N
         )
 
 
+def test_a_saved_tokenizer_does_not_depend_on_its_last_call(tmp_path: Path) -> None:
+    """Which call was last depends on whether the encoded data came out of a cache."""
+    saved = []
+    for name, options in (("a", {}), ("b", {"truncation": True, "max_length": 3, "padding": "max_length"})):
+        trainer = small_trainer(tmp_path / name)
+        trainer.processing_class = tiny_tokenizer()
+        trainer.processing_class(["a good day"], **options)
+        trainer.save_model(str(tmp_path / name))
+        saved.append((tmp_path / name / "tokenizer.json").read_bytes())
+    assert saved[0] == saved[1]
+
+
 def test_the_manifest_is_there_before_older_checkpoints_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,7 +409,7 @@ def test_the_manifest_is_there_before_older_checkpoints_are_deleted(
         for folder in tmp_path.glob("checkpoint-*"):
             verify_checkpoint(folder)
 
-    monkeypatch.setattr("hf_layerfusion.training.checkpointing.rotate_checkpoints", rotate)
+    monkeypatch.setattr("hf_layerfusion.training.checkpointing.rotate", rotate)
     small_trainer(tmp_path, save_strategy="steps", save_steps=2, save_total_limit=1).train()
     assert len(list(tmp_path.glob("checkpoint-*"))) == 2
 

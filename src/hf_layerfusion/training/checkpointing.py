@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -11,7 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.hub.manifest import write_model_manifest
@@ -22,6 +25,7 @@ from hf_layerfusion.training.checkpoints import (
     finish,
     make_room,
     newest_valid_checkpoint,
+    rotate,
     verify_checkpoint,
     verify_resumable,
 )
@@ -33,6 +37,8 @@ class CheckpointingTrainer(Trainer):
     """The stock Trainer, whose checkpoints carry a manifest, and whose arguments are readable and hold no token."""
 
     args: LayerFusionTrainingArguments
+    # Arguments that are set otherwise while a checkpoint is saved, as they were given.
+    _set_aside: Mapping[str, Any] = MappingProxyType({})
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
@@ -77,6 +83,7 @@ class CheckpointingTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         # The stock method pushes and deletes older checkpoints when this one has no manifest yet.
         limit, push = args.save_total_limit, args.push_to_hub
+        self._set_aside = {"save_total_limit": limit, "push_to_hub": push}
         args.save_total_limit, args.push_to_hub = None, False
         try:
             super()._save_checkpoint(model, trial)
@@ -88,6 +95,7 @@ class CheckpointingTrainer(Trainer):
             ) from error
         finally:
             args.save_total_limit, args.push_to_hub = limit, push
+            self._set_aside = {}
         self.accelerator.wait_for_everyone()
         if args.should_save:
             with writable(f"checkpoint {folder}"):
@@ -95,7 +103,7 @@ class CheckpointingTrainer(Trainer):
         if push:
             self._push_from_checkpoint(str(folder))
         if args.should_save:
-            rotate_checkpoints(str(run_dir), limit, self.state.best_model_checkpoint, use_mtime=True)
+            rotate(run_dir, limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()  # the others may be about to load the best checkpoint, this one
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -104,6 +112,10 @@ class CheckpointingTrainer(Trainer):
             # The Trainer, which loads by name, would then leave these weights out.
             cast(Any, self.model)._weight_conversions = None
         folder = Path(output_dir or str(self.args.output_dir))
+        # A fast tokenizer saves how it was called last, which depends on what was found in a cache.
+        if (backend := getattr(self.processing_class, "backend_tokenizer", None)) is not None:
+            backend.no_truncation()
+            backend.no_padding()
         try:
             super()._save(output_dir, state_dict)
             if self.args.should_save:
@@ -117,8 +129,11 @@ class CheckpointingTrainer(Trainer):
             ) from error
 
     def _save_arguments(self, folder: Path) -> None:
-        torch.save(self.args, folder / TRAINING_ARGS_NAME)
-        write_text(folder / ARGUMENTS_NAME, self.args.to_json_string() + "\n")
+        args = copy.copy(self.args)
+        for name, value in self._set_aside.items():
+            setattr(args, name, value)
+        torch.save(args, folder / TRAINING_ARGS_NAME)
+        write_text(folder / ARGUMENTS_NAME, args.to_json_string() + "\n")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         model = self.model if model is None else model

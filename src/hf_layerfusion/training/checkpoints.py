@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub import manifest as manifests
 from hf_layerfusion.hub.manifest import CHECKPOINT_MANIFEST
 from hf_layerfusion.hub.paths import inside
-from hf_layerfusion.storage import sync_folder, sync_tree
+from hf_layerfusion.storage import PARTIAL, remove, sync_folder, sync_tree
 from hf_layerfusion.training.own_folders import MARK, make_own, remove_own
 
 logger = logging.get_logger(__name__)
@@ -61,6 +61,33 @@ def finish(folder: Path) -> None:
     """Write the manifest of a checkpoint that stands whole in its folder."""
     (folder / MARK).unlink(missing_ok=True)
     write_manifest(folder)
+
+
+def rotate(run_dir: Path, limit: int | None, best: str | None) -> None:
+    """Delete the oldest checkpoints of a run beyond `limit`, but neither the newest nor the best one.
+
+    Each is renamed to a temporary name first: a kill while files are deleted leaves no half of a checkpoint, and what
+    is left is deleted here or by `storage.clean`.
+
+    Args:
+        run_dir: The folder of the run.
+        limit: The number of checkpoints to keep; None keeps all.
+        best: The best checkpoint so far.
+    """
+    for left in run_dir.glob(f".{PREFIX_CHECKPOINT_DIR}-*{PARTIAL}"):
+        remove(left)
+    if limit is None or limit <= 0:
+        return
+    found = map(Path, sort_checkpoints(str(run_dir), use_mtime=True))
+    checkpoints = [path for path in found if path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-").isdecimal()]
+    if not checkpoints:
+        return
+    protected = {checkpoints[-1], Path(best or checkpoints[-1])}
+    others = [path for path in checkpoints if path not in protected]
+    for path in others[: max(0, len(checkpoints) - max(limit, len(protected)))]:
+        deleted = path.with_name(f".{path.name}{PARTIAL}")
+        path.rename(deleted)
+        remove(deleted)
 
 
 def verify_checkpoint(folder: str | Path) -> None:

@@ -145,11 +145,13 @@ def test_a_search_that_was_killed_goes_on(call, tmp_path, monkeypatch):
         for name in ("whole", "cut")
     )
     assert resumed == whole
-    assert [trial["state"] for trial in trials_in(tmp_path / "cut")] == [
-        "finished",
-        "interrupted",
-        "finished",
+    assert [(trial["trial"], trial["state"]) for trial in trials_in(tmp_path / "cut")] == [
+        ("0", "finished"),
+        ("1", "finished"),
     ]
+    for plot in ("history.png", "settings.png"):
+        drawn = [(tmp_path / name / "search" / plot).read_bytes() for name in ("whole", "cut")]
+        assert drawn[0] == drawn[1]
     # Once more, nothing is left to do.
     assert call(tmp_path / "cut", resume_from_checkpoint=True) == results
     assert trained == [2]

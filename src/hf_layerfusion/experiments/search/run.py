@@ -272,9 +272,13 @@ def _search_in_study(
             raise
     trials = search_study.trials_of(study)
     _check_ended(trials)
+    # Those that a kill cut off were run again: what is written is what a search without a kill writes.
+    ended = [trial for trial in trials if trial.state != "interrupted"]
+    trials = [dataclasses.replace(trial, number=number) for number, trial in enumerate(ended)]
     write_trials(folder, trials, arguments, [name for name, entry in space.items() if _is_log(entry)])
     best = study.best_trial
-    return BestRun(str(best.number), best.value, best.params)
+    number = [trial.number for trial in ended].index(best.number)
+    return BestRun(str(number), best.value, best.params)
 
 
 def _check_ended(trials: Sequence[Trial]) -> None:
