@@ -269,6 +269,18 @@ def test_a_head_for_other_answers_starts_anew(
         torch.testing.assert_close(outputs(model, other), outputs(before, other))
 
 
+def test_a_checkpoint_goes_on_without_its_first_task(several, tmp_path: Path) -> None:
+    folder, before = several
+    first, *rest = TASKS
+    model = CerbertusForMultitask.from_pretrained(folder, tasks={name: TASKS[name] for name in rest})
+    assert model.config.task_name == rest[0] and before.config.task_name == first
+    torch.testing.assert_close(outputs(model, rest[0]), outputs(before, rest[0]))
+    model.save_pretrained(tmp_path)
+    assert CerbertusForMultitask.from_pretrained(tmp_path).config.task_name == rest[0]
+    with pytest.raises(ValueError, match=r"`task_name` must be one of .*found 'other'"):
+        CerbertusForMultitask.from_pretrained(folder, tasks=dict(TASKS), task_name="other")
+
+
 def test_the_classes_of_a_cosine_head_keep_their_order(tiny_encoder_dir: str, tmp_path: Path) -> None:
     CerbertusForMultitask.from_pretrained(tiny_encoder_dir, tasks={"para": COSINE}).save_pretrained(tmp_path)
     swapped = {"para": {**COSINE, "labels": ["yes", "no"]}}

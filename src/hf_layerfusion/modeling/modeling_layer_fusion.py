@@ -110,6 +110,9 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
                 return cls._from_encoder(
                     str(pretrained_model_name_or_path), config, output_loading_info, **kwargs
                 )
+            if config is None and kwargs.get("tasks") and stored.get("task_name") not in kwargs["tasks"]:
+                # What was meant where no task was named is no task of the new ones.
+                kwargs.setdefault("task_name", next(iter(kwargs["tasks"])))
             config, asked = set_aside(cls, source, config, kwargs, options)
         model, info = super().from_pretrained(
             pretrained_model_name_or_path,
