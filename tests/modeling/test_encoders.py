@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, pipeline
+from transformers import AutoModel, AutoTokenizer, T5Config, T5EncoderModel, pipeline
 
 from hf_layerfusion import (
     BertForGRUFusionClassification,
@@ -174,3 +174,34 @@ def test_bert_as_a_decoder_is_causal() -> None:
     config = LayerPoolingConfig(encoder_config=tiny_config("bert", is_decoder=True))
     assert config.token_pooling == "last"
     assert LayerPoolingConfig(encoder_config=tiny_config("bert")).token_pooling == "cls"
+
+
+@pytest.mark.parametrize("name", ["big_bird", "longformer"])
+@torch.no_grad()
+def test_an_encoder_that_pads_texts_to_whole_blocks_inside(name: str) -> None:
+    """Texts of 50 tokens become 52 in BigBird and 56 in Longformer; what is fused are the texts'."""
+    torch.manual_seed(0)
+    encoder_config = tiny_encoder_config(name)
+    ids = torch.randint(5, 30, (2, 50))
+    mask = torch.ones_like(ids)
+    mask[1, 40:] = 0
+    pooling = LayerPoolingConfig(encoder_config=encoder_config, pooling="mean", token_pooling="mean")
+    pooled = BertWithPoolingModule(pooling).eval()
+    answer = pooled(ids, mask, output_hidden_states=True)
+    assert {state.shape[1] for state in answer.hidden_states} == {50}
+    fused = BertForGRUFusionClassification(GRUFusionConfig(encoder_config=encoder_config, num_groups=1)).eval()
+    found = fused(ids, mask).logits
+    fused.model.stream_layers()
+    torch.testing.assert_close(fused(ids, mask).logits, found, rtol=0, atol=2e-6)
+    tasks = {"a": {"labels": ["x", "y"]}, "b": {"labels": ["x", "y"]}}
+    joint = CerbertusForMultitask(CerbertusConfig(encoder_config=encoder_config, tasks=tasks, num_task_layers=1))
+    shown = joint.eval()(ids, mask, task="b", output_hidden_states=True)
+    assert {state.shape[1] for state in shown.hidden_states} == {50}
+
+
+def test_the_encoder_half_of_an_encoder_decoder_is_refused_before_weights_are_read(tmp_path: Path) -> None:
+    config = T5Config(vocab_size=50, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    T5EncoderModel(config).save_pretrained(tmp_path)  # its configuration says that it is none
+    for model_class in (BertForGRUFusionClassification, BertWithPoolingModule):
+        with pytest.raises(ValueError, match="'t5', which AutoModel opens as an encoder-decoder"):
+            model_class.from_pretrained(tmp_path)

@@ -103,6 +103,11 @@ def refuse_unfit(config: PreTrainedConfig) -> None:
     if model_class is None:
         return
     known = inspect.signature(model_class.forward).parameters
+    if "decoder_input_ids" in known:
+        raise ValueError(
+            f"`encoder_config` must describe an encoder, found '{config.model_type}', which AutoModel opens as an "
+            "encoder-decoder; use an encoder such as BERT, RoBERTa, DeBERTa-v2 or ModernBERT."
+        )
     if "input_ids" not in known or (_OTHER_INPUTS & known.keys() and config.model_type != "layoutlmv3"):
         raise ValueError(
             f"`encoder_config` must describe an encoder of texts, found '{config.model_type}', which reads "
@@ -215,6 +220,27 @@ def position_limit(encoder: PreTrainedModel) -> int | None:
     return None
 
 
+def text_shape(inputs: dict[str, Any]) -> torch.Size:
+    """Return the shape `[B, T]` of the texts in an encoder's inputs, which are `input_ids` or `inputs_embeds`."""
+    given = inputs.get("input_ids")
+    return (inputs["inputs_embeds"] if given is None else given).shape[:2]
+
+
+_PADS_INSIDE = ("_pad_to_block_size", "_pad_to_window_size")
+"""Methods of encoders that pad texts to whole blocks: BigBird's and Longformer's."""
+
+
+def length_before_padding(encoder: PreTrainedModel, inputs: dict[str, Any]) -> int | None:
+    """Return the length T of the texts if the encoder pads them to whole blocks inside, so that the states of its
+    layers may be longer than T; else `None`.
+
+    Args:
+        encoder: the encoder.
+        inputs: its inputs by name.
+    """
+    return text_shape(inputs)[1] if any(hasattr(encoder, name) for name in _PADS_INSIDE) else None
+
+
 def refuse_long(inputs: dict[str, Any], limit: int | None) -> None:
     """Raises `ValueError` if a batch has more tokens than an encoder has positions.
 
@@ -224,8 +250,7 @@ def refuse_long(inputs: dict[str, Any], limit: int | None) -> None:
     """
     if limit is None or torch.compiler.is_compiling():
         return
-    given = inputs.get("input_ids")
-    length = (inputs["inputs_embeds"] if given is None else given).shape[1]
+    length = text_shape(inputs)[1]
     if length > limit:
         raise ValueError(
             f"`input_ids` must have at most {limit} tokens, the positions of the encoder, found {length}; cut texts "
@@ -250,8 +275,7 @@ def complete_inputs(encoder: PreTrainedModel, inputs: dict[str, Any]) -> dict[st
     if mask is not None and "position_ids" in known and is_causal(encoder.config):
         added["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     if "global_attention_mask" in known:
-        given = inputs.get("input_ids")
-        shape = (inputs["inputs_embeds"] if given is None else given).shape[:2]
+        shape = text_shape(inputs)
         real = torch.ones(shape, dtype=torch.long, device=encoder.device) if mask is None else mask.long()
         added["global_attention_mask"] = (real.cumsum(dim=1) == 1).long() * real
     return inputs | {name: value for name, value in added.items() if inputs.get(name) is None}

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import CompileableContextVar
 
-from .encoders import complete_inputs
+from .encoders import complete_inputs, length_before_padding
 
 ALL_ROWS = slice(None)
 
@@ -249,6 +249,9 @@ def run_routed(
             f"the encoder must put out its layers' states, found none from '{encoder.config.model_type}'; use an "
             "encoder that does."
         )
+    length = length_before_padding(encoder, given)
+    if length is not None:
+        outputs["hidden_states"] = tuple(state[:, :length] for state in outputs.hidden_states)
     first_own = depth - num_task_layers + 1
     shared, top = outputs.hidden_states[1:first_own], outputs.hidden_states[first_own:]
     if len(top) == num_task_layers:

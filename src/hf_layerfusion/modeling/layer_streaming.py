@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .encoders import length_before_padding
 from .fusion_base import LayerFuser
 from .layer_routing import find_layers
 
@@ -20,13 +21,15 @@ class LayerStream:
     Args:
         fuser: the fuser.
         attention_mask: `[B, T]`, 1 for real tokens, or `None`.
+        length: T where the encoder's states may be longer than the texts; else `None`.
 
     Attributes:
         fused: what `fuser.forward` returns, once all of its layers have come.
     """
 
-    def __init__(self, fuser: LayerFuser, attention_mask: torch.Tensor | None):
+    def __init__(self, fuser: LayerFuser, attention_mask: torch.Tensor | None, length: int | None = None):
         self.layers = set(fuser.layers)
+        self._length = length
         self.fused: torch.Tensor | None = None
         self._steps: Generator[None, torch.Tensor, torch.Tensor] = fuser.stream(attention_mask)
         next(self._steps)
@@ -36,7 +39,7 @@ class LayerStream:
         if layer not in self.layers:
             return
         try:
-            self._steps.send(state)
+            self._steps.send(state if self._length is None else state[:, : self._length])
         except StopIteration as end:
             self.fused = end.value
 
@@ -77,7 +80,7 @@ def run_streamed(
     Returns:
         The fused states, and the encoder's own output.
     """
-    stream = LayerStream(fuser, attention_mask)
+    stream = LayerStream(fuser, attention_mask, length_before_padding(encoder, kwargs))
     token = _STREAM.set(stream)
     try:
         outputs = encoder(attention_mask=attention_mask, return_dict=True, **kwargs)

@@ -23,6 +23,7 @@ from .encoder_states import StatesRead, selected_states, spread_states
 from .encoders import (
     adopt_encoder_config,
     complete_inputs,
+    length_before_padding,
     position_limit,
     refuse_long,
     refuse_missing,
@@ -380,6 +381,9 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
                 f"the encoder must put out the states of its embeddings and {depth} layers, found {found} from "
                 f"'{self.config.get_text_config().model_type}'; use an encoder that does."
             )
+        length = length_before_padding(self.encoder, inputs)
+        if length is not None:
+            states = tuple(state[:, :length] for state in states)
         shown = selected_states(asked, depth)
         return states[1:], BaseModelOutput(
             last_hidden_state=outputs.last_hidden_state,
