@@ -1,6 +1,7 @@
 """The one error class for mistakes that the person at the command line can mend, and what other libraries raise for
 such."""
 
+import re
 import zlib
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -23,6 +24,9 @@ NPZ_ERRORS = (
 )  # fmt: skip
 
 
+_STRICT_CHOICE = re.compile(r"Field '(\w+)' expected (one of \([^)]*\)), got ([^;\n]*)")
+
+
 class UserError(ValueError):
     """Bad input from the user: names the argument, file or row, the rule, what was found and the way out.
 
@@ -37,7 +41,11 @@ def nearest(name: object, known: Iterable[str], otherwise: str = "name one of th
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message on one line, of 500 characters at most: some parsers print the whole row."""
+    """An error's message on one line, of 500 characters at most: some parsers print the whole row. What a strict
+    configuration says of a field's type becomes what the field must be."""
+    if isinstance(error, StrictDataclassError) and (found := _STRICT_CHOICE.search(str(error))):
+        name, choices, value = found.groups()
+        return f"`{name}` must be {choices}, found {value!r}; name one of them."
     return " ".join(str(error).split())[:500]
 
 

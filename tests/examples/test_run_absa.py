@@ -16,6 +16,7 @@ from hf_layerfusion.experiments.arguments import (
     AbsaTrainingArguments,
     PoolingModelArguments,
 )
+from hf_layerfusion.experiments.best_metric import with_metric
 from hf_layerfusion.experiments.folds import cross_validate, prepare_folds
 from hf_layerfusion.experiments.layer_states import read_states
 from hf_layerfusion.experiments.prepare import prepare, tokenize
@@ -129,6 +130,7 @@ def test_the_recipe_is_the_paper_s(tmp_path, tiny_encoder_dir, files):
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder_dir)
     encoded = tokenize(data, tokenizer, data_arguments)
     model_arguments = PoolingModelArguments(tiny_encoder_dir)
+    arguments = with_metric(arguments, data.schema.problem_type)  # as scripts do once the labels are known
     trainer = make_trainer(data, encoded, tokenizer, model_arguments, arguments)
     assert trainer.model.config.pooling == "lstm"
     assert trainer.model.config.classifier_dropout == 0.1
@@ -192,6 +194,26 @@ def test_folds_share_no_sentence_in_any_of_their_parts(files):
         tested += data.splits["test"]["row"][:]
     assert sorted(tested) == list(range(2, 92))
     assert any("fold 2 of 5, stratified and grouped by sentence" in note for note in folds[1].notes)
+
+
+@pytest.mark.parametrize(
+    "values", [["0.5", "1.5", "2.5"], [["a"], ["b"], ["a", "b"]]], ids=["numbers", "several labels"]
+)
+def test_folds_of_labels_that_are_no_single_classes_are_grouped_alone(tmp_path, values):
+    rows = [
+        {"sentence": text, "aspect": "food", "label": values[row % 3]}
+        for row, (text, _) in enumerate(tiny_texts(24))
+    ]
+    for row in rows:
+        row["label"] = float(row["label"]) if isinstance(row["label"], str) else row["label"]
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows + rows[:6]))
+    for fold_split, how in (("stratified_group", "grouped by sentence"), ("stratified", "not grouped")):
+        runs = prepare_folds(AbsaDataArguments(train_file=str(path), folds=3, fold_split=fold_split))
+        assert sum(len(run.splits["test"]) for run in runs) == 30
+        assert f"fold 1 of 3, {how}" in "\n".join(runs[0].notes)
+        shared = [set(run.splits["test"]["sentence"]) & set(run.splits["train"]["sentence"]) for run in runs]
+        assert any(shared) == (fold_split == "stratified")
 
 
 def test_the_naive_split_is_there_by_name_and_says_what_leaks(files):
@@ -260,7 +282,7 @@ def test_an_interrupted_cross_validation_goes_on_where_it_stopped(whole, call, t
 
 MISTAKES = {
     "fewer sentences than folds": ({"folds": 61}, "61 folds for 60 groups"),
-    "one fold": ({"folds": 1}, "at least 2, found 1"),
+    "one fold": ({"folds": 1}, "--folds must be 2 or more, found 1"),
     "unknown split": ({"folds": 3, "fold_split": "random"}, "--fold_split must be one of"),
     "unknown truncation": ({"truncation": "never"}, "--truncation must be one of"),
     "group that is no text": ({"group_column": "label"}, "--group_column must be a text column"),

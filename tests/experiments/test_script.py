@@ -107,3 +107,11 @@ def test_the_recipe_of_a_frozen_encoder(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert found["num_train_epochs"] == 1
     with pytest.raises(UserError, match="for the scripts that train one task"):
         parsed(monkeypatch, tmp_path, MULTITASK_CLASSES, "--recipe", "frozen")
+
+
+def test_an_abbreviation_of_recipe_is_no_recipe_unsaid(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """argparse takes `--reci` for `--recipe`, too late for the defaults that a recipe sets."""
+    with pytest.raises(UserError, match="--recipe must be written in full"):
+        parsed(monkeypatch, tmp_path, TWEETS, "--reci", "paper")

@@ -189,12 +189,16 @@ def test_an_encoder_that_pads_texts_to_whole_blocks_inside(name: str) -> None:
     pooled = BertWithPoolingModule(pooling).eval()
     answer = pooled(ids, mask, output_hidden_states=True)
     assert {state.shape[1] for state in answer.hidden_states} == {50}
-    fused = BertForGRUFusionClassification(GRUFusionConfig(encoder_config=encoder_config, num_groups=1)).eval()
+    fused = BertForGRUFusionClassification(
+        GRUFusionConfig(encoder_config=encoder_config, num_groups=1)
+    ).eval()
     found = fused(ids, mask).logits
     fused.model.stream_layers()
     torch.testing.assert_close(fused(ids, mask).logits, found, rtol=0, atol=2e-6)
     tasks = {"a": {"labels": ["x", "y"]}, "b": {"labels": ["x", "y"]}}
-    joint = CerbertusForMultitask(CerbertusConfig(encoder_config=encoder_config, tasks=tasks, num_task_layers=1))
+    joint = CerbertusForMultitask(
+        CerbertusConfig(encoder_config=encoder_config, tasks=tasks, num_task_layers=1)
+    )
     shown = joint.eval()(ids, mask, task="b", output_hidden_states=True)
     assert {state.shape[1] for state in shown.hidden_states} == {50}
 

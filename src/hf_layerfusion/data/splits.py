@@ -40,6 +40,19 @@ def remove_duplicates(dataset: Dataset, columns: Sequence[str]) -> Dataset:
     return take(dataset, list(first.values()))
 
 
+def check_fraction(validation_fraction: float) -> None:
+    """Check a share of rows that is to be cut off for validation.
+
+    Raises:
+        UserError: if it is not between 0 and 1.
+    """
+    if not 0 < validation_fraction < 1:
+        raise UserError(
+            f"validation_fraction must lie between 0 and 1, both excluded, found {validation_fraction}; "
+            "the paper's is 0.3"
+        )
+
+
 def split_train_validation(
     dataset: Dataset, validation_fraction: float = 0.3, seed: int = 0, *, group_column: str | None = None
 ) -> tuple[Dataset, Dataset]:
@@ -61,11 +74,7 @@ def split_train_validation(
     Raises:
         UserError: if the fraction is not between 0 and 1, or leaves a part or a class without a row.
     """
-    if not 0 < validation_fraction < 1:
-        raise UserError(
-            f"validation_fraction must lie between 0 and 1, both excluded, found {validation_fraction}; "
-            "the paper's is 0.3"
-        )
+    check_fraction(validation_fraction)
     members: dict[Hashable, list[int]] = {}
     keys = range(len(dataset)) if group_column is None else values(dataset, group_column)
     for index, key in enumerate(keys):

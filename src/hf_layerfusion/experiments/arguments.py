@@ -1,14 +1,20 @@
 """What a run can be told, as the dataclasses that `HfArgumentParser` reads."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from hf_layerfusion.data.absa import CONFLICT
+from hf_layerfusion.data.splits import check_fraction
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.evaluation.predictions import PREDICTION_FORMATS
 from hf_layerfusion.metric_table import MAIN_METRIC
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.arguments import LayerFusionTrainingArguments, check_seed
+
+LANGUAGE_CODE = re.compile("[a-z]{2,3}|multilingual|code")
+"""What the Hub takes for the language of a model card."""
 
 
 def option(default: Any, help: str) -> Any:
@@ -28,6 +34,18 @@ def check_prediction_format(found: str, known: Sequence[str]) -> None:
         raise UserError(
             f"--prediction_format must be one of {', '.join(known)}, found {found!r}; {nearest(found, known)}"
         )
+
+
+def check_least(arguments: Any, least: int, *names: str) -> None:
+    """Check that each named option is not below `least`; None is none.
+
+    Raises:
+        UserError: names the first that is.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} must be {least} or more, found {value}; leave it out for its default.")
 
 
 def secret(help: str) -> Any:
@@ -149,6 +167,13 @@ class DataCardArguments:
     dataset_defects: list[str] = option([], "Their known defects, a sentence each.")
     dataset_warning: str = option("", "A warning to print above everything else.")
 
+    def __post_init__(self) -> None:
+        if not LANGUAGE_CODE.fullmatch(self.language):
+            raise UserError(
+                f"--language must be a code of ISO 639, two or three lower-case letters, or multilingual, found "
+                f"{self.language!r}; write en for English."
+            )
+
 
 @dataclass
 class DataArguments(DataCardArguments):
@@ -231,7 +256,14 @@ class DataArguments(DataCardArguments):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_prediction_format(self.prediction_format, PREDICTION_FORMATS)
+        check_least(self, 1, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
+        check_seed("--split_seed", self.split_seed)
+        check_fraction(self.validation_fraction)
+        names = [name.strip() for name in self.class_names or ()]
+        if repeated := [name for name, count in Counter(names).items() if count > 1]:
+            raise UserError(f"--class_names must name each class once, found {repeated[0]!r} more than once.")
 
 
 CHOOSING = (
@@ -300,6 +332,15 @@ class RunTrainingArguments(LayerFusionTrainingArguments):
     hp_prune: bool = option(
         False, "Stop a trial whose evaluations fall behind the median of the trials before (Optuna)."
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for seed in self.seeds or ():
+            check_seed("--seeds", seed)
+        if len(set(self.seeds or ())) < len(self.seeds or ()):
+            raise UserError(
+                f"--seeds must name each seed once, found {self.seeds}; leave out what is repeated."
+            )
 
 
 @dataclass
@@ -392,6 +433,7 @@ class AbsaDataArguments(PairDataArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_least(self, 2, "folds")
         if self.sentence_only:
             self.text_pair_column = None
 

@@ -14,11 +14,14 @@ from hf_layerfusion.evaluation.folds import Fold, stratified_folds, stratified_g
 from hf_layerfusion.experiments.arguments import AbsaDataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.experiments.best_metric import check_metric, with_metric
 from hf_layerfusion.experiments.data_record import DATA, check_record, data_record
+from hf_layerfusion.experiments.layer_states import check_plotted_epochs
 from hf_layerfusion.experiments.models import check_model, load_tokenizer
 from hf_layerfusion.experiments.optimizer import chosen_optimizer
 from hf_layerfusion.experiments.predict import is_prediction_only
 from hf_layerfusion.experiments.prepare import (
     PreparedData,
+    check_length,
+    check_names,
     cut_validation,
     load,
     row_keys,
@@ -35,18 +38,25 @@ FOLD_SPLITS = ("stratified_group", "stratified")
 
 
 def make_folds(data: PreparedData, arguments: AbsaDataArguments) -> list[Fold]:
-    """The folds of the training data by `--fold_split`, drawn by `--split_seed`.
+    """The folds of the training data by `--fold_split`, drawn by `--split_seed`; stratified where labels are classes.
 
     Raises:
         UserError: no column to group by, or as the functions of `evaluation.folds`.
     """
     number, seed = arguments.folds or 0, arguments.split_seed
     labels = values(data.splits["train"], "label")
+    if not is_stratified(data):
+        labels = [0] * len(labels)
     if arguments.fold_split == "stratified":
         return stratified_folds(labels, number, seed)
     if arguments.group_column is None:
         raise UserError("--fold_split stratified_group needs --group_column, found none; name it.")
     return stratified_group_folds(labels, values(data.splits["train"], arguments.group_column), number, seed)
+
+
+def is_stratified(data: PreparedData) -> bool:
+    """Return whether each text has one class, so that each fold can have its share of every class."""
+    return data.schema.problem_type == "single_label_classification"
 
 
 def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
@@ -73,7 +83,8 @@ def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
     grouped = arguments.fold_split == "stratified_group"
     # Whoever asks for folds that are not grouped asks for the same of the part that checkpoints are chosen on.
     cut = arguments if grouped else replace(arguments, group_column=None)
-    how = f"grouped by {arguments.group_column}" if grouped else "not grouped"
+    how = "stratified and " if is_stratified(data) else ""
+    how += f"grouped by {arguments.group_column}" if grouped else "not grouped"
     prepared = []
     for number, (rest, fold) in enumerate(folds, start=1):
         splits = {
@@ -81,7 +92,7 @@ def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
             "train": take(data.splits["train"], rest),
             "test": take(data.splits["train"], fold),
         }
-        note = f"test: {len(fold):,} texts, fold {number} of {len(folds)}, stratified and {how}"
+        note = f"test: {len(fold):,} texts, fold {number} of {len(folds)}, {how}"
         held_out = row_keys(splits["test"])
         run = cut_validation(replace(data, splits=splits, notes=[*data.notes, note], held_out=held_out), cut)
         if not grouped and arguments.group_column is not None:
@@ -118,7 +129,9 @@ def cross_validate(
         raise UserError("--hp_search is for a single run and excludes --folds; search without folds first.")
     if training_arguments.dry_run:
         raise UserError("--dry_run shows one run's groups of parameters and excludes --folds; leave one out.")
-    check_metric(training_arguments)
+    check_names(data_arguments)
+    check_metric(training_arguments, *filter(None, [data_arguments.problem_type]))
+    check_plotted_epochs(training_arguments)
     settings = run_settings(model_arguments, data_arguments, training_arguments)
     with open_run(training_arguments, settings):
         if training_arguments.process_index == 0:
@@ -126,6 +139,7 @@ def cross_validate(
         check_model(model_arguments)
         chosen_optimizer(training_arguments)
         tokenizer = load_tokenizer(model_arguments)
+        check_length(tokenizer, data_arguments)
         with training_arguments.main_process_first(desc="preparing the folds"):
             folds = prepare_folds(data_arguments)
             encoded = [tokenize(data, tokenizer, data_arguments) for data in folds]

@@ -23,6 +23,27 @@ NUM_LAYERS = 6
 PLOT_FILE = "layer_states.png"
 
 
+def check_plotted_epochs(arguments: RunTrainingArguments) -> None:
+    """Check the epochs of `--plot_layers`, and that the run beside has states, before data are read.
+
+    Raises:
+        UserError: an epoch that the run does not reach, or a run beside without states or without epochs to draw.
+    """
+    epochs = arguments.plot_layers or []
+    if not epochs and arguments.plot_layers_beside:
+        raise UserError("--plot_layers_beside needs --plot_layers, found none; name the epochs to draw.")
+    if not all(1 <= epoch <= arguments.num_train_epochs for epoch in epochs):
+        raise UserError(
+            f"--plot_layers must name epochs from 1 to --num_train_epochs {arguments.num_train_epochs:g}, found "
+            f"{epochs}; choose among these."
+        )
+    beside = arguments.plot_layers_beside
+    if beside and not read_states(Path(beside)):
+        raise UserError(
+            f"--plot_layers_beside {beside}: must hold a run with --plot_layers, found no {STATES_FOLDER}."
+        )
+
+
 def check_layer_states(arguments: RunTrainingArguments, problem_type: str, examples: Dataset | None) -> None:
     """Checks before training that `--plot_layers` can be drawn.
 
@@ -35,16 +56,9 @@ def check_layer_states(arguments: RunTrainingArguments, problem_type: str, examp
         UserError: an epoch that the run does not reach, labels that are no classes, no validation texts, or another
             run whose states are missing or of other texts.
     """
-    epochs = arguments.plot_layers or []
-    if not epochs:
-        if arguments.plot_layers_beside:
-            raise UserError("--plot_layers_beside needs --plot_layers, found none; name the epochs to draw.")
+    check_plotted_epochs(arguments)
+    if not arguments.plot_layers:
         return
-    if not all(1 <= epoch <= arguments.num_train_epochs for epoch in epochs):
-        raise UserError(
-            f"--plot_layers must name epochs from 1 to --num_train_epochs {arguments.num_train_epochs:g}, found "
-            f"{epochs}; choose among these."
-        )
     if problem_type != "single_label_classification" or examples is None:
         found = problem_type if examples is not None else "none"
         raise UserError(
@@ -53,13 +67,8 @@ def check_layer_states(arguments: RunTrainingArguments, problem_type: str, examp
     if not arguments.plot_layers_beside:
         return
     folder = Path(arguments.plot_layers_beside)
-    beside = read_states(folder)
-    if not beside:
-        raise UserError(
-            f"--plot_layers_beside {folder}: must hold a run with --plot_layers, found no {STATES_FOLDER}."
-        )
     labels = _first_texts(examples)["labels"][:]
-    if any(list(stored["labels"]) != labels for stored in beside.values()):
+    if any(list(stored["labels"]) != labels for stored in read_states(folder).values()):
         raise UserError(
             f"--plot_layers_beside {folder}: was drawn from other texts than this run validates on; run both on the "
             "same data with the same --split_seed."

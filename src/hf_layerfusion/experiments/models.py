@@ -20,7 +20,7 @@ from transformers.utils import hub
 from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule, max_tokens, relabel
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, nearest, one_line
-from hf_layerfusion.experiments.adapters import with_adapters
+from hf_layerfusion.experiments.adapters import adapter_config, with_adapters
 from hf_layerfusion.experiments.arguments import (
     AdaptedEncoderArguments,
     CheckpointArguments,
@@ -207,9 +207,10 @@ def check_model(arguments: ModelArguments) -> None:
     What needs the checkpoint's weights or the labels is said later, by `load_model`.
 
     Raises:
-        UserError: a setting that is none of the architecture's, or that does not fit.
+        UserError: a setting that is none of the architecture's, or that does not fit; settings of adapters.
     """
     settings = model_settings(arguments)
+    adapter_config(arguments)
     encoder_dropout(arguments)
     model_class = ARCHITECTURES[arguments.architecture]
     path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)

@@ -14,7 +14,7 @@ from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.experiments.answers import write_answers
 from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.experiments.models import load_tokenizer, load_trained, resolve_path
-from hf_layerfusion.experiments.prepare import load, tokenize
+from hf_layerfusion.experiments.prepare import check_length, load, tokenize
 from hf_layerfusion.experiments.report import split_metrics
 from hf_layerfusion.experiments.run_folder import (
     RESULTS_FILE,
@@ -140,6 +140,7 @@ def predict_only(
                 "several; ask it by MultitaskPipeline."
             )
         tokenizer = load_tokenizer(model_arguments)
+        check_length(tokenizer, data_arguments)
         with training_arguments.main_process_first(desc="preparing the texts"):
             data = load(data_arguments, schema_of(model))
             encoded = tokenize(data, tokenizer, data_arguments)

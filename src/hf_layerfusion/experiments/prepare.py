@@ -116,8 +116,19 @@ def check_names(arguments: DataArguments) -> None:
     """Refuses names that are in no table, before data are read.
 
     Raises:
-        UserError: an unknown `--truncation` or `--problem_type`.
+        UserError: an unknown `--truncation`, `--problem_type` or `--duplicates_in`; a `--group_column` that is no text
+            column.
     """
+    columns = text_columns(arguments)
+    if arguments.duplicates_in not in DUPLICATES_IN:
+        raise UserError(
+            f"--duplicates_in must be one of {', '.join(DUPLICATES_IN)}, found {arguments.duplicates_in!r}; "
+            f"{nearest(arguments.duplicates_in, DUPLICATES_IN)}"
+        )
+    if arguments.group_column not in (None, *columns):
+        raise UserError(
+            f"--group_column must be a text column ({', '.join(columns)}), found {arguments.group_column!r}; name one."
+        )
     if arguments.problem_type is not None:
         check_problem_type(arguments.problem_type)
     if arguments.truncation not in KEPT_WHOLE:
@@ -189,15 +200,6 @@ def load(arguments: DataArguments, schema: LabelSchema | None = None) -> Prepare
         UserError: as `read_splits`, `LabelSchema` and `TweetPreprocessor`; a group column that is no text column.
     """
     columns = text_columns(arguments)
-    if arguments.duplicates_in not in DUPLICATES_IN:
-        raise UserError(
-            f"--duplicates_in must be one of {', '.join(DUPLICATES_IN)}, found {arguments.duplicates_in!r}; "
-            f"{nearest(arguments.duplicates_in, DUPLICATES_IN)}"
-        )
-    if arguments.group_column not in (None, *columns):
-        raise UserError(
-            f"--group_column must be a text column ({', '.join(columns)}), found {arguments.group_column!r}; name one."
-        )
     check_names(arguments)
     cleaner = make_cleaner(arguments)
     splits = read_splits(arguments) if schema is None else {"test": read_file(arguments, "test")}
@@ -314,6 +316,25 @@ def prepare(arguments: DataArguments) -> PreparedData:
             "test: the validation data, as no test data is given; checkpoints are chosen on data cut from train"
         )
     return cut_validation(data, arguments)
+
+
+def check_length(tokenizer: PreTrainedTokenizerBase, arguments: Any) -> None:
+    """Check that `--max_seq_length` leaves room for a token of each text, before data are read.
+
+    Args:
+        tokenizer: adds its special tokens.
+        arguments: `max_seq_length`, and `text_pair_column` where there may be pairs.
+
+    Raises:
+        UserError: if special tokens alone are as many.
+    """
+    is_pair = getattr(arguments, "text_pair_column", None) is not None
+    most = tokenizer.num_special_tokens_to_add(pair=is_pair) + is_pair
+    if arguments.max_seq_length <= most:
+        raise UserError(
+            f"--max_seq_length must be above {most}, so that tokens of the text are left beside the tokenizer's "
+            f"special ones, found {arguments.max_seq_length}."
+        )
 
 
 def tokenize(

@@ -36,13 +36,20 @@ from hf_layerfusion.experiments.layer_states import (
     PLOT_FILE,
     LayerStates,
     check_layer_states,
+    check_plotted_epochs,
     plot_states,
 )
 from hf_layerfusion.experiments.layers import LAYERS_TITLE, layers_section, measure_layers
 from hf_layerfusion.experiments.models import check_model, load_model, load_tokenizer
 from hf_layerfusion.experiments.optimizer import chosen_optimizer
 from hf_layerfusion.experiments.predict import is_prediction_only, predict_only
-from hf_layerfusion.experiments.prepare import PreparedData, prepare, tokenize
+from hf_layerfusion.experiments.prepare import (
+    PreparedData,
+    check_length,
+    check_names,
+    prepare,
+    tokenize,
+)
 from hf_layerfusion.experiments.pushing import open_hub, planned_push
 from hf_layerfusion.experiments.report import RunResult, card_facts, split_metrics, training_texts
 from hf_layerfusion.experiments.run_folder import (
@@ -54,7 +61,7 @@ from hf_layerfusion.experiments.run_folder import (
     run_settings,
     save_trained,
 )
-from hf_layerfusion.experiments.search.run import check_search, run_with_best
+from hf_layerfusion.experiments.search.run import check_search, run_with_best, varies_model
 from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.publish import CARD, PushError
 from hf_layerfusion.metric_table import METRICS, choosing_metrics
@@ -259,7 +266,9 @@ def classify(
     """
     if is_prediction_only(training_arguments):
         return predict_only(model_arguments, data_arguments, training_arguments)
-    check_metric(training_arguments)
+    check_names(data_arguments)
+    check_metric(training_arguments, *filter(None, [data_arguments.problem_type]))
+    check_plotted_epochs(training_arguments)
     check_search(training_arguments)
     if training_arguments.hp_search is not None:
         # What is searched on is not reported.
@@ -268,9 +277,11 @@ def classify(
     with open_run(training_arguments, settings):
         if training_arguments.process_index == 0 and not training_arguments.dry_run:
             open_hub(training_arguments, several=len(training_arguments.seeds or ()) > 1)
-        check_model(model_arguments)
+        if not varies_model(training_arguments):
+            check_model(model_arguments)
         chosen_optimizer(training_arguments)
         tokenizer = load_tokenizer(model_arguments)
+        check_length(tokenizer, data_arguments)
         with training_arguments.main_process_first(desc="preparing the texts"):
             data = prepare(data_arguments)
             encoded = tokenize(data, tokenizer, data_arguments)

@@ -52,8 +52,13 @@ def parse_arguments(*dataclasses: Any) -> tuple[Any, ...]:
         else:
             first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
             first.add_argument("--recipe", nargs="?", default=DEFAULT)
-            parser.set_defaults(**_recipe(first.parse_known_args()[0].recipe, dataclasses))
+            recipe = first.parse_known_args()[0].recipe
+            parser.set_defaults(**_recipe(recipe, dataclasses))
             found = parser.parse_args_into_dataclasses()
+            if any(getattr(each, "recipe", recipe) != recipe for each in found):
+                raise UserError(
+                    "--recipe must be written in full, found an abbreviation of it; write --recipe."
+                )
     except (ValueError, OSError, RecursionError, TypeError, AttributeError) as error:
         raise UserError(" ".join(str(error).split())) from error
     for each in found:

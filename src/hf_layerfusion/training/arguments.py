@@ -25,6 +25,29 @@ CHECKPOINTING = (
 )
 """What `TrainingArguments` calls running layers again in the backward."""
 
+NOT_NEGATIVE = (
+    "learning_rate", "fusion_learning_rate", "head_learning_rate", "embedding_learning_rate", "weight_decay",
+    "max_grad_norm", "adam_epsilon",
+)  # fmt: skip
+COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+SEEDS = ("seed", "data_seed")
+LARGEST_SEED = 2**32 - 1
+"""NumPy's."""
+
+
+def check_seed(name: str, seed: int | None) -> None:
+    """Check a seed; None is none.
+
+    Args:
+        name: the option, for the message.
+        seed: its value.
+
+    Raises:
+        UserError: if NumPy takes no such seed.
+    """
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"{name} must lie between 0 and {LARGEST_SEED}, found {seed}; choose a number there")
+
 
 @dataclass
 class LayerFusionTrainingArguments(TrainingArguments):
@@ -235,6 +258,7 @@ class LayerFusionTrainingArguments(TrainingArguments):
         Raises:
             UserError: a value out of its range, or two options that exclude each other.
         """
+        self._check_numbers()
         self._check_rates()
         if self.init_from_probe and self.cache_frozen_states is None:
             raise UserError(
@@ -248,13 +272,27 @@ class LayerFusionTrainingArguments(TrainingArguments):
         self._check_tasks()
         check_exclusions(self)
 
-    def _check_rates(self) -> None:
-        for name in ("fusion_learning_rate", "head_learning_rate", "embedding_learning_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 <= rate < float("inf"):
+    def _check_numbers(self) -> None:
+        # Of the stock fields too: transformers takes them as they are, and torch refuses a few once the model is made.
+        for name in NOT_NEGATIVE:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
                 raise UserError(
-                    f"{name} must be a finite number of 0 or more, found {rate}; leave it out for its default"
+                    f"{name} must be a finite number of 0 or more, found {value}; leave it out for its default"
                 )
+        for name in COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be 1 or more, found {value}; leave it out for its default")
+        for name in SEEDS:
+            check_seed(name, getattr(self, name))
+        if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
+            raise UserError(
+                f"num_train_epochs must be a finite number above 0, found {self.num_train_epochs}; leave it out for "
+                "its default, or name max_steps"
+            )
+
+    def _check_rates(self) -> None:
         if not 0 < self.layer_decay <= 1:
             raise UserError(
                 f"layer_decay must be above 0 and at most 1, found {self.layer_decay}; 1 gives each layer the same rate"

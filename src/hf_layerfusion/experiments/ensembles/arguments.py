@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass
 
-from hf_layerfusion.experiments.arguments import DataCardArguments, check_prediction_format, option, secret
+from hf_layerfusion.experiments.arguments import (
+    DataCardArguments,
+    check_least,
+    check_prediction_format,
+    option,
+    secret,
+)
 
 
 @dataclass
@@ -61,6 +67,9 @@ class EnsembleArguments:
     dry_run: bool = option(False, "List what --push_to_hub would push of a finished ensemble, and stop.")
     hub_token: str | None = secret("Token for pushing; by default the one stored by `hf auth login`.")
 
+    def __post_init__(self) -> None:
+        check_least(self, 1, "max_loaded_members", "batch_size", "max_seq_length")
+
 
 @dataclass
 class EnsembleDataArguments(DataCardArguments):
@@ -96,4 +105,5 @@ class EnsembleDataArguments(DataCardArguments):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_prediction_format(self.prediction_format, ("standard", "spreadsheet"))

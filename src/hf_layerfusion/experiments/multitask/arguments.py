@@ -6,8 +6,10 @@ from hf_layerfusion.experiments.arguments import (
     AdaptedEncoderArguments,
     DataCardArguments,
     RunTrainingArguments,
+    check_least,
     option,
 )
+from hf_layerfusion.training.arguments import check_seed
 
 
 @dataclass
@@ -57,6 +59,11 @@ class MultitaskDataArguments(DataCardArguments):
         "standard; spreadsheet, in which no text is run as a formula; or course for the prediction files of Stanford's "
         "CS 224N beside the standard ones.",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, 1, "max_seq_length", "max_train_samples", "max_predict_samples")
+        check_seed("--split_seed", self.split_seed)
 
 
 @dataclass

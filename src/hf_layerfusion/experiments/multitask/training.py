@@ -19,7 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from hf_layerfusion import CerbertusConfig, CerbertusForMultitask, parameter_counts
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
-from hf_layerfusion.experiments.adapters import num_parameters, with_adapters
+from hf_layerfusion.experiments.adapters import adapter_config, num_parameters, with_adapters
 from hf_layerfusion.experiments.data_record import DataRecord, data_record
 from hf_layerfusion.experiments.models import (
     encoder_dropout,
@@ -146,6 +146,7 @@ def check_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, T
         UserError: a setting that is none of a task's, or that does not fit.
     """
     encoder_dropout(arguments)
+    adapter_config(arguments)
     path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
     with suppress(OSError, RuntimeError, NotImplementedError):  # no such checkpoint, or none that is built so
         try:

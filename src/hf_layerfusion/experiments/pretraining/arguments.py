@@ -5,7 +5,7 @@ from typing import Any
 
 from hf_layerfusion.data.streaming import STREAMS
 from hf_layerfusion.experiments.arguments import option
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.arguments import LayerFusionTrainingArguments, check_seed
 
 
 @dataclass
@@ -32,6 +32,9 @@ class PretrainingDataArguments:
     shuffle_buffer_size: int = option(
         10_000, "Texts held in memory that each next one is drawn from; 0 keeps the order of the files."
     )
+
+    def __post_init__(self) -> None:
+        check_seed("--split_seed", self.split_seed)
 
 
 @dataclass

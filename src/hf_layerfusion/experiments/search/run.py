@@ -89,6 +89,7 @@ def check_search(arguments: RunTrainingArguments) -> None:
             f"--hp_search {arguments.hp_search} needs the package {arguments.hp_search}, found none; run "
             f"{backend.pip_install()}."
         )
+    read_space(arguments.hp_space)
     if arguments.hp_trials < 1:
         raise UserError(f"--hp_trials must be 1 or more, found {arguments.hp_trials}.")
     if arguments.hp_sampler not in SAMPLERS:
@@ -104,6 +105,13 @@ def check_search(arguments: RunTrainingArguments) -> None:
         )
     if arguments.eval_strategy == IntervalStrategy.NO:
         raise UserError("--hp_search needs evaluations to choose by, found --eval_strategy no; set epoch.")
+
+
+def varies_model(arguments: RunTrainingArguments) -> bool:
+    """Return whether a search draws settings of the model, so that those of the run need not fit the encoder."""
+    if arguments.hp_search is None:
+        return False
+    return any(name not in TRAINING_SETTINGS for name in read_space(arguments.hp_space))
 
 
 def run_with_best(
