@@ -46,6 +46,7 @@ CASES: dict[str, tuple[int, Any, dict[str, Any]]] = {
     "dispatched": (21, list, {"accelerator_config": {"dispatch_batches": True}, **GROUPED}),
     "not evened out": (21, list, {"accelerator_config": {"even_batches": False}, **GROUPED}),
     "stream": (21, Stream, {}),
+    "stream, a short last batch": (23, Stream, {}),
     "stream, even": (24, Stream, {}),
     "stream, fewer than a batch": (3, Stream, {}),
     "stream in shards": (21, arrow_stream, {"accelerator_config": {"dispatch_batches": False}}),

@@ -113,8 +113,8 @@ class EvaluatingTrainer(WeighingTrainer):
     def _own_rows(self, inputs: Any) -> int | None:
         """How many rows of a batch are the process's own, where others are in it."""
         gradients = self.accelerator.gradient_state
-        if self._share is None or not gradients.end_of_dataloader:
-            return None
+        if self._share is None or self._share.processes == 1 or not gradients.end_of_dataloader:
+            return None  # a single process' last batch is as short as it is, not filled up
         size = cast(int, find_batch_size(inputs))
         rest = len(self._share) % (size * self._share.processes)
         # By which accelerate cuts off what it gathers. Of a stream it knows no length.
