@@ -593,7 +593,7 @@ def untrained(folder):
 MISTAKES = {
     "no members": (lambda z, f, m: Ensemble.of([]), "one member or more, found none"),
     "no such folder": (lambda z, f, m: Ensemble.of(["./nowhere"]), "must be a folder or a Hub id"),
-    "no such id": (lambda z, f, m: Ensemble.of(["somebody/nothing"]), "is no folder, and no Hub id either"),
+    "no such id": (lambda z, f, m: Ensemble.of(["somebody/nothing"]), "is no folder, and cannot be had from the Hub"),
     "no model": (lambda z, f, m: Ensemble.of([str(f)]), "must be a trained model"),
     "a setting of another type": (
         lambda z, f, m: Ensemble.of([misconfigured(f / "x")]), "x: must be a trained model, found",

@@ -56,10 +56,13 @@ BAD_TASKS = {
     "dropout": ({**LABELS, "dropout": 1.0}, r"`dropout` must lie in \[0, 1\)"),
     "dense_size": ({**LABELS, "dense_size": -1}, "`dense_size` must lie between"),
     "vector_layers": ({**LABELS, "vector_layers": -1}, "`vector_layers` must lie between"),
-    "vector": ({**LABELS, "sentence_vector": "max"}, "`sentence_vector` must be of .* found 'max'"),
-    "loss": ({**LABELS, "loss": "hinge"}, "`loss` must be of .* found 'hinge'"),
+    "vector": ({**LABELS, "sentence_vector": "max"}, "`sentence_vector` must be one of .* found 'max'"),
+    "loss": ({**LABELS, "loss": "hinge"}, "`loss` must be one of .* found 'hinge'"),
     "loss without inputs": ({**LABELS, "loss": "cosine_embedding"}, "`loss` 'cosine_embedding' needs"),
-    "feature": ({**LABELS, **SIAMESE, "features": ["product"]}, "`features` must be of .* found 'product'"),
+    "feature": (
+        {**LABELS, **SIAMESE, "features": ["product"]},
+        "`features` must be one of .* found 'product'",
+    ),
     "feature of a joint pair": (
         {**LABELS, "pair": True, "features": ["cosine"]},
         "`features` must be left out unless",

@@ -31,6 +31,9 @@ USED: dict[str, dict[str, Any]] = {
     "gradient_surgery": {"gradient_surgery": "pcgrad", "task_mixing": "together"},
     "freeze_encoder": {"freeze_encoder": True},
     "cache_frozen_states": {"cache_frozen_states": "states"},
+    "init_from_probe": {"init_from_probe": True, "cache_frozen_states": "states"},
+    "greater_is_better": {"greater_is_better": False},
+    "decay_all": {"decay_all": True},
     "on_divergence": {"on_divergence": "skip"},
     "class_balance": {"class_balance": "sampling"},
     "class_balance weights": {"class_balance": "weights"},
@@ -54,6 +57,15 @@ USED: dict[str, dict[str, Any]] = {
     "max_grad_norm": {"max_grad_norm": 0.5},
 }
 
+WITHOUT_CACHED_STATES = (
+    "regularizers",
+    "low_memory",
+    "unfreeze_per_epoch",
+    "neftune_noise_alpha",
+    "include_for_metrics",
+    "include_num_input_tokens_seen",
+)
+
 EXCLUDED = {
     ("freeze_encoder", "frozen_layers"),
     ("freeze_encoder", "unfreeze_per_epoch"),
@@ -65,6 +77,12 @@ EXCLUDED = {
     ("regularizers", "label_smoothing_factor"),
     ("low_memory", "label_smoothing_factor"),  # for the regularizers that it comes with
     ("cache_frozen_states", "regularizers"),
+    # It comes with cached states.
+    *(
+        pair
+        for other in WITHOUT_CACHED_STATES
+        for pair in [("init_from_probe", other), (other, "init_from_probe")]
+    ),
     ("cache_frozen_states", "low_memory"),
     ("cache_frozen_states", "unfreeze_per_epoch"),
     ("cache_frozen_states", "neftune_noise_alpha"),
@@ -111,7 +129,8 @@ def test_of_two_options_those_that_exclude_each_other_are_refused(tmp_path: Path
 
 def test_rows_of_the_table_and_of_the_test_are_the_same() -> None:
     def known(pair: tuple[str, str]) -> frozenset[str]:
-        return frozenset(name.replace("low_memory", "regularizers").split()[0] for name in pair)
+        comes_with = {"low_memory": "regularizers", "init_from_probe": "cache_frozen_states"}
+        return frozenset(comes_with.get(name, name).split()[0] for name in pair)
 
     tested = {known(pair) for pair in EXCLUDED} | {frozenset(("task_mixing", "task_temperature"))}
     assert {frozenset((rule.option, rule.other)) for rule in EXCLUSIONS} == tested

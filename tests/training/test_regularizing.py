@@ -115,7 +115,7 @@ MISTAKES = {
     ),
     "a word for yes": (
         {"regularizers": {"smart": {"same_dropout": "no"}}},
-        "same_dropout must be true or false; found 'no'",
+        "same_dropout must be true or false, or left out; found 'no'",
     ),
     "noise without a gradient": (
         {"regularizers": "freelb", CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}},

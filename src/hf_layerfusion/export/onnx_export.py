@@ -141,24 +141,27 @@ def quantize_onnx(folder: str | os.PathLike[str]) -> Path:
             per_channel=True,
             weight_type=QuantType.QInt8,
         )
-        check_quantized(source, unchecked, examples(tokenizer, is_siamese(config)))
+        check_quantized(source, unchecked, examples(tokenizer, is_siamese(config)), target.name)
     return target
 
 
-def check_quantized(source: Path, quantized: Path, batches: list[dict[str, torch.Tensor]]) -> None:
-    """Raises `UserError` if onnxruntime cannot open a quantised graph, or its logits are not near those of `source`."""
+def check_quantized(source: Path, quantized: Path, batches: list[dict[str, torch.Tensor]], name: str) -> None:
+    """Raise `UserError` if onnxruntime cannot open a quantised graph, or its logits are not near those of `source`.
+
+    `name` is what the file will be called, for the message.
+    """
     expected = np.concatenate(run(source, batches))
     try:
         found = np.concatenate(run(quantized, batches))
     except Exception as error:  # onnxruntime's errors have no other base
         raise UserError(
-            f"{quantized.name}: onnxruntime must open and run it, found {one_line(error)}; use {MODEL_FILE}, or "
+            f"{name}: onnxruntime must open and run it, found {one_line(error)}; use {MODEL_FILE}, or "
             "another version of onnxruntime."
         ) from error
     difference = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
     if not difference <= LARGEST_QUANTIZED_DIFFERENCE:
         raise UserError(
-            f"{quantized.name}: its logits must be those of {MODEL_FILE} to {LARGEST_QUANTIZED_DIFFERENCE:.0%} of "
+            f"{name}: its logits must be those of {MODEL_FILE} to {LARGEST_QUANTIZED_DIFFERENCE:.0%} of "
             f"their norm, found a difference of {difference:.0%}; use {MODEL_FILE}."
         )
 
