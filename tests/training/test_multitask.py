@@ -552,7 +552,7 @@ def test_what_does_not_fit_is_refused_on_one_line(
     [
         (
             {"metric_for_best_model": "eval_five_f1"},
-            "metric_for_best_model must be .*five_accuracy, .* mean, found 'eval_five_f1'",
+            "metric_for_best_model must be .*five_accuracy, .* mean\\), found 'eval_five_f1'",
         ),
         ({"task_metrics": {"sim": "mse"}}, "task_metrics: .* 'sim' .* closeness; found 'mse'"),
         ({"dataloader_drop_last": True}, "dataloader_drop_last .* found 7 of task 'sim'"),
