@@ -1,4 +1,4 @@
-"""How often spelling correction changes the words of tweets, and how often that helps or harms.
+"""Counts the words of tweets that spelling correction changes, and shows a sample of them to be judged.
 
 The counts need no judge. Whether a change helps was decided by one reader for a random sample of changed words, each
 with the words around it; `benchmarks/spelling_judged.csv` keeps the verdicts, without the tweets. `--sample N` writes

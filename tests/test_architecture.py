@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "export": set(),
     "ensembling": {"evaluation", "hub"},
     "training": {"data", "losses", "surgery", "evaluation", "hub"},
-    "probing": {"modeling", "training", "evaluation"},
+    "probing": {"modeling", "training", "evaluation", "ensembling"},
     "errors": set(),
     "metric_table": set(),
     "storage": set(),

@@ -1,4 +1,4 @@
-"""What tells whether rows are those of an earlier reading."""
+"""Fingerprints of rows, by which a resumed run knows whether its data have changed."""
 
 import hashlib
 import json

@@ -120,7 +120,7 @@ class SpellingCorrector:
         return self._in_case_of(word, answer).replace("'", apostrophe)
 
     def _has_its_letters(self, word: str) -> bool:
-        """Whether the dictionary's language may write the word: its letters are ASCII or the dictionary's."""
+        """Return True if every letter of the word is ASCII or one that the dictionary's language writes."""
         return word.isascii() or all(letter.isascii() or letter in self._letters for letter in word)
 
     @staticmethod

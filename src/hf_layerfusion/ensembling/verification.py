@@ -1,4 +1,4 @@
-"""Whether a saved model, adapter, checkpoint or ensemble is what was saved."""
+"""Compares saved models, adapters, checkpoints and ensembles with the checksums in their manifests."""
 
 from pathlib import Path
 

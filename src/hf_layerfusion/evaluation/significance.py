@@ -12,7 +12,7 @@ CHUNK_DRAWS = 2**20
 """Numbers of draws times examples that are held at once."""
 
 ZERO = 1e-12
-"""What counts as no difference, so that thirds of three seeds cancel."""
+"""Largest difference that counts as none, so that thirds of three seeds cancel."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Difference:
 
     @property
     def remark(self) -> str:
-        """What the figures leave out, in a few words; empty where they say all."""
+        """Return why a difference or its p-value is undefined, in a few words; empty where both are defined."""
         if not math.isfinite(self.difference):
             return "undefined: a model's answers are all the same"
         if self.p_value is None:

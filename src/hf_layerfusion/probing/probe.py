@@ -6,19 +6,22 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import sklearn
 from datasets import Dataset, IterableDataset
 from huggingface_hub.constants import HF_HOME
-from joblib import Memory
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from hf_layerfusion.ensembling.prediction_files import cached
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation import linear_probe
 from hf_layerfusion.evaluation.linear_probe import LinearProbe, ProbeProblem, fit_linear_probe
 from hf_layerfusion.evaluation.significance import Difference, from_draws, least_p_value
 from hf_layerfusion.modeling.encoders import is_causal
@@ -205,7 +208,7 @@ def layer_probe(
         for reading, apart in _READINGS[len(text_columns)].items()
     }
     groups = None if group_column is None else np.asarray(splits["train"][group_column])
-    probes = _Probes(readings, targets, problem, Memory(folder / "probes", verbose=0), seed)
+    probes = _Probes(readings, targets, problem, folder / "probes", seed)
     found = probes.run(_folds(targets["train"], groups, problem, seed) if "test" not in targets else None)
     tested = targets.get("test", targets["train"])
     report = _report(found, tested, score, seed)
@@ -276,7 +279,7 @@ def _targets(splits: dict[str, Dataset], column: str) -> tuple[dict[str, npt.NDA
     if np.issubdtype(raw["train"].dtype, np.floating):
         return {name: values.astype(np.float64) for name, values in raw.items()}, "regression"
     names = np.unique(raw["train"])
-    unknown = sorted(set(raw.get("test", names)[:]) - set(names)) if "test" in raw else []
+    unknown = sorted(set(raw.get("test", names)) - set(names))
     if unknown:
         raise UserError(
             f"column '{column}' of split 'test' holds classes that train lacks: {unknown[:5]}; leave them out"
@@ -331,7 +334,7 @@ class _Probes:
     readings: dict[str, list[TextVectors]]
     targets: dict[str, npt.NDArray[Any]]
     problem: ProbeProblem
-    memory: Memory
+    cache: Path
     seed: int
 
     def run(self, folds: Any) -> dict[tuple[int, ...], _Fitted]:
@@ -381,18 +384,38 @@ class _Probes:
     ) -> _Fitted:
         features = vectors[0].features(layers, pooling)
         unseen = vectors[1].features(layers, pooling) if test is None else features[test]
-        y = self.targets["train"]
-        count = None if self.problem == "regression" else int(y.max()) + 1
-        try:
-            fit = self.memory.cache(fit_linear_probe)
-            probe: LinearProbe = fit(
-                features[train], y[train], self.problem, num_classes=count, seed=self.seed
-            )
-        except ValueError as error:
-            raise UserError(
-                f"the probe of layer {'s '.join(str(each + 1) for each in layers[-1:])}: {error}"
-            ) from error
+        probe = self._probe(layers, features[train], self.targets["train"][train])
         return _Fitted(probe.predictions(unseen), pooling, reading, probe.cv_score, probe.strength)
+
+    def _probe(
+        self, layers: tuple[int, ...], features: npt.NDArray[np.float32], targets: npt.NDArray[Any]
+    ) -> LinearProbe:
+        """Return the probe of features `[N, D]`, from the cache where it was fitted before."""
+        count = 1 if self.problem == "regression" else int(self.targets["train"].max()) + 1
+
+        def fit() -> npt.NDArray[np.float32]:
+            try:
+                probe = fit_linear_probe(features, targets, self.problem, num_classes=count, seed=self.seed)
+            except ValueError as error:
+                numbers = ", ".join(str(layer + 1) for layer in layers)
+                raise UserError(f"probe of layer {numbers}: {error}") from error
+            # One row a class and one of what else there is, so that the cache holds one array.
+            rest = np.zeros(features.shape[1] + 1)
+            rest[:2] = probe.strength, probe.cv_score
+            return np.vstack([np.column_stack([probe.weight, probe.bias]), rest]).astype(np.float32)
+
+        digest = sha256(np.ascontiguousarray(features).tobytes() + np.ascontiguousarray(targets).tobytes())
+        key = (
+            digest.hexdigest(),
+            self.problem,
+            count,
+            self.seed,
+            linear_probe.STRENGTHS,
+            sklearn.__version__,
+        )
+        *rows, rest = cached(self.cache, key, fit, (count + 1, features.shape[1] + 1)).astype(np.float64)
+        weight, bias = np.array(rows)[:, :-1], np.array(rows)[:, -1]
+        return LinearProbe(weight, bias, float(rest[0]), float(rest[1]))
 
 
 def _report(

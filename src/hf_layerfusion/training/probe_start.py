@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,12 @@ def start_from_probe(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]
     def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
         features.append(args[0].float().cpu())
 
-    _run(model, last, keep, (labels.append(batch["labels"]) or batch for batch in batches))  # type: ignore[func-returns-value]
+    def with_labels_kept() -> Iterator[Mapping[str, Any]]:
+        for batch in batches:
+            labels.append(batch["labels"])
+            yield batch
+
+    _run(model, last, keep, with_labels_kept())
     targets = torch.cat(labels).cpu().numpy()
     is_regression = last.out_features == 1 or np.issubdtype(targets.dtype, np.floating)
     try:
