@@ -91,6 +91,19 @@ def test_a_second_call_runs_no_encoder_and_fits_nothing(
     assert layer_probe(tiny_encoder_dir, data, cache_dir=tmp_path) == first
 
 
+def test_a_damaged_probe_is_fitted_anew(
+    tiny_encoder_dir: str, data: dict[str, Dataset], tmp_path: Path
+) -> None:
+    first = layer_probe(tiny_encoder_dir, data, cache_dir=tmp_path)
+    kept = sorted((tmp_path / "probes").glob("*.safetensors"))
+    assert len(kept) == 6  # both vectors of the last layer, three other layers, all layers
+    for path in kept:
+        content = bytearray(path.read_bytes())
+        content[-10] ^= 64
+        path.write_bytes(content)
+    assert layer_probe(tiny_encoder_dir, data, cache_dir=tmp_path) == first
+
+
 def test_pairs_are_read_jointly_and_apart(tiny_encoder_dir: str, tmp_path: Path) -> None:
     """Whether two texts are equal shows in |u - v|, not in one pass of a random encoder over both."""
     words = [text for text, _ in tiny_texts(160, 3)]

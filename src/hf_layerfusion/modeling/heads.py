@@ -40,6 +40,10 @@ def classification_loss(
     )
 
 
+class ZeroLinear(nn.Linear):
+    """A dense layer whose weights and bias start at zero (`LayerFusionPreTrainedModel._init_weights`)."""
+
+
 class ClassificationHead(nn.Module):
     """Vectors to logits: [dense, ReLU,] dropout, linear. Applies to `[B, D]` and, vector by vector, to `[B, T, D]`.
 
@@ -57,10 +61,8 @@ class ClassificationHead(nn.Module):
         super().__init__()
         self.dense = nn.Linear(input_size, dense_size) if dense_size else None
         self.dropout = nn.Dropout(dropout)
-        self.out_proj = nn.Linear(dense_size or input_size, num_labels)
-        self.out_proj.__dict__["starts_at_zero"] = (
-            starts_at_zero  # read where a model initialises its weights
-        )
+        linear = ZeroLinear if starts_at_zero else nn.Linear
+        self.out_proj = linear(dense_size or input_size, num_labels)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         if self.dense is not None:

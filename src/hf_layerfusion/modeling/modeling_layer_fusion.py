@@ -31,6 +31,7 @@ from .encoders import (
 )
 from .fusion_base import LayerFuser
 from .fusion_mix import ScalarMix
+from .heads import ZeroLinear
 from .label_rows import AskedLabels, set_aside, take_labels
 from .layer_streaming import install_stream, run_streamed
 from .peft_adapters import find_adapters, from_adapters
@@ -234,7 +235,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         if isinstance(module, LayerFuser | ScalarMix):
             module.reset_parameters()
         elif isinstance(module, nn.Linear):
-            if getattr(module, "starts_at_zero", False):
+            if isinstance(module, ZeroLinear):
                 init.zeros_(module.weight)
             else:
                 init.xavier_normal_(module.weight)
