@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .heads import ClassificationHead
+from .heads import ClassificationHead, ZeroLinear
 from .task_config import TaskConfig
 
 logger = logging.get_logger(__name__)
@@ -261,8 +261,8 @@ def set_rows(
         shift: Added to their biases.
     """
     old_weight, old_bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
-    fresh = nn.Linear(layer.in_features, len(rows), bias=old_bias is not None)
-    fresh.__dict__["starts_at_zero"] = layer.__dict__.get("starts_at_zero", False)
+    linear = ZeroLinear if isinstance(layer, ZeroLinear) else nn.Linear
+    fresh = linear(layer.in_features, len(rows), bias=old_bias is not None)
     model._init_weights(fresh)
     weight = fresh.weight.detach().to(old_weight)
     bias = None if fresh.bias is None else fresh.bias.detach().to(old_weight)
