@@ -34,6 +34,10 @@ class UserError(ValueError):
     """
 
 
+class StorageError(UserError):
+    """The disk or a folder refused a file: no fault of the settings, so the same command works once there is room."""
+
+
 def nearest(name: object, known: Iterable[str], otherwise: str = "name one of them") -> str:
     """The way out for a name that is none of `known`: which of them is nearest, or `otherwise` where none is near."""
     found = get_close_matches(str(name), list(known), n=1)

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.errors import StorageError, UserError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -266,12 +266,12 @@ def writable(what: str | Path) -> Iterator[None]:
         what: What is being written, for the message.
 
     Raises:
-        UserError: In place of an `OSError`.
+        StorageError: In place of an `OSError`.
     """
     try:
         yield
     except OSError as error:
-        raise UserError(f"{what}: cannot be written: {refusal(error)}.") from error
+        raise StorageError(f"{what}: cannot be written: {refusal(error)}.") from error
 
 
 def refusal(error: OSError) -> str:

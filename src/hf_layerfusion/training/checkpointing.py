@@ -16,7 +16,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.errors import StorageError, UserError, one_line
 from hf_layerfusion.hub.manifest import write_model_manifest
 from hf_layerfusion.storage import writable, write_text
 from hf_layerfusion.training.adapters import read_adapters
@@ -89,7 +89,7 @@ class CheckpointingTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError, UserError) as error:
             remove_own(folder)
-            raise UserError(
+            raise StorageError(
                 f"checkpoint {folder} could not be written: {one_line(error)}; make room "
                 "(save_total_limit bounds the number of checkpoints) and resume from the one before"
             ) from error
@@ -123,7 +123,7 @@ class CheckpointingTrainer(Trainer):
                 write_model_manifest(folder)
         # What safetensors and torch make of a full disk.
         except (OSError, SafetensorError, RuntimeError) as error:
-            raise UserError(
+            raise StorageError(
                 f"{folder}: the model could not be written: {one_line(error)}; make room, or check the permissions, "
                 "and go on from the last checkpoint"
             ) from error

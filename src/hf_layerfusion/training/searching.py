@@ -12,7 +12,7 @@ from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.errors import StorageError, UserError, one_line
 from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.own_folders import make_own, new_name, remove_own
 
@@ -20,6 +20,10 @@ logger = logging.get_logger(__name__)
 
 FOLDER = "folder"
 """The attribute of an Optuna trial that names its folder."""
+
+
+class SearchStopped(Exception):  # noqa: N818
+    """A search that cannot go on, for a reason that lies in none of its trials, such as a full disk."""
 
 
 class SearchingTrainer(Trainer):
@@ -49,6 +53,7 @@ class SearchingTrainer(Trainer):
         is not a number, says so in its attribute `error`.
 
         Raises:
+            SearchStopped: the disk refused a trial's checkpoint.
             UserError: a trial's values that do not go with each other, or as the stock method's subclasses.
         """
         if trial is None or self.hp_search_backend is None:
@@ -68,6 +73,9 @@ class SearchingTrainer(Trainer):
             else:
                 logger.info(f"{self._name_of(trial)}: objective {self.objective}")
             return output
+        except StorageError as error:
+            # Not a fault of the trial's values. A search goes on after a `UserError`; this one must end.
+            raise SearchStopped(str(error)) from error
         except (UserError, torch.OutOfMemoryError) as error:
             self._tell_failure(trial, one_line(error))
             raise

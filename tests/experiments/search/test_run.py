@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 from matplotlib import image
+from safetensors import SafetensorError
 from transformers.trainer_utils import BestRun
 
 from hf_layerfusion.errors import UserError
@@ -155,6 +156,28 @@ def test_a_search_that_was_killed_goes_on(call, tmp_path, monkeypatch):
     # Once more, nothing is left to do.
     assert call(tmp_path / "cut", resume_from_checkpoint=True) == results
     assert trained == [2]
+
+
+def test_a_search_that_a_full_disk_ended_goes_on(call, tmp_path, monkeypatch):
+    call(tmp_path / "whole")
+    save = LayerFusionTrainer._save
+
+    def full(self, *args, **kwargs):
+        if self._trial is not None and self._trial.number == 0:
+            raise SafetensorError("No space left on device")
+        return save(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LayerFusionTrainer, "_save", full)
+        with pytest.raises(UserError, match="could not be written: No space left"):
+            call(tmp_path / "full")
+    assert not (tmp_path / "full" / "search" / "trials.csv").exists()
+    call(tmp_path / "full", resume_from_checkpoint=True)
+    keep = ("trial", "state", "validation loss", *SPACE)
+    whole, again = (
+        [[trial[name] for name in keep] for trial in trials_in(tmp_path / name)] for name in ("whole", "full")
+    )
+    assert again == whole
 
 
 def test_without_test_file_the_validation_data_are_reported(call, tmp_path, sizes):

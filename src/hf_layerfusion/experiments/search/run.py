@@ -32,6 +32,7 @@ from hf_layerfusion.experiments.search.space import (
 )
 from hf_layerfusion.storage import read_json, writable, write_json
 from hf_layerfusion.training.own_folders import remove_own
+from hf_layerfusion.training.searching import SearchStopped
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)
@@ -275,6 +276,9 @@ def _search_in_study(
                 catch=(UserError, torch.OutOfMemoryError),
                 **{**options, "n_trials": left, **study_options},
             )
+        except SearchStopped as stopped:
+            # The trial counts as interrupted: the same command runs it again.
+            raise UserError(str(stopped)) from stopped
         except ValueError:
             _check_ended(search_study.trials_of(study))
             raise
