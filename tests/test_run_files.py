@@ -31,7 +31,7 @@ def recipes() -> dict[str, str]:
 
 
 def not_finite(content: Any, place: str = "") -> Iterator[str]:
-    """Where a run file holds a number that is none, as one or in a string of numbers."""
+    """Where a run file holds a number that is none: as one, as null among the metrics or in a string of numbers."""
     if isinstance(content, dict):
         for name, value in content.items():
             yield from not_finite(value, f"{place}/{name}")
@@ -41,6 +41,8 @@ def not_finite(content: Any, place: str = "") -> Iterator[str]:
     elif isinstance(content, float):
         if not math.isfinite(content):
             yield place
+    elif content is None and "metrics" in place.split("/"):
+        yield place
     elif isinstance(content, str) and {"nan", "inf", "-inf"} & {*content.split()}:
         yield place
 
@@ -73,7 +75,7 @@ def faults(content: dict[str, Any], recipe: str) -> list[str]:
             metric = METRICS[
                 next(known for known in sorted(METRICS, key=len, reverse=True) if name.endswith(known))
             ]
-            if not metric.least <= value <= metric.most:
+            if value is not None and not metric.least <= value <= metric.most:
                 found.append(f"{split} {name} {value} is out of its range")
     return found
 
@@ -153,6 +155,7 @@ def test_the_settings_of_each_are_sound(tmp_path: Path) -> None:
             {"metrics": {"test": {"accuracy": float("nan")}}},
             "a number that is none at /metrics/test/accuracy",
         ),
+        ({"metrics": {"test": {"accuracy": None}}}, "a number that is none at /metrics/test/accuracy"),
         ({"metrics": {"test": {"accuracy": 1.5}}}, "test accuracy 1.5 is out of its range"),
         ({"metric_for_best_model": "accuracy"}, "chosen by accuracy in its recipe's direction"),
         ({"metric_for_best_model": "accuracy", "greater_is_better": False}, "in the wrong direction"),

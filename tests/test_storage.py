@@ -1,6 +1,8 @@
 """Files and folders that are whole or absent, whatever ends the process, and locks that end with it."""
 
 import errno
+import json
+import math
 import multiprocessing
 import os
 import threading
@@ -8,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hf_layerfusion import storage
@@ -56,6 +59,18 @@ def test_a_file_is_replaced_whole_or_left_as_it_is(tmp_path):
         broken_off(path)
     assert names(tmp_path) == ["results.json"]
     assert read_json(path, "delete it") == {"a": 1}
+
+
+def test_numbers_that_json_has_not_are_null(tmp_path):
+    path = tmp_path / "results.json"
+    content = {"pearsonr": math.nan, "epochs": [{"loss": math.inf}, (1.5, np.float64("-inf"))], "seed": 0}
+    write_json(path, content)
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    found = json.loads(path.read_text(), parse_constant=refuse)
+    assert found == {"pearsonr": None, "epochs": [{"loss": None}, [1.5, None]], "seed": 0}
 
 
 def test_a_file_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):

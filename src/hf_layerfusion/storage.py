@@ -11,10 +11,11 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,20 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Write JSON, whole or not at all; numbers that are not finite, which JSON has not, are written as null."""
+    strict = json.dumps(finite_or_none(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, strict + "\n")
+
+
+def finite_or_none(content: Any) -> Any:
+    """Return `content` with None in place of each number that is not finite, at any depth."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {name: finite_or_none(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite_or_none(value) for value in content]
+    return content
 
 
 def read_json(path: str | os.PathLike[str], way_out: str) -> Any:

@@ -9,7 +9,15 @@ import pytest
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, RunTrainingArguments
-from hf_layerfusion.experiments.run_folder import SETTINGS_FILE, check_output_dir, run_settings, write_json
+from hf_layerfusion.experiments.run_folder import (
+    RESULTS_FILE,
+    SETTINGS_FILE,
+    check_output_dir,
+    read_results,
+    run_settings,
+    write_json,
+    write_summary,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,3 +51,17 @@ def test_the_global_batch_decides(changes: dict[str, Any], found: str | None, tm
     else:
         with pytest.raises(UserError, match=rf"other settings \({found}\)"):
             check_output_dir(*again)
+
+
+def test_a_metric_that_is_undefined_in_one_run_is_so_in_the_summary(tmp_path: Path) -> None:
+    runs = []
+    for seed, correlation in ((0, 0.5), (1, float("nan"))):
+        folder = tmp_path / f"seed-{seed}"
+        folder.mkdir()
+        write_json(folder / RESULTS_FILE, {"test_pearsonr": correlation, "test_mse": 1.0})
+        runs.append(read_results(folder))
+    arguments = RunTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    found = write_summary(tmp_path, {"seeds": [0, 1]}, runs, arguments)
+    assert found == read_results(tmp_path)
+    assert found["test_pearsonr"] == {"mean": None, "sd": None}
+    assert found["test_mse"] == {"mean": 1.0, "sd": 0.0}

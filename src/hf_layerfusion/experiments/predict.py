@@ -23,7 +23,7 @@ from hf_layerfusion.experiments.run_folder import (
     run_settings,
     staged_outputs,
 )
-from hf_layerfusion.storage import read_json, writable, write_json
+from hf_layerfusion.storage import finite_or_none, read_json, writable, write_json
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)
@@ -172,4 +172,4 @@ def predict_only(
                 write_answers(folder, data, "test", logits, output.label_ids, data_arguments)
                 write_json(folder / RESULTS_FILE, results)
         trainer.accelerator.wait_for_everyone()
-        return results
+        return dict(finite_or_none(results))

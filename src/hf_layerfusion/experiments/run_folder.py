@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from hf_layerfusion.storage import (
     LOCK_FILE,
     PARTIAL,
     clean,
+    finite_or_none,
     is_empty,
     locked,
     move_into,
@@ -130,7 +132,8 @@ def run_settings(
         settings.pop("per_device_train_batch_size")
     for name in ("gradient_accumulation_steps", "per_device_eval_batch_size"):
         settings.pop(name)
-    return {name: value for name, value in settings.items() if not name.startswith("hub_")}
+    kept = {name: value for name, value in settings.items() if not name.startswith("hub_")}
+    return dict(finite_or_none(kept))  # as the file has them, with which a resumed run compares them
 
 
 def asks_to_resume(arguments: LayerFusionTrainingArguments) -> bool:
@@ -305,13 +308,22 @@ def run_seeds(experiment: Experiment, arguments: RunTrainingArguments) -> dict[s
 def write_summary(
     top: Path, parts: dict[str, Any], runs: Sequence[dict[str, Any]], arguments: LayerFusionTrainingArguments
 ) -> dict[str, Any]:
-    """Writes mean and standard deviation of each result over several runs, and returns them; `parts` say what the runs
-    are of."""
+    """Write mean and standard deviation of each result over several runs, and return them.
+
+    Both are None where a result is undefined in one of the runs, as a correlation of constant answers.
+
+    Args:
+        top: The folder above those of the runs.
+        parts: What the runs are of, such as their seeds, for the head of the file.
+        runs: The results of each run.
+        arguments: Of the run; its main process alone writes.
+    """
     summary = dict(parts)
     for name in runs[0]:
-        mean, sd = mean_sd([run[name] for run in runs])
+        # null, an undefined metric in one run, makes mean and deviation undefined too.
+        mean, sd = mean_sd([math.nan if run[name] is None else run[name] for run in runs])
         summary[name] = {"mean": mean, "sd": sd}
     if arguments.process_index == 0:
         with writable(f"--output_dir {top}"):
             write_json(top / RESULTS_FILE, summary)
-    return summary
+    return dict(finite_or_none(summary))

@@ -17,7 +17,7 @@ from transformers import HfArgumentParser
 
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.hub.publish import NEVER_PUSHED
-from hf_layerfusion.storage import is_ours, refusal
+from hf_layerfusion.storage import finite_or_none, is_ours, refusal
 
 DEFAULT, PAPER, FROZEN = RECIPES = ("default", "paper", "frozen")
 """What `--recipe` may name."""
@@ -102,7 +102,7 @@ def set_up_logging() -> None:
 
 def print_outputs(results: dict[str, Any], folder: Path) -> None:
     """Says what a run measured, and what its folder holds."""
-    print(json.dumps(results, indent=2))
+    print(json.dumps(finite_or_none(results), indent=2))
     print(f"\nEverything is in {folder}:")
     for path in sorted(folder.iterdir()):
         if not is_ours(path):

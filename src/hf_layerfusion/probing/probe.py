@@ -127,8 +127,14 @@ class LayerProbe:
     def from_dict(cls, content: Mapping[str, Any]) -> LayerProbe:
         """Return the probe that `to_dict` made JSON of."""
 
+        def numbers(fields: Mapping[str, Any]) -> dict[str, Any]:  # JSON has null for what is not finite
+            return {
+                name: math.nan if value is None and name != "p_value" else value
+                for name, value in fields.items()
+            }
+
         def score(fields: Mapping[str, Any]) -> ProbeScore:
-            return ProbeScore(**{**fields, "layers": tuple(fields["layers"])})
+            return ProbeScore(**{**numbers(fields), "layers": tuple(fields["layers"])})
 
         fields = {name: value for name, value in content.items() if name != "advice"}
         layers = [score(each) for each in fields.pop("layers")]
@@ -136,7 +142,7 @@ class LayerProbe:
         same = {
             name: next((each for each in layers if each == found), found) for name, found in named.items()
         }
-        return cls(**fields | {"layers": layers, **same, "gain": Difference(**fields["gain"])})
+        return cls(**fields | {"layers": layers, **same, "gain": Difference(**numbers(fields["gain"]))})
 
 
 def layer_probe(

@@ -1,7 +1,5 @@
 """Reports where a figure is undefined: the correlation of answers that are all the same."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -10,6 +8,7 @@ from hf_layerfusion.experiments.ensemble_tables.table import Combination, Ensemb
 from hf_layerfusion.experiments.tables.report import report_of_runs
 from hf_layerfusion.experiments.tables.rows import read_rows
 from hf_layerfusion.experiments.tables.table import Table
+from hf_layerfusion.storage import write_json
 
 LABELS = np.random.default_rng(0).normal(size=120).round(2)
 TASKS = {"sts": {"problem_type": "regression"}}
@@ -20,7 +19,7 @@ def text_of(values):
 
 
 def write_run(results, variant, seed, answers, folds=None):
-    """A run file of one regression; its correlation is NaN for constant answers."""
+    """A run file of one regression; its correlation is undefined for constant answers, and null in the file."""
     constant = np.ptp(answers) == 0
     figure = float("nan") if constant else float(np.corrcoef(answers, LABELS)[0, 1])
     settings = {"tasks": TASKS, "seed": seed, **({"folds": folds[1]} if folds else {})}
@@ -36,7 +35,7 @@ def write_run(results, variant, seed, answers, folds=None):
         "logits": {split: {"sts": text_of(answers)} for split in ("validation", "test")},
         "parameters": 1,
     }
-    file.write_text(json.dumps(content))
+    write_json(file, content)
 
 
 def table_of(*variants, seeds=(0, 1), **common):

@@ -128,6 +128,8 @@ def read_run_file(file: Path, *needed: str) -> dict[str, Any]:
         raise UserError(
             f"{file}: must be a run file with {', '.join(needed)}, found no {missing[0]}; {way_out}."
         )
+    for metrics in content.get("metrics", {}).values():
+        metrics.update({name: math.nan for name, value in metrics.items() if value is None})  # written as null
     return content
 
 
