@@ -52,8 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own = argparse.ArgumentParser(prog=f"{parser.prog} {called.command}", description=command.summary)
     module.add_arguments(own)
     options = own.parse_args(called.arguments)
-    run_script = import_module("hf_layerfusion.experiments.script").run_script
-    run_script(lambda: module.run(options))
+    script = import_module("hf_layerfusion.experiments.script")
+
+    def run() -> None:
+        script.refuse_nul(options)
+        module.run(options)
+
+    script.run_script(run)
 
 
 if __name__ == "__main__":

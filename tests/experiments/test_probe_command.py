@@ -37,7 +37,7 @@ def test_table_advice_and_files(
     [
         (["--test_file", "a.csv", "b.csv"], "a file for each of the 1 training files, found 2"),
         (["--output_dir", "."], "must be a new or empty folder"),
-        (["--metric", "f1"], "must be one of accuracy, macro_f1"),
+        (["--metric", "pearson"], "must be one of accuracy, macro_f1"),
         (["--text_column", "tweet"], "tweet"),
     ],
 )
@@ -53,6 +53,27 @@ def test_one_line_and_exit_code_2(
     assert error.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert message in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metric", "f1"], "metric must be one of accuracy, macro_f1, pearson"),
+        (["--batch_size", "0"], "batch_size must be 1 or more"),
+        (["--max_length", "2"], "max_length must lie between 3"),
+        (["--max_train_samples", "-1"], "--max_train_samples must be 1 or more"),
+        (["--seed", "-1"], "seed must lie between 0"),
+        (["--output_dir", "a\0b"], "--output_dir must hold no NUL character"),
+        (["nobody/nothing/here"], "encoder nobody/nothing/here: cannot be loaded"),
+    ],
+)
+def test_what_no_probe_can_be_asked_is_refused_before_data_are_read(
+    tiny_encoder_dir: str, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["probe", *options, tiny_encoder_dir, "--train_file", "missing.csv"])
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.fixture

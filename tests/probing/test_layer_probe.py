@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,17 @@ from transformers import AutoConfig, AutoModel
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation import linear_probe
-from hf_layerfusion.probing import LayerProbe, layer_probe, layer_probes, plot_gains, plot_layer_probe
+from hf_layerfusion.evaluation.significance import UNDEFINED
+from hf_layerfusion.probing import (
+    LayerProbe,
+    ProbeScore,
+    layer_probe,
+    layer_probes,
+    plot_gains,
+    plot_layer_probe,
+)
 from hf_layerfusion.probing.scores import SCORES, bootstrap_scores
+from hf_layerfusion.storage import write_json
 from tests.tiny import VOCABULARY, tiny_config, tiny_texts, tiny_tokenizer
 
 
@@ -163,7 +173,11 @@ def test_several_encoders_and_data_sets_in_one_call(
         ),
         (lambda d: d, {"text_columns": ("tweet",)}, "must have the columns tweet"),
         (lambda d: d, {"metric": "pearson"}, "must be one of accuracy, macro_f1"),
-        (lambda d: d, {"max_length": 1000}, "must lie between 1 and 64"),
+        (lambda d: d, {"max_length": 1000}, "must lie between 3, .* and 64"),
+        (lambda d: d, {"max_length": 2}, "must lie between 3, .* and 64"),
+        (lambda d: d, {"batch_size": 0}, "batch_size must be 1 or more, found 0"),
+        (lambda d: d, {"seed": -1}, "seed must lie between 0"),
+        (lambda d: d, {"text_columns": ("text",) * 3}, "one column, or two for pairs"),
         (lambda d: {"test": d["test"]}, {}, "must hold a split 'train'"),
     ],
 )
@@ -184,6 +198,14 @@ def test_an_encoder_with_one_layer_is_refused(data: dict[str, Dataset], tmp_path
     tiny_tokenizer().save_pretrained(tmp_path / "encoder")
     with pytest.raises(UserError, match="two layers or more"):
         layer_probe(str(tmp_path / "encoder"), data, cache_dir=tmp_path)
+
+
+def test_a_probe_of_undefined_scores_is_read_back(data: dict[str, Dataset], tmp_path: Path) -> None:
+    score = ProbeScore((1,), "mean", "", math.nan, math.nan, math.nan, -1.0, 1.0)
+    probe = LayerProbe("encoder", "data", "pearson", 9, 9, [score], score, score, score, UNDEFINED)
+    write_json(tmp_path / "probe.json", probe.to_dict())
+    read = LayerProbe.from_dict(json.loads((tmp_path / "probe.json").read_text()))
+    assert repr(read) == repr(probe)
 
 
 def test_scores_by_counts_are_scikit_learns_on_repeated_rows() -> None:

@@ -62,11 +62,23 @@ def parse_arguments(*dataclasses: Any) -> tuple[Any, ...]:
     except (ValueError, OSError, RecursionError, TypeError, AttributeError) as error:
         raise UserError(" ".join(str(error).split())) from error
     for each in found:
-        for name, value in vars(each).items():
-            for text in value if isinstance(value, list) else [value]:
-                if isinstance(text, str) and "\0" in text:
-                    raise UserError(f"--{name} must hold no NUL character, found {text!r}; remove it.")
+        refuse_nul(each)
     return found
+
+
+def refuse_nul(options: Any) -> None:
+    """Refuse a NUL character in any option: no file or name may hold one.
+
+    Args:
+        options: A dataclass or namespace of options, some of which may be lists.
+
+    Raises:
+        UserError: Names the option.
+    """
+    for name, value in vars(options).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and "\0" in text:
+                raise UserError(f"--{name} must hold no NUL character, found {text!r}; remove it.")
 
 
 def _recipe(name: Any, dataclasses: Sequence[Any]) -> dict[str, Any]:

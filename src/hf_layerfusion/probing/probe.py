@@ -17,17 +17,17 @@ from datasets import Dataset, IterableDataset
 from huggingface_hub.constants import HF_HOME
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_layerfusion.ensembling.prediction_files import cached
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.evaluation import linear_probe
 from hf_layerfusion.evaluation.linear_probe import LinearProbe, ProbeProblem, fit_linear_probe
 from hf_layerfusion.evaluation.significance import Difference, from_draws, least_p_value
 from hf_layerfusion.modeling.encoders import is_causal
 from hf_layerfusion.modeling.modeling_layer_pooling import LayerPoolingModel
 from hf_layerfusion.probing.scores import SCORES, Score, bootstrap_scores
-from hf_layerfusion.probing.vectors import TextVectors, most_tokens, read_vectors
+from hf_layerfusion.probing.settings import check_probe, load_settings, most_tokens
+from hf_layerfusion.probing.vectors import TextVectors, read_vectors
 
 NUM_FOLDS = 5
 """Folds in which data without a test split are predicted."""
@@ -186,20 +186,31 @@ def layer_probe(
         The scores, with `advice` in one sentence. `plot_layer_probe` draws them.
 
     Raises:
-        UserError: a stream, missing columns, one class only, labels or rows too few for the folds, an encoder with one
-            layer, states that are not finite.
+        UserError: as `check_probe`, before the data are looked at; a stream, missing columns, one class only, labels or
+            rows too few for the folds, an encoder with one layer, states that are not finite.
     """
+    check_probe(
+        [encoder],
+        text_columns=text_columns,
+        metric=metric,
+        max_length=max_length,
+        batch_size=batch_size,
+        seed=seed,
+        **options,
+    )
     splits = _splits(data, [*text_columns, label_column, *([group_column] if group_column else [])])
     targets, problem = _targets(splits, label_column)
     score_name, score = _score(metric, problem)
-    causal = is_causal(AutoConfig.from_pretrained(encoder, **options))
-    token_pooling = "last_mean" if causal else "cls_mean"
-    model = LayerPoolingModel.from_pretrained(
-        encoder, pooling="concat", token_pooling=token_pooling, **options
-    )
+    config, tokenizer = load_settings(encoder, **options)
+    token_pooling = "last_mean" if is_causal(config) else "cls_mean"
+    try:
+        model = LayerPoolingModel.from_pretrained(
+            encoder, pooling="concat", token_pooling=token_pooling, **options
+        )
+    except LOADING_ERRORS as error:
+        raise UserError(f"encoder {encoder}: cannot be loaded: {one_line(error)}") from error
     if model.config.num_hidden_layers < 2:
         raise UserError(f"encoder {encoder}: must have two layers or more to compare, found one; use another")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(encoder, **options)
     folder = Path(HF_HOME) / "hf_layerfusion" / "states" if cache_dir is None else Path(cache_dir)
     readings = {
         reading: read_vectors(
@@ -207,7 +218,7 @@ def layer_probe(
             tokenizer,
             [split.select_columns(list(text_columns)) for split in splits.values()],
             apart=apart,
-            max_length=most_tokens(model, tokenizer, max_length),
+            max_length=most_tokens(config, tokenizer, max_length, len(text_columns) == 2),
             cache_dir=str(folder),
             batch_size=batch_size,
         )

@@ -12,7 +12,6 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.state_cache import text_key
 from hf_layerfusion.training.state_reader import StateReader, texts_of
 
@@ -118,21 +117,3 @@ def _encode(
     else:
         rows = [{name: [side[name][row] for side in sides] for name in names} for row in range(len(split))]
     return rows, int(cut.sum())
-
-
-def most_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: int | None) -> int:
-    """Return how many tokens of a text the encoder reads.
-
-    Raises:
-        UserError: more are asked for than it takes.
-    """
-    limits = [
-        tokenizer.model_max_length,
-        getattr(model.config.get_text_config(), "max_position_embeddings", None),
-    ]
-    limit = min((each for each in limits if each), default=int(1e9))
-    if asked is not None and not 1 <= asked <= limit:
-        raise UserError(
-            f"max_length must lie between 1 and {limit}, found {asked}; the encoder takes no more"
-        )
-    return int(min(asked or 512, limit))

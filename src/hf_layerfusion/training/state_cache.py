@@ -72,6 +72,7 @@ class StateCache:
         num_layers: number R of layers.
         width: H.
         dtype: of the values on disk.
+        option: name of the option that asked for the states, for messages.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class StateCache:
         num_layers: int,
         width: int,
         dtype: torch.dtype,
+        option: str = "cache_frozen_states",
     ) -> None:
+        self.option = option
         self.description = json.dumps({**description, "dtype": str(dtype)}, indent=1, sort_keys=True)
         self.folder = Path(folder) / sha256(self.description.encode()).hexdigest()[:32]
         self.num_layers, self.width, self.dtype = num_layers, width, dtype
@@ -186,11 +189,11 @@ class StateCache:
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
             raise UserError(
-                f"cache_frozen_states={self.folder.parent}: cannot be made: {error.strerror}; name another folder"
+                f"{self.option}={self.folder.parent}: cannot be made: {error.strerror}; name another folder"
             ) from error
         if free < self.bytes_of(tokens):
             raise UserError(
-                f"cache_frozen_states={self.folder.parent}: the states need {gigabytes(self.bytes_of(tokens))}, found "
+                f"{self.option}={self.folder.parent}: the states need {gigabytes(self.bytes_of(tokens))}, found "
                 f"{gigabytes(free)} free; make room, name a folder on another disk or leave the option out"
             )
 
@@ -202,7 +205,7 @@ class StateCache:
         Raises:
             UserError: the folder cannot be made.
         """
-        what = f"cache_frozen_states={self.folder.parent}"
+        what = f"{self.option}={self.folder.parent}"
         lock = locked(self.folder / LOCK_FILE, what, wait=True)
         with writable(what):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -240,7 +243,7 @@ class StateCache:
                     values = each.to(self.dtype).contiguous()
                     if not values.isfinite().all():
                         raise UserError(
-                            f"cache_frozen_states={self.folder.parent}: states must be finite, found others of a text "
+                            f"{self.option}={self.folder.parent}: states must be finite, found others of a text "
                             f"of {len(each[0])} tokens in {self.dtype}; train in another precision or leave the option "
                             "out"
                         )
@@ -259,7 +262,7 @@ class StateCache:
             data.unlink(missing_ok=True)
             if isinstance(error, OSError):
                 raise UserError(
-                    f"cache_frozen_states={self.folder.parent}: the states could not be written: {error.strerror}; "
+                    f"{self.option}={self.folder.parent}: the states could not be written: {error.strerror}; "
                     f"make room for {gigabytes(self.bytes_of(sum(lengths)))} or leave the option out"
                 ) from error
             raise

@@ -157,6 +157,7 @@ class StateReader:
             len(read.layers),
             read.width,
             self.model.dtype if self.dtype is None else self.dtype,
+            self.option,
         )
 
     def _texts(self, rows: Any, every_token: bool) -> Iterator[tuple[bytes, _Text]]:

@@ -11,6 +11,7 @@ from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.data.splits import limit, remove_duplicates
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.probing import LayerProbe, layer_probes, plot_gains, plot_layer_probe
+from hf_layerfusion.probing.settings import check_probe
 from hf_layerfusion.storage import new_folder, write_json
 
 
@@ -39,12 +40,26 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--group_column", help="text column whose equal values stay in one fold, where there is no test file"
     )
-    parser.add_argument("--metric", help="accuracy or macro_f1 for classes, pearson for values")
-    parser.add_argument("--max_train_samples", type=int, help="draw so many rows of each training file")
-    parser.add_argument("--max_length", type=int, help="tokens of a text that are read")
+    parser.add_argument(
+        "--metric",
+        help="accuracy or macro_f1 for classes (default: accuracy), pearson for values (the default there)",
+    )
+    parser.add_argument(
+        "--max_train_samples", type=int, help="draw this many rows of each training file (default: all)"
+    )
+    parser.add_argument(
+        "--max_length",
+        type=int,
+        help="tokens of a text that are read, of a pair read jointly of both (default: what the encoder takes, at most "
+        "512)",
+    )
     parser.add_argument("--batch_size", type=int, default=32, help="texts a batch (default: 32)")
-    parser.add_argument("--cache_dir", help="folder of the encoder's states")
-    parser.add_argument("--seed", type=int, default=0, help="of folds and bootstrap (default: 0)")
+    parser.add_argument(
+        "--cache_dir",
+        help="folder that keeps the encoder's states for the next call (default: hf_layerfusion/states beside the "
+        "Hub's cache)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of folds and bootstrap (default: 0)")
     parser.add_argument("--output_dir", help="new folder for probe.json, layers.png and gains.png")
 
 
@@ -69,11 +84,25 @@ def run(arguments: Namespace) -> None:
 
 
 def _probe(arguments: Namespace) -> list[LayerProbe]:
-    columns = [arguments.text_column] + ([arguments.text_pair_column] if arguments.text_pair_column else [])
+    columns: list[str] = [arguments.text_column] + (
+        [arguments.text_pair_column] if arguments.text_pair_column else []
+    )
     if arguments.test_file and len(arguments.test_file) != len(arguments.train_file):
         raise UserError(
             f"--test_file must name a file for each of the {len(arguments.train_file)} training files, found "
             f"{len(arguments.test_file)}; name as many, or none"
+        )
+    settings = {
+        "text_columns": columns,
+        "metric": arguments.metric,
+        "max_length": arguments.max_length,
+        "batch_size": arguments.batch_size,
+        "seed": arguments.seed,
+    }
+    check_probe(arguments.encoders, **settings)
+    if arguments.max_train_samples is not None and arguments.max_train_samples < 1:
+        raise UserError(
+            f"--max_train_samples must be 1 or more, found {arguments.max_train_samples}; leave it out to take all rows"
         )
     data = {}
     for place, path in enumerate(arguments.train_file):
@@ -87,13 +116,9 @@ def _probe(arguments: Namespace) -> list[LayerProbe]:
     probes = layer_probes(
         arguments.encoders,
         data,
-        text_columns=columns,
         group_column=arguments.group_column,
-        metric=arguments.metric,
-        max_length=arguments.max_length,
-        batch_size=arguments.batch_size,
         cache_dir=arguments.cache_dir,
-        seed=arguments.seed,
+        **settings,
     )
     for probe in probes:
         print(f"\n{_shown(probe)}")

@@ -129,7 +129,9 @@ def read_run_file(file: Path, *needed: str) -> dict[str, Any]:
             f"{file}: must be a run file with {', '.join(needed)}, found no {missing[0]}; {way_out}."
         )
     for metrics in content.get("metrics", {}).values():
-        metrics.update({name: math.nan for name, value in metrics.items() if value is None})  # written as null
+        metrics.update(
+            {name: math.nan for name, value in metrics.items() if value is None}
+        )  # written as null
     return content
 
 
