@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "surgery": set(),
     "evaluation": set(),
     "hub": set(),
-    "export": set(),
+    "export": {"hub"},
     "ensembling": {"evaluation", "hub"},
     "training": {"data", "losses", "surgery", "evaluation", "hub"},
     "probing": {"modeling", "training", "evaluation", "ensembling"},

@@ -22,6 +22,7 @@ from hf_layerfusion import (
     write_model_manifest,
 )
 from hf_layerfusion.__main__ import COMMANDS, main
+from hf_layerfusion.ensembling.soup import make_soup
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.manifest import MODEL_MANIFEST
 from hf_layerfusion.training.adapters import load_adapter_model
@@ -113,6 +114,14 @@ def test_a_change_of_any_file_is_found(save: Any, tiny_encoder_dir: str, tmp_pat
         assert SAVED[save] - {"optimizer.pt", "trainer_state.json"} <= manifest.keys()
 
 
+def test_each_folder_is_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    carrying_ensemble(tmp_path / "saved", "")
+    monkeypatch.chdir(tmp_path)
+    found = verify_saved("saved")
+    manifests = (tmp_path / "saved").rglob(MODEL_MANIFEST)
+    assert found == (sum(len(json.loads(path.read_text())["files"]) for path in manifests), [])
+
+
 def test_a_member_that_lies_elsewhere_is_compared_too(tmp_path: Path) -> None:
     members = [str(save_member(tmp_path / name, seed=seed)) for seed, name in enumerate(("a", "b"))]
     Ensemble.of(members).save_pretrained(tmp_path / "both")
@@ -140,6 +149,43 @@ def test_a_member_with_adapters_of_tasks_is_known_by_them_and_carried(
     path.write_bytes(content)
     with pytest.raises(UserError, match="the member member has changed"):
         Ensemble.from_pretrained(tmp_path / "carried")
+
+
+def run_of_tasks(folder: Path) -> None:
+    our_model(folder, "")
+    for name in ("best-one", "search/run-0/checkpoint-2"):
+        (folder / name).mkdir(parents=True)
+        our_model(folder / name, "")
+
+
+def run_of_seeds(folder: Path) -> None:
+    (folder / "run.json").write_text("{}")
+    for seed in (0, 1):
+        our_model(folder / f"seed-{seed}", "")
+
+
+def ensemble_with_soup(folder: Path) -> None:
+    members = [str(save_member(folder.with_name(name), seed=seed)) for seed, name in enumerate(("a", "b"))]
+    Ensemble.of(members).save_pretrained(folder)
+    make_soup([Path(member) for member in members], folder / "soup")
+
+
+BELOW = {run_of_tasks: "search/run-0/checkpoint-2", run_of_seeds: "seed-1", ensemble_with_soup: "soup"}
+
+
+@pytest.mark.parametrize("save", BELOW, ids=lambda save: save.__name__)
+def test_models_in_folders_below_are_compared_too(save: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save(folder)
+    assert verify_saved(folder).not_listed == []
+    place = folder / BELOW[save]
+    content = (place / "model.safetensors").read_bytes()
+    (place / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match=f"{place}: model.safetensors has changed since it was saved"):
+        verify_saved(folder)
+    (place / MODEL_MANIFEST).unlink()  # a folder that nothing vouches for is said not to be checked
+    assert f"{BELOW[save]}/model.safetensors" in verify_saved(folder).not_listed
 
 
 def test_what_was_added_is_found_and_what_was_saved_later_named(tmp_path: Path) -> None:

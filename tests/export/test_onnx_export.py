@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from onnx import numpy_helper
 from onnxruntime import InferenceSession
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from hf_layerfusion import verify_saved
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.export import export_onnx, onnx_export, quantize_onnx
 from hf_layerfusion.export.onnx_export import MODEL_FILE, QUANTIZED_FILE
+from hf_layerfusion.hub.manifest import MODEL_MANIFEST
 from tests.export.cheap_encoder import build_cheap
 from tests.modeling import multitask_cases
 from tests.tiny import tiny_config, tiny_tokenizer
@@ -74,7 +77,7 @@ def test_a_plain_classifier_in_half_precision_becomes_a_graph_in_single(tmp_path
     assert model.dtype == torch.bfloat16
     check(model.float(), tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {MODEL_FILE, "config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert names == {MODEL_FILE, MODEL_MANIFEST, "config.json", "tokenizer.json", "tokenizer_config.json"}
 
 
 def test_a_task_of_cerbertus(tmp_path: Path) -> None:
@@ -102,7 +105,10 @@ def test_a_quantised_graph_is_smaller_and_opened_before_it_is_written(
             with pytest.raises(UserError, match=message):
                 quantize_onnx(folder)
             assert {path.name for path in folder.iterdir()} == before
-    assert quantize_onnx(folder).stat().st_size < 0.5 * (folder / MODEL_FILE).stat().st_size
+    files = verify_saved(folder).files
+    quantized = quantize_onnx(folder)
+    assert quantized.stat().st_size < 0.5 * (folder / MODEL_FILE).stat().st_size
+    assert verify_saved(folder) == (files + 1, [])
     with pytest.raises(
         UserError, match=r"model_quantized.onnx: must not be there yet, found it; remove it\.$"
     ):
@@ -124,6 +130,18 @@ def write_faulty(fault: str, graph: Any, target: Path, **options: Any) -> None:
         if "classifier" in weight.name:
             weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
     onnx.save(graph, target)
+
+
+def test_a_damaged_graph_is_found(siamese: tuple[Any, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(siamese[1], tmp_path / "onnx"))
+    assert verify_saved(folder).not_listed == []
+    for name in (MODEL_FILE, "tokenizer.json", "config.json"):
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} has changed since it was saved"):
+            verify_saved(folder)
+        shutil.copyfile(siamese[1] / name, folder / name)
 
 
 def test_quantising_needs_a_graph(tmp_path: Path) -> None:

@@ -1,20 +1,33 @@
-"""Compares saved models, adapters, checkpoints and ensembles with the checksums in their manifests."""
+"""Compares saved models, runs, adapters, checkpoints, exports and ensembles with the checksums in their manifests."""
 
 from pathlib import Path
 
 from hf_layerfusion.ensembling.ensemble import Ensemble
 from hf_layerfusion.ensembling.manifest import FILE_NAME
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.hub.manifest import MODEL_MANIFEST, Verified, verify_folder
+from hf_layerfusion.hub.manifest import (
+    MODEL_MANIFEST,
+    Verified,
+    folders_below,
+    holds_model,
+    listed_paths,
+    model_files,
+    models_below,
+    verify_folder,
+)
+
+RUN_FILE = "run.json"
+"""The file of a run's settings. A run of several seeds or folds has its models in folders below, none at its top."""
 
 
 def verify_saved(folder: str | Path) -> Verified:
-    """Compare the files of a saved model, adapter, checkpoint or ensemble with the sizes and checksums that were
-    recorded when they were saved.
+    """Compare the files of a saved model, run, adapter, checkpoint, ONNX export or ensemble with their checksums and
+    sizes when they were saved.
 
-    Of an ensemble the members are compared too, to any depth, with the checksums in `ensemble.json`; those on the Hub
-    are downloaded where they are not yet. The checksums find damage, not ill will: who can change a file can change its
-    manifest.
+    Folders below that have a manifest of their own are compared too, to any depth: the best model of each task,
+    checkpoints, the runs of several seeds or folds, an ensemble's soup. Of an ensemble so are the members, with the
+    checksums in `ensemble.json`; those on the Hub are downloaded where they are not yet. The checksums find damage, not
+    ill will: who can change a file can change its manifest.
 
     Args:
         folder: a local folder; for a repository of the Hub, what `snapshot_download` returns.
@@ -31,14 +44,37 @@ def verify_saved(folder: str | Path) -> Verified:
         verify_saved("outputs/model")
         ```
     """
-    if not Path(folder).is_dir():
+    top = Path(folder).resolve()
+    if not top.is_dir():
         raise UserError(f"{folder}: must be a folder, found none; check the path")
-    verified = verify_folder(folder)
-    if not (Path(folder) / FILE_NAME).is_file():
-        return verified
-    # Opening it compares each member with its checksum in `ensemble.json`.
-    places = [seat.member.folder for seat in Ensemble.from_pretrained(folder).seats]
-    members = [
-        verify_saved(place) for place in places if place is not None and (place / MODEL_MANIFEST).is_file()
-    ]
-    return Verified(verified.files + sum(member.files for member in members), verified.not_listed)
+    below = folders_below(top)
+    is_run = (top / RUN_FILE).is_file() and bool(below) and not holds_model(top)
+    waiting = below if is_run else [top, *below]
+    verified: dict[Path, Verified] = {}
+    checked: set[Path] = set()
+    for place in waiting:  # it grows by the members that are found
+        if place in verified:
+            continue
+        verified[place] = verify_folder(place)
+        checked |= listed_paths(place)
+        if (place / FILE_NAME).is_file():
+            for member in members_of(place):
+                checked.update(model_files(member))
+                if (member / MODEL_MANIFEST).is_file():
+                    waiting += [member, *folders_below(member)]
+    unchecked = set(models_below(top)) - checked
+    for place, found in verified.items():
+        if place.is_relative_to(top):
+            unchecked.update(place / name for name in found.not_listed)
+    names = sorted(path.relative_to(top).as_posix() for path in unchecked)
+    return Verified(sum(found.files for found in verified.values()), names)
+
+
+def members_of(ensemble: Path) -> list[Path]:
+    """Return the folders of an ensemble's members, resolved.
+
+    Raises:
+        UserError: a member is not there, or differs from its checksum in `ensemble.json`.
+    """
+    folders = [seat.member.folder for seat in Ensemble.from_pretrained(ensemble).seats]
+    return [folder.resolve() for folder in folders if folder is not None]

@@ -20,6 +20,7 @@ from transformers import (
 
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.export.onnx_recurrence import replace_recurrences
+from hf_layerfusion.hub.manifest import add_to_manifest, write_model_manifest
 from hf_layerfusion.storage import check_new, new_folder, replacing
 
 MODEL_FILE = "model.onnx"
@@ -56,8 +57,10 @@ def export_onnx(
     folder: str | os.PathLike[str],
     quantize: bool = False,
 ) -> float:
-    """Writes a classifier as ONNX graph, with its configuration and tokenizer: what `OnnxClassifier` opens. Batch and
-    length are free, and padding may stand on either side. The graph is fp32, whatever the model is.
+    """Write a classifier as ONNX graph, with its configuration, its tokenizer and a manifest of checksums.
+
+    `OnnxClassifier` opens the folder, `verify_saved` compares it with its manifest. Batch and length are free, and
+    padding may stand on either side. The graph is fp32, whatever the model is.
 
     Args:
         model: a classifier of the package or of transformers; of a CerBERTus model its default task, so that
@@ -99,6 +102,7 @@ def export_onnx(
         tokenizer.save_pretrained(unfinished)
         if quantize:
             quantize_onnx(unfinished)
+        write_model_manifest(unfinished)
     return difference
 
 
@@ -142,6 +146,7 @@ def quantize_onnx(folder: str | os.PathLike[str]) -> Path:
             weight_type=QuantType.QInt8,
         )
         check_quantized(source, unchecked, examples(tokenizer, is_siamese(config)), target.name)
+    add_to_manifest(target)
     return target
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.paths import inside
@@ -28,6 +28,7 @@ BESIDE_THEM = (
 """What is loaded with them, and may have been saved later."""
 
 _OF_ENSEMBLES = ("ensemble.json", "trained_texts.npz")
+_GRAPHS = ("*.onnx", "*.onnx.data")
 _ADAPTER = "adapter_config.json"
 _BELOW = "below/config.json"  # what `training/adapters.py` keeps of the model below an adapter
 
@@ -65,7 +66,8 @@ def model_files(folder: Path) -> list[Path]:
 
 def _saved_files(folder: Path) -> list[Path]:
     others = [folder / name for name in (_BELOW, *_OF_ENSEMBLES)]
-    return [*model_files(folder), *(path for path in others if path.is_file())]
+    graphs = sorted(path for pattern in _GRAPHS for path in folder.glob(pattern))
+    return [*model_files(folder), *(path for path in [*others, *graphs] if path.is_file())]
 
 
 def _manifests(folder: Path) -> list[Path]:
@@ -75,23 +77,33 @@ def _manifests(folder: Path) -> list[Path]:
 def write_manifest(manifest: Path, files: Iterable[Path]) -> Path:
     """Record size and sha256 of files below the manifest's folder. Call it when all else has been written: the manifest
     appears whole or not at all."""
-    listed = {
-        path.relative_to(manifest.parent).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in files
-    }
+    listed = {path.relative_to(manifest.parent).as_posix(): _entry(path) for path in files}
     write_json(manifest, {"files": listed})
     return manifest
 
 
+def add_to_manifest(path: Path) -> None:
+    """Record a file that was written beside a saved model later, if the model has a manifest.
+
+    The other entries stay, so that damage to their files since is still found.
+
+    Raises:
+        UserError: the manifest cannot be read.
+    """
+    manifest = path.parent / MODEL_MANIFEST
+    if not manifest.is_file():
+        return
+    if (reason := unreadable(manifest)) is not None:
+        raise UserError(f"{path.parent}: {reason}; copy or save it anew")
+    files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    write_json(manifest, {"files": {**files, path.name: _entry(path)}})
+
+
 def damage(manifest: Path) -> str | None:
     """Return what is wrong with a folder by its manifest, in words, or None."""
-    try:
-        expected = listed_files(manifest)
-    except FileNotFoundError:
-        return f"{manifest.name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return f"{manifest.name} is not a manifest"
-    for name, (size, digest) in expected.items():
+    if (reason := unreadable(manifest)) is not None:
+        return reason
+    for name, (size, digest) in listed_files(manifest).items():
         try:
             path = inside(manifest.parent, name, manifest.name)
         except UserError as error:
@@ -104,6 +116,41 @@ def damage(manifest: Path) -> str | None:
         if sha256(path) != digest:
             return f"{name} has changed since it was saved (sha256 differs)"
     return None
+
+
+def unreadable(manifest: Path) -> str | None:
+    """Return what is wrong with a manifest itself, in words, or None."""
+    try:
+        listed_files(manifest)
+    except FileNotFoundError:
+        return f"{manifest.name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"{manifest.name} is not a manifest"
+    return None
+
+
+def holds_model(folder: Path) -> bool:
+    """Return whether a folder itself, not one below it, holds a model, an ensemble or a manifest."""
+    return bool(_manifests(folder)) or any(path.parent == folder for path in _saved_files(folder))
+
+
+def folders_below(folder: Path) -> list[Path]:
+    """Return the folders below a saved model, run or ensemble that have a manifest of their own, such as a task's best
+    model, checkpoints, seeds, folds or a soup."""
+    return sorted({path.parent for path in _found_below(folder, (MODEL_MANIFEST, CHECKPOINT_MANIFEST))})
+
+
+def models_below(folder: Path) -> list[Path]:
+    """Return the files of models and graphs in the folders below, at any depth."""
+    return _found_below(folder, (*LOADED_FILES, *_GRAPHS))
+
+
+def _found_below(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """Return the files of these names in the folders below, but for hidden folders, which are unfinished."""
+    found = {path for pattern in patterns for path in folder.glob(f"*/**/{pattern}") if path.is_file()}
+    return sorted(
+        path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
 
 
 def verify_folder(folder: str | Path) -> Verified:
@@ -122,8 +169,8 @@ def verify_folder(folder: str | Path) -> Verified:
     for manifest in found:
         if (reason := damage(manifest)) is not None:
             raise UserError(f"{folder}: {reason}; copy or save it anew")
-    listed = {name for manifest in found for name in listed_files(manifest)}
-    beside = [path for path in _saved_files(folder) if path.relative_to(folder).as_posix() not in listed]
+    listed = listed_paths(folder)
+    beside = [path for path in _saved_files(folder) if path not in listed]
     if added := [
         path for path in beside if any(path.match(name) for name in (*LOADED_FILES, *_OF_ENSEMBLES[:1]))
     ]:
@@ -138,6 +185,15 @@ def listed_files(manifest: Path) -> dict[str, tuple[int, str]]:
     """Size and sha256 of each file that a manifest names."""
     files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
     return {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+
+
+def listed_paths(folder: Path) -> set[Path]:
+    """Return the files that the manifests of a folder name."""
+    return {folder / name for manifest in _manifests(folder) for name in listed_files(manifest)}
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def sha256(path: Path) -> str:

@@ -6,14 +6,17 @@ from hf_layerfusion.ensembling.verification import verify_saved
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declares the folders to compare."""
+    """Declare the folders to compare."""
     parser.add_argument(
-        "folders", nargs="+", metavar="FOLDER", help="a saved model, adapter, checkpoint or ensemble"
+        "folders",
+        nargs="+",
+        metavar="FOLDER",
+        help="a saved model, run, adapter, checkpoint, ONNX export or ensemble; folders below are compared too",
     )
 
 
 def run(arguments: Namespace) -> None:
-    """Compares each folder with its manifest, and prints what was found.
+    """Compare each folder with its manifest, and print what was found.
 
     Raises:
         UserError: the first folder whose files are not those that were saved.
