@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 
 from hf_layerfusion import storage
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import StorageError, UserError
 from hf_layerfusion.storage import (
     LOCK_FILE,
-    clean,
     is_empty,
     locked,
     move_into,
     new_folder,
     read_json,
+    read_object,
+    remove_leftovers,
     replacing,
     writable,
     write_json,
@@ -191,7 +192,7 @@ def test_only_what_is_ours_is_cleaned(tmp_path):
         (tmp_path / name).write_text("")
     for name in ("mine.partial", ".gitignore", "run.json"):
         (tmp_path / name).write_text("")
-    clean(tmp_path)
+    remove_leftovers(tmp_path)
     assert names(tmp_path) == [".gitignore", LOCK_FILE, "deep", "mine.partial", "run.json"]
     assert names(tmp_path / "deep") == []
 
@@ -228,6 +229,23 @@ def test_one_that_waits_comes_after_the_other(tmp_path):
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
+
+
+def test_a_lock_makes_its_folder_or_says_why_it_cannot(tmp_path):
+    with locked(tmp_path / "new" / LOCK_FILE, "cache"):
+        assert (tmp_path / "new" / LOCK_FILE).is_file()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"^cache: cannot be written: .*a file stands"):
+        locked(tmp_path / "file" / LOCK_FILE, "cache").__enter__()
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null"])
+def test_what_is_no_object_is_refused(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(
+        UserError, match=r"a\.json: must hold a JSON object, found something else; delete it\.$"
+    ):
+        read_object(tmp_path / "a.json", "delete it")
 
 
 def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, caplog):

@@ -102,6 +102,22 @@ def read_json(path: str | os.PathLike[str], way_out: str) -> Any:
         raise UserError(f"{path}: is not JSON ({one_line(error)}); {way_out}.") from error
 
 
+def read_object(path: str | os.PathLike[str], way_out: str) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Args:
+        path: The file.
+        way_out: What to do if it is damaged, for the message.
+
+    Raises:
+        UserError: It cannot be read, or holds anything but a JSON object.
+    """
+    content = read_json(path, way_out)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a JSON object, found something else; {way_out}.")
+    return content
+
+
 @contextmanager
 def new_folder(path: str | os.PathLike[str], option: str = "") -> Iterator[Path]:
     """Yield a temporary folder beside `path` that becomes `path`, with all that was written into it, when the block
@@ -120,7 +136,6 @@ def new_folder(path: str | os.PathLike[str], option: str = "") -> Iterator[Path]
     path = Path(os.path.realpath(path))  # a link to a folder stays a link
     partial = path.with_name(f".{hashlib.sha256(path.name.encode()).hexdigest()[:12]}{PARTIAL}")
     with writable(what):
-        partial.mkdir(parents=True, exist_ok=True)
         with locked(partial / LOCK_FILE, what):
             for left in partial.iterdir():  # by a killed process
                 if left.name != LOCK_FILE:
@@ -131,9 +146,8 @@ def new_folder(path: str | os.PathLike[str], option: str = "") -> Iterator[Path]
                 sync_tree(partial)
                 for left in path.iterdir() if path.exists() else ():
                     remove(left)
-                os.replace(
-                    partial, path
-                )  # with its lock, so that nobody takes the temporary folder for a leftover
+                # With its lock, so that nobody takes the temporary folder for a leftover.
+                os.replace(partial, path)
                 with suppress(OSError):
                     (path / LOCK_FILE).unlink()
             except BaseException:
@@ -188,16 +202,16 @@ def move_into(source: Path, folder: Path, last: str) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file or folder is a lock file or a temporary one of this package, by its name."""
+    """Return whether a file or folder is, by its name, a lock file or a temporary one of this package."""
     return path.name.startswith(".") and path.name.endswith((PARTIAL, LOCK_FILE))
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but lock files and temporary files of ours."""
+    """Return whether a folder holds nothing but lock files and temporary files of this package."""
     return all(map(is_ours, folder.iterdir()))
 
 
-def clean(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left in a folder, at any depth. Call it while holding the folder's lock."""
     for path in sorted(folder.rglob(f".*{PARTIAL}")):
         remove(path)
@@ -219,21 +233,23 @@ def locked(path: Path, what: str | Path, wait: bool = False) -> Iterator[None]:
     nothing by itself. On a file system without locks the block runs unguarded, which is logged.
 
     Args:
-        path: The lock file, in a folder that exists.
+        path: The lock file; its folder is made if it is missing.
         what: What is locked, for the message.
         wait: Wait until the lock is free instead of refusing.
 
     Raises:
         UserError: Another process holds it.
-        OSError: The file cannot be made.
+        StorageError: The file cannot be made.
     """
     lock = FileLock(path)
-    try:
-        _acquire(lock, path, what, wait)
-    except (NotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
-            raise
-        logger.warning("%s: no locks on this file system; do not write to it from two processes", what)
+    with writable(what):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _acquire(lock, path, what, wait)
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise
+            logger.warning("%s: no locks on this file system; do not write to it from two processes", what)
     try:
         with suppress(OSError):
             path.write_text(str(os.getpid()), encoding="ascii")

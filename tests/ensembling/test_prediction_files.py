@@ -235,5 +235,7 @@ def test_threads_that_fill_one_cache_leave_whole_entries(tmp_path):
 
 def test_a_cache_that_cannot_be_written_to_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file: predictions could not be kept: .*; make room"):
+    with pytest.raises(
+        UserError, match=r"^cache of predictions .*file: cannot be written: .*; a file stands"
+    ):
         cached(tmp_path / "file", ("key",), lambda: ANSWERS, ANSWERS.shape)

@@ -4,8 +4,7 @@ import csv
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hf_layerfusion.errors import UserError, one_line
-from hf_layerfusion.storage import LOCK_FILE, locked, replacing
+from hf_layerfusion.storage import LOCK_FILE, locked, replacing, writable
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +59,9 @@ def cached(
     if folder is None:
         return predict()
     named = hashlib.sha256("\n".join(map(str, key)).encode()).hexdigest()
-    path = Path(folder) / f"{named[:32]}.safetensors"
-    lock = locked(path.with_name(f".{named[:32]}{LOCK_FILE}"), f"cache of predictions {folder}", wait=True)
-    with _told(folder):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.__enter__()  # whoever needs the same predictions at the same time waits for them
-    try:
+    path, what = Path(folder) / f"{named[:32]}.safetensors", f"cache of predictions {folder}"
+    # Whoever needs the same predictions at the same time waits for them.
+    with locked(path.with_name(f".{named[:32]}{LOCK_FILE}"), what, wait=True):
         if path.exists():
             try:
                 return _entry(path, named, shape)
@@ -74,21 +70,9 @@ def cached(
                     f"{path}: cached predictions are damaged ({one_line(error)}); they are made anew"
                 )
         found = predict()
-        with _told(folder), replacing(path) as partial:
+        with writable(what), replacing(path) as partial:
             partial.write_bytes(save({_VALUES: found}, {_CHECKSUM: _checksum(named, found)}))
-    finally:
-        lock.__exit__(None, None, None)
     return found
-
-
-@contextmanager
-def _told(folder: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{folder}: predictions could not be kept: {error.strerror}; make room or name another folder."
-        ) from error
 
 
 def _entry(path: Path, named: str, shape: tuple[int, ...]) -> Array:

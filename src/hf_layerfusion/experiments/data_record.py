@@ -1,4 +1,4 @@
-"""What a run's record says of its data, so that it never goes on with others."""
+"""The record of a run's data, so that the run never goes on with others."""
 
 import logging
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from hf_layerfusion.data.fingerprints import Fingerprint, fingerprint
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.experiments.prepare import PreparedData
 from hf_layerfusion.experiments.run_folder import SETTINGS_FILE
-from hf_layerfusion.storage import read_json
+from hf_layerfusion.storage import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -89,10 +89,10 @@ def check_record(
     """
     path = folder / SETTINGS_FILE
     if path.exists():
-        check_data(folder, read_json(path, "name another folder"), record, files)
+        check_data(folder, read_object(path, "name another folder"), record, files)
     if checkpoint is not None:
         place = Path(checkpoint).absolute()
         above = (parent / SETTINGS_FILE for parent in place.parents[:2])
         if (found := next((path for path in above if path.is_file()), None)) is not None:
-            stored = read_json(found, "name another checkpoint")
+            stored = read_object(found, "name another checkpoint")
             check_data(Path(checkpoint), stored, record, files, option="--resume_from_checkpoint")

@@ -18,13 +18,13 @@ from hf_layerfusion.experiments.pushing import push_outputs
 from hf_layerfusion.storage import (
     LOCK_FILE,
     PARTIAL,
-    clean,
     finite_or_none,
     is_empty,
     locked,
     move_into,
-    read_json,
+    read_object,
     remove,
+    remove_leftovers,
     writable,
     write_json,
 )
@@ -91,11 +91,7 @@ def check_output_dir(arguments: LayerFusionTrainingArguments, settings: dict[str
                 f"--output_dir {folder}: must be empty, found another run's files; name another folder, or go on with "
                 "that run by --resume_from_checkpoint True."
             )
-    earlier = read_json(stored, "name another folder")
-    if not isinstance(earlier, dict):
-        raise UserError(
-            f"{stored}: must hold the settings of a run, found something else; name another folder."
-        )
+    earlier = read_object(stored, "name another folder")
     changed = sorted(name for name in settings if earlier.get(name) != settings[name])
     if changed:
         was, now = earlier.get("global_batch"), settings.get("global_batch")
@@ -188,18 +184,14 @@ def output_folder(folder: Path, option: str = "--output_dir") -> Iterator[None]:
     Raises:
         UserError: another process holds the lock, or the folder cannot be made or written to.
     """
-    what, was_there = f"{option} {folder}", folder.exists()
-    lock = locked(folder / LOCK_FILE, what)
-    with writable(what):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.__enter__()
-    try:
-        clean(folder)
-        yield
-    finally:
-        if not was_there and folder.is_dir() and is_empty(folder):
-            remove(folder)
-        lock.__exit__(None, None, None)
+    was_there = folder.exists()
+    with locked(folder / LOCK_FILE, f"{option} {folder}"):
+        try:
+            remove_leftovers(folder)
+            yield
+        finally:
+            if not was_there and folder.is_dir() and is_empty(folder):
+                remove(folder)
 
 
 @contextmanager
@@ -235,10 +227,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         UserError: if it is damaged.
     """
     way_out = "delete it and go on by --resume_from_checkpoint True, which writes it anew"
-    results = read_json(folder / RESULTS_FILE, way_out)
-    if not isinstance(results, dict):
-        raise UserError(f"{folder / RESULTS_FILE}: must be a JSON object, found something else; {way_out}.")
-    return results
+    return read_object(folder / RESULTS_FILE, way_out)
 
 
 def is_finished(folder: Path, experiment: Experiment) -> bool:

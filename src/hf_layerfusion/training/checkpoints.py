@@ -67,7 +67,7 @@ def rotate(run_dir: Path, limit: int | None, best: str | None) -> None:
     """Delete the oldest checkpoints of a run beyond `limit`, but neither the newest nor the best one.
 
     Each is renamed to a temporary name first: a kill while files are deleted leaves no half of a checkpoint, and what
-    is left is deleted here or by `storage.clean`.
+    is left is deleted here or by `storage.remove_leftovers`.
 
     Args:
         run_dir: The folder of the run.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError, one_line
-from hf_layerfusion.storage import LOCK_FILE, clean, locked, replacing, writable, write_text
+from hf_layerfusion.storage import LOCK_FILE, locked, remove_leftovers, replacing, write_text
 
 logger = logging.get_logger(__name__)
 
@@ -205,20 +205,13 @@ class StateCache:
         Raises:
             UserError: the folder cannot be made.
         """
-        what = f"{self.option}={self.folder.parent}"
-        lock = locked(self.folder / LOCK_FILE, what, wait=True)
-        with writable(what):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.__enter__()
-        try:
-            clean(self.folder)
+        with locked(self.folder / LOCK_FILE, f"{self.option}={self.folder.parent}", wait=True):
+            remove_leftovers(self.folder)
             for data in self.folder.glob(f"*{_DATA}"):
                 if not data.with_name(data.name.removesuffix(_DATA) + _INDEX).exists():
                     data.unlink()
             self.refresh()
             yield
-        finally:
-            lock.__exit__(None, None, None)
 
     def write(self, keys: Sequence[bytes], lengths: Sequence[int], states: Iterable[Tensor]) -> None:
         """Adds a shard.

@@ -16,7 +16,7 @@ from hf_layerfusion.experiments.ensembles.report import write_trial
 from hf_layerfusion.experiments.ensembles.trial import open_ensemble, try_combiners
 from hf_layerfusion.experiments.pushing import open_hub, planned_push, push_outputs
 from hf_layerfusion.experiments.run_folder import SETTINGS_FILE, read_results
-from hf_layerfusion.storage import check_new, new_folder, read_json, write_json
+from hf_layerfusion.storage import check_new, new_folder, read_object, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +103,12 @@ def ensemble_record(
 
 
 def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder holds an ensemble of these very settings; its data are checked by `check_record`."""
+    """Return whether the folder holds an ensemble of these very settings; `check_record` checks its data."""
     path = folder / SETTINGS_FILE
     if not path.is_file():
         return False
-    stored = read_json(path, "name another --output_dir")
-    return isinstance(stored, dict) and {name: stored[name] for name in stored if name != DATA} == settings
+    stored = read_object(path, "name another --output_dir")
+    return {name: stored[name] for name in stored if name != DATA} == settings
 
 
 def check_members(arguments: EnsembleArguments, ensemble: Ensemble) -> None:

@@ -30,7 +30,7 @@ from hf_layerfusion.experiments.run_folder import (
     run_settings,
     save_trained,
 )
-from hf_layerfusion.storage import read_json, writable, write_json
+from hf_layerfusion.storage import read_object, writable, write_json
 from hf_layerfusion.training.objectives import Objective, make_objective
 from hf_layerfusion.training.optimizer import group_rows
 from hf_layerfusion.training.pretraining import PretrainingTrainer, check_arguments
@@ -219,18 +219,12 @@ class Pretraining:
 
 
 def read_start(folder: Path) -> dict[str, Any]:
-    """What was measured before the first step.
+    """Return what was measured before the first step.
 
     Raises:
         UserError: if that file of the run is missing or damaged.
     """
-    start = read_json(folder / START_FILE, "delete the run's checkpoints to begin anew")
-    if not isinstance(start, dict):
-        raise UserError(
-            f"{folder / START_FILE}: must be a JSON object, found something else; delete the run's checkpoints to "
-            "begin anew."
-        )
-    return start
+    return read_object(folder / START_FILE, "delete the run's checkpoints to begin anew")
 
 
 def _held_out(trainer: PretrainingTrainer, prefix: str) -> dict[str, float]:

@@ -30,7 +30,7 @@ from hf_layerfusion.experiments.search.space import (
     read_space,
     wandb_sweep,
 )
-from hf_layerfusion.storage import read_json, writable, write_json
+from hf_layerfusion.storage import read_object, writable, write_json
 from hf_layerfusion.training.own_folders import remove_own
 from hf_layerfusion.training.searching import SearchStopped
 from hf_layerfusion.training.trainer import LayerFusionTrainer
@@ -170,7 +170,7 @@ def run_with_best(
 
 
 def read_best(path: Path) -> dict[str, Any] | None:
-    """What a search that has ended found; `None` where none has.
+    """Return what a search that has ended found; `None` where none has.
 
     Raises:
         UserError: if the file is damaged.
@@ -178,8 +178,8 @@ def read_best(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     way_out = "delete it: the search, whose trials are kept, then says anew what was best"
-    stored = read_json(path, way_out)
-    if not isinstance(stored, dict) or not {"space", "settings", "objective", "trial"} <= stored.keys():
+    stored = read_object(path, way_out)
+    if not {"space", "settings", "objective", "trial"} <= stored.keys():
         raise UserError(f"{path}: must hold the best settings of a search, found something else; {way_out}.")
     return stored
 

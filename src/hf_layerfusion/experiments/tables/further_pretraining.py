@@ -10,7 +10,7 @@ from transformers import HfArgumentParser
 from hf_layerfusion.experiments.arguments import EncoderArguments
 from hf_layerfusion.experiments.pretraining.arguments import PretrainingArguments, PretrainingDataArguments
 from hf_layerfusion.experiments.pretraining.run import pretrain
-from hf_layerfusion.storage import LOCK_FILE, locked, writable
+from hf_layerfusion.storage import LOCK_FILE, locked
 
 SETTING = "further_pretraining"
 PRETRAINING_CLASSES = (EncoderArguments, PretrainingDataArguments, PretrainingArguments)
@@ -47,8 +47,6 @@ def start_from_pretrained(
         name: [str(data_dir / file) for file in options[name]] for name in FILE_SETTINGS if name in options
     }
     place = {"output_dir": str(folder), "resume_from_checkpoint": "True", "disable_tqdm": True}
-    with writable(f"--work {work}"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
     # Of several jobs one trains, the others wait.
     with locked(folder.with_name(f".{key}{LOCK_FILE}"), f"--work {work}", wait=True):
         measured = pretrain(*HfArgumentParser(PRETRAINING_CLASSES).parse_dict({**options, **files, **place}))

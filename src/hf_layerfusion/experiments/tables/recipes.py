@@ -46,7 +46,7 @@ from hf_layerfusion.experiments.report import epoch_rows
 from hf_layerfusion.experiments.run import make_trainer, train_and_predict
 from hf_layerfusion.experiments.run_folder import SETTINGS_FILE
 from hf_layerfusion.hub.environment import hardware_name, library_environment
-from hf_layerfusion.storage import read_json, write_json
+from hf_layerfusion.storage import read_object, write_json
 
 Settings: TypeAlias = dict[str, Any]
 Prepared: TypeAlias = tuple[PreparedData, dict[str, Dataset]]
@@ -112,7 +112,7 @@ def _begin(settings: Settings, record: DataRecord, files: Mapping[str, Any]) -> 
     path = folder / SETTINGS_FILE
     content = {name: value for name, value in settings.items() if name not in OF_THIS_START}
     if path.exists():
-        stored = read_json(path, "delete the folder")
+        stored = read_object(path, "delete the folder")
         names = {*stored, *content} - {DATA}
         changed = sorted(name for name in names if stored.get(name) != content.get(name))
         if changed:

@@ -19,7 +19,7 @@ from hf_layerfusion.evaluation.significance import (
 )
 from hf_layerfusion.evaluation.task_significance import TaskAnswers, bootstrap_tasks
 from hf_layerfusion.experiments.tables.table import Table
-from hf_layerfusion.storage import read_json
+from hf_layerfusion.storage import read_object
 
 SIGNIFICANCE_LEVEL = 0.05
 FEW_SEEDS = 5
@@ -107,7 +107,7 @@ def read_rows(table: Table, results: Path) -> list[Row]:
 
 
 def is_within_noise(difference: Difference) -> bool:
-    """Whether there is a p-value, and one that is not below the level."""
+    """Return whether there is a p-value, and one that is not below the level."""
     return difference.p_value is not None and difference.p_value >= SIGNIFICANCE_LEVEL
 
 
@@ -122,8 +122,8 @@ def read_run_file(file: Path, *needed: str) -> dict[str, Any]:
         UserError: if the file is damaged.
     """
     way_out = "delete it and run its table again"
-    content = read_json(file, way_out)
-    missing = [name for name in needed if not isinstance(content, dict) or name not in content]
+    content = read_object(file, way_out)
+    missing = [name for name in needed if name not in content]
     if missing:
         raise UserError(
             f"{file}: must be a run file with {', '.join(needed)}, found no {missing[0]}; {way_out}."
