@@ -156,6 +156,12 @@ def test_several_encoders_and_data_sets_in_one_call(
     assert (tmp_path / "layers.png").stat().st_size > 10_000
 
 
+def values(split: Dataset, value: float | None = None) -> Dataset:
+    """The texts with floats as labels: their numbers, or one value for all."""
+    labels = [float(row) if value is None else value for row in range(len(split))]
+    return split.remove_columns("label").add_column("label", labels)
+
+
 @pytest.mark.parametrize(
     ("change", "settings", "message"),
     [
@@ -178,6 +184,8 @@ def test_several_encoders_and_data_sets_in_one_call(
         (lambda d: d, {"batch_size": 0}, "batch_size must be 1 or more, found 0"),
         (lambda d: d, {"seed": -1}, "seed must lie between 0"),
         (lambda d: d, {"text_columns": ("text",) * 3}, "one column, or two for pairs"),
+        (lambda d: {**d, "train": values(d["train"]), "test": values(d["test"], 1.0)}, {}, "that differ"),
+        (lambda d: {**d, "train": values(d["train"]), "test": values(d["test"], np.nan)}, {}, "finite"),
         (lambda d: {"test": d["test"]}, {}, "must hold a split 'train'"),
     ],
 )
@@ -191,6 +199,16 @@ def test_refusals(
 ) -> None:
     with pytest.raises(UserError, match=message):
         layer_probe(tiny_encoder_dir, change(dict(data)), cache_dir=tmp_path, **settings)
+
+
+def test_texts_are_cut_off_at_the_positions_that_roberta_counts_from_padding(
+    data: dict[str, Dataset], tmp_path: Path
+) -> None:
+    AutoModel.from_config(tiny_config("roberta", 2)).save_pretrained(tmp_path / "encoder")
+    tiny_tokenizer().save_pretrained(tmp_path / "encoder")
+    long = data["train"].map(lambda row: {"text": " ".join([row["text"]] * 20)})
+    probe = layer_probe(tmp_path / "encoder", {**data, "train": long}, cache_dir=tmp_path / "states")
+    assert "are cut off" in probe.notes[0]
 
 
 def test_an_encoder_with_one_layer_is_refused(data: dict[str, Dataset], tmp_path: Path) -> None:

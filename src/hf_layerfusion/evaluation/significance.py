@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +108,17 @@ def from_draws(difference: float, draws: npt.NDArray[np.float64], least: float) 
 def least_p_value(number: int) -> float:
     """The least p-value of an exact two-sided sign test on that many examples that differ."""
     return float(2.0 ** (1 - number)) if number else 1.0
+
+
+def draw_counts(chosen: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
+    """Return how often each of n examples is in each draw, `[draws, n]`: a multinomial's law, three times as fast.
+
+    Args:
+        chosen: the examples that were drawn with replacement, `[draws, n]`, numbers from 0; it is overwritten.
+    """
+    draws, size = chosen.shape
+    chosen += np.arange(draws, dtype=chosen.dtype)[:, None] * size
+    return np.bincount(chosen.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float64)
 
 
 def _resampled_means(

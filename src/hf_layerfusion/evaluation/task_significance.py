@@ -12,6 +12,7 @@ from hf_layerfusion.evaluation.significance import (
     UNDEFINED,
     ZERO,
     Difference,
+    draw_counts,
     from_draws,
     least_p_value,
 )
@@ -32,14 +33,15 @@ class TaskAnswers:
     is_correlation: bool
 
     def scores(self, counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The metric, averaged over seeds, of draws that hold each example `counts` times, `[draws, N]`. NaN where it
-        is undefined for a seed: the labels or the answers that were drawn are all the same."""
+        """Return the metric, averaged over seeds, of draws that hold each example `counts` times, `[draws, N]`.
+
+        It is NaN where it is undefined for a seed: the labels or the answers that were drawn are all the same."""
         return self._scored(counts, with_influence=False)[0]
 
     def influence(
         self, counts: npt.NDArray[np.float64]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """As `scores`, and what each example adds to the metric of each draw, `[draws, N]`: the influence function,
+        """Return `scores` and what each example adds to the metric of each draw, `[draws, N]`: the influence function,
         whose mean over a draw is 0 and whose mean square over N is the variance of the metric."""
         return self._scored(counts, with_influence=True)
 
@@ -87,8 +89,9 @@ def bootstrap_tasks(
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> Difference:
-    """As `paired_bootstrap`, of the mean over tasks of each one's metric: the examples of each task are drawn by
-    themselves, the same for both models.
+    """Test the difference of two models' mean over tasks of each task's metric by a bootstrap, as `paired_bootstrap`.
+
+    The examples of each task are drawn by themselves, the same for both models.
 
     Where a task is measured by a correlation the bootstrap is studentized (Efron and Tibshirani 1993, section 12.5):
     with the difference d of the data, that of a draw d* and their standard errors s and s* by the influence function,
@@ -122,7 +125,7 @@ def bootstrap_tasks(
         chunk = max(1, CHUNK_DRAWS // size)
         for start in range(0, num_resamples, chunk):
             stop = min(start + chunk, num_resamples)
-            counts = _draw_counts(generator, stop - start, size)
+            counts = draw_counts(generator.integers(size, size=(stop - start, size), dtype=np.int32))
             found, variance = _task_difference(pair, counts, studentized)
             draws[start:stop] += share * found
             variances[start:stop] += share**2 * variance
@@ -136,7 +139,7 @@ def bootstrap_tasks(
 
 
 def _differ(baseline: TaskAnswers, variant: TaskAnswers) -> npt.NDArray[np.bool_]:
-    """Which examples the two models answer differently, on the average of their seeds."""
+    """Return a mask of the examples that the two models answer differently, on the average of their seeds, `[N]`."""
     first, second = (
         answers.predictions.mean(axis=0)
         if answers.is_correlation
@@ -185,10 +188,3 @@ def _from_studentized(
     p_value = min(1.0, max(least, (further + 1) / (len(draws) + 1)))
     reach = error * float(np.quantile(ratios, 0.95))
     return Difference(difference, difference - reach, difference + reach, p_value, undefined, len(draws))
-
-
-def _draw_counts(generator: np.random.Generator, draws: int, size: int) -> npt.NDArray[np.float64]:
-    """How often each of `size` examples is in each of `draws` draws with replacement, `[draws, size]`."""
-    chosen = generator.integers(size, size=(draws, size), dtype=np.int32)
-    chosen += np.arange(draws, dtype=np.int32)[:, None] * size  # a multinomial's law, three times as fast
-    return np.bincount(chosen.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float64)

@@ -63,7 +63,7 @@ class ProbeScore:
 
 @dataclass
 class LayerProbe:
-    """What linear probes of an encoder's layers score: the result of `layer_probe`.
+    """The scores of linear probes of an encoder's layers: the result of `layer_probe`.
 
     Attributes:
         encoder: its name.
@@ -93,7 +93,7 @@ class LayerProbe:
 
     @property
     def advice(self) -> str:
-        """One sentence: whether to fuse the layers."""
+        """Return one sentence that says whether to fuse the layers."""
         gain, unit = 100 * self.gain.difference, "points"
         reach = f"95 % interval {100 * self.gain.low:+.1f} to {100 * self.gain.high:+.1f}"
         if self.gain.low > 0:
@@ -187,7 +187,8 @@ def layer_probe(
 
     Raises:
         UserError: as `check_probe`, before the data are looked at; a stream, missing columns, one class only, labels or
-            rows too few for the folds, an encoder with one layer, states that are not finite.
+            rows too few for the folds, an encoder with one layer, states or values that are not finite, values that
+            are all the same.
     """
     check_probe(
         [encoder],
@@ -294,7 +295,14 @@ def _targets(splits: dict[str, Dataset], column: str) -> tuple[dict[str, npt.NDA
             f"column '{column}' must hold one class or value a row, found lists or empty fields; leave those rows out"
         )
     if np.issubdtype(raw["train"].dtype, np.floating):
-        return {name: values.astype(np.float64) for name, values in raw.items()}, "regression"
+        values = {name: each.astype(np.float64) for name, each in raw.items()}
+        for name, each in values.items():
+            if not np.isfinite(each).all() or np.ptp(each) == 0:
+                raise UserError(
+                    f"column '{column}' of split '{name}' must hold finite values that differ, found others; a "
+                    "correlation is undefined there"
+                )
+        return values, "regression"
     names = np.unique(raw["train"])
     unknown = sorted(set(raw.get("test", names)) - set(names))
     if unknown:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hf_layerfusion.evaluation.significance import CHUNK_DRAWS
+from hf_layerfusion.evaluation.significance import CHUNK_DRAWS, draw_counts
 
 Array = npt.NDArray[Any]
 Score = Callable[[Array, Array, Array], Array]
@@ -61,9 +61,7 @@ def bootstrap_scores(
     chunk = max(1, CHUNK_DRAWS // size)
     for start in range(0, num_draws, chunk):
         stop = min(start + chunk, num_draws)
-        chosen = generator.integers(size, size=(stop - start, size))
-        chosen += np.arange(stop - start)[:, None] * size
-        counts = np.bincount(chosen.ravel(), minlength=chosen.size).reshape(chosen.shape).astype(np.float64)
+        counts = draw_counts(generator.integers(size, size=(stop - start, size)))
         for model, values in enumerate(predictions):
             found[model, start:stop] = score(values, targets, counts)
     return found

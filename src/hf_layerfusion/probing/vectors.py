@@ -1,4 +1,4 @@
-"""Texts as vectors: what the layers of a frozen encoder say of them, and the features that a probe reads."""
+"""The vectors that the layers of a frozen encoder have of texts, and the features that a probe reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`probe ENCODER … --train_file FILE …`: which layers of an encoder know most of a task."""
+"""The command `probe ENCODER … --train_file FILE …`, which compares an encoder's layers on a task."""
 
 import logging
 from argparse import ArgumentParser, Namespace
@@ -105,12 +105,10 @@ def _probe(arguments: Namespace) -> list[LayerProbe]:
             f"--max_train_samples must be 1 or more, found {arguments.max_train_samples}; leave it out to take all rows"
         )
     data = {}
+    # Files of one name are told apart by their folders.
+    by_file = len({Path(path).stem for path in arguments.train_file}) > 1
     for place, path in enumerate(arguments.train_file):
-        name = (
-            Path(path).stem
-            if len(set(map(_stem, arguments.train_file))) > 1
-            else Path(path).resolve().parent.name
-        )
+        name = Path(path).stem if by_file else Path(path).resolve().parent.name
         tested = arguments.test_file[place] if arguments.test_file else None
         data[name if name not in data else path] = _read(arguments, path, tested, columns)
     probes = layer_probes(
@@ -125,15 +123,11 @@ def _probe(arguments: Namespace) -> list[LayerProbe]:
     return probes
 
 
-def _stem(path: str) -> str:
-    return Path(path).stem
-
-
 def _read(arguments: Namespace, train: str, test: str | None, columns: list[str]) -> dict[str, Dataset]:
+    files = {"train": train} if test is None else {"train": train, "test": test}
     splits = {
         name: read_examples(path, text_columns=columns, label_column=arguments.label_column)
-        for name, path in (("train", train), ("test", test))
-        if path is not None
+        for name, path in files.items()
     }
     splits["train"] = remove_duplicates(splits["train"], columns)
     schema = LabelSchema.infer(splits["train"], where=train)
@@ -141,7 +135,7 @@ def _read(arguments: Namespace, train: str, test: str | None, columns: list[str]
         raise UserError(
             f"{train}: a probe takes one class or value a text, found several; use another label column"
         )
-    encoded = {name: schema.encode(split, test or train) for name, split in splits.items()}
+    encoded = {name: schema.encode(split, files[name]) for name, split in splits.items()}
     if arguments.max_train_samples is not None:
         encoded["train"] = limit(encoded["train"], arguments.max_train_samples, arguments.seed)
     return encoded

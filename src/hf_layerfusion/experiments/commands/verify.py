@@ -1,4 +1,4 @@
-"""`verify FOLDER …`: whether saved models are what was saved."""
+"""The command `verify FOLDER …`, which compares saved models with the checksums in their manifests."""
 
 from argparse import ArgumentParser, Namespace
 
