@@ -6,18 +6,8 @@ import json
 import pytest
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.arguments import (
-    AbsaDataArguments,
-    AbsaTrainingArguments,
-    EncoderArguments,
-    PoolingModelArguments,
-)
+from hf_layerfusion.experiments.arguments import EncoderArguments
 from hf_layerfusion.experiments.folds import cross_validate
-from hf_layerfusion.experiments.multitask.arguments import (
-    MultitaskDataArguments,
-    MultitaskModelArguments,
-    MultitaskTrainingArguments,
-)
 from hf_layerfusion.experiments.multitask.run import train_tasks
 from hf_layerfusion.experiments.pretraining.arguments import PretrainingArguments, PretrainingDataArguments
 from hf_layerfusion.experiments.pretraining.run import pretrain
@@ -76,7 +66,7 @@ def test_one_task(tiny_encoder_dir, files, tmp_path, monkeypatch, changed):
         **QUICK_TRAINING,
     }
     options |= {"text_column": "text", "architecture": "plain"}
-    classes = (PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments)
+    classes = recipes.RECIPES["absa"].arguments
 
     def call(**options):
         return classify(*parse(classes, options, "--sentence_only", "True", "--group_column", "text"))
@@ -96,7 +86,7 @@ def test_a_run_that_has_finished_says_nothing_of_other_data(tiny_encoder_dir, fi
         **QUICK_TRAINING,
     }
     options |= {"text_column": "text", "architecture": "plain", "num_train_epochs": 1}
-    classes = (PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments)
+    classes = recipes.RECIPES["absa"].arguments
 
     def call(**options):
         return classify(*parse(classes, options, "--sentence_only", "True", "--group_column", "text"))
@@ -114,7 +104,7 @@ def test_a_run_that_has_finished_says_nothing_of_other_data(tiny_encoder_dir, fi
 def test_a_checkpoint_of_another_folder(tiny_encoder_dir, files, tmp_path):
     options = {"model_name_or_path": tiny_encoder_dir, **files, **QUICK_TRAINING}
     options |= {"text_column": "text", "architecture": "plain", "num_train_epochs": 1}
-    classes = (PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments)
+    classes = recipes.RECIPES["absa"].arguments
     more = ("--sentence_only", "True", "--group_column", "text")
 
     def call(**changes):
@@ -154,7 +144,7 @@ def test_folds(tiny_encoder_dir, files, tmp_path, monkeypatch):
         "validation_fraction": 0.3,
         **QUICK_TRAINING,
     }
-    classes = (PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments)
+    classes = recipes.RECIPES["absa"].arguments
 
     def call(**options):
         return cross_validate(*parse(classes, options, "--sentence_only", "True"))
@@ -177,7 +167,7 @@ def test_several_tasks(tiny_encoder_dir, files, tmp_path, monkeypatch):
     }
 
     def call(**options):
-        classes = (MultitaskModelArguments, MultitaskDataArguments, MultitaskTrainingArguments)
+        classes = recipes.RECIPES["multitask"].arguments
         return train_tasks(*parse(classes, options))
 
     cut_off(call, monkeypatch, **options)

@@ -8,24 +8,12 @@ import pytest
 from transformers import AutoModel
 
 from hf_layerfusion.errors import UserError, nearest
-from hf_layerfusion.experiments.arguments import (
-    AbsaDataArguments,
-    AbsaTrainingArguments,
-    DataArguments,
-    ModelArguments,
-    PoolingModelArguments,
-    TweetTrainingArguments,
-)
 from hf_layerfusion.experiments.ensembles.arguments import EnsembleArguments, EnsembleDataArguments
 from hf_layerfusion.experiments.ensembles.run import make_ensemble
 from hf_layerfusion.experiments.folds import cross_validate
-from hf_layerfusion.experiments.multitask.arguments import (
-    MultitaskDataArguments,
-    MultitaskModelArguments,
-    MultitaskTrainingArguments,
-)
 from hf_layerfusion.experiments.multitask.run import train_tasks
 from hf_layerfusion.experiments.run import classify
+from hf_layerfusion.experiments.tables.recipes import RECIPES
 from tests.tiny import tiny_config, tiny_tokenizer
 
 NO_FILE = "no-such-file.csv"  # whoever reads it says so
@@ -39,11 +27,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def made(classes: tuple[type, ...], groups: list[dict[str, Any]], given: dict[str, Any]) -> list[Any]:
-    """The dataclasses of a script, each with its own and with what was given of it."""
+def made(script: str, options: dict[str, Any]) -> list[Any]:
+    """The dataclasses of a script's arguments, each with those of the options that are its own."""
     return [
-        each(**own, **{name: value for name, value in given.items() if name in each.__dataclass_fields__})
-        for each, own in zip(classes, groups, strict=True)
+        each(**{name: value for name, value in options.items() if name in each.__dataclass_fields__})
+        for each in RECIPES[script].arguments
     ]
 
 
@@ -70,10 +58,9 @@ ONE_TASK = [
 
 @pytest.mark.parametrize(("given", "hint"), ONE_TASK, ids=lambda value: str(value))
 def test_one_task(given: dict, hint: str, encoder: str, tmp_path: Path) -> None:
-    groups = [{"model_name_or_path": encoder}, {"train_file": NO_FILE}, {"output_dir": str(tmp_path / "run")}]
-    classes = (ModelArguments, DataArguments, TweetTrainingArguments)
+    options = {"model_name_or_path": encoder, "train_file": NO_FILE, "output_dir": str(tmp_path / "run")}
     with pytest.raises(UserError, match=hint) as found:
-        classify(*made(classes, groups, given))
+        classify(*made("tweets", options | given))
     assert NO_FILE not in str(found.value)
 
 
@@ -81,12 +68,9 @@ def test_one_task(given: dict, hint: str, encoder: str, tmp_path: Path) -> None:
     ("given", "hint"), [({"fold_split": "stratifed"}, "did you mean 'stratified'"), ({}, "no-such-file")]
 )
 def test_folds(given: dict, hint: str, encoder: str, tmp_path: Path) -> None:
+    options = {"model_name_or_path": encoder, "train_file": NO_FILE, "output_dir": str(tmp_path / "run")}
     with pytest.raises(UserError, match=hint) as found:
-        cross_validate(
-            PoolingModelArguments(model_name_or_path=encoder),
-            AbsaDataArguments(train_file=NO_FILE, folds=3, **given),
-            AbsaTrainingArguments(output_dir=str(tmp_path / "run")),
-        )
+        cross_validate(*made("absa", options | {"folds": 3} | given))
     assert (NO_FILE in str(found.value)) == (not given)
 
 
@@ -110,14 +94,14 @@ def test_folds(given: dict, hint: str, encoder: str, tmp_path: Path) -> None:
 def test_several_tasks(of_task: dict, given: dict, hint: str, encoder: str, tmp_path: Path) -> None:
     tasks = {"hat": {"train_file": NO_FILE, **of_task}}
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
-    groups = [
-        {"model_name_or_path": encoder},
-        {"tasks_file": str(tmp_path / "tasks.json")},
-        {"output_dir": str(tmp_path / "run")},
-    ]
-    classes = (MultitaskModelArguments, MultitaskDataArguments, MultitaskTrainingArguments)
+    options = {
+        "model_name_or_path": encoder,
+        "tasks_file": str(tmp_path / "tasks.json"),
+        "output_dir": str(tmp_path / "run"),
+        "num_task_layers": 1,
+    }
     with pytest.raises(UserError, match=hint) as found:
-        train_tasks(*made(classes, groups, {"num_task_layers": 1} | given))
+        train_tasks(*made("multitask", options | given))
     assert "cannot be read" not in str(found.value)
 
 

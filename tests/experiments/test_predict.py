@@ -13,28 +13,17 @@ from hf_layerfusion import CerbertusConfig, CerbertusForMultitask
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.ensembling.models import label_values
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.arguments import (
-    AbsaDataArguments,
-    AbsaTrainingArguments,
-    DataArguments,
-    ModelArguments,
-    PoolingModelArguments,
-    TweetTrainingArguments,
-)
+from hf_layerfusion.experiments.arguments import ModelArguments
 from hf_layerfusion.experiments.folds import cross_validate
 from hf_layerfusion.experiments.models import load_model
-from hf_layerfusion.experiments.multitask.arguments import (
-    MultitaskDataArguments,
-    MultitaskModelArguments,
-    MultitaskTrainingArguments,
-)
 from hf_layerfusion.experiments.multitask.run import train_tasks
 from hf_layerfusion.experiments.run import classify
+from hf_layerfusion.experiments.tables.recipes import RECIPES
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.examples.command_line import parse
 from tests.tiny import tiny_config, tiny_texts, tiny_tokenizer, write_csv
 
-CLASSES = (ModelArguments, DataArguments, TweetTrainingArguments)
+CLASSES = RECIPES["tweets"].arguments
 
 
 def rows_of(path):
@@ -193,10 +182,10 @@ def test_a_plain_regression_of_transformers(tmp_path):
 
 def test_folds_and_several_tasks(tmp_path):
     options = {"output_dir": tmp_path / "run", "use_cpu": True, "do_predict": True}
-    absa = parse((PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments), {**options, "folds": 2})
+    absa = parse(RECIPES["absa"].arguments, {**options, "folds": 2})
     with pytest.raises(UserError, match="predicts --test_file and excludes --folds"):
         cross_validate(*absa)
-    tasks = parse((MultitaskModelArguments, MultitaskDataArguments, MultitaskTrainingArguments), options)
+    tasks = parse(RECIPES["multitask"].arguments, options)
     with pytest.raises(UserError, match="--do_predict without --do_train is for one task"):
         train_tasks(*tasks)
 

@@ -23,6 +23,21 @@ def cache(folder: Path, encoder: str = "one", dtype: torch.dtype = torch.float32
     return StateCache(folder, {"encoder": encoder}, num_layers=2, width=8, dtype=dtype)
 
 
+def filled(folder: Path) -> StateCache:
+    """A cache that holds all of `STATES`."""
+    written = cache(folder)
+    written.check_room(sum(LENGTHS))
+    written.write(KEYS, LENGTHS, iter(STATES))
+    return written
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What the package logs; by itself it hands nothing on."""
+    monkeypatch.setattr(logging.getLogger("hf_layerfusion"), "propagate", True)
+    return caplog
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_is_written_is_found_again(tmp_path: Path, dtype: torch.dtype) -> None:
     written = cache(tmp_path, dtype=dtype)
@@ -65,9 +80,7 @@ def test_an_interrupted_write_leaves_nothing_that_is_believed(tmp_path: Path) ->
 
 @pytest.mark.parametrize("damage", ["no index", "index half written", "index corrupt", "states cut"])
 def test_what_a_killed_process_leaves_is_not_believed(tmp_path: Path, damage: str) -> None:
-    written = cache(tmp_path)
-    written.check_room(1)
-    written.write(KEYS, LENGTHS, iter(STATES))
+    written = filled(tmp_path)
     (data,) = written.folder.glob("*.states")
     (index,) = written.folder.glob("*.index.safetensors")
     if damage == "no index":
@@ -98,32 +111,26 @@ def flips(path: Path) -> Iterator[int]:
 
 @pytest.mark.parametrize("pattern", ["*.states", "*.index.safetensors"])
 def test_a_flipped_bit_anywhere_is_found(
-    tmp_path: Path, pattern: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pattern: str, warnings: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("hf_layerfusion"), "propagate", True)
-    written = cache(tmp_path)
-    written.check_room(1)
-    written.write(KEYS, LENGTHS, iter(STATES))
+    written = filled(tmp_path)
     (path,) = written.folder.glob(pattern)
     for position in flips(path):
-        caplog.clear()
+        warnings.clear()
         found = cache(tmp_path)
         missing = found.missing(KEYS)
         assert missing or path.suffix == ".safetensors", position
         for key, states in zip(KEYS, STATES, strict=True):
             assert key in missing or torch.equal(found[key], states), position
         if missing and path.suffix == ".states":
-            assert len(missing) == 1 and "have changed since they were written" in caplog.text
+            assert len(missing) == 1 and "have changed since they were written" in warnings.text
     assert not cache(tmp_path).missing(KEYS)
 
 
 def test_damaged_states_are_computed_anew_and_the_new_ones_found(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, warnings: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("hf_layerfusion"), "propagate", True)
-    written = cache(tmp_path)
-    written.check_room(1)
-    written.write(KEYS, LENGTHS, iter(STATES))
+    written = filled(tmp_path)
     (data,) = written.folder.glob("*.states")
     content = bytearray(data.read_bytes())
     content[3] ^= 1
@@ -132,7 +139,7 @@ def test_damaged_states_are_computed_anew_and_the_new_ones_found(
     assert found.missing(KEYS) == {KEYS[0]}
     with pytest.raises(KeyError):
         found[KEYS[0]]
-    assert caplog.text.count("computed anew") == 1
+    assert warnings.text.count("computed anew") == 1
     found.write(KEYS[:1], LENGTHS[:1], iter(STATES[:1]))
     for again in (found, cache(tmp_path), pickle.loads(pickle.dumps(cache(tmp_path)))):
         assert not again.missing(KEYS)
@@ -140,17 +147,14 @@ def test_damaged_states_are_computed_anew_and_the_new_ones_found(
 
 
 def test_an_index_without_checksums_is_passed_over(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, warnings: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("hf_layerfusion"), "propagate", True)
-    written = cache(tmp_path)
-    written.check_room(1)
-    written.write(KEYS, LENGTHS, iter(STATES))
+    written = filled(tmp_path)
     (index,) = written.folder.glob("*.index.safetensors")
     stored = load_file(index)
     save_file({name: stored[name] for name in ("keys", "lengths")}, index)
     assert len(cache(tmp_path)) == 0
-    assert "must hold keys, lengths, checksums, found keys, lengths" in caplog.text
+    assert "must hold keys, lengths, checksums, found keys, lengths" in warnings.text
 
 
 def test_states_that_are_not_finite_are_refused(tmp_path: Path) -> None:
