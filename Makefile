@@ -72,10 +72,10 @@ bench: $(STAMP)
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 cards: $(STAMP)
-	HF_HUB_OFFLINE=1 $(BIN)/python examples/make_cards.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m reproduction.make_cards
 
 release: $(STAMP)
-	$(LAUNCH) examples/release.py $(ARGS)
+	$(LAUNCH) -m reproduction.train_releases $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest .cache .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info

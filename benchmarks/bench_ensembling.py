@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hf_layerfusion.ensembling.scores import accuracy
-from hf_layerfusion.ensembling.table import make_combiner
+from hf_layerfusion.ensembling.batched_metrics import accuracy
+from hf_layerfusion.ensembling.registry import make_combiner
 
 CLASSES = 3
 # How many of each make up the 100.

@@ -21,10 +21,10 @@ from transformers.utils import logging
 
 from hf_layerfusion import BertForGRUFusionClassification
 from hf_layerfusion.data.files import read_examples
-from hf_layerfusion.experiments.arguments import DataArguments
-from hf_layerfusion.experiments.prepare import make_cleaner
 from hf_layerfusion.export import export_onnx
 from hf_layerfusion.export.onnx_export import MODEL_FILE, QUANTIZED_FILE
+from hf_layerfusion.recipes.data_preparation import make_cleaner
+from hf_layerfusion.recipes.recipe_arguments import DataArguments
 
 Forward = Callable[[dict[str, torch.Tensor]], np.ndarray]
 

@@ -20,10 +20,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification
 
-from hf_layerfusion.losses.freelb import FreeLB
-from hf_layerfusion.losses.rdrop import RDrop
-from hf_layerfusion.losses.regularizer import Regularizer, regularized_pass
-from hf_layerfusion.losses.smart import Smart
+from hf_layerfusion.regularizers.freelb import FreeLB
+from hf_layerfusion.regularizers.rdrop import RDrop
+from hf_layerfusion.regularizers.regularizer import Regularizer, regularized_pass
+from hf_layerfusion.regularizers.smart import Smart
 
 
 @dataclass

@@ -26,8 +26,8 @@ from transformers import (
     PrinterCallback,
 )
 
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.trainer import LayerFusionTrainer
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 WORDS = [first + last for first in "bcdfghklmnprst" for last in ("a", "en", "it", "ou", "us", "ake", "ing")]
 VOCABULARY = {

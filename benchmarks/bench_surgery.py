@@ -22,8 +22,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel
 
-from hf_layerfusion.surgery.gramian import TaskGradients
-from hf_layerfusion.surgery.table import task_weights
+from hf_layerfusion.gradient_surgery.gramian import TaskGradients
+from hf_layerfusion.gradient_surgery.registry import task_weights
 
 TASKS = ("sst", "quora", "sts")
 TARGET, MEMORY_TARGET = 1.10, len(TASKS)

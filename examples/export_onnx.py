@@ -7,8 +7,8 @@ python examples/export_onnx.py --model_name_or_path outputs/grubert-share-3 --ou
 
 from pathlib import Path
 
-from hf_layerfusion.experiments.export import ExportArguments, export_model
-from hf_layerfusion.experiments.script import parse_arguments, print_outputs, run_script
+from hf_layerfusion.cli.script import parse_arguments, print_outputs, run_script
+from hf_layerfusion.recipes.export_run import ExportArguments, export_model
 
 
 def main() -> None:

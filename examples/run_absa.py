@@ -11,14 +11,14 @@ from pathlib import Path
 
 from transformers import pipeline
 
-from hf_layerfusion.experiments.arguments import (
+from hf_layerfusion.cli.script import parse_arguments, print_dry_run, print_outputs, run_script
+from hf_layerfusion.recipes.fold_runs import cross_validate
+from hf_layerfusion.recipes.recipe_arguments import (
     AbsaDataArguments,
     AbsaTrainingArguments,
     PoolingModelArguments,
 )
-from hf_layerfusion.experiments.folds import cross_validate
-from hf_layerfusion.experiments.run import classify
-from hf_layerfusion.experiments.script import parse_arguments, print_dry_run, print_outputs, run_script
+from hf_layerfusion.recipes.training_run import classify
 
 PAIRS = (
     ("The food was wonderful but the waiter was rude.", "food"),

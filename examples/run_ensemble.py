@@ -9,9 +9,9 @@ them, predictions and a plot; `Ensemble.from_pretrained` opens it. docs/ensemble
 
 from pathlib import Path
 
-from hf_layerfusion.experiments.ensembles.arguments import EnsembleArguments, EnsembleDataArguments
-from hf_layerfusion.experiments.ensembles.run import make_ensemble
-from hf_layerfusion.experiments.script import parse_arguments, print_dry_run, print_outputs, run_script
+from hf_layerfusion.cli.script import parse_arguments, print_dry_run, print_outputs, run_script
+from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
+from hf_layerfusion.recipes.ensembles.ensemble_run import make_ensemble
 
 
 def main() -> None:

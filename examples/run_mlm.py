@@ -6,10 +6,13 @@ accelerate launch examples/run_mlm.py --model_name_or_path bert-base-uncased --t
 
 from pathlib import Path
 
-from hf_layerfusion.experiments.arguments import EncoderArguments
-from hf_layerfusion.experiments.pretraining.arguments import PretrainingArguments, PretrainingDataArguments
-from hf_layerfusion.experiments.pretraining.run import pretrain
-from hf_layerfusion.experiments.script import parse_arguments, print_dry_run, print_outputs, run_script
+from hf_layerfusion.cli.script import parse_arguments, print_dry_run, print_outputs, run_script
+from hf_layerfusion.recipes.pretraining.pretraining_arguments import (
+    PretrainingArguments,
+    PretrainingDataArguments,
+)
+from hf_layerfusion.recipes.pretraining.pretraining_run import pretrain
+from hf_layerfusion.recipes.recipe_arguments import EncoderArguments
 
 
 def main() -> None:

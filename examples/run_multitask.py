@@ -9,13 +9,13 @@ course's own. `--dry_run` prints the parameters of every architecture.
 
 from pathlib import Path
 
-from hf_layerfusion.experiments.multitask.arguments import (
+from hf_layerfusion.cli.script import parse_arguments, print_dry_run, print_outputs, run_script
+from hf_layerfusion.recipes.multitask.multitask_arguments import (
     MultitaskDataArguments,
     MultitaskModelArguments,
     MultitaskTrainingArguments,
 )
-from hf_layerfusion.experiments.multitask.run import train_tasks
-from hf_layerfusion.experiments.script import parse_arguments, print_dry_run, print_outputs, run_script
+from hf_layerfusion.recipes.multitask.multitask_run import train_tasks
 
 
 def main() -> None:

@@ -10,9 +10,13 @@ from pathlib import Path
 
 from transformers import pipeline
 
-from hf_layerfusion.experiments.arguments import NliDataArguments, NliTrainingArguments, PoolingModelArguments
-from hf_layerfusion.experiments.run import classify
-from hf_layerfusion.experiments.script import parse_arguments, print_dry_run, print_outputs, run_script
+from hf_layerfusion.cli.script import parse_arguments, print_dry_run, print_outputs, run_script
+from hf_layerfusion.recipes.recipe_arguments import (
+    NliDataArguments,
+    NliTrainingArguments,
+    PoolingModelArguments,
+)
+from hf_layerfusion.recipes.training_run import classify
 
 PAIRS = (
     ("Two dogs run along the beach.", "Animals are outside."),

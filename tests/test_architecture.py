@@ -14,25 +14,26 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "hf_layerfusion"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# Who may import whom, itself, `errors`, `metric_table` and `storage` apart (docs/architecture.md). `__init__` is the
+# Who may import whom, itself, `errors`, `metric_registry` and `storage` apart (docs/architecture.md). `__init__` is the
 # public face.
 ARROWS: dict[str, set[str]] = {
     "modeling": set(),
     "data": set(),
-    "losses": set(),
-    "surgery": set(),
+    "regularizers": set(),
+    "gradient_surgery": set(),
     "evaluation": set(),
     "hub": set(),
     "export": {"hub"},
     "ensembling": {"evaluation", "hub"},
-    "training": {"data", "losses", "surgery", "evaluation", "hub"},
+    "training": {"data", "regularizers", "gradient_surgery", "evaluation", "hub"},
     "probing": {"modeling", "training", "evaluation", "ensembling"},
     "errors": set(),
-    "metric_table": set(),
+    "metric_registry": set(),
     "storage": set(),
     "__init__": {"modeling", "training", "ensembling", "hub", "probing"},
-    "__main__": {"experiments"},
-    "experiments": {
+    "__main__": {"cli"},
+    "cli": {"recipes", "probing", "ensembling", "data", "training", "hub"},
+    "recipes": {
         "__init__",
         "modeling",
         "training",
@@ -84,16 +85,16 @@ def inner(path: Path) -> set[str]:
 def test_imports_follow_the_arrows(path: Path) -> None:
     own = part(path)
     assert own in ARROWS, f"a new part '{own}' needs its row in ARROWS and in docs/architecture.md"
-    tables = set() if own in ("modeling", "errors") else {"errors", "metric_table", "storage"}
+    tables = set() if own in ("modeling", "errors") else {"errors", "metric_registry", "storage"}
     assert inner(path) <= ARROWS[own] | {own} | tables
 
 
-def test_what_ways_of_experiments_share_imports_none_of_them() -> None:
-    folder = PACKAGE / "experiments"
+def test_modules_that_recipes_share_import_no_recipe() -> None:
+    folder = PACKAGE / "recipes"
     ways = {path.name for path in folder.iterdir() if (path / "__init__.py").exists()}
     for path in folder.glob("*.py"):
         names = [name.split(".") for name in imported(path)]
-        used = {name[2] for name in names if name[:2] == [PACKAGE.name, "experiments"] and len(name) > 3}
+        used = {name[2] for name in names if name[:2] == [PACKAGE.name, "recipes"] and len(name) > 3}
         assert not used & ways - {"search"}, path  # before a run of one task there may be a search
 
 
@@ -149,7 +150,12 @@ def test_evaluation_and_its_like_reach_models_through_the_auto_classes() -> None
 
 def test_nothing_in_the_package_imports_scripts_or_tests() -> None:
     for path in SOURCES:
-        assert not {name.split(".")[0] for name in imported(path)} & {"examples", "benchmarks", "tests"}
+        assert not {name.split(".")[0] for name in imported(path)} & {
+            "examples",
+            "benchmarks",
+            "reproduction",
+            "tests",
+        }
 
 
 def tracked_files() -> list[Path]:

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from hf_layerfusion.losses.regularizer import regularized_pass
-from hf_layerfusion.losses.smart import Smart
-from hf_layerfusion.losses.table import REGULARIZERS
-from hf_layerfusion.surgery.table import AGGREGATORS, task_weights
-from tests.losses.small import DROPOUT, batch, classifier, gradients
+from hf_layerfusion.gradient_surgery.registry import AGGREGATORS, task_weights
+from hf_layerfusion.regularizers.registry import REGULARIZERS
+from hf_layerfusion.regularizers.regularizer import regularized_pass
+from hf_layerfusion.regularizers.smart import Smart
 from tests.modeling.test_contracts import CASES, build_fuser, states
+from tests.regularizers.small import DROPOUT, batch, classifier, gradients
 
 # By how much the loss changes relative to the plain one. SMART in the paper's ball of radius 1e-6 does next to nothing,
 # which its documentation and docs/results.md say: it is here so that nobody takes it for more.

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from transformers import HfArgumentParser
 
-from hf_layerfusion.experiments.tables.recipes import RECIPES, arguments_of
-from hf_layerfusion.experiments.tables.rows import _labels_by_task
-from hf_layerfusion.experiments.tables.table import Table, table_names
-from hf_layerfusion.metric_table import METRICS, greater_is_better, known_direction
+from hf_layerfusion.metric_registry import METRICS, greater_is_better, known_direction
+from reproduction.recipes import RECIPES, arguments_of
+from reproduction.run_table import Table, table_names
+from reproduction.table_rows import _labels_by_task
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 RUN_FILES = sorted(RESULTS.glob("*/*/*.json"))

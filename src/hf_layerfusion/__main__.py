@@ -21,11 +21,11 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "probe": Command(
-        "hf_layerfusion.experiments.commands.probe",
+        "hf_layerfusion.cli.probe_command",
         "fit linear probes on each layer of frozen encoders and on all layers, and advise whether to fuse them",
     ),
     "verify": Command(
-        "hf_layerfusion.experiments.commands.verify",
+        "hf_layerfusion.cli.verify_command",
         "compare the files of a saved model, adapter, checkpoint or ensemble with the checksums in its manifest",
     ),
 }
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own = argparse.ArgumentParser(prog=f"{parser.prog} {called.command}", description=command.summary)
     module.add_arguments(own)
     options = own.parse_args(called.arguments)
-    script = import_module("hf_layerfusion.experiments.script")
+    script = import_module("hf_layerfusion.cli.script")
 
     def run() -> None:
         script.refuse_nul(options)

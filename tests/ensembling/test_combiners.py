@@ -14,10 +14,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score
 from transformers import EvalPrediction
 
+from hf_layerfusion.ensembling.batched_metrics import SCORES, accuracy, pearsonr, score_of
 from hf_layerfusion.ensembling.combiners import AverageLogits, AverageProbabilities, MajorityVote
 from hf_layerfusion.ensembling.fitted import Greedy, GreedyReplacement, Stacked, TaskBased
-from hf_layerfusion.ensembling.scores import SCORES, accuracy, pearsonr, score_of
-from hf_layerfusion.ensembling.table import COMBINERS, combiner_from_json, combiner_to_json, make_combiner
+from hf_layerfusion.ensembling.registry import COMBINERS, combiner_from_json, combiner_to_json, make_combiner
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 

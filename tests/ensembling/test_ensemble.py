@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from hf_layerfusion.ensembling import models
+from hf_layerfusion.ensembling import member_models as models
 from hf_layerfusion.ensembling.ensemble import Ensemble
-from hf_layerfusion.ensembling.models import Model, Runtime
+from hf_layerfusion.ensembling.member_models import Model, Runtime
 from hf_layerfusion.ensembling.trained_texts import text_hashes, write_trained_texts
 from hf_layerfusion.errors import UserError
 from tests.ensembling.small import LABELS, TEXTS, byte_level_bpe, save_member, unigram

@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from hf_layerfusion.evaluation.ensemble_plots import plot_gain
+from hf_layerfusion.evaluation.plots.ensemble_plots import plot_gain
 
 
 def test_a_panel_for_each_task_and_a_line_for_each_split(tmp_path, monkeypatch):

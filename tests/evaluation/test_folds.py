@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.evaluation.folds import stratified_folds, stratified_group_folds
+from hf_layerfusion.evaluation.cross_validation import stratified_folds, stratified_group_folds
 
 CLASSES = ["a"] * 60 + ["b"] * 30 + ["c"] * 30
 

@@ -5,8 +5,8 @@ import pytest
 from matplotlib import colors, image
 from matplotlib.figure import Figure
 
-from hf_layerfusion.evaluation.layer_plots import plot_layer_pca, plot_layer_use
 from hf_layerfusion.evaluation.layer_use import LayerUse
+from hf_layerfusion.evaluation.plots.layer_plots import plot_layer_pca, plot_layer_use
 
 USE = LayerUse(
     num_texts=1200,

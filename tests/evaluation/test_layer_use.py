@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 
 from hf_layerfusion.evaluation.layer_use import LayerUse, cls_states, layer_use
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
-from hf_layerfusion.modeling.fusion_table import TOKEN_FUSERS
+from hf_layerfusion.modeling.fusion_registry import TOKEN_FUSERS
 from tests.modeling.cases import DEPTH, WIDTH, build
 from tests.tiny import tiny_config
 

@@ -5,7 +5,7 @@ import pytest
 from matplotlib import image
 from matplotlib.figure import Figure
 
-from hf_layerfusion.evaluation.plots import (
+from hf_layerfusion.evaluation.plots.run_plots import (
     TableRow,
     plot_confusion_matrix,
     plot_regression,

@@ -4,7 +4,7 @@ import pytest
 from matplotlib import image
 from matplotlib.figure import Figure
 
-from hf_layerfusion.evaluation.search_plots import Trial, best_of, plot_history, plot_settings
+from hf_layerfusion.evaluation.plots.search_plots import Trial, best_of, plot_history, plot_settings
 
 TRIALS = [
     Trial(0, "finished", 0.50, {"learning_rate": 1e-5, "fusion": "cat", "batch": 8}),

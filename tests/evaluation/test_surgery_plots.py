@@ -4,7 +4,7 @@ import pytest
 from matplotlib import image
 from matplotlib.figure import Figure
 
-from hf_layerfusion.evaluation.surgery_plots import plot_conflicts
+from hf_layerfusion.evaluation.plots.surgery_plots import plot_conflicts
 
 HISTORY = [
     {"step": 10, "loss": 1.0, "cosine_a_b": 0.1, "conflict_a_b": 0.25, "conflict": 0.5},

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from hf_layerfusion.experiments.script import parse_arguments
+from hf_layerfusion.cli.script import parse_arguments
 
 QUICK_TRAINING = {
     "use_cpu": True,

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from examples import export_onnx
-from hf_layerfusion.experiments.script import run_script
+from hf_layerfusion.cli.script import run_script
 from hf_layerfusion.export import OnnxClassifier
 from tests.modeling import multitask_cases
 from tests.tiny import tiny_config, tiny_tokenizer

@@ -10,17 +10,17 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.evaluation.folds import stratified_group_folds
-from hf_layerfusion.experiments.arguments import (
+from hf_layerfusion.evaluation.cross_validation import stratified_group_folds
+from hf_layerfusion.recipes.best_metric import with_metric
+from hf_layerfusion.recipes.data_preparation import prepare, tokenize
+from hf_layerfusion.recipes.fold_runs import cross_validate, prepare_folds
+from hf_layerfusion.recipes.layer_state_plots import read_states
+from hf_layerfusion.recipes.recipe_arguments import (
     AbsaDataArguments,
     AbsaTrainingArguments,
     PoolingModelArguments,
 )
-from hf_layerfusion.experiments.best_metric import with_metric
-from hf_layerfusion.experiments.folds import cross_validate, prepare_folds
-from hf_layerfusion.experiments.layer_states import read_states
-from hf_layerfusion.experiments.prepare import prepare, tokenize
-from hf_layerfusion.experiments.run import classify, make_trainer
+from hf_layerfusion.recipes.training_run import classify, make_trainer
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.tiny import read_csv, tiny_texts

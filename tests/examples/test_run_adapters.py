@@ -12,11 +12,11 @@ from transformers import pipeline
 
 from hf_layerfusion import load_adapter_model
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.adapters import read_peft_config
-from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, TweetTrainingArguments
-from hf_layerfusion.experiments.multitask.run import train_tasks
-from hf_layerfusion.experiments.run import classify
-from hf_layerfusion.experiments.tables.recipes import MULTITASK_CLASSES
+from hf_layerfusion.recipes.adapter_setup import read_peft_config
+from hf_layerfusion.recipes.multitask.multitask_run import train_tasks
+from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, TweetTrainingArguments
+from hf_layerfusion.recipes.training_run import classify
+from reproduction.recipes import MULTITASK_CLASSES
 from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.tiny import read_csv
 

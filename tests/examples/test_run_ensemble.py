@@ -10,16 +10,16 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, pipeline
 
+from hf_layerfusion.cli.script import run_script
 from hf_layerfusion.ensembling.ensemble import Ensemble
-from hf_layerfusion.ensembling.models import Model
+from hf_layerfusion.ensembling.member_models import Model
 from hf_layerfusion.ensembling.prediction_files import write_logits
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.diversity import error_correlation
-from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, TweetTrainingArguments
-from hf_layerfusion.experiments.ensembles.arguments import EnsembleArguments, EnsembleDataArguments
-from hf_layerfusion.experiments.ensembles.run import make_ensemble
-from hf_layerfusion.experiments.run import classify
-from hf_layerfusion.experiments.script import run_script
+from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
+from hf_layerfusion.recipes.ensembles.ensemble_run import make_ensemble
+from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, TweetTrainingArguments
+from hf_layerfusion.recipes.training_run import classify
 from tests.ensembling.small import save_member
 from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.modeling.multitask_cases import build

@@ -19,10 +19,13 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipelin
 
 from hf_layerfusion import BertForGRUFusionClassification
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.arguments import EncoderArguments
-from hf_layerfusion.experiments.pretraining.arguments import PretrainingArguments, PretrainingDataArguments
-from hf_layerfusion.experiments.pretraining.data import open_streams
-from hf_layerfusion.experiments.pretraining.run import load_pretraining_model, pretrain
+from hf_layerfusion.recipes.pretraining.pretraining_arguments import (
+    PretrainingArguments,
+    PretrainingDataArguments,
+)
+from hf_layerfusion.recipes.pretraining.pretraining_data import open_streams
+from hf_layerfusion.recipes.pretraining.pretraining_run import load_pretraining_model, pretrain
+from hf_layerfusion.recipes.recipe_arguments import EncoderArguments
 from hf_layerfusion.training.objectives import MaskedLanguageModeling, SeededMasking, SimCSE
 from hf_layerfusion.training.text_stream import DRAW
 from tests.examples.command_line import parse

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from hf_layerfusion.experiments.arguments import (
+from hf_layerfusion.metric_registry import METRICS
+from hf_layerfusion.recipes.data_preparation import prepare
+from hf_layerfusion.recipes.recipe_arguments import (
     NliDataArguments,
     NliTrainingArguments,
     PoolingModelArguments,
     RunTrainingArguments,
 )
-from hf_layerfusion.experiments.prepare import prepare
-from hf_layerfusion.experiments.run import classify
-from hf_layerfusion.metric_table import METRICS
+from hf_layerfusion.recipes.training_run import classify
 from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.tiny import tiny_texts
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.arguments import DataArguments, ModelArguments, TweetTrainingArguments
-from hf_layerfusion.experiments.run import classify
+from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, TweetTrainingArguments
+from hf_layerfusion.recipes.training_run import classify
 from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.tiny import read_csv, tiny_texts, write_csv
 

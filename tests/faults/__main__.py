@@ -30,11 +30,11 @@ import torch
 import transformers
 
 # Imported once, here, and not by each of the processes that are forked.
-import hf_layerfusion.experiments.ensembles.run
-import hf_layerfusion.experiments.export
-import hf_layerfusion.experiments.folds
-import hf_layerfusion.experiments.multitask.run
-import hf_layerfusion.experiments.pretraining.run  # noqa: F401
+import hf_layerfusion.recipes.ensembles.ensemble_run
+import hf_layerfusion.recipes.export_run
+import hf_layerfusion.recipes.fold_runs
+import hf_layerfusion.recipes.multitask.multitask_run
+import hf_layerfusion.recipes.pretraining.pretraining_run  # noqa: F401
 from tests.faults.contents import corruptions, hostile_configs, malformed_inputs
 from tests.faults.disks import damaged_files, disks
 from tests.faults.kills import kills

@@ -10,9 +10,9 @@ import pytest
 
 from hf_layerfusion.ensembling.ensemble import Ensemble
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.multitask.arguments import MultitaskDataArguments
-from hf_layerfusion.experiments.multitask.tasks import make_tasks
 from hf_layerfusion.hub.paths import inside
+from hf_layerfusion.recipes.multitask.multitask_arguments import MultitaskDataArguments
+from hf_layerfusion.recipes.multitask.task_preparation import make_tasks
 from hf_layerfusion.training.checkpoints import MANIFEST_NAME, verify_checkpoint, write_manifest
 from tests.ensembling.small import save_member
 from tests.hub.client import Client, ClientError

@@ -26,8 +26,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from huggingface_hub import constants, snapshot_download
 from hf_layerfusion import BertForGRUFusionClassification, CerbertusForMultitask, Ensemble, load_adapter_model
 from hf_layerfusion import verify_saved
-from hf_layerfusion.experiments import models
-from hf_layerfusion.experiments.arguments import ModelArguments
+from hf_layerfusion.recipes import model_setup as models
+from hf_layerfusion.recipes.recipe_arguments import ModelArguments
 from hf_layerfusion.hub.encoder import encoder_license
 
 torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from hf_layerfusion import (
 )
 from hf_layerfusion.modeling.fusion_base import LayerFuser
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
-from hf_layerfusion.modeling.fusion_table import TOKEN_FUSERS
+from hf_layerfusion.modeling.fusion_registry import TOKEN_FUSERS
 from tests.tiny import tiny_config
 
 DEPTH, WIDTH, LABELS = 4, 32, 3

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
-from hf_layerfusion.modeling.fusion_table import TOKEN_FUSERS
+from hf_layerfusion.modeling.fusion_registry import TOKEN_FUSERS
 from tests.modeling.cases import (
     CASES,
     DEPTH,

@@ -20,9 +20,9 @@ from hf_layerfusion import (
     MultitaskPipeline,
     max_tokens,
 )
-from hf_layerfusion.experiments.arguments import CheckpointArguments
-from hf_layerfusion.experiments.models import load_tokenizer
 from hf_layerfusion.modeling.encoders import position_limit
+from hf_layerfusion.recipes.model_setup import load_tokenizer
+from hf_layerfusion.recipes.recipe_arguments import CheckpointArguments
 from tests.encoders.tiny_encoders import tiny_encoder_config
 from tests.modeling.cases import SMALL
 from tests.tiny import MODEL_TYPES, tiny_config, tiny_tokenizer

@@ -21,9 +21,9 @@ from hf_layerfusion import (
 )
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.arguments import ModelArguments
-from hf_layerfusion.experiments.models import load_model
 from hf_layerfusion.modeling.label_rows import rows_by_name
+from hf_layerfusion.recipes.model_setup import load_model
+from hf_layerfusion.recipes.recipe_arguments import ModelArguments
 from tests.tiny import MODEL_TYPES, tiny_config
 
 SINGLE, REGRESSION = "single_label_classification", "regression"

@@ -9,7 +9,7 @@ import torch
 from hf_layerfusion import TaskConfig
 from hf_layerfusion.modeling.fusion_base import LayerFuser
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
-from hf_layerfusion.modeling.fusion_table import TOKEN_FUSERS
+from hf_layerfusion.modeling.fusion_registry import TOKEN_FUSERS
 from hf_layerfusion.modeling.layer_routing import LayerStates
 from hf_layerfusion.modeling.pair_features import PAIR_FEATURES
 from hf_layerfusion.modeling.sentence_vectors import SENTENCE_VECTORS

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import BertForSequenceClassification, DataCollatorWithPadding
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.trainer import LayerFusionTrainer
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 from tests.tiny import VOCABULARY, tiny_config, tiny_tokenizer
 
 

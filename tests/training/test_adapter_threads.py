@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from hf_layerfusion import CerbertusForMultitask, MultitaskPipeline
 from hf_layerfusion.training.adapters import add_adapters
-from hf_layerfusion.training.arguments import CHECKPOINTING
+from hf_layerfusion.training.training_arguments import CHECKPOINTING
 from tests.tiny import tiny_tokenizer
 
 TASKS: dict[str, Any] = {

@@ -21,8 +21,8 @@ from hf_layerfusion import (
 )
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.adapters import AdaptedModel, add_adapters, load_adapter_model
-from hf_layerfusion.training.arguments import CHECKPOINTING
 from hf_layerfusion.training.places import EMBEDDINGS, HEAD, LAYER, TOP, parameter_places
+from hf_layerfusion.training.training_arguments import CHECKPOINTING
 from tests.tiny import MODEL_TYPES, VOCABULARY, tiny_config, tiny_tokenizer
 from tests.training.small import rows, small_trainer, weights_digest
 from tests.training.small_tasks import tasks_trainer

@@ -10,7 +10,7 @@ import pytest
 from transformers import HfArgumentParser
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 from tests.training.small import small_arguments
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from transformers import DataCollatorWithPadding
 
-from hf_layerfusion.losses.outputs import ONE_TASK, task_inputs
+from hf_layerfusion.regularizers.task_outputs import ONE_TASK, task_inputs
 from hf_layerfusion.training.collating import MultitaskCollator, PaddingCollator
 from tests.tiny import tiny_tokenizer
 

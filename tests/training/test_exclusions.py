@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.arguments import CHECKPOINTING, LayerFusionTrainingArguments
 from hf_layerfusion.training.exclusions import EXCLUSIONS
+from hf_layerfusion.training.training_arguments import CHECKPOINTING, LayerFusionTrainingArguments
 from tests.training.small import small_arguments
 
 # Each option as it is used, with what it needs.

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
-from hf_layerfusion.losses.regularizer import regularized_pass
-from hf_layerfusion.losses.smart import Smart
-from hf_layerfusion.losses.table import REGULARIZERS
-from hf_layerfusion.surgery.gramian import TaskGradients
+from hf_layerfusion.gradient_surgery.gramian import TaskGradients
+from hf_layerfusion.regularizers.registry import REGULARIZERS
+from hf_layerfusion.regularizers.regularizer import regularized_pass
+from hf_layerfusion.regularizers.smart import Smart
 from hf_layerfusion.training.evaluating import EvaluatingTrainer
 from tests.float64 import device_without_float64, without_float64
-from tests.losses.small import batch, classifier
+from tests.regularizers.small import batch, classifier
 
 
 def test_float64_is_refused():

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.experiments.tables.runner import execute
-from hf_layerfusion.experiments.tables.table import Run
 from hf_layerfusion.training.checkpoints import MANIFEST_NAME, finish, make_room, verify_checkpoint
 from hf_layerfusion.training.own_folders import MARK, is_own, make_own, new_name, remove_own
+from reproduction.run_table import Run
+from reproduction.runner import execute
 from tests.training.small import small_trainer
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.arguments import CHECKPOINTING
+from hf_layerfusion.training.training_arguments import CHECKPOINTING
 from tests.training.small import small_arguments, small_trainer, weights_digest
 from tests.training.small_tasks import tasks_trainer
 

@@ -11,8 +11,8 @@ from xml.parsers import expat
 import pyarrow as pa
 from datasets import Dataset
 
+from hf_layerfusion.data.arrow_tables import values
 from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt
-from hf_layerfusion.data.tables import values
 from hf_layerfusion.data.utf8 import empty_file, read_utf8, split_lines
 from hf_layerfusion.errors import UserError
 

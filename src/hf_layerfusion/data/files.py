@@ -26,12 +26,12 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from hf_layerfusion.data.absa import read_acl14, read_semeval
+from hf_layerfusion.data.arrow_tables import from_table, row_number, take, to_table
 from hf_layerfusion.data.columns import Columns, WantedColumns, missing_columns
 from hf_layerfusion.data.delimited import read_csv, read_tsv
 from hf_layerfusion.data.formats import arrow_columns, parquet_label, read_json, read_parquet
 from hf_layerfusion.data.label_names import with_class_names
 from hf_layerfusion.data.numbered_tweets import read_numbered_tweets
-from hf_layerfusion.data.tables import from_table, row_number, take, to_table
 from hf_layerfusion.data.utf8 import read_utf8, split_lines
 from hf_layerfusion.errors import UserError, one_line
 

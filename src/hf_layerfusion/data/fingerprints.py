@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from datasets import Dataset
 
-from hf_layerfusion.data.tables import values
+from hf_layerfusion.data.arrow_tables import values
 from hf_layerfusion.errors import UserError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from hf_layerfusion.data import tables
+from hf_layerfusion.data import arrow_tables as tables
 from hf_layerfusion.data.columns import excerpt
 from hf_layerfusion.errors import UserError
 

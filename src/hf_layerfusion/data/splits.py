@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
 
-from hf_layerfusion.data.tables import take, values
+from hf_layerfusion.data.arrow_tables import take, values
 from hf_layerfusion.errors import UserError
 
 Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]

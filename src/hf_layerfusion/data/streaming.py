@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hf_layerfusion.data.arrow_tables import from_table, to_table
 from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt, missing_columns
 from hf_layerfusion.data.delimited import delimited_rows
 from hf_layerfusion.data.files import MAX_TEXT_BYTES, FilePath, check_examples, complete_rows
 from hf_layerfusion.data.formats import arrow_columns, json_strings, parse_json
-from hf_layerfusion.data.tables import from_table, to_table
 from hf_layerfusion.data.utf8 import utf8_blocks, utf8_lines
 from hf_layerfusion.errors import UserError, one_line
 

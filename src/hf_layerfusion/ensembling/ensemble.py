@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from hf_layerfusion.ensembling.answers import answer
+from hf_layerfusion.ensembling.batched_metrics import score_of
 from hf_layerfusion.ensembling.combiners import Combiner
-from hf_layerfusion.ensembling.manifest import FILE_NAME, Entry, Fit, Manifest, read_manifest
-from hf_layerfusion.ensembling.models import Model, Runtime, Task, resolve, snapshot
+from hf_layerfusion.ensembling.ensemble_manifest import FILE_NAME, Entry, Fit, Manifest, read_manifest
+from hf_layerfusion.ensembling.ensemble_member import Member, Seat, common_tasks, parse_member, seen_by
+from hf_layerfusion.ensembling.member_models import Model, Runtime, Task, resolve, snapshot
+from hf_layerfusion.ensembling.pipeline_output import answer
 from hf_layerfusion.ensembling.prediction_files import Array, Rows, rows_hash
-from hf_layerfusion.ensembling.scores import score_of
-from hf_layerfusion.ensembling.seats import Member, Seat, common_tasks, parse_member, seen_by
-from hf_layerfusion.ensembling.table import make_combiner, must_learn
+from hf_layerfusion.ensembling.registry import make_combiner, must_learn
 from hf_layerfusion.ensembling.trained_texts import (
     Hashes,
     check_held_out,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hf_layerfusion.ensembling.ensemble import Ensemble
-from hf_layerfusion.ensembling.manifest import FILE_NAME
+from hf_layerfusion.ensembling.ensemble_manifest import FILE_NAME
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.manifest import (
     MODEL_MANIFEST,

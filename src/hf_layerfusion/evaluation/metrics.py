@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from transformers import EvalPrediction
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.metric_table import PROBLEM_METRICS
+from hf_layerfusion.metric_registry import PROBLEM_METRICS
 
 MULTI_LABEL_THRESHOLD = 0.5
 """A label of a multi-label task is predicted where its sigmoid exceeds this."""

@@ -12,7 +12,7 @@ from hf_layerfusion.hub.citations import CITATIONS
 from hf_layerfusion.hub.encoder import LICENSE_ID
 from hf_layerfusion.hub.markdown import Markdown, escape_markdown, markdown_table, one_line, printed
 from hf_layerfusion.hub.usage import model_usage
-from hf_layerfusion.metric_table import METRICS
+from hf_layerfusion.metric_registry import METRICS
 
 
 def build_card(facts: CardFacts) -> ModelCard:

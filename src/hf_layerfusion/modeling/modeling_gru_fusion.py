@@ -9,7 +9,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_gru_fusion import GRUFusionConfig
 from .fusion_base import LayerFuser
-from .fusion_table import build_token_fuser
+from .fusion_registry import build_token_fuser
 from .heads import ClassificationHead, classification_loss, reduce_tokens
 from .modeling_layer_fusion import LayerFusionModel, LayerFusionPreTrainedModel
 from .recurrence import BidirectionalRNN

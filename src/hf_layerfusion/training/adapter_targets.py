@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.losses.layers import encoders_of, layers_of
+from hf_layerfusion.regularizers.encoder_layers import encoders_of, layers_of
 
 ALL_LINEAR = "all-linear"
 

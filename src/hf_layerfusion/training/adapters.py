@@ -17,7 +17,7 @@ from hf_layerfusion.errors import LOADING_ERRORS, NETWORK_ERROR, UserError, one_
 from hf_layerfusion.hub.manifest import write_model_manifest
 from hf_layerfusion.training.adapter_settings import check_numbers, check_settings, check_task_names
 from hf_layerfusion.training.adapter_targets import completed, task_names
-from hf_layerfusion.training.arguments import CHECKPOINTING, LayerFusionTrainingArguments
+from hf_layerfusion.training.training_arguments import CHECKPOINTING, LayerFusionTrainingArguments
 
 ONLY_ADAPTER = "default"
 """What an adapter is called that is the model's only one."""

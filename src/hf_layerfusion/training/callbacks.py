@@ -12,8 +12,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.places import EMBEDDINGS, TOP, Place, depth_of, parameter_places
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 
 class EarlyStopping(EarlyStoppingCallback):

@@ -20,7 +20,6 @@ from hf_layerfusion.errors import StorageError, UserError, one_line
 from hf_layerfusion.hub.manifest import write_model_manifest
 from hf_layerfusion.storage import writable, write_text
 from hf_layerfusion.training.adapters import read_adapters
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.checkpoints import (
     finish,
     make_room,
@@ -31,6 +30,7 @@ from hf_layerfusion.training.checkpoints import (
 )
 from hf_layerfusion.training.global_batch import ARGUMENTS_NAME, check_global_batch, is_of_a_device
 from hf_layerfusion.training.own_folders import remove_own
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 
 class CheckpointingTrainer(Trainer):

@@ -11,9 +11,9 @@ from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import ComputeMetrics
-from hf_layerfusion.metric_table import EVAL_PREFIX
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.metric_registry import EVAL_PREFIX
 from hf_layerfusion.training.trainer_card import NO_METRIC
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 logger = logging.get_logger(__name__)
 

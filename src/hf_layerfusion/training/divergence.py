@@ -15,8 +15,8 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.gradient_surgery import SurgicalTraining
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 logger = logging.get_logger(__name__)
 

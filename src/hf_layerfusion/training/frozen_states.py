@@ -13,11 +13,11 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import TrainOutput
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.losses.layers import encoders_of
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.regularizers.encoder_layers import encoders_of
 from hf_layerfusion.training.state_cache import ENCODER_INPUTS, StateCache, text_key
 from hf_layerfusion.training.state_reader import StateReader, texts_of
 from hf_layerfusion.training.task_data import Row
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 ENCODER_STATES = "encoder_states"
 """What a batch holds in place of the encoder's inputs: `[B, R, T, H]`."""

@@ -11,7 +11,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 logger = logging.get_logger(__name__)
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_layerfusion.surgery.conflicts import ConflictStatistics
-from hf_layerfusion.surgery.gramian import TaskGradients
-from hf_layerfusion.surgery.table import task_weights
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.gradient_surgery.conflicts import ConflictStatistics
+from hf_layerfusion.gradient_surgery.gramian import TaskGradients
+from hf_layerfusion.gradient_surgery.registry import task_weights
 from hf_layerfusion.training.collating import TASKS
 from hf_layerfusion.training.regularizing import RegularizedTraining
 from hf_layerfusion.training.sampling import seeded_generator
 from hf_layerfusion.training.task_data import TASK
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.weighing import SHARES
 
 

@@ -16,8 +16,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import seed_worker
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.losses.outputs import ONE_TASK, task_inputs
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.regularizers.task_outputs import ONE_TASK, task_inputs
 from hf_layerfusion.training.class_balance import ClassWeights, class_labels
 from hf_layerfusion.training.collating import TASKS
 from hf_layerfusion.training.mixing import TASK_MIXINGS
@@ -30,6 +29,7 @@ from hf_layerfusion.training.task_data import (
     MultitaskDataset,
     TaskDataset,
 )
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 
 class MultitaskTraining(MultitaskEvaluation):

@@ -12,7 +12,6 @@ from transformers import Trainer
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.adapters import check_adapters
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.places import (
     EMBEDDINGS,
     FUSION,
@@ -22,6 +21,7 @@ from hf_layerfusion.training.places import (
     depth_of,
     parameter_places,
 )
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 
 def freeze_encoder(model: nn.Module, args: LayerFusionTrainingArguments) -> None:

@@ -8,7 +8,7 @@ from peft import PeftModel
 from torch import nn
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.losses.layers import encoders_of, layers_of
+from hf_layerfusion.regularizers.encoder_layers import encoders_of, layers_of
 
 EMBEDDINGS, LAYER, TOP, FUSION, HEAD = "embeddings", "layer", "encoder", "fusion", "head"
 

@@ -22,11 +22,11 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy, TrainOutput
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
-from hf_layerfusion.evaluation.plots import plot_training_curves
+from hf_layerfusion.evaluation.plots.run_plots import plot_training_curves
 from hf_layerfusion.hub.publish import CARD, PushError, open_repository, push_folder
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.checkpoints import MANIFEST_NAME
 from hf_layerfusion.training.trainer_card import GENERATED, trainer_card
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 logger = logging.get_logger(__name__)
 

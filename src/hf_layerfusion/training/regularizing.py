@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.losses import outputs as by_task
-from hf_layerfusion.losses.regularizer import Regularizer, regularized_pass
-from hf_layerfusion.losses.table import make_regularizers
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.regularizers import task_outputs as by_task
+from hf_layerfusion.regularizers.registry import make_regularizers
+from hf_layerfusion.regularizers.regularizer import Regularizer, regularized_pass
 from hf_layerfusion.training.multitask_training import MultitaskTraining
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 
 class RegularizedTraining(MultitaskTraining):

@@ -13,8 +13,8 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from hf_layerfusion.errors import StorageError, UserError, one_line
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.own_folders import make_own, new_name, remove_own
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 logger = logging.get_logger(__name__)
 

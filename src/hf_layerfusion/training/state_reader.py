@@ -20,7 +20,7 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.losses.layers import encoders_of
+from hf_layerfusion.regularizers.encoder_layers import encoders_of
 from hf_layerfusion.training.state_cache import (
     ENCODER_INPUTS,
     StateCache,

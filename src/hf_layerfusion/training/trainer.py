@@ -15,9 +15,8 @@ from transformers.trainer_utils import TrainOutput, has_length
 from transformers.training_args import OptimizerNames
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.losses.outputs import ONE_TASK
+from hf_layerfusion.regularizers.task_outputs import ONE_TASK
 from hf_layerfusion.training.adapters import check_adapters
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.callbacks import EarlyStopping, GradualUnfreezing
 from hf_layerfusion.training.checkpointing import CheckpointingTrainer
 from hf_layerfusion.training.divergence import GuardedTraining
@@ -33,6 +32,7 @@ from hf_layerfusion.training.sampling import RowOrder, SeededSampler
 from hf_layerfusion.training.searching import SearchingTrainer
 from hf_layerfusion.training.streams import check_stream
 from hf_layerfusion.training.tokenizers import limit_to_model
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 # What only an optimizer that takes parameter groups can do.
 GROUP_OPTIONS = ("fusion_learning_rate", "head_learning_rate", "embedding_learning_rate", "layer_decay")

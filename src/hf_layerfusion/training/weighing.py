@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import has_length
 
-from hf_layerfusion.losses.outputs import ONE_TASK, task_inputs
-from hf_layerfusion.training.arguments import LayerFusionTrainingArguments
+from hf_layerfusion.regularizers.task_outputs import ONE_TASK, task_inputs
 from hf_layerfusion.training.log_keeping import LogKeepingTrainer
 from hf_layerfusion.training.task_data import REPEATED
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 SHARES = "shares"
 """Where a training batch carries its shares to `step_losses`; the model never sees them."""

@@ -1,0 +1,246 @@
+"""What the runs of a table are made of: the scripts' arguments, and what trains a run and says what it measured."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from datasets import Dataset
+from transformers import HfArgumentParser, PreTrainedTokenizerBase
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.hub.environment import hardware_name, library_environment
+from hf_layerfusion.recipes.best_metric import with_metric
+from hf_layerfusion.recipes.data_preparation import PreparedData, prepare, tokenize
+from hf_layerfusion.recipes.data_record import DATA, DataRecord, check_data, data_record
+from hf_layerfusion.recipes.fold_runs import prepare_folds
+from hf_layerfusion.recipes.layer_use_report import measure_layers
+from hf_layerfusion.recipes.model_setup import load_tokenizer
+from hf_layerfusion.recipes.multitask.multitask_arguments import (
+    MultitaskDataArguments,
+    MultitaskModelArguments,
+    MultitaskTrainingArguments,
+)
+from hf_layerfusion.recipes.multitask.task_training import (
+    MultitaskData,
+    make_multitask_trainer,
+    prepare_multitask,
+    tasks_record,
+    train_multitask,
+)
+from hf_layerfusion.recipes.recipe_arguments import (
+    AbsaDataArguments,
+    AbsaTrainingArguments,
+    CheckpointArguments,
+    DataArguments,
+    ModelArguments,
+    NliDataArguments,
+    NliTrainingArguments,
+    PoolingModelArguments,
+    RunTrainingArguments,
+    TweetTrainingArguments,
+)
+from hf_layerfusion.recipes.run_folder import SETTINGS_FILE
+from hf_layerfusion.recipes.run_report import epoch_rows
+from hf_layerfusion.recipes.training_run import make_trainer, train_and_predict
+from hf_layerfusion.storage import read_object, write_json
+
+Settings: TypeAlias = dict[str, Any]
+Prepared: TypeAlias = tuple[PreparedData, dict[str, Dataset]]
+
+# Settings that differ from start to start of one run.
+OF_THIS_START = ("output_dir", "resume_from_checkpoint", "disable_tqdm")
+FILE_SETTINGS = ("train_file", "validation_file", "test_file")
+TOKENIZER_SETTINGS = ("model_name_or_path", "tokenizer_name", "model_revision")
+
+
+class Recipe(NamedTuple):
+    """How the runs of a table are made.
+
+    Attributes:
+        arguments: the dataclasses whose defaults a table's settings differ from.
+        train: from the settings of a run, its fold and the data's folder to what its result file holds.
+    """
+
+    arguments: tuple[type, type, type]
+    train: Callable[[Settings, int | None, Path], dict[str, Any]]
+
+
+def _one_task(model_class: type, data_class: type, training_class: type) -> Recipe:
+    classes = (model_class, data_class, training_class)
+
+    def train(settings: Settings, fold: int | None, data_dir: Path) -> dict[str, Any]:
+        model_arguments, data_arguments, training_arguments = HfArgumentParser(classes).parse_dict(
+            in_folder(settings, data_dir)
+        )
+        parts, tokenizer = _prepared(
+            data_class, _tokenizer_key(model_arguments), json.dumps(vars(data_arguments))
+        )
+        data, encoded = parts[0 if fold is None else fold - 1]
+        record = data_record(data)
+        _begin(settings, record, vars(data_arguments))
+        training_arguments = with_metric(training_arguments, data.schema.problem_type)
+        trainer = make_trainer(data, encoded, tokenizer, model_arguments, training_arguments)
+        result = train_and_predict(trainer, encoded)
+        use = measure_layers(trainer, encoded["validation"]) if "validation" in encoded else None
+        return {
+            "metrics": result.metrics,
+            "parameters": result.parameters,
+            "training_seconds": result.training_seconds,
+            "num_examples": {name: len(split) for name, split in data.splits.items()},
+            DATA: record,
+            "epochs": epoch_rows(result.history),
+            "predictions": " ".join(map(str, result.logits.argmax(axis=1))),
+            "labels": " ".join(map(str, [] if result.labels is None else result.labels.tolist())),
+            "layer_use": None if use is None else dataclasses.asdict(use),
+            **_machine(training_arguments),
+        }
+
+    return Recipe(classes, train)
+
+
+def _begin(settings: Settings, record: DataRecord, files: Mapping[str, Any]) -> None:
+    """Writes down what a run is, beside its checkpoints; one that was cut off goes on with the same alone.
+
+    Raises:
+        UserError: names the settings or the data that are others now.
+    """
+    folder = Path(settings["output_dir"])
+    path = folder / SETTINGS_FILE
+    content = {name: value for name, value in settings.items() if name not in OF_THIS_START}
+    if path.exists():
+        stored = read_object(path, "delete the folder")
+        names = {*stored, *content} - {DATA}
+        changed = sorted(name for name in names if stored.get(name) != content.get(name))
+        if changed:
+            raise UserError(
+                f"{folder}: holds a run that was cut off, with other settings ({', '.join(changed)}); delete the "
+                "folder to run it anew."
+            )
+        check_data(folder, stored, record, files)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, content | {DATA: record})
+
+
+def in_folder(settings: Settings, data_dir: Path) -> Settings:
+    """The settings with their files in a folder."""
+    files = {name: str(data_dir / settings[name]) for name in FILE_SETTINGS if settings.get(name)}
+    return {**settings, **files}
+
+
+def _tokenizer_key(arguments: CheckpointArguments) -> str:
+    return json.dumps({name: getattr(arguments, name) for name in TOKENIZER_SETTINGS})
+
+
+@functools.lru_cache(maxsize=4)
+def _prepared(
+    data_class: type[DataArguments], tokenizer_settings: str, data_settings: str
+) -> tuple[list[Prepared], PreTrainedTokenizerBase]:
+    """The data of a run, or of each fold of a cross-validation."""
+    arguments = data_class(**json.loads(data_settings))
+    tokenizer = load_tokenizer(CheckpointArguments(**json.loads(tokenizer_settings)))
+    parts = (
+        prepare_folds(arguments)
+        if isinstance(arguments, AbsaDataArguments) and arguments.folds
+        else [prepare(arguments)]
+    )
+    return [(data, tokenize(data, tokenizer, arguments)) for data in parts], tokenizer
+
+
+MULTITASK_CLASSES = (MultitaskModelArguments, MultitaskDataArguments, MultitaskTrainingArguments)
+
+
+def task_entries(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The entries of the tasks file of a run: `tasks` of its settings, changed by `task_settings`, those of
+    `only_tasks` where it names any."""
+    changes = settings.get("task_settings", {})
+    names = settings.get("only_tasks") or list(settings["tasks"])
+    return {name: {**settings["tasks"][name], **changes.get(name, {})} for name in names}
+
+
+def arguments_of(settings: Settings) -> Settings:
+    """The settings of a run over several tasks that are arguments of the script."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in ("tasks", "task_settings", "only_tasks", "further_pretraining")
+    }
+
+
+def _train_tasks(settings: Settings, fold: int | None, data_dir: Path) -> dict[str, Any]:
+    entries = task_entries(settings)
+    model_arguments, data_arguments, training_arguments = HfArgumentParser(MULTITASK_CLASSES).parse_dict(
+        arguments_of(settings)
+    )
+    data = _prepared_tasks(
+        json.dumps(entries), str(data_dir), _tokenizer_key(model_arguments), json.dumps(vars(data_arguments))
+    )
+    record, files = tasks_record(data)
+    _begin(settings, record, files)
+    trainer = make_multitask_trainer(data, model_arguments, data_arguments, training_arguments)
+    result = train_multitask(trainer, data)
+    return {
+        "metrics": result.metrics,
+        "parameters": result.parameters,
+        "training_seconds": result.training_seconds,
+        "num_examples": {
+            name: {split: len(rows) for split, rows in prepared.splits.items()}
+            for name, prepared in data.prepared.items()
+        },
+        DATA: record,
+        "epochs": epoch_rows(result.history),
+        "predictions": {name: _answers(found["test"]) for name, found in result.logits.items()},
+        "labels": _of_split(result.labels, "test"),
+        "validation_labels": _of_split(result.labels, "validation"),
+        "logits": {split: _of_split(result.logits, split) for split in ("validation", "test")},
+        **_machine(training_arguments),
+    }
+
+
+def _machine(arguments: RunTrainingArguments) -> dict[str, Any]:
+    """What the run ran on."""
+    return {
+        "hardware": hardware_name(arguments.device, arguments.world_size),
+        "environment": library_environment(),
+    }
+
+
+def _answers(values: np.ndarray) -> str:
+    """Classes of logits `[N, C]`, or values `[N]` or `[N, 1]` to three decimals, as one string."""
+    if values.ndim == 2 and values.shape[1] > 1:
+        values = values.argmax(axis=1)
+    return _numbers(values)
+
+
+def _of_split(values: dict[str, dict[str, Any]], split: str) -> dict[str, str]:
+    """Each task's numbers of a split."""
+    return {name: _numbers(np.asarray(found[split])) for name, found in values.items() if split in found}
+
+
+def _numbers(values: np.ndarray) -> str:
+    """Row by row, to three decimals."""
+    return " ".join(f"{value:.3f}".rstrip("0").rstrip(".") for value in values.reshape(-1).tolist())
+
+
+@functools.lru_cache(maxsize=4)
+def _prepared_tasks(
+    entries: str, data_dir: str, tokenizer_settings: str, data_settings: str
+) -> MultitaskData:
+    return prepare_multitask(
+        json.loads(entries),
+        Path(data_dir),
+        MultitaskModelArguments(**json.loads(tokenizer_settings)),
+        MultitaskDataArguments(**json.loads(data_settings)),
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    "tweets": _one_task(ModelArguments, DataArguments, TweetTrainingArguments),
+    "absa": _one_task(PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments),
+    "nli": _one_task(PoolingModelArguments, NliDataArguments, NliTrainingArguments),
+    "multitask": Recipe(MULTITASK_CLASSES, _train_tasks),
+}
+"""What trains the runs of a table, by the name that the table gives: a new script is a row here."""

@@ -1,0 +1,127 @@
+"""Runs the cells of a table, several at once, each once."""
+
+from collections.abc import Mapping
+from concurrent.futures import as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.recipes.run_folder import output_folder
+from hf_layerfusion.storage import writable, write_json
+from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
+from hf_layerfusion.training.own_folders import is_own, make_own, remove_own
+from reproduction.further_pretraining import start_from_pretrained
+from reproduction.peak_memory import peak_memory, reset_peak_memory
+from reproduction.recipes import RECIPES
+from reproduction.run_table import Run, Table
+from reproduction.table_rows import read_run_file
+from reproduction.workers import visible_devices, worker_pool
+
+RUNS_A_PROCESS = 10
+# Settings that decide which files a checkpoint has, not what a run measures.
+OF_CHECKPOINTS = ("save_only_model", "save_total_limit")
+
+
+def pending_runs(table: Table, results: Path, overrides: Mapping[str, Any]) -> list[Run]:
+    """The runs of a table that have no result file yet.
+
+    Raises:
+        UserError: if a result file comes from other settings.
+    """
+    pending = []
+    for run in table.runs(overrides):
+        file = run.file(results)
+        if not file.exists():
+            pending.append(run)
+            continue
+        stored = read_run_file(file, "settings")["settings"]
+        changed = sorted(
+            name
+            for name in {*stored, *run.settings} - {*OF_CHECKPOINTS}
+            if stored.get(name) != run.settings.get(name)
+        )
+        if changed:
+            raise UserError(
+                f"{file}: was made with other settings ({', '.join(changed)}); move it away, or give another "
+                "--results folder."
+            )
+    return pending
+
+
+def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
+    """Trains one run, or goes on with it where it was cut off, and writes its result file.
+
+    Args:
+        run: what to run.
+        data_dir: folder that the run's files are relative to.
+        results: folder of the result files.
+        work: folder for checkpoints, of which the run's part is removed when it has finished, and for encoders that
+            runs share.
+
+    Returns:
+        The result file.
+
+    Raises:
+        UserError: the run's part of `work` holds something else.
+    """
+    folder, file = work / run.group / run.variant / run.name, run.file(results)
+    if folder.exists() and not is_own(folder):
+        raise UserError(
+            f"{folder}: must be new or a run's own, found something else; name another --work folder."
+        )
+    if not folder.exists():
+        make_own(folder)
+    with output_folder(folder, "--work"):
+        if not file.exists():  # else another process has run it meanwhile
+            _train(run, data_dir, folder, file, work)
+    return file
+
+
+def _train(run: Run, data_dir: Path, folder: Path, file: Path, work: Path) -> None:
+    checkpoint = newest_valid_checkpoint(folder)
+    resume = str(checkpoint) if checkpoint else None
+    options = {"output_dir": str(folder), "disable_tqdm": True, "resume_from_checkpoint": resume}
+    settings, pretraining = start_from_pretrained(run.settings, data_dir, work)
+    reset_peak_memory()
+    measured = RECIPES[run.recipe].train({**settings, **options}, run.fold, data_dir)
+    if resume:
+        del measured["training_seconds"]  # those of the last part alone
+    content = {
+        "settings": run.settings,
+        **measured,
+        **pretraining,
+        "threads": torch.get_num_threads(),
+        "peak_memory_mib": peak_memory(),
+    }
+    with writable(f"--results {file}"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, content)
+    remove_own(folder)
+
+
+def run_table(
+    table: Table,
+    *,
+    data_dir: Path,
+    results: Path,
+    work: Path,
+    jobs: int = 1,
+    overrides: Mapping[str, Any] | None = None,
+) -> None:
+    """Executes every pending run of a table, `jobs` at once, with a progress bar that says the time left. Where there
+    are GPUs each job sees one of them."""
+    runs = pending_runs(table, results, overrides or {})
+    with tqdm(total=len(runs), desc=table.name, unit="run", smoothing=0.1) as progress:
+        # New processes now and then bound what the allocator keeps from batches of many lengths. The pool's own
+        # `max_tasks_per_child` waits for ever once all of them have reached it (CPython issue 115634).
+        for start in range(0, len(runs), jobs * RUNS_A_PROCESS):
+            with worker_pool(jobs, visible_devices()) as pool:
+                part = runs[start : start + jobs * RUNS_A_PROCESS]
+                futures = {pool.submit(execute, run, data_dir, results, work): run for run in part}
+                for future in as_completed(futures):
+                    future.result()
+                    progress.set_postfix_str(f"{futures[future].variant} {futures[future].name}")
+                    progress.update()

@@ -1,0 +1,142 @@
+"""What is written of a table: its figures as a sheet in three formats, and a plot with error bars."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hf_layerfusion.evaluation.plots.run_plots import TableRow, plot_table
+from hf_layerfusion.evaluation.plots.task_plots import plot_answers
+from hf_layerfusion.evaluation.significance import Difference, format_mean_sd, mean_sd
+from hf_layerfusion.storage import writable, write_text
+from reproduction.run_table import Table
+from reproduction.table_formats import Sheet
+from reproduction.table_rows import Row, read_rows, read_run_file
+
+UNDEFINED = "undefined"
+SOURCE_COLUMN = "source: other data, other encoder"
+
+
+class Report(NamedTuple):
+    """A table's report.
+
+    Attributes:
+        title: what it shows.
+        sheet: its rows.
+        bars: the same as a figure.
+        axis: what the figure's axis and bars are.
+        notes: what stands below the markdown table, a line each.
+    """
+
+    title: str
+    sheet: Sheet
+    bars: list[TableRow]
+    axis: str
+    notes: list[str]
+
+    def markdown(self) -> str:
+        """The table, and its notes as a list."""
+        notes = "".join(f"- {note}\n" for note in self.notes)
+        return self.sheet.markdown() + (f"\n{notes}" if notes else "")
+
+    def texts(self, name: str) -> dict[str, str]:
+        """The report's text files by name."""
+        return {
+            f"{name}.md": self.markdown(),
+            f"{name}.csv": self.sheet.csv(),
+            f"{name}.tex": self.sheet.latex(self.title, f"tab:{name}"),
+        }
+
+    def write(self, results: Path, name: str) -> None:
+        """Writes the text files and, where there are bars, the figure `NAME.png` into `results`."""
+        with writable(f"--results {results}"):
+            for file, text in self.texts(name).items():
+                write_text(results / file, text)
+            if self.bars:
+                plot_table(self.bars, results / f"{name}.png", self.axis, self.title)
+
+
+def report_of_runs(table: Table, results: Path) -> Report | None:
+    """The report of the runs of a table that have finished; `None` where none has.
+
+    Raises:
+        UserError: as `read_rows`.
+    """
+    rows = read_rows(table, results)
+    if not rows:
+        return None
+    bars = [TableRow(row.variant, *mean_sd(row.values)) for row in rows if np.isfinite(row.values).all()]
+    axis = f"{table.metric} on {table.split}: mean, and sd over runs to each side"
+    return Report(table.title, sheet_of_runs(table, rows), bars, axis, [])
+
+
+def draw_answers(table: Table, results: Path) -> None:
+    """Draws what the first finished run of the row `answers_of` answers in each task, right and wrong, as
+    `TABLE-TASK.png` and `TABLE-TASK_distributions.png` in `results`."""
+    files = [run.file(results) for run in table.runs() if run.variant == table.answers_of]
+    finished = [file for file in files if file.exists()]
+    if not finished:
+        return
+    content = read_run_file(finished[0], "metrics", "labels", "predictions")
+    for task, stored in content["labels"].items():
+        labels, predictions = (
+            np.array(text.split(), float) for text in (stored, content["predictions"][task])
+        )
+        names = None
+        if f"{task}_accuracy" in content["metrics"][table.split]:
+            labels, predictions = labels.astype(int), predictions.astype(int)
+            names = [str(label) for label in range(max(labels.max(), predictions.max()) + 1)]
+        title = f"{task}, {finished[0].parent.name}: {len(labels):,} texts"
+        plot_answers(labels, predictions, results, f"{table.name}-{task}", title, names)
+
+
+def sheet_of_runs(table: Table, rows: list[Row]) -> Sheet:
+    """A row for each of `rows`."""
+    names = [metric.replace("/", ", ").replace("_", " ") for metric in (table.metric, *table.also)]
+    header = [
+        "variant", *(f"{name}, mean (sd)" for name in names), "runs", "each seed", "difference [95 %]", "p (Holm)", "",
+        "parameters", "seconds a run", "peak MiB", SOURCE_COLUMN,
+    ]  # fmt: skip
+    cells = [
+        [
+            row.variant,
+            format_mean_sd(row.values),
+            *(format_mean_sd(values) if values else "" for values in row.also.values()),
+            str(len(row.values)),
+            ", ".join(map(printed_value, row.listed)) if len(row.listed) > 1 else "",
+            printed_difference(row.difference),
+            printed_p(row.difference),
+            row.verdict,
+            f"{row.parameters:,}",
+            "" if row.seconds is None else f"{row.seconds:.0f}",
+            "" if row.memory is None else f"{row.memory:,.0f}",
+            row.figure,
+        ]
+        for row in rows
+    ]
+    return Sheet(header, cells).filled()
+
+
+def printed_value(value: float) -> str:
+    """A figure in hundredths, such as `86.52`; `undefined` where it is, as the correlation of constant answers."""
+    return f"{100 * value:.2f}" if np.isfinite(value) else UNDEFINED
+
+
+def printed_p(difference: Difference | None) -> str:
+    """A difference's p-value, such as `0.012`; empty without one."""
+    if difference is None or difference.p_value is None:
+        return ""
+    return "< 0.001" if difference.p_value < 0.0005 else f"{difference.p_value:.3f}"
+
+
+def printed_difference(difference: Difference | None) -> str:
+    """A difference with its interval, in hundredths, such as `+0.72 [-0.04, +1.48]`; `undefined` where it is, empty
+    without one."""
+    if difference is None:
+        return ""
+    ends = (difference.difference, difference.low, difference.high)
+    if not np.isfinite(ends[0]):
+        return UNDEFINED
+    if not np.isfinite(ends).all():
+        return f"{100 * ends[0]:+.2f}"
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * value for value in ends))

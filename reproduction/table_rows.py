@@ -1,0 +1,239 @@
+"""The rows of a table of runs, from the files that its runs wrote: their figures, and what differences show."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.significance import (
+    Difference,
+    holm,
+    mcnemar,
+    mean_sd,
+    nadeau_bengio,
+    paired_bootstrap,
+)
+from hf_layerfusion.evaluation.task_significance import TaskAnswers, bootstrap_tasks
+from hf_layerfusion.storage import read_object
+from reproduction.run_table import Table
+
+SIGNIFICANCE_LEVEL = 0.05
+FEW_SEEDS = 5
+ONE_SEED = "one seed: no verdict"
+WITHIN_NOISE = "within noise"
+
+
+@dataclass
+class Row:
+    """A row of a report.
+
+    Attributes:
+        variant: its name.
+        values: the metric of each run, in the order of seeds and folds.
+        listed: those to print one by one: of seeds that are fewer than `FEW_SEEDS`.
+        also: the further metrics of each run, by name; none where the runs do not have it.
+        difference: to the baseline, in the metric's unit, its p-value corrected by Holm over the table; `None` for a
+            baseline.
+        verdict: what the difference does not show, where it does not, or why there is none.
+        figure: what the source prints.
+        parameters: of the model.
+        seconds: mean training time of the runs that were not cut off; `None` where all were.
+        memory: mean peak of the runs that measured it, in MiB; `None` where none did.
+    """
+
+    variant: str
+    values: list[float]
+    listed: list[float]
+    also: dict[str, list[float]]
+    difference: Difference | None
+    verdict: str
+    figure: str
+    parameters: int
+    seconds: float | None
+    memory: float | None
+
+
+def read_rows(table: Table, results: Path) -> list[Row]:
+    """Reads the runs of a table that have finished, and tests each row against its baseline: over folds by Nadeau and
+    Bengio's t-test, else by a paired bootstrap over examples on seed averages. Where both rows are single models of one
+    task of classes the p-value is McNemar's. Seeds are never drawn: a handful says nothing of their distribution.
+
+    Raises:
+        UserError: if runs of one table were scored on other examples.
+    """
+    stored: dict[str, dict[str, dict[str, Any]]] = {}
+    for run in table.runs():
+        if run.file(results).exists():
+            content = read_run_file(run.file(results), "settings", "metrics")
+            stored.setdefault(run.variant, {})[run.name] = content
+    rows = []
+    for variant, runs in stored.items():
+        declared = table.variants[variant]
+        contents = list(runs.values())
+        values = _values(table, contents)
+        has_folds = "folds" in contents[0]["settings"]
+        difference, verdict = None, ""
+        baseline = declared.get("baseline", table.baseline)
+        if baseline in stored and variant != baseline:
+            difference = _compare(table, variant, stored[baseline], runs)
+            if not has_folds:
+                verdict = _verdict_of_seeds(_values(table, stored[baseline].values()), values)
+        rows.append(
+            Row(
+                variant,
+                values,
+                values if len(values) < FEW_SEEDS and not has_folds else [],
+                {metric: _values(table, contents, metric) for metric in table.also},
+                difference,
+                verdict,
+                declared.get("figure", ""),
+                contents[0]["parameters"],
+                mean_of("training_seconds", contents),
+                mean_of("peak_memory_mib", contents),
+            )
+        )
+    tested = [(row, row.difference) for row in rows if row.difference is not None]
+    adjusted = holm([difference.p_value for _, difference in tested])
+    for (row, difference), p_value in zip(tested, adjusted, strict=True):
+        row.difference = replace(difference, p_value=p_value)
+        if is_within_noise(row.difference) and row.verdict != ONE_SEED:
+            row.verdict = WITHIN_NOISE
+        row.verdict = "; ".join(filter(None, [row.verdict, difference.remark]))
+    return rows
+
+
+def is_within_noise(difference: Difference) -> bool:
+    """Return whether there is a p-value, and one that is not below the level."""
+    return difference.p_value is not None and difference.p_value >= SIGNIFICANCE_LEVEL
+
+
+def read_run_file(file: Path, *needed: str) -> dict[str, Any]:
+    """Reads what a run measured.
+
+    Args:
+        file: the run file.
+        needed: entries that it must have.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    way_out = "delete it and run its table again"
+    content = read_object(file, way_out)
+    missing = [name for name in needed if name not in content]
+    if missing:
+        raise UserError(
+            f"{file}: must be a run file with {', '.join(needed)}, found no {missing[0]}; {way_out}."
+        )
+    for metrics in content.get("metrics", {}).values():
+        metrics.update(
+            {name: math.nan for name, value in metrics.items() if value is None}
+        )  # written as null
+    return content
+
+
+def mean_of(name: str, contents: Iterable[dict[str, Any]]) -> float | None:
+    """Mean of what runs measured, over those that did: a run that was cut off has no training time."""
+    known = [content[name] for content in contents if content.get(name) is not None]
+    return mean_sd(known)[0] if known else None
+
+
+def _values(table: Table, contents: Iterable[dict[str, Any]], metric: str | None = None) -> list[float]:
+    """A metric of each run; `SPLIT/METRIC` is that of another split than the table's."""
+    split, _, name = (metric or table.metric).rpartition("/")
+    found = [content["metrics"][split or table.split] for content in contents]
+    return [metrics[name] for metrics in found if metric is None or name in metrics]
+
+
+def _verdict_of_seeds(baseline: list[float], variant: list[float]) -> str:
+    """What a difference does not show because of its seeds, which the bootstrap over examples knows nothing of: it must
+    be more than twice its standard error over seeds."""
+    if len(variant) == 1 or len(baseline) == 1:
+        return ONE_SEED
+    if not np.isfinite([*baseline, *variant]).all():
+        return ""
+    error = math.sqrt(np.var(baseline, ddof=1) / len(baseline) + np.var(variant, ddof=1) / len(variant))
+    return "within the seeds' spread" if abs(np.mean(variant) - np.mean(baseline)) <= 2 * error else ""
+
+
+def _compare(
+    table: Table, variant: str, baseline: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]]
+) -> Difference | None:
+    folds = next(iter(runs.values()))["settings"].get("folds")
+    _check_same_labels(table, variant, baseline, runs)
+    if folds is not None:
+        both = [name for name in runs if name in baseline]
+        differences = [
+            runs[name]["metrics"][table.split][table.metric]
+            - baseline[name]["metrics"][table.split][table.metric]
+            for name in both
+        ]
+        return nadeau_bengio(differences, 1 / folds) if len(both) == folds else None
+    expected, found = correctness(baseline.values()), correctness(runs.values())
+    if expected is None or found is None:
+        return bootstrap_tasks(task_answers(baseline.values()), task_answers(runs.values()))
+    difference = paired_bootstrap(expected, found, seed=0)
+    if len(expected) == len(found) == 1:
+        return replace(difference, p_value=mcnemar(expected[0], found[0]))
+    return difference
+
+
+def _check_same_labels(
+    table: Table, variant: str, baseline: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]]
+) -> None:
+    """Check that the runs of two rows were scored on the same examples; those of folds each on its own.
+
+    Raises:
+        UserError: names the row.
+    """
+    has_folds = next(iter(runs.values()))["settings"].get("folds") is not None
+    for name, run in runs.items():
+        other = baseline.get(name) if has_folds else next(iter(baseline.values()))
+        if other is None:
+            continue
+        by_task, of_other = _labels_by_task(run), _labels_by_task(other)
+        for task in by_task.keys() & of_other.keys():
+            if by_task[task] != of_other[task]:
+                counts = len(by_task[task]), len(of_other[task])
+                raise UserError(
+                    f"{table.name}: '{variant}', {name}, was scored on {counts[0]} examples and the baseline on "
+                    f"{counts[1]}, which are not the same ones; delete the older run files and run them again."
+                )
+
+
+def _labels_by_task(run: dict[str, Any]) -> dict[str, list[str]]:
+    labels = run.get("labels", {})
+    return {
+        name: text.split() for name, text in (labels if isinstance(labels, dict) else {"": labels}).items()
+    }
+
+
+def numbers(text: str) -> list[float]:
+    """The numbers of a run file's string."""
+    return [float(number) for number in text.split()]
+
+
+def task_answers(contents: Iterable[dict[str, Any]]) -> dict[str, TaskAnswers]:
+    """What the runs of a row, one a seed, answered to the examples of each task."""
+    runs = list(contents)
+    return {
+        task: TaskAnswers(
+            np.array(numbers(labels)),
+            np.array([numbers(run["predictions"][task]) for run in runs]),
+            is_correlation=runs[0]["settings"]["tasks"][task].get("problem_type") == "regression",
+        )
+        for task, labels in runs[0]["labels"].items()
+    }
+
+
+def correctness(contents: Iterable[dict[str, Any]]) -> np.ndarray | None:
+    """Whether each run got each example of the reported split right, `[runs, examples]`; `None` of several tasks and of
+    a regression."""
+    runs = list(contents)
+    if "tasks" in runs[0]["settings"]:
+        (answers, *others) = task_answers(runs).values()
+        return None if others or answers.is_correlation else (answers.predictions == answers.labels) * 1.0
+    return np.array([np.equal(run["predictions"].split(), run["labels"].split()) for run in runs], float)

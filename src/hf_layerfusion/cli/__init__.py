@@ -1,0 +1,1 @@
+"""The command line: the `hf-layerfusion` commands, and the frame of every script."""

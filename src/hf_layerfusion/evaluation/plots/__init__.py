@@ -1,0 +1,1 @@
+"""Figures as PNG files, a file for each kind of run or result."""

@@ -1,0 +1,42 @@
+"""Figures of an ensemble, as PNG files."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from hf_layerfusion.evaluation.plots.run_plots import BLUE, RED, STYLE, PathLike, save_figure, shortened
+
+
+def plot_gain(curves: Mapping[str, Mapping[str, Sequence[float]]], path: PathLike, metric: str) -> None:
+    """Draw what each further member brings: for each task a panel with a line for each split, of the ensembles of the
+    first 1, 2, … members. A dashed line marks the first member alone, which is the best.
+
+    Args:
+        curves: by task, then by split, the ensembles' figures by their number of members.
+        path: the PNG file.
+        metric: what they measure, in words.
+
+    Raises:
+        ValueError: no curves.
+    """
+    if not curves or not all(splits and all(splits.values()) for splits in curves.values()):
+        raise ValueError("curves must hold a figure or more for each task and split; found none")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7, 0.9 + 2.6 * len(curves)), layout="constrained")
+        panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (task, splits) in zip(panels, curves.items(), strict=True):
+            for (split, values), color in zip(splits.items(), (BLUE, RED), strict=False):
+                counts = range(1, len(values) + 1)
+                axes.plot(counts, values, "o-", color=color, markersize=4, label=split)
+                alone = axes.axhline(values[0], color=color, linestyle="--", linewidth=1)
+            alone.set_label("the best alone")
+            axes.set_ylabel(shortened(metric))
+            axes.grid(axis="y", alpha=0.25)
+            axes.legend()
+            if len(curves) > 1:
+                axes.set_title(shortened(task), fontsize="medium")
+        panels[-1].set_xlabel("members whose answers are averaged, the best first")
+        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        save_figure(figure, path)

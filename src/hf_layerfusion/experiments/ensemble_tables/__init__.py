@@ -1,1 +1,0 @@
-"""Tables of ensembles, out of run files alone."""

@@ -1,1 +1,0 @@
-"""Releases: trained and published, or carded from run files."""

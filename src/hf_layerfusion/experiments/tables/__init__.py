@@ -1,1 +1,0 @@
-"""Tables of runs: declared, run, compared, written."""

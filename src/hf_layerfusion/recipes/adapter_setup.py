@@ -1,0 +1,158 @@
+"""From arguments to a model with adapters, and what a run tells of them."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_config
+
+from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.hub.markdown import escape_markdown
+from hf_layerfusion.hub.usage import code_string
+from hf_layerfusion.recipes.recipe_arguments import AdaptedEncoderArguments
+from hf_layerfusion.training.adapters import add_adapters
+
+
+def with_adapters(model: Any, arguments: AdaptedEncoderArguments) -> Any:
+    """`model` with the adapters that the arguments ask for; without any, the model as it is.
+
+    Raises:
+        UserError: settings of none or of two methods, a file that cannot be read, settings that do not fit the model,
+            or a model that has adapters already.
+    """
+    if getattr(model, "peft_config", None):
+        raise UserError(
+            f"--model_name_or_path {arguments.model_name_or_path}: must be a whole model, found adapters; merge them "
+            "first, load_adapter_model(FOLDER).merge_and_unload()."
+        )
+    config = adapter_config(arguments)
+    if config is None:
+        return model
+    try:
+        return add_adapters(model, config, each_task=getattr(arguments, "adapter_per_task", True))
+    except UserError as error:
+        option = "--use_lora" if arguments.use_lora else "--peft_config"
+        message = str(error)
+        raise UserError(
+            option + message.removeprefix("peft_config") if message.startswith("peft_config") else message
+        ) from error
+
+
+def adapter_config(arguments: AdaptedEncoderArguments) -> PeftConfig | None:
+    """The method that the arguments ask for.
+
+    Raises:
+        UserError: as `with_adapters`.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(arguments)}
+    for name in ("lora_r", "lora_alpha", "lora_dropout"):
+        if getattr(arguments, name) != defaults[name] and not arguments.use_lora:
+            raise UserError(f"--{name} is a setting of LoRA, found no --use_lora; add --use_lora True.")
+    if arguments.lora_target_modules and not arguments.use_lora:
+        raise UserError(
+            "--lora_target_modules is a setting of LoRA, found no --use_lora; add --use_lora True."
+        )
+    if arguments.use_lora and arguments.peft_config:
+        raise UserError("--use_lora and --peft_config name a method each, found both; leave one out.")
+    if not arguments.use_lora:
+        return None if arguments.peft_config is None else read_peft_config(arguments.peft_config)
+    if arguments.lora_r < 1:
+        raise UserError(f"--lora_r must be 1 or more, found {arguments.lora_r}; try 8.")
+    if not 0 <= arguments.lora_dropout < 1:
+        raise UserError(
+            f"--lora_dropout must lie in [0, 1), found {arguments.lora_dropout}; 0 switches it off."
+        )
+    targets: Any = arguments.lora_target_modules
+    return LoraConfig(
+        r=arguments.lora_r,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
+    )
+
+
+def read_peft_config(path: str) -> PeftConfig:
+    """The settings in a json file, whose `peft_type` names the method.
+
+    Raises:
+        UserError: if it cannot be read, names no method, or a setting is none of the method's.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            settings = json.load(file)
+        return get_peft_config(settings)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"--peft_config {path}: must be a json object with a peft_type and settings of that method, found "
+            f"{type(error).__name__}: {one_line(error)}; see the method's class in peft."
+        ) from error
+
+
+def num_parameters(model: Any) -> int:
+    """How many weights a model has, with its adapters; what is trained in full beside them counts once."""
+    return sum(
+        parameter.numel() for name, parameter in model.named_parameters() if ".original_module." not in name
+    )
+
+
+def adapter_lines(model: Any) -> list[str]:
+    """What a card says of a model's adapters, on a line; nothing of a model without any."""
+    if not isinstance(model, PeftModel):
+        return []
+    config: Any = next(iter(model.peft_config.values()))
+    rank = f" of rank {config.r}" if isinstance(config, LoraConfig) else ""
+    each = ", one for each task" if len(model.peft_config) > 1 else ""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return [
+        f"Adapter: {config.peft_type.value}{rank}{each}, on the encoder's layers; {trained:,} weights were trained, "
+        "those beside the encoder in full"
+    ]
+
+
+def adapter_fields(model: Any, folder: Path, num_texts: int | dict[str, int]) -> dict[str, Any]:
+    """Fields of the card of a model with adapters that say how it is opened; none of a model without any.
+
+    Args:
+        model: the model.
+        folder: where it was saved to.
+        num_texts: how many texts an input has, of several tasks by their names.
+    """
+    if not isinstance(model, PeftModel):
+        return {}
+    path = code_string(folder.name if folder.is_absolute() else str(folder))
+    tasks = num_texts if isinstance(num_texts, dict) else {"": num_texts}
+    shown = {
+        name: 'print(classifier({"text": "A man plays a guitar.", "text_pair": "Somebody makes music."}))'
+        if count == 2
+        else 'print(classifier("What a lovely morning!"))'
+        for name, count in tasks.items()
+    }
+    pipe = 'classifier = pipeline("text-classification", model={}, tokenizer=tokenizer, truncation=True)'
+    (first, example), *others = shown.items()
+    usage = [
+        (
+            "The folder holds an adapter, which is put on the encoder that it was trained on:",
+            "from hf_layerfusion import load_adapter_model\n"
+            "from transformers import AutoTokenizer, pipeline\n\n"
+            f"model = load_adapter_model({path})\n"
+            f"tokenizer = AutoTokenizer.from_pretrained({path})\n"
+            f"{pipe.format('model.get_base_model()')}\n{example}",
+        )
+    ]
+    if others:
+        switch = (
+            "model.set_adapter({})\n" + pipe.format("model.get_base_model()")
+            if len(model.peft_config) > 1
+            else pipe.format("model.get_base_model().task({})")
+        )
+        code = "\n".join(f"{switch.format(code_string(name))}\n{line}" for name, line in others)
+        usage.append((f"That is its first task, {escape_markdown(first)}. Each other by its name:", code))
+    if len(model.peft_config) == 1:
+        usage.append(
+            (
+                "A whole model, for those who know nothing of adapters:",
+                f'load_adapter_model({path}).merge_and_unload().save_pretrained("merged")',
+            )
+        )
+    return {"usage": usage, "library_name": "peft"}

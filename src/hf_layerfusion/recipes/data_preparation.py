@@ -1,0 +1,410 @@
+"""From data arguments to encoded splits: read, clean, remove duplicates, split, encode labels, tokenize."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedTokenizerBase
+
+from hf_layerfusion.data.absa import count_absent_aspects
+from hf_layerfusion.data.arrow_tables import row_number, to_table, values
+from hf_layerfusion.data.files import read_competition, read_examples, read_hub
+from hf_layerfusion.data.label_names import raw_labels, same_name, without_label
+from hf_layerfusion.data.labels import LabelSchema, check_problem_type
+from hf_layerfusion.data.spelling import SpellingCorrector
+from hf_layerfusion.data.splits import limit, remove_duplicates, split_train_validation, text_overlap
+from hf_layerfusion.data.tweets import PRESETS, SPELLING, TweetPreprocessor, empty_rows
+from hf_layerfusion.errors import UserError, nearest
+from hf_layerfusion.recipes.recipe_arguments import DataArguments
+
+# Which texts `--remove_duplicates` compares.
+DUPLICATES_IN = ("train", "all")
+
+KEPT_WHOLE = {"longest_first": None, "only_first": 1, "only_second": 0}
+"""By `--truncation`, the place of the text of a pair that is not cut."""
+
+
+@dataclass
+class PreparedData:
+    """The splits of a run, cleaned, with encoded labels.
+
+    Attributes:
+        splits: `train`, `validation` and `test`, those there are; columns: the texts, `label`, `id`, `row`.
+        raw_train: the training texts as they were read.
+        schema: problem type and label names.
+        text_columns: one, or two for pairs.
+        steps: names of the cleaning steps.
+        held_out: `(row, id)` of those rows of `raw_train` that were cut off for validation or as a fold.
+        notes: what happened to the rows, a line each.
+    """
+
+    splits: dict[str, Dataset]
+    raw_train: Dataset
+    schema: LabelSchema
+    text_columns: tuple[str, ...]
+    steps: tuple[str, ...]
+    notes: list[str] = field(default_factory=list)
+    held_out: frozenset[tuple[int, str]] = frozenset()
+
+
+def text_columns(arguments: DataArguments) -> tuple[str, ...]:
+    """The columns that hold the texts."""
+    pair = arguments.text_pair_column
+    return (arguments.text_column,) if pair is None else (arguments.text_column, pair)
+
+
+def read_splits(arguments: DataArguments) -> dict[str, Dataset]:
+    """Reads the splits that the arguments name; labels stay raw.
+
+    Raises:
+        UserError: if no training data or two kinds of it are named, or as the readers of `data.files`.
+    """
+    columns = text_columns(arguments)
+    pair = (arguments.train_pos_file, arguments.train_neg_file)
+    sources = [arguments.train_file is not None, pair != (None, None), arguments.dataset_name is not None]
+    if sum(sources) != 1:
+        raise UserError(
+            "exactly one of --train_file, --train_pos_file with --train_neg_file, and --dataset_name must be given, "
+            f"found {sum(sources)}; name one source of training data."
+        )
+    splits: dict[str, Dataset] = {}
+    if arguments.dataset_name is not None:
+        found = read_hub(
+            arguments.dataset_name,
+            arguments.dataset_config_name,
+            text_columns=columns,
+            label_column=arguments.label_column,
+            id_column=arguments.id_column,
+            skip_incomplete=arguments.skip_incomplete,
+        )
+        names = {"train": "train", "validation": "validation", "test": arguments.test_split_name}
+        if arguments.test_split_name != "test" and arguments.test_split_name not in found:
+            raise UserError(
+                f"--test_split_name {arguments.test_split_name}: must be a split of {arguments.dataset_name}, found "
+                f"{', '.join(sorted(found))}; name one of them."
+            )
+        if arguments.test_split_name == "validation":
+            names.pop("validation")
+        splits = {split: found[name] for split, name in names.items() if name in found}
+        if "train" not in splits:
+            raise UserError(
+                f"--dataset_name {arguments.dataset_name}: holds no split 'train', found {sorted(found)}."
+            )
+    elif arguments.train_file is None:
+        if arguments.train_pos_file is None or arguments.train_neg_file is None:
+            raise UserError(
+                "--train_pos_file and --train_neg_file go together, found one of them; name both."
+            )
+        splits["train"] = read_competition(
+            arguments.train_pos_file, arguments.train_neg_file, text_column=arguments.text_column
+        )
+    for split in ("train", "validation", "test"):
+        if getattr(arguments, f"{split}_file") is not None:
+            splits[split] = read_file(arguments, split)
+    return splits
+
+
+def cleaning_steps(arguments: DataArguments) -> tuple[str, ...]:
+    """The names of the steps that clean the texts; none for a preset that does not exist."""
+    return tuple(arguments.preprocessing_steps or ()) or PRESETS.get(arguments.preprocessing, ())
+
+
+def check_names(arguments: DataArguments) -> None:
+    """Refuses names that are in no table, before data are read.
+
+    Raises:
+        UserError: an unknown `--truncation`, `--problem_type` or `--duplicates_in`; a `--group_column` that is no text
+            column.
+    """
+    columns = text_columns(arguments)
+    if arguments.duplicates_in not in DUPLICATES_IN:
+        raise UserError(
+            f"--duplicates_in must be one of {', '.join(DUPLICATES_IN)}, found {arguments.duplicates_in!r}; "
+            f"{nearest(arguments.duplicates_in, DUPLICATES_IN)}"
+        )
+    if arguments.group_column not in (None, *columns):
+        raise UserError(
+            f"--group_column must be a text column ({', '.join(columns)}), found {arguments.group_column!r}; name one."
+        )
+    if arguments.problem_type is not None:
+        check_problem_type(arguments.problem_type)
+    if arguments.truncation not in KEPT_WHOLE:
+        raise UserError(
+            f"--truncation must be one of {', '.join(KEPT_WHOLE)}, found {arguments.truncation!r}; "
+            f"{nearest(arguments.truncation, KEPT_WHOLE)}"
+        )
+
+
+def read_file(arguments: DataArguments, split: str) -> Dataset:
+    """Reads the file that the arguments name for `split`; labels stay raw.
+
+    Raises:
+        UserError: as `read_examples`.
+    """
+    return read_examples(
+        getattr(arguments, f"{split}_file"),
+        text_columns=text_columns(arguments),
+        label_column=arguments.label_column,
+        label_required=split != "test",
+        id_column=arguments.id_column,
+        skip_incomplete=arguments.skip_incomplete,
+    )
+
+
+def make_cleaner(arguments: DataArguments) -> TweetPreprocessor:
+    """What cleans the texts.
+
+    Raises:
+        UserError: as `TweetPreprocessor` and `SpellingCorrector`.
+    """
+    steps = cleaning_steps(arguments)
+    spelling = None
+    if SPELLING in steps:
+        spelling = SpellingCorrector(arguments.spelling_language, arguments.spelling_dictionary)
+    return TweetPreprocessor(steps or arguments.preprocessing, spelling, text_columns=text_columns(arguments))
+
+
+def clean(split: Dataset, cleaner: TweetPreprocessor, name: str) -> tuple[Dataset, int]:
+    """Cleans a split. Texts that cleaning empties are left out of `train` and stay as they were elsewhere, so that
+    every row to be predicted gets its prediction.
+
+    Returns:
+        The cleaned split and the number of texts that cleaning emptied.
+    """
+    if not cleaner.steps:
+        return split, 0
+    cleaned = split.map(cleaner, batched=True, desc=f"cleaning {name}")
+    emptied = {row for column in cleaner.text_columns for row in empty_rows(cleaned[column])}
+    if name == "train":
+        cleaned = cleaned.select([row for row in range(len(cleaned)) if row not in emptied])
+    elif emptied:
+        cleaned = cleaned.map(lambda text, row: split[row] if row in emptied else text, with_indices=True)
+    return cleaned, len(emptied)
+
+
+def limit_first(split: Dataset, number: int) -> Dataset:
+    """The first `number` rows."""
+    return split.select(range(min(len(split), number)))
+
+
+def load(arguments: DataArguments, schema: LabelSchema | None = None) -> PreparedData:
+    """Reads and cleans the splits that are given, and encodes their labels; with the schema of a model that is trained
+    already, the test file alone.
+
+    Equal texts are removed as `--duplicates_in` says.
+
+    Raises:
+        UserError: as `read_splits`, `LabelSchema` and `TweetPreprocessor`; a group column that is no text column.
+    """
+    columns = text_columns(arguments)
+    check_names(arguments)
+    cleaner = make_cleaner(arguments)
+    splits = read_splits(arguments) if schema is None else {"test": read_file(arguments, "test")}
+    seed = arguments.split_seed
+    if arguments.max_train_samples is not None and "train" in splits:
+        splits["train"] = limit(splits["train"], arguments.max_train_samples, seed)
+    if arguments.max_eval_samples is not None and "validation" in splits:
+        splits["validation"] = limit(splits["validation"], arguments.max_eval_samples, seed)
+    if arguments.max_predict_samples is not None and "test" in splits:
+        splits["test"] = limit_first(splits["test"], arguments.max_predict_samples)
+    notes = [f"{name}: {len(split):,} texts read" for name, split in splits.items()]
+    class_names = arguments.class_names
+    for label in arguments.dropped_labels:
+        named = _names_of_integers(splits.get("train"), class_names)
+        for name, split in splits.items():
+            splits[name] = without_label(split, label, named)
+            left_out = len(split) - len(splits[name])
+            notes += [f"{name}: {left_out:,} texts of label {label} left out"] if left_out else []
+        class_names = class_names and [name for name in class_names if not same_name(name, label)]
+    raw_train = splits["train"] if schema is None else splits["test"].select([])
+    if arguments.pair_is_aspect and len(columns) == 2:
+        for name, split in splits.items():
+            absent = count_absent_aspects(split, *columns)
+            notes += [f"{name}: {absent:,} aspects do not stand in their sentence"] if absent else []
+
+    everywhere = arguments.remove_duplicates and arguments.duplicates_in == "all"
+    for name, split in splits.items():
+        if everywhere and schema is None and "label" in split.column_names:
+            splits[name] = remove_duplicates(split, columns)
+            notes.append(
+                f"{name}: {len(split) - len(splits[name]):,} repeated texts removed, before cleaning"
+            )
+    for name, split in splits.items():
+        splits[name], emptied = clean(split, cleaner, name)
+        if emptied:
+            what = "left out" if name == "train" else "kept uncleaned"
+            notes.append(f"{name}: {emptied:,} texts {what}, because cleaning emptied them")
+    if arguments.remove_duplicates and not everywhere and "train" in splits:
+        before = len(splits["train"])
+        splits["train"] = remove_duplicates(splits["train"], columns)
+        notes.append(f"train: {before - len(splits['train']):,} repeated texts removed")
+
+    where = {name: getattr(arguments, f"{name}_file") or name for name in splits}
+    if schema is None:
+        schema = LabelSchema.infer(splits["train"], class_names, arguments.problem_type, where=where["train"])
+    else:
+        schema = schema.for_numbers(splits["test"], where["test"])
+    splits = {name: schema.encode(split, where[name]) for name, split in splits.items()}
+    return PreparedData(splits, raw_train, schema, columns, cleaner.steps, notes)
+
+
+def _names_of_integers(train: Dataset | None, class_names: list[str] | None) -> dict[Any, str]:
+    """The declared names of integer labels, which they name in ascending order; empty for other labels."""
+    if train is None or class_names is None or "label" not in train.column_names:
+        return {}
+    found = raw_labels(train)
+    if not all(isinstance(label, int) for label in found):
+        return {}
+    numbers = sorted(set(found))
+    return dict(zip(numbers, class_names, strict=True)) if len(numbers) == len(class_names) else {}
+
+
+def shared_groups(splits: dict[str, Dataset], name: str, column: str) -> list[str]:
+    """A note on how many rows of a split have their value of `column` in train too; none if there are none."""
+    shared = text_overlap(splits[name], splits["train"], [column])
+    return [f"{name}: {shared:,} texts have a {column} that stands in train too"] if shared else []
+
+
+def cut_validation(data: PreparedData, arguments: DataArguments) -> PreparedData:
+    """Cuts validation data off the training data where there is none; notes what the splits share.
+
+    Raises:
+        UserError: as `split_train_validation`.
+    """
+    splits, notes, held_out = dict(data.splits), list(data.notes), data.held_out
+    group = arguments.group_column
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = split_train_validation(
+            splits["train"], arguments.validation_fraction, arguments.split_seed, group_column=group
+        )
+        grouped = "" if group is None else f", none of which has its {group} there"
+        notes.append(f"validation: {len(splits['validation']):,} texts split from train{grouped}")
+        if not arguments.train_on_all:
+            held_out |= row_keys(splits["validation"])
+    if arguments.train_on_all:
+        splits["train"] = concatenate_datasets([splits["train"], splits.pop("validation")])
+        notes.append(f"train: {len(splits['train']):,} texts with those of validation")
+    for name in ("validation", "test"):
+        if name in splits:
+            shared = text_overlap(splits[name], splits["train"], data.text_columns)
+            notes += [f"{name}: {shared:,} texts stand in train too"] if shared else []
+            if group is not None:
+                notes += shared_groups(splits, name, group)
+    return replace(data, splits=splits, notes=notes, held_out=held_out)
+
+
+def row_keys(split: Dataset) -> frozenset[tuple[int, str]]:
+    """What a split's rows are known by among those of its source: `(row, id)`."""
+    return frozenset(zip(values(split, "row"), values(split, "id"), strict=True))
+
+
+def prepare(arguments: DataArguments) -> PreparedData:
+    """`load`, then `cut_validation`: 30 % by default (GRUBERT, section 2.4).
+
+    Raises:
+        UserError: as these.
+    """
+    data = load(arguments)
+    if not arguments.report_on_selection and "validation" in data.splits and "test" not in data.splits:
+        data.splits["test"] = data.splits.pop("validation")
+        if arguments.max_predict_samples is not None:
+            data.splits["test"] = limit_first(data.splits["test"], arguments.max_predict_samples)
+        data.notes.append(
+            "test: the validation data, as no test data is given; checkpoints are chosen on data cut from train"
+        )
+    return cut_validation(data, arguments)
+
+
+def check_length(tokenizer: PreTrainedTokenizerBase, arguments: Any) -> None:
+    """Check that `--max_seq_length` leaves room for a token of each text, before data are read.
+
+    Args:
+        tokenizer: adds its special tokens.
+        arguments: `max_seq_length`, and `text_pair_column` where there may be pairs.
+
+    Raises:
+        UserError: if special tokens alone are as many.
+    """
+    is_pair = getattr(arguments, "text_pair_column", None) is not None
+    most = tokenizer.num_special_tokens_to_add(pair=is_pair) + is_pair
+    if arguments.max_seq_length <= most:
+        raise UserError(
+            f"--max_seq_length must be above {most}, so that tokens of the text are left beside the tokenizer's "
+            f"special ones, found {arguments.max_seq_length}."
+        )
+
+
+def tokenize(
+    data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: DataArguments
+) -> dict[str, Dataset]:
+    """Turns each split into model inputs: `input_ids`, `attention_mask`, …, and `labels` where there are labels.
+
+    Raises:
+        UserError: an unknown `truncation`, or a text that it keeps whole and that leaves no room for the other; as
+            `encode_splits`.
+    """
+    _check_room(data, tokenizer, arguments)
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        return tokenizer(
+            *(batch[column] for column in data.text_columns),
+            truncation=arguments.truncation,
+            max_length=arguments.max_seq_length,
+            padding="max_length" if arguments.pad_to_max_length else False,
+        )
+
+    return encode_splits(data.splits, encode, tokenizer.model_max_length)
+
+
+def encode_splits(
+    splits: Mapping[str, Dataset],
+    encode: Callable[[dict[str, list[str]]], Mapping[str, list[Any]]],
+    most_tokens: int,
+) -> dict[str, Dataset]:
+    """Maps each split's texts to model inputs by `encode`, which takes a batch of rows; labels become `labels`.
+
+    Raises:
+        UserError: a text of more than `most_tokens` tokens, for which the encoder may have no positions.
+    """
+    encoded = {}
+    for name, split in splits.items():
+        unused = [column for column in split.column_names if column != "label"]
+        inputs = split.map(encode, batched=True, remove_columns=unused, desc=f"tokenizing {name}")
+        if (longest := _longest(inputs)) > most_tokens:
+            raise UserError(
+                f"{name}: a text has {longest} tokens and the tokenizer allows {most_tokens}; set --max_seq_length "
+                "to at most that."
+            )
+        encoded[name] = inputs.rename_column("label", "labels") if "label" in inputs.column_names else inputs
+    return encoded
+
+
+def _longest(inputs: Dataset) -> int:
+    """The most tokens of a text; a row of `input_ids` holds those of one text, or of two apart."""
+    if not len(inputs):
+        return 0  # `map` made no columns of nothing
+    ids = to_table(inputs.select_columns(["input_ids"]))["input_ids"]
+    if pa.types.is_nested(ids.type.value_type):
+        ids = pc.list_flatten(ids)
+    return int(pc.max(pc.list_value_length(ids)).as_py())
+
+
+def _check_room(data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: DataArguments) -> None:
+    """Checks that the text of a pair that must not be cut leaves room for the one that may be."""
+    position = KEPT_WHOLE[arguments.truncation]
+    if position is None or len(data.text_columns) == 1:
+        return
+    column = data.text_columns[position]
+    room = arguments.max_seq_length - tokenizer.num_special_tokens_to_add(pair=True)
+    for name, split in data.splits.items():
+        texts = values(split, column)
+        lengths = {text: len(tokenizer.tokenize(text)) for text in set(texts)}
+        for index, text in enumerate(texts):
+            if lengths[text] >= room:
+                raise UserError(
+                    f"{name}: row {row_number(split, index)}: the {column} has {lengths[text]} tokens and is not cut, "
+                    f"which leaves its pair no room; raise --max_seq_length (found {arguments.max_seq_length})."
+                )

@@ -1,0 +1,142 @@
+"""The texts that an ensemble is fitted and tested on, with labels in the ensemble's order."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_layerfusion.data.arrow_tables import values
+from hf_layerfusion.data.files import read_examples
+from hf_layerfusion.data.label_names import raw_labels
+from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.ensembling.member_models import Task
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.recipes.data_preparation import clean, make_cleaner, text_columns
+from hf_layerfusion.recipes.ensemble_artifacts import rows_of
+from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleDataArguments
+from hf_layerfusion.recipes.multitask.multitask_arguments import MultitaskDataArguments
+from hf_layerfusion.recipes.multitask.task_preparation import make_tasks, read_tasks_file
+from hf_layerfusion.recipes.recipe_arguments import DataArguments
+
+SPLITS = ("validation", "test")
+
+
+@dataclass
+class Texts:
+    """The texts of a task's split.
+
+    Attributes:
+        ids: of the rows, `[N]`.
+        columns: the texts by column, cleaned.
+        labels: class indices in the order of the ensemble's labels, or values, `[N]`; None where there are none.
+    """
+
+    ids: list[str]
+    columns: dict[str, list[str]]
+    labels: np.ndarray | None
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """Row by row, one text or the two of a pair."""
+        return list(zip(*self.columns.values(), strict=True))
+
+    def take(self, kept: np.ndarray) -> "Texts":
+        """The rows of a mask `[N]`."""
+        places = np.flatnonzero(kept).tolist()
+        return Texts(
+            [self.ids[place] for place in places],
+            {name: [column[place] for place in places] for name, column in self.columns.items()},
+            None if self.labels is None else self.labels[kept],
+        )
+
+
+def read_texts(arguments: EnsembleDataArguments, tasks: Mapping[str, Task]) -> dict[str, dict[str, Texts]]:
+    """Reads the splits of an ensemble's tasks, by task and split.
+
+    Raises:
+        UserError: no data, data of other tasks or labels than the ensemble's; as the readers of `data.files`.
+    """
+    found = {}
+    for name, data in _sources(arguments, tasks).items():
+        splits = {}
+        for split in SPLITS:
+            path = getattr(data, f"{split}_file")
+            if path is not None:
+                splits[split] = _read(path, split, data, tasks[name])
+        if not splits:
+            raise UserError(
+                f"task '{name}': --validation_file or --test_file must name its texts, found neither; name one."
+            )
+        found[name] = splits
+    return found
+
+
+def _sources(arguments: EnsembleDataArguments, tasks: Mapping[str, Task]) -> dict[str, DataArguments]:
+    if arguments.tasks_file is None:
+        if len(tasks) > 1:
+            raise UserError(
+                f"--tasks_file must name the data of the members' tasks {', '.join(tasks)}, found none; name it, or "
+                "the one task that each member answers (TASK=MEMBER)."
+            )
+        known = {field.name for field in dataclasses.fields(DataArguments)}
+        given = {name: value for name, value in vars(arguments).items() if name in known}
+        return {next(iter(tasks)): DataArguments(**given)}
+    entries = read_tasks_file(arguments.tasks_file)
+    absent = sorted(tasks.keys() - entries.keys())
+    if absent:
+        raise UserError(
+            f"--tasks_file {arguments.tasks_file}: must have the members' task {absent[0]!r}, found "
+            f"{', '.join(entries)}; add it."
+        )
+    folder = Path(arguments.data_dir or Path(arguments.tasks_file).parent)
+    made = make_tasks(entries, folder, MultitaskDataArguments())
+    return {name: made[name].data for name in tasks}
+
+
+def _read(path: str, split: str, data: DataArguments, task: Task) -> Texts:
+    columns = text_columns(data)
+    rows = read_examples(
+        path,
+        text_columns=columns,
+        label_column=data.label_column,
+        label_required=split == "validation",
+        id_column=data.id_column,
+        skip_incomplete=data.skip_incomplete,
+    )
+    labels = None
+    if "label" in rows.column_names:
+        schema = _schema(task, data, raw_labels(rows), path).for_numbers(rows, path)
+        labels = np.array(values(schema.encode(rows, path), "label"))
+        if not task.is_regression:
+            labels = np.array([task.labels.index(name) for name in schema.names])[labels]
+    cleaned, _ = clean(rows, make_cleaner(data), split)
+    texts = rows_of(cleaned, columns)
+    by_column = {name: [row[place] for row in texts] for place, name in enumerate(columns)}
+    return Texts(values(rows, "id"), by_column, labels)
+
+
+def _schema(task: Task, data: DataArguments, labels: list[Any], path: str) -> LabelSchema:
+    """How the file's labels are the ensemble's: by name, by the raw labels that the first member was trained on, or
+    integers in ascending order by `--class_names`."""
+    if task.is_regression:
+        return LabelSchema("regression", task.labels)
+    names = tuple(data.class_names or task.labels)
+    if sorted(names) != sorted(task.labels):
+        raise UserError(
+            f"{path}: the labels must be the members' {', '.join(task.labels)}, found {', '.join(names)}; correct "
+            "--class_names."
+        )
+    if data.class_names is None:
+        return LabelSchema("single_label_classification", names, task.values)
+    if not all(isinstance(label, int) for label in labels):
+        return LabelSchema("single_label_classification", names)
+    numbers = sorted(set(labels))
+    if len(numbers) != len(names):
+        raise UserError(
+            f"{path}: --class_names must name each of {len(numbers)} integer labels, found {len(names)} names; add or "
+            "remove some."
+        )
+    return LabelSchema("single_label_classification", names, tuple(map(str, numbers)))

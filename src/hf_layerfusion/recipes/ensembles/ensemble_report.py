@@ -1,0 +1,245 @@
+"""What a run over an ensemble leaves in its folder, and says in its card."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from hf_layerfusion.ensembling.batched_metrics import score_of
+from hf_layerfusion.ensembling.combiners import Array
+from hf_layerfusion.evaluation.diversity import disagreement, error_correlation, mean_of_pairs
+from hf_layerfusion.evaluation.plots.ensemble_plots import plot_gain
+from hf_layerfusion.evaluation.predictions import write_predictions
+from hf_layerfusion.hub.card_facts import CardFacts
+from hf_layerfusion.hub.environment import library_environment
+from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
+from hf_layerfusion.recipes.card_fields import data_fields, preparation_fields
+from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
+from hf_layerfusion.recipes.ensembles.ensemble_rows import SOUP, Row, Trial
+from hf_layerfusion.recipes.run_folder import RESULTS_FILE
+from hf_layerfusion.storage import write_json
+
+TABLE_FILE = "table.csv"
+# Matrices of more members than this are not shown, only their mean.
+SHOWN_MEMBERS = 12
+
+
+def write_trial(
+    folder: Path,
+    place: Path,
+    trial: Trial,
+    arguments: EnsembleArguments,
+    data_arguments: EnsembleDataArguments,
+) -> dict[str, Any]:
+    """Writes the ensemble, the table, its predictions, the plot and the card into a folder beside `place`, whose place
+    it will take.
+
+    Returns:
+        The contents of `all_results.json`: the chosen combiner's figures.
+    """
+    header, cells = table_of(trial)
+    diversity = diversity_of(trial)
+    curves = gain_curves(trial)
+    row = next(row for row in trial.rows if row.name == trial.chosen and row.kind == "combiner")
+    several = len(trial.texts) > 1
+    metrics: dict[str, dict[str, float]] = {}
+    for task, splits in row.metrics.items():
+        prefix = f"{task}_" if several and task != "mean" else ""
+        for split, found in splits.items():
+            metrics.setdefault(split, {}).update({prefix + name: value for name, value in found.items()})
+    columns = {task: len(next(iter(splits.values())).columns) for task, splits in trial.texts.items()}
+    facts = CardFacts(
+        place.resolve().name,
+        text_pair=next(iter(columns.values())) == 2,
+        tasks=columns if several else {},
+        metrics=metrics,
+        sections=_sections(trial, header, cells, diversity),
+        figures=[("What each further member brings.", "plots/gain.png")] if curves else [],
+        **preparation_fields({"": data_arguments}),
+        **data_fields(data_arguments),
+        environment=library_environment(),
+    )
+    trial.ensemble.write(folder, place, arguments.carry_members, facts)
+    with (folder / TABLE_FILE).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *cells])
+    if curves:
+        (folder / "plots").mkdir()
+        names = list(dict.fromkeys(trial.mains.values()))
+        plot_gain(curves, folder / "plots" / "gain.png", ", ".join(names).replace("_", " "))
+    _write_predictions(folder, trial, row, data_arguments.prediction_format)
+    results: dict[str, Any] = {"combiner": trial.chosen}
+    results |= {f"{split}_{name}": value for split, found in metrics.items() for name, value in found.items()}
+    if row.gain is not None:
+        results["gain_on"] = trial.gains_on
+        results |= {"gain": row.gain.difference, "gain_low": row.gain.low, "gain_high": row.gain.high}
+        results |= {"gain_remark": row.gain.remark} if row.gain.remark else {}
+    results |= {
+        f"{name}_{task}" if len(diversity) > 1 else name: mean_of_pairs(matrix)
+        for task, matrices in diversity.items()
+        for name, matrix in matrices.items()
+    }
+    results = {name: value for name, value in results.items() if isinstance(value, str) or np.isfinite(value)}
+    write_json(folder / RESULTS_FILE, results)
+    return results
+
+
+def table_of(trial: Trial) -> tuple[list[str], list[list[str]]]:
+    """The table's header and cells: name, kind, number of members, the tasks' main figures by split, and the gain over
+    the best member of each task with its interval, and what is undefined of it where something is."""
+    columns = [
+        (split, task, trial.mains.get(task, "mean"))
+        for split in ("validation", "test")
+        for task in [*trial.mains, "mean"]
+        if any(split in row.metrics.get(task, {}) for row in trial.rows)
+    ]
+    several = len(trial.mains) > 1
+    header = ["name", "kind", "members"]
+    header += [
+        f"{split}_{main}" if not several or task == "mean" else f"{split}_{task}_{main}"
+        for split, task, main in columns
+    ]
+    header += ["gain_on", "gain", "gain_low", "gain_high"]
+    has_remarks = any(row.gain is not None and row.gain.remark for row in trial.rows)
+    header += ["gain_remark"] if has_remarks else []
+    cells = []
+    for row in trial.rows:
+        counts = sorted(set(row.members.values()))
+        line = [row.name, row.kind, " to ".join(map(str, counts[:: max(1, len(counts) - 1)]))]
+        line += [_figure(row.metrics.get(task, {}).get(split, {}).get(main)) for split, task, main in columns]
+        gain = row.gain
+        line += (
+            ["", "", "", ""]
+            if gain is None
+            else [trial.gains_on, *(_figure(each) for each in (gain.difference, gain.low, gain.high))]
+        )
+        if has_remarks:
+            line.append("" if gain is None else gain.remark)
+        cells.append(line)
+    return header, cells
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None or not np.isfinite(value) else f"{value:.4f}"
+
+
+def diversity_of(trial: Trial) -> dict[str, dict[str, Array]]:
+    """Of each task with two members or more: how often pairs of them disagree, `[M, M]`, for classes, and how their
+    errors correlate, on the split that is reported."""
+    found: dict[str, dict[str, Array]] = {}
+    for task, splits in trial.member_predictions.items():
+        split = trial.reported(task)
+        if split is None or len(splits[split]) < 2:
+            continue
+        labels = np.asarray(trial.texts[task][split].labels)
+        if trial.ensemble.tasks[task].is_regression:
+            found[task] = {"error_correlation": error_correlation(splits[split] - labels)}
+        else:
+            answers = splits[split].argmax(axis=2)
+            found[task] = {
+                "disagreement": disagreement(answers),
+                "error_correlation": error_correlation(answers != labels),
+            }
+    return found
+
+
+def gain_curves(trial: Trial) -> dict[str, dict[str, list[float]]]:
+    """By task and split: the figure of the mean of probabilities of the best 1, 2, … members."""
+    curves: dict[str, dict[str, list[float]]] = {}
+    for task, splits in trial.member_predictions.items():
+        labelled = {
+            split: (each, np.asarray(trial.texts[task][split].labels))
+            for split, each in splits.items()
+            if trial.texts[task][split].labels is not None
+        }
+        if not labelled:
+            continue
+        _, score = score_of(trial.ensemble.tasks[task].problem_type, trial.mains[task])
+        found = score(*labelled.get("validation", next(iter(labelled.values()))))
+        order = np.argsort(-np.where(np.isfinite(found), found, -np.inf), kind="stable")
+        curves[task] = {}
+        for split, (each, labels) in labelled.items():
+            ordered = each[order] if each.ndim == 2 else softmax(each[order].astype(np.float64), axis=2)
+            counts = np.arange(1, len(ordered) + 1).reshape(-1, *[1] * (ordered.ndim - 1))
+            curves[task][split] = score(ordered.cumsum(axis=0) / counts, labels).tolist()
+    return curves
+
+
+def _write_predictions(folder: Path, trial: Trial, row: Row, prediction_format: str) -> None:
+    for task, splits in trial.texts.items():
+        kind = trial.ensemble.tasks[task]
+        path = folder / "predictions.csv"
+        split = "test" if "test" in splits else "validation"
+        if len(trial.texts) > 1:
+            (folder / "predictions").mkdir(exist_ok=True)
+            path = folder / "predictions" / f"{task}-{split}.csv"
+        write_predictions(
+            path,
+            ids=splits[split].ids,
+            texts=splits[split].columns,
+            logits=row.predictions[task][split],
+            problem_type=kind.problem_type,
+            label_names=kind.labels,
+            format=prediction_format,  # type: ignore[arg-type]
+        )
+
+
+def _sections(
+    trial: Trial, header: list[str], cells: list[list[str]], diversity: dict[str, dict[str, Array]]
+) -> list[tuple[str, str]]:
+    body = str(markdown_table([name.replace("_", " ") for name in header], cells))
+    body += f"\n\nThe ensemble here is {escape_markdown(trial.chosen)}. {_what_gains_are(trial)}"
+    if any(row.kind == SOUP for row in trial.rows):
+        body += " The soup is one model with the average of the members' weights."
+    sections = [("Members and combiners", body)]
+    if diversity:
+        one = len(trial.texts) == 1  # whose name says nothing
+        parts = [
+            _diversity("" if one else f", {escape_markdown(task)}", matrices)
+            for task, matrices in diversity.items()
+        ]
+        sections.append(("How unlike the members are", "\n\n".join(parts)))
+    if trial.notes:
+        sections.append(
+            ("What happened to the texts", "\n".join(f"- {escape_markdown(note)}" for note in trial.notes))
+        )
+    return sections
+
+
+def _what_gains_are(trial: Trial) -> str:
+    if all(row.gain is None for row in trial.rows):
+        return "No gain is measured, as labels are missing."
+    chosen_on = " and ".join(
+        sorted({"validation" if "validation" in splits else "test" for splits in trial.texts.values()})
+    )
+    text = (
+        f"The gain is over the best member of each task on the {chosen_on} data, measured on the {trial.gains_on} "
+        "data, with the 95 % interval of a bootstrap over the texts."
+    )
+    if "test" in chosen_on:
+        text += " A member that was chosen on the texts that are reported is flattered by the comparison."
+    if "validation" in trial.gains_on:
+        text += (
+            " **The validation data also chose and fitted the combiners, so that their figures and gains on it are too "
+            "good: only labelled test data, which were not given, would show what the ensemble gains.**"
+        )
+    return text
+
+
+def _diversity(of_task: str, matrices: dict[str, Array]) -> str:
+    titles = {
+        "disagreement": "Share of texts that two members answer differently",
+        "error_correlation": "Correlation of two members' errors",
+    }
+    parts = []
+    for name, matrix in matrices.items():
+        parts.append(f"{titles[name]}{of_task}: mean over pairs {_figure(mean_of_pairs(matrix))}.")
+        if len(matrix) <= SHOWN_MEMBERS:
+            numbers = range(1, len(matrix) + 1)
+            rows = [
+                [number, *(_figure(value) for value in line)]
+                for number, line in zip(numbers, matrix, strict=True)
+            ]
+            parts.append(str(markdown_table(["Member", *numbers], rows)))
+    return "\n\n".join(parts)

@@ -1,0 +1,134 @@
+"""The table of what members and their combinations answer, and what is measured of each."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from transformers import EvalPrediction
+
+from hf_layerfusion.ensembling.batched_metrics import score_of
+from hf_layerfusion.ensembling.combiners import Array
+from hf_layerfusion.ensembling.ensemble import Ensemble
+from hf_layerfusion.evaluation.metrics import compute_metrics_for
+from hf_layerfusion.evaluation.significance import Difference
+from hf_layerfusion.evaluation.task_significance import TaskAnswers, bootstrap_tasks
+from hf_layerfusion.recipes.ensembles.ensemble_data import Texts
+
+RESAMPLES = 2000
+SOUP = "soup"
+
+# By task, then by split: members' predictions `[M, N, C]` or `[M, N]`, or a combination's, without M.
+Predictions = dict[str, dict[str, Array]]
+
+
+@dataclass
+class Row:
+    """A line of the table.
+
+    Attributes:
+        name: of the member or combiner.
+        kind: member, combiner or soup.
+        members: how many members count, by task.
+        predictions: by task and split.
+        metrics: by task and split; `mean` is in place of a task that of all of them.
+        gain: over the best member of each task, on the split that is reported; None where that is not measured.
+    """
+
+    name: str
+    kind: str
+    members: dict[str, int]
+    predictions: Predictions
+    metrics: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    gain: Difference | None = None
+
+
+@dataclass
+class Trial:
+    """What trying combiners found.
+
+    Attributes:
+        ensemble: with the combiner that was chosen.
+        texts: by task and split.
+        member_predictions: by task and split, `[M, N, C]` or `[M, N]`.
+        mains: the metric of each task that is to be high.
+        rows: the table, the members first.
+        chosen: name of the combiner.
+        notes: what happened to the texts.
+    """
+
+    ensemble: Ensemble
+    texts: dict[str, dict[str, Texts]]
+    member_predictions: Predictions
+    mains: dict[str, str]
+    rows: list[Row]
+    chosen: str
+    notes: list[str]
+
+    def reported(self, task: str) -> str | None:
+        """The split that a task is reported on: the test data if they have labels; `None` where there are none."""
+        splits = [split for split in ("test", "validation") if split in self.texts[task]]
+        return next((split for split in splits if self.texts[task][split].labels is not None), None)
+
+    @property
+    def gains_on(self) -> str:
+        """The splits that gains are measured on, in words."""
+        return " and ".join(sorted({str(self.reported(task)) for task in self.texts}))
+
+
+def measure(row: Row, trial: Trial) -> None:
+    """Fills in a row's metrics."""
+    for task, splits in row.predictions.items():
+        kind = trial.ensemble.tasks[task].problem_type
+        for split, predictions in splits.items():
+            labels = trial.texts[task][split].labels
+            if labels is not None:
+                found = compute_metrics_for(kind)(EvalPrediction(predictions, labels))
+                row.metrics.setdefault(task, {})[split] = found
+    if len(trial.mains) > 1:
+        for split in ("validation", "test"):
+            mean = main_mean(row, trial, split)
+            if np.isfinite(mean):
+                row.metrics.setdefault("mean", {})[split] = {"mean": mean}
+
+
+def main_mean(row: Row, trial: Trial, split: str) -> float:
+    """The mean over all tasks of the metric that is to be high; minus infinity where one is not there."""
+    values = [row.metrics.get(task, {}).get(split, {}).get(main) for task, main in trial.mains.items()]
+    known = [value for value in values if value is not None and np.isfinite(value)]
+    return float(np.mean(known)) if len(known) == len(values) else -np.inf
+
+
+def best_members(trial: Trial) -> dict[str, int]:
+    """The best member of each task on the validation data, or where there are none on those that are reported."""
+    best = {}
+    for task, splits in trial.member_predictions.items():
+        split = "validation" if "validation" in splits else trial.reported(task)
+        if split is not None:
+            kind = trial.ensemble.tasks[task].problem_type
+            _, score = score_of(kind, trial.mains[task])
+            found = score(splits[split], np.asarray(trial.texts[task][split].labels))
+            best[task] = int(np.where(np.isfinite(found), found, -np.inf).argmax())
+    return best
+
+
+def add_gains(trial: Trial) -> None:
+    """Compares combiners and soup with the best member of each task, by accuracy or correlation."""
+    best = best_members(trial)
+    if len(best) < len(trial.texts) or any(trial.reported(task) is None for task in best):
+        return
+    baseline = {
+        task: _answers(trial, task, trial.member_predictions[task][str(trial.reported(task))][member])
+        for task, member in best.items()
+    }
+    for row in trial.rows:
+        if row.kind != "member":
+            variant = {
+                task: _answers(trial, task, row.predictions[task][str(trial.reported(task))]) for task in best
+            }
+            row.gain = bootstrap_tasks(baseline, variant, RESAMPLES)
+
+
+def _answers(trial: Trial, task: str, predictions: Array) -> TaskAnswers:
+    labels = np.asarray(trial.texts[task][str(trial.reported(task))].labels, np.float64)
+    is_correlation = trial.ensemble.tasks[task].is_regression
+    answers = predictions if is_correlation else predictions.argmax(axis=1)
+    return TaskAnswers(labels, np.asarray(answers, np.float64)[None], is_correlation)

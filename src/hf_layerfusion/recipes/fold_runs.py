@@ -1,0 +1,162 @@
+"""Cross-validation: one run for each fold, in a folder of its own."""
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_layerfusion.data.arrow_tables import take, values
+from hf_layerfusion.errors import UserError, nearest
+from hf_layerfusion.evaluation.cross_validation import Fold, stratified_folds, stratified_group_folds
+from hf_layerfusion.recipes.adam import chosen_optimizer
+from hf_layerfusion.recipes.best_metric import check_metric, with_metric
+from hf_layerfusion.recipes.data_preparation import (
+    PreparedData,
+    check_length,
+    check_names,
+    cut_validation,
+    load,
+    row_keys,
+    shared_groups,
+    tokenize,
+)
+from hf_layerfusion.recipes.data_record import DATA, check_record, data_record
+from hf_layerfusion.recipes.layer_state_plots import check_plotted_epochs
+from hf_layerfusion.recipes.model_setup import check_model, load_tokenizer
+from hf_layerfusion.recipes.prediction_run import is_prediction_only
+from hf_layerfusion.recipes.publishing import open_hub
+from hf_layerfusion.recipes.recipe_arguments import AbsaDataArguments, ModelArguments, RunTrainingArguments
+from hf_layerfusion.recipes.run_folder import open_run, run_once, run_settings, write_summary
+from hf_layerfusion.recipes.training_run import Classification
+
+logger = logging.getLogger(__name__)
+
+FOLD_SPLITS = ("stratified_group", "stratified")
+
+
+def make_folds(data: PreparedData, arguments: AbsaDataArguments) -> list[Fold]:
+    """The folds of the training data by `--fold_split`, drawn by `--split_seed`; stratified where labels are classes.
+
+    Raises:
+        UserError: no column to group by, or as the functions of `evaluation.folds`.
+    """
+    number, seed = arguments.folds or 0, arguments.split_seed
+    labels = values(data.splits["train"], "label")
+    if not is_stratified(data):
+        labels = [0] * len(labels)
+    if arguments.fold_split == "stratified":
+        return stratified_folds(labels, number, seed)
+    if arguments.group_column is None:
+        raise UserError("--fold_split stratified_group needs --group_column, found none; name it.")
+    return stratified_group_folds(labels, values(data.splits["train"], arguments.group_column), number, seed)
+
+
+def is_stratified(data: PreparedData) -> bool:
+    """Return whether each text has one class, so that each fold can have its share of every class."""
+    return data.schema.problem_type == "single_label_classification"
+
+
+def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
+    """For each of `--folds` the data of its run: `test` is the fold, `train` the others.
+
+    A checkpoint is chosen on `validation`: the validation data given, the same for each fold, or a share of `train`
+    that is cut off by the same grouping.
+
+    Raises:
+        UserError: an unknown `--fold_split`; test data, which folds take the place of; or as `load`, `make_folds` and
+            `cut_validation`.
+    """
+    if arguments.fold_split not in FOLD_SPLITS:
+        raise UserError(
+            f"--fold_split must be one of {', '.join(FOLD_SPLITS)}, found {arguments.fold_split!r}; "
+            f"{nearest(arguments.fold_split, FOLD_SPLITS)}"
+        )
+    data = load(arguments)
+    if "test" in data.splits:
+        raise UserError(
+            "--folds reports on the folds of the training data, found test data too; leave it out."
+        )
+    folds = make_folds(data, arguments)
+    grouped = arguments.fold_split == "stratified_group"
+    # Whoever asks for folds that are not grouped asks for the same of the part that checkpoints are chosen on.
+    cut = arguments if grouped else replace(arguments, group_column=None)
+    how = "stratified and " if is_stratified(data) else ""
+    how += f"grouped by {arguments.group_column}" if grouped else "not grouped"
+    prepared = []
+    for number, (rest, fold) in enumerate(folds, start=1):
+        splits = {
+            **data.splits,
+            "train": take(data.splits["train"], rest),
+            "test": take(data.splits["train"], fold),
+        }
+        note = f"test: {len(fold):,} texts, fold {number} of {len(folds)}, {how}"
+        held_out = row_keys(splits["test"])
+        run = cut_validation(replace(data, splits=splits, notes=[*data.notes, note], held_out=held_out), cut)
+        if not grouped and arguments.group_column is not None:
+            run.notes.extend(shared_groups(run.splits, "test", arguments.group_column))
+        prepared.append(run)
+    return prepared
+
+
+def cross_validate(
+    model_arguments: ModelArguments,
+    data_arguments: AbsaDataArguments,
+    training_arguments: RunTrainingArguments,
+) -> dict[str, Any]:
+    """The whole of a script with `--folds`: a run for each fold in `fold-1`, `fold-2`, …, and a summary above them.
+
+    With `--resume_from_checkpoint True` an interrupted one goes on where it stopped. A fold that has finished is not
+    run again; of its checkpoints the chosen one is kept, as its model.
+
+    Returns:
+        Mean and standard deviation over the folds of each of their results.
+
+    Raises:
+        UserError: for whatever the user can mend.
+    """
+    if training_arguments.seeds is not None:
+        raise UserError(
+            "--folds and --seeds exclude each other; give one --seed, or run once with each of them."
+        )
+    if is_prediction_only(training_arguments):
+        raise UserError(
+            "--do_predict without --do_train predicts --test_file and excludes --folds; leave out one."
+        )
+    if training_arguments.hp_search is not None:
+        raise UserError("--hp_search is for a single run and excludes --folds; search without folds first.")
+    if training_arguments.dry_run:
+        raise UserError("--dry_run shows one run's groups of parameters and excludes --folds; leave one out.")
+    check_names(data_arguments)
+    check_metric(training_arguments, *filter(None, [data_arguments.problem_type]))
+    check_plotted_epochs(training_arguments)
+    settings = run_settings(model_arguments, data_arguments, training_arguments)
+    with open_run(training_arguments, settings):
+        if training_arguments.process_index == 0:
+            open_hub(training_arguments, several=True)
+        check_model(model_arguments)
+        chosen_optimizer(training_arguments)
+        tokenizer = load_tokenizer(model_arguments)
+        check_length(tokenizer, data_arguments)
+        with training_arguments.main_process_first(desc="preparing the folds"):
+            folds = prepare_folds(data_arguments)
+            encoded = [tokenize(data, tokenizer, data_arguments) for data in folds]
+        training_arguments = with_metric(training_arguments, folds[0].schema.problem_type)
+        top = Path(str(training_arguments.output_dir))
+        record = data_record(folds[0])  # all rows are in it, and what the other folds are follows from them
+        check_record(top, record, vars(data_arguments))
+        settings |= {DATA: record}
+        runs = []
+        for number, (data, inputs) in enumerate(zip(folds, encoded, strict=True), start=1):
+            folder = top / f"fold-{number}"
+            for note in data.notes:
+                if number == 1 or note not in folds[0].notes:
+                    logger.info(note)
+            experiment = Classification(data, inputs, tokenizer, model_arguments, data_arguments, settings)
+            runs.append(run_once(experiment, replace(training_arguments, output_dir=str(folder)), top))
+            if training_arguments.process_index == 0:
+                for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+                    shutil.rmtree(checkpoint)
+        return write_summary(top, {"folds": len(folds)}, runs, training_arguments)

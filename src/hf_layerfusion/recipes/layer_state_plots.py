@@ -1,0 +1,153 @@
+"""Keeps and draws what the layers hold after chosen epochs, of one run or of two side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_layerfusion.errors import NPZ_ERRORS, UserError, one_line
+from hf_layerfusion.evaluation.layer_use import cls_states
+from hf_layerfusion.evaluation.plots.layer_plots import plot_layer_pca
+from hf_layerfusion.recipes.layer_use_report import NUM_TEXTS
+from hf_layerfusion.recipes.recipe_arguments import RunTrainingArguments
+from hf_layerfusion.storage import replacing, writable
+from hf_layerfusion.training.trainer import LayerFusionTrainer
+
+STATES_FOLDER = "layer_states"
+NUM_LAYERS = 6
+PLOT_FILE = "layer_states.png"
+
+
+def check_plotted_epochs(arguments: RunTrainingArguments) -> None:
+    """Check the epochs of `--plot_layers`, and that the run beside has states, before data are read.
+
+    Raises:
+        UserError: an epoch that the run does not reach, or a run beside without states or without epochs to draw.
+    """
+    epochs = arguments.plot_layers or []
+    if not epochs and arguments.plot_layers_beside:
+        raise UserError("--plot_layers_beside needs --plot_layers, found none; name the epochs to draw.")
+    if not all(1 <= epoch <= arguments.num_train_epochs for epoch in epochs):
+        raise UserError(
+            f"--plot_layers must name epochs from 1 to --num_train_epochs {arguments.num_train_epochs:g}, found "
+            f"{epochs}; choose among these."
+        )
+    beside = arguments.plot_layers_beside
+    if beside and not read_states(Path(beside)):
+        raise UserError(
+            f"--plot_layers_beside {beside}: must hold a run with --plot_layers, found no {STATES_FOLDER}."
+        )
+
+
+def check_layer_states(arguments: RunTrainingArguments, problem_type: str, examples: Dataset | None) -> None:
+    """Checks before training that `--plot_layers` can be drawn.
+
+    Args:
+        arguments: `plot_layers` and `plot_layers_beside` of them.
+        problem_type: of the run's labels.
+        examples: the encoded validation split, whose first texts are drawn.
+
+    Raises:
+        UserError: an epoch that the run does not reach, labels that are no classes, no validation texts, or another
+            run whose states are missing or of other texts.
+    """
+    check_plotted_epochs(arguments)
+    if not arguments.plot_layers:
+        return
+    if problem_type != "single_label_classification" or examples is None:
+        found = problem_type if examples is not None else "none"
+        raise UserError(
+            f"--plot_layers needs validation texts with one class each, found {found}; leave it out."
+        )
+    if not arguments.plot_layers_beside:
+        return
+    folder = Path(arguments.plot_layers_beside)
+    labels = _first_texts(examples)["labels"][:]
+    if any(list(stored["labels"]) != labels for stored in read_states(folder).values()):
+        raise UserError(
+            f"--plot_layers_beside {folder}: was drawn from other texts than this run validates on; run both on the "
+            "same data with the same --split_seed."
+        )
+
+
+class LayerStates(TrainerCallback):
+    """After each of `epochs` writes the states of the first validation texts at the last six layers into the run's
+    folder, for `plot_states`."""
+
+    def __init__(self, trainer: LayerFusionTrainer, examples: Dataset, title: str, folder: Path):
+        self.epochs = set(trainer.args.plot_layers)
+        self.title = title
+        self.folder = folder / STATES_FOLDER
+        part = _first_texts(examples)
+        # A data loader draws from torch's generator each time that it starts; training must not notice.
+        with torch.random.fork_rng(devices=[]):
+            self.batches = list(
+                DataLoader(part, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
+            )
+        self.labels = part["labels"][:]
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        epoch = round(state.epoch or 0)
+        if epoch not in self.epochs or not state.is_world_process_zero:
+            return
+        model = kwargs["model"]
+        depth = model.config.num_hidden_layers
+        layers = range(max(1, depth + 1 - NUM_LAYERS), depth + 1)
+        states = cls_states(model, self.batches, layers)
+        with writable(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(self.folder / f"epoch-{epoch}.npz") as partial, partial.open("wb") as file:
+                np.savez_compressed(
+                    file,
+                    title=f"{self.title}, epoch {epoch}",
+                    states=states,
+                    labels=self.labels,
+                    layers=list(layers),
+                )
+
+
+def _first_texts(examples: Dataset) -> Dataset:
+    return examples.select(range(min(NUM_TEXTS, len(examples))))
+
+
+def read_states(folder: Path) -> dict[str, Any]:
+    """What `LayerStates` wrote into a run's folder, by title, the earliest epoch first.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    files = sorted(
+        (folder / STATES_FOLDER).glob("epoch-*.npz"), key=lambda file: int(file.stem.removeprefix("epoch-"))
+    )
+    stored = [_read(file) for file in files]
+    return {str(content["title"]): content for content in stored}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        # All of it: the archive's own checksums are compared when an array is read.
+        with np.load(file, allow_pickle=False) as content:
+            return {name: content[name] for name in ("title", "states", "labels", "layers")}
+    except NPZ_ERRORS as error:
+        raise UserError(
+            f"{file}: must hold the states of --plot_layers, found a damaged file ({one_line(error)}); run the run "
+            "anew."
+        ) from error
+
+
+def plot_states(folder: Path, beside: str | None, names: Sequence[str], path: Path) -> None:
+    """Draws the states of a run, and below them those of the run in the folder `beside`."""
+    stored = read_states(folder)
+    if beside:
+        other = Path(beside)
+        stored |= {f"{other.name}: {title}": content for title, content in read_states(other).items()}
+    first = next(iter(stored.values()))
+    states = {title: content["states"] for title, content in stored.items()}
+    plot_layer_pca(states, first["labels"], names, path, first["layers"].tolist())

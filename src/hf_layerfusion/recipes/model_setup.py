@@ -1,0 +1,279 @@
+"""From arguments to tokenizer and model."""
+
+import dataclasses
+import functools
+import importlib
+from contextlib import suppress
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import hub
+
+from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule, max_tokens, relabel
+from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.errors import LOADING_ERRORS, UserError, nearest, one_line
+from hf_layerfusion.recipes.adapter_setup import adapter_config, with_adapters
+from hf_layerfusion.recipes.recipe_arguments import (
+    AdaptedEncoderArguments,
+    CheckpointArguments,
+    EncoderArguments,
+    ModelArguments,
+)
+from hf_layerfusion.training.tokenizers import limit_length
+
+ARCHITECTURES: dict[str, Any] = {
+    "gru_fusion": BertForGRUFusionClassification,
+    "layer_pooling": BertWithPoolingModule,
+    "plain": AutoModelForSequenceClassification,
+}
+# What encoders call their dropouts: BERT and its kin, ModernBERT, Funnel, DistilBERT and XLNet, GPT.
+DROPOUT_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "hidden_dropout": (
+        ("hidden_dropout_prob",),
+        ("embedding_dropout", "mlp_dropout"),
+        ("hidden_dropout",),
+        ("dropout",),
+        ("resid_pdrop", "embd_pdrop"),
+    ),
+    "attention_dropout": (("attention_probs_dropout_prob",), ("attention_dropout",), ("attn_pdrop",)),
+}
+# Settings of a model that transformers' own classifiers have too.
+PLAIN_SETTINGS = {"classifier_dropout"}
+
+
+def resolve_path(name_or_path: str) -> str:
+    """Turns `package:NAME` into the folder that the Python package NAME names as its `MODEL_DIR`; leaves other names.
+
+    Raises:
+        UserError: if there is no such package, or it carries no model.
+    """
+    if not name_or_path.startswith("package:"):
+        return name_or_path
+    package = name_or_path.removeprefix("package:")
+    try:
+        return str(importlib.import_module(package).MODEL_DIR)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"--model_name_or_path {name_or_path}: needs an installed Python package with a MODEL_DIR; found "
+            f"{type(error).__name__}; install it (pip install {package.replace('_', '-')}) or name a folder."
+        ) from error
+
+
+def model_settings(arguments: ModelArguments) -> dict[str, Any]:
+    """The settings of the architecture that the user gave.
+
+    Raises:
+        UserError: if the architecture is unknown or has no such setting.
+    """
+    if arguments.architecture not in ARCHITECTURES:
+        raise UserError(
+            f"--architecture must be one of {', '.join(ARCHITECTURES)}, found {arguments.architecture!r}; "
+            f"{nearest(arguments.architecture, ARCHITECTURES)}"
+        )
+    model_class = ARCHITECTURES[arguments.architecture]
+    if arguments.architecture == "plain":
+        known = PLAIN_SETTINGS
+    else:
+        known = {entry.name for entry in dataclasses.fields(model_class.config_class)}
+    others = {"architecture", *(entry.name for entry in dataclasses.fields(AdaptedEncoderArguments))}
+    names = [entry.name for entry in dataclasses.fields(arguments) if entry.name not in others]
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    for name in given:
+        if name not in known:
+            raise UserError(
+                f"--{name} is no setting of --architecture {arguments.architecture}; leave it out."
+            )
+    return given
+
+
+def loading_options(arguments: CheckpointArguments) -> dict[str, Any]:
+    """Keywords of every `from_pretrained` of the run. The revision is the commit that the branch or tag stood at when
+    the process first asked, so that every file of the encoder is of one commit, in each trial and with each seed."""
+    path = resolve_path(arguments.model_name_or_path)
+    return {
+        "cache_dir": arguments.cache_dir,
+        "revision": _resolved(path, arguments.model_revision, arguments.cache_dir, arguments.token),
+        "token": arguments.token,
+        "trust_remote_code": arguments.trust_remote_code,
+    }
+
+
+@functools.lru_cache
+def _resolved(path: str, revision: str, cache_dir: str | None, token: str | None) -> str:
+    """The revision with the commit that it stands at now; as it is for a folder, and where the Hub does not say it."""
+    resolve = getattr(hub, "resolve_revision", None)  # since transformers 5.23
+    if resolve is None:
+        return revision
+    return resolve(path, revision, cache_dir=cache_dir, token=token) or revision
+
+
+def encoder_dropout(arguments: EncoderArguments) -> dict[str, float]:
+    """The fields of the encoder's configuration that `--hidden_dropout` and `--attention_dropout` set.
+
+    Raises:
+        UserError: a rate that is none, or an encoder that has no such dropout.
+    """
+    given = {name: rate for name in DROPOUT_FIELDS if (rate := getattr(arguments, name)) is not None}
+    for name, rate in given.items():
+        if not 0 <= rate < 1:
+            raise UserError(f"--{name} must lie in [0, 1), found {rate}; 0 switches it off.")
+    if not given:
+        return {}
+    path = resolve_path(arguments.model_name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(path, **loading_options(arguments)).get_text_config()
+    except LOADING_ERRORS as error:
+        raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+    found: dict[str, float] = {}
+    for name, rate in given.items():
+        fields = next((all_of for all_of in DROPOUT_FIELDS[name] if hasattr(config, all_of[0])), None)
+        if fields is None:
+            raise UserError(
+                f"--{name}: needs an encoder whose configuration has such a dropout, found none in that of "
+                f"'{config.model_type}'; leave it out."
+            )
+        found |= dict.fromkeys(fields, rate)
+    return found
+
+
+def load_tokenizer(arguments: CheckpointArguments) -> PreTrainedTokenizerBase:
+    """The tokenizer of the encoder, or the one named. Its `model_max_length`, to which `truncation=True` cuts texts
+    off, is at most the number of tokens that the encoder takes.
+
+    Raises:
+        UserError: if it cannot be loaded.
+    """
+    options = loading_options(arguments)
+    model = resolve_path(arguments.model_name_or_path)
+    name = resolve_path(arguments.tokenizer_name) if arguments.tokenizer_name else model
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    except LOADING_ERRORS as error:
+        raise UserError(f"--tokenizer_name {name}: cannot be loaded: {one_line(error)}") from error
+    try:
+        limit_length(tokenizer, max_tokens(AutoConfig.from_pretrained(model, **options)))
+    except LOADING_ERRORS as error:
+        raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+    return tokenizer
+
+
+def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
+    """The model of the run: a new one around an encoder, or a checkpoint of ours to train further; with the adapters
+    that were asked for.
+
+    Raises:
+        UserError: if the checkpoint is missing, corrupt, stored as pickle, or does not fit the settings; as
+            `with_adapters`.
+    """
+    settings = model_settings(arguments)
+    dropout: dict[str, Any] = encoder_dropout(arguments)
+    if dropout and arguments.architecture != "plain":
+        dropout = {"encoder_config": dropout}
+    path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
+    labels: dict[str, Any] = {
+        "num_labels": schema.num_labels,
+        "id2label": schema.id2label,
+        "label2id": schema.label2id,
+        "problem_type": schema.problem_type,
+    }
+    try:
+        goes_on = is_trained(path, arguments.architecture, options)
+        model = ARCHITECTURES[arguments.architecture].from_pretrained(
+            path,
+            use_safetensors=None if arguments.allow_pickle else True,
+            **({} if goes_on else labels),
+            **options,
+            **settings,
+            **dropout,
+        )
+        if goes_on:
+            relabel(model, schema.names, schema.problem_type, schema.values)
+    except LOADING_ERRORS as error:
+        raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+    store_label_values(model.config, schema)
+    return with_adapters(model, arguments)
+
+
+def check_model(arguments: ModelArguments) -> None:
+    """Refuses names and numbers that do not fit the encoder, before data are read: the model is built without weights.
+    What needs the checkpoint's weights or the labels is said later, by `load_model`.
+
+    Raises:
+        UserError: a setting that is none of the architecture's, or that does not fit; settings of adapters.
+    """
+    settings = model_settings(arguments)
+    adapter_config(arguments)
+    encoder_dropout(arguments)
+    model_class = ARCHITECTURES[arguments.architecture]
+    path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
+    if arguments.architecture == "plain":
+        return
+    with suppress(OSError, RuntimeError, NotImplementedError):  # no such checkpoint, or none that is built so
+        try:
+            if is_trained(path, arguments.architecture, options):
+                config = model_class.config_class.from_pretrained(path, **options, **settings)
+            else:
+                encoder = AutoConfig.from_pretrained(path, **options).get_text_config()
+                config = model_class.config_class(encoder_config=encoder.to_dict(), **settings)
+            with torch.device("meta"):
+                model_class(config)
+        except (ValueError, StrictDataclassError) as error:
+            raise UserError(
+                f"--architecture {arguments.architecture} on {arguments.model_name_or_path}: {one_line(error)}"
+            ) from error
+
+
+def is_trained(path: str, architecture: str, options: dict[str, Any]) -> bool:
+    """Whether a checkpoint is a classifier of the architecture, whose head is trained further, and no encoder."""
+    try:
+        stored, _ = PreTrainedConfig.get_config_dict(path, **options)
+    except OSError:
+        return False  # a folder of adapters, or nothing: the model's class will say
+    if architecture == "plain":
+        names = stored.get("architectures") or []
+        ours = [known.config_class.model_type for name, known in ARCHITECTURES.items() if name != "plain"]
+        return stored.get("model_type") in ours or any(
+            str(name).endswith("ForSequenceClassification") for name in names
+        )
+    return bool(stored.get("model_type") == ARCHITECTURES[architecture].config_class.model_type)
+
+
+def store_label_values(config: Any, schema: LabelSchema) -> None:
+    """Write the raw labels of the classes into a model's configuration, as `label_values`, where they are not the
+    names: the trained model then reads files with such labels."""
+    if schema.values != schema.names:
+        config.label_values = list(schema.values)
+    elif getattr(config, "label_values", None) is not None:
+        config.label_values = None  # of the checkpoint that training goes on from
+
+
+def load_trained(arguments: CheckpointArguments) -> Any:
+    """A trained classifier, of one task or several, as its checkpoint describes it.
+
+    Raises:
+        UserError: if the checkpoint is missing, corrupt, stored as pickle or lacks weights.
+    """
+    where = f"--model_name_or_path {arguments.model_name_or_path}"
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            resolve_path(arguments.model_name_or_path),
+            use_safetensors=None if arguments.allow_pickle else True,
+            output_loading_info=True,
+            **loading_options(arguments),
+        )
+    except LOADING_ERRORS as error:
+        raise UserError(f"{where}: {one_line(error)}") from error
+    if info["missing_keys"]:
+        raise UserError(
+            f"{where}: must be a trained classifier, found no weights of {sorted(info['missing_keys'])[0]}; train it "
+            "first."
+        )
+    return model

@@ -1,0 +1,61 @@
+"""What is known of a run over several tasks before it runs, as fields of its model card."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hf_layerfusion.hub.citations import METHODS
+from hf_layerfusion.hub.encoder import hub_id
+from hf_layerfusion.recipes.card_fields import data_fields, encoder_fields, preparation_fields, recipe
+from hf_layerfusion.recipes.data_preparation import text_columns
+from hf_layerfusion.recipes.multitask.multitask_arguments import (
+    MultitaskDataArguments,
+    MultitaskModelArguments,
+    MultitaskTrainingArguments,
+)
+from hf_layerfusion.recipes.multitask.task_preparation import Task
+
+# Settings that a card shows, beside those of every run.
+TASKS_RECIPE = (
+    "task_mixing", "task_loss", "task_weights", "regularizers", "gradient_surgery", "layer_decay", "class_balance",
+    "freeze_encoder",
+)  # fmt: skip
+
+
+def tasks_fields(
+    tasks: Mapping[str, Task],
+    model_arguments: MultitaskModelArguments,
+    data_arguments: MultitaskDataArguments,
+    training_arguments: MultitaskTrainingArguments,
+) -> dict[str, Any]:
+    """Fields of the card of a model of several tasks."""
+    more = {name: getattr(training_arguments, name) for name in TASKS_RECIPE}
+    more |= {"tokens": data_arguments.max_seq_length, "pair_order": data_arguments.pair_order}
+    texts = {name: len(text_columns(task.data)) for name, task in tasks.items()}
+    ids = {name: hub_id(task.data.dataset_name or "") for name, task in tasks.items()}
+    return {
+        **encoder_fields(model_arguments),
+        **data_fields(data_arguments),
+        **preparation_fields({name: task.data for name, task in tasks.items()}),
+        "architecture": [
+            f"Encoders side by side: {', '.join(model_arguments.encoders)}; {model_arguments.num_task_layers} top "
+            "layers of the shared one for each task",
+            *(task_line(name, task.settings) for name, task in tasks.items()),
+        ],
+        "methods": METHODS["cerbertus"],
+        "dataset_name": ", ".join(tasks),
+        "task_dataset_ids": {name: found for name, found in ids.items() if found is not None},
+        "text_pair": next(iter(texts.values())) == 2,
+        "tasks": texts,
+        "recipe": recipe(training_arguments, more),
+        "limits": [
+            "The texts of a few sources taught the model; others may differ in language, length, topics and labels."
+        ],
+    }
+
+
+def task_line(name: str, settings: Mapping[str, Any]) -> str:
+    """What a task is and how it is answered, on a line."""
+    kind = settings["problem_type"].replace("_", " ") + (" of pairs" if settings["pair"] else "")
+    named = ("labels", "metric", "problem_type", "pair")
+    shown = [f"{key} {value}" for key, value in settings.items() if key not in named]
+    return f"Task {name}: {kind}" + (f"; {', '.join(shown)}" if shown else "")

@@ -1,0 +1,260 @@
+"""What a run over several tasks leaves in its folder, and says in its card."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_layerfusion import parameter_counts
+from hf_layerfusion.evaluation.mistakes import worst_mistakes
+from hf_layerfusion.evaluation.plots.run_plots import plot_training_curves
+from hf_layerfusion.evaluation.plots.surgery_plots import plot_conflicts
+from hf_layerfusion.evaluation.plots.task_plots import plot_answers, plot_task_metrics
+from hf_layerfusion.evaluation.predictions import (
+    spreadsheet_cell,
+    write_course_predictions,
+    write_predictions,
+)
+from hf_layerfusion.hub.card import build_card
+from hf_layerfusion.hub.card_facts import CardFacts
+from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
+from hf_layerfusion.hub.publish import CARD
+from hf_layerfusion.recipes.adapter_setup import adapter_fields, adapter_lines
+from hf_layerfusion.recipes.ensemble_artifacts import write_seen_texts
+from hf_layerfusion.recipes.layer_use_report import LAYERS_TITLE, layers_section
+from hf_layerfusion.recipes.multitask.multitask_arguments import (
+    MultitaskDataArguments,
+    MultitaskModelArguments,
+    MultitaskTrainingArguments,
+)
+from hf_layerfusion.recipes.multitask.multitask_card_fields import tasks_fields
+from hf_layerfusion.recipes.multitask.task_preparation import Task
+from hf_layerfusion.recipes.multitask.task_training import MultitaskData, MultitaskResult
+from hf_layerfusion.recipes.run_folder import RESULTS_FILE, save_trained
+from hf_layerfusion.recipes.run_report import card_name, measured_fields
+from hf_layerfusion.storage import write_json
+from hf_layerfusion.training.trainer import LayerFusionTrainer
+
+SHOWN_MISTAKES = 5
+
+
+def write_multitask_outputs(
+    data: MultitaskData,
+    result: MultitaskResult,
+    trainer: LayerFusionTrainer,
+    model_arguments: MultitaskModelArguments,
+    data_arguments: MultitaskDataArguments,
+    folder: Path,
+    further_sections: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Writes model, tokenizer, results, each task's predictions, worst mistakes and plots, and the card, with further
+    sections, into a folder; the card names the Trainer's."""
+    training_arguments: MultitaskTrainingArguments = trainer.args
+    write_seen_texts(folder, list(data.prepared.values()))
+    save_trained(trainer, folder)
+    for name in ("plots", "predictions", "mistakes"):
+        (folder / name).mkdir(exist_ok=True)
+    figures = []
+    if any("eval_loss" in entry for entry in result.history):
+        plot_training_curves(result.history, folder / "plots" / "training_curves.png", metric="mean")
+        keys = {name: f"eval_{name}_{task.settings['metric']}" for name, task in data.tasks.items()}
+        plot_task_metrics(
+            result.history, keys, folder / "plots" / "tasks.png", "Validation by task and epoch"
+        )
+        figures += [
+            ("Loss, and the mean over the tasks, by epoch.", "plots/training_curves.png"),
+            ("Each task by epoch.", "plots/tasks.png"),
+        ]
+    if any(name.startswith("cosine_") for entry in result.history for name in entry):
+        plot_conflicts(result.history, folder / "plots" / "conflicts.png")
+        figures.append(
+            ("Cosines between the tasks' gradients, and how often they conflict.", "plots/conflicts.png")
+        )
+    sections = []
+    for task in data.tasks.values():
+        write_task_predictions(folder / "predictions", task, data, result, data_arguments.prediction_format)
+        figures += plot_task(folder, task, data, result)
+        sections += mistakes_section(
+            folder / "mistakes", task, data, result, data_arguments.prediction_format == "spreadsheet"
+        )
+    results: dict[str, Any] = {
+        f"{split}_{metric}": value
+        for split, found in result.metrics.items()
+        for metric, value in found.items()
+    }
+    results |= {"training_seconds": result.training_seconds, "parameters": result.parameters}
+    results["skipped_steps"] = trainer.skipped_steps
+    write_json(folder / RESULTS_FILE, results | {"epochs": trainer.state.epoch})
+    place = Path(str(training_arguments.output_dir))
+    facts = multitask_card_facts(
+        place, data, result, trainer.model, model_arguments, data_arguments, training_arguments
+    )
+    facts.figures += figures
+    facts.sections += [*further_sections, *sections]
+    build_card(facts).save(folder / CARD)
+
+
+def write_task_predictions(
+    folder: Path, task: Task, data: MultitaskData, result: MultitaskResult, prediction_format: str
+) -> None:
+    """Writes a task's predictions, a file for each split that was predicted: `sst5-test.csv`. With the course's format
+    also the course's own files, for tasks that it has: its development set is `test` here, its test set `predict`."""
+    prepared = data.prepared[task.name]
+    for split, logits in result.logits[task.name].items():
+        rows = prepared.splits[split]
+        write_predictions(
+            folder / f"{task.name}-{split}.csv",
+            ids=rows["id"],
+            texts={column: rows[column] for column in prepared.text_columns},
+            logits=logits,
+            problem_type=prepared.schema.problem_type,
+            label_names=prepared.schema.names,
+            format="spreadsheet" if prediction_format == "spreadsheet" else "standard",
+        )
+        if prediction_format == "course" and task.course_name is not None and split in ("test", "predict"):
+            write_course_predictions(
+                folder / f"{task.course_name}-{'dev' if split == 'test' else 'test'}-output.csv",
+                ids=rows["id"],
+                logits=logits,
+                problem_type=prepared.schema.problem_type,
+                course_name=task.course_name,
+            )
+
+
+def scored(task: Task, result: MultitaskResult) -> tuple[str, np.ndarray, np.ndarray] | None:
+    """The split that a task is reported on, with its logits and labels; `None` where no split has labels."""
+    for split in ("test", "validation"):
+        labels = result.labels[task.name].get(split)
+        if labels is not None:
+            return split, result.logits[task.name][split], labels
+    return None
+
+
+def plot_task(
+    folder: Path, task: Task, data: MultitaskData, result: MultitaskResult
+) -> list[tuple[str, str]]:
+    """Draws a task's confusion matrix or scatter, and its distributions; captions with paths."""
+    found = scored(task, result)
+    schema = data.prepared[task.name].schema
+    if found is None or schema.problem_type == "multi_label_classification":
+        return []
+    split, logits, labels = found
+    is_regression = schema.problem_type == "regression"
+    first, second = plot_answers(
+        labels,
+        logits.reshape(-1) if is_regression else logits.argmax(axis=1),
+        folder / "plots",
+        task.name,
+        f"{task.name}, {split}: {len(labels):,} texts",
+        None if is_regression else schema.names,
+    )
+    shown = "predicted against true values" if is_regression else "confusion matrix"
+    return [
+        (f"{task.name}: {shown} on {split}.", f"plots/{first}"),
+        (f"{task.name}: how often each answer is true and is predicted.", f"plots/{second}"),
+    ]
+
+
+def mistakes_section(
+    folder: Path, task: Task, data: MultitaskData, result: MultitaskResult, for_spreadsheets: bool = False
+) -> list[tuple[str, str]]:
+    """Writes a task's worst answers with their texts to `TASK.csv`, if so wanted without what spreadsheets would run;
+    the worst of them are a section of the card."""
+    found = scored(task, result)
+    prepared = data.prepared[task.name]
+    if found is None or prepared.schema.problem_type == "multi_label_classification":
+        return []
+    split, logits, labels = found
+    names = None if prepared.schema.problem_type == "regression" else list(prepared.schema.names)
+    mistakes = worst_mistakes(logits, labels, names)
+    rows = prepared.splits[split]
+    cells = [
+        [rows[mistake.row]["id"], *(rows[mistake.row][column] for column in prepared.text_columns), mistake.true,
+         mistake.predicted]
+        for mistake in mistakes
+    ]  # fmt: skip
+    header = ["id", *prepared.text_columns, "true", "predicted"]
+    with (folder / f"{task.name}.csv").open("w", encoding="utf-8", newline="") as file:
+        lines = [header, *cells]
+        csv.writer(file).writerows(
+            [[spreadsheet_cell(cell) for cell in line] for line in lines] if for_spreadsheets else lines
+        )
+    shown = [cell[1:] for cell in cells[:SHOWN_MISTAKES]]
+    return [(f"Worst mistakes: {task.name}", str(markdown_table(header[1:], shown)))] if shown else []
+
+
+def multitask_card_facts(
+    folder: Path,
+    data: MultitaskData,
+    result: MultitaskResult,
+    model: Any,
+    model_arguments: MultitaskModelArguments,
+    data_arguments: MultitaskDataArguments,
+    training_arguments: MultitaskTrainingArguments,
+) -> CardFacts:
+    """Collects the facts of a run for its model card; every figure was measured by that run."""
+    counts = parameter_counts(model.config)
+    fields = tasks_fields(data.tasks, model_arguments, data_arguments, training_arguments)
+    fields |= adapter_fields(model, folder, fields["tasks"])
+    fields["architecture"] += adapter_lines(model)
+    fields["architecture"].insert(
+        1,
+        f"Parameters by part: {counts.shared:,} shared, {counts.frozen:,} frozen, "
+        + ", ".join(f"{number:,} of {name}" for name, number in counts.tasks.items()),
+    )
+    notes = "\n".join(
+        f"- {escape_markdown(name)}: {escape_markdown(note)}"
+        for name, prepared in data.prepared.items()
+        for note in prepared.notes
+    )
+    return CardFacts(
+        model_name=card_name(model.config.paper_name, folder),
+        model_path=str(folder),
+        **fields,
+        **measured_fields(result.history, result.training_seconds, training_arguments),
+        parameters=result.parameters,
+        num_examples=_examples(data),
+        metrics={
+            split: found for split, found in result.metrics.items() if found and split != "best_of_each"
+        },
+        sections=[
+            *best_of_each_section(data.tasks, result.metrics),
+            (LAYERS_TITLE, layers_section(None)),
+            ("What happened to the texts", notes),
+        ],
+    )
+
+
+def best_of_each_section(
+    tasks: Mapping[str, Task], metrics: Mapping[str, Mapping[str, float]]
+) -> list[tuple[str, str]]:
+    """What each task reaches in the epoch that was best for it, beside what the one model here reaches."""
+    best, here = metrics.get("best_of_each"), metrics.get("test", {})
+    if not best:
+        return []
+    names = [f"{name}_{task.settings['metric']}" for name, task in tasks.items()] + ["mean"]
+    rows = [
+        [name.replace("_", " "), f"{here[name]:.4f}", f"{best[name]:.4f}"]
+        for name in names
+        if name in best and name in here
+    ]
+    text = (
+        "The model here is that of the epoch with the best mean on the selection data. With each task taken from the "
+        "epoch that was best for it there, as several models, it would be, on test:\n\n"
+    )
+    return [
+        (
+            "Each task's own best epoch",
+            text + str(markdown_table(["Metric", "This model", "Best of each"], rows)),
+        )
+    ]
+
+
+def _examples(data: MultitaskData) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for prepared in data.prepared.values():
+        for split, rows in prepared.splits.items():
+            counts[split] = counts.get(split, 0) + len(rows)
+    return counts

@@ -1,0 +1,311 @@
+"""One run over several tasks, from a tasks file to a folder with model, card, plots and predictions."""
+
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoConfig, PreTrainedTokenizerBase, set_seed
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from hf_layerfusion import CerbertusConfig, CerbertusForMultitask, parameter_counts
+from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
+from hf_layerfusion.evaluation.metrics import compute_metrics_for
+from hf_layerfusion.hub.publish import PushError
+from hf_layerfusion.recipes.adam import chosen_optimizer
+from hf_layerfusion.recipes.adapter_setup import adapter_config, num_parameters, with_adapters
+from hf_layerfusion.recipes.data_preparation import PreparedData
+from hf_layerfusion.recipes.data_record import DataRecord, data_record
+from hf_layerfusion.recipes.model_setup import (
+    encoder_dropout,
+    load_tokenizer,
+    loading_options,
+    resolve_path,
+)
+from hf_layerfusion.recipes.multitask.multitask_arguments import (
+    MultitaskDataArguments,
+    MultitaskModelArguments,
+    MultitaskTrainingArguments,
+)
+from hf_layerfusion.recipes.multitask.task_preparation import (
+    PREDICT,
+    Task,
+    check_names,
+    make_tasks,
+    prepare_task,
+    tokenize_task,
+)
+from hf_layerfusion.recipes.run_folder import resume_point
+from hf_layerfusion.recipes.run_report import split_metrics
+from hf_layerfusion.training.adapters import read_adapters
+from hf_layerfusion.training.multitask_evaluation import BEST_OF_TASK
+from hf_layerfusion.training.trainer import LayerFusionTrainer
+
+logger = logging.getLogger(__name__)
+
+Encoded = dict[str, dict[str, Dataset]]
+
+
+@dataclass
+class MultitaskData:
+    """The tasks of a run with their data.
+
+    Attributes:
+        tasks: by name, their labels known.
+        prepared: their splits as texts.
+        encoded: their splits as model inputs, by task and split.
+        tokenizer: what they were encoded with.
+    """
+
+    tasks: dict[str, Task]
+    prepared: dict[str, PreparedData]
+    encoded: Encoded
+    tokenizer: PreTrainedTokenizerBase
+
+    def split(self, name: str) -> dict[str, Dataset]:
+        """A split of the tasks that have it."""
+        return {task: splits[name] for task, splits in self.encoded.items() if name in splits}
+
+
+@dataclass
+class MultitaskResult:
+    """What a run measured.
+
+    Attributes:
+        metrics: by split, `TASK_METRIC` and `mean`; `best_of_each` is the test split with each task's own best epoch.
+        logits: of each task's predicted splits, by task and split, `[N, C]`.
+        labels: as `logits`, `None` where there are none.
+        history: the Trainer's log.
+        training_seconds: time that training took.
+        parameters: number of the model's parameters.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    logits: dict[str, dict[str, np.ndarray]]
+    labels: dict[str, dict[str, np.ndarray | None]]
+    history: list[dict[str, Any]]
+    training_seconds: float
+    parameters: int
+
+
+def prepare_multitask(
+    entries: dict[str, dict[str, Any]],
+    folder: Path,
+    model_arguments: MultitaskModelArguments,
+    arguments: MultitaskDataArguments,
+) -> MultitaskData:
+    """Reads, prepares and encodes the data of all tasks.
+
+    Args:
+        entries: the tasks file's.
+        folder: what the tasks' files are relative to.
+        model_arguments: name the tokenizer.
+        arguments: what holds for all tasks.
+
+    Raises:
+        UserError: as `make_tasks`, `check_names`, `check_multitask_model`, `prepare_task` and `tokenize_task`.
+    """
+    declared = make_tasks(entries, folder, arguments)
+    check_names(declared, arguments)
+    check_multitask_model(model_arguments, declared)
+    tokenizer = load_tokenizer(model_arguments)
+    tasks, prepared, encoded = {}, {}, {}
+    for name, task in declared.items():
+        tasks[name], prepared[name] = prepare_task(task)
+        encoded[name] = tokenize_task(tasks[name], prepared[name], tokenizer, arguments)
+        for note in prepared[name].notes:
+            logger.info("%s: %s", name, note)
+    return MultitaskData(tasks, prepared, encoded, tokenizer)
+
+
+def tasks_record(data: MultitaskData) -> tuple[DataRecord, dict[str, str | None]]:
+    """Return the fingerprints of all tasks' splits, by `TASK SPLIT`, and the files that they come from."""
+    record: DataRecord = {}
+    files: dict[str, str | None] = {}
+    for name, prepared in data.prepared.items():
+        task = data.tasks[name]
+        record |= data_record(prepared, name)
+        files |= {f"{name} {split}": getattr(task.data, f"{split}_file", None) for split in prepared.splits}
+        files[f"{name} {PREDICT}"] = task.predict_file
+    return record, files
+
+
+def check_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, Task]) -> None:
+    """Refuses names and numbers that do not fit the encoder, before data are read: the model is built without weights,
+    with classes in the place of those that the data will have.
+
+    Raises:
+        UserError: a setting that is none of a task's, or that does not fit.
+    """
+    encoder_dropout(arguments)
+    adapter_config(arguments)
+    path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
+    with suppress(OSError, RuntimeError, NotImplementedError):  # no such checkpoint, or none that is built so
+        try:
+            encoder = AutoConfig.from_pretrained(path, **options).get_text_config()
+            config = CerbertusConfig(
+                encoder_config=encoder.to_dict(),
+                tasks={name: _with_some_labels(task) for name, task in tasks.items()},
+                encoders=arguments.encoders,
+                num_task_layers=arguments.num_task_layers,
+            )
+            with torch.device("meta"):
+                CerbertusForMultitask(config)
+        except (ValueError, StrictDataclassError) as error:
+            raise UserError(f"--tasks_file on {arguments.model_name_or_path}: {one_line(error)}") from error
+
+
+def _with_some_labels(task: Task) -> dict[str, Any]:
+    settings = task.settings_of("single_label_classification")
+    if settings["problem_type"] == "regression" or "labels" in settings:
+        return settings
+    number = 2 if settings.get("loss") == "binary_cross_entropy" else 3
+    return settings | {"labels": [str(label) for label in range(number)]}
+
+
+def load_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, Task]) -> Any:
+    """The model of a run: a `CerbertusForMultitask` around an encoder, or a checkpoint of ours to train further; with
+    the adapters that were asked for.
+
+    Raises:
+        UserError: if the checkpoint is missing, corrupt, stored as pickle, or does not fit the settings; as
+            `with_adapters`.
+    """
+    dropout = encoder_dropout(arguments)
+    changes: dict[str, Any] = {"encoder_config": dropout} if dropout else {}
+    try:
+        model = CerbertusForMultitask.from_pretrained(
+            resolve_path(arguments.model_name_or_path),
+            tasks={name: task.settings for name, task in tasks.items()},
+            encoders=arguments.encoders,
+            num_task_layers=arguments.num_task_layers,
+            use_safetensors=None if arguments.allow_pickle else True,
+            **changes,
+            **loading_options(arguments),
+        )
+    except LOADING_ERRORS as error:
+        raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+    return with_adapters(model, arguments)
+
+
+def make_multitask_trainer(
+    data: MultitaskData,
+    model_arguments: MultitaskModelArguments,
+    data_arguments: MultitaskDataArguments,
+    training_arguments: MultitaskTrainingArguments,
+) -> LayerFusionTrainer:
+    """The model of a run, its new weights drawn by the run's seed, in its Trainer. Writes nothing.
+
+    Raises:
+        UserError: as `load_multitask_model`.
+    """
+    train_tasks = data_arguments.train_tasks or list(data.tasks)
+    set_seed(training_arguments.seed)
+    training_arguments.task_metrics = {
+        name: str(task.settings["metric"]) for name, task in data.tasks.items()
+    }
+    train = data.split("train")
+    return LayerFusionTrainer(
+        model=load_multitask_model(model_arguments, data.tasks),
+        args=training_arguments,
+        train_dataset={name: train[name] for name in train_tasks},
+        eval_dataset=data.split("validation"),
+        processing_class=data.tokenizer,
+        compute_metrics={
+            name: compute_metrics_for(prepared.schema.problem_type)
+            for name, prepared in data.prepared.items()
+        },
+        optimizer_cls_and_kwargs=chosen_optimizer(training_arguments),
+    )
+
+
+def train_multitask(trainer: LayerFusionTrainer, data: MultitaskData) -> MultitaskResult:
+    """Trains; then predicts every split but training's with the model that was chosen on the mean over the tasks, and
+    the test split once more with each task's own best."""
+    arguments: MultitaskTrainingArguments = trainer.args
+    start = time.perf_counter()
+    with suppress(PushError):  # the outputs are pushed when they are whole, the model with them
+        trainer.train(resume_from_checkpoint=resume_point(arguments))
+    seconds = time.perf_counter() - start
+    metrics: dict[str, dict[str, float]] = {}
+    logits: dict[str, dict[str, np.ndarray]] = {name: {} for name in data.tasks}
+    labels: dict[str, dict[str, np.ndarray | None]] = {name: {} for name in data.tasks}
+    for split in ("validation", "test", PREDICT):
+        rows = data.split(split)
+        if not rows:
+            continue
+        for name, output in trainer.predict(rows, metric_key_prefix=split).items():
+            logits[name][split], labels[name][split] = output.predictions, output.label_ids
+            metrics.setdefault(split, {}).update(split_metrics(output, split))
+        _add_mean(metrics.get(split, {}), data.tasks)
+    if arguments.best_of_each_task and arguments.eval_strategy != "no":
+        metrics["best_of_each"] = _best_of_each(trainer, data)
+    parameters = num_parameters(trainer.model)
+    return MultitaskResult(metrics, logits, labels, trainer.state.log_history, seconds, parameters)
+
+
+def _add_mean(metrics: dict[str, float], tasks: dict[str, Task]) -> None:
+    """Adds the mean over the tasks' main metrics where all of them are there."""
+    names = [f"{name}_{task.settings['metric']}" for name, task in tasks.items()]
+    if all(name in metrics for name in names):
+        metrics["mean"] = float(np.mean([metrics[name] for name in names]))
+
+
+def _best_of_each(trainer: LayerFusionTrainer, data: MultitaskData) -> dict[str, float]:
+    chosen = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+    metrics: dict[str, float] = {}
+    test = data.split("test")
+    for task in test:
+        folder = Path(str(trainer.args.output_dir)) / f"{BEST_OF_TASK}-{task}"
+        if not folder.exists():  # never validated, or by no number: a correlation may be undefined all along
+            logger.info("%s: no epoch is its best", task)
+            continue
+        if isinstance(trainer.model, PeftModel):
+            read_adapters(trainer.model, folder)
+        else:
+            trainer.model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
+        output = trainer.predict({task: test[task]}, metric_key_prefix="test")[task]
+        metrics |= split_metrics(output, "test")
+    trainer.model.load_state_dict(chosen)
+    _add_mean(metrics, data.tasks)
+    return metrics
+
+
+def architecture_counts(
+    arguments: MultitaskModelArguments, tasks: dict[str, Task]
+) -> dict[str, dict[str, Any]]:
+    """Parameters of the architectures in which the tasks can share an encoder (SerBERTus, Tables 6 and 7), by name, as
+    the fields of `ParameterCounts`; no weight is loaded.
+
+    Raises:
+        UserError: if the encoder's configuration cannot be loaded, or a task does not fit it.
+    """
+    try:
+        encoder = AutoConfig.from_pretrained(
+            resolve_path(arguments.model_name_or_path), **loading_options(arguments)
+        ).get_text_config()  # of a checkpoint of ours, its encoder's
+        settings = {name: task.settings for name, task in tasks.items()}
+        shapes = [(["shared"], k) for k in range(encoder.num_hidden_layers + 1)]
+        shapes += [(["own"], 0), (["shared", "own"], 0), (["shared", "frozen"], 0)]
+        counts = {}
+        for encoders, k in shapes:
+            config = CerbertusConfig(
+                encoder_config=encoder, tasks=settings, encoders=encoders, num_task_layers=k
+            )
+            try:
+                counts[config.paper_name] = parameter_counts(config)._asdict()
+            except ValueError:
+                if k == 0:
+                    raise
+                # An encoder such as ALBERT, whose layers no task can have a copy of.
+        return counts
+    except LOADING_ERRORS as error:
+        raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error

@@ -1,0 +1,150 @@
+"""What a run measured, as the facts of its model card."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_layerfusion.data.arrow_tables import take, values
+from hf_layerfusion.data.label_names import raw_labels
+from hf_layerfusion.data.statistics import corpus_statistics, statistics_table
+from hf_layerfusion.hub.card_facts import CardFacts
+from hf_layerfusion.hub.environment import hardware_name, library_environment
+from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
+from hf_layerfusion.recipes.adapter_setup import adapter_fields, adapter_lines
+from hf_layerfusion.recipes.card_fields import classifier_fields
+from hf_layerfusion.recipes.data_preparation import PreparedData
+from hf_layerfusion.recipes.recipe_arguments import (
+    DataArguments,
+    ModelArguments,
+    RunTrainingArguments,
+)
+from hf_layerfusion.training.trainer_card import NO_METRIC
+
+
+@dataclass
+class RunResult:
+    """What a run measured.
+
+    Attributes:
+        metrics: by split, then by name.
+        logits: of the split that predictions were made for, `[N, C]`.
+        labels: its labels, `[N]` or `[N, C]`, `None` where it has none.
+        history: the Trainer's log.
+        training_seconds: time that training took.
+        parameters: number of the model's parameters.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    logits: np.ndarray
+    labels: np.ndarray | None
+    history: list[dict[str, Any]]
+    training_seconds: float
+    parameters: int
+
+
+def training_texts(data: PreparedData) -> tuple[tuple[list[str], list[str]], tuple[list[str], list[str]]]:
+    """The first texts of the training data with the names of their classes: as they were read, and as they are trained
+    on. Rows that were cut off for validation or as a fold are in neither."""
+    column, schema = data.text_columns[0], data.schema
+    keys = zip(values(data.raw_train, "row"), values(data.raw_train, "id"), strict=True)
+    kept = take(data.raw_train, [place for place, key in enumerate(keys) if key not in data.held_out])
+    named = dict(zip(schema.values, schema.names, strict=True))
+    raw = [f"{label:g}" if isinstance(label, float) else str(label) for label in raw_labels(kept)]
+    train = data.splits["train"]
+    trained = [schema.names[label] for label in values(train, "label")]
+    return (values(kept, column), [named.get(label, label) for label in raw]), (
+        values(train, column),
+        trained,
+    )
+
+
+def measured_fields(
+    history: list[dict[str, Any]], seconds: float, arguments: RunTrainingArguments
+) -> dict[str, Any]:
+    """Fields of a card that say how training went, and on what."""
+    return {
+        "seeds": [arguments.seed],
+        "epochs": epoch_rows(history),
+        "training_seconds": seconds,
+        "hardware": hardware_name(arguments.device, arguments.world_size),
+        "environment": library_environment(),
+    }
+
+
+def split_metrics(output: Any, split: str) -> dict[str, float]:
+    """The metrics of a prediction without `split` before their names, and without times."""
+    return {
+        name.removeprefix(f"{split}_"): value
+        for name, value in (output.metrics or {}).items()
+        if not name.endswith(NO_METRIC)
+    }
+
+
+def epoch_rows(history: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """One row an epoch from the Trainer's log: training loss and every validation metric, its loss first and the others
+    by name. A resumed run reads its log from a file, which keeps no order of names."""
+    rows: dict[float, dict[str, float]] = {}
+    for entry in history:
+        epoch = entry.get("epoch")
+        if epoch is None or "train_runtime" in entry:
+            continue
+        row = rows.setdefault(epoch, {"epoch": epoch})
+        if "loss" in entry:
+            row["training loss"] = entry["loss"]
+        for name, value in sorted(entry.items(), key=lambda item: (item[0] != "eval_loss", item[0])):
+            if name.startswith("eval_") and not name.endswith(NO_METRIC):
+                row[f"validation {name.removeprefix('eval_')}"] = value
+    return [rows[epoch] for epoch in sorted(rows)]
+
+
+def card_facts(
+    folder: Path,
+    data: PreparedData,
+    result: RunResult,
+    model: Any,
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    training_arguments: RunTrainingArguments,
+    figures: list[tuple[str, str]],
+) -> CardFacts:
+    """Collects the facts of a run for its model card; every figure was measured by that run."""
+    variant = getattr(model.config, "paper_name", "plain")
+    single_label = data.schema.problem_type == "single_label_classification"
+    fields = classifier_fields(model.config, model_arguments, data_arguments, training_arguments)
+    fields |= adapter_fields(model, folder, len(data.text_columns))
+    fields["architecture"] += adapter_lines(model)
+    if (
+        "test" not in result.metrics
+        and "validation" in result.metrics
+        and training_arguments.load_best_model_at_end
+    ):
+        fields["limits"].insert(
+            0,
+            "The checkpoint was chosen on the validation split, whose figures above are therefore optimistic.",
+        )
+    notes = "\n".join(f"- {escape_markdown(note)}" for note in data.notes)
+    sections = [("What happened to the texts", notes)]
+    if single_label:
+        before, after = (corpus_statistics(*part) for part in training_texts(data))
+        sections.append(
+            ("Words a text, before and after cleaning", str(markdown_table(*statistics_table(before, after))))
+        )
+    return CardFacts(
+        model_name=card_name(variant, folder),
+        model_path=str(folder),
+        **fields,
+        **measured_fields(result.history, result.training_seconds, training_arguments),
+        parameters=result.parameters,
+        num_examples={name: len(split) for name, split in data.splits.items()},
+        metrics=result.metrics,
+        figures=figures,
+        sections=sections,
+    )
+
+
+def card_name(variant: str, folder: Path) -> str:
+    """The name of a run's model: its folder's, with the variant before it unless it starts with that."""
+    name = folder.resolve().name
+    return name if name.startswith(variant) else f"{variant}-{name}"

@@ -1,0 +1,165 @@
+"""Optuna's side of a search: a study in a sqlite file that goes on where it was cut off.
+
+Imported only where it is asked for, as Optuna is optional.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.evaluation.plots.search_plots import Trial
+from hf_layerfusion.training.searching import FOLDER
+
+STUDY_NAME = "search"
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(seed=seed),
+    "random": lambda seed: RandomSampler(seed=seed),
+}
+_STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+def state_of(trial: FrozenTrial) -> str:
+    """`finished`, `pruned`, `failed` for a stated reason, or `interrupted`."""
+    if trial.state == TrialState.FAIL and "error" not in trial.user_attrs:
+        return "interrupted"
+    return _STATES.get(trial.state, "interrupted")
+
+
+def number_of_ended(study: optuna.Study) -> int:
+    """How many trials have ended by themselves."""
+    return sum(state_of(trial) != "interrupted" for trial in study.get_trials(deepcopy=False))
+
+
+class EachTrialSeeded(BaseSampler):
+    """Draws each trial by a sampler with a seed made of the run's and of how many trials have ended before.
+
+    So what is drawn depends on these and on what they measured, not on how often the search was cut off: a trial that
+    was under way is drawn again with the same values. Optuna's samplers keep one generator, which a new process would
+    start anew and so draw the first trials twice.
+
+    Args:
+        make: a sampler of a seed.
+        seed: the run's.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        self._make = make
+        self._seed = seed
+        self._sampler = make(seed)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        words = np.random.SeedSequence([self._seed, number_of_ended(study)]).generate_state(1)
+        self._sampler = self._make(int(words[0]))
+        self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]
+    ) -> dict[str, Any]:
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
+    ) -> Any:
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
+        self._sampler.after_trial(study, trial, state, values)
+
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """Turns what sqlite and Optuna raise of a damaged file into one line.
+
+    Raises:
+        UserError: if the study cannot be read or written to.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        reason = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+        raise UserError(
+            f"{path}: cannot be used as a study of Optuna ({one_line(reason)[:80]}); make room if the disk is full, or "
+            "delete it to search anew."
+        ) from error
+
+
+def study_options(path: Path, *, sampler: str, seed: int, prune: bool, maximize: bool) -> dict[str, Any]:
+    """Arguments of `optuna.create_study`, which opens the study where it is there.
+
+    Raises:
+        UserError: if the file is no sqlite file of Optuna.
+    """
+    url = URL.create("sqlite", database=str(path)).render_as_string()
+    try:
+        storage = optuna.storages.RDBStorage(url)
+    except (SQLAlchemyError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: is no study of Optuna ({one_line(error)[:80]}); delete it to search anew."
+        ) from error
+    return {
+        "storage": storage,
+        "study_name": STUDY_NAME,
+        "direction": "maximize" if maximize else "minimize",
+        "load_if_exists": True,
+        "sampler": EachTrialSeeded(SAMPLERS[sampler], seed),
+        # Optuna's own default is to prune.
+        "pruner": optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),
+    }
+
+
+def open_study(path: Path, options: dict[str, Any], identity: dict[str, Any]) -> optuna.Study:
+    """Opens the study; trials that were under way when the search was cut off are marked as failed.
+
+    Args:
+        path: its file, for messages.
+        options: `study_options`.
+        identity: what its results depend on, as JSON.
+
+    Raises:
+        UserError: if the file holds a study of something else.
+    """
+    study = optuna.create_study(**options)
+    stored = study.user_attrs.get("identity")
+    if stored is None and study.get_trials(deepcopy=False):
+        raise UserError(f"{path}: holds a study of another program; name another output folder.")
+    if stored is None:
+        study.set_user_attr("identity", identity)
+    else:
+        changed = [name for name in identity.keys() | stored.keys() if identity.get(name) != stored.get(name)]
+        if changed:
+            raise UserError(
+                f"{path}: holds a search with another {', '.join(sorted(changed))}; name another output folder, or "
+                "take these back."
+            )
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+        study.tell(trial.number, state=TrialState.FAIL)
+    return study
+
+
+def trials_of(study: optuna.Study) -> list[Trial]:
+    """The study's trials, as they are reported."""
+    return [
+        Trial(
+            number=trial.number,
+            state=state_of(trial),
+            objective=trial.value,
+            settings=dict(trial.params),
+            seconds=None if trial.duration is None else trial.duration.total_seconds(),
+            error=trial.user_attrs.get("error", ""),
+            folder=trial.user_attrs.get(FOLDER, ""),
+        )
+        for trial in study.get_trials(deepcopy=False)
+    ]

@@ -1,0 +1,318 @@
+"""The search for a run's settings before the run: `Trainer.hyperparameter_search` over a space in a .json file.
+
+What is searched on is the validation data that also choose a run's checkpoint. Test data take no part: they are
+predicted once, by the ordinary run with the best settings that follows.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from transformers import PreTrainedModel
+from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKENDS
+from transformers.trainer_utils import BestRun, HPSearchBackend, IntervalStrategy
+
+from hf_layerfusion.errors import UserError, nearest
+from hf_layerfusion.evaluation.plots.search_plots import Trial
+from hf_layerfusion.recipes.recipe_arguments import RunTrainingArguments
+from hf_layerfusion.recipes.run_folder import SETTINGS_FILE, Experiment
+from hf_layerfusion.recipes.search.search_report import (
+    in_words,
+    search_section,
+    searched_metric,
+    write_trials,
+)
+from hf_layerfusion.recipes.search.search_space import (
+    TRAINING_SETTINGS,
+    Range,
+    SearchSpace,
+    check_space,
+    draw,
+    ray_space,
+    read_space,
+    wandb_sweep,
+)
+from hf_layerfusion.storage import read_object, writable, write_json
+from hf_layerfusion.training.own_folders import remove_own
+from hf_layerfusion.training.searching import SearchStopped
+from hf_layerfusion.training.trainer import LayerFusionTrainer
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "search"
+STUDY_FILE = "study.db"
+BEST_FILE = "best.json"
+SAMPLERS = ("tpe", "random")
+
+
+class SearchableExperiment(Experiment, Protocol):
+    """An experiment whose settings can be searched for.
+
+    Attributes:
+        model_arguments: which model.
+        sections: what the model card says beside its own, `(title, Markdown)`.
+    """
+
+    model_arguments: Any
+    sections: list[tuple[str, str]]
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there are validation data to choose on and test data to report on."""
+
+    def load_model(self, model_arguments: Any) -> PreTrainedModel:
+        """The model of other model arguments on the same data."""
+
+
+AnyExperiment = TypeVar("AnyExperiment", bound=SearchableExperiment)
+
+
+def check_search(arguments: RunTrainingArguments) -> None:
+    """Checks the options of a search, whether there is one or not.
+
+    Raises:
+        UserError: an option out of its range or without `--hp_search`, a package that is missing, or a run that leaves
+            nothing to choose on.
+    """
+    backends = [backend.value for backend in HPSearchBackend]
+    if arguments.hp_search is None:
+        if arguments.hp_space is not None:
+            raise UserError(
+                f"--hp_space is for a search, found no --hp_search; name one of {', '.join(backends)}."
+            )
+        return
+    if arguments.hp_search not in backends:
+        raise UserError(
+            f"--hp_search must be one of {', '.join(backends)}, found {arguments.hp_search!r}; "
+            f"{nearest(arguments.hp_search, backends)}"
+        )
+    backend = ALL_HYPERPARAMETER_SEARCH_BACKENDS[HPSearchBackend(arguments.hp_search)]()
+    if not backend.is_available():
+        raise UserError(
+            f"--hp_search {arguments.hp_search} needs the package {arguments.hp_search}, found none; run "
+            f"{backend.pip_install()}."
+        )
+    read_space(arguments.hp_space)
+    if arguments.hp_trials < 1:
+        raise UserError(f"--hp_trials must be 1 or more, found {arguments.hp_trials}.")
+    if arguments.hp_sampler not in SAMPLERS:
+        raise UserError(
+            f"--hp_sampler must be one of {', '.join(SAMPLERS)}, found {arguments.hp_sampler!r}; "
+            f"{nearest(arguments.hp_sampler, SAMPLERS)}"
+        )
+    if arguments.hp_search != "optuna" and arguments.hp_prune:
+        raise UserError(f"--hp_prune is Optuna's, found --hp_search {arguments.hp_search}; leave it out.")
+    if arguments.world_size > 1:
+        raise UserError(
+            f"--hp_search runs in one process, found {arguments.world_size}; search in one and run with what it found."
+        )
+    if arguments.eval_strategy == IntervalStrategy.NO:
+        raise UserError("--hp_search needs evaluations to choose by, found --eval_strategy no; set epoch.")
+
+
+def varies_model(arguments: RunTrainingArguments) -> bool:
+    """Return whether a search draws settings of the model, so that those of the run need not fit the encoder."""
+    if arguments.hp_search is None:
+        return False
+    return any(name not in TRAINING_SETTINGS for name in read_space(arguments.hp_space))
+
+
+def run_with_best(
+    experiment: AnyExperiment, arguments: RunTrainingArguments
+) -> tuple[AnyExperiment, RunTrainingArguments]:
+    """Searches, with `--hp_search`, in `search/` of `--output_dir`; otherwise gives back what it got.
+
+    The study lies in a sqlite file. A search that was cut off goes on: trials that have ended are not run again, one
+    that was under way is marked as failed and run again with the same values.
+
+    Returns:
+        Experiment and arguments with the best settings.
+
+    Raises:
+        UserError: as `read_space`, `check_space` and `open_study`; if no trial ended well, or there are no
+            validation data beside test data.
+    """
+    if arguments.hp_search is None:
+        return experiment, arguments
+    if not experiment.has_held_out:
+        raise UserError(
+            "--hp_search needs validation data to choose on and test data to report on, found one of them at most; "
+            "give --test_file, or --validation_file, which is then the test while others are cut from training."
+        )
+    space = read_space(arguments.hp_space)
+    entries = {name: dataclasses.asdict(entry) for name, entry in space.items()}
+    folder = Path(str(arguments.output_dir)) / FOLDER
+    stored = read_best(folder / BEST_FILE)
+    if stored is None:
+        check_space(space, experiment.model_arguments, arguments, experiment.load_model)
+        with writable(f"--output_dir {folder.parent}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder.parent / SETTINGS_FILE, experiment.settings)
+        best = _search(experiment, arguments, space, entries, folder)
+        values = {name: best.hyperparameters[name] for name in space}
+        stored = {"space": entries, "settings": values, "objective": best.objective, "trial": best.run_id}
+        with writable(f"--output_dir {folder.parent}"):
+            write_json(folder / BEST_FILE, stored)
+    elif stored["space"] != entries:
+        raise UserError(
+            f"{folder}: holds a search with another space; name another output folder, or take it back."
+        )
+    values = stored["settings"]
+    logger.info("best of the search, trial %s: %s", stored["trial"], in_words(values))
+    of_model = {name: value for name, value in values.items() if name not in TRAINING_SETTINGS}
+    of_training = {name: value for name, value in values.items() if name in TRAINING_SETTINGS}
+    section = search_section(arguments, values, stored["objective"])
+    changed: Any = experiment  # a dataclass; a Protocol cannot say so
+    changed = dataclasses.replace(
+        changed,
+        model_arguments=dataclasses.replace(changed.model_arguments, **of_model),
+        sections=[*changed.sections, section],
+    )
+    return changed, dataclasses.replace(arguments, **of_training)
+
+
+def read_best(path: Path) -> dict[str, Any] | None:
+    """Return what a search that has ended found; `None` where none has.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    if not path.exists():
+        return None
+    way_out = "delete it: the search, whose trials are kept, then says anew what was best"
+    stored = read_object(path, way_out)
+    if not {"space", "settings", "objective", "trial"} <= stored.keys():
+        raise UserError(f"{path}: must hold the best settings of a search, found something else; {way_out}.")
+    return stored
+
+
+def _search(
+    experiment: SearchableExperiment,
+    arguments: RunTrainingArguments,
+    space: SearchSpace,
+    entries: dict[str, Any],
+    folder: Path,
+) -> BestRun:
+    changes: dict[str, Any] = {
+        "output_dir": str(folder),
+        "seed": (arguments.seeds or [arguments.seed])[0],
+        "resume_from_checkpoint": None,
+        "push_to_hub": False,
+        "best_of_each_task": False,
+        "plot_layers": None,
+        "plot_layers_beside": None,
+    }
+    arguments = dataclasses.replace(arguments, **changes)
+    trainer = experiment.make_trainer(arguments)
+
+    def model_of(trial: Any) -> Any:
+        values = draw(space, trial)
+        of_model = {name: value for name, value in values.items() if name not in TRAINING_SETTINGS}
+        return experiment.load_model(dataclasses.replace(experiment.model_arguments, **of_model))
+
+    trainer.model_init = model_of
+    options: dict[str, Any] = {
+        "compute_objective": lambda metrics: _objective(metrics, arguments),
+        "direction": "maximize" if arguments.greater_is_better else "minimize",
+        "backend": arguments.hp_search,
+        "n_trials": arguments.hp_trials,
+    }
+    if arguments.hp_search == "optuna":
+        return _search_with_optuna(
+            trainer, arguments, space, {"space": entries, **experiment.settings}, options
+        )
+    if arguments.hp_search == "ray":
+        return trainer.hyperparameter_search(hp_space=lambda _: ray_space(space), **options)
+    sweep = wandb_sweep(space, arguments.hp_sampler)
+    return trainer.hyperparameter_search(
+        hp_space=lambda _: sweep, metric=f"eval/{searched_metric(arguments)}", **options
+    )
+
+
+def _search_with_optuna(
+    trainer: LayerFusionTrainer,
+    arguments: RunTrainingArguments,
+    space: SearchSpace,
+    identity: dict[str, Any],
+    options: dict[str, Any],
+) -> BestRun:
+    from hf_layerfusion.recipes.search import optuna_study as search_study
+
+    with search_study.sound(Path(str(arguments.output_dir)) / STUDY_FILE):
+        return _search_in_study(trainer, arguments, space, identity, options)
+
+
+def _search_in_study(
+    trainer: LayerFusionTrainer,
+    arguments: RunTrainingArguments,
+    space: SearchSpace,
+    identity: dict[str, Any],
+    options: dict[str, Any],
+) -> BestRun:
+    import optuna
+
+    from hf_layerfusion.recipes.search import optuna_study as search_study
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the Trainer says how each trial ended
+    folder = Path(str(arguments.output_dir))
+    maximize = options["direction"] == "maximize"
+    study_options = search_study.study_options(
+        folder / STUDY_FILE,
+        sampler=arguments.hp_sampler,
+        seed=arguments.seed,
+        prune=arguments.hp_prune,
+        maximize=maximize,
+    )
+    study = search_study.open_study(folder / STUDY_FILE, study_options, identity)
+    for trial in search_study.trials_of(study):
+        if trial.state == "interrupted" and trial.folder:
+            remove_own(folder / trial.folder)
+    left = arguments.hp_trials - search_study.number_of_ended(study)
+    if left > 0:
+        of_training = {name: entry for name, entry in space.items() if name in TRAINING_SETTINGS}
+        try:
+            trainer.hyperparameter_search(
+                hp_space=lambda trial: draw(of_training, trial),
+                # A trial that cannot be run, finds no memory for its batch, or whose loss is not finite, is a failed
+                # one, and the search goes on.
+                catch=(UserError, torch.OutOfMemoryError),
+                **{**options, "n_trials": left, **study_options},
+            )
+        except SearchStopped as stopped:
+            # The trial counts as interrupted: the same command runs it again.
+            raise UserError(str(stopped)) from stopped
+        except ValueError:
+            _check_ended(search_study.trials_of(study))
+            raise
+    trials = search_study.trials_of(study)
+    _check_ended(trials)
+    # Those that a kill cut off were run again: what is written is what a search without a kill writes.
+    ended = [trial for trial in trials if trial.state != "interrupted"]
+    trials = [dataclasses.replace(trial, number=number) for number, trial in enumerate(ended)]
+    write_trials(folder, trials, arguments, [name for name, entry in space.items() if _is_log(entry)])
+    best = study.best_trial
+    number = [trial.number for trial in ended].index(best.number)
+    return BestRun(str(number), best.value, best.params)
+
+
+def _check_ended(trials: Sequence[Trial]) -> None:
+    failed = [trial.error for trial in trials if trial.error]
+    if failed and not any(trial.state == "finished" for trial in trials):
+        raise UserError(f"--hp_search: no trial ended well; the last one: {failed[-1]}")
+
+
+def _is_log(entry: Any) -> bool:
+    return isinstance(entry, Range) and entry.log
+
+
+def _objective(metrics: dict[str, float], arguments: RunTrainingArguments) -> float:
+    name = f"eval_{searched_metric(arguments)}"
+    if name not in metrics:
+        known = [key.removeprefix("eval_") for key in metrics if key.startswith("eval_")]
+        raise UserError(
+            f"--metric_for_best_model must be one of {', '.join(sorted(known))}, found {searched_metric(arguments)!r}."
+        )
+    return float(metrics[name])

@@ -1,0 +1,57 @@
+"""What a model answers to a split, as files and a figure."""
+
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from hf_layerfusion.evaluation.plots.run_plots import plot_confusion_matrix, plot_regression
+from hf_layerfusion.evaluation.predictions import write_predictions
+from hf_layerfusion.recipes.data_preparation import PreparedData
+from hf_layerfusion.recipes.ensemble_artifacts import write_split_logits
+from hf_layerfusion.recipes.recipe_arguments import DataArguments
+
+
+def prediction_ids(rows: Dataset, arguments: DataArguments) -> list[str]:
+    """The ids that a split's predictions are written with: the data's own. Where these have none, kaggle's format,
+    which counts from 1, has the places of the rows in their file."""
+    ids = list(rows["id"])
+    numbered = arguments.id_column is None and not str(arguments.test_file).endswith(".txt")
+    if arguments.prediction_format == "kaggle" and numbered:
+        return [str(int(id_) + 1) for id_ in ids]
+    return ids
+
+
+def write_answers(
+    folder: Path,
+    data: PreparedData,
+    split: str,
+    logits: np.ndarray,
+    labels: np.ndarray | None,
+    arguments: DataArguments,
+) -> list[tuple[str, str]]:
+    """Writes the predictions of a split and their logits into `folder`, and where there are labels a figure of both.
+
+    Returns:
+        The figure's caption and path, if there is one.
+    """
+    rows, schema = data.splits[split], data.schema
+    write_predictions(
+        folder / "predictions.csv",
+        ids=prediction_ids(rows, arguments),
+        texts={column: rows[column] for column in data.text_columns},
+        logits=logits,
+        problem_type=schema.problem_type,
+        label_names=schema.names,
+        format=arguments.prediction_format,  # type: ignore[arg-type]
+    )
+    write_split_logits(folder, data, rows, logits)
+    plots = folder / "plots"
+    plots.mkdir(exist_ok=True)
+    if labels is None or schema.problem_type == "multi_label_classification":
+        return []
+    if schema.problem_type == "regression":
+        plot_regression(labels, logits, plots / "regression.png")
+        return [(f"Predicted against true values on {split}.", "plots/regression.png")]
+    plot_confusion_matrix(labels, logits.argmax(axis=1), schema.names, plots / "confusion_matrix.png")
+    return [(f"Confusion matrix on {split}.", "plots/confusion_matrix.png")]

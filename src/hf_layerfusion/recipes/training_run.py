@@ -1,0 +1,303 @@
+"""One fine-tuning run, from prepared data to a folder with model, card, plots and predictions."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from hf_layerfusion.data.statistics import plot_word_counts, word_counts
+from hf_layerfusion.evaluation.metrics import compute_metrics_for
+from hf_layerfusion.evaluation.plots.layer_plots import plot_layer_use
+from hf_layerfusion.evaluation.plots.run_plots import has_training_curves, plot_training_curves
+from hf_layerfusion.hub.card import build_card
+from hf_layerfusion.hub.publish import CARD, PushError
+from hf_layerfusion.metric_registry import METRICS, choosing_metrics
+from hf_layerfusion.recipes.adam import chosen_optimizer
+from hf_layerfusion.recipes.adapter_setup import num_parameters
+from hf_layerfusion.recipes.best_metric import check_metric, with_metric
+from hf_layerfusion.recipes.data_preparation import (
+    PreparedData,
+    check_length,
+    check_names,
+    prepare,
+    tokenize,
+)
+from hf_layerfusion.recipes.data_record import DATA, check_record, data_record
+from hf_layerfusion.recipes.ensemble_artifacts import write_seen_texts
+from hf_layerfusion.recipes.layer_state_plots import (
+    PLOT_FILE,
+    LayerStates,
+    check_layer_states,
+    check_plotted_epochs,
+    plot_states,
+)
+from hf_layerfusion.recipes.layer_use_report import LAYERS_TITLE, layers_section, measure_layers
+from hf_layerfusion.recipes.model_setup import check_model, load_model, load_tokenizer
+from hf_layerfusion.recipes.prediction_run import is_prediction_only, predict_only
+from hf_layerfusion.recipes.publishing import open_hub, planned_push
+from hf_layerfusion.recipes.recipe_arguments import (
+    DataArguments,
+    ModelArguments,
+    RunTrainingArguments,
+)
+from hf_layerfusion.recipes.run_folder import (
+    RESULTS_FILE,
+    named_checkpoint,
+    open_run,
+    resume_point,
+    run_seeds,
+    run_settings,
+    save_trained,
+)
+from hf_layerfusion.recipes.run_report import RunResult, card_facts, split_metrics, training_texts
+from hf_layerfusion.recipes.search.search_run import check_search, run_with_best, varies_model
+from hf_layerfusion.recipes.split_predictions import write_answers
+from hf_layerfusion.storage import write_json
+from hf_layerfusion.training.optimizer import group_rows
+from hf_layerfusion.training.trainer import LayerFusionTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def make_trainer(
+    data: PreparedData,
+    encoded: dict[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    model_arguments: ModelArguments,
+    training_arguments: RunTrainingArguments,
+) -> LayerFusionTrainer:
+    """The model of a run, its new weights drawn by the run's seed, in its Trainer. Writes nothing.
+
+    Raises:
+        UserError: as `load_model`.
+    """
+    set_seed(training_arguments.seed)
+    return LayerFusionTrainer(
+        model=load_model(model_arguments, data.schema),
+        args=training_arguments,
+        train_dataset=encoded["train"],
+        eval_dataset=encoded.get("validation"),
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=compute_metrics_for(data.schema.problem_type),
+        optimizer_cls_and_kwargs=chosen_optimizer(training_arguments),
+    )
+
+
+def train_and_predict(trainer: LayerFusionTrainer, encoded: dict[str, Dataset]) -> RunResult:
+    """Trains, then predicts the test split, or the validation split where there is none."""
+    arguments: RunTrainingArguments = trainer.args
+    start = time.perf_counter()
+    with suppress(PushError):  # the outputs are pushed when they are whole, the model with them
+        trainer.train(resume_from_checkpoint=resume_point(arguments))
+    seconds = time.perf_counter() - start
+    metrics: dict[str, dict[str, float]] = {}
+    logits, labels = np.empty((0, trainer.model.num_labels)), None
+    scored = [split for split in ("validation", "test") if split in encoded]
+    if arguments.eval_strategy == "no":
+        scored = scored[-1:]  # validation takes no part in the run unless there is nothing else to predict
+    for split in scored:
+        output = trainer.predict(encoded[split], metric_key_prefix=split)
+        logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+        labels = output.label_ids
+        if labels is not None:
+            metrics[split] = split_metrics(output, split)
+    parameters = num_parameters(trainer.model)
+    return RunResult(metrics, logits, labels, trainer.state.log_history, seconds, parameters)
+
+
+def write_outputs(
+    data: PreparedData,
+    result: RunResult,
+    trainer: LayerFusionTrainer,
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    folder: Path,
+    further_sections: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Writes model, tokenizer, results, predictions, plots and card, with further sections, into a folder; the card
+    names the Trainer's."""
+    training_arguments: RunTrainingArguments = trainer.args
+    place = Path(str(training_arguments.output_dir))
+    write_seen_texts(folder, [data])
+    save_trained(trainer, folder)
+    plots = folder / "plots"
+    plots.mkdir(exist_ok=True)
+    figures = []
+    if data.schema.problem_type == "single_label_classification":
+        before, after = (word_counts(*part) for part in training_texts(data))
+        plot_word_counts(plots / "word_counts.png", before, after)
+        figures.append(
+            ("Words a text in the training data, before and after cleaning.", "plots/word_counts.png")
+        )
+    if "validation" in data.splits and has_training_curves(result.history):
+        main = choosing_metrics(data.schema.problem_type)[0]
+        plot_training_curves(result.history, plots / "training_curves.png", main)
+        figures.append((f"Loss and {METRICS[main].title} by epoch.", "plots/training_curves.png"))
+    if training_arguments.plot_layers:
+        plot_states(place, training_arguments.plot_layers_beside, data.schema.names, plots / PLOT_FILE)
+        figures.append(
+            (
+                "The first token's states at the last six layers, on two principal components.",
+                f"plots/{PLOT_FILE}",
+            )
+        )
+    sections = []
+    if trainer.eval_dataset is not None:
+        use = measure_layers(trainer, trainer.eval_dataset)
+        sections.append((LAYERS_TITLE, layers_section(use)))
+        if use is not None:
+            write_json(folder / "layer_use.json", dataclasses.asdict(use))
+            plot_layer_use(use, plots / "layer_use.png")
+            what = "Rise in loss" if use.accuracy_drop is None else "Drop in accuracy"
+            figures.append(
+                (f"{what} when a layer's states are replaced by their mean.", "plots/layer_use.png")
+            )
+    split = "test" if "test" in data.splits else "validation"
+    if split in data.splits:
+        figures += write_answers(folder, data, split, result.logits, result.labels, data_arguments)
+    results = {
+        f"{name}_{metric}": v for name, values in result.metrics.items() for metric, v in values.items()
+    }
+    results |= {"training_seconds": result.training_seconds, "parameters": result.parameters}
+    results["skipped_steps"] = trainer.skipped_steps
+    results["epochs"] = trainer.state.epoch
+    write_json(folder / RESULTS_FILE, results)
+    facts = card_facts(
+        place, data, result, trainer.model, model_arguments, data_arguments, training_arguments, figures
+    )
+    facts.sections += [*further_sections, *sections]
+    build_card(facts).save(folder / CARD)
+
+
+@dataclass
+class Classification:
+    """A run on one task, whatever its seed and folder: an `Experiment`.
+
+    Attributes:
+        data: the splits as texts.
+        encoded: the splits as model inputs.
+        tokenizer: what they were encoded with.
+        model_arguments: which model.
+        data_arguments: how the data were prepared.
+        settings: what its results depend on.
+        sections: what the model card says beside its own, `(title, Markdown)`.
+    """
+
+    outputs = (CARD,)
+
+    data: PreparedData
+    encoded: dict[str, Dataset]
+    tokenizer: PreTrainedTokenizerBase
+    model_arguments: ModelArguments
+    data_arguments: DataArguments
+    settings: dict[str, Any]
+    sections: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there are validation data to choose on and test data to report on."""
+        return {"validation", "test"} <= self.encoded.keys()
+
+    def load_model(self, model_arguments: ModelArguments) -> PreTrainedModel:
+        """As the function of that name."""
+        return load_model(model_arguments, self.data.schema)
+
+    def make_trainer(self, arguments: RunTrainingArguments) -> LayerFusionTrainer:
+        """As the function of that name.
+
+        Raises:
+            UserError: layers' states that cannot be drawn; as `load_model`.
+        """
+        if self.data_arguments.train_on_all:
+            # Nothing is left to choose a checkpoint on.
+            changes: dict[str, Any] = {
+                "eval_strategy": "no",
+                "load_best_model_at_end": False,
+                "early_stopping_patience": None,
+            }
+            arguments = dataclasses.replace(arguments, **changes)
+        validation = self.encoded.get("validation")
+        check_layer_states(arguments, self.data.schema.problem_type, validation)
+        trainer = make_trainer(self.data, self.encoded, self.tokenizer, self.model_arguments, arguments)
+        if arguments.plot_layers:
+            title = getattr(trainer.model.config, "paper_name", "plain")
+            trainer.add_callback(
+                LayerStates(trainer, self.encoded["validation"], title, Path(str(arguments.output_dir)))
+            )
+        return trainer
+
+    def train(self, trainer: LayerFusionTrainer) -> RunResult:
+        """As `train_and_predict`."""
+        return train_and_predict(trainer, self.encoded)
+
+    def write(self, trainer: LayerFusionTrainer, result: RunResult, folder: Path) -> None:
+        """As `write_outputs`."""
+        write_outputs(
+            self.data, result, trainer, self.model_arguments, self.data_arguments, folder, self.sections
+        )
+
+
+def classify(
+    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: RunTrainingArguments
+) -> dict[str, Any]:
+    """The whole of a script without folds: prepares the data once, then trains, predicts and writes outputs for each
+    seed; with `--hp_search`, by the settings that a search before finds best. With `--do_predict` and no `--do_train`,
+    `predict_only`.
+
+    Returns:
+        As `run_seeds`; with `--dry_run`, which trains nothing, the `groups` of parameters.
+
+    Raises:
+        UserError: for whatever the user can mend.
+    """
+    if is_prediction_only(training_arguments):
+        return predict_only(model_arguments, data_arguments, training_arguments)
+    check_names(data_arguments)
+    check_metric(training_arguments, *filter(None, [data_arguments.problem_type]))
+    check_plotted_epochs(training_arguments)
+    check_search(training_arguments)
+    if training_arguments.hp_search is not None:
+        # What is searched on is not reported.
+        data_arguments = dataclasses.replace(data_arguments, report_on_selection=False)
+    settings = run_settings(model_arguments, data_arguments, training_arguments)
+    with open_run(training_arguments, settings):
+        if training_arguments.process_index == 0 and not training_arguments.dry_run:
+            open_hub(training_arguments, several=len(training_arguments.seeds or ()) > 1)
+        if not varies_model(training_arguments):
+            check_model(model_arguments)
+        chosen_optimizer(training_arguments)
+        tokenizer = load_tokenizer(model_arguments)
+        check_length(tokenizer, data_arguments)
+        with training_arguments.main_process_first(desc="preparing the texts"):
+            data = prepare(data_arguments)
+            encoded = tokenize(data, tokenizer, data_arguments)
+        for note in data.notes:
+            logger.info(note)
+        training_arguments = with_metric(training_arguments, data.schema.problem_type)
+        if training_arguments.dry_run:
+            groups = group_rows(load_model(model_arguments, data.schema), training_arguments)
+            return {"groups": groups, **planned_push(training_arguments)}
+        record = data_record(data)
+        check_record(
+            Path(str(training_arguments.output_dir)),
+            record,
+            vars(data_arguments),
+            named_checkpoint(training_arguments),
+        )
+        settings |= {DATA: record}
+        experiment = Classification(data, encoded, tokenizer, model_arguments, data_arguments, settings)
+        return run_seeds(*run_with_best(experiment, training_arguments))

@@ -1,0 +1,117 @@
+"""What a script shows while it runs."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_layerfusion.cli.script import parse_arguments, set_up_logging
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.recipes.recipe_arguments import (
+    AbsaDataArguments,
+    AbsaTrainingArguments,
+    DataArguments,
+    ModelArguments,
+    NliDataArguments,
+    NliTrainingArguments,
+    PoolingModelArguments,
+    TweetTrainingArguments,
+)
+from hf_layerfusion.recipes.run_folder import run_settings
+from reproduction.recipes import MULTITASK_CLASSES
+
+
+@pytest.fixture(autouse=True)
+def _levels_as_before() -> Iterator[None]:
+    package = logging.getLogger("hf_layerfusion")
+    before = package.level
+    yield
+    package.setLevel(before)
+
+
+@pytest.mark.parametrize(("rank", "tells"), [(None, True), ("0", True), ("1", False)])
+def test_of_several_processes_the_main_one_tells_of_its_work(
+    monkeypatch: pytest.MonkeyPatch, rank: str | None, tells: bool
+) -> None:
+    if rank is None:
+        monkeypatch.delenv("RANK", raising=False)
+    else:
+        monkeypatch.setenv("RANK", rank)
+    set_up_logging()
+    logger = logging.getLogger("hf_layerfusion.recipes.training_run")
+    assert logger.isEnabledFor(logging.INFO) == tells
+    assert logger.isEnabledFor(logging.WARNING)
+
+
+TWEETS = (ModelArguments, DataArguments, TweetTrainingArguments)
+ABSA = (PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments)
+NLI = (PoolingModelArguments, NliDataArguments, NliTrainingArguments)
+
+
+def parsed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, classes: Any, *given: str) -> dict[str, Any]:
+    """All settings of a command line, by name."""
+    monkeypatch.setattr(sys, "argv", ["script", "--output_dir", str(tmp_path / "run"), *given])
+    return {name: value for each in parse_arguments(*classes) for name, value in vars(each).items()}
+
+
+@pytest.mark.parametrize(
+    ("classes", "changed"),
+    [
+        (TWEETS, {"early_stopping_patience": None, "decoupled_weight_decay": False, "duplicates_in": "all"}),
+        (ABSA, {"decay_all": True}),
+        (NLI, {"decay_all": True}),
+    ],
+    ids=["tweets", "absa", "nli"],
+)
+def test_the_papers_recipe(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, classes: Any, changed: dict[str, Any]
+) -> None:
+    default = parsed(monkeypatch, tmp_path, classes)
+    paper = parsed(monkeypatch, tmp_path, classes, "--recipe", "paper")
+    names = {name for name in changed if default[name] != paper[name]}
+    assert names == set(changed)
+    assert {name: paper[name] for name in changed} == changed
+    same = parsed(monkeypatch, tmp_path, classes, "--recipe=default")
+    assert all(same[name] == default[name] for name in changed)
+
+
+def test_options_win_over_a_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = ("--recipe", "paper", "--early_stopping_patience", "2")
+    found = parsed(monkeypatch, tmp_path, TWEETS, *given)
+    assert found["early_stopping_patience"] == 2 and found["duplicates_in"] == "all"
+    file = tmp_path / "settings.json"
+    file.write_text(
+        json.dumps({"output_dir": str(tmp_path / "run"), "recipe": "paper", "duplicates_in": "train"})
+    )
+    monkeypatch.setattr(sys, "argv", ["script", str(file)])
+    model, data, training = parse_arguments(*TWEETS)
+    assert data.duplicates_in == "train" and training.early_stopping_patience is None
+    assert "recipe" not in run_settings(model, data, training)  # what it sets is there
+
+
+def test_an_unknown_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"--recipe must be one of default, paper, frozen, .*did you mean 'paper'"
+    ):
+        parsed(monkeypatch, tmp_path, TWEETS, "--recipe", "papr")
+
+
+def test_the_recipe_of_a_frozen_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = parsed(monkeypatch, tmp_path, TWEETS, "--recipe", "frozen", "--num_train_epochs", "1")
+    assert found["pooling"] == "concat" and found["freeze_encoder"] and found["init_from_probe"]
+    assert found["cache_frozen_states"].endswith("states")
+    assert found["num_train_epochs"] == 1
+    with pytest.raises(UserError, match="for the scripts that train one task"):
+        parsed(monkeypatch, tmp_path, MULTITASK_CLASSES, "--recipe", "frozen")
+
+
+def test_an_abbreviation_of_recipe_is_no_recipe_unsaid(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """argparse takes `--reci` for `--recipe`, too late for the defaults that a recipe sets."""
+    with pytest.raises(UserError, match="--recipe must be written in full"):
+        parsed(monkeypatch, tmp_path, TWEETS, "--reci", "paper")

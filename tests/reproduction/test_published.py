@@ -1,0 +1,40 @@
+"""Every published figure can be traced to a run file."""
+
+from pathlib import Path
+
+import pytest
+
+from reproduction.ensemble_table import EnsembleTable, ensemble_table_names
+from reproduction.ensemble_table_report import report_of_ensembles
+from reproduction.results_document import filled
+from reproduction.run_table import Table, table_names
+from reproduction.table_report import report_of_runs
+
+DOCS = Path(__file__).parents[2] / "docs"
+RESULTS = DOCS / "results"
+REPORTS = sorted(path.stem for path in RESULTS.glob("*.md"))
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_is_what_its_run_files_give(name):
+    if name in ensemble_table_names():
+        report = report_of_ensembles(EnsembleTable.load(name), RESULTS)
+    else:
+        report = report_of_runs(Table.load(name), RESULTS)
+    assert report is not None
+    for file, text in report.texts(name).items():
+        assert (RESULTS / file).read_text(encoding="utf-8") == text
+    assert (RESULTS / f"{name}.png").exists()
+
+
+def test_the_document_holds_the_reports():
+    document = (DOCS / "results.md").read_text(encoding="utf-8")
+    assert filled(document, RESULTS) == document
+
+
+def test_no_report_lies_beside_the_tables():
+    drawn = [table for table in map(Table.load, table_names()) if table.answers_of]
+    answers = {f"{table.name}-{task}{end}" for table in drawn for task in table.data["tasks"]
+               for end in ("", "_distributions")}  # fmt: skip
+    known = {*table_names(), *ensemble_table_names(), *answers}
+    assert {path.stem for path in RESULTS.glob("*.*")} <= known
