@@ -23,7 +23,6 @@ NPZ_ERRORS = (
     OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, TokenError, BadZipFile, zlib.error,
 )  # fmt: skip
 
-
 _STRICT_CHOICE = re.compile(r"Field '(\w+)' expected (one of \([^)]*\)), got ([^;\n]*)")
 
 
@@ -39,7 +38,7 @@ class StorageError(UserError):
 
 
 def nearest(name: object, known: Iterable[str], otherwise: str = "name one of them") -> str:
-    """The way out for a name that is none of `known`: which of them is nearest, or `otherwise` where none is near."""
+    """Return the way out for a name that is none of `known`: the nearest of them, or `otherwise` where none is near."""
     found = get_close_matches(str(name), list(known), n=1)
     return f"did you mean {found[0]!r}?" if found else otherwise
 

@@ -9,7 +9,7 @@ MAIN_METRIC = "main"
 
 
 class Metric(NamedTuple):
-    """What is known of a metric.
+    """A metric: its names, its direction and its range.
 
     Attributes:
         hub_id: its id on the Hub.

@@ -20,12 +20,16 @@ SMART = {"smart": {"mode": "smart-pytorch"}}
         ({}, (4, 2), None),
         ({}, (4, 1), "found 4 rows (4 x 1 on 1 processes)"),
         ({}, (16, 1), "found 16 rows (16 x 1 on 1 processes)"),
-        ({"dataloader_drop_last": True}, (4, 2), "with dataloader_drop_last the accumulation too"),
+        (
+            {"dataloader_drop_last": True},
+            (4, 2),
+            "so is gradient_accumulation_steps, as dataloader_drop_last leaves",
+        ),
         ({"regularizers": {"smart": {}}}, (4, 2), None),
         (
             {"regularizers": SMART},
             (4, 2),
-            "of a loss over the rows of a device per_device_train_batch_size too",
+            "so is per_device_train_batch_size, as the loss depends on which rows share a device",
         ),
     ],
 )

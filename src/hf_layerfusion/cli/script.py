@@ -20,7 +20,7 @@ from hf_layerfusion.hub.publish import NEVER_PUSHED
 from hf_layerfusion.storage import finite_or_none, is_ours, refusal
 
 DEFAULT, PAPER, FROZEN = RECIPES = ("default", "paper", "frozen")
-"""What `--recipe` may name."""
+"""Names that `--recipe` takes."""
 
 FROZEN_ENCODER: dict[str, Any] = {
     "architecture": "layer_pooling",
@@ -34,8 +34,8 @@ FROZEN_ENCODER: dict[str, Any] = {
     "num_train_epochs": 3.0,
     "early_stopping_patience": None,
 }
-"""What `--recipe frozen` sets: a linear head on all layers of a frozen encoder, which starts from the probe's weights
-and takes small steps from there."""
+"""Options that `--recipe frozen` sets: a linear head on all layers of a frozen encoder, which starts from the probe's
+weights and takes small steps from there."""
 
 
 def parse_arguments(*dataclasses: Any) -> tuple[Any, ...]:

@@ -243,7 +243,7 @@ def check_examples(
 
 
 def _with_given_names(dataset: Dataset, feature: Any, where: str, required: bool) -> Dataset:
-    """The class names that the source has for its labels; no labels, unless required, where all are "not given"."""
+    """Return the dataset with the source's class names; without labels if all are "not given" and none are required."""
     may_be_absent = isinstance(feature, ClassLabel) and not required
     if may_be_absent and set(pc.unique(to_table(dataset)["label"]).to_pylist()) <= {-1, None}:
         return dataset.remove_columns("label")
@@ -251,7 +251,7 @@ def _with_given_names(dataset: Dataset, feature: Any, where: str, required: bool
 
 
 def _stripped(labels: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-    """Strings without the blanks around them, in lists too; other labels as they are."""
+    """Return strings, in lists too, without the blanks around them; other labels as they are."""
     if pa.types.is_string(labels.type):
         return pc.utf8_trim_whitespace(labels)
     if pa.types.is_list(labels.type) and pa.types.is_string(labels.type.value_type):

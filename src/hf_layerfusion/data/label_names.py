@@ -16,15 +16,17 @@ logger = logging.getLogger(__name__)
 
 
 def class_names(dataset: Dataset) -> list[str] | None:
-    """The names of a `ClassLabel` column or of a column of lists of them."""
+    """Return the names of a `ClassLabel` column, or of a column of lists of them; None for any other."""
     feature = dataset.features["label"]
     feature = getattr(feature, "feature", feature)
     return feature.names if isinstance(feature, ClassLabel) else None
 
 
 def raw_labels(dataset: Dataset) -> list[Any]:
-    """Return the labels as Python values, those of a `ClassLabel` column by name. Its -1, which stands for "not given",
-    becomes None."""
+    """Return the labels as Python values, those of a `ClassLabel` column by name.
+
+    Its -1, which stands for "not given", becomes None.
+    """
     labels = tables.values(dataset, "label")
     names = class_names(dataset)
     if names is None:
@@ -134,11 +136,11 @@ def with_labels(dataset: Dataset, labels: Sequence[Any], feature: ClassLabel | L
 
 
 def fault(dataset: Dataset, where: str, index: int, problem: str) -> UserError:
-    """The error for the example `index`, with its row in the file."""
+    """Return the error for the example `index`, with its row in the file."""
     return UserError(f"{where}: row {tables.row_number(dataset, index)}: {problem}")
 
 
 def listed(values: Iterable[object]) -> str:
-    """The first values, for a message."""
+    """Return the first 20 values in one line, for a message."""
     shown = [excerpt(value) for value in values]
     return ", ".join(shown) if len(shown) <= 20 else f"{', '.join(shown[:20])}, … ({len(shown)} in all)"

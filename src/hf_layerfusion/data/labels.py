@@ -159,8 +159,10 @@ class LabelSchema:
         return {name: index for index, name in enumerate(self.names)}
 
     def for_numbers(self, dataset: Dataset, where: str) -> "LabelSchema":
-        """The schema to read a file with that was not the training data: this one, or where the file's labels are
-        integers that stand neither among the values nor among the names, one that takes them for class numbers.
+        """Return the schema for a file that was not the training data.
+
+        It is this one, or, if the file's labels are integers that are neither among the values nor among the names, one
+        that takes them for class numbers.
 
         Args:
             dataset: The file's examples.
@@ -229,7 +231,7 @@ class LabelSchema:
 
 
 def check_problem_type(problem_type: str) -> ProblemType:
-    """A problem type by its name.
+    """Return the problem type of that name.
 
     Raises:
         UserError: there is none of that name.

@@ -46,8 +46,10 @@ def corpus_statistics(texts: Sequence[str], labels: Sequence[Hashable]) -> Stati
 
 
 def statistics_table(before: Statistics, after: Statistics) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of Table 4: a column for each class before and after cleaning (`–` where a class is gone). The
-    names of classes are the data's own, for whoever prints the table to escape."""
+    """Return header and rows of Table 4: a column for each class before and after cleaning (`–` where it is gone).
+
+    The names of classes are the data's own, for whoever prints the table to escape.
+    """
     splits = _named(before, after)
     columns = [(f"{label}, {when}", split.get(label)) for label in before for when, split in splits]
     rows = [
@@ -86,7 +88,7 @@ def plot_word_counts(path: str | Path, before: WordCounts, after: WordCounts) ->
 
 
 def _in_legend(label: str) -> str:
-    """The name on one line, shortened, and after a space where matplotlib would leave it out for its underscore."""
+    """Return the name as `evaluation.plots.run_plots.shortened` does, which this package does not import."""
     line = " ".join(label.split())
     line = line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…"
     return f" {line}" if line.startswith("_") else line

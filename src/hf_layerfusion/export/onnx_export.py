@@ -187,7 +187,7 @@ def read_settings(folder: str | os.PathLike[str]) -> tuple[PreTrainedConfig, Any
 
 
 def is_siamese(config: Any) -> bool:
-    """Whether a classifier's default task is one of pairs whose texts are encoded apart."""
+    """Return whether a classifier's default task is one of pairs whose texts are encoded apart."""
     task = getattr(config, "task_configs", {}).get(getattr(config, "default_task", None))
     return task is not None and task.is_siamese
 

@@ -20,12 +20,12 @@ LOADED_FILES = (
     "model*.safetensors", "model*.safetensors.index.json", "adapter_model*.safetensors", "pytorch_model*.bin",
     "pytorch_model*.bin.index.json", "adapter_config.json", "config.json",
 )  # fmt: skip
-"""What `from_pretrained` looks for: one of these that a manifest does not list has been added since."""
+"""Patterns of the files that `from_pretrained` looks for: one that a manifest does not list has been added since."""
 
 BESIDE_THEM = (
     "*.py", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
-"""What is loaded with them, and may have been saved later."""
+"""Patterns of the files that are loaded with them, and may have been saved later."""
 
 _OF_ENSEMBLES = ("ensemble.json", "trained_texts.npz")
 _GRAPHS = ("*.onnx", "*.onnx.data")
@@ -34,7 +34,7 @@ _BELOW = "below/config.json"  # what `training/adapters.py` keeps of the model b
 
 
 class Verified(NamedTuple):
-    """What a comparison with a manifest found.
+    """The result of a comparison with a manifest.
 
     Attributes:
         files: number of files that are as they were saved.

@@ -1,4 +1,4 @@
-"""What is known of an encoder, of any architecture, beyond its configuration."""
+"""Properties of encoders, of any architecture, that their configurations do not state."""
 
 import inspect
 import os
@@ -22,7 +22,7 @@ _BIDIRECTIONAL = ("bert-generation", "cpmant", "xlnet")
 
 
 def is_causal(config: PreTrainedConfig) -> bool:
-    """Whether an encoder's token sees only the tokens before it, so that the first has seen nothing of the text.
+    """Return whether an encoder's tokens see only those before them, so that the first has seen nothing of the text.
 
     Args:
         config: an encoder's configuration, or a model's around it. Its `is_causal=False` and
@@ -147,7 +147,7 @@ _SEES_PADDING = {
 
 
 def sees_padding(config: PreTrainedConfig) -> bool:
-    """Whether what an encoder says of a text depends on how far the text is padded."""
+    """Return whether an encoder's states of a text depend on how far the text is padded."""
     return config.get_text_config().model_type in _SEES_PADDING
 
 
@@ -202,7 +202,7 @@ def max_tokens(config: PreTrainedConfig) -> int | None:
 
 
 def counts_from_padding(config: PreTrainedConfig) -> bool:
-    """Whether an encoder numbers a text's positions from `pad_token_id + 1` on, as RoBERTa and its kin."""
+    """Return whether an encoder numbers a text's positions from `pad_token_id + 1` on, as RoBERTa and its kin."""
     name, module = "create_position_ids_from_input_ids", encoder_module(config)
     classes = [each for each in vars(module).values() if isinstance(each, type)]
     return any(hasattr(each, name) for each in (module, *classes))

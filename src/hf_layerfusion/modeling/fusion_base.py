@@ -32,8 +32,8 @@ class LayerFuser(nn.Module, ABC):
 
     @property
     def tokens_read(self) -> TokensRead:
-        """What `read` keeps of a layer: every token's state, the first real token's, the last one's, the mean over
-        the real ones, or one of these and the mean."""
+        """The part of a layer that `read` keeps: all tokens' states, the first or last real token's, the mean over the
+        real tokens, or one of these two and the mean."""
         return "all"
 
     def read(
@@ -41,8 +41,8 @@ class LayerFuser(nn.Module, ABC):
     ) -> torch.Tensor:
         """Return all that `forward` takes from its arguments: `[B, R, T, H]`, R layers in the order of `layers`.
 
-        T is 1 if `tokens_read` is `"cls"` or `"mean"`, and 2 if it is both. In the places of these layers, it gives
-        `forward` the same result."""
+        T is 1 if `tokens_read` is one vector (`"cls"`, `"last"` or `"mean"`), and 2 if it is two. Put in the places of
+        these layers, the result makes `forward` return the same."""
         return torch.stack([hidden_states[layer] for layer in self.layers], dim=1)
 
     @abstractmethod

@@ -21,7 +21,7 @@ OUTPUT_FIELDS = ("labels", "value_range", "problem_type", "loss", "output", "met
 
 
 class AskedLabels(NamedTuple):
-    """What is asked for of a model's labels.
+    """Labels that a model is to have.
 
     Attributes:
         names: The names of the classes in the order of their numbers; None leaves them.

@@ -77,7 +77,7 @@ class RoutedLayer(nn.Module):
                 setattr(self, name, value)
 
     def set_attention_type(self, value: str, layer_idx: int | None = None) -> None:
-        """As BigBird's layers, which it calls so where a batch is too short for sparse attention."""
+        """Set the attention of every copy; BigBird calls this where a batch is too short for sparse attention."""
         layers: Any = self.copies.values()
         for layer in layers:
             layer.set_attention_type(value, layer_idx=layer_idx)

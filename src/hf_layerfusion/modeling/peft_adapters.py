@@ -159,6 +159,8 @@ def read_settings(path: str) -> dict[str, Any]:
 def check_numbers(config: Any, weights: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> None:
     """Raises `ValueError` if an adapter's settings have a number that is not finite, or a rank that none of its weights
     has, which could take all memory."""
+    # Before training, `training/adapter_settings.py` compares the numbers of every method with the model's layers. Here
+    # the weights are at hand and the layers are not built, and this folder imports nothing from there.
     largest = max((max(weight.shape, default=1) for weight in weights.values()), default=0)
     ranks = {"r": getattr(config, "r", None), **(getattr(config, "rank_pattern", None) or {})}
     numbers = {**vars(config), **(getattr(config, "alpha_pattern", None) or {})}
@@ -256,12 +258,12 @@ def adapter_of(model: PreTrainedModel, task: str, tasks: Sequence[str]) -> Itera
 
 
 def has_task_adapters(model: PreTrainedModel, tasks: Sequence[str]) -> bool:
-    """Whether adapters of a classifier are named after its tasks."""
+    """Return whether adapters of a classifier are named after its tasks."""
     return not set(tasks).isdisjoint(getattr(model, "peft_config", ()))
 
 
 def may_have_task_adapters(model: PreTrainedModel, tasks: Sequence[str]) -> bool:
-    """As `has_task_adapters`; True for a base model, on which peft does not note the names."""
+    """Return `has_task_adapters`, or True for a base model, on which peft does not note the names."""
     return model.base_model is model or has_task_adapters(model, tasks)
 
 
@@ -275,7 +277,7 @@ def adapted_layers(model: PreTrainedModel) -> list[Any]:
 
 
 def is_wrapper(layer: Any) -> bool:
-    """Whether a module of `adapted_layers` is the wrapper of a module that is trained in full."""
+    """Return whether a module of `adapted_layers` is the wrapper of a module that is trained in full."""
     return hasattr(layer, "original_module")
 
 

@@ -160,6 +160,7 @@ def check_characters(item: tuple[str, str | None], number: int) -> None:
     Raises:
         ValueError: names the input by its number; without it, the tokenizer refuses the whole batch.
     """
+    # As `errors.check_characters`, which this folder does not import.
     for text in item:
         try:
             (text or "").encode()

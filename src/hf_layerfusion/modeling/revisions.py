@@ -15,4 +15,4 @@ except ImportError:
 __all__ = ["REVISION_OPTIONS", "resolve_revision"]
 
 REVISION_OPTIONS = ("token", "local_files_only", "cache_dir")
-"""What `resolve_revision` takes of the options of `from_pretrained`."""
+"""Options of `from_pretrained` that `resolve_revision` takes."""

@@ -29,7 +29,7 @@ def write_manifest(folder: str | os.PathLike[str]) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file."""
+    """Return the sha256 of a file, as `hub/manifest.py` does, which this folder does not import."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -56,7 +56,7 @@ def build_fuser(settings: dict[str, Any], encoder_config: PreTrainedConfig) -> L
 
 
 def mixes_tokens(settings: dict[str, Any] | None) -> bool:
-    """Whether a fuser's recurrences run along the tokens, so that each of them has seen the whole text."""
+    """Return whether a fuser's recurrences run along the tokens, so that each of them has seen the whole text."""
     if settings is None or settings.get("fusion_cell") == "linear":
         return False
     return not str(settings.get("fusion")).endswith("_depth")

@@ -1,4 +1,4 @@
-"""As `label_rows`, for the heads of several tasks."""
+"""Heads of several tasks whose rows follow the names of their labels; see `label_rows`."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which metric chooses a run's checkpoint, once it is known what the labels are."""
+"""The metric that chooses a run's checkpoint: checked before data are read, and resolved once the labels are known."""
 
 from dataclasses import replace
 from typing import Any, TypeVar

@@ -51,7 +51,7 @@ def classifier_fields(
 
 
 def preparation_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields that say which steps cleaned the texts, and the code that applies them; the pipelines of models do not.
+    """Return the fields of the steps that cleaned the texts and of the code that applies them, as no pipeline does.
 
     Args:
         arguments: those of the data, by task; of one task alone under the empty name.
@@ -79,7 +79,7 @@ def preparation_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cleaner_code(arguments: Any, steps: Sequence[str]) -> str:
-    """The expression that makes what `make_cleaner` makes; of a dictionary only the file's name is told."""
+    """Return the expression that builds `make_cleaner`'s cleaner; a dictionary is named by its file's name alone."""
     given = [f"[{', '.join(map(code_string, steps))}]"]
     language, dictionary = arguments.spelling_language, arguments.spelling_dictionary
     if SPELLING in steps and (language, dictionary) != ("en", None):

@@ -297,7 +297,7 @@ def cut_validation(data: PreparedData, arguments: DataArguments) -> PreparedData
 
 
 def row_keys(split: Dataset) -> frozenset[tuple[int, str]]:
-    """What a split's rows are known by among those of its source: `(row, id)`."""
+    """Return the keys by which a split's rows are found among those of its source: `(row, id)`."""
     return frozenset(zip(values(split, "row"), values(split, "id"), strict=True))
 
 

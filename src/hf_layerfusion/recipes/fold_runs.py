@@ -11,12 +11,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_layerfusion.data.arrow_tables import take, values
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.evaluation.cross_validation import Fold, stratified_folds, stratified_group_folds
-from hf_layerfusion.recipes.adam import chosen_optimizer
-from hf_layerfusion.recipes.best_metric import check_metric, with_metric
+from hf_layerfusion.recipes.best_metric import with_metric
 from hf_layerfusion.recipes.data_preparation import (
     PreparedData,
-    check_length,
-    check_names,
     cut_validation,
     load,
     row_keys,
@@ -24,13 +21,10 @@ from hf_layerfusion.recipes.data_preparation import (
     tokenize,
 )
 from hf_layerfusion.recipes.data_record import DATA, check_record, data_record
-from hf_layerfusion.recipes.layer_state_plots import check_plotted_epochs
-from hf_layerfusion.recipes.model_setup import check_model, load_tokenizer
 from hf_layerfusion.recipes.prediction_run import is_prediction_only
-from hf_layerfusion.recipes.publishing import open_hub
 from hf_layerfusion.recipes.recipe_arguments import AbsaDataArguments, ModelArguments, RunTrainingArguments
-from hf_layerfusion.recipes.run_folder import open_run, run_once, run_settings, write_summary
-from hf_layerfusion.recipes.training_run import Classification
+from hf_layerfusion.recipes.run_folder import run_once, write_summary
+from hf_layerfusion.recipes.training_run import Classification, begin_run
 
 logger = logging.getLogger(__name__)
 
@@ -129,17 +123,10 @@ def cross_validate(
         raise UserError("--hp_search is for a single run and excludes --folds; search without folds first.")
     if training_arguments.dry_run:
         raise UserError("--dry_run shows one run's groups of parameters and excludes --folds; leave one out.")
-    check_names(data_arguments)
-    check_metric(training_arguments, *filter(None, [data_arguments.problem_type]))
-    check_plotted_epochs(training_arguments)
-    settings = run_settings(model_arguments, data_arguments, training_arguments)
-    with open_run(training_arguments, settings):
-        if training_arguments.process_index == 0:
-            open_hub(training_arguments, several=True)
-        check_model(model_arguments)
-        chosen_optimizer(training_arguments)
-        tokenizer = load_tokenizer(model_arguments)
-        check_length(tokenizer, data_arguments)
+    with begin_run(model_arguments, data_arguments, training_arguments, several=True) as (
+        tokenizer,
+        settings,
+    ):
         with training_arguments.main_process_first(desc="preparing the folds"):
             folds = prepare_folds(data_arguments)
             encoded = [tokenize(data, tokenizer, data_arguments) for data in folds]

@@ -118,7 +118,7 @@ def _first_texts(examples: Dataset) -> Dataset:
 
 
 def read_states(folder: Path) -> dict[str, Any]:
-    """What `LayerStates` wrote into a run's folder, by title, the earliest epoch first.
+    """Return the states that `LayerStates` wrote into a run's folder, by title, the earliest epoch first.
 
     Raises:
         UserError: a file is damaged.

@@ -108,7 +108,8 @@ def loading_options(arguments: CheckpointArguments) -> dict[str, Any]:
 
 @functools.lru_cache
 def _resolved(path: str, revision: str, cache_dir: str | None, token: str | None) -> str:
-    """The revision with the commit that it stands at now; as it is for a folder, and where the Hub does not say it."""
+    """Return the commit that a revision stands at now; the revision itself for a folder, or if the Hub does not say."""
+    # `modeling/revisions.py` has the same for where the package is not installed; only models may import it.
     resolve = getattr(hub, "resolve_revision", None)  # since transformers 5.23
     if resolve is None:
         return revision
@@ -232,7 +233,7 @@ def check_model(arguments: ModelArguments) -> None:
 
 
 def is_trained(path: str, architecture: str, options: dict[str, Any]) -> bool:
-    """Whether a checkpoint is a classifier of the architecture, whose head is trained further, and no encoder."""
+    """Return whether a checkpoint is a trained classifier of the architecture rather than an encoder."""
     try:
         stored, _ = PreTrainedConfig.get_config_dict(path, **options)
     except OSError:

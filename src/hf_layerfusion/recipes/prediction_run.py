@@ -165,9 +165,8 @@ def predict_only(
             logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
             place = Path(str(training_arguments.output_dir))
             with writable(f"--output_dir {place}"):
-                write_json(
-                    place / SETTINGS_FILE, settings
-                )  # first: by it the folder is known to be this run's
+                # First, as the folder is known by it to be this run's.
+                write_json(place / SETTINGS_FILE, settings)
             with staged_outputs(place) as folder:
                 write_answers(folder, data, "test", logits, output.label_ids, data_arguments)
                 write_json(folder / RESULTS_FILE, results)

@@ -14,7 +14,7 @@ from hf_layerfusion.metric_registry import MAIN_METRIC
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments, check_seed
 
 LANGUAGE_CODE = re.compile("[a-z]{2,3}|multilingual|code")
-"""What the Hub takes for the language of a model card."""
+"""Codes that the Hub accepts as the language of a model card."""
 
 
 def option(default: Any, help: str) -> Any:
@@ -277,7 +277,7 @@ class RunTrainingArguments(LayerFusionTrainingArguments):
     """The Trainer's arguments, and the seeds of a run; each script's recipe sets defaults on them."""
 
     PAPER: ClassVar[dict[str, Any]] = {}
-    """What `--recipe paper` sets where the defaults of a script are not its paper's."""
+    """Options that `--recipe paper` sets where the defaults of a script are not its paper's."""
 
     recipe: str = option(
         "default",

@@ -29,7 +29,7 @@ from hf_layerfusion.storage import (
     write_json,
 )
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
-from hf_layerfusion.training.global_batch import global_batch, is_of_a_device
+from hf_layerfusion.training.global_batch import global_batch, loss_depends_on_device_batch
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
@@ -124,7 +124,7 @@ def run_settings(
     ):
         settings.pop(name, None)
     settings["global_batch"] = global_batch(training_arguments).size
-    if not is_of_a_device(training_arguments):
+    if not loss_depends_on_device_batch(training_arguments):
         settings.pop("per_device_train_batch_size")
     for name in ("gradient_accumulation_steps", "per_device_eval_batch_size"):
         settings.pop(name)
@@ -133,12 +133,12 @@ def run_settings(
 
 
 def asks_to_resume(arguments: LayerFusionTrainingArguments) -> bool:
-    """Whether `--resume_from_checkpoint` is True or names a checkpoint."""
+    """Return whether `--resume_from_checkpoint` is True or names a checkpoint."""
     return (arguments.resume_from_checkpoint or "false").lower() not in ("false", "no")
 
 
 def named_checkpoint(arguments: LayerFusionTrainingArguments) -> str | None:
-    """The checkpoint that `--resume_from_checkpoint` names; `None` where it is True or False."""
+    """Return the checkpoint that `--resume_from_checkpoint` names; `None` if it is True or False."""
     asked = arguments.resume_from_checkpoint
     return None if asked is None or asked.lower() in ("true", "yes", "false", "no") else asked
 
@@ -231,7 +231,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def is_finished(folder: Path, experiment: Experiment) -> bool:
-    """Whether a run has written all of its outputs. Of one that has lost some they are written again.
+    """Return whether a run has written all of its outputs; a run that has lost some writes them again.
 
     Raises:
         UserError: as `read_results`.

@@ -45,8 +45,10 @@ class RunResult:
 
 
 def training_texts(data: PreparedData) -> tuple[tuple[list[str], list[str]], tuple[list[str], list[str]]]:
-    """The first texts of the training data with the names of their classes: as they were read, and as they are trained
-    on. Rows that were cut off for validation or as a fold are in neither."""
+    """Return the first text of each training row with the name of its class: as read, and as trained on.
+
+    Rows that were cut off for validation or as a fold are in neither.
+    """
     column, schema = data.text_columns[0], data.schema
     keys = zip(values(data.raw_train, "row"), values(data.raw_train, "id"), strict=True)
     kept = take(data.raw_train, [place for place, key in enumerate(keys) if key not in data.held_out])
@@ -83,8 +85,10 @@ def split_metrics(output: Any, split: str) -> dict[str, float]:
 
 
 def epoch_rows(history: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """One row an epoch from the Trainer's log: training loss and every validation metric, its loss first and the others
-    by name. A resumed run reads its log from a file, which keeps no order of names."""
+    """Return a row for each epoch of the Trainer's log: training loss, validation loss and the other metrics by name.
+
+    They are sorted because a resumed run reads its log from a file, which keeps no order of names.
+    """
     rows: dict[float, dict[str, float]] = {}
     for entry in history:
         epoch = entry.get("epoch")

@@ -3,8 +3,8 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -251,6 +251,41 @@ class Classification:
         )
 
 
+@contextmanager
+def begin_run(
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    training_arguments: RunTrainingArguments,
+    *,
+    several: bool,
+) -> Iterator[tuple[PreTrainedTokenizerBase, dict[str, Any]]]:
+    """Check all that can be checked before data are read, and hold the run's folder while the block runs.
+
+    Args:
+        model_arguments, data_arguments, training_arguments: those of a script that trains one task.
+        several: whether there are several runs, of seeds or folds.
+
+    Yields:
+        The tokenizer, and the settings of the run as `run_settings` returns them.
+
+    Raises:
+        UserError: names the option to correct, or as `open_run` and `open_hub`.
+    """
+    check_names(data_arguments)
+    check_metric(training_arguments, *filter(None, [data_arguments.problem_type]))
+    check_plotted_epochs(training_arguments)
+    settings = run_settings(model_arguments, data_arguments, training_arguments)
+    with open_run(training_arguments, settings):
+        if training_arguments.process_index == 0 and not training_arguments.dry_run:
+            open_hub(training_arguments, several)
+        if not varies_model(training_arguments):
+            check_model(model_arguments)
+        chosen_optimizer(training_arguments)
+        tokenizer = load_tokenizer(model_arguments)
+        check_length(tokenizer, data_arguments)
+        yield tokenizer, settings
+
+
 def classify(
     model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: RunTrainingArguments
 ) -> dict[str, Any]:
@@ -266,22 +301,15 @@ def classify(
     """
     if is_prediction_only(training_arguments):
         return predict_only(model_arguments, data_arguments, training_arguments)
-    check_names(data_arguments)
-    check_metric(training_arguments, *filter(None, [data_arguments.problem_type]))
-    check_plotted_epochs(training_arguments)
     check_search(training_arguments)
     if training_arguments.hp_search is not None:
         # What is searched on is not reported.
         data_arguments = dataclasses.replace(data_arguments, report_on_selection=False)
-    settings = run_settings(model_arguments, data_arguments, training_arguments)
-    with open_run(training_arguments, settings):
-        if training_arguments.process_index == 0 and not training_arguments.dry_run:
-            open_hub(training_arguments, several=len(training_arguments.seeds or ()) > 1)
-        if not varies_model(training_arguments):
-            check_model(model_arguments)
-        chosen_optimizer(training_arguments)
-        tokenizer = load_tokenizer(model_arguments)
-        check_length(tokenizer, data_arguments)
+    several = len(training_arguments.seeds or ()) > 1
+    with begin_run(model_arguments, data_arguments, training_arguments, several=several) as (
+        tokenizer,
+        settings,
+    ):
         with training_arguments.main_process_first(desc="preparing the texts"):
             data = prepare(data_arguments)
             encoded = tokenize(data, tokenizer, data_arguments)

@@ -12,7 +12,7 @@ from hf_layerfusion.regularizers.task_outputs import comparable, divergence
 
 
 class SmartMode(NamedTuple):
-    """What distinguishes one mode of SMART from another.
+    """A mode of SMART: the ways in which the modes differ.
 
     Attributes:
         ascent: the scalar whose gradient the perturbation follows, of a problem type and the logits `[B, C]` of the

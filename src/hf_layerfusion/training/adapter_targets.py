@@ -93,7 +93,7 @@ def completed(peft_config: PeftConfig, model: PreTrainedModel, task: str | None 
 
 
 def chosen_layers(config: Any, encoders: dict[str, Any]) -> list[str] | None:
-    """Names of the layers that `layers_to_transform` asks for; None where it asks for none.
+    """Return the names of the layers that `layers_to_transform` asks for; None if it asks for none.
 
     Raises:
         UserError: a number that is no layer's, an encoder whose layers do not stand in one list, or a `layers_pattern`
@@ -168,7 +168,7 @@ def check_token_indices(config: Any, model: PreTrainedModel) -> None:
 
 
 def named(model: PreTrainedModel, asked: str, task: str | None, targets: Collection[str]) -> list[str]:
-    """The full names of the modules that `modules_to_save` calls `asked`, but for those of other tasks than `task`.
+    """Return the full names of the modules that `modules_to_save` calls `asked`, but for those of other tasks.
 
     Raises:
         UserError: there is none, or it holds modules that are adapted.
@@ -191,7 +191,7 @@ def named(model: PreTrainedModel, asked: str, task: str | None, targets: Collect
 
 
 def _is_called(name: str, asked: str) -> bool:
-    """Whether a module is one that `asked` names, by its last steps."""
+    """Return whether a module's full name ends with `asked`, whole steps of it."""
     return f".{name}".endswith(f".{asked}")
 
 

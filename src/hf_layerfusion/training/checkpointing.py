@@ -28,7 +28,11 @@ from hf_layerfusion.training.checkpoints import (
     verify_checkpoint,
     verify_resumable,
 )
-from hf_layerfusion.training.global_batch import ARGUMENTS_NAME, check_global_batch, is_of_a_device
+from hf_layerfusion.training.global_batch import (
+    ARGUMENTS_NAME,
+    check_global_batch,
+    loss_depends_on_device_batch,
+)
 from hf_layerfusion.training.own_folders import remove_own
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
@@ -66,13 +70,13 @@ class CheckpointingTrainer(Trainer):
         elif resume_from_checkpoint:
             verify_resumable(resume_from_checkpoint)
         if resume_from_checkpoint:
-            check_global_batch(Path(resume_from_checkpoint), self.args, self._loss_is_of_a_device)
+            check_global_batch(Path(resume_from_checkpoint), self.args, self._loss_depends_on_device_batch)
         return super().train(resume_from_checkpoint or None, *args, **kwargs)
 
     @property
-    def _loss_is_of_a_device(self) -> bool:
-        """Whether the loss depends on which rows share a device."""
-        return is_of_a_device(self.args)
+    def _loss_depends_on_device_batch(self) -> bool:
+        """Return whether the loss depends on which rows share a device."""
+        return loss_depends_on_device_batch(self.args)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         args = self.args

@@ -140,8 +140,10 @@ def newest_valid_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 def _has_training_state(folder: Path) -> bool:
-    """Whether a checkpoint holds the random generators' states: it then holds the optimizer's too, whatever the names
-    that DeepSpeed or FSDP give to its files."""
+    """Return whether a checkpoint holds the random generators' states.
+
+    It then holds the optimizer's too, whatever the names that DeepSpeed or FSDP give to its files.
+    """
     return any(folder.glob("rng_state*.pth"))
 
 

@@ -105,11 +105,11 @@ class GuardedTraining(SurgicalTraining):
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
 
     def log_state(self) -> dict[str, Any]:
-        """As `SurgicalTraining.log_state`, and of the steps that are left out."""
+        """Return `SurgicalTraining.log_state` with the steps that were left out."""
         return super().log_state() | {"steps": self._steps, "left_out": self._left_out}
 
     def load_log_state(self, state: dict[str, Any]) -> None:
-        """As `SurgicalTraining.load_log_state`, and of the steps that are left out."""
+        """Take up what `log_state` returned."""
         super().load_log_state(state)
         self._steps, self._left_out = list(state["steps"]), list(state["left_out"])
 

@@ -59,7 +59,7 @@ class EvaluatingTrainer(WeighingTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As the stock method, with predictions in the order of the rows and the loss of all rows.
+        """Evaluate as `Trainer.evaluation_loop` does, with predictions in the rows' order and the loss of all rows.
 
         torch's generator stays as it was. A data loader draws a seed each time it starts: where a checkpoint is saved
         between the end of an epoch and its evaluation, the run that resumes from it would otherwise draw other dropout
@@ -89,7 +89,7 @@ class EvaluatingTrainer(WeighingTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """As the stock method; the model sees no row that accelerate repeats to fill up the last batch."""
+        """Predict a batch, without the rows that accelerate repeats to fill up the last one."""
         own = self._own_rows(inputs)
         size = cast(int, find_batch_size(inputs))
         if own is not None:
@@ -111,7 +111,7 @@ class EvaluatingTrainer(WeighingTrainer):
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _own_rows(self, inputs: Any) -> int | None:
-        """How many rows of a batch are the process's own, where others are in it."""
+        """Return how many rows of a batch are the process's own, or None where all are."""
         gradients = self.accelerator.gradient_state
         if self._share is None or self._share.processes == 1 or not gradients.end_of_dataloader:
             return None  # a single process' last batch is as short as it is, not filled up

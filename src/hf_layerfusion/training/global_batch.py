@@ -19,7 +19,7 @@ ARGUMENTS_NAME = "training_args.json"
 
 
 class GlobalBatch(NamedTuple):
-    """How the rows of an optimizer step are shared out.
+    """The rows of an optimizer step and how they are shared out.
 
     Attributes:
         rows: in a micro-batch of a process.
@@ -57,18 +57,19 @@ def global_batch_of(checkpoint: Path) -> GlobalBatch | None:
     return None if rows is None else GlobalBatch(rows, options["gradient_accumulation_steps"], processes)
 
 
-def is_of_a_device(args: LayerFusionTrainingArguments) -> bool:
-    """Whether the loss depends on which rows share a device: SMART's sum over the texts of a pass does."""
+def loss_depends_on_device_batch(args: LayerFusionTrainingArguments) -> bool:
+    """Return whether the loss depends on which rows share a device, as SMART's sum over the texts of a pass does."""
     return any(settings.get("mode") == "smart-pytorch" for settings in args.named_regularizers.values())
 
 
-def check_global_batch(checkpoint: Path, args: TrainingArguments, of_a_device: bool = False) -> None:
+def check_global_batch(checkpoint: Path, args: TrainingArguments, by_device: bool = False) -> None:
     """Check that a run goes on with the global batch of its checkpoint. How that is shared out may change.
 
     Args:
         checkpoint: its folder.
         args: the run's.
-        of_a_device: the loss depends on which rows share a device (`is_of_a_device`), so that their number must stay.
+        by_device: whether the loss depends on which rows share a device (`loss_depends_on_device_batch`), so that their
+            number must stay.
 
     Raises:
         UserError: another number of rows, so that steps, epochs and the order of the rows would be others; with
@@ -79,9 +80,9 @@ def check_global_batch(checkpoint: Path, args: TrainingArguments, of_a_device: b
         return
     rules = {
         "": before.size != now.size,
-        ", and of a loss over the rows of a device per_device_train_batch_size too": of_a_device
+        " and so is per_device_train_batch_size, as the loss depends on which rows share a device": by_device
         and before.rows != now.rows,
-        ", and with dataloader_drop_last the accumulation too": args.dataloader_drop_last
+        " and so is gradient_accumulation_steps, as dataloader_drop_last leaves rows out": args.dataloader_drop_last
         and before.accumulation != now.accumulation,
     }
     for rule, is_broken in rules.items():

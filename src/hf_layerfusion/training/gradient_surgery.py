@@ -44,11 +44,11 @@ class SurgicalTraining(RegularizedTraining):
         self._conflicts = ConflictStatistics()
 
     def log_state(self) -> dict[str, Any]:
-        """As `RegularizedTraining.log_state`, and of the conflicts."""
+        """Return `RegularizedTraining.log_state` with the conflicts."""
         return super().log_state() | {"conflicts": self._conflicts.state()}
 
     def load_log_state(self, state: dict[str, Any]) -> None:
-        """As `RegularizedTraining.load_log_state`, and of the conflicts."""
+        """Take up what `log_state` returned."""
         super().load_log_state(state)
         self._conflicts = ConflictStatistics(state["conflicts"])
 

@@ -1,4 +1,4 @@
-"""Whether a run has the processes that its launcher was asked for."""
+"""Checks that a run has the processes that its launcher was asked for."""
 
 from __future__ import annotations
 

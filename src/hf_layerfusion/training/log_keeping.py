@@ -163,7 +163,7 @@ class LogKeepingTrainer(Trainer):
         self.control.should_training_stop |= stops
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the stock method; speeds are those of the part that was run."""
+        """Log, as `Trainer.log` does; speeds are those of the part that was run."""
         if self._steps_before and "train_loss" in logs:
             share = 1 - self._steps_before / max(self.state.global_step, 1)
             for name in ("train_samples_per_second", "train_steps_per_second"):

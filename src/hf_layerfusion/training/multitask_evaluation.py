@@ -304,7 +304,7 @@ class MultitaskEvaluation(ChoosingTrainer, EvaluatingTrainer):
             )
 
     def _may_have(self, name: str, tasks: Iterable[str]) -> bool:
-        """Whether a metric is one of a task's, or may be one that a function of the user's computes."""
+        """Return whether a metric is one of a task's, or may be one that a function of the user's computes."""
         for task in tasks:
             with self._metrics_of(task):
                 names = self.metric_names()

@@ -216,7 +216,7 @@ class MultitaskTraining(MultitaskEvaluation):
         super().log(logs, start_time)
 
     def log_state(self) -> dict[str, Any]:
-        """As `LogKeepingTrainer.log_state`, and of the tasks' losses."""
+        """Return `LogKeepingTrainer.log_state` with the tasks' losses."""
         sums = {
             task: self.accelerator.reduce(self._loss_sums[task], reduction="mean").item()
             for task in sorted(self._loss_sums)
@@ -224,7 +224,7 @@ class MultitaskTraining(MultitaskEvaluation):
         return super().log_state() | {"task_losses": sums, "task_steps": dict(self._steps_of)}
 
     def load_log_state(self, state: dict[str, Any]) -> None:
-        """As `LogKeepingTrainer.load_log_state`, and of the tasks' losses."""
+        """Take up what `log_state` returned."""
         super().load_log_state(state)
         device = self.args.device
         self._loss_sums = {

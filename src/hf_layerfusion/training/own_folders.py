@@ -21,7 +21,7 @@ def make_own(folder: Path) -> Path:
 
 
 def is_own(folder: Path) -> bool:
-    """Whether this package has made a folder."""
+    """Return whether this package has made a folder."""
     return (folder / MARK).is_file()
 
 
@@ -32,7 +32,7 @@ def remove_own(folder: Path) -> None:
 
 
 def new_name(folder: Path) -> Path:
-    """`folder`, or where there is something of that name, `folder-2`, `folder-3`, …"""
+    """Return `folder`, or, if there is something of that name, `folder-2`, `folder-3`, …"""
     found, number = folder, 1
     while found.exists():
         number += 1

@@ -56,7 +56,7 @@ class PretrainingTrainer(LayerFusionTrainer):
         )
 
     @property
-    def _loss_is_of_a_device(self) -> bool:
+    def _loss_depends_on_device_batch(self) -> bool:
         return self._objective.least_batch > 1
 
     def metric_names(self) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ class PretrainingTrainer(LayerFusionTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As `EvaluatingTrainer.evaluation_loop`; what the objective says of the loss is added."""
+        """Evaluate as `EvaluatingTrainer.evaluation_loop` does, and add the objective's metrics of the loss."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.args.seed)  # the same dropout masks each time, where the objective has any
             output = super().evaluation_loop(

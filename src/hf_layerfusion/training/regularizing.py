@@ -71,12 +71,12 @@ class RegularizedTraining(MultitaskTraining):
         return take_back
 
     def log_state(self) -> dict[str, Any]:
-        """As `MultitaskTraining.log_state`, and of what the regularizers tell."""
+        """Return `MultitaskTraining.log_state` with the values that the regularizers log."""
         terms = {name: torch.stack(values).tolist() for name, values in sorted(self._terms.items()) if values}
         return super().log_state() | {"terms": terms}
 
     def load_log_state(self, state: dict[str, Any]) -> None:
-        """As `MultitaskTraining.load_log_state`, and of what the regularizers tell."""
+        """Take up what `log_state` returned."""
         super().load_log_state(state)
         terms = state["terms"].items()
         self._terms = {name: list(torch.tensor(values, device=self.args.device)) for name, values in terms}

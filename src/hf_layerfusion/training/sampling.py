@@ -98,7 +98,7 @@ def seeded_generator(*key: int) -> torch.Generator:
 
 
 def take_rows(arrays: Any, rows: npt.NDArray[np.intp]) -> Any:
-    """The `rows` of an array, or of each array in a tuple, list or dictionary; `None` stays."""
+    """Return the `rows` of an array, or of each array in a tuple, list or dictionary; `None` stays."""
     if isinstance(arrays, tuple | list):
         return type(arrays)(take_rows(array, rows) for array in arrays)
     if isinstance(arrays, Mapping):

@@ -101,7 +101,7 @@ class StateCache:
         return len(self._texts)
 
     def __contains__(self, key: bytes) -> bool:
-        """Whether there are intact states of a text; checks them the first time."""
+        """Return whether there are intact states of a text; they are checked the first time."""
         if key in self._checked:
             return True
         places = self._texts.get(key, [])

@@ -1,4 +1,4 @@
-"""How long the texts are that a saved tokenizer gives its model."""
+"""Limits on the length of the texts that a saved tokenizer gives its model."""
 
 from typing import Any
 
@@ -13,6 +13,6 @@ def limit_length(tokenizer: Any, most: int | None) -> None:
 
 
 def limit_to_model(tokenizer: Any, model: nn.Module | None) -> None:
-    """As `limit_length`, with the most tokens that a model of the package takes."""
+    """Lowers `tokenizer.model_max_length` to the most tokens that a model of the package takes; see `limit_length`."""
     model = model.get_base_model() if isinstance(model, PeftModel) else model  # below it a model has its own
     limit_length(tokenizer, getattr(getattr(model, "base_model", None), "max_tokens", None))

@@ -223,11 +223,11 @@ class LayerFusionTrainer(
         super().log(logs, start_time)
 
     def log_state(self) -> dict[str, Any]:
-        """As `GuardedTraining.log_state`, and the rates of the last step."""
+        """Return `GuardedTraining.log_state` with the rates of the last step."""
         return super().log_state() | {"rates": list(self._rates.items())}
 
     def load_log_state(self, state: dict[str, Any]) -> None:
-        """As `GuardedTraining.load_log_state`, and the rates of the last step."""
+        """Take up what `log_state` returned."""
         super().load_log_state(state)
         self._rates = dict(state["rates"])
 

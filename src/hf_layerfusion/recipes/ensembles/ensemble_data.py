@@ -119,8 +119,11 @@ def _read(path: str, split: str, data: DataArguments, task: Task) -> Texts:
 
 
 def _schema(task: Task, data: DataArguments, labels: list[Any], path: str) -> LabelSchema:
-    """How the file's labels are the ensemble's: by name, by the raw labels that the first member was trained on, or
-    integers in ascending order by `--class_names`."""
+    """Return the schema that reads a file's labels as the ensemble's.
+
+    They are its names, the raw labels that the first member was trained on, or, with `--class_names`, integers that
+    these name in ascending order.
+    """
     if task.is_regression:
         return LabelSchema("regression", task.labels)
     names = tuple(data.class_names or task.labels)

@@ -7,9 +7,12 @@ from hf_layerfusion.recipes.recipe_arguments import (
     DataCardArguments,
     RunTrainingArguments,
     check_least,
+    check_prediction_format,
     option,
 )
 from hf_layerfusion.training.training_arguments import check_seed
+
+PREDICTION_FORMATS = ("standard", "spreadsheet", "course")
 
 
 @dataclass
@@ -62,6 +65,7 @@ class MultitaskDataArguments(DataCardArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_prediction_format(self.prediction_format, PREDICTION_FORMATS)
         check_least(self, 1, "max_seq_length", "max_train_samples", "max_predict_samples")
         check_seed("--split_seed", self.split_seed)
 

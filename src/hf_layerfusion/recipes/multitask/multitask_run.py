@@ -28,7 +28,6 @@ from hf_layerfusion.recipes.multitask.task_training import (
 )
 from hf_layerfusion.recipes.prediction_run import is_prediction_only
 from hf_layerfusion.recipes.publishing import open_hub, planned_push
-from hf_layerfusion.recipes.recipe_arguments import check_prediction_format
 from hf_layerfusion.recipes.run_folder import (
     named_checkpoint,
     open_run,
@@ -39,8 +38,6 @@ from hf_layerfusion.recipes.search.search_run import check_search, run_with_best
 from hf_layerfusion.training.optimizer import group_rows
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
-PREDICTION_FORMATS = ("standard", "spreadsheet", "course")
-
 
 def train_tasks(
     model_arguments: MultitaskModelArguments,
@@ -49,9 +46,8 @@ def train_tasks(
     entries: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Prepares the data of all tasks once, then trains, predicts and writes outputs for each seed; with `--hp_search`,
-    by the settings that a search before finds best. With `--dry_run`
-    nothing is trained: the answer is the number of parameters of each architecture, in all and by part, and this run's
-    parameter groups.
+    by the settings that a search before finds best. With `--dry_run` nothing is trained: the answer is the number of
+    parameters of each architecture, in all and by part, and this run's parameter groups.
 
     Args:
         model_arguments, data_arguments, training_arguments: the script's.
@@ -71,7 +67,6 @@ def train_tasks(
     check_search(training_arguments)
     if entries is None:
         entries = read_tasks_file(data_arguments.tasks_file)
-    check_prediction_format(data_arguments.prediction_format, PREDICTION_FORMATS)
     settings = run_settings(model_arguments, data_arguments, training_arguments) | {"tasks": entries}
     folder = Path(data_arguments.data_dir or Path(str(data_arguments.tasks_file)).parent)
     with open_run(training_arguments, settings):
