@@ -21,7 +21,7 @@ from hf_layerfusion.modeling.parameter_counts import parameter_counts
 from hf_layerfusion.modeling.pipeline_multitask import MultitaskPipeline
 from hf_layerfusion.modeling.task_config import TaskConfig
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Heavy or rarely needed names, imported when first asked for.
 _LAZY = {
