@@ -295,10 +295,14 @@ def writable(what: str | Path) -> Iterator[None]:
         what: What is being written, for the message.
 
     Raises:
-        StorageError: In place of an `OSError`.
+        StorageError: In place of an `OSError`; a lost connection is raised as it is.
     """
     try:
         yield
+    except (
+        ConnectionError
+    ):  # among them that of a standard output that nobody reads any more: no fault of the disk
+        raise
     except OSError as error:
         raise StorageError(f"{what}: cannot be written: {refusal(error)}.") from error
 

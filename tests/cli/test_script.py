@@ -1,7 +1,9 @@
 """What a script shows while it runs."""
 
+import errno
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hf_layerfusion.cli.script import parse_arguments, set_up_logging
+from hf_layerfusion.cli.script import parse_arguments, run_script, set_up_logging
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.recipe_arguments import (
     AbsaDataArguments,
@@ -22,6 +24,7 @@ from hf_layerfusion.recipes.recipe_arguments import (
     TweetTrainingArguments,
 )
 from hf_layerfusion.recipes.run_folder import run_settings
+from hf_layerfusion.storage import writable
 from reproduction.recipes import MULTITASK_CLASSES
 
 
@@ -115,3 +118,52 @@ def test_an_abbreviation_of_recipe_is_no_recipe_unsaid(
     """argparse takes `--reci` for `--recipe`, too late for the defaults that a recipe sets."""
     with pytest.raises(UserError, match="--recipe must be written in full"):
         parsed(monkeypatch, tmp_path, TWEETS, "--reci", "paper")
+
+
+@pytest.fixture
+def closed_output(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A standard output whose reader has gone, as that of `head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        yield
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("is_flushed", [True, False], ids=["while it prints", "at its end"])
+def test_a_script_whose_output_nobody_reads_ends_quietly(
+    closed_output: None, capfd: pytest.CaptureFixture[str], is_flushed: bool
+) -> None:
+    def main() -> None:
+        with writable("the report"):
+            print("a line", flush=is_flushed)
+
+    with pytest.raises(SystemExit) as stopped:
+        run_script(main)
+    sys.stdout.flush()  # as the interpreter does at its end: it must not fail again
+    assert stopped.value.code == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_a_users_mistake_is_told_though_nobody_reads_the_output(
+    closed_output: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        print("a line")
+        raise UserError("--data must be named.")
+
+    with pytest.raises(SystemExit) as stopped:
+        run_script(main)
+    sys.stdout.flush()
+    assert stopped.value.code == 2
+    assert capfd.readouterr().err == "error: --data must be named.\n"
+
+
+def test_a_lost_connection_is_no_fault_of_the_disk() -> None:
+    def main() -> None:
+        with writable("the model"):
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    with pytest.raises(ConnectionResetError):
+        run_script(main)

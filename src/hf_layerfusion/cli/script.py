@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -137,16 +138,50 @@ def print_dry_run(results: dict[str, Any]) -> None:
 
 
 def run_script(main: Callable[[], Any]) -> None:
-    """Calls `main`; a `UserError`, or what the operating system refuses, becomes one line on standard error and exit
-    code 2."""
+    """Call `main`, and end the process with one line on standard error and exit code 2 where it raises a `UserError` or
+    the operating system refuses something.
+
+    If whoever reads standard output has gone, as `head` does after its last line, the process ends with code 1 and says
+    nothing.
+
+    Raises:
+        OSError: A library's own error, or a lost connection: its traceback says more than one line could.
+    """
     set_up_logging()
     try:
         main()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno is None:  # not the system's own: a library's, with a traceback that says more
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            sys.exit(1)
+        if error.errno is None or isinstance(error, ConnectionError):
             raise
         print(f"error: {refusal(error)}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        _drop_unwritten()
+
+
+def _output_is_closed() -> bool:
+    """Return whether nobody reads standard output any more."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # of no events but errors and hang-ups, which are always told
+        return bool(poll.poll(0))
+    except (AttributeError, ValueError, OSError):  # Windows, or no output that the system knows of
+        return False
+
+
+def _drop_unwritten() -> None:
+    """Drop what standard output cannot take, else Python reports it when the process ends."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
