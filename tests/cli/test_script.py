@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -120,42 +121,37 @@ def test_an_abbreviation_of_recipe_is_no_recipe_unsaid(
         parsed(monkeypatch, tmp_path, TWEETS, "--reci", "paper")
 
 
-@pytest.fixture
-def closed_output(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@contextmanager
+def closed_output() -> Iterator[None]:
     """A standard output whose reader has gone, as that of `head`."""
     reader, writer = os.pipe()
     os.close(reader)
-    with open(writer, "w", encoding="utf-8") as stream:
-        monkeypatch.setattr(sys, "stdout", stream)
+    with open(writer, "w", encoding="utf-8") as stream, redirect_stdout(stream):
         yield
-        monkeypatch.undo()
+        stream.flush()  # as the interpreter does at its end: it must not fail again
 
 
 @pytest.mark.parametrize("is_flushed", [True, False], ids=["while it prints", "at its end"])
 def test_a_script_whose_output_nobody_reads_ends_quietly(
-    closed_output: None, capfd: pytest.CaptureFixture[str], is_flushed: bool
+    capfd: pytest.CaptureFixture[str], is_flushed: bool
 ) -> None:
     def main() -> None:
         with writable("the report"):
             print("a line", flush=is_flushed)
 
-    with pytest.raises(SystemExit) as stopped:
+    with closed_output(), pytest.raises(SystemExit) as stopped:
         run_script(main)
-    sys.stdout.flush()  # as the interpreter does at its end: it must not fail again
     assert stopped.value.code == 1
     assert capfd.readouterr().err == ""
 
 
-def test_a_users_mistake_is_told_though_nobody_reads_the_output(
-    closed_output: None, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_users_mistake_is_told_though_nobody_reads_the_output(capfd: pytest.CaptureFixture[str]) -> None:
     def main() -> None:
         print("a line")
         raise UserError("--data must be named.")
 
-    with pytest.raises(SystemExit) as stopped:
+    with closed_output(), pytest.raises(SystemExit) as stopped:
         run_script(main)
-    sys.stdout.flush()
     assert stopped.value.code == 2
     assert capfd.readouterr().err == "error: --data must be named.\n"
 
