@@ -8,6 +8,8 @@ from typing import Any
 from hf_layerfusion.data.spelling import LINK, USER, SpellingCorrector
 from hf_layerfusion.errors import UserError, nearest
 
+__all__ = ["PRESETS", "STEPS", "TweetPreprocessor"]
+
 _LINK = re.compile(LINK, re.IGNORECASE)
 _USER = re.compile(USER, re.IGNORECASE)
 _HASHTAG = re.compile(r"#(?=\w)")

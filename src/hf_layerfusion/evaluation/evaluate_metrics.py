@@ -18,6 +18,8 @@ from hf_layerfusion.evaluation.metrics import (
     single_label_metrics,
 )
 
+__all__ = ["MultiLabelMetrics", "RegressionMetrics", "SingleLabelMetrics"]
+
 
 class SingleLabelMetrics(evaluate.Metric):
     """`accuracy`, `f1_macro` and `recall_macro` of classes, as `single_label_metrics` has them.

@@ -14,6 +14,8 @@ from hf_layerfusion.hub.markdown import Markdown, escape_markdown, markdown_tabl
 from hf_layerfusion.hub.usage import model_usage
 from hf_layerfusion.metric_registry import METRICS
 
+__all__ = ["build_card"]
+
 
 def build_card(facts: CardFacts) -> ModelCard:
     """Make the card: metadata that the Hub reads, and a page whose every figure comes from `facts`.

@@ -16,6 +16,8 @@ from hf_layerfusion.hub.citations import CITATIONS
 from hf_layerfusion.hub.encoder import is_hub_id
 from hf_layerfusion.hub.markdown import one_line
 
+__all__ = ["CardFacts", "Snippet"]
+
 
 class Snippet(NamedTuple):
     """Something to run, as the card shows it.

@@ -5,6 +5,8 @@ import platform
 
 import torch
 
+__all__ = ["hardware_name", "library_environment"]
+
 _LIBRARIES = (
     "hf_layerfusion", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft",
     "huggingface_hub", "safetensors", "numpy", "scikit-learn",

@@ -18,6 +18,8 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.markdown import one_line
 from hf_layerfusion.storage import write_text
 
+__all__ = ["NEVER_PUSHED", "PushError", "files_to_push", "publish"]
+
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"

@@ -13,6 +13,8 @@ from hf_layerfusion.evaluation.predictions import PREDICTION_FORMATS
 from hf_layerfusion.metric_registry import MAIN_METRIC
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments, check_seed
 
+__all__ = ["EncoderArguments"]
+
 LANGUAGE_CODE = re.compile("[a-z]{2,3}|multilingual|code")
 """Codes that the Hub accepts as the language of a model card."""
 

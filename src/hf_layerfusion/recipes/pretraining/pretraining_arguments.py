@@ -7,6 +7,8 @@ from hf_layerfusion.data.streaming import STREAMS
 from hf_layerfusion.recipes.recipe_arguments import option
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments, check_seed
 
+__all__ = ["PretrainingArguments", "PretrainingDataArguments"]
+
 
 @dataclass
 class PretrainingDataArguments:

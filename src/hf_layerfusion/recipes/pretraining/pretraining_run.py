@@ -40,6 +40,8 @@ from hf_layerfusion.training.pretraining import PretrainingTrainer, check_argume
 from hf_layerfusion.training.text_stream import TextStream
 from hf_layerfusion.training.trainer_card import NO_METRIC
 
+__all__ = ["pretrain"]
+
 logger = logging.getLogger(__name__)
 
 # What a head that is trained alone has in place of the run's settings.
