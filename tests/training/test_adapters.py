@@ -21,7 +21,7 @@ from hf_layerfusion import (
 )
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.adapters import AdaptedModel, add_adapters, load_adapter_model
-from hf_layerfusion.training.places import EMBEDDINGS, HEAD, LAYER, TOP, parameter_places
+from hf_layerfusion.training.parameter_parts import EMBEDDINGS, HEAD, LAYER, TOP, parameter_parts
 from hf_layerfusion.training.training_arguments import CHECKPOINTING
 from tests.tiny import MODEL_TYPES, VOCABULARY, tiny_config, tiny_tokenizer
 from tests.training.small import rows, small_trainer, weights_digest
@@ -273,7 +273,7 @@ def small_adapted(folder: str) -> AdaptedModel:
 
 def test_places_of_an_adapters_parameters(tiny_encoder_dir: str) -> None:
     adapted = add_adapters(classifier("gru_fusion", tiny_encoder_dir))
-    places = parameter_places(adapted)
+    places = parameter_parts(adapted)
     found = {name: places[id(parameter)] for name, parameter in adapted.named_parameters()}
     lora = {name: place for name, place in found.items() if "lora_" in name}
     assert {place.part for place in lora.values()} == {LAYER}

@@ -8,7 +8,7 @@ from hf_layerfusion.gradient_surgery.gramian import TaskGradients
 from hf_layerfusion.regularizers.registry import REGULARIZERS
 from hf_layerfusion.regularizers.regularizer import regularized_pass
 from hf_layerfusion.regularizers.smart import Smart
-from hf_layerfusion.training.evaluating import EvaluatingTrainer
+from hf_layerfusion.training.sharded_evaluation import EvaluatingTrainer
 from tests.float64 import device_without_float64, without_float64
 from tests.regularizers.small import batch, classifier
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import EvalPrediction, TrainerCallback
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.collating import PaddingCollator
+from hf_layerfusion.training.collators import PaddingCollator
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.tiny import tiny_tokenizer
 from tests.training.small import rows, small_arguments, small_trainer, weights_digest

@@ -13,7 +13,7 @@ from hf_layerfusion import CerbertusForMultitask
 from hf_layerfusion.data.truncation import encode
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
-from hf_layerfusion.training.collating import PaddingCollator
+from hf_layerfusion.training.collators import PaddingCollator
 from hf_layerfusion.training.task_data import SWAPPED
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.tiny import tiny_texts, tiny_tokenizer

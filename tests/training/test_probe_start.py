@@ -13,7 +13,7 @@ from hf_layerfusion.evaluation.linear_probe import fit_linear_probe
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
 from tests.modeling.cases import build
 from tests.training.small import rows
-from tests.training.test_frozen_states import frozen_trainer
+from tests.training.test_frozen_state_cache import frozen_trainer
 
 
 def started(folder: Path, case: str, **settings: Any) -> Any:

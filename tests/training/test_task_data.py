@@ -7,9 +7,9 @@ import pytest
 from datasets import Dataset
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.mixing import TASK_MIXINGS
-from hf_layerfusion.training.sampling import RowOrder
+from hf_layerfusion.training.samplers import RowOrder
 from hf_layerfusion.training.task_data import MultitaskBatchSampler, MultitaskDataset, Pick, TaskDataset
+from hf_layerfusion.training.task_mixing import TASK_MIXINGS
 from tests.training.small_tasks import task_rows, train_sets
 
 ROWS = {"a": 11, "b": 5}

@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 
 from hf_layerfusion.evaluation.layer_use import LayerUse, layer_use
 from hf_layerfusion.hub.markdown import markdown_table
-from hf_layerfusion.training.places import base_model_of
+from hf_layerfusion.training.parameter_parts import base_model_of
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 NUM_TEXTS = 500

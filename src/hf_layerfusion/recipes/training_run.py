@@ -66,7 +66,7 @@ from hf_layerfusion.recipes.run_report import RunResult, card_facts, split_metri
 from hf_layerfusion.recipes.search.search_run import check_search, run_with_best, varies_model
 from hf_layerfusion.recipes.split_predictions import write_answers
 from hf_layerfusion.storage import write_json
-from hf_layerfusion.training.optimizer import group_rows
+from hf_layerfusion.training.parameter_groups import group_rows
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)

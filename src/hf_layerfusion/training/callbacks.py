@@ -12,7 +12,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_layerfusion.training.places import EMBEDDINGS, TOP, Place, depth_of, parameter_places
+from hf_layerfusion.training.parameter_parts import EMBEDDINGS, TOP, ParameterPart, depth_of, parameter_parts
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 
@@ -50,7 +50,7 @@ class GradualUnfreezing(TrainerCallback):
         """Remember which parameters are to be trained at all."""
         model = kwargs["model"]
         self.depth = depth_of(model)
-        places = parameter_places(model)
+        places = parameter_parts(model)
         self.trained = [
             (places[id(parameter)], parameter) for parameter in model.parameters() if parameter.requires_grad
         ]
@@ -64,7 +64,7 @@ class GradualUnfreezing(TrainerCallback):
         for place, parameter in self.trained:
             parameter.requires_grad_(self._is_trained(place, lowest))
 
-    def _is_trained(self, place: Place, lowest: int) -> bool:
+    def _is_trained(self, place: ParameterPart, lowest: int) -> bool:
         if place.part == EMBEDDINGS:
             return lowest <= 0
         if place.part == TOP:

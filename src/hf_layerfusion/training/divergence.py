@@ -15,7 +15,7 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.gradient_surgery import SurgicalTraining
+from hf_layerfusion.training.gradient_combination import SurgicalTraining
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -118,11 +118,11 @@ class GuardedTraining(SurgicalTraining):
     ) -> tuple[list[Any], Tensor | int | None]:
         """As the stock method; a step begins."""
         if self.args.on_divergence == "skip":
-            total, take_back = self._tr_loss.clone(), self.keep_losses()
+            total, rollback = self._tr_loss.clone(), self.keep_losses()
 
             def begin_again() -> None:
                 self._tr_loss.copy_(total)
-                take_back()
+                rollback()
 
             self._take_back = begin_again
         return super().get_batch_samples(epoch_iterator, num_batches, device)

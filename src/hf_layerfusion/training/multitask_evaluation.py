@@ -18,11 +18,11 @@ from transformers.utils import logging
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.metric_registry import EVAL_PREFIX, greater_is_better
 from hf_layerfusion.storage import PARTIAL, remove, sync_folder, sync_tree, writable, write_json
-from hf_layerfusion.training.choosing import ChoosingTrainer
-from hf_layerfusion.training.collating import MultitaskCollator, PaddingCollator
-from hf_layerfusion.training.evaluating import EvaluatingTrainer
+from hf_layerfusion.training.best_checkpoint import ChoosingTrainer
+from hf_layerfusion.training.collators import MultitaskCollator, PaddingCollator
+from hf_layerfusion.training.label_checks import check_labels, with_labels
+from hf_layerfusion.training.sharded_evaluation import EvaluatingTrainer
 from hf_layerfusion.training.task_data import TaskDataset
-from hf_layerfusion.training.task_labels import check_labels, with_labels
 from hf_layerfusion.training.trainer_card import NO_METRIC
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 

@@ -18,10 +18,9 @@ from transformers.trainer_utils import seed_worker
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK, task_inputs
 from hf_layerfusion.training.class_balance import ClassWeights, class_labels
-from hf_layerfusion.training.collating import TASKS
-from hf_layerfusion.training.mixing import TASK_MIXINGS
+from hf_layerfusion.training.collators import TASKS
 from hf_layerfusion.training.multitask_evaluation import MultitaskEvaluation
-from hf_layerfusion.training.sampling import RowOrder
+from hf_layerfusion.training.samplers import RowOrder
 from hf_layerfusion.training.task_data import (
     LABELS,
     TASK,
@@ -29,6 +28,7 @@ from hf_layerfusion.training.task_data import (
     MultitaskDataset,
     TaskDataset,
 )
+from hf_layerfusion.training.task_mixing import TASK_MIXINGS
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 
@@ -232,7 +232,7 @@ class MultitaskTraining(MultitaskEvaluation):
         }
         self._steps_of = Counter(state["task_steps"])
 
-    def start_anew(self) -> None:
+    def reset(self) -> None:
         """Keep nothing of a training before: a search trains one model after another."""
         self.forget_losses()
 
@@ -245,10 +245,10 @@ class MultitaskTraining(MultitaskEvaluation):
         """Returns what takes back all that is added from now on to what the log will say of the tasks' losses."""
         sums, steps = dict(self._loss_sums), Counter(self._steps_of)
 
-        def take_back() -> None:
+        def rollback() -> None:
             self._loss_sums, self._steps_of = sums, steps
 
-        return take_back
+        return rollback
 
     def diverged_tasks(self) -> list[str]:
         """The tasks whose loss was not finite since the last entry of the log; where all were, the task of a step that

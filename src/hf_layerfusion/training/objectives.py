@@ -23,7 +23,7 @@ from transformers import (
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.regularizers.simcse import simcse_loss
 from hf_layerfusion.training.class_balance import IGNORED
-from hf_layerfusion.training.collating import Batch, PaddingCollator
+from hf_layerfusion.training.collators import Batch, PaddingCollator
 from hf_layerfusion.training.task_data import LABELS, Row
 from hf_layerfusion.training.text_stream import DRAW
 

@@ -13,10 +13,10 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK
+from hf_layerfusion.training.loss_weighting import SHARES
 from hf_layerfusion.training.objectives import Objective
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
-from hf_layerfusion.training.weighing import SHARES
 
 
 class PretrainingTrainer(LayerFusionTrainer):

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 from transformers.trainer_utils import has_length
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.mixing import TaskMixing
-from hf_layerfusion.training.sampling import RowOrder, seeded_generator
+from hf_layerfusion.training.samplers import RowOrder, seeded_generator
+from hf_layerfusion.training.task_mixing import TaskMixing
 
 Row = dict[str, Any]
 

@@ -20,17 +20,17 @@ from hf_layerfusion.training.adapters import check_adapters
 from hf_layerfusion.training.callbacks import EarlyStopping, GradualUnfreezing
 from hf_layerfusion.training.checkpointing import CheckpointingTrainer
 from hf_layerfusion.training.divergence import GuardedTraining
-from hf_layerfusion.training.frozen_states import FrozenStates, check_cacheable
-from hf_layerfusion.training.optimizer import (
+from hf_layerfusion.training.frozen_state_cache import FrozenStates, check_cacheable
+from hf_layerfusion.training.hp_search import SearchingTrainer
+from hf_layerfusion.training.hub_push import PushingTrainer
+from hf_layerfusion.training.parameter_groups import (
     epoch_decay_schedule,
     freeze_encoder,
     parameter_groups,
 )
 from hf_layerfusion.training.probe_start import ProbeStart, check_probe_start
-from hf_layerfusion.training.pushing import PushingTrainer
-from hf_layerfusion.training.sampling import RowOrder, SeededSampler
-from hf_layerfusion.training.searching import SearchingTrainer
-from hf_layerfusion.training.streams import check_stream
+from hf_layerfusion.training.samplers import RowOrder, SeededSampler
+from hf_layerfusion.training.stream_checks import check_stream
 from hf_layerfusion.training.tokenizers import limit_to_model
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
@@ -124,7 +124,7 @@ class LayerFusionTrainer(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
     ) -> TrainOutput:
         """See `CheckpointingTrainer.train`."""
-        self.start_anew()
+        self.reset()
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             # An evaluation before marks the bare model as prepared. accelerate would then leave it bare, and each
             # process would train weights of its own.

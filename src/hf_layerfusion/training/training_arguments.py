@@ -14,9 +14,9 @@ from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.gradient_surgery.registry import AGGREGATORS, task_weights
 from hf_layerfusion.metric_registry import greater_is_better, known_direction
 from hf_layerfusion.regularizers.registry import make_regularizers
-from hf_layerfusion.training.exclusions import check_exclusions
-from hf_layerfusion.training.launching import check_launcher, check_processes
-from hf_layerfusion.training.mixing import TASK_MIXINGS
+from hf_layerfusion.training.launch_checks import check_launcher, check_processes
+from hf_layerfusion.training.option_exclusions import check_exclusions
+from hf_layerfusion.training.task_mixing import TASK_MIXINGS
 
 CHECKPOINTING = (
     "activation_checkpointing"

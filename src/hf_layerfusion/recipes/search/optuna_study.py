@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.evaluation.plots.search_plots import Trial
-from hf_layerfusion.training.searching import FOLDER
+from hf_layerfusion.training.hp_search import FOLDER
 
 STUDY_NAME = "search"
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {

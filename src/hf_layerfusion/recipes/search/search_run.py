@@ -36,8 +36,8 @@ from hf_layerfusion.recipes.search.search_space import (
     wandb_sweep,
 )
 from hf_layerfusion.storage import read_object, writable, write_json
+from hf_layerfusion.training.hp_search import SearchStopped
 from hf_layerfusion.training.own_folders import remove_own
-from hf_layerfusion.training.searching import SearchStopped
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)

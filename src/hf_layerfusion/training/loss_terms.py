@@ -64,11 +64,11 @@ class RegularizedTraining(MultitaskTraining):
         take_back_losses = super().keep_losses()
         known = {name: len(values) for name, values in self._terms.items()}
 
-        def take_back() -> None:
+        def rollback() -> None:
             take_back_losses()
             self._terms = {name: self._terms[name][:count] for name, count in known.items()}
 
-        return take_back
+        return rollback
 
     def log_state(self) -> dict[str, Any]:
         """Return `MultitaskTraining.log_state` with the values that the regularizers log."""
@@ -81,9 +81,9 @@ class RegularizedTraining(MultitaskTraining):
         terms = state["terms"].items()
         self._terms = {name: list(torch.tensor(values, device=self.args.device)) for name, values in terms}
 
-    def start_anew(self) -> None:
-        """As `MultitaskTraining.start_anew`; what regularizers remember of the model's weights goes too."""
-        super().start_anew()
+    def reset(self) -> None:
+        """As `MultitaskTraining.reset`; what regularizers remember of the model's weights goes too."""
+        super().reset()
         self._terms.clear()
         for regularizer in self._regularizers.values():
             regularizer.load_state_dict({})

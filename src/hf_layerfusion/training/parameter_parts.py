@@ -13,7 +13,7 @@ from hf_layerfusion.regularizers.encoder_layers import encoders_of, layers_of
 EMBEDDINGS, LAYER, TOP, FUSION, HEAD = "embeddings", "layer", "encoder", "fusion", "head"
 
 
-class Place(NamedTuple):
+class ParameterPart(NamedTuple):
     """Where a parameter stands.
 
     Attributes:
@@ -37,14 +37,14 @@ def base_model_of(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def parameter_places(model: nn.Module) -> dict[int, Place]:
+def parameter_parts(model: nn.Module) -> dict[int, ParameterPart]:
     """The place of each parameter of `model`, by the parameter's `id`. An adapter's stand where the layer is that it
     changes."""
     whole = base_model_of(model)
     base = getattr(whole, "base_model", whole)
     inside_base = {id(parameter) for parameter in base.parameters()}
     places = {
-        id(parameter): Place(FUSION if id(parameter) in inside_base else HEAD)
+        id(parameter): ParameterPart(FUSION if id(parameter) in inside_base else HEAD)
         for parameter in model.parameters()
     }
     for encoder in _encoders_of(model):
@@ -56,9 +56,9 @@ def parameter_places(model: nn.Module) -> dict[int, Place]:
         }
         for name, parameter in encoder.named_parameters():
             embeds = "embed" in name or id(parameter) in tables
-            places[id(parameter)] = Place(EMBEDDINGS if embeds else TOP)
+            places[id(parameter)] = ParameterPart(EMBEDDINGS if embeds else TOP)
         for number, layer in enumerate(layers_of(encoder) or ()):
-            places |= {id(parameter): Place(LAYER, number) for parameter in layer.parameters()}
+            places |= {id(parameter): ParameterPart(LAYER, number) for parameter in layer.parameters()}
     return places
 
 

@@ -4,7 +4,7 @@ import torch
 from transformers import DataCollatorWithPadding
 
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK, task_inputs
-from hf_layerfusion.training.collating import MultitaskCollator, PaddingCollator
+from hf_layerfusion.training.collators import MultitaskCollator, PaddingCollator
 from tests.tiny import tiny_tokenizer
 
 

@@ -13,7 +13,7 @@ from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import has_length
 
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK, task_inputs
-from hf_layerfusion.training.log_keeping import LogKeepingTrainer
+from hf_layerfusion.training.log_aggregation import LogKeepingTrainer
 from hf_layerfusion.training.task_data import REPEATED
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 

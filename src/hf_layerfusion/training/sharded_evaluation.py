@@ -18,9 +18,9 @@ from transformers import EvalPrediction
 from transformers.trainer_pt_utils import LengthGroupedSampler, find_batch_size
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_layerfusion.training.sampling import LengthSortedSampler, take_rows
+from hf_layerfusion.training.loss_weighting import WeighingTrainer
+from hf_layerfusion.training.samplers import LengthSortedSampler, take_rows
 from hf_layerfusion.training.task_data import REPEATED, TaskDataset
-from hf_layerfusion.training.weighing import WeighingTrainer
 
 # A stream is read by each process itself: worker processes would each take rows out of turn, and count them unseen.
 _NO_WORKERS: dict[str, Any] = {

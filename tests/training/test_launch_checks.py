@@ -9,7 +9,7 @@ import pytest
 from transformers.utils import logging as transformers_logging
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.launching import check_processes
+from hf_layerfusion.training.launch_checks import check_processes
 from tests.training.small import small_arguments
 
 # What `accelerate launch` sets for `distributed_type: MULTI_CPU` and for `--cpu --num_processes 2`, accelerate 1.15.

@@ -17,13 +17,13 @@ from transformers import (
 
 from hf_layerfusion import CerbertusConfig, CerbertusForMultitask
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.optimizer import (
+from hf_layerfusion.training.parameter_groups import (
     epoch_decay_schedule,
     freeze_encoder,
     group_rows,
     parameter_groups,
 )
-from hf_layerfusion.training.places import parameter_places
+from hf_layerfusion.training.parameter_parts import parameter_parts
 from tests.tiny import tiny_config
 from tests.training.small import small_arguments, small_model
 
@@ -93,7 +93,7 @@ def test_groups_of_a_plain_classifier(tmp_path: Path) -> None:
 
 def test_a_model_that_nests_none_is_all_encoder() -> None:
     for model in (BertModel(tiny_config("bert", 1)), nn.Linear(2, 2)):
-        places = parameter_places(model)
+        places = parameter_parts(model)
         assert all(places[id(parameter)].in_encoder for parameter in model.parameters())
 
 
@@ -237,7 +237,7 @@ def test_embeddings_are_known_by_other_names_too() -> None:
     """GPT-2 calls them `wte` and `wpe`."""
     config = AutoConfig.for_model("gpt2", vocab_size=90, n_embd=32, n_layer=2, n_head=4, n_positions=64)
     model = AutoModelForSequenceClassification.from_config(config)
-    places = parameter_places(model)
+    places = parameter_parts(model)
     found = [
         name for name, parameter in model.named_parameters() if places[id(parameter)].part == "embeddings"
     ]

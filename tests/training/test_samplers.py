@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_layerfusion.training.sampling import RowOrder, SeededSampler, seeded_generator
+from hf_layerfusion.training.samplers import RowOrder, SeededSampler, seeded_generator
 
 LENGTHS = [3 + (7 * row) % 11 for row in range(50)]
 CLASSES = [int(row % 10 == 0) for row in range(50)]

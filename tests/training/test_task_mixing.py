@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from hf_layerfusion.training.mixing import TASK_MIXINGS, Proportional, TaskMixing
+from hf_layerfusion.training.task_mixing import TASK_MIXINGS, Proportional, TaskMixing
 
 ROWS = {"a": 100, "b": 400, "c": 900}
 BATCHES = {"a": 1, "b": 4, "c": 9}

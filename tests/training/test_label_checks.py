@@ -9,8 +9,8 @@ from datasets import Dataset
 
 from hf_layerfusion import CerbertusConfig, CerbertusForMultitask
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.label_checks import check_labels
 from hf_layerfusion.training.task_data import TaskDataset
-from hf_layerfusion.training.task_labels import check_labels
 from tests.tiny import tiny_config
 from tests.training.small_tasks import METRICS, task_rows, tasks_trainer, train_sets
 

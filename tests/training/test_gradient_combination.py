@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.sampling import seeded_generator
+from hf_layerfusion.training.samplers import seeded_generator
 from tests.training.small import small_arguments, small_trainer
 from tests.training.small_tasks import CLASSES, small_tasks_model, task_rows, tasks_trainer, train_sets
 

@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 from hf_layerfusion.gradient_surgery.conflicts import ConflictStatistics
 from hf_layerfusion.gradient_surgery.gramian import TaskGradients
 from hf_layerfusion.gradient_surgery.registry import task_weights
-from hf_layerfusion.training.collating import TASKS
-from hf_layerfusion.training.regularizing import RegularizedTraining
-from hf_layerfusion.training.sampling import seeded_generator
+from hf_layerfusion.training.collators import TASKS
+from hf_layerfusion.training.loss_terms import RegularizedTraining
+from hf_layerfusion.training.loss_weighting import SHARES
+from hf_layerfusion.training.samplers import seeded_generator
 from hf_layerfusion.training.task_data import TASK
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
-from hf_layerfusion.training.weighing import SHARES
 
 
 class SurgicalTraining(RegularizedTraining):
@@ -37,9 +37,9 @@ class SurgicalTraining(RegularizedTraining):
         self._conflicts = ConflictStatistics()
         self._diverged: list[str] = []
 
-    def start_anew(self) -> None:
-        """As `MultitaskTraining.start_anew`; the gradients' parameters may be another model's now."""
-        super().start_anew()
+    def reset(self) -> None:
+        """As `MultitaskTraining.reset`; the gradients' parameters may be another model's now."""
+        super().reset()
         self._gradients = None
         self._conflicts = ConflictStatistics()
 

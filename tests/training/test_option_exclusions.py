@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.exclusions import EXCLUSIONS
+from hf_layerfusion.training.option_exclusions import EXCLUSIONS
 from hf_layerfusion.training.training_arguments import CHECKPOINTING, LayerFusionTrainingArguments
 from tests.training.small import small_arguments
 

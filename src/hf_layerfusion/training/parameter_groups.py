@@ -12,14 +12,14 @@ from transformers import Trainer
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.adapters import check_adapters
-from hf_layerfusion.training.places import (
+from hf_layerfusion.training.parameter_parts import (
     EMBEDDINGS,
     FUSION,
     HEAD,
     TOP,
-    Place,
+    ParameterPart,
     depth_of,
-    parameter_places,
+    parameter_parts,
 )
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
@@ -35,7 +35,7 @@ def freeze_encoder(model: nn.Module, args: LayerFusionTrainingArguments) -> None
         raise UserError(
             f"frozen_layers must be at most the encoder's depth {depth}, found {args.frozen_layers}"
         )
-    places = parameter_places(model)
+    places = parameter_parts(model)
     for parameter in model.parameters():
         place = places[id(parameter)]
         lowest = place.part == EMBEDDINGS and (args.frozen_layers > 0 or args.embedding_learning_rate == 0)
@@ -63,12 +63,12 @@ def parameter_groups(
     Raises:
         UserError: no parameter is trainable, or `layer_decay` on an encoder whose layers do not stand in one list.
     """
-    places = parameter_places(model)
+    places = parameter_parts(model)
     depth = depth_of(model) if args.layer_decay != 1 else 0
     fusion_rate = args.learning_rate if args.fusion_learning_rate is None else args.fusion_learning_rate
     head_rate = fusion_rate if args.head_learning_rate is None else args.head_learning_rate
 
-    def name_and_rate(place: Place) -> tuple[int, str, float]:
+    def name_and_rate(place: ParameterPart) -> tuple[int, str, float]:
         """Order, name and rate of a part of the model."""
         if place.part == EMBEDDINGS and args.embedding_learning_rate is not None:
             return 0, EMBEDDINGS, args.embedding_learning_rate
