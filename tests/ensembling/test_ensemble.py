@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from hf_layerfusion.ensembling import member_models as models
 from hf_layerfusion.ensembling.ensemble import Ensemble
-from hf_layerfusion.ensembling.member_models import Model, Runtime
+from hf_layerfusion.ensembling.member_models import MemberModel, Runtime
 from hf_layerfusion.ensembling.trained_texts import text_hashes, write_trained_texts
 from hf_layerfusion.errors import UserError
 from tests.ensembling.small import LABELS, TEXTS, byte_level_bpe, save_member, unigram
@@ -206,13 +206,13 @@ def test_members_stream_through_memory(zoo, tmp_path, monkeypatch):
     Ensemble.of([zoo["wordpiece"], zoo["bpe"]]).save_pretrained(tmp_path / "inner")
     names = [str(tmp_path / "inner"), zoo["unigram"], zoo["wordpiece"]]
     expected = Ensemble.of(names)(TEXTS)
-    loads, load = [], Model.load
+    loads, load = [], MemberModel.load
 
     def remember(self):
         loads.append((self.name, len(self.runtime._loaded)))
         return load(self)
 
-    monkeypatch.setattr(Model, "load", remember)
+    monkeypatch.setattr(MemberModel, "load", remember)
     runtime = Runtime(max_loaded_members=2)
     streamed = Ensemble.of(names, runtime=runtime)
     assert loads == []  # nothing is loaded before it is asked
@@ -235,7 +235,7 @@ def test_threads_share_members_and_hold_no_more_than_are_allowed(zoo, monkeypatc
     expected = {way: Ensemble.of(names, way)(TEXTS) for way in ways}
     runtime = Runtime(max_loaded_members=max_loaded_members, batch_size=4)
     ensembles = {way: Ensemble.of(names, way, runtime=runtime) for way in ways}
-    answer, running, most = Model._logits, Counter(), []
+    answer, running, most = MemberModel._logits, Counter(), []
 
     def watched(self, *args):
         running[self.sha256] += 1
@@ -245,7 +245,7 @@ def test_threads_share_members_and_hold_no_more_than_are_allowed(zoo, monkeypatc
         finally:
             running[self.sha256] -= 1
 
-    monkeypatch.setattr(Model, "_logits", watched)
+    monkeypatch.setattr(MemberModel, "_logits", watched)
     asked = ways * 8
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda way: ensembles[way](TEXTS), asked))
@@ -258,7 +258,7 @@ def test_threads_share_members_and_hold_no_more_than_are_allowed(zoo, monkeypatc
 
 
 def test_threads_may_cut_texts_at_different_lengths(zoo):
-    model = Ensemble.of([zoo["wordpiece"]]).seats[0].member
+    model = Ensemble.of([zoo["wordpiece"]]).members[0].predictor
     lengths = [3, 5, 9, 17]
     expected = {length: model.predict("default", ROWS, length) for length in lengths}
     asked = lengths * 8
@@ -443,13 +443,13 @@ def test_out_of_fold_predictions_stand_in_for_the_members_own(held_out):
 
 
 def test_each_member_predicts_a_text_once(zoo, tmp_path, monkeypatch, caplog):
-    calls, predict = [], Model._predict
+    calls, predict = [], MemberModel._predict
 
     def remember(self, *arguments):
         calls.append(self.name)
         return predict(self, *arguments)
 
-    monkeypatch.setattr(Model, "_predict", remember)
+    monkeypatch.setattr(MemberModel, "_predict", remember)
     paths = [zoo["wordpiece"], zoo["bpe"]]
 
     def fresh(**options):

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 from hf_layerfusion.cli.script import run_script
 from hf_layerfusion.ensembling.ensemble import Ensemble
-from hf_layerfusion.ensembling.member_models import Model
+from hf_layerfusion.ensembling.member_models import MemberModel
 from hf_layerfusion.ensembling.prediction_files import write_logits
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.diversity import error_correlation
@@ -142,7 +142,7 @@ def test_the_folder_is_an_ensemble_that_answers_as_its_predictions(run, files):
 
 def test_a_second_run_asks_no_member_again(run, files, tmp_path, monkeypatch):
     folder, members, _ = run
-    monkeypatch.setattr(Model, "_predict", lambda *_: pytest.fail("predicted again"))
+    monkeypatch.setattr(MemberModel, "_predict", lambda *_: pytest.fail("predicted again"))
     options = {"prediction_cache": folder / "cache", "combiner": "majority_vote", "weights": None, **files}
     results = call(tmp_path / "again", members, "--combiners", "majority_vote", "average_logits", **options)
     assert results["combiner"] == "majority_vote"
@@ -320,7 +320,7 @@ def test_a_regression_and_integer_labels(tmp_path):
 def test_what_cannot_be_combined_is_refused_before_members_predict(
     trained, tiny_tweets, files, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(Model, "_predict", lambda *_: pytest.fail("predicted"))
+    monkeypatch.setattr(MemberModel, "_predict", lambda *_: pytest.fail("predicted"))
     with pytest.raises(UserError, match="must not have seen what a combiner is fitted on"):
         call(tmp_path / "a", trained, validation_file=tiny_tweets["validation"])
     other = save_member(tmp_path / "other", "roberta", LABELS)

@@ -11,10 +11,22 @@ import numpy as np
 
 from hf_layerfusion.ensembling.batched_metrics import score_of
 from hf_layerfusion.ensembling.combiners import Combiner
-from hf_layerfusion.ensembling.ensemble_manifest import FILE_NAME, Entry, Fit, Manifest, read_manifest
-from hf_layerfusion.ensembling.ensemble_member import Member, Seat, common_tasks, parse_member, seen_by
-from hf_layerfusion.ensembling.member_models import Model, Runtime, Task, resolve, snapshot
-from hf_layerfusion.ensembling.pipeline_output import answer
+from hf_layerfusion.ensembling.ensemble_manifest import (
+    FILE_NAME,
+    CombinerFit,
+    EnsembleManifest,
+    MemberEntry,
+    read_manifest,
+)
+from hf_layerfusion.ensembling.ensemble_member import (
+    EnsembleMember,
+    Predictor,
+    common_tasks,
+    parse_member,
+    seen_by,
+)
+from hf_layerfusion.ensembling.member_models import MemberModel, Runtime, TaskSchema, local_folder, snapshot
+from hf_layerfusion.ensembling.pipeline_output import run_pipeline
 from hf_layerfusion.ensembling.prediction_files import Array, Rows, rows_hash
 from hf_layerfusion.ensembling.registry import make_combiner, must_learn
 from hf_layerfusion.ensembling.trained_texts import (
@@ -39,7 +51,7 @@ class Ensemble:
     Members may differ in architecture, class and tokenizer; the labels of a task must be the same by name.
 
     Args:
-        seats: the members.
+        members: the members.
         runtime: how they are run.
         max_length: tokens that a text or pair is cut to; None: as many as each member takes.
         folder: where it is kept, if it is.
@@ -64,19 +76,19 @@ class Ensemble:
 
     def __init__(
         self,
-        seats: Sequence[Seat],
+        members: Sequence[EnsembleMember],
         runtime: Runtime,
         max_length: int | None = None,
         folder: Path | None = None,
     ):
         if max_length is not None and max_length < 1:
             raise UserError(f"max_length must be 1 or more, found {max_length}; raise it or leave it out.")
-        self.seats, self.runtime, self.max_length, self.folder = list(seats), runtime, max_length, folder
-        self.tasks: dict[str, Task] = common_tasks(self.seats)
+        self.members, self.runtime, self.max_length, self.folder = list(members), runtime, max_length, folder
+        self.tasks: dict[str, TaskSchema] = common_tasks(self.members)
         self.combiners: dict[str, Combiner] = {
             task: make_combiner("average_probabilities") for task in self.tasks
         }
-        self.fits: dict[str, Fit] = {}
+        self.fits: dict[str, CombinerFit] = {}
         self.unverified: list[str] = []
         self._fitted_on: Hashes | None = np.empty(0, np.uint64)
 
@@ -106,7 +118,7 @@ class Ensemble:
         """
         runtime = runtime or Runtime()
         made = make_combiner(combiner, **({} if weights is None else {"weights": tuple(weights)}))
-        ensemble = cls([open_seat(member, runtime) for member in members], runtime, max_length)
+        ensemble = cls([open_member(member, runtime) for member in members], runtime, max_length)
         for task in ensemble.tasks:
             ensemble.set_combiner(task, made)
         return ensemble
@@ -142,10 +154,10 @@ class Ensemble:
         """Of all that its answers depend on: its members, by their own, and how they are combined."""
         return self.manifest().sha256
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> EnsembleManifest:
         """What `ensemble.json` says, but for the folders of members."""
-        return Manifest(
-            [seat.entry for seat in self.seats],
+        return EnsembleManifest(
+            [member.entry for member in self.members],
             {name: list(task.labels) for name, task in self.tasks.items()},
             self.combiners,
             self.fits,
@@ -153,7 +165,7 @@ class Ensemble:
             self.unverified,
         )
 
-    def members_of(self, task: str) -> list[Seat]:
+    def members_of(self, task: str) -> list[EnsembleMember]:
         """The members that answer a task, in the order of their predictions.
 
         Raises:
@@ -163,7 +175,7 @@ class Ensemble:
             raise UserError(
                 f"task must be one of {', '.join(self.tasks)}, found {task!r}; {nearest(task, self.tasks)}"
             )
-        return [seat for seat in self.seats if task in seat.tasks]
+        return [member for member in self.members if task in member.tasks]
 
     def set_combiner(self, task: str, combiner: Combiner) -> None:
         """Combines a task's predictions so from now on.
@@ -180,11 +192,11 @@ class Ensemble:
         """What each member answers, its classes in the ensemble's order: `[M, N, C]`, of a regression `[M, N]`."""
         labels = self.tasks[task].labels
         predictions = []
-        for seat in self.members_of(task):
-            own = seat.tasks[task]
-            found = seat.member.predict(own, rows, self.max_length or max_length)
+        for member in self.members_of(task):
+            own = member.tasks[task]
+            found = member.predictor.predict(own, rows, self.max_length or max_length)
             if not self.tasks[task].is_regression:
-                theirs = seat.member.tasks[own].labels
+                theirs = member.predictor.tasks[own].labels
                 found = found[:, [theirs.index(label) for label in labels]]
             predictions.append(found)
         return np.stack(predictions)
@@ -216,7 +228,7 @@ class Ensemble:
         """
         name = next(iter(self.tasks)) if task is None else task
         self.members_of(name)
-        return answer(lambda rows: self.predict(name, rows), self.tasks[name], inputs, top_k)
+        return run_pipeline(lambda rows: self.predict(name, rows), self.tasks[name], inputs, top_k)
 
     def fit(
         self,
@@ -249,19 +261,19 @@ class Ensemble:
         """
         if out_of_fold and predictions is None:
             raise UserError("predictions must be given where they are out of fold, found none; give them.")
-        made, seats = make_combiner(combiner), self.members_of(task)
+        made, members = make_combiner(combiner), self.members_of(task)
         metric, score = score_of(self.tasks[task].problem_type, metric)
-        if not must_learn(made, len(seats)):
+        if not must_learn(made, len(members)):
             self.set_combiner(task, made)
             return
         if not out_of_fold:
-            unknown = check_held_out(seen_by(seats), rows, unverified_members)
+            unknown = check_held_out(seen_by(members), rows, unverified_members)
             self.unverified = sorted({*self.unverified, *unknown})
         answers = self.member_predictions(task, rows) if predictions is None else predictions
         fitted = made.fit(answers, np.asarray(labels), score)
         reached = float(score(fitted(answers)[None], np.asarray(labels))[0])
         self.set_combiner(task, fitted)
-        self.fits[task] = Fit(metric, reached, len(rows), rows_hash(rows), out_of_fold)
+        self.fits[task] = CombinerFit(metric, reached, len(rows), rows_hash(rows), out_of_fold)
         if self._fitted_on is not None:
             self._fitted_on = np.union1d(self._fitted_on, text_hashes(rows))
 
@@ -269,7 +281,7 @@ class Ensemble:
         """Of each member, to any depth, its name and the texts that it was trained and chosen on; and of the ensemble
         itself what its combiners were fitted on. None where that is not known."""
         own = None if self._fitted_on is None else {"selection": self._fitted_on}
-        return [(self.name, own), *seen_by(self.seats)]
+        return [(self.name, own), *seen_by(self.members)]
 
     def save_pretrained(
         self, folder: str | Path, *, carry_members: bool = False, facts: CardFacts | None = None
@@ -290,7 +302,9 @@ class Ensemble:
     def write(self, partial: Path, folder: Path, carry_members: bool, facts: CardFacts | None) -> None:
         """Writes what `save_pretrained` writes into `partial`, a folder beside `folder` that will take its place."""
         self._write(partial.resolve(), carry_members)
-        card = ensemble_card(folder, self.manifest().to_json(), [s.member.folder for s in self.seats], facts)
+        card = ensemble_card(
+            folder, self.manifest().to_json(), [member.predictor.folder for member in self.members], facts
+        )
         card.save(partial / CARD)
 
     def copy_to(self, folder: Path) -> None:
@@ -302,18 +316,20 @@ class Ensemble:
 
     def _write(self, folder: Path, carry_members: bool) -> None:
         entries = []
-        for number, seat in enumerate(self.seats, start=1):
-            entry = seat.entry
+        for number, member in enumerate(self.members, start=1):
+            entry = member.entry
             if carry_members:
-                place = f"members/{number:02}-{seat.member.name}"
-                seat.member.copy_to(folder / place)
+                place = f"members/{number:02}-{member.predictor.name}"
+                member.predictor.copy_to(folder / place)
                 entry = replace(entry, folder=place, hub_id=None, revision=None)
-            elif seat.hub_id is None:
-                if seat.member.folder is None:
+            elif member.hub_id is None:
+                if member.predictor.folder is None:
                     raise UserError(
-                        f"member {seat.member.name}: must have a folder, found none; save it first."
+                        f"member {member.predictor.name}: must have a folder, found none; save it first."
                     )
-                entry = replace(entry, folder=Path(os.path.relpath(seat.member.folder, folder)).as_posix())
+                entry = replace(
+                    entry, folder=Path(os.path.relpath(member.predictor.folder, folder)).as_posix()
+                )
             entries.append(entry)
         if self._fitted_on is not None and len(self._fitted_on):
             write_trained_texts(folder, [], self._fitted_on)
@@ -321,24 +337,26 @@ class Ensemble:
         write_model_manifest(folder)
 
 
-def open_seat(name: str, runtime: Runtime) -> Seat:
+def open_member(name: str, runtime: Runtime) -> EnsembleMember:
     """A member by what `Ensemble.of` takes for one."""
     task, source, revision = parse_member(name)
     if Path(source).is_dir():
-        return Seat(open_source(source, revision, runtime), task)
-    member = open_source(source, revision, runtime)
-    return Seat(member, task, source, None if member.folder is None else member.folder.name)
+        return EnsembleMember(open_source(source, revision, runtime), task)
+    predictor = open_source(source, revision, runtime)
+    return EnsembleMember(
+        predictor, task, source, None if predictor.folder is None else predictor.folder.name
+    )
 
 
-def open_source(source: str, revision: str | None, runtime: Runtime) -> Member:
+def open_source(source: str, revision: str | None, runtime: Runtime) -> Predictor:
     """The model or ensemble of a folder or Hub id; one from the Hub must hold its members or name their Hub ids."""
-    folder = resolve(source, revision).resolve()
-    return open_member(folder, runtime, root=None if Path(source).is_dir() else folder)
+    folder = local_folder(source, revision).resolve()
+    return open_predictor(folder, runtime, root=None if Path(source).is_dir() else folder)
 
 
-def open_member(
+def open_predictor(
     folder: Path, runtime: Runtime, trail: tuple[Path, ...] = (), root: Path | None = None
-) -> Member:
+) -> Predictor:
     """The model or ensemble of a folder.
 
     Args:
@@ -358,10 +376,12 @@ def open_member(
             f"{folder}: an ensemble must not be a member of itself, found {circle}; leave it out."
         )
     if not (folder / FILE_NAME).is_file():
-        return Model(folder, runtime)
+        return MemberModel(folder, runtime)
     manifest = read_manifest(folder)
-    seats = [_seat_of(entry, folder, runtime, (*trail, folder), root) for entry in manifest.members]
-    ensemble = Ensemble(seats, runtime, manifest.max_length, folder)
+    members = [
+        _member_from_entry(entry, folder, runtime, (*trail, folder), root) for entry in manifest.members
+    ]
+    ensemble = Ensemble(members, runtime, manifest.max_length, folder)
     if ensemble.tasks.keys() != manifest.combiners.keys():
         raise UserError(
             f"{folder / FILE_NAME}: must combine the tasks {', '.join(ensemble.tasks)} of its members, found "
@@ -384,9 +404,9 @@ def open_member(
     return ensemble
 
 
-def _seat_of(
-    entry: Entry, folder: Path, runtime: Runtime, trail: tuple[Path, ...], root: Path | None
-) -> Seat:
+def _member_from_entry(
+    entry: MemberEntry, folder: Path, runtime: Runtime, trail: tuple[Path, ...], root: Path | None
+) -> EnsembleMember:
     if entry.folder is not None and (root is not None or Path(entry.folder).is_absolute()):
         inside(
             root or folder, os.path.join(folder, entry.folder), f"{folder / FILE_NAME}: member {entry.name}"
@@ -400,10 +420,10 @@ def _seat_of(
             f"{folder / FILE_NAME}: the member {entry.name} must be in the folder {entry.folder}, found none there; "
             "bring it back."
         )
-    member = open_member(place, runtime, trail, root)
-    if member.sha256 != entry.sha256:
+    predictor = open_predictor(place, runtime, trail, root)
+    if predictor.sha256 != entry.sha256:
         raise UserError(
             f"{folder / FILE_NAME}: the member {entry.name} has changed since it was added (sha256 differs); bring "
             "back what it was, or make the ensemble anew."
         )
-    return Seat(member, entry.task, entry.hub_id, entry.revision)
+    return EnsembleMember(predictor, entry.task, entry.hub_id, entry.revision)

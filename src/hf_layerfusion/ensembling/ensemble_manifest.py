@@ -18,7 +18,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Entry:
+class MemberEntry:
     """A member.
 
     Attributes:
@@ -39,7 +39,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Fit:
+class CombinerFit:
     """What a task's combiner was fitted on.
 
     Attributes:
@@ -58,7 +58,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class EnsembleManifest:
     """The content of `ensemble.json`.
 
     Attributes:
@@ -70,10 +70,10 @@ class Manifest:
         unverified: members of which it was not known, when a combiner was fitted, what they were trained on.
     """
 
-    members: list[Entry]
+    members: list[MemberEntry]
     labels: dict[str, list[str]]
     combiners: dict[str, Combiner]
-    fits: dict[str, Fit] = field(default_factory=dict)
+    fits: dict[str, CombinerFit] = field(default_factory=dict)
     max_length: int | None = None
     unverified: list[str] = field(default_factory=list)
 
@@ -107,7 +107,7 @@ class Manifest:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Manifest":
+    def from_json(cls, content: Mapping[str, Any]) -> "EnsembleManifest":
         """Reads what `to_json` wrote.
 
         Raises:
@@ -116,10 +116,10 @@ class Manifest:
         """
         tasks = content["tasks"]
         return cls(
-            [Entry(**entry) for entry in content["members"]],
+            [MemberEntry(**entry) for entry in content["members"]],
             {task: list(entry["labels"]) for task, entry in tasks.items()},
             {task: combiner_from_json(entry["combiner"]) for task, entry in tasks.items()},
-            {task: Fit(**entry["fitted"]) for task, entry in tasks.items() if entry["fitted"]},
+            {task: CombinerFit(**entry["fitted"]) for task, entry in tasks.items() if entry["fitted"]},
             content["max_length"],
             list(content["unverified_members"]),
         )
@@ -129,7 +129,7 @@ class Manifest:
         write_json(folder / FILE_NAME, self.to_json())
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> EnsembleManifest:
     """Reads `ensemble.json`.
 
     Raises:
@@ -142,7 +142,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise UserError(
                 f"{path}: must have the format {FORMAT}, found {content['format']!r}; save it anew."
             )
-        return Manifest.from_json(content)
+        return EnsembleManifest.from_json(content)
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Protocol
 
 from hf_layerfusion.ensembling.batched_metrics import score_of
-from hf_layerfusion.ensembling.ensemble_manifest import Entry
-from hf_layerfusion.ensembling.member_models import ONLY_TASK, Task
+from hf_layerfusion.ensembling.ensemble_manifest import MemberEntry
+from hf_layerfusion.ensembling.member_models import ONLY_TASK, TaskSchema
 from hf_layerfusion.ensembling.prediction_files import Array, Rows
 from hf_layerfusion.ensembling.trained_texts import Hashes
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.paths import is_plain_name
 
 
-class Member(Protocol):
+class Predictor(Protocol):
     """What a model and an ensemble have in common."""
 
-    tasks: dict[str, Task]
+    tasks: dict[str, TaskSchema]
 
     @property
     def name(self) -> str:
@@ -42,11 +42,11 @@ class Member(Protocol):
 
 
 @dataclass(frozen=True)
-class Seat:
+class EnsembleMember:
     """A member in its ensemble.
 
     Attributes:
-        member: a model, or an ensemble.
+        predictor: a model, or an ensemble.
         task: the one task that it answers here; None: all that it names.
         hub_id: where it comes from; None for a folder.
         revision: its commit there.
@@ -55,37 +55,37 @@ class Seat:
         UserError: a task that the member does not answer, or whose name is none.
     """
 
-    member: Member
+    predictor: Predictor
     task: str | None = None
     hub_id: str | None = None
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        own = self.member.tasks
+        own = self.predictor.tasks
         if self.task is not None and not is_plain_name(self.task):
             raise UserError(
-                f"member {self.member.name}: its task must be named by letters, digits, '_' and '-', found "
+                f"member {self.predictor.name}: its task must be named by letters, digits, '_' and '-', found "
                 f"{self.task!r}; name it otherwise."
             )
         if self.task is not None and self.task not in own and set(own) != {ONLY_TASK}:
             raise UserError(
-                f"member {self.member.name}: must answer the task {self.task!r}, found only {', '.join(own)}; name one "
-                "of them."
+                f"member {self.predictor.name}: must answer the task {self.task!r}, found only {', '.join(own)}; "
+                "name one of them."
             )
 
     @property
     def tasks(self) -> dict[str, str]:
         """What it answers here, each with the member's own name of it."""
-        own = self.member.tasks
+        own = self.predictor.tasks
         if self.task is None:
             return {name: name for name in own}
         return {self.task: self.task if self.task in own else ONLY_TASK}
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> MemberEntry:
         """As a line of `ensemble.json`, but for its folder."""
-        member = self.member
-        return Entry(member.name, member.sha256, None, self.hub_id, self.revision, self.task)
+        predictor = self.predictor
+        return MemberEntry(predictor.name, predictor.sha256, None, self.hub_id, self.revision, self.task)
 
 
 def parse_member(name: str) -> tuple[str | None, str, str | None]:
@@ -101,28 +101,28 @@ def parse_member(name: str) -> tuple[str | None, str, str | None]:
     return task if separator else None, source, revision or None
 
 
-def seen_by(seats: Sequence[Seat]) -> list[tuple[str, dict[str, Hashes] | None]]:
-    """`Member.seen_texts` of all of them."""
-    return [entry for seat in seats for entry in seat.member.seen_texts()]
+def seen_by(members: Sequence[EnsembleMember]) -> list[tuple[str, dict[str, Hashes] | None]]:
+    """`Predictor.seen_texts` of all of them."""
+    return [entry for member in members for entry in member.predictor.seen_texts()]
 
 
-def common_tasks(seats: Sequence[Seat]) -> dict[str, Task]:
+def common_tasks(members: Sequence[EnsembleMember]) -> dict[str, TaskSchema]:
     """What the members together answer.
 
     Raises:
         UserError: no members, or members that do not fit each other.
     """
-    if not seats:
+    if not members:
         raise UserError("an ensemble needs one member or more, found none; name members.")
-    tasks: dict[str, Task] = {}
-    for seat in seats:
-        for name, own in seat.tasks.items():
-            task = seat.member.tasks[own]
+    tasks: dict[str, TaskSchema] = {}
+    for member in members:
+        for name, own in member.tasks.items():
+            task = member.predictor.tasks[own]
             score_of(task.problem_type)
-            _check_same(seat.member.name, name, tasks.setdefault(name, task), task)
+            _check_same(member.predictor.name, name, tasks.setdefault(name, task), task)
     if ONLY_TASK in tasks and len(tasks) > 1:
         other = next(name for name in tasks if name != ONLY_TASK)
-        nameless = next(seat.member.name for seat in seats if ONLY_TASK in seat.tasks)
+        nameless = next(member.predictor.name for member in members if ONLY_TASK in member.tasks)
         raise UserError(
             f"member {nameless}: must say which task it answers where others answer {other!r}, found no name; give "
             f"it as {other}={nameless}."
@@ -130,7 +130,7 @@ def common_tasks(seats: Sequence[Seat]) -> dict[str, Task]:
     return tasks
 
 
-def _check_same(member: str, name: str, expected: Task, found: Task) -> None:
+def _check_same(member: str, name: str, expected: TaskSchema, found: TaskSchema) -> None:
     what = "" if name == ONLY_TASK else f" of task {name!r}"
     if expected.problem_type != found.problem_type:
         raise UserError(

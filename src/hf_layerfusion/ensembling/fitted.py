@@ -29,15 +29,15 @@ class TaskBased(Combiner):
 
     def fit(self, predictions: Array, labels: Array, score: Score) -> "TaskBased":
         """Takes the member with the best score; among equals the first."""
-        scores = defined(score(predictions, labels))
+        scores = worst_if_undefined(score(predictions, labels))
         return TaskBased(int(scores.argmax()))
 
     def combine(self, predictions: Array) -> Array:
         """`__call__`, on sound predictions in float64."""
         if self.member is None and len(predictions) > 1:
-            raise unfitted("task_based")
+            raise not_fitted_error("task_based")
         member = self.member or 0
-        check_members(len(predictions), member + 1, at_least=True)
+        check_member_count(len(predictions), member + 1, at_least=True)
         chosen: Array = predictions[member]
         return chosen
 
@@ -65,7 +65,9 @@ class Greedy(Combiner):
             answers = softmax(answers, axis=2)
         total, order, best = np.zeros(answers.shape[1:]), list[int](), -np.inf
         while len(order) < (1 + self.replacement) * len(answers):
-            found = defined(score((total + answers) / (len(order) + 1), labels), required=not order)
+            found = worst_if_undefined(
+                score((total + answers) / (len(order) + 1), labels), required=not order
+            )
             is_in = np.isin(np.arange(len(answers)), order)
             may_come = np.where(is_in, self.replacement & (found > best), found >= best)
             if not may_come.any():
@@ -78,8 +80,8 @@ class Greedy(Combiner):
     def combine(self, predictions: Array) -> Array:
         """`__call__`, on sound predictions in float64."""
         if not self.order:
-            raise unfitted("greedy")
-        check_members(len(predictions), max(self.order) + 1, at_least=True)
+            raise not_fitted_error("greedy")
+        check_member_count(len(predictions), max(self.order) + 1, at_least=True)
         counts = np.bincount(self.order, minlength=len(predictions))
         return average_probabilities(predictions, counts / counts.sum())
 
@@ -132,10 +134,10 @@ class Stacked(Combiner):
     def combine(self, predictions: Array) -> Array:
         """`__call__`, on sound predictions in float64."""
         if not self.weights:
-            raise unfitted("stacked")
+            raise not_fitted_error("stacked")
         weights = np.asarray(self.weights)
         inputs = predictions.T if predictions.ndim == 2 else features(predictions)
-        check_members(inputs.shape[1], weights.shape[1])
+        check_member_count(inputs.shape[1], weights.shape[1])
         outputs: Array = inputs @ weights.T + np.asarray(self.intercepts)
         return outputs[:, 0] if predictions.ndim == 2 else outputs
 
@@ -145,7 +147,7 @@ def features(predictions: Array) -> Array:
     return softmax(predictions, axis=2).swapaxes(0, 1).reshape(predictions.shape[1], -1)
 
 
-def defined(scores: Array, required: bool = True) -> Array:
+def worst_if_undefined(scores: Array, required: bool = True) -> Array:
     """Scores with one that is not defined (a constant prediction has no correlation) as the worst.
 
     Raises:
@@ -158,7 +160,7 @@ def defined(scores: Array, required: bool = True) -> Array:
     return np.where(np.isfinite(scores), scores, -np.inf)
 
 
-def check_members(found: int, fitted: int, at_least: bool = False) -> None:
+def check_member_count(found: int, fitted: int, at_least: bool = False) -> None:
     """Raises `UserError` where a combiner was fitted on other members than it is given."""
     if found < fitted or (found > fitted and not at_least):
         raise UserError(
@@ -166,7 +168,7 @@ def check_members(found: int, fitted: int, at_least: bool = False) -> None:
         )
 
 
-def unfitted(name: str) -> UserError:
+def not_fitted_error(name: str) -> UserError:
     """What to say of a combiner that was not fitted."""
     return UserError(f"{name} must be fitted on held-out predictions first, found none; fit it.")
 

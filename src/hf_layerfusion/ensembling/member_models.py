@@ -31,7 +31,7 @@ _NO_LIMIT = 100_000  # transformers' tokenizers say 1e30 where they do not know 
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskSchema:
     """What is answered.
 
     Attributes:
@@ -84,7 +84,7 @@ class Runtime:
                 raise UserError(f"{name} must be 1 or more, found {value}; raise it or leave it out.")
 
     @contextmanager
-    def loaded(self, member: "Model") -> Iterator[tuple[Any, Any]]:
+    def loaded(self, member: "MemberModel") -> Iterator[tuple[Any, Any]]:
         """Context in which a member is in memory: its model, ready for inference, and its tokenizer. Threads share a
         member; one that needs room waits until a member is in nobody's use."""
         key = member.sha256
@@ -108,7 +108,7 @@ class Runtime:
                 self._changed.notify_all()
 
 
-class Model:
+class MemberModel:
     """A trained model of one task or several in a local folder. Weights are loaded when they are needed.
 
     Args:
@@ -221,22 +221,24 @@ class Model:
         for batch in batches(rows, self.runtime.batch_size):
             texts = [rows[row] for row in batch]
             with self.runtime.encoding:  # a tokenizer keeps truncation and padding as its state
-                inputs = encode(tokenizer, texts, self.tasks[task].is_siamese, **options).to(model.device)
+                inputs = encode_rows(tokenizer, texts, self.tasks[task].is_siamese, **options).to(
+                    model.device
+                )
             found[batch] = model(**inputs, **chosen).logits.float().cpu().numpy()
         return found
 
 
-def tasks_of(config: Any) -> dict[str, Task]:
+def tasks_of(config: Any) -> dict[str, TaskSchema]:
     """What a model answers, by its configuration: the tasks that it names, else `ONLY_TASK`."""
     # Asked of the class: the file of any configuration may hold attributes of these names.
     if getattr(config, "tasks", None) and hasattr(type(config), "task_configs"):
         return {
-            name: Task(task.problem_type, tuple(task.labels) or (name,), task.is_siamese)
+            name: TaskSchema(task.problem_type, tuple(task.labels) or (name,), task.is_siamese)
             for name, task in config.task_configs.items()
         }
     labels = tuple(config.id2label[index] for index in range(config.num_labels))
     guessed = "regression" if len(labels) == 1 else "single_label_classification"
-    return {ONLY_TASK: Task(config.problem_type or guessed, labels, values=label_values(config))}
+    return {ONLY_TASK: TaskSchema(config.problem_type or guessed, labels, values=label_values(config))}
 
 
 def label_values(config: Any) -> tuple[str, ...]:
@@ -257,7 +259,7 @@ def batches(rows: Rows, size: int) -> Iterator[list[int]]:
             yield places[start : start + size]
 
 
-def encode(tokenizer: Any, rows: Rows, is_siamese: bool, **options: Any) -> Any:
+def encode_rows(tokenizer: Any, rows: Rows, is_siamese: bool, **options: Any) -> Any:
     """Rows as a batch `[B, T]`, pairs in one sequence; siamese ones `[B, 2, T]`."""
     if not is_siamese:
         columns = [list(column) for column in zip(*rows, strict=True)]
@@ -269,7 +271,7 @@ def encode(tokenizer: Any, rows: Rows, is_siamese: bool, **options: Any) -> Any:
     return batch
 
 
-def resolve(source: str, revision: str | None = None) -> Path:
+def local_folder(source: str, revision: str | None = None) -> Path:
     """The local folder of a member: itself, or the snapshot of a Hub id, which is downloaded where it is not yet.
 
     Raises:

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from hf_layerfusion.ensembling.member_models import Task
+from hf_layerfusion.ensembling.member_models import TaskSchema
 from hf_layerfusion.ensembling.prediction_files import Array, Rows
 from hf_layerfusion.errors import UserError
 
 
-def answer(predict: Callable[[Rows], Array], task: Task, inputs: Any, top_k: int | str | None) -> Any:
+def run_pipeline(
+    predict: Callable[[Rows], Array], task: TaskSchema, inputs: Any, top_k: int | str | None
+) -> Any:
     """What is to be said of the inputs, see `Ensemble.__call__`.
 
     Args:

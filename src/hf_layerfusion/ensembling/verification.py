@@ -76,5 +76,5 @@ def members_of(ensemble: Path) -> list[Path]:
     Raises:
         UserError: a member is not there, or differs from its checksum in `ensemble.json`.
     """
-    folders = [seat.member.folder for seat in Ensemble.from_pretrained(ensemble).seats]
+    folders = [member.predictor.folder for member in Ensemble.from_pretrained(ensemble).members]
     return [folder.resolve() for folder in folders if folder is not None]

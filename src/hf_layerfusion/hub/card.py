@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.citations import CITATIONS
 from hf_layerfusion.hub.encoder import LICENSE_ID
-from hf_layerfusion.hub.markdown import Markdown, escape_markdown, markdown_table, one_line, printed
+from hf_layerfusion.hub.markdown import Markdown, escape_markdown, markdown_table, one_line, render_value
 from hf_layerfusion.hub.usage import model_usage
 from hf_layerfusion.metric_registry import METRICS
 
@@ -41,7 +41,7 @@ def build_card(facts: CardFacts) -> ModelCard:
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
-        finalize=printed,
+        finalize=render_value,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

@@ -23,21 +23,21 @@ def escape_markdown(text: str) -> str:
 
 def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> Markdown:
     """Return a Markdown table; cells are escaped, columns of numbers aligned to the right."""
-    body = [[printed(cell) for cell in row] for row in rows]
+    body = [[render_value(cell) for cell in row] for row in rows]
     numeric = [all(_NUMBER.fullmatch(row[column]) for row in body) for column in range(len(header))]
     rule = ["---:" if right else "---" for right in numeric]
-    lines = [[printed(cell) for cell in header], rule, *body]
+    lines = [[render_value(cell) for cell in header], rule, *body]
     return Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines))
 
 
-def printed(value: object) -> str:
+def render_value(value: object) -> str:
     """What the template and tables print for a value: Markdown as it is, all else escaped."""
     if isinstance(value, Markdown):
         return value
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(printed, value))
+        return ", ".join(map(render_value, value))
     return escape_markdown(str(value))
 
 

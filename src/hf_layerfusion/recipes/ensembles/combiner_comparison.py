@@ -9,19 +9,19 @@ from hf_layerfusion.ensembling.batched_metrics import score_of
 from hf_layerfusion.ensembling.combiners import Weighted
 from hf_layerfusion.ensembling.ensemble import Ensemble
 from hf_layerfusion.ensembling.ensemble_member import seen_by
-from hf_layerfusion.ensembling.member_models import Model, Runtime
+from hf_layerfusion.ensembling.member_models import MemberModel, Runtime
 from hf_layerfusion.ensembling.prediction_files import read_logits
 from hf_layerfusion.ensembling.registry import COMBINERS, make_combiner, must_learn, used_members
 from hf_layerfusion.ensembling.soup import check_soup, make_soup
 from hf_layerfusion.ensembling.trained_texts import check_held_out, seen_rows, text_hashes
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleArguments
-from hf_layerfusion.recipes.ensembles.ensemble_data import Texts
+from hf_layerfusion.recipes.ensembles.ensemble_data import SplitTexts
 from hf_layerfusion.recipes.ensembles.ensemble_rows import (
     SOUP,
+    CombinerComparison,
+    ComparisonRow,
     Predictions,
-    Row,
-    Trial,
     add_gains,
     main_mean,
     measure,
@@ -69,7 +69,7 @@ def combiners_to_try(arguments: EnsembleArguments, ensemble: Ensemble, has_valid
     ]
 
 
-def leave_out_seen(ensemble: Ensemble, texts: dict[str, dict[str, Texts]]) -> list[str]:
+def leave_out_seen(ensemble: Ensemble, texts: dict[str, dict[str, SplitTexts]]) -> list[str]:
     """Leaves validation texts out that a member was trained or chosen on; a note for each task.
 
     Raises:
@@ -82,15 +82,15 @@ def leave_out_seen(ensemble: Ensemble, texts: dict[str, dict[str, Texts]]) -> li
         rows = splits["validation"].rows
         hashes = text_hashes(rows)
         seen = np.zeros(len(rows), bool)
-        for seat in ensemble.members_of(task):
-            for _, known in seat.member.seen_texts():
+        for member in ensemble.members_of(task):
+            for _, known in member.predictor.seen_texts():
                 seen |= seen_rows(hashes, known or {})
         if seen.all():
             raise UserError(
                 f"task '{task}': validation texts must be left that no member has seen, found none of {len(rows)}; "
                 "give others."
             )
-        splits["validation"] = splits["validation"].take(~seen)
+        splits["validation"] = splits["validation"].select(~seen)
         notes.append(
             f"{task}: {seen.sum():,} of {len(rows):,} validation texts left out, which a member has seen"
         )
@@ -98,7 +98,7 @@ def leave_out_seen(ensemble: Ensemble, texts: dict[str, dict[str, Texts]]) -> li
 
 
 def predict_members(
-    ensemble: Ensemble, texts: Mapping[str, Mapping[str, Texts]], out_of_fold: list[str] | None
+    ensemble: Ensemble, texts: Mapping[str, Mapping[str, SplitTexts]], out_of_fold: list[str] | None
 ) -> Predictions:
     """What each member answers, from the cache where it has answered before; on the validation data out-of-fold
     predictions where they are given.
@@ -130,8 +130,8 @@ def predict_members(
 
 
 def try_combiners(
-    ensemble: Ensemble, texts: dict[str, dict[str, Texts]], arguments: EnsembleArguments, folder: Path
-) -> Trial:
+    ensemble: Ensemble, texts: dict[str, dict[str, SplitTexts]], arguments: EnsembleArguments, folder: Path
+) -> CombinerComparison:
     """Measures each member, each combiner and, if asked for, the soup, which is made in `folder`; the ensemble ends
     with the combiner that was named or is best on the validation data.
 
@@ -154,10 +154,10 @@ def try_combiners(
     notes = leave_out_seen(ensemble, texts) if arguments.skip_seen_texts else []
     _check_before_predicting(ensemble, texts, arguments, names)
     predictions = predict_members(ensemble, texts, arguments.out_of_fold)
-    trial = Trial(ensemble, texts, predictions, mains, [], "", notes)
-    trial.rows += _member_rows(trial)
+    comparison = CombinerComparison(ensemble, texts, predictions, mains, [], "", notes)
+    comparison.rows += _member_rows(comparison)
     for name in names:
-        fit_all(trial, name, arguments)
+        fit_all(comparison, name, arguments)
         combined = {
             task: {split: ensemble.combiners[task](each) for split, each in splits.items()}
             for task, splits in predictions.items()
@@ -166,17 +166,19 @@ def try_combiners(
             task: len(used_members(ensemble.combiners[task], len(ensemble.members_of(task))))
             for task in texts
         }
-        trial.rows.append(Row(name, "combiner", counts, combined))
+        comparison.rows.append(ComparisonRow(name, "combiner", counts, combined))
     if arguments.soup:
-        trial.rows.append(_soup_row(trial, arguments, folder / SOUP))
-    for row in trial.rows:
-        measure(row, trial)
-    tried = [row for row in trial.rows if row.kind == "combiner"]
-    best = max(tried, key=lambda row: main_mean(row, trial, "validation")) if has_validation else tried[0]
-    trial.chosen = arguments.combiner or best.name
-    fit_all(trial, trial.chosen, arguments)
-    add_gains(trial)
-    return trial
+        comparison.rows.append(_soup_row(comparison, arguments, folder / SOUP))
+    for row in comparison.rows:
+        measure(row, comparison)
+    tried = [row for row in comparison.rows if row.kind == "combiner"]
+    best = (
+        max(tried, key=lambda row: main_mean(row, comparison, "validation")) if has_validation else tried[0]
+    )
+    comparison.chosen = arguments.combiner or best.name
+    fit_all(comparison, comparison.chosen, arguments)
+    add_gains(comparison)
+    return comparison
 
 
 def _metric_of(is_regression: bool, arguments: EnsembleArguments) -> str | None:
@@ -184,77 +186,88 @@ def _metric_of(is_regression: bool, arguments: EnsembleArguments) -> str | None:
     return arguments.metric if is_regression == (arguments.metric == "pearsonr") else None
 
 
-def fit_all(trial: Trial, name: str, arguments: EnsembleArguments) -> None:
+def fit_all(comparison: CombinerComparison, name: str, arguments: EnsembleArguments) -> None:
     """Sets the combiner `name` for every task, fitted on its validation data.
 
     Raises:
         UserError: as `Ensemble.fit`.
     """
     weights = None if arguments.weights is None else tuple(arguments.weights)
-    for task, splits in trial.texts.items():
+    for task, splits in comparison.texts.items():
         if issubclass(COMBINERS[name], Weighted):
-            trial.ensemble.set_combiner(task, make_combiner(name, weights=weights))
+            comparison.ensemble.set_combiner(task, make_combiner(name, weights=weights))
             continue
         validation = splits["validation"]
-        trial.ensemble.fit(
+        comparison.ensemble.fit(
             task,
             name,
             validation.rows,
             np.asarray(validation.labels),
-            metric=trial.mains[task],
-            predictions=trial.member_predictions[task]["validation"],
+            metric=comparison.mains[task],
+            predictions=comparison.member_predictions[task]["validation"],
             out_of_fold=arguments.out_of_fold is not None,
             unverified_members=arguments.unverified_members,
         )
 
 
-def _member_rows(trial: Trial) -> list[Row]:
+def _member_rows(comparison: CombinerComparison) -> list[ComparisonRow]:
     rows = []
-    for number, seat in enumerate(trial.ensemble.seats, start=1):
+    for number, member in enumerate(comparison.ensemble.members, start=1):
         predictions: Predictions = {}
-        for task, splits in trial.member_predictions.items():
-            seats = trial.ensemble.members_of(task)
-            places = [place for place, each in enumerate(seats) if each is seat]
+        for task, splits in comparison.member_predictions.items():
+            members = comparison.ensemble.members_of(task)
+            places = [place for place, each in enumerate(members) if each is member]
             if places:
                 predictions[task] = {split: each[places[0]] for split, each in splits.items()}
-        rows.append(Row(f"{number} {seat.member.name}", "member", dict.fromkeys(predictions, 1), predictions))
+        rows.append(
+            ComparisonRow(
+                f"{number} {member.predictor.name}", "member", dict.fromkeys(predictions, 1), predictions
+            )
+        )
     return rows
 
 
 def _check_before_predicting(
-    ensemble: Ensemble, texts: dict[str, dict[str, Texts]], arguments: EnsembleArguments, names: list[str]
+    ensemble: Ensemble,
+    texts: dict[str, dict[str, SplitTexts]],
+    arguments: EnsembleArguments,
+    names: list[str],
 ) -> None:
     """Refuses what cannot be combined before members predict, which may take long."""
     if arguments.soup:
         check_soup(_soup_folders(ensemble))
     for task, splits in texts.items():
-        seats = ensemble.members_of(task)
-        learning = any(must_learn(make_combiner(name), len(seats)) for name in names)
+        members = ensemble.members_of(task)
+        learning = any(must_learn(make_combiner(name), len(members)) for name in names)
         if learning and arguments.out_of_fold is None:
-            check_held_out(seen_by(seats), splits["validation"].rows, arguments.unverified_members)
+            check_held_out(seen_by(members), splits["validation"].rows, arguments.unverified_members)
 
 
 def _soup_folders(ensemble: Ensemble) -> list[Path]:
     folders = [
-        seat.member.folder for seat in ensemble.seats if isinstance(seat.member, Model) and seat.task is None
+        member.predictor.folder
+        for member in ensemble.members
+        if isinstance(member.predictor, MemberModel) and member.task is None
     ]
-    if len(folders) < len(ensemble.seats):
+    if len(folders) < len(ensemble.members):
         raise UserError(
             "--soup needs models that all answer the same tasks as members, found others; leave it out."
         )
     return folders
 
 
-def _soup_row(trial: Trial, arguments: EnsembleArguments, folder: Path) -> Row:
-    make_soup(_soup_folders(trial.ensemble), folder, arguments.weights)
+def _soup_row(comparison: CombinerComparison, arguments: EnsembleArguments, folder: Path) -> ComparisonRow:
+    make_soup(_soup_folders(comparison.ensemble), folder, arguments.weights)
     soup = Ensemble.of(
         [str(folder)],
         "average_logits",
-        runtime=trial.ensemble.runtime,
+        runtime=comparison.ensemble.runtime,
         max_length=arguments.max_seq_length,
     )
     predictions = {
         task: {split: soup.predict(task, rows.rows) for split, rows in splits.items()}
-        for task, splits in trial.texts.items()
+        for task, splits in comparison.texts.items()
     }
-    return Row(SOUP, SOUP, dict.fromkeys(predictions, len(trial.ensemble.seats)), predictions)
+    return ComparisonRow(
+        SOUP, SOUP, dict.fromkeys(predictions, len(comparison.ensemble.members)), predictions
+    )

@@ -12,7 +12,7 @@ from hf_layerfusion.data.arrow_tables import values
 from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.label_names import raw_labels
 from hf_layerfusion.data.labels import LabelSchema
-from hf_layerfusion.ensembling.member_models import Task
+from hf_layerfusion.ensembling.member_models import TaskSchema
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.data_preparation import clean, make_cleaner, text_columns
 from hf_layerfusion.recipes.ensemble_artifacts import rows_of
@@ -25,7 +25,7 @@ SPLITS = ("validation", "test")
 
 
 @dataclass
-class Texts:
+class SplitTexts:
     """The texts of a task's split.
 
     Attributes:
@@ -40,20 +40,22 @@ class Texts:
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """Row by row, one text or the two of a pair."""
+        """ComparisonRow by row, one text or the two of a pair."""
         return list(zip(*self.columns.values(), strict=True))
 
-    def take(self, kept: np.ndarray) -> "Texts":
+    def select(self, kept: np.ndarray) -> "SplitTexts":
         """The rows of a mask `[N]`."""
         places = np.flatnonzero(kept).tolist()
-        return Texts(
+        return SplitTexts(
             [self.ids[place] for place in places],
             {name: [column[place] for place in places] for name, column in self.columns.items()},
             None if self.labels is None else self.labels[kept],
         )
 
 
-def read_texts(arguments: EnsembleDataArguments, tasks: Mapping[str, Task]) -> dict[str, dict[str, Texts]]:
+def read_texts(
+    arguments: EnsembleDataArguments, tasks: Mapping[str, TaskSchema]
+) -> dict[str, dict[str, SplitTexts]]:
     """Reads the splits of an ensemble's tasks, by task and split.
 
     Raises:
@@ -74,7 +76,7 @@ def read_texts(arguments: EnsembleDataArguments, tasks: Mapping[str, Task]) -> d
     return found
 
 
-def _sources(arguments: EnsembleDataArguments, tasks: Mapping[str, Task]) -> dict[str, DataArguments]:
+def _sources(arguments: EnsembleDataArguments, tasks: Mapping[str, TaskSchema]) -> dict[str, DataArguments]:
     if arguments.tasks_file is None:
         if len(tasks) > 1:
             raise UserError(
@@ -96,7 +98,7 @@ def _sources(arguments: EnsembleDataArguments, tasks: Mapping[str, Task]) -> dic
     return {name: made[name].data for name in tasks}
 
 
-def _read(path: str, split: str, data: DataArguments, task: Task) -> Texts:
+def _read(path: str, split: str, data: DataArguments, task: TaskSchema) -> SplitTexts:
     columns = text_columns(data)
     rows = read_examples(
         path,
@@ -115,10 +117,10 @@ def _read(path: str, split: str, data: DataArguments, task: Task) -> Texts:
     cleaned, _ = clean(rows, make_cleaner(data), split)
     texts = rows_of(cleaned, columns)
     by_column = {name: [row[place] for row in texts] for place, name in enumerate(columns)}
-    return Texts(values(rows, "id"), by_column, labels)
+    return SplitTexts(values(rows, "id"), by_column, labels)
 
 
-def _schema(task: Task, data: DataArguments, labels: list[Any], path: str) -> LabelSchema:
+def _schema(task: TaskSchema, data: DataArguments, labels: list[Any], path: str) -> LabelSchema:
     """Return the schema that reads a file's labels as the ensemble's.
 
     They are its names, the raw labels that the first member was trained on, or, with `--class_names`, integers that

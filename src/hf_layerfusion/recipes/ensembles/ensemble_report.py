@@ -17,7 +17,7 @@ from hf_layerfusion.hub.environment import library_environment
 from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
 from hf_layerfusion.recipes.card_fields import data_fields, preparation_fields
 from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
-from hf_layerfusion.recipes.ensembles.ensemble_rows import SOUP, Row, Trial
+from hf_layerfusion.recipes.ensembles.ensemble_rows import SOUP, CombinerComparison, ComparisonRow
 from hf_layerfusion.recipes.run_folder import RESULTS_FILE
 from hf_layerfusion.storage import write_json
 
@@ -26,10 +26,10 @@ TABLE_FILE = "table.csv"
 SHOWN_MEMBERS = 12
 
 
-def write_trial(
+def write_comparison(
     folder: Path,
     place: Path,
-    trial: Trial,
+    comparison: CombinerComparison,
     arguments: EnsembleArguments,
     data_arguments: EnsembleDataArguments,
 ) -> dict[str, Any]:
@@ -39,40 +39,40 @@ def write_trial(
     Returns:
         The contents of `all_results.json`: the chosen combiner's figures.
     """
-    header, cells = table_of(trial)
-    diversity = diversity_of(trial)
-    curves = gain_curves(trial)
-    row = next(row for row in trial.rows if row.name == trial.chosen and row.kind == "combiner")
-    several = len(trial.texts) > 1
+    header, cells = table_of(comparison)
+    diversity = diversity_of(comparison)
+    curves = gain_curves(comparison)
+    row = next(row for row in comparison.rows if row.name == comparison.chosen and row.kind == "combiner")
+    several = len(comparison.texts) > 1
     metrics: dict[str, dict[str, float]] = {}
     for task, splits in row.metrics.items():
         prefix = f"{task}_" if several and task != "mean" else ""
         for split, found in splits.items():
             metrics.setdefault(split, {}).update({prefix + name: value for name, value in found.items()})
-    columns = {task: len(next(iter(splits.values())).columns) for task, splits in trial.texts.items()}
+    columns = {task: len(next(iter(splits.values())).columns) for task, splits in comparison.texts.items()}
     facts = CardFacts(
         place.resolve().name,
         text_pair=next(iter(columns.values())) == 2,
         tasks=columns if several else {},
         metrics=metrics,
-        sections=_sections(trial, header, cells, diversity),
+        sections=_sections(comparison, header, cells, diversity),
         figures=[("What each further member brings.", "plots/gain.png")] if curves else [],
         **preparation_fields({"": data_arguments}),
         **data_fields(data_arguments),
         environment=library_environment(),
     )
-    trial.ensemble.write(folder, place, arguments.carry_members, facts)
+    comparison.ensemble.write(folder, place, arguments.carry_members, facts)
     with (folder / TABLE_FILE).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *cells])
     if curves:
         (folder / "plots").mkdir()
-        names = list(dict.fromkeys(trial.mains.values()))
+        names = list(dict.fromkeys(comparison.mains.values()))
         plot_gain(curves, folder / "plots" / "gain.png", ", ".join(names).replace("_", " "))
-    _write_predictions(folder, trial, row, data_arguments.prediction_format)
-    results: dict[str, Any] = {"combiner": trial.chosen}
+    _write_predictions(folder, comparison, row, data_arguments.prediction_format)
+    results: dict[str, Any] = {"combiner": comparison.chosen}
     results |= {f"{split}_{name}": value for split, found in metrics.items() for name, value in found.items()}
     if row.gain is not None:
-        results["gain_on"] = trial.gains_on
+        results["gain_on"] = comparison.gains_on
         results |= {"gain": row.gain.difference, "gain_low": row.gain.low, "gain_high": row.gain.high}
         results |= {"gain_remark": row.gain.remark} if row.gain.remark else {}
     results |= {
@@ -85,26 +85,26 @@ def write_trial(
     return results
 
 
-def table_of(trial: Trial) -> tuple[list[str], list[list[str]]]:
+def table_of(comparison: CombinerComparison) -> tuple[list[str], list[list[str]]]:
     """The table's header and cells: name, kind, number of members, the tasks' main figures by split, and the gain over
     the best member of each task with its interval, and what is undefined of it where something is."""
     columns = [
-        (split, task, trial.mains.get(task, "mean"))
+        (split, task, comparison.mains.get(task, "mean"))
         for split in ("validation", "test")
-        for task in [*trial.mains, "mean"]
-        if any(split in row.metrics.get(task, {}) for row in trial.rows)
+        for task in [*comparison.mains, "mean"]
+        if any(split in row.metrics.get(task, {}) for row in comparison.rows)
     ]
-    several = len(trial.mains) > 1
+    several = len(comparison.mains) > 1
     header = ["name", "kind", "members"]
     header += [
         f"{split}_{main}" if not several or task == "mean" else f"{split}_{task}_{main}"
         for split, task, main in columns
     ]
     header += ["gain_on", "gain", "gain_low", "gain_high"]
-    has_remarks = any(row.gain is not None and row.gain.remark for row in trial.rows)
+    has_remarks = any(row.gain is not None and row.gain.remark for row in comparison.rows)
     header += ["gain_remark"] if has_remarks else []
     cells = []
-    for row in trial.rows:
+    for row in comparison.rows:
         counts = sorted(set(row.members.values()))
         line = [row.name, row.kind, " to ".join(map(str, counts[:: max(1, len(counts) - 1)]))]
         line += [_figure(row.metrics.get(task, {}).get(split, {}).get(main)) for split, task, main in columns]
@@ -112,7 +112,7 @@ def table_of(trial: Trial) -> tuple[list[str], list[list[str]]]:
         line += (
             ["", "", "", ""]
             if gain is None
-            else [trial.gains_on, *(_figure(each) for each in (gain.difference, gain.low, gain.high))]
+            else [comparison.gains_on, *(_figure(each) for each in (gain.difference, gain.low, gain.high))]
         )
         if has_remarks:
             line.append("" if gain is None else gain.remark)
@@ -124,16 +124,16 @@ def _figure(value: float | None) -> str:
     return "" if value is None or not np.isfinite(value) else f"{value:.4f}"
 
 
-def diversity_of(trial: Trial) -> dict[str, dict[str, Array]]:
+def diversity_of(comparison: CombinerComparison) -> dict[str, dict[str, Array]]:
     """Of each task with two members or more: how often pairs of them disagree, `[M, M]`, for classes, and how their
     errors correlate, on the split that is reported."""
     found: dict[str, dict[str, Array]] = {}
-    for task, splits in trial.member_predictions.items():
-        split = trial.reported(task)
+    for task, splits in comparison.member_predictions.items():
+        split = comparison.reported(task)
         if split is None or len(splits[split]) < 2:
             continue
-        labels = np.asarray(trial.texts[task][split].labels)
-        if trial.ensemble.tasks[task].is_regression:
+        labels = np.asarray(comparison.texts[task][split].labels)
+        if comparison.ensemble.tasks[task].is_regression:
             found[task] = {"error_correlation": error_correlation(splits[split] - labels)}
         else:
             answers = splits[split].argmax(axis=2)
@@ -144,18 +144,18 @@ def diversity_of(trial: Trial) -> dict[str, dict[str, Array]]:
     return found
 
 
-def gain_curves(trial: Trial) -> dict[str, dict[str, list[float]]]:
+def gain_curves(comparison: CombinerComparison) -> dict[str, dict[str, list[float]]]:
     """By task and split: the figure of the mean of probabilities of the best 1, 2, … members."""
     curves: dict[str, dict[str, list[float]]] = {}
-    for task, splits in trial.member_predictions.items():
+    for task, splits in comparison.member_predictions.items():
         labelled = {
-            split: (each, np.asarray(trial.texts[task][split].labels))
+            split: (each, np.asarray(comparison.texts[task][split].labels))
             for split, each in splits.items()
-            if trial.texts[task][split].labels is not None
+            if comparison.texts[task][split].labels is not None
         }
         if not labelled:
             continue
-        _, score = score_of(trial.ensemble.tasks[task].problem_type, trial.mains[task])
+        _, score = score_of(comparison.ensemble.tasks[task].problem_type, comparison.mains[task])
         found = score(*labelled.get("validation", next(iter(labelled.values()))))
         order = np.argsort(-np.where(np.isfinite(found), found, -np.inf), kind="stable")
         curves[task] = {}
@@ -166,12 +166,14 @@ def gain_curves(trial: Trial) -> dict[str, dict[str, list[float]]]:
     return curves
 
 
-def _write_predictions(folder: Path, trial: Trial, row: Row, prediction_format: str) -> None:
-    for task, splits in trial.texts.items():
-        kind = trial.ensemble.tasks[task]
+def _write_predictions(
+    folder: Path, comparison: CombinerComparison, row: ComparisonRow, prediction_format: str
+) -> None:
+    for task, splits in comparison.texts.items():
+        kind = comparison.ensemble.tasks[task]
         path = folder / "predictions.csv"
         split = "test" if "test" in splits else "validation"
-        if len(trial.texts) > 1:
+        if len(comparison.texts) > 1:
             (folder / "predictions").mkdir(exist_ok=True)
             path = folder / "predictions" / f"{task}-{split}.csv"
         write_predictions(
@@ -186,40 +188,46 @@ def _write_predictions(folder: Path, trial: Trial, row: Row, prediction_format: 
 
 
 def _sections(
-    trial: Trial, header: list[str], cells: list[list[str]], diversity: dict[str, dict[str, Array]]
+    comparison: CombinerComparison,
+    header: list[str],
+    cells: list[list[str]],
+    diversity: dict[str, dict[str, Array]],
 ) -> list[tuple[str, str]]:
     body = str(markdown_table([name.replace("_", " ") for name in header], cells))
-    body += f"\n\nThe ensemble here is {escape_markdown(trial.chosen)}. {_what_gains_are(trial)}"
-    if any(row.kind == SOUP for row in trial.rows):
+    body += f"\n\nThe ensemble here is {escape_markdown(comparison.chosen)}. {_what_gains_are(comparison)}"
+    if any(row.kind == SOUP for row in comparison.rows):
         body += " The soup is one model with the average of the members' weights."
     sections = [("Members and combiners", body)]
     if diversity:
-        one = len(trial.texts) == 1  # whose name says nothing
+        one = len(comparison.texts) == 1  # whose name says nothing
         parts = [
             _diversity("" if one else f", {escape_markdown(task)}", matrices)
             for task, matrices in diversity.items()
         ]
         sections.append(("How unlike the members are", "\n\n".join(parts)))
-    if trial.notes:
+    if comparison.notes:
         sections.append(
-            ("What happened to the texts", "\n".join(f"- {escape_markdown(note)}" for note in trial.notes))
+            (
+                "What happened to the texts",
+                "\n".join(f"- {escape_markdown(note)}" for note in comparison.notes),
+            )
         )
     return sections
 
 
-def _what_gains_are(trial: Trial) -> str:
-    if all(row.gain is None for row in trial.rows):
+def _what_gains_are(comparison: CombinerComparison) -> str:
+    if all(row.gain is None for row in comparison.rows):
         return "No gain is measured, as labels are missing."
     chosen_on = " and ".join(
-        sorted({"validation" if "validation" in splits else "test" for splits in trial.texts.values()})
+        sorted({"validation" if "validation" in splits else "test" for splits in comparison.texts.values()})
     )
     text = (
-        f"The gain is over the best member of each task on the {chosen_on} data, measured on the {trial.gains_on} "
+        f"The gain is over the best member of each task on the {chosen_on} data, measured on the {comparison.gains_on} "
         "data, with the 95 % interval of a bootstrap over the texts."
     )
     if "test" in chosen_on:
         text += " A member that was chosen on the texts that are reported is flattered by the comparison."
-    if "validation" in trial.gains_on:
+    if "validation" in comparison.gains_on:
         text += (
             " **The validation data also chose and fitted the combiners, so that their figures and gains on it are too "
             "good: only labelled test data, which were not given, would show what the ensemble gains.**"

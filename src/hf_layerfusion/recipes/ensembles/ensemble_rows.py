@@ -11,7 +11,7 @@ from hf_layerfusion.ensembling.ensemble import Ensemble
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.significance import Difference
 from hf_layerfusion.evaluation.task_significance import TaskAnswers, bootstrap_tasks
-from hf_layerfusion.recipes.ensembles.ensemble_data import Texts
+from hf_layerfusion.recipes.ensembles.ensemble_data import SplitTexts
 
 RESAMPLES = 2000
 SOUP = "soup"
@@ -21,7 +21,7 @@ Predictions = dict[str, dict[str, Array]]
 
 
 @dataclass
-class Row:
+class ComparisonRow:
     """A line of the table.
 
     Attributes:
@@ -42,7 +42,7 @@ class Row:
 
 
 @dataclass
-class Trial:
+class CombinerComparison:
     """What trying combiners found.
 
     Attributes:
@@ -56,10 +56,10 @@ class Trial:
     """
 
     ensemble: Ensemble
-    texts: dict[str, dict[str, Texts]]
+    texts: dict[str, dict[str, SplitTexts]]
     member_predictions: Predictions
     mains: dict[str, str]
-    rows: list[Row]
+    rows: list[ComparisonRow]
     chosen: str
     notes: list[str]
 
@@ -74,61 +74,66 @@ class Trial:
         return " and ".join(sorted({str(self.reported(task)) for task in self.texts}))
 
 
-def measure(row: Row, trial: Trial) -> None:
+def measure(row: ComparisonRow, comparison: CombinerComparison) -> None:
     """Fills in a row's metrics."""
     for task, splits in row.predictions.items():
-        kind = trial.ensemble.tasks[task].problem_type
+        kind = comparison.ensemble.tasks[task].problem_type
         for split, predictions in splits.items():
-            labels = trial.texts[task][split].labels
+            labels = comparison.texts[task][split].labels
             if labels is not None:
                 found = compute_metrics_for(kind)(EvalPrediction(predictions, labels))
                 row.metrics.setdefault(task, {})[split] = found
-    if len(trial.mains) > 1:
+    if len(comparison.mains) > 1:
         for split in ("validation", "test"):
-            mean = main_mean(row, trial, split)
+            mean = main_mean(row, comparison, split)
             if np.isfinite(mean):
                 row.metrics.setdefault("mean", {})[split] = {"mean": mean}
 
 
-def main_mean(row: Row, trial: Trial, split: str) -> float:
+def main_mean(row: ComparisonRow, comparison: CombinerComparison, split: str) -> float:
     """The mean over all tasks of the metric that is to be high; minus infinity where one is not there."""
-    values = [row.metrics.get(task, {}).get(split, {}).get(main) for task, main in trial.mains.items()]
+    values = [row.metrics.get(task, {}).get(split, {}).get(main) for task, main in comparison.mains.items()]
     known = [value for value in values if value is not None and np.isfinite(value)]
     return float(np.mean(known)) if len(known) == len(values) else -np.inf
 
 
-def best_members(trial: Trial) -> dict[str, int]:
+def best_members(comparison: CombinerComparison) -> dict[str, int]:
     """The best member of each task on the validation data, or where there are none on those that are reported."""
     best = {}
-    for task, splits in trial.member_predictions.items():
-        split = "validation" if "validation" in splits else trial.reported(task)
+    for task, splits in comparison.member_predictions.items():
+        split = "validation" if "validation" in splits else comparison.reported(task)
         if split is not None:
-            kind = trial.ensemble.tasks[task].problem_type
-            _, score = score_of(kind, trial.mains[task])
-            found = score(splits[split], np.asarray(trial.texts[task][split].labels))
+            kind = comparison.ensemble.tasks[task].problem_type
+            _, score = score_of(kind, comparison.mains[task])
+            found = score(splits[split], np.asarray(comparison.texts[task][split].labels))
             best[task] = int(np.where(np.isfinite(found), found, -np.inf).argmax())
     return best
 
 
-def add_gains(trial: Trial) -> None:
+def add_gains(comparison: CombinerComparison) -> None:
     """Compares combiners and soup with the best member of each task, by accuracy or correlation."""
-    best = best_members(trial)
-    if len(best) < len(trial.texts) or any(trial.reported(task) is None for task in best):
+    best = best_members(comparison)
+    if len(best) < len(comparison.texts) or any(comparison.reported(task) is None for task in best):
         return
     baseline = {
-        task: _answers(trial, task, trial.member_predictions[task][str(trial.reported(task))][member])
+        task: _task_predictions(
+            comparison, task, comparison.member_predictions[task][str(comparison.reported(task))][member]
+        )
         for task, member in best.items()
     }
-    for row in trial.rows:
+    for row in comparison.rows:
         if row.kind != "member":
             variant = {
-                task: _answers(trial, task, row.predictions[task][str(trial.reported(task))]) for task in best
+                task: _task_predictions(
+                    comparison, task, row.predictions[task][str(comparison.reported(task))]
+                )
+                for task in best
             }
             row.gain = bootstrap_tasks(baseline, variant, RESAMPLES)
 
 
-def _answers(trial: Trial, task: str, predictions: Array) -> TaskAnswers:
-    labels = np.asarray(trial.texts[task][str(trial.reported(task))].labels, np.float64)
-    is_correlation = trial.ensemble.tasks[task].is_regression
+def _task_predictions(comparison: CombinerComparison, task: str, predictions: Array) -> TaskAnswers:
+    labels = np.asarray(comparison.texts[task][str(comparison.reported(task))].labels, np.float64)
+    is_correlation = comparison.ensemble.tasks[task].is_regression
     answers = predictions if is_correlation else predictions.argmax(axis=1)
     return TaskAnswers(labels, np.asarray(answers, np.float64)[None], is_correlation)

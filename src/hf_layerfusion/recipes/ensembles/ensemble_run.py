@@ -12,8 +12,8 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.data_record import DATA, DataRecord, check_record
 from hf_layerfusion.recipes.ensembles.combiner_comparison import open_ensemble, try_combiners
 from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
-from hf_layerfusion.recipes.ensembles.ensemble_data import Texts, read_texts
-from hf_layerfusion.recipes.ensembles.ensemble_report import write_trial
+from hf_layerfusion.recipes.ensembles.ensemble_data import SplitTexts, read_texts
+from hf_layerfusion.recipes.ensembles.ensemble_report import write_comparison
 from hf_layerfusion.recipes.publishing import open_hub, planned_push, push_outputs
 from hf_layerfusion.recipes.run_folder import SETTINGS_FILE, read_results
 from hf_layerfusion.storage import check_new, new_folder, read_object, write_json
@@ -36,13 +36,13 @@ def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArgu
     folder = Path(arguments.output_dir)
     settings = ensemble_settings(arguments, data_arguments)
     if arguments.dry_run:
-        if not (arguments.push_to_hub and is_finished(folder, settings)):
+        if not (arguments.push_to_hub and is_finished_ensemble(folder, settings)):
             raise UserError(
                 "--dry_run lists what --push_to_hub pushes of a finished ensemble, found none of these settings in "
                 f"{folder}; run it first."
             )
         return planned_push(arguments)
-    if arguments.push_to_hub and is_finished(folder, settings):
+    if arguments.push_to_hub and is_finished_ensemble(folder, settings):
         cache = Path(arguments.prediction_cache or folder.parent / "prediction_cache")
         ensemble = open_ensemble(arguments, cache)
         record, files = ensemble_record(arguments, ensemble, read_texts(data_arguments, ensemble.tasks))
@@ -57,12 +57,12 @@ def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArgu
     cache = Path(arguments.prediction_cache or folder.parent / "prediction_cache")
     with new_folder(folder, "--output_dir") as partial:
         ensemble = open_ensemble(arguments, cache)
-        check_members(arguments, ensemble)
+        check_can_be_pushed(arguments, ensemble)
         open_hub(arguments)
         texts = read_texts(data_arguments, ensemble.tasks)
         record, _ = ensemble_record(arguments, ensemble, texts)
-        trial = try_combiners(ensemble, texts, arguments, partial)
-        results = write_trial(partial, folder, trial, arguments, data_arguments)
+        comparison = try_combiners(ensemble, texts, arguments, partial)
+        results = write_comparison(partial, folder, comparison, arguments, data_arguments)
         write_json(partial / SETTINGS_FILE, settings | {DATA: record})
     push_outputs(folder, arguments)
     return results
@@ -80,15 +80,15 @@ def ensemble_settings(arguments: EnsembleArguments, data_arguments: EnsembleData
 
 
 def ensemble_record(
-    arguments: EnsembleArguments, ensemble: Ensemble, texts: dict[str, dict[str, Texts]]
+    arguments: EnsembleArguments, ensemble: Ensemble, texts: dict[str, dict[str, SplitTexts]]
 ) -> tuple[DataRecord, dict[str, str]]:
     """Return the fingerprints of all that an ensemble is measured by: members, texts and files of predictions; and the
     names of those that are files or folders."""
     record: DataRecord = {}
     files: dict[str, str] = {}
-    for number, seat in enumerate(ensemble.seats, start=1):
-        record[f"member {number}"] = {"rows": 1, "sha256": seat.member.sha256}
-        files[f"member {number}"] = seat.member.name
+    for number, member in enumerate(ensemble.members, start=1):
+        record[f"member {number}"] = {"rows": 1, "sha256": member.predictor.sha256}
+        files[f"member {number}"] = member.predictor.name
     for number, path in enumerate(arguments.out_of_fold or (), start=1):
         record[f"out_of_fold {number}"] = file_fingerprint(path)
         files[f"out_of_fold {number}"] = path
@@ -102,7 +102,7 @@ def ensemble_record(
     return record, files
 
 
-def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
+def is_finished_ensemble(folder: Path, settings: dict[str, Any]) -> bool:
     """Return whether the folder holds an ensemble of these very settings; `check_record` checks its data."""
     path = folder / SETTINGS_FILE
     if not path.is_file():
@@ -111,7 +111,7 @@ def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     return {name: stored[name] for name in stored if name != DATA} == settings
 
 
-def check_members(arguments: EnsembleArguments, ensemble: Ensemble) -> None:
+def check_can_be_pushed(arguments: EnsembleArguments, ensemble: Ensemble) -> None:
     """Refuses to push what the Hub could not open.
 
     Raises:
@@ -119,9 +119,9 @@ def check_members(arguments: EnsembleArguments, ensemble: Ensemble) -> None:
     """
     if not arguments.push_to_hub or arguments.carry_members:
         return
-    for seat in ensemble.seats:
-        if seat.hub_id is None:
+    for member in ensemble.members:
+        if member.hub_id is None:
             raise UserError(
                 f"--push_to_hub needs members that are on the Hub or carried along, found the folder of "
-                f"{seat.member.name}; set --carry_members True."
+                f"{member.predictor.name}; set --carry_members True."
             )
