@@ -19,10 +19,7 @@ from reproduction.table_rows import _labels_by_task
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 RUN_FILES = sorted(RESULTS.glob("*/*/*.json"))
 # Run files that rest on a fault which is mended, until they are run again. Each is named in docs/results.md.
-AWAITING: dict[str, str] = {
-    "multitask/cosine-bce/seed-0.json": "cut off with checkpoints of the model alone",
-    "multitask/sum-dropout-0/seed-0.json": "cut off with checkpoints of the model alone",
-}
+AWAITING: dict[str, str] = {}
 
 
 def recipes() -> dict[str, str]:
