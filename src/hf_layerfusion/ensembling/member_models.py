@@ -238,7 +238,8 @@ def tasks_of(config: Any) -> dict[str, TaskSchema]:
         }
     labels = tuple(config.id2label[index] for index in range(config.num_labels))
     guessed = "regression" if len(labels) == 1 else "single_label_classification"
-    return {ONLY_TASK: TaskSchema(config.problem_type or guessed, labels, values=label_values(config))}
+    is_siamese = isinstance(getattr(type(config), "is_siamese", None), property) and config.is_siamese
+    return {ONLY_TASK: TaskSchema(config.problem_type or guessed, labels, is_siamese, label_values(config))}
 
 
 def label_values(config: Any) -> tuple[str, ...]:

@@ -187,7 +187,9 @@ def read_settings(folder: str | os.PathLike[str]) -> tuple[PreTrainedConfig, Any
 
 
 def is_siamese(config: Any) -> bool:
-    """Return whether a classifier's default task is one of pairs whose texts are encoded apart."""
+    """Return whether a classifier, or its default task, is of pairs whose texts are encoded separately."""
+    if isinstance(getattr(type(config), "is_siamese", None), property):
+        return bool(config.is_siamese)
     task = getattr(config, "task_configs", {}).get(getattr(config, "default_task", None))
     return task is not None and task.is_siamese
 

@@ -21,6 +21,10 @@ class LayerPoolingConfig(LayerFusionConfig):
         token_pooling: a layer's vector of the text: that of the first token, `"cls"` (the paper's), the `"mean"` over
             the real tokens, or that of the `"last"` one; two side by side (`"cls_mean"`, `"last_mean"`). By default
             `"last"` for a causal encoder, whose first token has seen nothing of the text, and else `"cls"`.
+        pair_features: features of two texts that are encoded separately, at each layer: `"concat"` (u, v),
+            `"abs_difference"` (|u − v|), `"product"` (u ∘ v), `"squared_sum"`, `"squared_difference"`,
+            `"normalized_difference"`, `"cosine"`. The model then takes pairs as `[B, 2, T]`. By default a pair is one
+            sequence.
         residual_head: a vector of the last layer (`"cls"`, `"last"` or `"mean"`, one that is pooled) on which a plain
             classifier stands beside the pooled branch. The branch's last projection then starts at zero, so that
             training starts from plain fine-tuning. None, the paper's, leaves it out.
@@ -36,6 +40,7 @@ class LayerPoolingConfig(LayerFusionConfig):
 
     pooling: str = "lstm"
     token_pooling: Literal["cls", "last", "mean", "cls_mean", "last_mean"] | None = None
+    pair_features: list[str] | None = None
     residual_head: str | None = None
     dense_size: int = 0
     classifier_dropout: float | int = 0.1
@@ -57,10 +62,16 @@ class LayerPoolingConfig(LayerFusionConfig):
             )
 
     @property
+    def is_siamese(self) -> bool:
+        """Whether the two texts of a pair are encoded separately."""
+        return bool(self.pair_features)
+
+    @property
     def paper_name(self) -> str:
         """The paper's name of the variant, such as `"bert-lstm"`."""
         name = f"bert-{self.pooling.replace('_', '-')}"
         names = {"mean": "-tokens", "cls_mean": "-cls-tokens", "last": "-last-token"}
         names["last_mean"] = "-last-tokens"
         name += names.get(str(self.token_pooling), "")
+        name += "-apart" if self.is_siamese else ""
         return name + (f"-dense-{self.dense_size}" if self.dense_size else "")

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from transformers import initialization as init
 from .fusion_base import LayerFuser, TokensRead
 from .fusion_mix import ScalarMix
 from .heads import first_token, last_token, reduce_tokens
+from .pair_features import VectorPairs
 
 TokenPooling = Literal["cls", "last", "mean", "cls_mean", "last_mean"]
 
@@ -32,31 +33,46 @@ class LayerPooling(LayerFuser):
         token_pooling: the text's vector at a layer: `"cls"`, the first token's state (the paper's); `"mean"`, the mean
             over the real tokens; `"last"`, the last real token's state; `"cls_mean"` or `"last_mean"`, two of them side
             by side.
+        pair_features: names of features in `PAIR_FEATURES`. The states are then those of pairs whose texts were encoded
+            separately, `[2B, T, H]`, and the vector of a layer is made of its features of the two texts' vectors.
 
     Attributes:
-        vector_size: width V of a layer's vector, H, or 2H where there are two.
+        vector_size: width V of a layer's vector: H, 2H where there are two, or that of the features of a pair.
     """
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
+    def __init__(
+        self,
+        depth: int,
+        hidden_size: int,
+        token_pooling: TokenPooling = "cls",
+        pair_features: Sequence[str] = (),
+    ):
         super().__init__()
         self.depth = depth
         self.token_pooling = token_pooling
-        self.vector_size = len(token_pooling.split("_")) * hidden_size
+        text_size = len(token_pooling.split("_")) * hidden_size
+        self.pairs = VectorPairs(pair_features, text_size) if pair_features else None
+        self.vector_size = text_size if self.pairs is None else self.pairs.output_size
         self.output_size = self.vector_size
 
     @property
     def layers(self) -> tuple[int, ...]:
         return tuple(range(self.depth))
 
-    def vector(self, state: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Return the text's vector `[B, V]` at a layer of state `[B, T, H]`."""
+    def text_vector(self, state: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Return each text's vector at a layer of state `[B, T, H]`: `[B, H]`, or `[B, 2H]` where there are two."""
         vectors = [_TOKEN_VECTORS[name](state, attention_mask) for name in self.token_pooling.split("_")]
         return torch.cat(vectors, dim=-1)
+
+    def vector(self, state: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Return the vector `[B, V]` of a text at a layer of state `[B, T, H]`, or of a pair at `[2B, T, H]`."""
+        vectors = self.text_vector(state, attention_mask)
+        return vectors if self.pairs is None else self.pairs(vectors)
 
     def vectors(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return the text's vector at each of `layers`, `[B, len(layers), V]`."""
+        """Return the vector of a text or pair at each of `layers`, `[B, len(layers), V]`."""
         return torch.stack([self.vector(hidden_states[i], attention_mask) for i in self.layers], dim=1)
 
     @property
@@ -66,7 +82,8 @@ class LayerPooling(LayerFuser):
     def read(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        vectors = self.vectors(hidden_states, attention_mask)
+        states = [hidden_states[layer] for layer in self.layers]
+        vectors = torch.stack([self.text_vector(state, attention_mask) for state in states], dim=1)
         if "_" not in self.token_pooling:
             # The first token of one vector is that vector, and so are its last one and its mean.
             return vectors.unsqueeze(2)
@@ -94,8 +111,8 @@ class LayerPooling(LayerFuser):
 class LSTMPooling(LayerPooling):
     """o = h_L of an LSTM over the layers, from abstract to specific (BERT-LSTM)."""
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
-        super().__init__(depth, hidden_size, token_pooling)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self.lstm = nn.LSTM(self.vector_size, self.vector_size, batch_first=True)
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -105,8 +122,8 @@ class LSTMPooling(LayerPooling):
 class AttentionPooling(LayerPooling):
     """o = W_hᵀ softmax(q h_CLSᵀ) h_CLS with q and W_h learned (BERT-Attention)."""
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
-        super().__init__(depth, hidden_size, token_pooling)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self.query = nn.Parameter(torch.empty(self.vector_size))
         self.projection = nn.Linear(self.vector_size, self.vector_size, bias=False)
 
@@ -154,9 +171,9 @@ class MeanPooling(LayerPooling):
 class ScalarMixPooling(LayerPooling):
     """A learned average of the layers (ELMo's scalar mix)."""
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
-        super().__init__(depth, hidden_size, token_pooling)
-        self.mix = ScalarMix(depth)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.mix = ScalarMix(self.depth)
 
     def layer_weights(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
@@ -173,12 +190,12 @@ class StandardizedPooling(LayerPooling):
     The buffers `mean` and `scale` are 0 and 1, which changes nothing, until `standardize` sets them from training data.
     """
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
-        super().__init__(depth, hidden_size, token_pooling)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self.mean: torch.Tensor
         self.scale: torch.Tensor
-        self.register_buffer("mean", torch.zeros(depth, self.vector_size))
-        self.register_buffer("scale", torch.ones(depth, self.vector_size))
+        self.register_buffer("mean", torch.zeros(self.depth, self.vector_size))
+        self.register_buffer("scale", torch.ones(self.depth, self.vector_size))
 
     def reset_parameters(self) -> None:
         init.zeros_(self.mean)
@@ -210,9 +227,9 @@ class StandardizedPooling(LayerPooling):
 class ConcatPooling(StandardizedPooling):
     """The layers' vectors side by side, so that a linear head on a frozen encoder is a linear probe of all layers."""
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
-        super().__init__(depth, hidden_size, token_pooling)
-        self.output_size = depth * self.vector_size
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.output_size = self.depth * self.vector_size
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
         return vectors.flatten(1)
@@ -222,11 +239,11 @@ class AttentivePooling(StandardizedPooling):
     """One learned query that attends to the layers by several heads, with learned keys and values (after the attentive
     probe over layers of Ciernik et al. 2026, arXiv 2601.09322)."""
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
-        super().__init__(depth, hidden_size, token_pooling)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self.num_heads = next(heads for heads in (8, 4, 2, 1) if self.vector_size % heads == 0)
         self.query = nn.Parameter(torch.empty(self.vector_size))
-        self.layer_embeddings = nn.Parameter(torch.empty(depth, self.vector_size))
+        self.layer_embeddings = nn.Parameter(torch.empty(self.depth, self.vector_size))
         self.key = nn.Linear(self.vector_size, self.vector_size)
         self.value = nn.Linear(self.vector_size, self.vector_size)
 
@@ -261,9 +278,9 @@ class LayerGraphPooling(StandardizedPooling):
     a layer to itself, as the GIN's with its sum divided by the number of layers.
     """
 
-    def __init__(self, depth: int, hidden_size: int, token_pooling: TokenPooling = "cls"):
-        super().__init__(depth, hidden_size, token_pooling)
-        self.edges = nn.Parameter(torch.empty(depth, depth))
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.edges = nn.Parameter(torch.empty(self.depth, self.depth))
         self.first = nn.Linear(self.vector_size, self.vector_size)
         self.second = nn.Linear(self.vector_size, self.vector_size)
 

@@ -16,8 +16,8 @@ from .residual_head import ResidualHead
 
 
 class LayerPoolingModel(LayerFusionModel):
-    """An encoder and a pooling over its layers: `pooler_output` is the pooled vector `[B, H]`, `last_hidden_state`
-    the encoder's own.
+    """An encoder and a pooling over its layers: `pooler_output` is the pooled vector `[B, D]`, `last_hidden_state`
+    the encoder's own, `[2B, T, H]` where the texts of pairs are encoded separately.
 
     Raises:
         ValueError: if `config.pooling` names no pooling.
@@ -30,7 +30,12 @@ class LayerPoolingModel(LayerFusionModel):
         if config.pooling not in SENTENCE_FUSERS:
             raise unknown_name("pooling", config.pooling, SENTENCE_FUSERS)
         fuser = SENTENCE_FUSERS[config.pooling]
-        return fuser(config.num_hidden_layers, config.hidden_size, config.token_pooling or "cls")
+        return fuser(
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.token_pooling or "cls",
+            config.pair_features or (),
+        )
 
     @can_return_tuple
     def forward(
@@ -42,11 +47,40 @@ class LayerPoolingModel(LayerFusionModel):
         encoder_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Encodes and pools; the arguments are those of `LayerFusionModel.encode_and_fuse`."""
+        """Encode and pool.
+
+        The arguments are those of `LayerFusionModel.encode_and_fuse`, with a dimension of two texts after the batch
+        (`[B, 2, T]`) where `config.pair_features` are set.
+        """
+        if self.config.is_siamese:
+            input_ids, attention_mask, token_type_ids, inputs_embeds, encoder_states = (
+                flatten_pairs(name, values, dims)
+                for name, values, dims in (
+                    ("input_ids", input_ids, 3),
+                    ("attention_mask", attention_mask, 3),
+                    ("token_type_ids", token_type_ids, 3),
+                    ("inputs_embeds", inputs_embeds, 4),
+                    ("encoder_states", encoder_states, 5),
+                )
+            )
         pooled, outputs = self.encode_and_fuse(
             input_ids, attention_mask, token_type_ids, inputs_embeds, encoder_states, **kwargs
         )
         return BaseModelOutputWithPooling(pooler_output=pooled, **outputs)
+
+
+def flatten_pairs(name: str, values: torch.Tensor | None, dims: int) -> torch.Tensor | None:
+    """Return the values of pairs `[B, 2, ...]` as those of single texts `[2B, ...]`.
+
+    Raises:
+        ValueError: if the values are not those of pairs; `name` says which they are.
+    """
+    if values is not None and (values.dim() != dims or values.shape[1] != 2):
+        raise ValueError(
+            f"`{name}` must hold the two texts of each pair, [B, 2, ...], where `pair_features` are set, found "
+            f"{list(values.shape)}; tokenize the texts separately, or leave out `pair_features`."
+        )
+    return None if values is None else values.flatten(0, 1)
 
 
 class BertWithPoolingModule(LayerFusionPreTrainedModel):
@@ -68,7 +102,11 @@ class BertWithPoolingModule(LayerFusionPreTrainedModel):
         self.residual = None
         if config.residual_head:
             self.residual = ResidualHead(
-                config.residual_head, config.hidden_size, config.num_labels, config.classifier_dropout
+                config.residual_head,
+                config.hidden_size,
+                config.num_labels,
+                config.classifier_dropout,
+                config.pair_features or (),
             )
         self.post_init()
 
@@ -83,12 +121,18 @@ class BertWithPoolingModule(LayerFusionPreTrainedModel):
         encoder_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
-        """Classifies texts; arguments and outputs are those of `BertForGRUFusionClassification.forward`."""
+        """Classify texts, or pairs of texts.
+
+        Arguments and outputs are those of `BertForGRUFusionClassification.forward`. Where `config.pair_features` are
+        set, the inputs are those of pairs: `[B, 2, T]`, and `encoder_states` `[B, 2, R, T, H]`.
+        """
         outputs = self.model(
             input_ids, attention_mask, token_type_ids, inputs_embeds, encoder_states, **kwargs
         )
         logits = self.classifier(outputs.pooler_output)
         if self.residual is not None:
+            if attention_mask is not None and self.config.is_siamese:
+                attention_mask = attention_mask.flatten(0, 1)
             logits = logits + self.residual(outputs.last_hidden_state, attention_mask)
         loss = None
         if labels is not None:

@@ -1,15 +1,17 @@
-"""What a head sees of two texts that were encoded each by itself: a new feature is one class and one row in the table.
+"""Features of two texts that were encoded separately: a new feature is one class and one row in the registry.
 
-u and v are the texts' vectors, `[B, D]`.
+u and v are the texts' vectors, `[B, D]`, or `[B, L, D]` for the vectors of L layers.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .choices import unknown_name
 from .heads import reduce_tokens
 
 
@@ -36,6 +38,8 @@ class PairFeature(nn.Module, ABC):
     """
 
     output_size: int
+    reads_tokens = False
+    """Whether the feature needs the states of the tokens, beside the texts' vectors."""
 
     def __init__(self, vector_size: int, token_size: int):
         super().__init__()
@@ -78,6 +82,13 @@ class AbsoluteDifference(PairFeature):
         return (first.vector - second.vector).abs()
 
 
+class Product(PairFeature):
+    """u ∘ v (Conneau et al. 2017, section 3.1)."""
+
+    def forward(self, first: Text, second: Text) -> torch.Tensor:
+        return first.vector * second.vector
+
+
 class NormalizedDifference(PairFeature):
     """|u − v| / ‖u − v‖ (SerBERTus, section 3); 0 for equal vectors."""
 
@@ -99,6 +110,8 @@ class Cosine(PairFeature):
 class CrossAttention(PairFeature):
     """Each text's tokens attend to the other's, one head, the same weights both ways; what they gather is averaged over
     the real tokens, both texts side by side (SerBERTus, section 6, as future work)."""
+
+    reads_tokens = True
 
     def __init__(self, vector_size: int, token_size: int):
         super().__init__(vector_size, token_size)
@@ -124,7 +137,38 @@ PAIR_FEATURES: dict[str, type[PairFeature]] = {
     "squared_sum": SquaredSum,
     "squared_difference": SquaredDifference,
     "abs_difference": AbsoluteDifference,
+    "product": Product,
     "normalized_difference": NormalizedDifference,
     "cosine": Cosine,
     "cross_attention": CrossAttention,
 }
+
+
+class VectorPairs(nn.Module):
+    """Features of the vectors of pairs whose texts were encoded separately, side by side.
+
+    Args:
+        names: features in `PAIR_FEATURES` that read vectors only.
+        vector_size: width V of a text's vector.
+
+    Attributes:
+        output_size: width F of the features.
+
+    Raises:
+        ValueError: if a name is unknown, or its feature reads the tokens.
+    """
+
+    def __init__(self, names: Sequence[str], vector_size: int):
+        super().__init__()
+        known = [name for name, feature in PAIR_FEATURES.items() if not feature.reads_tokens]
+        for name in names:
+            if name not in known:
+                raise unknown_name("pair_features", name, known)
+        features = [PAIR_FEATURES[name](vector_size, vector_size) for name in names]
+        self.features = nn.ModuleList(features)
+        self.output_size = sum(feature.output_size for feature in features)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the features `[B, ..., F]` of vectors `[2B, ..., V]`, the two texts of a pair one after the other."""
+        first, second = (Text(vectors[side::2], vectors[side::2], None) for side in (0, 1))
+        return torch.cat([feature(first, second) for feature in self.features], dim=-1)

@@ -1,5 +1,6 @@
 """The plain classifier beside a fusing branch, so that training starts from plain fine-tuning."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from .heads import ClassificationHead
+from .pair_features import VectorPairs
 from .sentence_vectors import SENTENCE_VECTORS
 
 
@@ -33,13 +35,24 @@ class ResidualHead(nn.Module):
         hidden_size: width H of the encoder.
         num_labels: width of the logits.
         dropout: probability.
+        pair_features: names of features in `PAIR_FEATURES`, where the texts of pairs are encoded separately.
     """
 
-    def __init__(self, vector: str, hidden_size: int, num_labels: int, dropout: float):
+    def __init__(
+        self,
+        vector: str,
+        hidden_size: int,
+        num_labels: int,
+        dropout: float,
+        pair_features: Sequence[str] = (),
+    ):
         super().__init__()
         self.vector = SENTENCE_VECTORS[vector](hidden_size)
-        self.head = ClassificationHead(hidden_size, 0, num_labels, dropout)
+        self.pairs = VectorPairs(pair_features, hidden_size) if pair_features else None
+        size = hidden_size if self.pairs is None else self.pairs.output_size
+        self.head = ClassificationHead(size, 0, num_labels, dropout)
 
     def forward(self, last_state: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Return logits `[B, num_labels]` of the last layer's state `[B, T, H]`."""
-        return self.head(self.vector(last_state, attention_mask))
+        """Return logits `[B, num_labels]` of the last layer's state `[B, T, H]`, or `[2B, T, H]` of pairs."""
+        vector = self.vector(last_state, attention_mask)
+        return self.head(vector if self.pairs is None else self.pairs(vector))
