@@ -17,9 +17,9 @@ from hf_layerfusion.recipes.recipe_arguments import option
 from reproduction.ensemble_table import EnsembleTable, ensemble_table_names
 from reproduction.ensemble_table_report import report_of_ensembles
 from reproduction.results_document import fill_tables
-from reproduction.run_table import Table, table_names
+from reproduction.run_table import RunTable, table_names
 from reproduction.runner import pending_runs, run_table
-from reproduction.table_report import draw_answers, report_of_runs
+from reproduction.table_report import plot_predictions, report_of_runs
 
 
 @dataclass
@@ -50,12 +50,12 @@ def overrides(arguments: ReproduceArguments) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def load(name: str) -> Table | EnsembleTable:
+def load_table(name: str) -> RunTable | EnsembleTable:
     """A table of runs or of ensembles."""
     if name in ensemble_table_names():
         return EnsembleTable.load(name)
     if name in table_names():
-        return Table.load(name)
+        return RunTable.load(name)
     raise UserError(f"--table must name tables of {', '.join(all_names())}, found {name!r}; see --list.")
 
 
@@ -63,9 +63,9 @@ def all_names() -> list[str]:
     return [*table_names(), *ensemble_table_names()]
 
 
-def print_pending(table: Table | EnsembleTable, results: Path, overrides: dict[str, Any]) -> None:
+def print_pending(table: RunTable | EnsembleTable, results: Path, overrides: dict[str, Any]) -> None:
     """Says which runs have no result file; of members also which tables run them."""
-    if isinstance(table, Table):
+    if isinstance(table, RunTable):
         for run in pending_runs(table, results, overrides):
             print(f"{table.name}: {run.variant}, {run.name}: {run.settings}")
     else:
@@ -79,17 +79,17 @@ def main() -> None:
     results = Path(arguments.results)
     if arguments.list:
         for name in all_names():
-            print(f"{name:22} {load(name).title}")
+            print(f"{name:22} {load_table(name).title}")
         return
     if not arguments.table:
         raise UserError(f"--table must name a table, found none; choose from {', '.join(all_names())}.")
     if arguments.jobs < 1:
         raise UserError(f"--jobs must be 1 or more, found {arguments.jobs}; name how many runs go at once.")
-    for table in map(load, arguments.table):
+    for table in map(load_table, arguments.table):
         if arguments.dry_run:
             print_pending(table, results, overrides(arguments))
             continue
-        if isinstance(table, Table) and not arguments.report_only:
+        if isinstance(table, RunTable) and not arguments.report_only:
             if arguments.data is None:
                 raise UserError("--data must name the folder of the data sets, found none; name it.")
             run_table(
@@ -102,15 +102,15 @@ def main() -> None:
             )
         report = (
             report_of_runs(table, results)
-            if isinstance(table, Table)
+            if isinstance(table, RunTable)
             else report_of_ensembles(table, results)
         )
         if report is None:
             print(f"{table.name}: no run has finished yet")
             continue
         report.write(results, table.name)
-        if isinstance(table, Table):
-            draw_answers(table, results)
+        if isinstance(table, RunTable):
+            plot_predictions(table, results)
         print(f"\n{report.title}\n\n{report.markdown()}")
     if arguments.update is not None:
         fill_tables(Path(arguments.update), results)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_layerfusion.errors import UserError, nearest
-from reproduction.run_table import Table, table_names
+from reproduction.run_table import RunTable, table_names
 
 BEST_OF_EACH_TASK = "of_each_task"
 
@@ -93,7 +93,7 @@ def ensemble_table_names() -> list[str]:
 def _declared(group: str, seeds: list[int] | None) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in table_names():
-        table = Table.load(name)
+        table = RunTable.load(name)
         if table.group == group:
             for run in table.runs():
                 if seeds is None or run.seed in seeds:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from hf_layerfusion.evaluation.plots.run_plots import TableRow
 from hf_layerfusion.evaluation.significance import Difference
@@ -12,16 +13,16 @@ from reproduction.recorded_members import (
     ONE_TASK,
     TEST,
     VALIDATION,
-    Members,
+    RecordedMembers,
     read_members,
 )
-from reproduction.table_formats import Sheet
+from reproduction.table_formats import results_frame
 from reproduction.table_report import (
     SOURCE_COLUMN,
     Report,
-    printed_difference,
-    printed_p,
-    printed_value,
+    format_difference,
+    format_p_value,
+    format_value,
 )
 from reproduction.table_rows import WITHIN_NOISE, is_within_noise
 
@@ -39,10 +40,10 @@ def report_of_ensembles(table: EnsembleTable, results: Path) -> Report | None:
     gains = [(row.name, row.gain) for row in rows if row.gain is not None]
     bars = [_bar(name, gain) for name, gain in gains if np.isfinite([gain.low, gain.high]).all()]
     axis = "gain over the best member, in points, and its 95 % interval"
-    return Report(table.title, sheet_of_ensembles(rows), bars, axis, _notes(rows, members))
+    return Report(table.title, frame_of_ensembles(rows), bars, axis, _notes(rows, members))
 
 
-def sheet_of_ensembles(rows: list[EnsembleRow]) -> Sheet:
+def frame_of_ensembles(rows: list[EnsembleRow]) -> pd.DataFrame:
     """A row for each of `rows`."""
     columns = [
         *[(VALIDATION, name) for name in list(rows[0].metrics.get(VALIDATION, ()))[:1]],
@@ -60,18 +61,18 @@ def sheet_of_ensembles(rows: list[EnsembleRow]) -> Sheet:
             row.combiner.replace("_", " "),
             _range(list(row.counts.values())),
             str(row.missing or ""),
-            *(printed_value(row.metrics[split][name]) for split, name in columns),
-            printed_difference(row.gain),
-            printed_p(row.gain),
+            *(format_value(row.metrics[split][name]) for split, name in columns),
+            format_difference(row.gain),
+            format_p_value(row.gain),
             _verdict(row.gain),
-            printed_difference(row.gain_over_mean),
+            format_difference(row.gain_over_mean),
             _figure(row.disagreement),
             _figure(row.error_correlation),
             row.figure,
         ]
         for row in rows
     ]
-    return Sheet(header, cells).filled()
+    return results_frame(header, cells)
 
 
 def _verdict(gain: Difference | None) -> str:
@@ -94,7 +95,7 @@ def _figure(value: float) -> str:
     return f"{value:.2f}" if np.isfinite(value) else ""
 
 
-def _notes(rows: list[EnsembleRow], members: Members) -> list[str]:
+def _notes(rows: list[EnsembleRow], members: RecordedMembers) -> list[str]:
     """Which members were chosen, and which were missing."""
     notes = [
         f"{row.name}: " + "; ".join(f"{task}: {', '.join(used)}" for task, used in row.used.items()) + "."

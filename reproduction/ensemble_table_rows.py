@@ -13,8 +13,8 @@ from reproduction.ensemble_table import BEST_OF_EACH_TASK, Combination, Ensemble
 from reproduction.recorded_members import (
     TEST,
     VALIDATION,
-    Members,
     Predictions,
+    RecordedMembers,
     worst_where_undefined,
 )
 
@@ -52,7 +52,7 @@ class EnsembleRow:
     error_correlation: float = float("nan")
 
 
-def combine_members(table: EnsembleTable, members: Members) -> list[EnsembleRow]:
+def combine_members(table: EnsembleTable, members: RecordedMembers) -> list[EnsembleRow]:
     """Combines the members that are there, and compares each ensemble with the best single member of the table: the
     one with the best mean over tasks on the validation data, or on the test data where members have no others, which
     flatters that member. Gains have the interval and p-value of a paired bootstrap over test examples.
@@ -74,17 +74,19 @@ def combine_members(table: EnsembleTable, members: Members) -> list[EnsembleRow]
     rows = [
         EnsembleRow(f"best member on {chosen_on}: {best}", "", "", 0, _metrics(members, members.runs[best]))
     ]
-    baseline = members.answers([members.runs[best]])
+    baseline = members.task_predictions([members.runs[best]])
     known = dict(members.runs)
     for name, combination in table.rows.items():
         given = {member: known[member] for member in combination.members if member in known}
         if not given:
             continue
         row, known[name] = _combined(name, combination, given, members)
-        answers = members.answers([known[name]])
-        row.gain = bootstrap_tasks(baseline, answers, RESAMPLES)
+        predicted = members.task_predictions([known[name]])
+        row.gain = bootstrap_tasks(baseline, predicted, RESAMPLES)
         if chosen_on == TEST:
-            row.gain_over_mean = bootstrap_tasks(members.answers(list(given.values())), answers, RESAMPLES)
+            row.gain_over_mean = bootstrap_tasks(
+                members.task_predictions(list(given.values())), predicted, RESAMPLES
+            )
         rows.append(row)
     tested = [(row, row.gain) for row in rows if row.gain is not None]
     adjusted = holm([gain.p_value for _, gain in tested])
@@ -94,7 +96,7 @@ def combine_members(table: EnsembleTable, members: Members) -> list[EnsembleRow]
 
 
 def _combined(
-    name: str, combination: Combination, given: dict[str, Predictions], members: Members
+    name: str, combination: Combination, given: dict[str, Predictions], members: RecordedMembers
 ) -> tuple[EnsembleRow, Predictions]:
     """An ensemble's row and predictions."""
     parts = _best(given, combination.best, members)
@@ -117,11 +119,13 @@ def _combined(
         used if any(len(each) < len(given) for each in used.values()) else {},
         {task: len(each) for task, each in used.items()},
     )
-    row.disagreement, row.error_correlation = _diversity(members.answers(list(parts.values())))
+    row.disagreement, row.error_correlation = _diversity(members.task_predictions(list(parts.values())))
     return row, made
 
 
-def _best(given: dict[str, Predictions], best: int | str | None, members: Members) -> dict[str, Predictions]:
+def _best(
+    given: dict[str, Predictions], best: int | str | None, members: RecordedMembers
+) -> dict[str, Predictions]:
     """Those of the members that take part."""
     if best is None:
         return given
@@ -135,7 +139,7 @@ def _best(given: dict[str, Predictions], best: int | str | None, members: Member
     return {names[place]: given[names[place]] for place in places}
 
 
-def _metrics(members: Members, predictions: Predictions) -> dict[str, dict[str, float]]:
+def _metrics(members: RecordedMembers, predictions: Predictions) -> dict[str, dict[str, float]]:
     found = {}
     for split in members.splits:
         scores = {task: float(values[0]) for task, values in members.scores([predictions], split).items()}
@@ -143,10 +147,10 @@ def _metrics(members: Members, predictions: Predictions) -> dict[str, dict[str, 
     return found
 
 
-def _diversity(answers: dict[str, TaskAnswers]) -> tuple[float, float]:
+def _diversity(predicted: dict[str, TaskAnswers]) -> tuple[float, float]:
     """Disagreement and correlation of errors, means over pairs and tasks."""
     apart, alike = [], []
-    for task in answers.values():
+    for task in predicted.values():
         if task.is_correlation:
             alike.append(mean_of_pairs(error_correlation(task.predictions - task.labels)))
         else:

@@ -81,7 +81,7 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> Reci
         )
         data, encoded = parts[0 if fold is None else fold - 1]
         record = data_record(data)
-        _begin(settings, record, vars(data_arguments))
+        _store_settings(settings, record, vars(data_arguments))
         training_arguments = with_metric(training_arguments, data.schema.problem_type)
         trainer = make_trainer(data, encoded, tokenizer, model_arguments, training_arguments)
         result = train_and_predict(trainer, encoded)
@@ -102,7 +102,7 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> Reci
     return Recipe(classes, train)
 
 
-def _begin(settings: Settings, record: DataRecord, files: Mapping[str, Any]) -> None:
+def _store_settings(settings: Settings, record: DataRecord, files: Mapping[str, Any]) -> None:
     """Writes down what a run is, beside its checkpoints; one that was cut off goes on with the same alone.
 
     Raises:
@@ -179,7 +179,7 @@ def _train_tasks(settings: Settings, fold: int | None, data_dir: Path) -> dict[s
         json.dumps(entries), str(data_dir), _tokenizer_key(model_arguments), json.dumps(vars(data_arguments))
     )
     record, files = tasks_record(data)
-    _begin(settings, record, files)
+    _store_settings(settings, record, files)
     trainer = make_multitask_trainer(data, model_arguments, data_arguments, training_arguments)
     result = train_multitask(trainer, data)
     return {
@@ -192,7 +192,7 @@ def _train_tasks(settings: Settings, fold: int | None, data_dir: Path) -> dict[s
         },
         DATA: record,
         "epochs": epoch_rows(result.history),
-        "predictions": {name: _answers(found["test"]) for name, found in result.logits.items()},
+        "predictions": {name: _joined_predictions(found["test"]) for name, found in result.logits.items()},
         "labels": _of_split(result.labels, "test"),
         "validation_labels": _of_split(result.labels, "validation"),
         "logits": {split: _of_split(result.logits, split) for split in ("validation", "test")},
@@ -208,7 +208,7 @@ def _machine(arguments: RunTrainingArguments) -> dict[str, Any]:
     }
 
 
-def _answers(values: np.ndarray) -> str:
+def _joined_predictions(values: np.ndarray) -> str:
     """Classes of logits `[N, C]`, or values `[N]` or `[N, 1]` to three decimals, as one string."""
     if values.ndim == 2 and values.shape[1] > 1:
         values = values.argmax(axis=1)

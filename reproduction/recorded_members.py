@@ -22,7 +22,7 @@ Predictions = dict[str, dict[str, Array]]
 
 
 @dataclass(frozen=True)
-class Members:
+class RecordedMembers:
     """Runs that answered the same examples.
 
     Attributes:
@@ -60,7 +60,7 @@ class Members:
         mean: Array = np.mean(list(self.scores(predictions, split).values()), axis=0)
         return worst_where_undefined(mean)
 
-    def answers(self, predictions: Sequence[Predictions]) -> dict[str, TaskAnswers]:
+    def task_predictions(self, predictions: Sequence[Predictions]) -> dict[str, TaskAnswers]:
         """What several predictions answer to the test examples, for the tests of differences."""
         found = {}
         for task, labels in self.labels.items():
@@ -77,7 +77,7 @@ def worst_where_undefined(scores: Array) -> Array:
     return found
 
 
-def read_members(table: EnsembleTable, results: Path) -> Members:
+def read_members(table: EnsembleTable, results: Path) -> RecordedMembers:
     """Reads the runs of a table of ensembles.
 
     A run over several tasks has logits of the validation and test examples (older run files have none: they count as
@@ -86,7 +86,7 @@ def read_members(table: EnsembleTable, results: Path) -> Members:
     Raises:
         UserError: if two runs answered other examples.
     """
-    members = Members({}, set(), {}, [])
+    members = RecordedMembers({}, set(), {}, [])
     for run in table.runs():
         file = table.file(results, run)
         found = _read(read_run_file(file, "labels")) if file.exists() else None

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 from hf_layerfusion.errors import UserError, nearest
-from reproduction.run_table import Run, Table
+from reproduction.run_table import RunTable, TableRun
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Release:
     settings: dict[str, Any]
     title: str = ""
     labels: Mapping[str, list[str]] | None = None
-    runs: tuple[Run, ...] = ()
+    runs: tuple[TableRun, ...] = ()
 
 
 def measured_releases() -> dict[str, Release]:
@@ -36,7 +36,7 @@ def measured_releases() -> dict[str, Release]:
     content = _content()
     releases = {}
     for name, entry in content["measured"].items():
-        table = Table.load(entry["table"])
+        table = RunTable.load(entry["table"])
         runs = tuple(run for run in table.runs() if run.variant == entry["variant"])
         about = dict(content["data"][entry["data"]])
         title, labels = about.pop("title"), about.pop("labels")
@@ -62,7 +62,7 @@ def public_releases(encoders: Mapping[str, str] | None = None) -> dict[str, Rele
     return releases
 
 
-def choose(releases: Mapping[str, Release], names: list[str] | None) -> list[Release]:
+def choose_releases(releases: Mapping[str, Release], names: list[str] | None) -> list[Release]:
     """The releases of these names, or all.
 
     Raises:

@@ -72,7 +72,7 @@ def release_card(release: Release, results: Path) -> ModelCard:
             training_seconds=mean_of("training_seconds", contents),
             hardware=contents[0].get("hardware") or _threads(contents[0]["threads"]),
             environment=contents[0].get("environment", {}),
-            sections=[*sections, *_answers(release, contents)],
+            sections=[*sections, *_confusion_sections(release, contents)],
         )
     )
 
@@ -129,7 +129,7 @@ def _printed(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "undefined"
 
 
-def _answers(release: Release, contents: Contents) -> list[tuple[str, str]]:
+def _confusion_sections(release: Release, contents: Contents) -> list[tuple[str, str]]:
     """What was answered to the texts of each class, of all seeds together, a section for each task of classes."""
     sections = []
     for task, names in (release.labels or {}).items():

@@ -13,7 +13,7 @@ from hf_layerfusion.recipes.multitask.multitask_run import train_tasks
 from hf_layerfusion.recipes.recipe_arguments import option, secret
 from hf_layerfusion.recipes.training_run import classify
 from reproduction.recipes import RECIPES, arguments_of, in_folder, task_entries
-from reproduction.release import Release, choose, measured_releases, public_releases
+from reproduction.release import Release, choose_releases, measured_releases, public_releases
 
 
 @dataclass
@@ -56,7 +56,7 @@ def chosen_releases(arguments: ReleaseArguments) -> list[Release]:
         raise UserError(
             f"--encoders must not make the name of a measured release, found {twice[0]}; rename it."
         )
-    return choose({**public, **measured}, arguments.releases or list(public))
+    return choose_releases({**public, **measured}, arguments.releases or list(public))
 
 
 def train_release(release: Release, arguments: ReleaseArguments) -> Path:
@@ -71,7 +71,7 @@ def train_release(release: Release, arguments: ReleaseArguments) -> Path:
     """
     folder = Path(arguments.output_dir) / release.name
     settings = {**release.settings, **_given(arguments.settings)}
-    if arguments.data is None and (missing := files_of(settings)):
+    if arguments.data is None and (missing := training_files(settings)):
         raise UserError(
             f"--data must name the folder of {missing[0]} for {release.name}, found none; name it."
         )
@@ -102,7 +102,7 @@ def train_release(release: Release, arguments: ReleaseArguments) -> Path:
     return folder
 
 
-def files_of(settings: Mapping[str, Any]) -> list[str]:
+def training_files(settings: Mapping[str, Any]) -> list[str]:
     """The training files that settings name, of all tasks."""
     parts = task_entries(dict(settings)).values() if "tasks" in settings else [settings]
     return [part["train_file"] for part in parts if part.get("train_file")]

@@ -11,7 +11,7 @@ from hf_layerfusion.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
-class Run:
+class TableRun:
     """One training of a table: a variant with a seed and, in a cross-validation, a fold.
 
     Attributes:
@@ -41,7 +41,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Table:
+class RunTable:
     """A declarative table: variants × seeds, with what they have in common.
 
     Attributes:
@@ -58,7 +58,7 @@ class Table:
             `figure`.
         recipe: whose defaults the settings differ from: a name of `runner.RECIPES`.
         also: further metrics to print.
-        answers_of: a row of several tasks whose answers, in its first run, are drawn task by task.
+        plotted_variant: a row of several tasks whose answers, in its first run, are drawn task by task.
     """
 
     name: str
@@ -73,10 +73,10 @@ class Table:
     variants: dict[str, dict[str, Any]]
     recipe: str = "tweets"
     also: tuple[str, ...] = ()
-    answers_of: str | None = None
+    plotted_variant: str | None = None
 
     @classmethod
-    def load(cls, name: str) -> "Table":
+    def load(cls, name: str) -> "RunTable":
         """Reads a table that ships with the package.
 
         Raises:
@@ -96,7 +96,7 @@ class Table:
         content["also"] = tuple(content.get("also", ()))
         return cls(name=name, **content)
 
-    def runs(self, overrides: Mapping[str, Any] | None = None) -> list[Run]:
+    def runs(self, overrides: Mapping[str, Any] | None = None) -> list[TableRun]:
         """Every run of the table, the first seed of every row before the second; `overrides` are settings that win
         over the table's."""
         runs = []
@@ -105,7 +105,7 @@ class Table:
             for seed in row.get("seeds", self.seeds):
                 for fold in range(1, settings["folds"] + 1) if "folds" in settings else (None,):
                     run_settings = {**settings, "seed": seed}
-                    runs.append(Run(self.group, variant, seed, run_settings, self.recipe, fold))
+                    runs.append(TableRun(self.group, variant, seed, run_settings, self.recipe, fold))
         return sorted(runs, key=lambda run: (run.seed, run.fold or 0))
 
 

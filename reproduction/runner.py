@@ -16,7 +16,7 @@ from hf_layerfusion.training.own_folders import is_own, make_own, remove_own
 from reproduction.further_pretraining import start_from_pretrained
 from reproduction.peak_memory import peak_memory, reset_peak_memory
 from reproduction.recipes import RECIPES
-from reproduction.run_table import Run, Table
+from reproduction.run_table import RunTable, TableRun
 from reproduction.table_rows import read_run_file
 from reproduction.workers import visible_devices, worker_pool
 
@@ -25,7 +25,7 @@ RUNS_A_PROCESS = 10
 OF_CHECKPOINTS = ("save_only_model", "save_total_limit")
 
 
-def pending_runs(table: Table, results: Path, overrides: Mapping[str, Any]) -> list[Run]:
+def pending_runs(table: RunTable, results: Path, overrides: Mapping[str, Any]) -> list[TableRun]:
     """The runs of a table that have no result file yet.
 
     Raises:
@@ -51,7 +51,7 @@ def pending_runs(table: Table, results: Path, overrides: Mapping[str, Any]) -> l
     return pending
 
 
-def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
+def execute(run: TableRun, data_dir: Path, results: Path, work: Path) -> Path:
     """Trains one run, or goes on with it where it was cut off, and writes its result file.
 
     Args:
@@ -80,7 +80,7 @@ def execute(run: Run, data_dir: Path, results: Path, work: Path) -> Path:
     return file
 
 
-def _train(run: Run, data_dir: Path, folder: Path, file: Path, work: Path) -> None:
+def _train(run: TableRun, data_dir: Path, folder: Path, file: Path, work: Path) -> None:
     checkpoint = newest_valid_checkpoint(folder)
     resume = str(checkpoint) if checkpoint else None
     options = {"output_dir": str(folder), "disable_tqdm": True, "resume_from_checkpoint": resume}
@@ -103,7 +103,7 @@ def _train(run: Run, data_dir: Path, folder: Path, file: Path, work: Path) -> No
 
 
 def run_table(
-    table: Table,
+    table: RunTable,
     *,
     data_dir: Path,
     results: Path,

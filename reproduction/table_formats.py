@@ -1,66 +1,54 @@
-"""A report's columns and cells, as markdown, csv and LaTeX."""
+"""The results table of a report as Markdown, CSV and LaTeX."""
 
-import csv
-import io
-from dataclasses import dataclass
+from collections.abc import Sequence
+
+import pandas as pd
 
 from hf_layerfusion.hub.markdown import markdown_table
 
 _LATEX_SIGNS = str.maketrans(
     {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    # A bracket after a line's end would be read as its optional argument.
+    # A bracket at the start of a row would be read as an optional argument; pandas' own escaping leaves it.
     | {sign: f"{{{sign}}}" for sign in "[]"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}"}
 )
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """What a report shows, as text.
+def results_frame(header: Sequence[str], cells: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """Return a frame of text without the columns that are empty in every row.
 
-    Attributes:
-        header: the columns' names.
-        cells: a list a row.
+    Args:
+        header: The names of the columns.
+        cells: One list of texts for each row.
     """
+    frame = pd.DataFrame(cells, columns=header, dtype=object)
+    return frame.loc[:, (frame != "").any().to_numpy()]
 
-    header: list[str]
-    cells: list[list[str]]
 
-    def filled(self) -> "Sheet":
-        """The sheet without the columns that no row fills."""
-        kept = [place for place in range(len(self.header)) if any(row[place] for row in self.cells)]
-        header, *cells = ([row[place] for place in kept] for row in (self.header, *self.cells))
-        return Sheet(header, cells)
+def to_markdown(frame: pd.DataFrame) -> str:
+    """Return the frame as a Markdown table."""
+    return f"{markdown_table(list(frame.columns), frame.to_numpy().tolist())}\n"
 
-    def markdown(self) -> str:
-        """As a markdown table."""
-        return f"{markdown_table(self.header, self.cells)}\n"
 
-    def csv(self) -> str:
-        """As csv (RFC 4180)."""
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows([self.header, *self.cells])
-        return buffer.getvalue()
+def to_csv(frame: pd.DataFrame) -> str:
+    """Return the frame as CSV."""
+    return str(frame.to_csv(index=False, lineterminator="\n"))
 
-    def latex(self, caption: str, label: str) -> str:
-        """As a floating table with the rules of the package `booktabs`."""
-        header, *body = (
-            " & ".join(cell.translate(_LATEX_SIGNS) for cell in row) + r" \\"
-            for row in (self.header, *self.cells)
+
+def to_latex(frame: pd.DataFrame, caption: str, label: str) -> str:
+    """Return the frame as a floating LaTeX table with the rules of the `booktabs` package."""
+    escaped = frame.map(_escape_latex).rename(columns=_escape_latex)
+    return str(
+        escaped.style.hide(axis="index").to_latex(
+            caption=_escape_latex(caption),
+            label=label,
+            column_format="l" * frame.shape[1],
+            hrules=True,
+            position_float="centering",
         )
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{caption.translate(_LATEX_SIGNS)}}}",
-            rf"\label{{{label}}}",
-            rf"\begin{{tabular}}{{{'l' * len(self.header)}}}",
-            r"\toprule",
-            header,
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-        return "\n".join(lines) + "\n"
+    )
+
+
+def _escape_latex(text: str) -> str:
+    return text.translate(_LATEX_SIGNS)

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from hf_layerfusion.evaluation.plots.run_plots import TableRow, plot_table
 from hf_layerfusion.evaluation.plots.task_plots import plot_answers
 from hf_layerfusion.evaluation.significance import Difference, format_mean_sd, mean_sd
 from hf_layerfusion.storage import writable, write_text
-from reproduction.run_table import Table
-from reproduction.table_formats import Sheet
-from reproduction.table_rows import Row, read_rows, read_run_file
+from reproduction.run_table import RunTable
+from reproduction.table_formats import results_frame, to_csv, to_latex, to_markdown
+from reproduction.table_rows import VariantRow, read_run_file, read_variant_rows
 
 UNDEFINED = "undefined"
 SOURCE_COLUMN = "source: other data, other encoder"
@@ -22,14 +23,14 @@ class Report(NamedTuple):
 
     Attributes:
         title: what it shows.
-        sheet: its rows.
+        table: its rows and columns, as text.
         bars: the same as a figure.
         axis: what the figure's axis and bars are.
         notes: what stands below the markdown table, a line each.
     """
 
     title: str
-    sheet: Sheet
+    table: pd.DataFrame
     bars: list[TableRow]
     axis: str
     notes: list[str]
@@ -37,14 +38,14 @@ class Report(NamedTuple):
     def markdown(self) -> str:
         """The table, and its notes as a list."""
         notes = "".join(f"- {note}\n" for note in self.notes)
-        return self.sheet.markdown() + (f"\n{notes}" if notes else "")
+        return to_markdown(self.table) + (f"\n{notes}" if notes else "")
 
     def texts(self, name: str) -> dict[str, str]:
         """The report's text files by name."""
         return {
             f"{name}.md": self.markdown(),
-            f"{name}.csv": self.sheet.csv(),
-            f"{name}.tex": self.sheet.latex(self.title, f"tab:{name}"),
+            f"{name}.csv": to_csv(self.table),
+            f"{name}.tex": to_latex(self.table, self.title, f"tab:{name}"),
         }
 
     def write(self, results: Path, name: str) -> None:
@@ -56,24 +57,24 @@ class Report(NamedTuple):
                 plot_table(self.bars, results / f"{name}.png", self.axis, self.title)
 
 
-def report_of_runs(table: Table, results: Path) -> Report | None:
+def report_of_runs(table: RunTable, results: Path) -> Report | None:
     """The report of the runs of a table that have finished; `None` where none has.
 
     Raises:
         UserError: as `read_rows`.
     """
-    rows = read_rows(table, results)
+    rows = read_variant_rows(table, results)
     if not rows:
         return None
     bars = [TableRow(row.variant, *mean_sd(row.values)) for row in rows if np.isfinite(row.values).all()]
     axis = f"{table.metric} on {table.split}: mean, and sd over runs to each side"
-    return Report(table.title, sheet_of_runs(table, rows), bars, axis, [])
+    return Report(table.title, frame_of_runs(table, rows), bars, axis, [])
 
 
-def draw_answers(table: Table, results: Path) -> None:
-    """Draws what the first finished run of the row `answers_of` answers in each task, right and wrong, as
+def plot_predictions(table: RunTable, results: Path) -> None:
+    """Draws what the first finished run of the row `plotted_variant` answers in each task, right and wrong, as
     `TABLE-TASK.png` and `TABLE-TASK_distributions.png` in `results`."""
-    files = [run.file(results) for run in table.runs() if run.variant == table.answers_of]
+    files = [run.file(results) for run in table.runs() if run.variant == table.plotted_variant]
     finished = [file for file in files if file.exists()]
     if not finished:
         return
@@ -90,7 +91,7 @@ def draw_answers(table: Table, results: Path) -> None:
         plot_answers(labels, predictions, results, f"{table.name}-{task}", title, names)
 
 
-def sheet_of_runs(table: Table, rows: list[Row]) -> Sheet:
+def frame_of_runs(table: RunTable, rows: list[VariantRow]) -> pd.DataFrame:
     """A row for each of `rows`."""
     names = [metric.replace("/", ", ").replace("_", " ") for metric in (table.metric, *table.also)]
     header = [
@@ -103,9 +104,9 @@ def sheet_of_runs(table: Table, rows: list[Row]) -> Sheet:
             format_mean_sd(row.values),
             *(format_mean_sd(values) if values else "" for values in row.also.values()),
             str(len(row.values)),
-            ", ".join(map(printed_value, row.listed)) if len(row.listed) > 1 else "",
-            printed_difference(row.difference),
-            printed_p(row.difference),
+            ", ".join(map(format_value, row.listed)) if len(row.listed) > 1 else "",
+            format_difference(row.difference),
+            format_p_value(row.difference),
             row.verdict,
             f"{row.parameters:,}",
             "" if row.seconds is None else f"{row.seconds:.0f}",
@@ -114,22 +115,22 @@ def sheet_of_runs(table: Table, rows: list[Row]) -> Sheet:
         ]
         for row in rows
     ]
-    return Sheet(header, cells).filled()
+    return results_frame(header, cells)
 
 
-def printed_value(value: float) -> str:
+def format_value(value: float) -> str:
     """A figure in hundredths, such as `86.52`; `undefined` where it is, as the correlation of constant answers."""
     return f"{100 * value:.2f}" if np.isfinite(value) else UNDEFINED
 
 
-def printed_p(difference: Difference | None) -> str:
+def format_p_value(difference: Difference | None) -> str:
     """A difference's p-value, such as `0.012`; empty without one."""
     if difference is None or difference.p_value is None:
         return ""
     return "< 0.001" if difference.p_value < 0.0005 else f"{difference.p_value:.3f}"
 
 
-def printed_difference(difference: Difference | None) -> str:
+def format_difference(difference: Difference | None) -> str:
     """A difference with its interval, in hundredths, such as `+0.72 [-0.04, +1.48]`; `undefined` where it is, empty
     without one."""
     if difference is None:

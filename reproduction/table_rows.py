@@ -19,7 +19,7 @@ from hf_layerfusion.evaluation.significance import (
 )
 from hf_layerfusion.evaluation.task_significance import TaskAnswers, bootstrap_tasks
 from hf_layerfusion.storage import read_object
-from reproduction.run_table import Table
+from reproduction.run_table import RunTable
 
 SIGNIFICANCE_LEVEL = 0.05
 FEW_SEEDS = 5
@@ -28,7 +28,7 @@ WITHIN_NOISE = "within noise"
 
 
 @dataclass
-class Row:
+class VariantRow:
     """A row of a report.
 
     Attributes:
@@ -57,7 +57,7 @@ class Row:
     memory: float | None
 
 
-def read_rows(table: Table, results: Path) -> list[Row]:
+def read_variant_rows(table: RunTable, results: Path) -> list[VariantRow]:
     """Reads the runs of a table that have finished, and tests each row against its baseline: over folds by Nadeau and
     Bengio's t-test, else by a paired bootstrap over examples on seed averages. Where both rows are single models of one
     task of classes the p-value is McNemar's. Seeds are never drawn: a handful says nothing of their distribution.
@@ -83,7 +83,7 @@ def read_rows(table: Table, results: Path) -> list[Row]:
             if not has_folds:
                 verdict = _verdict_of_seeds(_values(table, stored[baseline].values()), values)
         rows.append(
-            Row(
+            VariantRow(
                 variant,
                 values,
                 values if len(values) < FEW_SEEDS and not has_folds else [],
@@ -141,7 +141,7 @@ def mean_of(name: str, contents: Iterable[dict[str, Any]]) -> float | None:
     return mean_sd(known)[0] if known else None
 
 
-def _values(table: Table, contents: Iterable[dict[str, Any]], metric: str | None = None) -> list[float]:
+def _values(table: RunTable, contents: Iterable[dict[str, Any]], metric: str | None = None) -> list[float]:
     """A metric of each run; `SPLIT/METRIC` is that of another split than the table's."""
     split, _, name = (metric or table.metric).rpartition("/")
     found = [content["metrics"][split or table.split] for content in contents]
@@ -160,7 +160,7 @@ def _verdict_of_seeds(baseline: list[float], variant: list[float]) -> str:
 
 
 def _compare(
-    table: Table, variant: str, baseline: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]]
+    table: RunTable, variant: str, baseline: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]]
 ) -> Difference | None:
     folds = next(iter(runs.values()))["settings"].get("folds")
     _check_same_labels(table, variant, baseline, runs)
@@ -174,7 +174,7 @@ def _compare(
         return nadeau_bengio(differences, 1 / folds) if len(both) == folds else None
     expected, found = correctness(baseline.values()), correctness(runs.values())
     if expected is None or found is None:
-        return bootstrap_tasks(task_answers(baseline.values()), task_answers(runs.values()))
+        return bootstrap_tasks(task_predictions(baseline.values()), task_predictions(runs.values()))
     difference = paired_bootstrap(expected, found, seed=0)
     if len(expected) == len(found) == 1:
         return replace(difference, p_value=mcnemar(expected[0], found[0]))
@@ -182,7 +182,7 @@ def _compare(
 
 
 def _check_same_labels(
-    table: Table, variant: str, baseline: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]]
+    table: RunTable, variant: str, baseline: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]]
 ) -> None:
     """Check that the runs of two rows were scored on the same examples; those of folds each on its own.
 
@@ -216,7 +216,7 @@ def numbers(text: str) -> list[float]:
     return [float(number) for number in text.split()]
 
 
-def task_answers(contents: Iterable[dict[str, Any]]) -> dict[str, TaskAnswers]:
+def task_predictions(contents: Iterable[dict[str, Any]]) -> dict[str, TaskAnswers]:
     """What the runs of a row, one a seed, answered to the examples of each task."""
     runs = list(contents)
     return {
@@ -234,6 +234,8 @@ def correctness(contents: Iterable[dict[str, Any]]) -> np.ndarray | None:
     a regression."""
     runs = list(contents)
     if "tasks" in runs[0]["settings"]:
-        (answers, *others) = task_answers(runs).values()
-        return None if others or answers.is_correlation else (answers.predictions == answers.labels) * 1.0
+        (predicted, *others) = task_predictions(runs).values()
+        return (
+            None if others or predicted.is_correlation else (predicted.predictions == predicted.labels) * 1.0
+        )
     return np.array([np.equal(run["predictions"].split(), run["labels"].split()) for run in runs], float)

@@ -30,7 +30,7 @@ from hf_layerfusion.recipes.recipe_arguments import (
 )
 from hf_layerfusion.training.objectives import OBJECTIVES, make_objective
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
-from reproduction.run_table import Table, table_names
+from reproduction.run_table import RunTable, table_names
 
 OF_ONE_TASK = (TweetTrainingArguments, AbsaTrainingArguments, NliTrainingArguments)
 # Every script that trains, and the Trainer's own arguments.
@@ -89,7 +89,7 @@ def test_other_places_that_name_metrics_name_those_of_the_table() -> None:
         assert {*scores} <= {*choosing_metrics(problem_type)}
     for name in OBJECTIVES:
         assert make_objective(name).metrics(1.0).keys() <= METRICS.keys()
-    for table in map(Table.load, table_names()):  # whose differences are gains
+    for table in map(RunTable.load, table_names()):  # whose differences are gains
         for name in (table.metric, *table.also):
             assert known_direction(name.rpartition("/")[2]), table.name
 

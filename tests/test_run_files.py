@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 
 from hf_layerfusion.metric_registry import METRICS, greater_is_better, known_direction
 from reproduction.recipes import RECIPES, arguments_of
-from reproduction.run_table import Table, table_names
+from reproduction.run_table import RunTable, table_names
 from reproduction.table_rows import _labels_by_task
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -24,7 +24,7 @@ AWAITING: dict[str, str] = {}
 
 def recipes() -> dict[str, str]:
     """The recipe of each group of run files, by the tables that declare it."""
-    return {table.group: table.recipe for table in map(Table.load, table_names())}
+    return {table.group: table.recipe for table in map(RunTable.load, table_names())}
 
 
 def not_finite(content: Any, place: str = "") -> Iterator[str]:

@@ -17,7 +17,7 @@ from hf_layerfusion.recipes.recipe_arguments import EncoderArguments
 from hf_layerfusion.recipes.training_run import classify
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from reproduction import recipes, runner
-from reproduction.run_table import Run
+from reproduction.run_table import TableRun
 from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.tiny import tiny_texts, write_csv
 
@@ -208,13 +208,13 @@ def test_a_run_of_a_table(tiny_encoder_dir, files, tmp_path, monkeypatch):
         "seed": 0,
         "use_cpu": True,
     }
-    run = Run("g", "v", 0, settings)
+    run = TableRun("g", "v", 0, settings)
 
     def call(run=run):
         return runner.execute(run, tmp_path, tmp_path / "results", tmp_path / "work")
 
     cut_off(call, monkeypatch)
-    other = Run("g", "v", 0, {**settings, "learning_rate": 0.5})
+    other = TableRun("g", "v", 0, {**settings, "learning_rate": 0.5})
     with pytest.raises(UserError, match=r"other settings \(learning_rate\); delete the folder"):
         call(other)
     invert(files["train_file"])

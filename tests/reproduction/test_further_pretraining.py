@@ -9,14 +9,14 @@ from transformers import AutoModel, HfArgumentParser
 from hf_layerfusion.training.objectives import make_objective
 from reproduction import further_pretraining
 from reproduction.further_pretraining import PRETRAINING_CLASSES, pretraining_settings
-from reproduction.run_table import Run, Table, table_names
+from reproduction.run_table import RunTable, TableRun, table_names
 from reproduction.runner import execute
 from tests.tiny import tiny_texts, write_csv
 
 
 @pytest.mark.parametrize("name", table_names())
 def test_further_pretraining_of_a_table_is_made_of_settings_that_exist(name, tmp_path):
-    for run in Table.load(name).runs():
+    for run in RunTable.load(name).runs():
         if (settings := pretraining_settings(run.settings)) is not None:
             *_, arguments = HfArgumentParser(PRETRAINING_CLASSES).parse_dict(
                 {**settings, "output_dir": str(tmp_path)}
@@ -39,7 +39,12 @@ def run_of(tiny_encoder_dir, tmp_path):
         }  # fmt: skip
         if further is not None:
             settings["further_pretraining"] = {"train_file": ["train.csv"], "use_cpu": True, **further}
-        return Run("g", variant, seed, settings, "multitask"), data, tmp_path / "results", tmp_path / "work"
+        return (
+            TableRun("g", variant, seed, settings, "multitask"),
+            data,
+            tmp_path / "results",
+            tmp_path / "work",
+        )
 
     return make
 

@@ -7,7 +7,7 @@ import pytest
 from reproduction.ensemble_table import EnsembleTable, ensemble_table_names
 from reproduction.ensemble_table_report import report_of_ensembles
 from reproduction.results_document import filled
-from reproduction.run_table import Table, table_names
+from reproduction.run_table import RunTable, table_names
 from reproduction.table_report import report_of_runs
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -20,7 +20,7 @@ def test_a_report_is_what_its_run_files_give(name):
     if name in ensemble_table_names():
         report = report_of_ensembles(EnsembleTable.load(name), RESULTS)
     else:
-        report = report_of_runs(Table.load(name), RESULTS)
+        report = report_of_runs(RunTable.load(name), RESULTS)
     assert report is not None
     for file, text in report.texts(name).items():
         assert (RESULTS / file).read_text(encoding="utf-8") == text
@@ -33,8 +33,8 @@ def test_the_document_holds_the_reports():
 
 
 def test_no_report_lies_beside_the_tables():
-    drawn = [table for table in map(Table.load, table_names()) if table.answers_of]
-    answers = {f"{table.name}-{task}{end}" for table in drawn for task in table.data["tasks"]
+    drawn = [table for table in map(RunTable.load, table_names()) if table.plotted_variant]
+    predicted = {f"{table.name}-{task}{end}" for table in drawn for task in table.data["tasks"]
                for end in ("", "_distributions")}  # fmt: skip
-    known = {*table_names(), *ensemble_table_names(), *answers}
+    known = {*table_names(), *ensemble_table_names(), *predicted}
     assert {path.stem for path in RESULTS.glob("*.*")} <= known

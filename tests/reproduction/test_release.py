@@ -14,7 +14,7 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.model_setup import model_settings
 from hf_layerfusion.recipes.multitask.task_preparation import make_tasks
 from reproduction.recipes import RECIPES, arguments_of, task_entries
-from reproduction.release import choose, measured_releases, public_releases
+from reproduction.release import choose_releases, measured_releases, public_releases
 from reproduction.release_cards import release_card
 from reproduction.release_run import ReleaseArguments, chosen_releases, train_release
 
@@ -91,7 +91,7 @@ def write_run(folder, run, accuracy, **more):
 
 @pytest.mark.usefixtures("encoder_dir")
 def test_figures_are_means_over_seeds_with_their_spread(release, tmp_path):
-    answers = [write_run(tmp_path, run, 0.5 + 0.1 * run.seed) for run in release.runs]
+    predicted = [write_run(tmp_path, run, 0.5 + 0.1 * run.seed) for run in release.runs]
     card = release_card(release, tmp_path)
     results = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert results == {"Accuracy": 0.55, "Macro F1": 0.275}
@@ -108,7 +108,7 @@ def test_figures_are_means_over_seeds_with_their_spread(release, tmp_path):
         "--releases small",
     ):
         assert said in card.text
-    counts = Counter(pair for run in answers for pair in run)
+    counts = Counter(pair for run in predicted for pair in run)
     for number, name in enumerate(["no", "maybe", "yes"]):
         cells = " | ".join(str(counts[number, answer]) for answer in range(3))
         assert f"| {name} | {cells} |" in card.text
@@ -177,7 +177,7 @@ def test_unknown_names_are_refused(changes, message):
     ],
 )
 def test_wrong_options_are_refused(name, changes, message, tmp_path):
-    (release,) = choose({**PUBLIC, **MEASURED}, [name])
+    (release,) = choose_releases({**PUBLIC, **MEASURED}, [name])
     with pytest.raises(UserError, match=message):
         train_release(release, ReleaseArguments(output_dir=str(tmp_path / "out"), **changes))
     assert not (tmp_path / "out").exists()

@@ -16,16 +16,19 @@ from hf_layerfusion.recipes.multitask.task_preparation import make_tasks
 from reproduction import run_table as tables
 from reproduction.recipes import MULTITASK_CLASSES, RECIPES, arguments_of, task_entries
 from reproduction.results_document import filled
-from reproduction.run_table import Table, table_names
+from reproduction.run_table import RunTable, table_names
 from reproduction.runner import pending_runs
-from reproduction.table_report import draw_answers, report_of_runs, sheet_of_runs
-from reproduction.table_rows import correctness, read_rows
+from reproduction.table_formats import to_markdown
+from reproduction.table_report import frame_of_runs, plot_predictions, report_of_runs
+from reproduction.table_rows import correctness, read_variant_rows
 from tests.tiny import tiny_config
 
 
-@pytest.mark.parametrize("name", [name for name in table_names() if Table.load(name).recipe != "multitask"])
+@pytest.mark.parametrize(
+    "name", [name for name in table_names() if RunTable.load(name).recipe != "multitask"]
+)
 def test_every_run_of_a_table_is_made_of_settings_that_exist(name, tmp_path):
-    table = Table.load(name)
+    table = RunTable.load(name)
     parser = HfArgumentParser(RECIPES[table.recipe].arguments)
     runs = table.runs()
     assert len({run.file(tmp_path) for run in runs}) == len(runs)
@@ -34,11 +37,13 @@ def test_every_run_of_a_table_is_made_of_settings_that_exist(name, tmp_path):
         model_settings(model_arguments)
 
 
-@pytest.mark.parametrize("name", [name for name in table_names() if Table.load(name).recipe == "multitask"])
+@pytest.mark.parametrize(
+    "name", [name for name in table_names() if RunTable.load(name).recipe == "multitask"]
+)
 def test_every_run_over_several_tasks_is_a_model_that_can_be_built(name, tmp_path):
     encoder = tiny_config("bert", num_hidden_layers=6)
     labels = {"sst5": list("abcde"), "quora": ["0", "1"], "cfimdb": ["0", "1"]}
-    for run in Table.load(name).runs():
+    for run in RunTable.load(name).runs():
         model_arguments, data_arguments, _ = HfArgumentParser(MULTITASK_CLASSES).parse_dict(
             {**arguments_of(run.settings), "output_dir": str(tmp_path)}
         )
@@ -57,23 +62,23 @@ def test_every_run_over_several_tasks_is_a_model_that_can_be_built(name, tmp_pat
 def test_tables_of_one_group_agree_on_the_rows_they_share():
     seen: dict[tuple[str, str], dict] = {}
     for name in table_names():
-        table = Table.load(name)
+        table = RunTable.load(name)
         for variant, row in table.variants.items():
             assert seen.setdefault((table.group, variant), row) == row
 
 
 def test_the_first_seed_of_every_row_comes_before_the_second():
-    seeds = [run.seed for run in Table.load("grubert-2").runs()]
+    seeds = [run.seed for run in RunTable.load("grubert-2").runs()]
     assert seeds == sorted(seeds)
 
 
 def test_unknown_table_is_refused():
     with pytest.raises(UserError, match=r"--table must be one of .*grubert-2.*found 'nope'"):
-        Table.load("nope")
+        RunTable.load("nope")
 
 
-def small_table() -> Table:
-    return Table(
+def small_table() -> RunTable:
+    return RunTable(
         name="t",
         title="T",
         group="g",
@@ -87,7 +92,7 @@ def small_table() -> Table:
     )
 
 
-def write_runs(results: Path) -> Table:
+def write_runs(results: Path) -> RunTable:
     table = small_table()
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 400)
@@ -114,15 +119,15 @@ def write_runs(results: Path) -> Table:
 
 def test_report_tests_each_row_against_the_baseline_and_marks_noise(tmp_path):
     table = write_runs(tmp_path)
-    rows = {row.variant: row for row in read_rows(table, tmp_path)}
+    rows = {row.variant: row for row in read_variant_rows(table, tmp_path)}
     assert list(rows) == ["base", "same", "better"]
     assert rows["base"].values == [0.6, 0.6]
     assert rows["base"].difference is None
     assert rows["better"].difference.difference == pytest.approx(0.3)
     assert rows["better"].difference.p_value < 0.01 < rows["same"].difference.p_value
     assert (rows["base"].seconds, rows["base"].memory) == (2.5, 1200)
-    sheet = sheet_of_runs(table, list(rows.values()))
-    text = sheet.markdown()
+    frame = frame_of_runs(table, list(rows.values()))
+    text = to_markdown(frame)
     by_row = {line.split("|")[1].strip(): line for line in text.splitlines()}
     assert "within noise" in by_row["same"]
     assert "within noise" not in by_row["better"]
@@ -131,14 +136,14 @@ def test_report_tests_each_row_against_the_baseline_and_marks_noise(tmp_path):
     assert "80.00" in by_row["base"]
     assert "other data, other encoder" in text.splitlines()[0]
     assert "60.00, 60.00" in by_row["base"], "fewer than five seeds are listed"
-    assert sheet.csv().count("\n") == 4
+    assert len(frame) == 3
 
 
 def test_one_seed_gives_no_verdict(tmp_path):
     table = write_runs(tmp_path)
     for variant in ("same", "better"):
         (tmp_path / "g" / variant / "seed-1.json").unlink()
-    text = sheet_of_runs(table, read_rows(table, tmp_path)).markdown()
+    text = to_markdown(frame_of_runs(table, read_variant_rows(table, tmp_path)))
     assert text.count("one seed: no verdict") == 2
     assert "within noise" not in text
 
@@ -152,7 +157,7 @@ def test_two_single_models_are_tested_by_mcnemar(tmp_path):
         right[variant] = np.equal(content["predictions"].split(), content["labels"].split())
     won = int((right["better"] & ~right["base"]).sum())
     lost = int((right["base"] & ~right["better"]).sum())
-    rows = {row.variant: row for row in read_rows(table, tmp_path)}
+    rows = {row.variant: row for row in read_variant_rows(table, tmp_path)}
     expected = min(1.0, 2 * binom.sf(won - 1, won + lost, 0.5))  # the more frequent side, both ways
     assert rows["better"].difference.p_value == pytest.approx(
         2 * expected, rel=1e-9
@@ -162,7 +167,7 @@ def test_two_single_models_are_tested_by_mcnemar(tmp_path):
     (tmp_path / "g" / "base" / "seed-1.json").write_text(
         (tmp_path / "g" / "base" / "seed-0.json").read_text()
     )
-    rows = {row.variant: row for row in read_rows(table, tmp_path)}
+    rows = {row.variant: row for row in read_variant_rows(table, tmp_path)}
     assert rows["better"].difference.p_value == pytest.approx(2 * 2 / 10_001)
 
 
@@ -188,7 +193,7 @@ def test_five_seeds_are_not_listed(tmp_path):
     content = (tmp_path / "g" / "base" / "seed-0.json").read_text()
     for seed in range(5):
         (tmp_path / "g" / "base" / f"seed-{seed}.json").write_text(content)
-    rows = {row.variant: row for row in read_rows(replace(table, seeds=list(range(5))), tmp_path)}
+    rows = {row.variant: row for row in read_variant_rows(replace(table, seeds=list(range(5))), tmp_path)}
     assert (len(rows["base"].values), rows["base"].listed) == (5, [])
     assert len(rows["same"].listed) == 2
 
@@ -211,7 +216,7 @@ def test_rows_of_other_examples_are_not_compared(tmp_path):
     content["labels"] = " ".join(reversed(content["labels"].split()))
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"'better', seed-1, was scored on 400 examples .* not the same ones"):
-        read_rows(table, tmp_path)
+        read_variant_rows(table, tmp_path)
 
 
 def test_a_difference_that_seeds_may_have_made_is_marked(tmp_path):
@@ -228,7 +233,7 @@ def test_a_difference_that_seeds_may_have_made_is_marked(tmp_path):
                 label if n < 400 * accuracy else "none" for n, label in enumerate(labels)
             )
             path.write_text(json.dumps(content))
-        rows = {row.variant: row for row in read_rows(table, tmp_path)}
+        rows = {row.variant: row for row in read_variant_rows(table, tmp_path)}
         assert rows["better"].difference.p_value < 0.01
         assert rows["better"].verdict == verdict
 
@@ -264,14 +269,14 @@ def test_folds_are_runs_of_their_own_and_tested_by_their_differences(tmp_path):
             run.file(tmp_path).parent.mkdir(parents=True, exist_ok=True)
             run.file(tmp_path).write_text(json.dumps(content))
     assert (tmp_path / "g" / "base" / "seed-0-fold-4.json").exists()
-    rows = {row.variant: row for row in read_rows(table, tmp_path)}
+    rows = {row.variant: row for row in read_variant_rows(table, tmp_path)}
     assert rows["same"].difference is None, "a cross-validation that is not whole is not tested"
     found = rows["better"].difference
     reach = 3.182446 * (7 / 12 / 150) ** 0.5
     assert (found.difference, found.low, found.high) == pytest.approx(
         (0.2, 0.2 - reach, 0.2 + reach), abs=1e-6
     )
-    text = sheet_of_runs(table, list(rows.values())).markdown()
+    text = to_markdown(frame_of_runs(table, list(rows.values())))
     line = next(line for line in text.splitlines() if "better" in line)
     assert "70.00 (14.14) | 35.00 (7.07) | 4 |" in line
     assert "each seed" not in text, "folds are not seeds"
@@ -285,7 +290,7 @@ def test_each_data_set_has_its_own_baseline(monkeypatch):
     }  # fmt: skip
     monkeypatch.setattr(tables, "_read", lambda file: json.loads(json.dumps(content)))
     monkeypatch.setattr(tables, "table_names", lambda: ["t"])
-    table = Table.load("t")
+    table = RunTable.load("t")
     assert list(table.variants) == ["a-plain", "a-lstm", "b-plain", "b-lstm"]
     assert table.variants["b-lstm"]["baseline"] == "b-plain"
     assert [row["figure"] for row in table.variants.values()] == ["", "", "", "80"]
@@ -293,8 +298,10 @@ def test_each_data_set_has_its_own_baseline(monkeypatch):
 
 
 def test_answers_of_a_row_are_drawn_task_by_task(tmp_path):
-    table = Table("t", "T", "g", "test", "mean", None, {}, {}, [3, 4], {"a": {}, "b": {}}, answers_of="b")
-    draw_answers(table, tmp_path)
+    table = RunTable(
+        "t", "T", "g", "test", "mean", None, {}, {}, [3, 4], {"a": {}, "b": {}}, plotted_variant="b"
+    )
+    plot_predictions(table, tmp_path)
     assert list(tmp_path.iterdir()) == []  # nothing has run
     content = {
         "metrics": {"test": {"mean": 0.5, "x_accuracy": 0.5, "y_pearsonr": 0.5}},
@@ -303,8 +310,8 @@ def test_answers_of_a_row_are_drawn_task_by_task(tmp_path):
     }
     (tmp_path / "g" / "b").mkdir(parents=True)
     (tmp_path / "g" / "b" / "seed-4.json").write_text(json.dumps(content), encoding="utf-8")
-    draw_answers(table, tmp_path)
+    plot_predictions(table, tmp_path)
     files = ["t-x.png", "t-x_distributions.png", "t-y.png", "t-y_distributions.png"]
     assert sorted(path.name for path in tmp_path.glob("*.png")) == files
-    draw_answers(replace(table, answers_of="a"), tmp_path / "g")
+    plot_predictions(replace(table, plotted_variant="a"), tmp_path / "g")
     assert not list((tmp_path / "g").glob("*.png"))

@@ -7,7 +7,7 @@ import pytest
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.checkpoints import MANIFEST_NAME, finish, make_room, verify_checkpoint
 from hf_layerfusion.training.own_folders import MARK, is_own, make_own, new_name, remove_own
-from reproduction.run_table import Run
+from reproduction.run_table import TableRun
 from reproduction.runner import execute
 from tests.training.small import small_trainer
 
@@ -68,5 +68,5 @@ def test_a_tables_run_spares_another_folder(tmp_path: Path) -> None:
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     with pytest.raises(UserError, match="must be new or a run's own"):
-        execute(Run("g", "v", 0, {}), tmp_path, tmp_path / "results", tmp_path / "work")
+        execute(TableRun("g", "v", 0, {}), tmp_path, tmp_path / "results", tmp_path / "work")
     assert mine.exists()
