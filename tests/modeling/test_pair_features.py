@@ -38,8 +38,8 @@ def by_hand(name: str, feature: torch.nn.Module, first: Text, second: Text, row:
         "squared_difference": lambda: (u - v) * (u - v),
         "abs_difference": lambda: torch.where(u > v, u - v, v - u),
         "product": lambda: torch.tensor(
-            [a * b for a, b in zip(u.tolist(), v.tolist(), strict=True)]
-        ).double(),
+            [a * b for a, b in zip(u.tolist(), v.tolist(), strict=True)], dtype=u.dtype
+        ),
         "normalized_difference": lambda: torch.where(u > v, u - v, v - u) / length,
         "cosine": lambda: (dot / math.sqrt(float(u @ u)) / math.sqrt(float(v @ v))) * torch.ones(1).double(),
         "cross_attention": lambda: torch.cat(
