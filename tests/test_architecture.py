@@ -27,12 +27,13 @@ ARROWS: dict[str, set[str]] = {
     "ensembling": {"evaluation", "hub"},
     "training": {"data", "regularizers", "gradient_surgery", "evaluation", "hub"},
     "probing": {"modeling", "training", "evaluation", "ensembling"},
+    "embeddings": {"modeling"},
     "errors": set(),
     "metric_registry": set(),
     "storage": set(),
-    "__init__": {"modeling", "training", "ensembling", "hub", "probing"},
+    "__init__": {"modeling", "embeddings", "training", "ensembling", "hub", "probing"},
     "__main__": {"cli"},
-    "cli": {"recipes", "probing", "ensembling", "data", "training", "hub"},
+    "cli": {"embeddings", "recipes", "probing", "ensembling", "data", "training", "hub"},
     "recipes": {
         "__init__",
         "modeling",
@@ -143,8 +144,8 @@ def test_modeling_has_no_folders() -> None:
 
 def test_evaluation_and_its_like_reach_models_through_the_auto_classes() -> None:
     for path in SOURCES:
-        # A probe puts its pooling around a plain encoder, which no Auto class does.
-        if part(path) not in ("modeling", "probing", "__init__"):
+        # A probe puts its pooling around a plain encoder, which no Auto class does; embeddings become encoders of ours.
+        if part(path) not in ("modeling", "probing", "embeddings", "__init__"):
             assert "modeling" not in inner(path)
 
 

@@ -25,6 +25,7 @@ from hf_layerfusion import (
     LayerPoolingModel,
     add_adapters,
 )
+from tests.tiny_words import WORD_ENCODERS
 
 TEXTS = ["what a great day", "sad"]
 CLASSES = {
@@ -33,9 +34,14 @@ CLASSES = {
     "multitask": (CerbertusConfig, CerbertusModel, CerbertusForMultitask),
     "fused-adapted": (GRUFusionConfig, GRUFusionModel, BertForGRUFusionClassification),
     "multitask-adapted": (CerbertusConfig, CerbertusModel, CerbertusForMultitask),
+    **{
+        f"words-{kind}": (GRUFusionConfig, GRUFusionModel, BertForGRUFusionClassification)
+        for kind in WORD_ENCODERS
+    },
 }
 SETTINGS = {
     "fused": {"num_groups": 2, "id2label": {0: "negative", 1: "positive"}},
+    "words": {"num_groups": 1, "id2label": {0: "negative", 1: "positive"}},
     "pooled": {"pooling": "attention", "id2label": {0: "negative", 1: "positive"}},
     "multitask": {
         "encoders": ["shared", "own"],
@@ -61,7 +67,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 found = {}
 for folder in sys.argv[2:]:
-    batch = AutoTokenizer.from_pretrained(folder)(json.loads(sys.argv[1]), padding=True, return_tensors="pt")
+    batch = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)(
+        json.loads(sys.argv[1]), padding=True, return_tensors="pt"
+    )
     model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
     classify = pipeline("text-classification", model=folder, trust_remote_code=True)
     found[folder] = {
@@ -80,12 +88,15 @@ def folders(tiny_encoder_dir: str, tmp_path_factory: pytest.TempPathFactory) -> 
     saved = {}
     for name, (_, _, classifier) in CLASSES.items():
         saved[name] = str(tmp_path_factory.mktemp(name))
-        kind, _, adapted = name.partition("-")
-        model = classifier.from_pretrained(tiny_encoder_dir, **SETTINGS[kind])
-        if adapted:
+        kind, _, other = name.partition("-")
+        encoder = tiny_encoder_dir
+        if kind == "words":
+            encoder = str(WORD_ENCODERS[other](tmp_path_factory.mktemp(other)))
+        model = classifier.from_pretrained(encoder, **SETTINGS[kind])
+        if other == "adapted":
             model = add_adapters(model, LoraConfig(init_lora_weights=False))
         model.save_pretrained(saved[name])
-        AutoTokenizer.from_pretrained(tiny_encoder_dir).save_pretrained(saved[name])
+        AutoTokenizer.from_pretrained(encoder).save_pretrained(saved[name])
     return saved
 
 

@@ -1,8 +1,8 @@
 """What README, docs and docstrings show does run, and what they point to does exist.
 
-The python blocks of a page run one after the other in one namespace, in a folder where `outputs/demo` is a
-model, `bert-base-uncased` an encoder (both tiny) and `examples` the project's. A block that cannot run so
-stands below a line `<!-- not run: REASON -->`.
+The python blocks of a page run one after the other in one namespace, in a folder where `outputs/demo` is a model,
+`bert-base-uncased` an encoder, `glove.6B.300d.txt` word vectors (all tiny) and `examples` the project's. A block that
+cannot run so stands below a line `<!-- not run: REASON -->`.
 """
 
 import doctest
@@ -15,6 +15,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from hf_layerfusion import BertForGRUFusionClassification
+from tests.tiny_words import write_glove
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
@@ -55,6 +56,7 @@ def anchors(text: str) -> set[str]:
 def reader_folder(tmp_path: Path, tiny_encoder_dir: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(tiny_encoder_dir, tmp_path / "bert-base-uncased")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
+    write_glove(tmp_path / "glove.6B.300d.txt")
     model = BertForGRUFusionClassification.from_pretrained(
         tiny_encoder_dir, num_groups=2, id2label={0: "negative", 1: "positive"}
     )

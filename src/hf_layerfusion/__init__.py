@@ -11,12 +11,14 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from hf_layerfusion.modeling.configuration_cerbertus import CerbertusConfig
 from hf_layerfusion.modeling.configuration_gru_fusion import GRUFusionConfig
 from hf_layerfusion.modeling.configuration_layer_pooling import LayerPoolingConfig
+from hf_layerfusion.modeling.configuration_static_embeddings import StaticEmbeddingsConfig
 from hf_layerfusion.modeling.encoders import max_tokens
 from hf_layerfusion.modeling.label_rows import relabel
 from hf_layerfusion.modeling.modeling_cerbertus import CerbertusForMultitask, MultitaskOutput
 from hf_layerfusion.modeling.modeling_cerbertus_encoders import CerbertusModel
 from hf_layerfusion.modeling.modeling_gru_fusion import BertForGRUFusionClassification, GRUFusionModel
 from hf_layerfusion.modeling.modeling_layer_pooling import BertWithPoolingModule, LayerPoolingModel
+from hf_layerfusion.modeling.modeling_static_embeddings import StaticEmbeddingsModel
 from hf_layerfusion.modeling.parameter_counts import parameter_counts
 from hf_layerfusion.modeling.pipeline_multitask import MultitaskPipeline
 from hf_layerfusion.modeling.task_config import TaskConfig
@@ -29,6 +31,7 @@ _LAZY = {
     "Ensemble": "hf_layerfusion.ensembling.ensemble",
     "LayerFusionTrainer": "hf_layerfusion.training.trainer",
     "LayerFusionTrainingArguments": "hf_layerfusion.training.training_arguments",
+    "import_embeddings": "hf_layerfusion.embeddings.importing",
     "add_adapters": "hf_layerfusion.training.adapters",
     "layer_probe": "hf_layerfusion.probing.layer_probe",
     "layer_probes": "hf_layerfusion.probing.layer_probe",
@@ -53,8 +56,11 @@ __all__ = [
     "LayerPoolingModel",
     "MultitaskOutput",
     "MultitaskPipeline",
+    "StaticEmbeddingsConfig",
+    "StaticEmbeddingsModel",
     "TaskConfig",
     "add_adapters",
+    "import_embeddings",
     "layer_probe",
     "layer_probes",
     "load_adapter_model",

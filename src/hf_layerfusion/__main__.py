@@ -20,6 +20,10 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "import-embeddings": Command(
+        "hf_layerfusion.cli.import_embeddings_command",
+        "convert word embeddings (GloVe, word2vec, fastText) to an encoder's folder",
+    ),
     "probe": Command(
         "hf_layerfusion.cli.probe_command",
         "fit linear probes on each layer of frozen encoders and on all layers, and advise whether to fuse them",
@@ -37,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: of the command line, by default those of the process.
     """
-    rows = "\n".join(f"  {name:12}{command.summary}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:19}{command.summary}" for name, command in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="hf-layerfusion",
         description=f"commands:\n{rows}",

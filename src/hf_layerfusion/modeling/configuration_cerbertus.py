@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from .configuration_layer_fusion import LayerFusionConfig
-from .encoders import is_causal
+from .encoders import default_vector
 from .task_config import TaskConfig
 from .task_heads import build_heads
 
@@ -70,8 +70,7 @@ class CerbertusConfig(LayerFusionConfig):
             only: dict[str, Any] = {"problem_type": self.problem_type or guessed}
             if only["problem_type"] != "regression":
                 only["labels"] = labels
-            if is_causal(self.get_text_config()):
-                only["sentence_vector"] = "last"
+            only["sentence_vector"] = default_vector(self.get_text_config())
             return {ONLY_TASK: TaskConfig(**only)}
         known = {field.name for field in dataclasses.fields(TaskConfig)}
         found = {}
@@ -139,16 +138,18 @@ class CerbertusConfig(LayerFusionConfig):
             build_heads(tasks, self.encoders, self.get_text_config())
 
     def choose_vectors(self) -> None:
-        """States in `tasks` that they read the last token of a causal encoder, where they do not say what they read."""
-        if not self.tasks or not is_causal(self.get_text_config()):
+        """States in `tasks` that they read the last token of a causal encoder, or the mean over word embeddings, where
+        they do not say what they read."""
+        vector = default_vector(self.get_text_config())
+        if not self.tasks or vector == "cls":
             return
         tasks = {}
         for name, fields in self.tasks.items():
             fusion = fields.get("fusion")
             if isinstance(fusion, dict) and "pooling" in fusion:
-                tasks[name] = {**fields, "fusion": {"token_pooling": "last", **fusion}}
+                tasks[name] = {**fields, "fusion": {"token_pooling": vector, **fusion}}
             else:
-                tasks[name] = {"sentence_vector": "last", **fields}
+                tasks[name] = {"sentence_vector": vector, **fields}
         self.tasks = tasks
 
     def show_default_task(self, tasks: dict[str, TaskConfig]) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 
 from .configuration_layer_fusion import LayerFusionConfig, probability, size
-from .encoders import refuse_first_token
+from .encoders import refuse_first_token, refuse_one_token
 
 
 @strict
@@ -65,6 +65,8 @@ class GRUFusionConfig(LayerFusionConfig):
             )
         if self.residual_head == "cls":
             refuse_first_token(self.get_text_config(), "residual_head", "cls")
+        elif self.residual_head == "last":
+            refuse_one_token(self.get_text_config(), "residual_head", "last")
         if self.fusion.endswith("_depth") and self.fusion_cell == "linear":
             raise ValueError(
                 "`fusion_cell` along depth must be 'gru' or 'lstm', found 'linear'; use `fusion='share'` or 'cat' "

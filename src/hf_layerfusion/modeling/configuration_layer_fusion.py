@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .encoders import refuse_unfit
+from .own_encoders import OWN_ENCODERS  # noqa: F401  registers them
 
 # Above anything of use: what a broken file asks for is refused before it takes memory.
 LARGEST_SIZE = 65_536
@@ -174,8 +175,9 @@ class LayerFusionConfig(PreTrainedConfig):
         limits = {
             "num_hidden_layers": LARGEST_DEPTH,
             "hidden_size": LARGEST_SIZE,
-            "num_attention_heads": LARGEST_SIZE,
         }
+        if not getattr(encoder, "word_level", False):  # word embeddings have no attention
+            limits["num_attention_heads"] = LARGEST_SIZE
         for name, largest in limits.items():
             value = getattr(encoder, name, None)
             if not isinstance(value, int) or not 1 <= value <= largest:

@@ -6,7 +6,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 
 from .configuration_layer_fusion import LayerFusionConfig, probability, size
-from .encoders import is_causal, refuse_first_token
+from .encoders import default_vector, refuse_first_token, refuse_one_token
 
 
 @strict
@@ -20,7 +20,8 @@ class LayerPoolingConfig(LayerFusionConfig):
             side), `"attentive"` (a learned query), `"layer_graph"` (a graph network).
         token_pooling: a layer's vector of the text: that of the first token, `"cls"` (the paper's), the `"mean"` over
             the real tokens, or that of the `"last"` one; two side by side (`"cls_mean"`, `"last_mean"`). By default
-            `"last"` for a causal encoder, whose first token has seen nothing of the text, and else `"cls"`.
+            `"last"` for a causal encoder, whose first token has seen nothing of the text, `"mean"` for word embeddings,
+            and else `"cls"`.
         pair_features: features of two texts that are encoded separately, at each layer: `"concat"` (u, v),
             `"abs_difference"` (|u − v|), `"product"` (u ∘ v), `"squared_sum"`, `"squared_difference"`,
             `"normalized_difference"`, `"cosine"`. The model then takes pairs as `[B, 2, T]`. By default a pair is one
@@ -33,7 +34,7 @@ class LayerPoolingConfig(LayerFusionConfig):
 
     Raises:
         ValueError: if `dense_size` is out of bounds, `classifier_dropout` outside [0, 1), or `token_pooling` is "cls"
-            or "cls_mean" on a causal encoder.
+            or "cls_mean" on a causal encoder, or reads one token of static word embeddings.
     """
 
     model_type = "layer_pooling"
@@ -49,9 +50,11 @@ class LayerPoolingConfig(LayerFusionConfig):
         super().check()
         encoder = self.get_text_config()
         if self.token_pooling is None:
-            self.token_pooling = "last" if is_causal(encoder) else "cls"
+            self.token_pooling = default_vector(encoder)
         if self.token_pooling in ("cls", "cls_mean"):
             refuse_first_token(encoder, "token_pooling", self.token_pooling)
+        elif self.token_pooling in ("last", "last_mean"):
+            refuse_one_token(encoder, "token_pooling", self.token_pooling)
         size(self, "dense_size", least=0)
         probability(self, "classifier_dropout")
         pooled = str(self.token_pooling).split("_")

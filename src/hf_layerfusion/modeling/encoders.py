@@ -3,7 +3,7 @@
 import inspect
 import os
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -128,6 +128,18 @@ def refuse_first_token(config: PreTrainedConfig, name: str, value: str) -> None:
             f"`{name}` must not be '{value}' for '{config.model_type}', whose tokens see only those before them: the "
             "first has seen nothing of the text; use 'last' or 'mean'."
         )
+    refuse_one_token(config, name, value)
+
+
+def refuse_one_token(config: PreTrainedConfig, name: str, value: str) -> None:
+    """Raise `ValueError` if no token of an encoder has seen any other, so that none can stand for the text.
+
+    The arguments are those of `refuse_first_token`.
+    """
+    if getattr(config, "context_free", False):
+        raise ValueError(
+            f"`{name}` must not be '{value}' for '{config.model_type}', whose words see no other words; use 'mean'."
+        )
 
 
 def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
@@ -169,6 +181,22 @@ def adopt_encoder_config(config: Any, encoder: PreTrainedModel) -> None:
     warn_of_padding(encoder.config)
     config.encoder_config = encoder.config
     config._attn_implementation = encoder.config._attn_implementation
+
+
+def freeze_word_encoder(encoder: PreTrainedModel) -> None:
+    """Freeze an encoder of word embeddings unless its configuration says `train_embeddings`; leave others alone."""
+    # By the method and not the class, which may be that of another copy of this code.
+    freeze = getattr(encoder, "freeze_embeddings", None)
+    if freeze is not None:
+        freeze()
+
+
+def default_vector(config: PreTrainedConfig) -> Literal["cls", "last", "mean"]:
+    """Return the default vector of a text: that of the first token, of the last one for a causal encoder, or the mean
+    for word embeddings, none of whose positions stands for the text."""
+    if getattr(config.get_text_config(), "word_level", False):
+        return "mean"
+    return "last" if is_causal(config) else "cls"
 
 
 def refuse_missing(missing: list[str], name_or_path: str | os.PathLike[str], model_type: str) -> None:

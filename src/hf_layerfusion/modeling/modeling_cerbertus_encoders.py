@@ -13,7 +13,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from .batch_joining import flatten_pairs
 from .configuration_cerbertus import CerbertusConfig
 from .encoder_states import selected_states
-from .encoders import adopt_encoder_config, position_limit, refuse_long, without_pooler
+from .encoders import adopt_encoder_config, freeze_word_encoder, position_limit, refuse_long, without_pooler
 from .layer_routing import ALL_ROWS, LayerStates, Route, copy_module, give_tasks_layers, run_routed
 from .modeling_layer_fusion import LayerFusionPreTrainedModel
 from .peft_adapters import adapter_of
@@ -70,7 +70,9 @@ class CerbertusModel(CerbertusPreTrainedModel):
         self.post_init()
 
     def freeze(self) -> None:
-        """Switches off the frozen encoder's gradients."""
+        """Switches off the gradients of the frozen encoder and of word embeddings that are not trained."""
+        for encoder in self.encoders.values():
+            freeze_word_encoder(encoder)
         if "frozen" in self.config.encoders:
             self.encoders["frozen"].requires_grad_(False)
 

@@ -23,6 +23,7 @@ from .encoder_states import StatesRead, selected_states, spread_states
 from .encoders import (
     adopt_encoder_config,
     complete_inputs,
+    freeze_word_encoder,
     length_before_padding,
     position_limit,
     refuse_long,
@@ -271,7 +272,9 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         self.post_init()
 
     def freeze(self) -> None:
-        """Switches off the fuser's gradients where `freeze_fusion` is set."""
+        """Switches off the fuser's gradients where `freeze_fusion` is set, and those of word embeddings unless their
+        configuration says `train_embeddings`."""
+        freeze_word_encoder(self.encoder)
         if getattr(self.config, "freeze_fusion", False):
             self.fuser.requires_grad_(False)
 

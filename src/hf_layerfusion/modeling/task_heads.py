@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from .choices import unknown_name
 from .configuration_gru_fusion import GRUFusionConfig
 from .configuration_layer_pooling import LayerPoolingConfig
-from .encoders import refuse_first_token
+from .encoders import refuse_first_token, refuse_one_token
 from .fusion_base import LayerFuser
 from .heads import ClassificationHead
 from .layer_routing import LayerStates
@@ -80,6 +80,8 @@ class TextReader(nn.Module):
         if task.fusion is None or "pooling" not in task.fusion:
             if task.sentence_vector in ("cls", "pooler") and not mixes_tokens(task.fusion):
                 refuse_first_token(encoder_config, "sentence_vector", task.sentence_vector)
+            elif task.sentence_vector == "last" and not mixes_tokens(task.fusion):
+                refuse_one_token(encoder_config, "sentence_vector", task.sentence_vector)
             self.vector = vector(size)
             self.token_size = size
         elif task.sentence_vector != "cls":

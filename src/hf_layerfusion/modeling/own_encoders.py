@@ -1,0 +1,31 @@
+"""Registration of the package's own encoders with the Auto classes.
+
+Imported by the configuration of every model, so that a checkpoint around such an encoder opens where the package is not
+installed. A type that is known already is left alone: the installed package comes before the code of a checkpoint.
+"""
+
+from typing import Any
+
+from transformers import AutoConfig, AutoModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from .configuration_static_embeddings import StaticEmbeddingsConfig
+from .modeling_static_embeddings import StaticEmbeddingsModel
+
+OWN_ENCODERS: dict[Any, Any] = {
+    StaticEmbeddingsConfig: StaticEmbeddingsModel,
+}
+"""Model classes by configuration class."""
+
+
+def register_encoders() -> None:
+    """Make the Auto classes know the encoders, here and through the code that is saved with a checkpoint."""
+    for config, model in OWN_ENCODERS.items():
+        config.register_for_auto_class()
+        model.register_for_auto_class("AutoModel")
+        if config.model_type not in CONFIG_MAPPING:
+            AutoConfig.register(config.model_type, config)
+            AutoModel.register(config, model)
+
+
+register_encoders()

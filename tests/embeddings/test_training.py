@@ -1,0 +1,54 @@
+"""Models around encoders of words in the Trainer: with and without the cache of frozen states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, DataCollatorWithPadding
+
+from hf_layerfusion import BertForGRUFusionClassification, LayerFusionTrainer, LayerFusionTrainingArguments
+from tests.tiny import tiny_texts
+from tests.tiny_words import WORD_ENCODERS
+
+
+@pytest.mark.parametrize("kind", WORD_ENCODERS)
+def test_cached_states_train_the_same_weights(kind: str, tmp_path: Path) -> None:
+    folder = WORD_ENCODERS[kind](tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = [{**tokenizer(text), "labels": int(label == "positive")} for text, label in tiny_texts(16)]
+    trained = []
+    for cache in (None, str(tmp_path / "cache")):
+        torch.manual_seed(0)
+        model = BertForGRUFusionClassification.from_pretrained(
+            folder,
+            num_groups=1,
+            fusion_hidden_size=4,
+            downstream_hidden_size=4,
+            dense_size=0,
+            classifier_dropout=0.0,
+        )
+        arguments = LayerFusionTrainingArguments(
+            output_dir=str(tmp_path / "run"),
+            per_device_train_batch_size=8,
+            num_train_epochs=2,
+            cache_frozen_states=cache,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        trainer = LayerFusionTrainer(
+            model,
+            arguments,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+        )
+        trainer.train()
+        trained.append(model.state_dict())
+    assert trained[0].keys() == trained[1].keys()
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value, rtol=0, atol=1e-5)

@@ -1,0 +1,31 @@
+"""Word embeddings small enough for a test, as files of foreign formats and as encoders' folders."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hf_layerfusion import import_embeddings
+from tests.tiny import NEGATIVE_WORDS, NEUTRAL_WORDS, POSITIVE_WORDS
+
+WORDS = tuple(dict.fromkeys((*POSITIVE_WORDS, *NEGATIVE_WORDS, *NEUTRAL_WORDS, ",", ".", "!")))
+
+
+def write_glove(path: Path, width: int = 8, seed: int = 0) -> Path:
+    """Write a random vector of each of `WORDS` in GloVe's format."""
+    rng = random.Random(seed)
+    lines = [" ".join((word, *(f"{rng.gauss(0, 1):.4f}" for _ in range(width)))) for word in WORDS]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def static_folder(folder: Path, **options: Any) -> Path:
+    """Import the vectors of `write_glove`."""
+    folder.mkdir(exist_ok=True, parents=True)
+    return import_embeddings(folder / "encoder", glove=write_glove(folder / "glove.txt"), **options)
+
+
+WORD_ENCODERS: dict[str, Callable[..., Path]] = {"static": static_folder}
+"""Functions that make an encoder's folder inside of the one that they are given, by the kind of encoder."""
