@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.ensemble_card import ensemble_facts
-from hf_layerfusion.hub.markdown import markdown_table, one_line
+from hf_layerfusion.hub.markdown import markdown_table, single_line
 from hf_layerfusion.hub.usage import code_string
 from tests.hub.small import Elements, facts, manifest, outline, render
 
@@ -18,7 +18,7 @@ SIGNS = st.sampled_from(
     [*"\\`*_[](){}<>#+-=.!|~&$:;/\"'?%@, \t\n\r1a", "---", "```", "é", "\x85", "\u2028", "\u202e"]
 )
 TEXTS = (st.lists(SIGNS, min_size=1, max_size=12).map("".join) | st.text(min_size=1, max_size=30)).filter(
-    one_line
+    single_line
 )
 FILE_NAMES = TEXTS.filter(
     lambda text: text.isprintable() and not {"/", "\\"} & {*text} and text not in (".", "..")
@@ -65,7 +65,7 @@ TAME_ENSEMBLE = build_card(ensemble_facts(facts(), manifest()))
 @example("\\---")
 @given(TEXTS)
 def test_any_text_keeps_the_structure_and_comes_back_from_the_metadata(text):
-    assume(one_line(text) not in ("two", "mean"))
+    assume(single_line(text) not in ("two", "mean"))
     card = card_of(text)
     assert [tag for tag, _ in outline(card)] == [tag for tag, _ in TAME_OUTLINE]
     page = Elements(render(card))
@@ -76,7 +76,7 @@ def test_any_text_keeps_the_structure_and_comes_back_from_the_metadata(text):
     assert set(metadata) == set(TAME.data.to_dict())
     (entry,) = metadata["model-index"]
     results = entry["results"]
-    shown = one_line(text)
+    shown = single_line(text)
     assert entry["name"] == results[0]["dataset"]["config"] == shown
     assert {result["dataset"]["name"] for result in results} == {shown}
     assert {result["dataset"]["split"] for result in results} == {shown}
@@ -95,7 +95,7 @@ def test_any_file_name_is_one_image(file_name):
 @settings(max_examples=100, deadline=None)
 @given(TEXTS)
 def test_any_text_is_a_string_of_the_code(text):
-    assert ast.literal_eval(code_string(text)) == one_line(text)
+    assert ast.literal_eval(code_string(text)) == single_line(text)
 
 
 @settings(max_examples=50, deadline=None)

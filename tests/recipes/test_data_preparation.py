@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.data.statistics import corpus_statistics, statistics_table
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.recipes.data_preparation import encode_splits, load, prepare
+from hf_layerfusion.recipes.data_preparation import encode_splits, load_splits, prepare
 from hf_layerfusion.recipes.fold_runs import prepare_folds
 from hf_layerfusion.recipes.recipe_arguments import (
     AbsaDataArguments,
@@ -100,7 +100,7 @@ def test_conflict_is_left_out_however_it_is_written(
     path = tmp_path / "set" / "train.parquet"
     aspects(labels, feature).to_parquet(path)
     where = {"train_file": str(path)} if source == "parquet" else {"dataset_name": str(path.parent)}
-    data = load(AbsaDataArguments(**where, class_names=class_names))
+    data = load_splits(AbsaDataArguments(**where, class_names=class_names))
     assert data.schema.names == names
     assert len(data.splits["train"]) == 30
     assert "train: 10 texts of label conflict left out" in data.notes
@@ -108,7 +108,7 @@ def test_conflict_is_left_out_however_it_is_written(
     first = POLARITIES if feature is None else feature.names
     kept = [name for name in first if name != "conflict"] * 10
     assert [names[number].lower() for number in data.splits["train"]["label"]] == kept
-    everything = load(AbsaDataArguments(**where, class_names=class_names, keep_conflict=True))
+    everything = load_splits(AbsaDataArguments(**where, class_names=class_names, keep_conflict=True))
     assert everything.schema.num_labels == 4
 
 
@@ -144,27 +144,27 @@ def repeated(folder: Path) -> dict[str, Any]:
 
 def test_duplicates_leave_train_after_cleaning_or_every_split_before(tmp_path: Path) -> None:
     files = repeated(tmp_path)
-    data = load(DataArguments(**files, problem_type="regression"))
+    data = load_splits(DataArguments(**files, problem_type="regression"))
     assert data.splits["train"]["text"][:] == ["good day", "bad day", "so so"]
     assert [len(data.splits[name]) for name in ("validation", "test")] == [6, 6]
-    paper = load(DataArguments(**files, problem_type="regression", duplicates_in="all"))
+    paper = load_splits(DataArguments(**files, problem_type="regression", duplicates_in="all"))
     for name in ("train", "validation", "test"):
         assert paper.splits[name]["text"][:] == ["good day", "bad day", "good day", "so so"]
     assert "test: 2 repeated texts removed, before cleaning" in paper.notes
-    kept = load(
+    kept = load_splits(
         DataArguments(**files, problem_type="regression", duplicates_in="all", remove_duplicates=False)
     )
     assert [len(split) for split in kept.splits.values()] == [12, 6, 6]
     with pytest.raises(UserError, match="--duplicates_in must be one of train, all, found 'test'"):
-        load(DataArguments(**files, duplicates_in="test"))
+        load_splits(DataArguments(**files, duplicates_in="test"))
 
 
 def test_every_text_to_predict_is_kept(tmp_path: Path) -> None:
     files = repeated(tmp_path)
     pd.DataFrame({"text": ["a", "a"]}).to_csv(files["test_file"], index=False)
     arguments = DataArguments(**files, problem_type="regression", duplicates_in="all")
-    assert len(load(arguments).splits["test"]) == 2
-    assert len(load(arguments, LabelSchema("regression", ("score",))).splits["test"]) == 2
+    assert len(load_splits(arguments).splits["test"]) == 2
+    assert len(load_splits(arguments, LabelSchema("regression", ("score",))).splits["test"]) == 2
 
 
 @pytest.mark.parametrize("class_names", [None, ["bad", "good"]])
@@ -198,6 +198,6 @@ def test_a_class_that_cleaning_leaves_nothing_of_is_still_counted_before(tmp_pat
     pd.DataFrame(rows, columns=["text", "label"]).to_csv(path, index=False)
     before, after = (
         corpus_statistics(*part)
-        for part in training_texts(load(DataArguments(str(path), preprocessing="none")))
+        for part in training_texts(load_splits(DataArguments(str(path), preprocessing="none")))
     )
     assert (list(before), list(after)) == (["0", "1", "2"], ["0", "2"])

@@ -6,7 +6,7 @@ import pytest
 from hf_layerfusion.ensembling.prediction_files import read_logits
 from hf_layerfusion.ensembling.trained_texts import read_trained_texts, seen_rows, text_hashes
 from hf_layerfusion.recipes.data_preparation import prepare
-from hf_layerfusion.recipes.ensemble_artifacts import rows_of, write_seen_texts, write_split_logits
+from hf_layerfusion.recipes.ensemble_artifacts import text_rows, write_seen_texts, write_split_logits
 from hf_layerfusion.recipes.fold_runs import prepare_folds
 from hf_layerfusion.recipes.recipe_arguments import AbsaDataArguments, DataArguments
 from tests.tiny import write_csv
@@ -36,14 +36,14 @@ def test_cleaned_and_raw_texts_are_known_by_their_part(tmp_path, own_validation)
     data, found = seen(tmp_path, DataArguments(**files, preprocessing_steps=["whitespace"]))
     raw = {row: (text,) for row, (text, _) in enumerate(train, start=2)}
     for part, split in (("train", "train"), ("selection", "validation")):
-        cleaned = rows_of(data.splits[split], ("text",))
+        cleaned = text_rows(data.splits[split], ("text",))
         assert cleaned[0][0] != train[0][0]
         assert seen_rows(text_hashes(cleaned), {part: found[part]}).all()
         as_read = [raw[row] for row in data.splits[split]["row"] if split == "train" or not own_validation]
         assert seen_rows(text_hashes(as_read), {part: found[part]}).all()
-    others = [(text,) for text, _ in test] + rows_of(data.splits["test"], ("text",))
+    others = [(text,) for text, _ in test] + text_rows(data.splits["test"], ("text",))
     assert not seen_rows(text_hashes(others), found).any()
-    trained = rows_of(data.splits["train"], ("text",))
+    trained = text_rows(data.splits["train"], ("text",))
     assert not seen_rows(text_hashes(trained), {"selection": found["selection"]}).any()
 
 
@@ -64,7 +64,7 @@ def test_a_fold_has_not_seen_what_it_is_tested_on_and_its_predictions_are_read_a
         folder = tmp_path / "run" / f"fold-{number}"
         folder.mkdir(parents=True)
         write_seen_texts(folder, [data])
-        tested, found = rows_of(data.splits["test"], ("text",)), read_trained_texts(folder)
+        tested, found = text_rows(data.splits["test"], ("text",)), read_trained_texts(folder)
         assert not seen_rows(text_hashes(tested), found).any()
         assert len(found["train"]) + len(found["selection"]) == 60 - len(tested)
         places = [int(row) - 2 for row in data.splits["test"]["row"]]

@@ -14,7 +14,7 @@ from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.model_setup import encoder_dropout, load_model
 from hf_layerfusion.recipes.multitask.multitask_arguments import MultitaskModelArguments
-from hf_layerfusion.recipes.multitask.task_preparation import Task
+from hf_layerfusion.recipes.multitask.task_preparation import TaskSpec
 from hf_layerfusion.recipes.multitask.task_training import load_multitask_model
 from hf_layerfusion.recipes.recipe_arguments import EncoderArguments, ModelArguments, PairDataArguments
 from tests.tiny import MODEL_TYPES, tiny_config
@@ -67,7 +67,7 @@ def test_the_options_reach_every_architecture_and_are_saved(
 
 
 def test_all_encoders_of_several_tasks_have_it(tiny_encoder_dir: str) -> None:
-    task = Task("one", PairDataArguments(), {"labels": ["no", "yes"], "dropout": 0.6})
+    task = TaskSpec("one", PairDataArguments(), {"labels": ["no", "yes"], "dropout": 0.6})
     arguments = MultitaskModelArguments(
         tiny_encoder_dir, encoders=["shared", "own"], num_task_layers=1, hidden_dropout=0.25
     )

@@ -21,7 +21,7 @@ from hf_layerfusion.ensembling.trained_texts import FILE_NAME as TRAINED_TEXTS
 from hf_layerfusion.ensembling.trained_texts import Hashes, read_trained_texts
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, check_characters, one_line
 from hf_layerfusion.hub.encoder import is_hub_id
-from hf_layerfusion.hub.manifest import MODEL_MANIFEST, model_files, sha256
+from hf_layerfusion.hub.manifest import MODEL_MANIFEST, file_sha256, model_files
 from hf_layerfusion.hub.publish import CARD
 
 ONLY_TASK = "default"
@@ -303,5 +303,5 @@ def files_hash(folder: Path) -> str:
     """sha256 of names and contents of `model_files`."""
     digest = hashlib.sha256()
     for path in model_files(folder):
-        digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
     return digest.hexdigest()

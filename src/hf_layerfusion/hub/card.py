@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.citations import CITATIONS
 from hf_layerfusion.hub.encoder import LICENSE_ID
-from hf_layerfusion.hub.markdown import Markdown, escape_markdown, markdown_table, one_line, render_value
+from hf_layerfusion.hub.markdown import Markdown, escape_markdown, markdown_table, render_value, single_line
 from hf_layerfusion.hub.usage import model_usage
 from hf_layerfusion.metric_registry import METRICS
 
@@ -55,13 +55,13 @@ def _template() -> jinja2.Template:
 def _metadata(facts: CardFacts) -> ModelCardData:
     results = [
         EvalResult(
-            task_type=one_line(facts.task),
+            task_type=single_line(facts.task),
             dataset_type=facts.task_dataset_ids.get(task, facts.dataset_id) or "local",
-            dataset_name=one_line(task or facts.dataset_name) or "local files",
+            dataset_name=single_line(task or facts.dataset_name) or "local files",
             # The Hub's client tells entries apart by this, not by the name.
-            dataset_config=one_line(task) or None,
-            dataset_split=one_line(split),
-            metric_type=METRICS[name].hub_id if name in METRICS else one_line(name),
+            dataset_config=single_line(task) or None,
+            dataset_split=single_line(split),
+            metric_type=METRICS[name].hub_id if name in METRICS else single_line(name),
             metric_name=metric_name(name),
             metric_value=float(f"{value:.5g}"),
         )
@@ -70,15 +70,15 @@ def _metadata(facts: CardFacts) -> ModelCardData:
     license_id = facts.base_model_license
     datasets = [facts.dataset_id, *facts.task_dataset_ids.values()]
     return ModelCardData(
-        language=[one_line(code) for code in facts.language] or None,
+        language=[single_line(code) for code in facts.language] or None,
         license=license_id if license_id and LICENSE_ID.fullmatch(license_id) else None,
         library_name=facts.library_name,
-        pipeline_tag=one_line(facts.task),
+        pipeline_tag=single_line(facts.task),
         base_model=facts.base_model or None,
         datasets=list(dict.fromkeys(filter(None, datasets))) or None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         tags=["hf_layerfusion", *facts.tags, *facts.methods],
-        model_name=one_line(facts.model_name) if results else None,
+        model_name=single_line(facts.model_name) if results else None,
         eval_results=results or None,
     )
 
@@ -117,7 +117,7 @@ def _epochs_table(facts: CardFacts) -> Markdown | None:
 
 def metric_name(name: str) -> str:
     """Return the name of a metric in print; one that is not ours keeps its own."""
-    return METRICS[name].title if name in METRICS else one_line(name)
+    return METRICS[name].title if name in METRICS else single_line(name)
 
 
 def _count(number: int | None) -> str:

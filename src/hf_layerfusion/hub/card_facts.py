@@ -14,7 +14,7 @@ import numpy as np
 
 from hf_layerfusion.hub.citations import CITATIONS
 from hf_layerfusion.hub.encoder import is_hub_id
-from hf_layerfusion.hub.markdown import one_line
+from hf_layerfusion.hub.markdown import single_line
 
 __all__ = ["CardFacts", "Snippet"]
 
@@ -135,7 +135,7 @@ class CardFacts:
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
             setattr(self, entry.name, _plain(getattr(self, entry.name)))
-        if not one_line(self.model_name):
+        if not single_line(self.model_name):
             raise ValueError("model_name of a model card must not be empty")
         for name, ids in {
             "base_model": self.base_models,

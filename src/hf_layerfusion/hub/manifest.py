@@ -113,7 +113,7 @@ def damage(manifest: Path) -> str | None:
         found = path.stat().st_size
         if found != size:
             return f"{name} has {found} bytes in place of {size}"
-        if sha256(path) != digest:
+        if file_sha256(path) != digest:
             return f"{name} has changed since it was saved (sha256 differs)"
     return None
 
@@ -193,10 +193,10 @@ def listed_paths(folder: Path) -> set[Path]:
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
-def sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """Return the sha256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:

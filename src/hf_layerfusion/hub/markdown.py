@@ -16,7 +16,7 @@ class Markdown(str):
 
 def escape_markdown(text: str) -> str:
     """Return `text` as one line that Markdown and HTML show letter by letter, anywhere in a line."""
-    line = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = single_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = _MARKDOWN_SIGNS.sub(r"\\\g<0>", line)
     return _LINE_START_SIGN.sub(r"\1\\\2", line)
 
@@ -41,7 +41,7 @@ def render_value(value: object) -> str:
     return escape_markdown(str(value))
 
 
-def one_line(text: str) -> str:
+def single_line(text: str) -> str:
     """One line without control characters, lone surrogates or signs that turn the direction of text."""
     words = ("".join(letter for letter in word if _is_visible(letter)) for word in text.split())
     return " ".join(filter(None, words))

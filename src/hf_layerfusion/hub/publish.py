@@ -15,7 +15,7 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.hub.markdown import one_line
+from hf_layerfusion.hub.markdown import single_line
 from hf_layerfusion.storage import write_text
 
 __all__ = ["NEVER_PUSHED", "PushError", "files_to_push", "publish"]
@@ -71,7 +71,7 @@ def open_repository(
         PushError: if there is none and none can be made.
     """
     api = _api(token)
-    with _told(f"repository {repo_id}: cannot be opened for pushing"):
+    with _as_push_errors(f"repository {repo_id}: cannot be opened for pushing"):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         try:
             # create_repo is content with a repository that may only be read. This is not, and makes the branch.
@@ -125,7 +125,7 @@ def push_folder(
         logger.warning(
             f"push of {folder}: links are not followed, so that these stay at home: {', '.join(links)}"
         )
-    with _told(f"push of {folder} to {repo_id} failed"):
+    with _as_push_errors(f"push of {folder} to {repo_id} failed"):
         return _api(token).upload_folder(
             repo_id=repo_id,
             folder_path=folder,
@@ -209,7 +209,7 @@ def _api(token: str | None) -> HfApi:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _as_push_errors(what: str) -> Iterator[None]:
     """Turns whatever the client raises, its own errors, those of connections and of hf_xet, into a `PushError`."""
     try:
         yield
@@ -237,4 +237,4 @@ def _reason(error: BaseException) -> str:
     )
     if status == 429 and seconds:
         reason = reason.replace("later", f"in {seconds} s")
-    return f"{status}{f' ({one_line(said)})' if said else ''}: {reason}"
+    return f"{status}{f' ({single_line(said)})' if said else ''}: {reason}"

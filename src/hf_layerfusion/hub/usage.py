@@ -3,7 +3,7 @@
 import json
 
 from hf_layerfusion.hub.card_facts import CardFacts, Snippet
-from hf_layerfusion.hub.markdown import escape_markdown, one_line
+from hf_layerfusion.hub.markdown import escape_markdown, single_line
 
 ONE_TEXT = '"What a lovely morning!"'
 TWO_TEXTS = '{"text": "A man plays a guitar.", "text_pair": "Somebody makes music."}'
@@ -11,7 +11,7 @@ TWO_TEXTS = '{"text": "A man plays a guitar.", "text_pair": "Somebody makes musi
 
 def code_string(text: str) -> str:
     """A string literal of Python on one line, for a fenced block, where Markdown escapes nothing."""
-    return json.dumps(one_line(text), ensure_ascii=False)
+    return json.dumps(single_line(text), ensure_ascii=False)
 
 
 def model_usage(facts: CardFacts) -> list[Snippet]:

@@ -190,7 +190,7 @@ def limit_first(split: Dataset, number: int) -> Dataset:
     return split.select(range(min(len(split), number)))
 
 
-def load(arguments: DataArguments, schema: LabelSchema | None = None) -> PreparedData:
+def load_splits(arguments: DataArguments, schema: LabelSchema | None = None) -> PreparedData:
     """Reads and cleans the splits that are given, and encodes their labels; with the schema of a model that is trained
     already, the test file alone.
 
@@ -307,7 +307,7 @@ def prepare(arguments: DataArguments) -> PreparedData:
     Raises:
         UserError: as these.
     """
-    data = load(arguments)
+    data = load_splits(arguments)
     if not arguments.report_on_selection and "validation" in data.splits and "test" not in data.splits:
         data.splits["test"] = data.splits.pop("validation")
         if arguments.max_predict_samples is not None:

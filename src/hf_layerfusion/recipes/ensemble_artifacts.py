@@ -13,7 +13,7 @@ from hf_layerfusion.ensembling.trained_texts import Hashes, text_hashes, write_t
 from hf_layerfusion.recipes.data_preparation import PreparedData
 
 
-def rows_of(split: Dataset, columns: Sequence[str]) -> list[tuple[str, ...]]:
+def text_rows(split: Dataset, columns: Sequence[str]) -> list[tuple[str, ...]]:
     """The texts of a split, row by row."""
     return list(zip(*(values(split, column) for column in columns), strict=True))
 
@@ -33,9 +33,9 @@ def _seen(data: PreparedData) -> tuple[Hashes, Hashes]:
     chosen = chosen if not chosen & trained else set()
     found = []
     for split, rows in ((train, trained), (validation, chosen)):
-        cleaned = [] if split is None else rows_of(split, data.text_columns)
+        cleaned = [] if split is None else text_rows(split, data.text_columns)
         places = [place for place, row in enumerate(values(data.raw_train, "row")) if row in rows]
-        found.append(text_hashes([*cleaned, *rows_of(take(data.raw_train, places), data.text_columns)]))
+        found.append(text_hashes([*cleaned, *text_rows(take(data.raw_train, places), data.text_columns)]))
     return found[0], found[1]
 
 

@@ -15,7 +15,7 @@ from hf_layerfusion.recipes.best_metric import with_metric
 from hf_layerfusion.recipes.data_preparation import (
     PreparedData,
     cut_validation,
-    load,
+    load_splits,
     row_keys,
     shared_groups,
     tokenize,
@@ -68,7 +68,7 @@ def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
             f"--fold_split must be one of {', '.join(FOLD_SPLITS)}, found {arguments.fold_split!r}; "
             f"{nearest(arguments.fold_split, FOLD_SPLITS)}"
         )
-    data = load(arguments)
+    data = load_splits(arguments)
     if "test" in data.splits:
         raise UserError(
             "--folds reports on the folds of the training data, found test data too; leave it out."

@@ -75,7 +75,7 @@ def check_layer_states(arguments: RunTrainingArguments, problem_type: str, examp
         )
 
 
-class LayerStates(TrainerCallback):
+class LayerStateCallback(TrainerCallback):
     """After each of `epochs` writes the states of the first validation texts at the last six layers into the run's
     folder, for `plot_states`."""
 
@@ -118,7 +118,7 @@ def _first_texts(examples: Dataset) -> Dataset:
 
 
 def read_states(folder: Path) -> dict[str, Any]:
-    """Return the states that `LayerStates` wrote into a run's folder, by title, the earliest epoch first.
+    """Return the states that `LayerStateCallback` wrote into a run's folder, by title, the earliest epoch first.
 
     Raises:
         UserError: a file is damaged.

@@ -11,7 +11,7 @@ from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.ensembling.member_models import label_values
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
-from hf_layerfusion.recipes.data_preparation import check_length, load, tokenize
+from hf_layerfusion.recipes.data_preparation import check_length, load_splits, tokenize
 from hf_layerfusion.recipes.model_setup import load_tokenizer, load_trained, resolve_path
 from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.recipes.run_folder import (
@@ -22,7 +22,7 @@ from hf_layerfusion.recipes.run_folder import (
     staged_outputs,
 )
 from hf_layerfusion.recipes.run_report import split_metrics
-from hf_layerfusion.recipes.split_predictions import write_answers
+from hf_layerfusion.recipes.split_predictions import write_split_predictions
 from hf_layerfusion.storage import finite_or_none, read_json, writable, write_json
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
@@ -142,7 +142,7 @@ def predict_only(
         tokenizer = load_tokenizer(model_arguments)
         check_length(tokenizer, data_arguments)
         with training_arguments.main_process_first(desc="preparing the texts"):
-            data = load(data_arguments, schema_of(model))
+            data = load_splits(data_arguments, schema_of(model))
             encoded = tokenize(data, tokenizer, data_arguments)
         for note in data.notes:
             logger.info(note)
@@ -168,7 +168,7 @@ def predict_only(
                 # First, as the folder is known by it to be this run's.
                 write_json(place / SETTINGS_FILE, settings)
             with staged_outputs(place) as folder:
-                write_answers(folder, data, "test", logits, output.label_ids, data_arguments)
+                write_split_predictions(folder, data, "test", logits, output.label_ids, data_arguments)
                 write_json(folder / RESULTS_FILE, results)
         trainer.accelerator.wait_for_everyone()
         return dict(finite_or_none(results))

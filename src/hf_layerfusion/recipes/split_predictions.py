@@ -22,7 +22,7 @@ def prediction_ids(rows: Dataset, arguments: DataArguments) -> list[str]:
     return ids
 
 
-def write_answers(
+def write_split_predictions(
     folder: Path,
     data: PreparedData,
     split: str,

@@ -39,7 +39,7 @@ from hf_layerfusion.recipes.data_record import DATA, check_record, data_record
 from hf_layerfusion.recipes.ensemble_artifacts import write_seen_texts
 from hf_layerfusion.recipes.layer_state_plots import (
     PLOT_FILE,
-    LayerStates,
+    LayerStateCallback,
     check_layer_states,
     check_plotted_epochs,
     plot_states,
@@ -64,7 +64,7 @@ from hf_layerfusion.recipes.run_folder import (
 )
 from hf_layerfusion.recipes.run_report import RunResult, card_facts, split_metrics, training_texts
 from hf_layerfusion.recipes.search.search_run import check_search, run_with_best, varies_model
-from hf_layerfusion.recipes.split_predictions import write_answers
+from hf_layerfusion.recipes.split_predictions import write_split_predictions
 from hf_layerfusion.storage import write_json
 from hf_layerfusion.training.parameter_groups import group_rows
 from hf_layerfusion.training.trainer import LayerFusionTrainer
@@ -168,7 +168,7 @@ def write_outputs(
             )
     split = "test" if "test" in data.splits else "validation"
     if split in data.splits:
-        figures += write_answers(folder, data, split, result.logits, result.labels, data_arguments)
+        figures += write_split_predictions(folder, data, split, result.logits, result.labels, data_arguments)
     results = {
         f"{name}_{metric}": v for name, values in result.metrics.items() for metric, v in values.items()
     }
@@ -236,7 +236,9 @@ class Classification:
         if arguments.plot_layers:
             title = getattr(trainer.model.config, "paper_name", "plain")
             trainer.add_callback(
-                LayerStates(trainer, self.encoded["validation"], title, Path(str(arguments.output_dir)))
+                LayerStateCallback(
+                    trainer, self.encoded["validation"], title, Path(str(arguments.output_dir))
+                )
             )
         return trainer
 

@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.recipes.search.optuna_study import open_study, study_options, trials_of
+from hf_layerfusion.recipes.search.optuna_study import open_study, reported_trials, study_options
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -32,7 +32,7 @@ def run(path, sampler, number, seed=3, cut_off=None, identity=None):
 
     with contextlib.suppress(Killed, KeyboardInterrupt):
         study.optimize(stopping, n_trials=number)
-    return [(t.state, t.settings, t.objective) for t in trials_of(study)]
+    return [(t.state, t.settings, t.objective) for t in reported_trials(study)]
 
 
 # TPE draws its first ten at random.

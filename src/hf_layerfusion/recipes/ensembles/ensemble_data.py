@@ -15,7 +15,7 @@ from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.ensembling.member_models import TaskSchema
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.data_preparation import clean, make_cleaner, text_columns
-from hf_layerfusion.recipes.ensemble_artifacts import rows_of
+from hf_layerfusion.recipes.ensemble_artifacts import text_rows
 from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleDataArguments
 from hf_layerfusion.recipes.multitask.multitask_arguments import MultitaskDataArguments
 from hf_layerfusion.recipes.multitask.task_preparation import make_tasks, read_tasks_file
@@ -115,7 +115,7 @@ def _read(path: str, split: str, data: DataArguments, task: TaskSchema) -> Split
         if not task.is_regression:
             labels = np.array([task.labels.index(name) for name in schema.names])[labels]
     cleaned, _ = clean(rows, make_cleaner(data), split)
-    texts = rows_of(cleaned, columns)
+    texts = text_rows(cleaned, columns)
     by_column = {name: [row[place] for row in texts] for place, name in enumerate(columns)}
     return SplitTexts(values(rows, "id"), by_column, labels)
 

@@ -12,7 +12,7 @@ from hf_layerfusion.recipes.multitask.multitask_arguments import (
     MultitaskModelArguments,
     MultitaskTrainingArguments,
 )
-from hf_layerfusion.recipes.multitask.task_preparation import Task
+from hf_layerfusion.recipes.multitask.task_preparation import TaskSpec
 
 # Settings that a card shows, beside those of every run.
 TASKS_RECIPE = (
@@ -22,7 +22,7 @@ TASKS_RECIPE = (
 
 
 def tasks_fields(
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, TaskSpec],
     model_arguments: MultitaskModelArguments,
     data_arguments: MultitaskDataArguments,
     training_arguments: MultitaskTrainingArguments,

@@ -30,7 +30,7 @@ from hf_layerfusion.recipes.multitask.multitask_arguments import (
     MultitaskTrainingArguments,
 )
 from hf_layerfusion.recipes.multitask.multitask_card_fields import tasks_fields
-from hf_layerfusion.recipes.multitask.task_preparation import Task
+from hf_layerfusion.recipes.multitask.task_preparation import TaskSpec
 from hf_layerfusion.recipes.multitask.task_training import MultitaskData, MultitaskResult
 from hf_layerfusion.recipes.run_folder import RESULTS_FILE, save_trained
 from hf_layerfusion.recipes.run_report import card_name, measured_fields
@@ -97,7 +97,7 @@ def write_multitask_outputs(
 
 
 def write_task_predictions(
-    folder: Path, task: Task, data: MultitaskData, result: MultitaskResult, prediction_format: str
+    folder: Path, task: TaskSpec, data: MultitaskData, result: MultitaskResult, prediction_format: str
 ) -> None:
     """Writes a task's predictions, a file for each split that was predicted: `sst5-test.csv`. With the course's format
     also the course's own files, for tasks that it has: its development set is `test` here, its test set `predict`."""
@@ -123,7 +123,7 @@ def write_task_predictions(
             )
 
 
-def scored(task: Task, result: MultitaskResult) -> tuple[str, np.ndarray, np.ndarray] | None:
+def scored(task: TaskSpec, result: MultitaskResult) -> tuple[str, np.ndarray, np.ndarray] | None:
     """The split that a task is reported on, with its logits and labels; `None` where no split has labels."""
     for split in ("test", "validation"):
         labels = result.labels[task.name].get(split)
@@ -133,7 +133,7 @@ def scored(task: Task, result: MultitaskResult) -> tuple[str, np.ndarray, np.nda
 
 
 def plot_task(
-    folder: Path, task: Task, data: MultitaskData, result: MultitaskResult
+    folder: Path, task: TaskSpec, data: MultitaskData, result: MultitaskResult
 ) -> list[tuple[str, str]]:
     """Draws a task's confusion matrix or scatter, and its distributions; captions with paths."""
     found = scored(task, result)
@@ -158,7 +158,7 @@ def plot_task(
 
 
 def mistakes_section(
-    folder: Path, task: Task, data: MultitaskData, result: MultitaskResult, for_spreadsheets: bool = False
+    folder: Path, task: TaskSpec, data: MultitaskData, result: MultitaskResult, for_spreadsheets: bool = False
 ) -> list[tuple[str, str]]:
     """Writes a task's worst answers with their texts to `TASK.csv`, if so wanted without what spreadsheets would run;
     the worst of them are a section of the card."""
@@ -228,7 +228,7 @@ def multitask_card_facts(
 
 
 def best_of_each_section(
-    tasks: Mapping[str, Task], metrics: Mapping[str, Mapping[str, float]]
+    tasks: Mapping[str, TaskSpec], metrics: Mapping[str, Mapping[str, float]]
 ) -> list[tuple[str, str]]:
     """What each task reaches in the epoch that was best for it, beside what the one model here reaches."""
     best, here = metrics.get("best_of_each"), metrics.get("test", {})

@@ -46,7 +46,7 @@ class TaskDataArguments(PairDataArguments):
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskSpec:
     """An entry of the tasks file.
 
     Attributes:
@@ -112,7 +112,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def make_tasks(
     entries: Mapping[str, Mapping[str, Any]], folder: Path, arguments: MultitaskDataArguments
-) -> dict[str, Task]:
+) -> dict[str, TaskSpec]:
     """The tasks that entries of a tasks file declare.
 
     Args:
@@ -133,7 +133,7 @@ def make_tasks(
     }
     if arguments.max_train_samples is not None:
         shared["max_train_samples"] = arguments.max_train_samples
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, TaskSpec] = {}
     for name, entry in entries.items():
         unknown = sorted(entry.keys() - data_fields - model_fields)
         if unknown:
@@ -177,11 +177,11 @@ def make_tasks(
                 f"task '{name}': pair must be what text_pair_column says, found {entry['pair']!r} and "
                 f"{data.text_pair_column!r}; correct one of them."
             )
-        tasks[name] = Task(name, data, settings, data.predict_file, course_name)
+        tasks[name] = TaskSpec(name, data, settings, data.predict_file, course_name)
     return tasks
 
 
-def prepare_task(task: Task) -> tuple[Task, PreparedData]:
+def prepare_task(task: TaskSpec) -> tuple[TaskSpec, PreparedData]:
     """Reads a task's data; the task comes back with the labels and the metric that they say.
 
     Checkpoints are chosen on a tenth of the training data unless there are test data; the validation data are then the
@@ -225,7 +225,7 @@ def prepare_task(task: Task) -> tuple[Task, PreparedData]:
     return replace(task, settings=settings), data
 
 
-def check_names(tasks: Mapping[str, Task], arguments: MultitaskDataArguments) -> None:
+def check_task_names(tasks: Mapping[str, TaskSpec], arguments: MultitaskDataArguments) -> None:
     """Refuses names that are in no table, before data are read.
 
     Raises:
@@ -252,7 +252,7 @@ def check_names(tasks: Mapping[str, Task], arguments: MultitaskDataArguments) ->
 
 
 def tokenize_task(
-    task: Task, data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: MultitaskDataArguments
+    task: TaskSpec, data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: MultitaskDataArguments
 ) -> dict[str, Dataset]:
     """Turns a task's splits into model inputs: a siamese pair's columns hold a list for each text; a joint pair that is
     trained in random order has further columns `swapped_…`.

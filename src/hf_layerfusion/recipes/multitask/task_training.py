@@ -37,8 +37,8 @@ from hf_layerfusion.recipes.multitask.multitask_arguments import (
 )
 from hf_layerfusion.recipes.multitask.task_preparation import (
     PREDICT,
-    Task,
-    check_names,
+    TaskSpec,
+    check_task_names,
     make_tasks,
     prepare_task,
     tokenize_task,
@@ -65,7 +65,7 @@ class MultitaskData:
         tokenizer: what they were encoded with.
     """
 
-    tasks: dict[str, Task]
+    tasks: dict[str, TaskSpec]
     prepared: dict[str, PreparedData]
     encoded: Encoded
     tokenizer: PreTrainedTokenizerBase
@@ -111,10 +111,10 @@ def prepare_multitask(
         arguments: what holds for all tasks.
 
     Raises:
-        UserError: as `make_tasks`, `check_names`, `check_multitask_model`, `prepare_task` and `tokenize_task`.
+        UserError: as `make_tasks`, `check_task_names`, `check_multitask_model`, `prepare_task` and `tokenize_task`.
     """
     declared = make_tasks(entries, folder, arguments)
-    check_names(declared, arguments)
+    check_task_names(declared, arguments)
     check_multitask_model(model_arguments, declared)
     tokenizer = load_tokenizer(model_arguments)
     tasks, prepared, encoded = {}, {}, {}
@@ -138,7 +138,7 @@ def tasks_record(data: MultitaskData) -> tuple[DataRecord, dict[str, str | None]
     return record, files
 
 
-def check_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, Task]) -> None:
+def check_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, TaskSpec]) -> None:
     """Refuses names and numbers that do not fit the encoder, before data are read: the model is built without weights,
     with classes in the place of those that the data will have.
 
@@ -163,7 +163,7 @@ def check_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, T
             raise UserError(f"--tasks_file on {arguments.model_name_or_path}: {one_line(error)}") from error
 
 
-def _with_some_labels(task: Task) -> dict[str, Any]:
+def _with_some_labels(task: TaskSpec) -> dict[str, Any]:
     settings = task.settings_of("single_label_classification")
     if settings["problem_type"] == "regression" or "labels" in settings:
         return settings
@@ -171,7 +171,7 @@ def _with_some_labels(task: Task) -> dict[str, Any]:
     return settings | {"labels": [str(label) for label in range(number)]}
 
 
-def load_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, Task]) -> Any:
+def load_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, TaskSpec]) -> Any:
     """The model of a run: a `CerbertusForMultitask` around an encoder, or a checkpoint of ours to train further; with
     the adapters that were asked for.
 
@@ -252,7 +252,7 @@ def train_multitask(trainer: LayerFusionTrainer, data: MultitaskData) -> Multita
     return MultitaskResult(metrics, logits, labels, trainer.state.log_history, seconds, parameters)
 
 
-def _add_mean(metrics: dict[str, float], tasks: dict[str, Task]) -> None:
+def _add_mean(metrics: dict[str, float], tasks: dict[str, TaskSpec]) -> None:
     """Adds the mean over the tasks' main metrics where all of them are there."""
     names = [f"{name}_{task.settings['metric']}" for name, task in tasks.items()]
     if all(name in metrics for name in names):
@@ -280,7 +280,7 @@ def _best_of_each(trainer: LayerFusionTrainer, data: MultitaskData) -> dict[str,
 
 
 def architecture_counts(
-    arguments: MultitaskModelArguments, tasks: dict[str, Task]
+    arguments: MultitaskModelArguments, tasks: dict[str, TaskSpec]
 ) -> dict[str, dict[str, Any]]:
     """Parameters of the architectures in which the tasks can share an encoder (SerBERTus, Tables 6 and 7), by name, as
     the fields of `ParameterCounts`; no weight is loaded.

@@ -28,16 +28,16 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 _STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
-def state_of(trial: FrozenTrial) -> str:
+def trial_state(trial: FrozenTrial) -> str:
     """`finished`, `pruned`, `failed` for a stated reason, or `interrupted`."""
     if trial.state == TrialState.FAIL and "error" not in trial.user_attrs:
         return "interrupted"
     return _STATES.get(trial.state, "interrupted")
 
 
-def number_of_ended(study: optuna.Study) -> int:
+def count_ended_trials(study: optuna.Study) -> int:
     """How many trials have ended by themselves."""
-    return sum(state_of(trial) != "interrupted" for trial in study.get_trials(deepcopy=False))
+    return sum(trial_state(trial) != "interrupted" for trial in study.get_trials(deepcopy=False))
 
 
 class EachTrialSeeded(BaseSampler):
@@ -58,7 +58,7 @@ class EachTrialSeeded(BaseSampler):
         self._sampler = make(seed)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        words = np.random.SeedSequence([self._seed, number_of_ended(study)]).generate_state(1)
+        words = np.random.SeedSequence([self._seed, count_ended_trials(study)]).generate_state(1)
         self._sampler = self._make(int(words[0]))
         self._sampler.before_trial(study, trial)
 
@@ -80,7 +80,7 @@ class EachTrialSeeded(BaseSampler):
 
 
 @contextmanager
-def sound(path: Path) -> Iterator[None]:
+def study_errors(path: Path) -> Iterator[None]:
     """Turns what sqlite and Optuna raise of a damaged file into one line.
 
     Raises:
@@ -149,12 +149,12 @@ def open_study(path: Path, options: dict[str, Any], identity: dict[str, Any]) ->
     return study
 
 
-def trials_of(study: optuna.Study) -> list[Trial]:
+def reported_trials(study: optuna.Study) -> list[Trial]:
     """The study's trials, as they are reported."""
     return [
         Trial(
             number=trial.number,
-            state=state_of(trial),
+            state=trial_state(trial),
             objective=trial.value,
             settings=dict(trial.params),
             seconds=None if trial.duration is None else trial.duration.total_seconds(),

@@ -36,7 +36,7 @@ def write_trials(
     plot_settings(trials, objective, maximize, log_settings, folder / "settings.png")
 
 
-def in_words(values: dict[str, Any]) -> str:
+def format_settings(values: dict[str, Any]) -> str:
     """The values on a line."""
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"

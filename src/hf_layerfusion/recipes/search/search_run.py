@@ -20,7 +20,7 @@ from hf_layerfusion.evaluation.plots.search_plots import Trial
 from hf_layerfusion.recipes.recipe_arguments import RunTrainingArguments
 from hf_layerfusion.recipes.run_folder import SETTINGS_FILE, Experiment
 from hf_layerfusion.recipes.search.search_report import (
-    in_words,
+    format_settings,
     search_section,
     searched_metric,
     write_trials,
@@ -161,7 +161,7 @@ def run_with_best(
             f"{folder}: holds a search with another space; name another output folder, or take it back."
         )
     values = stored["settings"]
-    logger.info("best of the search, trial %s: %s", stored["trial"], in_words(values))
+    logger.info("best of the search, trial %s: %s", stored["trial"], format_settings(values))
     of_model = {name: value for name, value in values.items() if name not in TRAINING_SETTINGS}
     of_training = {name: value for name, value in values.items() if name in TRAINING_SETTINGS}
     section = search_section(arguments, values, stored["objective"])
@@ -241,7 +241,7 @@ def _search_with_optuna(
 ) -> BestRun:
     from hf_layerfusion.recipes.search import optuna_study as search_study
 
-    with search_study.sound(Path(str(arguments.output_dir)) / STUDY_FILE):
+    with search_study.study_errors(Path(str(arguments.output_dir)) / STUDY_FILE):
         return _search_in_study(trainer, arguments, space, identity, options)
 
 
@@ -267,10 +267,10 @@ def _search_in_study(
         maximize=maximize,
     )
     study = search_study.open_study(folder / STUDY_FILE, study_options, identity)
-    for trial in search_study.trials_of(study):
+    for trial in search_study.reported_trials(study):
         if trial.state == "interrupted" and trial.folder:
             remove_own(folder / trial.folder)
-    left = arguments.hp_trials - search_study.number_of_ended(study)
+    left = arguments.hp_trials - search_study.count_ended_trials(study)
     if left > 0:
         of_training = {name: entry for name, entry in space.items() if name in TRAINING_SETTINGS}
         try:
@@ -285,9 +285,9 @@ def _search_in_study(
             # The trial counts as interrupted: the same command runs it again.
             raise UserError(str(stopped)) from stopped
         except ValueError:
-            _check_ended(search_study.trials_of(study))
+            _check_ended(search_study.reported_trials(study))
             raise
-    trials = search_study.trials_of(study)
+    trials = search_study.reported_trials(study)
     _check_ended(trials)
     # Those that a kill cut off were run again: what is written is what a search without a kill writes.
     ended = [trial for trial in trials if trial.state != "interrupted"]
