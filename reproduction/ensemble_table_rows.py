@@ -8,7 +8,7 @@ from hf_layerfusion.ensembling.batched_metrics import score_of
 from hf_layerfusion.ensembling.registry import make_combiner, used_members
 from hf_layerfusion.evaluation.diversity import disagreement, error_correlation, mean_of_pairs
 from hf_layerfusion.evaluation.significance import Difference, holm
-from hf_layerfusion.evaluation.task_significance import TaskAnswers, bootstrap_tasks
+from hf_layerfusion.evaluation.task_significance import TaskPredictions, bootstrap_tasks
 from reproduction.ensemble_table import BEST_OF_EACH_TASK, Combination, EnsembleTable
 from reproduction.recorded_members import (
     TEST,
@@ -147,7 +147,7 @@ def _metrics(members: RecordedMembers, predictions: Predictions) -> dict[str, di
     return found
 
 
-def _diversity(predicted: dict[str, TaskAnswers]) -> tuple[float, float]:
+def _diversity(predicted: dict[str, TaskPredictions]) -> tuple[float, float]:
     """Disagreement and correlation of errors, means over pairs and tasks."""
     apart, alike = [], []
     for task in predicted.values():

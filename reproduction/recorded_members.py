@@ -10,7 +10,7 @@ import numpy as np
 from hf_layerfusion.ensembling.batched_metrics import score_of
 from hf_layerfusion.ensembling.combiners import Array
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.evaluation.task_significance import TaskAnswers
+from hf_layerfusion.evaluation.task_significance import TaskPredictions
 from reproduction.ensemble_table import EnsembleTable
 from reproduction.table_rows import numbers, read_run_file
 
@@ -60,14 +60,14 @@ class RecordedMembers:
         mean: Array = np.mean(list(self.scores(predictions, split).values()), axis=0)
         return worst_where_undefined(mean)
 
-    def task_predictions(self, predictions: Sequence[Predictions]) -> dict[str, TaskAnswers]:
+    def task_predictions(self, predictions: Sequence[Predictions]) -> dict[str, TaskPredictions]:
         """What several predictions answer to the test examples, for the tests of differences."""
         found = {}
         for task, labels in self.labels.items():
             stacked = np.stack([each[task][TEST] for each in predictions])
             is_value = task in self.regressions
             given = stacked if is_value else stacked.argmax(axis=2)
-            found[task] = TaskAnswers(labels[TEST].astype(float), given.astype(float), is_value)
+            found[task] = TaskPredictions(labels[TEST].astype(float), given.astype(float), is_value)
         return found
 
 

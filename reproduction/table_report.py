@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from hf_layerfusion.evaluation.plots.run_plots import TableRow, plot_table
-from hf_layerfusion.evaluation.plots.task_plots import plot_answers
+from hf_layerfusion.evaluation.plots.task_plots import plot_task_predictions
 from hf_layerfusion.evaluation.significance import Difference, format_mean_sd, mean_sd
 from hf_layerfusion.storage import writable, write_text
 from reproduction.run_table import RunTable
@@ -88,7 +88,7 @@ def plot_predictions(table: RunTable, results: Path) -> None:
             labels, predictions = labels.astype(int), predictions.astype(int)
             names = [str(label) for label in range(max(labels.max(), predictions.max()) + 1)]
         title = f"{task}, {finished[0].parent.name}: {len(labels):,} texts"
-        plot_answers(labels, predictions, results, f"{table.name}-{task}", title, names)
+        plot_task_predictions(labels, predictions, results, f"{table.name}-{task}", title, names)
 
 
 def frame_of_runs(table: RunTable, rows: list[VariantRow]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from hf_layerfusion.evaluation.significance import (
     nadeau_bengio,
     paired_bootstrap,
 )
-from hf_layerfusion.evaluation.task_significance import TaskAnswers, bootstrap_tasks
+from hf_layerfusion.evaluation.task_significance import TaskPredictions, bootstrap_tasks
 from hf_layerfusion.storage import read_object
 from reproduction.run_table import RunTable
 
@@ -216,11 +216,11 @@ def numbers(text: str) -> list[float]:
     return [float(number) for number in text.split()]
 
 
-def task_predictions(contents: Iterable[dict[str, Any]]) -> dict[str, TaskAnswers]:
+def task_predictions(contents: Iterable[dict[str, Any]]) -> dict[str, TaskPredictions]:
     """What the runs of a row, one a seed, answered to the examples of each task."""
     runs = list(contents)
     return {
-        task: TaskAnswers(
+        task: TaskPredictions(
             np.array(numbers(labels)),
             np.array([numbers(run["predictions"][task]) for run in runs]),
             is_correlation=runs[0]["settings"]["tasks"][task].get("problem_type") == "regression",

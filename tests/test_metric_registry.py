@@ -16,9 +16,9 @@ from hf_layerfusion.metric_registry import (
     MAIN_METRIC,
     METRICS,
     PROBLEM_METRICS,
-    choosing_metrics,
     greater_is_better,
     known_direction,
+    selection_metrics,
 )
 from hf_layerfusion.recipes.best_metric import with_metric
 from hf_layerfusion.recipes.multitask.multitask_arguments import MultitaskTrainingArguments
@@ -86,7 +86,7 @@ def test_what_is_measured_is_in_the_table_and_in_its_range_and_right_answers_are
 
 def test_other_places_that_name_metrics_name_those_of_the_table() -> None:
     for problem_type, scores in SCORES.items():  # of which an ensemble takes the highest
-        assert {*scores} <= {*choosing_metrics(problem_type)}
+        assert {*scores} <= {*selection_metrics(problem_type)}
     for name in OBJECTIVES:
         assert make_objective(name).metrics(1.0).keys() <= METRICS.keys()
     for table in map(RunTable.load, table_names()):  # whose differences are gains
@@ -150,7 +150,7 @@ def test_a_schedule_that_watches_the_metric_watches_it_the_right_way(
 @pytest.mark.parametrize("problem_type", PROBLEM_METRICS)
 def test_main_is_the_main_metric_of_what_the_labels_are(script: type, problem_type: str) -> None:
     arguments = with_metric(parsed(script, "--metric_for_best_model", MAIN_METRIC), problem_type)
-    assert arguments.metric_for_best_model == choosing_metrics(problem_type)[0]
+    assert arguments.metric_for_best_model == selection_metrics(problem_type)[0]
     assert arguments.greater_is_better
     for name in PROBLEM_METRICS[problem_type]:
         assert (

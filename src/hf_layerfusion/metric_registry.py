@@ -60,7 +60,7 @@ _BY_SUFFIX = {
 }
 
 
-def choosing_metrics(problem_type: str) -> tuple[str, ...]:
+def selection_metrics(problem_type: str) -> tuple[str, ...]:
     """Return the metrics of a problem type of which more is better. The first is its main metric."""
     return tuple(name for name in PROBLEM_METRICS[problem_type] if METRICS[name].greater_is_better)
 

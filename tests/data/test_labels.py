@@ -410,7 +410,7 @@ def test_a_class_label_left_out_loses_its_name():
 )
 def test_integers_for_a_model_with_names(values, labels, encoded, caplog):
     dataset = labelled(labels)
-    schema = LabelSchema(SINGLE, ("n", "p"), values).for_numbers(dataset, "F")
+    schema = LabelSchema(SINGLE, ("n", "p"), values).with_numeric_labels(dataset, "F")
     assert schema.encode(dataset, "F")["label"][:] == encoded
     assert caplog.messages == (
         ["F: labels are read as the numbers of the classes 'n', 'p'"] if labels == [1, 0] else []
@@ -418,5 +418,5 @@ def test_integers_for_a_model_with_names(values, labels, encoded, caplog):
 
 
 def test_integers_beyond_the_classes_are_refused():
-    schema = LabelSchema(SINGLE, ("n", "p")).for_numbers(labelled([1, 2]), "F")
+    schema = LabelSchema(SINGLE, ("n", "p")).with_numeric_labels(labelled([1, 2]), "F")
     refused("row 2: the label '1' is not in the training data", schema.encode, labelled([1, 2]), "F")

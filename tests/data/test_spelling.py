@@ -231,13 +231,13 @@ def test_each_distinct_word_is_searched_once(
         return word
 
     monkeypatch.setattr(small, "_nearest", nearest)
-    monkeypatch.setattr(small, "answers", {})
+    monkeypatch.setattr(small, "corrections", {})
 
     small.correct_many(["abx", "abx", "ABX"], progress=False)
     small.correct("abx bb axc abx")
 
     assert searched == ["abx", "axc"]
-    assert small.answers == {"abx": "abx", "axc": "axc"}
+    assert small.corrections == {"abx": "abx", "axc": "axc"}
 
 
 def test_correct_many(small: SpellingCorrector, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,14 +4,14 @@ import pytest
 from matplotlib import image
 from matplotlib.figure import Figure
 
-from hf_layerfusion.evaluation.plots.search_plots import Trial, best_of, plot_history, plot_settings
+from hf_layerfusion.evaluation.plots.search_plots import SearchTrial, best_of, plot_history, plot_settings
 
 TRIALS = [
-    Trial(0, "finished", 0.50, {"learning_rate": 1e-5, "fusion": "cat", "batch": 8}),
-    Trial(1, "failed", None, {"learning_rate": 1e-2, "fusion": "cat", "batch": 8}, error="diverged"),
-    Trial(2, "finished", 0.75, {"learning_rate": 1e-4, "fusion": "share", "batch": 16}),
-    Trial(3, "pruned", 0.90, {"learning_rate": 1e-3, "fusion": "cat", "batch": 4}),
-    Trial(4, "finished", 0.75, {"learning_rate": 2e-4, "fusion": "share", "batch": 8}),
+    SearchTrial(0, "finished", 0.50, {"learning_rate": 1e-5, "fusion": "cat", "batch": 8}),
+    SearchTrial(1, "failed", None, {"learning_rate": 1e-2, "fusion": "cat", "batch": 8}, error="diverged"),
+    SearchTrial(2, "finished", 0.75, {"learning_rate": 1e-4, "fusion": "share", "batch": 16}),
+    SearchTrial(3, "pruned", 0.90, {"learning_rate": 1e-3, "fusion": "cat", "batch": 4}),
+    SearchTrial(4, "finished", 0.75, {"learning_rate": 2e-4, "fusion": "share", "batch": 8}),
 ]
 
 
@@ -60,6 +60,6 @@ def test_settings(tmp_path, figures):
 
 
 def test_many_whole_numbers_stand_on_an_axis_of_numbers(tmp_path, figures):
-    trials = [Trial(n, "finished", float(n), {"dense_size": 10 * n}) for n in range(12)]
+    trials = [SearchTrial(n, "finished", float(n), {"dense_size": 10 * n}) for n in range(12)]
     plot_settings(trials, "validation loss", False, [], tmp_path / "settings.png")
     assert points(figures[0].axes[0], "finished") == [(10.0 * n, float(n)) for n in range(12)]

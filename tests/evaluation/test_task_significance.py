@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from hf_layerfusion.evaluation.significance import UNDEFINED
-from hf_layerfusion.evaluation.task_significance import TaskAnswers, bootstrap_tasks
+from hf_layerfusion.evaluation.task_significance import TaskPredictions, bootstrap_tasks
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def models():
         guesses = np.where(rng.random((2, 120)) < 0.3 * noise, rng.integers(0, 3, (2, 120)), classes)
         found.append(
             {
-                "a": TaskAnswers(classes, guesses, False),
-                "b": TaskAnswers(values, values + noise * rng.normal(size=(2, 90)), True),
+                "a": TaskPredictions(classes, guesses, False),
+                "b": TaskPredictions(values, values + noise * rng.normal(size=(2, 90)), True),
             }
         )
     return found
@@ -91,7 +91,7 @@ def test_constant_answers_have_no_p_value(models, collapsed):
     constant = np.full_like(answers.predictions, 2.7)
     if collapsed == "seed":
         constant[1:] = answers.predictions[1:]
-    models[of]["b"] = TaskAnswers(answers.labels, constant, True)
+    models[of]["b"] = TaskPredictions(answers.labels, constant, True)
     found = bootstrap_tasks(*models, num_resamples=200)
     assert found.p_value is None
     assert math.isnan(found.difference) and math.isnan(found.low) and math.isnan(found.high)
@@ -101,8 +101,8 @@ def test_constant_answers_have_no_p_value(models, collapsed):
 def test_undefined_draws_are_counted_and_count_against_a_difference():
     """One of six answers differs from the others: (5/6)^6 = 33.5 % of the draws leave it out."""
     labels = np.array([0.0, 1, 2, 3, 4, 5])
-    baseline = TaskAnswers(labels, np.array([[1.0, 1, 1, 1, 1, 2]]), True)
-    variant = TaskAnswers(labels, labels[None] + 0.01 * np.array([[1, -1, 1, 1, -1, -1]]), True)
+    baseline = TaskPredictions(labels, np.array([[1.0, 1, 1, 1, 1, 2]]), True)
+    variant = TaskPredictions(labels, labels[None] + 0.01 * np.array([[1, -1, 1, 1, -1, -1]]), True)
     found = bootstrap_tasks({"t": baseline}, {"t": variant}, num_resamples=3_000)
     assert found.undefined / found.draws == pytest.approx((5 / 6) ** 6, abs=0.03)
     assert found.p_value > found.undefined / found.draws
@@ -115,7 +115,7 @@ def test_few_examples_prove_little(size):
     """Two examples correlate by 1 or -1 whatever is predicted."""
     labels = np.arange(float(size))
     models = [
-        {"t": TaskAnswers(labels, values[None], True)} for values in (-labels, labels + 0.1 * labels**2)
+        {"t": TaskPredictions(labels, values[None], True)} for values in (-labels, labels + 0.1 * labels**2)
     ]
     found = bootstrap_tasks(*models, num_resamples=999)
     assert found.p_value is None or found.p_value >= 0.2
@@ -129,7 +129,7 @@ def test_the_level_is_kept_where_percentiles_do_not():
     for trial in range(300):
         labels = rng.normal(size=60)
         models = [
-            {"t": TaskAnswers(labels, (labels + 0.4 * rng.normal(size=60))[None], True)} for _ in range(2)
+            {"t": TaskPredictions(labels, (labels + 0.4 * rng.normal(size=60))[None], True)} for _ in range(2)
         ]
         p_value = bootstrap_tasks(*models, num_resamples=299, seed=trial).p_value
         rejected += p_value is not None and p_value < 0.05
@@ -137,6 +137,6 @@ def test_the_level_is_kept_where_percentiles_do_not():
 
 
 def test_tasks_that_differ_are_refused():
-    one = {"a": TaskAnswers(np.zeros(3), np.zeros((1, 3)), False)}
+    one = {"a": TaskPredictions(np.zeros(3), np.zeros((1, 3)), False)}
     with pytest.raises(ValueError, match="the same tasks and examples"):
-        bootstrap_tasks(one, {"a": TaskAnswers(np.zeros(4), np.zeros((1, 4)), False)})
+        bootstrap_tasks(one, {"a": TaskPredictions(np.zeros(4), np.zeros((1, 4)), False)})

@@ -117,8 +117,8 @@ def test_what_a_fuser_reads_is_all_that_it_needs(case: str, padding: str) -> Non
     fuser = build_fuser(case)
     hidden_states = states()
     mask = torch.tensor(MASKS[padding])
-    read = fuser.read(hidden_states, mask)
-    length = {"all": 7, "cls_mean": 2, "last_mean": 2}.get(fuser.tokens_read, 1)
+    read = fuser.select_states(hidden_states, mask)
+    length = {"all": 7, "cls_mean": 2, "last_mean": 2}.get(fuser.token_selection, 1)
     assert read.shape == (3, len(fuser.layers), length, hidden_states[0].shape[-1])
     spread: list[torch.Tensor | None] = [None] * DEPTH
     for place, layer in enumerate(fuser.layers):
@@ -138,7 +138,7 @@ def test_model_takes_states_in_place_of_ids(case: str) -> None:
         expected = model(**batch, labels=labels)
         read = model.model.read_states(**batch)
         assert len(encoder_runs) == 2
-        layers, tokens, width = model.model.states_read
+        layers, tokens, width = model.model.state_spec
         length = {"all": batch["input_ids"].shape[1], "cls_mean": 2, "last_mean": 2}.get(tokens, 1)
         assert read.shape == (3, len(layers), length, width)
         mask = batch["attention_mask"] if tokens == "all" else None

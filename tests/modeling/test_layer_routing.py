@@ -11,12 +11,12 @@ from transformers import AutoConfig, AutoModel
 from hf_layerfusion.modeling.layer_routing import (
     ALL_ROWS,
     Route,
+    add_task_layers,
     copy_module,
     find_layers,
-    give_tasks_layers,
-    join_rows,
+    join_outputs,
     run_routed,
-    take_rows,
+    select_task_rows,
 )
 from tests.modeling.multitask_cases import DEPTH, build, sequences, stock
 from tests.tiny import MODEL_TYPES, tiny_config
@@ -106,7 +106,7 @@ def test_threads_do_not_mix_up_their_tasks() -> None:
 
 def test_copies_have_weights_of_their_own_and_one_configuration() -> None:
     encoder = AutoModel.from_config(tiny_config("modernbert"))
-    give_tasks_layers(encoder, ["a", "b"], 2)
+    add_task_layers(encoder, ["a", "b"], 2)
     layer = find_layers(encoder)[3]
     first, second = layer.copies["a"], layer.copies["b"]
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
@@ -120,7 +120,7 @@ def test_hooks_of_a_used_encoder_are_not_doubled() -> None:
     encoder = AutoModel.from_config(tiny_config("bert"))
     batch = sequences(2, 4)
     encoder(**batch, output_hidden_states=True)
-    give_tasks_layers(encoder, ["a", "b"], 2)
+    add_task_layers(encoder, ["a", "b"], 2)
     for each in (encoder, copy.deepcopy(encoder), copy_module(encoder)):
         outputs, _ = run_routed(each, batch, [Route("b", ALL_ROWS, 2)], 2, with_layers=True)
         assert len(outputs.hidden_states) == DEPTH + 1
@@ -131,8 +131,8 @@ def test_encoders_without_one_list_of_layers() -> None:
     with pytest.raises(
         ValueError, match=r"^`num_task_layers` must be 0 for 'albert', .*; use an encoder .*$"
     ):
-        give_tasks_layers(encoder, ["a"], 1)
-    give_tasks_layers(encoder, ["a"], 0)
+        add_task_layers(encoder, ["a"], 1)
+    add_task_layers(encoder, ["a"], 0)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_encoders_whose_layers_do_not_take_rows(model_type: str, reason: str) ->
     encoder = nn.Module()
     encoder.config = AutoConfig.for_model(model_type)
     with pytest.raises(ValueError, match=f"^`num_task_layers` must be 0 for '{model_type}', .*{reason}"):
-        give_tasks_layers(encoder, ["a"], 1)
+        add_task_layers(encoder, ["a"], 1)
 
 
 def test_a_decoder_shares_a_pass_without_its_cache() -> None:
@@ -152,7 +152,7 @@ def test_a_decoder_shares_a_pass_without_its_cache() -> None:
     )
     routes = [Route("a", slice(0, 1), 1), Route("b", slice(1, 2), 1)]
     encoder = AutoModel.from_config(config)
-    give_tasks_layers(encoder, ["a", "b"], 1)
+    add_task_layers(encoder, ["a", "b"], 1)
     with pytest.raises(ValueError, match=r"found a DynamicCache; .*use_cache=False"):
         run_routed(encoder, sequences(2, 4), routes, 1, with_layers=False)
     encoder.config.use_cache = False
@@ -175,21 +175,21 @@ def test_an_encoder_with_routed_layers_is_called_through_its_model() -> None:
 def test_rows_of_what_a_layer_is_given() -> None:
     mask, bias, table = torch.randn(5, 1, 7, 7), torch.randn(5, 7), torch.randn(5, 32)
     rows = torch.tensor([3, 0])
-    assert torch.equal(take_rows(mask, rows, 5, 7), mask[rows])
-    assert torch.equal(take_rows(bias, slice(1, 3), 5, 7), bias[1:3])
-    assert take_rows(table, rows, 5, 7) is table  # no row a text: its width is not the length
-    assert take_rows(mask, ALL_ROWS, 5, 7) is mask
-    cosine, sine = take_rows((mask, table), rows, 5, 7)
+    assert torch.equal(select_task_rows(mask, rows, 5, 7), mask[rows])
+    assert torch.equal(select_task_rows(bias, slice(1, 3), 5, 7), bias[1:3])
+    assert select_task_rows(table, rows, 5, 7) is table  # no row a text: its width is not the length
+    assert select_task_rows(mask, ALL_ROWS, 5, 7) is mask
+    cosine, sine = select_task_rows((mask, table), rows, 5, 7)
     assert torch.equal(cosine, mask[rows]) and sine is table
     for value in (None, True, 3, 0.5, "x"):
-        assert take_rows(value, rows, 5, 7) is value
+        assert select_task_rows(value, rows, 5, 7) is value
     with pytest.raises(ValueError, match=r"must be tensors .* found a object; choose attn_implementation"):
-        take_rows(object(), rows, 5, 7)
-    assert take_rows(object, ALL_ROWS, 5, 7) is object
+        select_task_rows(object(), rows, 5, 7)
+    assert select_task_rows(object, ALL_ROWS, 5, 7) is object
 
 
 def test_joined_rows() -> None:
     one, two = torch.ones(2, 3), torch.zeros(1, 3)
-    assert torch.equal(join_rows([one, two]), torch.cat([one, two]))
-    states, nothing = join_rows([(one, None), (two, None)])
+    assert torch.equal(join_outputs([one, two]), torch.cat([one, two]))
+    states, nothing = join_outputs([(one, None), (two, None)])
     assert torch.equal(states, torch.cat([one, two])) and nothing is None

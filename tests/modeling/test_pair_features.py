@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
-from hf_layerfusion.modeling.pair_features import PAIR_FEATURES, Text
+from hf_layerfusion.modeling.pair_features import PAIR_FEATURES, EncodedText
 
 D, W = 4, 3
 
 
-def text(length: int, seed: int) -> Text:
+def text(length: int, seed: int) -> EncodedText:
     generator = torch.Generator().manual_seed(seed)
     vector = torch.randn(2, D, dtype=torch.float64, generator=generator)
-    return Text(vector, torch.randn(2, length, W, dtype=torch.float64, generator=generator), None)
+    return EncodedText(vector, torch.randn(2, length, W, dtype=torch.float64, generator=generator), None)
 
 
 def gathered(feature: torch.nn.Module, reader: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
@@ -28,7 +28,9 @@ def gathered(feature: torch.nn.Module, reader: torch.Tensor, read: torch.Tensor)
     return torch.stack(rows).mean(0)
 
 
-def by_hand(name: str, feature: torch.nn.Module, first: Text, second: Text, row: int) -> torch.Tensor:
+def by_hand(
+    name: str, feature: torch.nn.Module, first: EncodedText, second: EncodedText, row: int
+) -> torch.Tensor:
     u, v = first.vector[row], second.vector[row]
     length = math.sqrt(sum((a - b) ** 2 for a, b in zip(u.tolist(), v.tolist(), strict=True)))
     dot = sum(a * b for a, b in zip(u.tolist(), v.tolist(), strict=True))
@@ -79,5 +81,5 @@ def test_cross_attention_is_blind_to_padding() -> None:
     for each, left in ((first, 0), (second, 2)):
         tokens = torch.nn.functional.pad(each.tokens, (0, 0, left, 2 - left), value=70.0)
         mask = torch.nn.functional.pad(torch.ones(each.tokens.shape[:2]), (left, 2 - left))
-        padded.append(Text(each.vector, tokens, mask))
+        padded.append(EncodedText(each.vector, tokens, mask))
     torch.testing.assert_close(feature(*padded), expected, rtol=0, atol=1e-12)

@@ -10,7 +10,7 @@ from hf_layerfusion import TaskConfig
 from hf_layerfusion.modeling.fusion_base import LayerFuser
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
 from hf_layerfusion.modeling.fusion_registry import TOKEN_FUSERS
-from hf_layerfusion.modeling.layer_routing import LayerStates
+from hf_layerfusion.modeling.layer_routing import TaskStates
 from hf_layerfusion.modeling.pair_features import PAIR_FEATURES
 from hf_layerfusion.modeling.sentence_vectors import SENTENCE_VECTORS
 from hf_layerfusion.modeling.task_heads import CosineHead, TaskHead, bound
@@ -46,17 +46,17 @@ def head_of(case: str) -> TaskHead:
     return head.double().eval()
 
 
-def states_of(rows: int = 4) -> dict[str, LayerStates]:
+def states_of(rows: int = 4) -> dict[str, TaskStates]:
     found = {}
     for kind in ENCODERS:
         layers = [torch.randn(rows, 5, 32, dtype=torch.float64) for _ in range(4)]
-        found[kind] = LayerStates(layers[-1], layers)
+        found[kind] = TaskStates(layers[-1], layers)
     return found
 
 
-def changed(states: dict[str, LayerStates], change: Any) -> dict[str, LayerStates]:
+def changed(states: dict[str, TaskStates], change: Any) -> dict[str, TaskStates]:
     made = {kind: [change(layer) for layer in each.layers] for kind, each in states.items()}
-    return {kind: LayerStates(layers[-1], layers) for kind, layers in made.items()}
+    return {kind: TaskStates(layers[-1], layers) for kind, layers in made.items()}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -113,7 +113,7 @@ def test_a_fuser_reads_the_layers() -> None:
     for layer in range(4):
         layers = list(states["shared"].layers)
         layers[layer] = torch.randn_like(layers[layer])
-        other = states | {"shared": LayerStates(states["shared"].last, layers)}
+        other = states | {"shared": TaskStates(states["shared"].last, layers)}
         assert not torch.allclose(head(other, MASK).logits, expected)
     assert not head_of("vector-cls").reads_layers
 

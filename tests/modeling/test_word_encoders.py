@@ -57,7 +57,7 @@ def test_padding_gradients_and_saving(kind: str, case: str, folders: dict[str, P
             alone = model(**batch_of(folder, [text])).logits[0]
             torch.testing.assert_close(expected[row], alone, rtol=0, atol=1e-12)
         read = model.model.read_states(**batch)
-        tokens = model.model.states_read.tokens
+        tokens = model.model.state_spec.tokens
         mask = batch["attention_mask"] if tokens == "all" else None
         found = model(encoder_states=read, attention_mask=mask).logits
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)

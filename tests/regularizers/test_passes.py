@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_layerfusion.regularizers.bregman import Bregman
-from hf_layerfusion.regularizers.forward_passes import Passes, frozen
+from hf_layerfusion.regularizers.forward_passes import ForwardPasses, frozen
 from hf_layerfusion.regularizers.freelb import FreeLB
 from hf_layerfusion.regularizers.rdrop import RDrop
 from hf_layerfusion.regularizers.regularizer import regularized_pass
@@ -19,20 +19,20 @@ def test_the_generator_goes_on_as_if_there_were_no_further_pass():
     plain = model(**inputs).logits
     expected = torch.rand(5)
     torch.manual_seed(1)
-    passes = Passes(model, inputs, [0])
+    passes = ForwardPasses(model, inputs, [0])
     assert torch.equal(passes.outputs["logits"], plain)
-    assert torch.equal(passes.again()["logits"], plain)
-    noise = [torch.ones_like(place.state) for place in passes.point(0).places]
+    assert torch.equal(passes.rerun()["logits"], plain)
+    noise = [torch.ones_like(site.state) for site in passes.injector(0).sites]
     passes.noise_gradient(noise, lambda outputs: outputs["logits"].sum())
     assert torch.equal(torch.rand(5), expected)
 
 
 def test_gradient_by_noise():
     model, inputs = classifier().double(), batch()
-    passes = Passes(model, inputs, [0])
-    (place,) = passes.point(0).places
-    noise = torch.randn_like(place.state, requires_grad=True)
-    objective = passes.again([noise])["logits"].square().sum()
+    passes = ForwardPasses(model, inputs, [0])
+    (site,) = passes.injector(0).sites
+    noise = torch.randn_like(site.state, requires_grad=True)
+    objective = passes.rerun([noise])["logits"].square().sum()
     (expected,) = torch.autograd.grad(objective, noise)
     (found,) = passes.noise_gradient([noise], lambda outputs: outputs["logits"].square().sum())
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

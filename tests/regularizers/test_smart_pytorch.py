@@ -26,7 +26,7 @@ def reference(model, inputs, steps, *, total="sum", fixed=True, one_sided=True, 
     def stop(logits):
         return logits.detach() if fixed else logits
 
-    def again():
+    def rerun():
         if not new_masks:
             torch.set_rng_state(start)
 
@@ -42,7 +42,7 @@ def reference(model, inputs, steps, *, total="sum", fixed=True, one_sided=True, 
     noise = 1e-5 * torch.randn_like(embedded)
     for _ in range(steps):
         noise = noise.detach().requires_grad_()
-        again()
+        rerun()
         perturbed, target = answer(embedded.detach() + noise), clean.detach()
         if regression:
             distance = F.mse_loss(perturbed, target)
@@ -52,7 +52,7 @@ def reference(model, inputs, steps, *, total="sum", fixed=True, one_sided=True, 
         (gradient,) = torch.autograd.grad(distance, noise)
         step = noise + 1e-3 * gradient
         noise = (step / (step.abs().amax(dim=-1, keepdim=True) + 1e-6)).detach()
-    again()
+    rerun()
     perturbed = answer(embedded + noise)
     if regression:
         return loss, F.mse_loss(perturbed, clean)

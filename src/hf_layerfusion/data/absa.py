@@ -11,8 +11,8 @@ from xml.parsers import expat
 import pyarrow as pa
 from datasets import Dataset
 
-from hf_layerfusion.data.arrow_tables import values
-from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt
+from hf_layerfusion.data.arrow_tables import column_values
+from hf_layerfusion.data.columns import Columns, RequestedColumns, excerpt
 from hf_layerfusion.data.utf8 import empty_file, read_utf8, split_lines
 from hf_layerfusion.errors import UserError
 
@@ -21,7 +21,7 @@ CONFLICT = "conflict"
 TARGET = "$T$"
 
 
-def read_semeval(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
+def read_semeval(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Columns:
     """Reads the aspect terms of SemEval-2014, task 4 (Pontiki et al. 2014): `<sentence id>` holds `<text>` and
     `<aspectTerms>`, these `<aspectTerm term polarity>`.
 
@@ -122,7 +122,7 @@ class _SemEvalParser:
         return UserError(f"{self.path}: row {self.parser.CurrentLineNumber}: {problem}")
 
 
-def read_acl14(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
+def read_acl14(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Columns:
     """Reads the tweets of Dong et al. (ACL 2014): three lines an example, the sentence with `$T$` where the target
     stands, the target, and its polarity, -1, 0 or 1. The sentence is given with the target in its place.
 
@@ -161,12 +161,12 @@ def read_acl14(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Column
 
 def count_absent_aspects(dataset: Dataset, sentence_column: str, aspect_column: str) -> int:
     """The number of rows whose aspect does not stand in their sentence, whatever its capitals."""
-    pairs = zip(values(dataset, sentence_column), values(dataset, aspect_column), strict=True)
+    pairs = zip(column_values(dataset, sentence_column), column_values(dataset, aspect_column), strict=True)
     return sum(aspect.casefold() not in sentence.casefold() for sentence, aspect in pairs)
 
 
 def _columns(
-    rows: list[dict[str, Any]], wanted: WantedColumns, where: str, found: tuple[str, ...]
+    rows: list[dict[str, Any]], wanted: RequestedColumns, where: str, found: tuple[str, ...]
 ) -> Columns:
     columns: Columns = {
         name: pa.array([row[source] for row in rows], pa.string())

@@ -18,14 +18,14 @@ def from_table(table: pa.Table, features: Features | None = None) -> Dataset:
     return Dataset(table, info=DatasetInfo(features=features or Features.from_arrow_schema(table.schema)))
 
 
-def take(dataset: Dataset, indices: Sequence[int] | np.ndarray[Any, Any]) -> Dataset:
+def select_rows(dataset: Dataset, indices: Sequence[int] | np.ndarray[Any, Any]) -> Dataset:
     """The rows at `indices`, copied, so that reading them later costs no look-up for each."""
     return from_table(
         to_table(dataset).take(pa.array(indices, pa.int64())).combine_chunks(), dataset.features
     )
 
 
-def values(dataset: Dataset, column: str) -> list[Any]:
+def column_values(dataset: Dataset, column: str) -> list[Any]:
     """The column as Python values."""
     return list(to_table(dataset.select_columns([column]))[column].to_pylist())
 

@@ -14,7 +14,7 @@ Columns: TypeAlias = dict[str, pa.Array | pa.ChunkedArray]
 
 
 @dataclass(frozen=True)
-class WantedColumns:
+class RequestedColumns:
     """Which columns the user asks for.
 
     Attributes:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
-from hf_layerfusion.data.columns import Columns, WantedColumns
+from hf_layerfusion.data.columns import Columns, RequestedColumns
 from hf_layerfusion.data.utf8 import read_utf8
 from hf_layerfusion.errors import UserError
 
@@ -27,7 +27,7 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _MOST_CLASSES = 100
 
 
-def read_csv(path: Path, wanted: WantedColumns, max_text_bytes: int, delimiter: str = ",") -> Columns:
+def read_csv(path: Path, wanted: RequestedColumns, max_text_bytes: int, delimiter: str = ",") -> Columns:
     """Read comma-separated values with a header line; see `delimited_rows`.
 
     Raises:
@@ -46,7 +46,7 @@ def read_csv(path: Path, wanted: WantedColumns, max_text_bytes: int, delimiter: 
     return arrays
 
 
-def read_tsv(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
+def read_tsv(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Columns:
     """Read tab-separated values with a header line; see `delimited_rows`."""
     return read_csv(path, wanted, max_text_bytes, delimiter="\t")
 

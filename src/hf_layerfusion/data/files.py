@@ -26,8 +26,8 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from hf_layerfusion.data.absa import read_acl14, read_semeval
-from hf_layerfusion.data.arrow_tables import from_table, row_number, take, to_table
-from hf_layerfusion.data.columns import Columns, WantedColumns, missing_columns
+from hf_layerfusion.data.arrow_tables import from_table, row_number, select_rows, to_table
+from hf_layerfusion.data.columns import Columns, RequestedColumns, missing_columns
 from hf_layerfusion.data.delimited import read_csv, read_tsv
 from hf_layerfusion.data.formats import arrow_columns, parquet_label, read_json, read_parquet
 from hf_layerfusion.data.label_names import with_class_names
@@ -41,7 +41,7 @@ MAX_TEXT_BYTES = 1_000_000
 
 FilePath: TypeAlias = str | PathLike[str]
 
-READERS: dict[str, Callable[[Path, WantedColumns, int], Columns]] = {
+READERS: dict[str, Callable[[Path, RequestedColumns, int], Columns]] = {
     ".csv": read_csv,
     ".tsv": read_tsv,
     ".jsonl": read_json,
@@ -91,7 +91,7 @@ def read_examples(
             `check_examples`.
     """
     path = Path(path)
-    wanted = WantedColumns(tuple(text_columns), label_column, id_column, label_required)
+    wanted = RequestedColumns(tuple(text_columns), label_column, id_column, label_required)
     suffix = path.suffix.lower()
     if suffix not in READERS:
         raise UserError(
@@ -118,7 +118,7 @@ def complete_rows(dataset: Dataset, text_columns: Sequence[str]) -> Dataset:
     incomplete = functools.reduce(pc.or_, [_is_blank(table[name]) for name in text_columns])
     if "label" in table.column_names:
         incomplete = pc.or_(incomplete, _is_absent(_labels(dataset)))
-    return take(dataset, np.flatnonzero(~incomplete.to_numpy()))
+    return select_rows(dataset, np.flatnonzero(~incomplete.to_numpy()))
 
 
 def _complete_rows(dataset: Dataset, where: str, text_columns: Sequence[str]) -> Dataset:
@@ -179,7 +179,7 @@ def read_hub(
             "check name, configuration and network, or name local files"
         ) from error
     some_labelled = any(label_column in split.column_names for split in splits.values())
-    wanted = WantedColumns(tuple(text_columns), label_column, id_column, label_required=not some_labelled)
+    wanted = RequestedColumns(tuple(text_columns), label_column, id_column, label_required=not some_labelled)
     examples = {}
     for split, content in splits.items():
         where = f"{source}[{split}]"
@@ -277,7 +277,7 @@ def _is_absent(labels: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _read_tweets(path: Path, label: str, text_column: str, max_text_bytes: int) -> Dataset:
-    WantedColumns((text_column,))
+    RequestedColumns((text_column,))
     try:
         lines = split_lines(read_utf8(path))
     except OSError as error:

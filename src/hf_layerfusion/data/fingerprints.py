@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from datasets import Dataset
 
-from hf_layerfusion.data.arrow_tables import values
+from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.errors import UserError
 
 
@@ -47,7 +47,7 @@ def fingerprint(dataset: Dataset, columns: Sequence[str], label_names: Sequence[
     """
     found = [name for name in columns if name in dataset.column_names]
     rows = RowHash()
-    for row in zip(*(values(dataset, name) for name in found), strict=True):
+    for row in zip(*(column_values(dataset, name) for name in found), strict=True):
         rows.add(row)
     result = rows.fingerprint()
     heading = json.dumps([found, list(label_names), result["sha256"]])

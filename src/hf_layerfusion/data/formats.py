@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Features
 
-from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt, missing_columns
+from hf_layerfusion.data.columns import Columns, RequestedColumns, excerpt, missing_columns
 from hf_layerfusion.data.utf8 import empty_file, read_utf8, split_lines
 from hf_layerfusion.errors import UserError, check_characters, one_line
 
@@ -24,7 +24,7 @@ _SNLI_UNDECIDED = "-"
 _LABEL_KINDS = {str: "string", bool: "number", int: "number", float: "number"}
 
 
-def read_json(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
+def read_json(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Columns:
     """Reads one object a line, or one array of objects.
 
     SNLI's files are known by their fields gold_label, sentence1 and sentence2 (Bowman et al. 2015): where they lack
@@ -168,7 +168,7 @@ def _unbool(value: Any) -> Any:
     return int(value) if isinstance(value, bool) else value
 
 
-def read_parquet(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
+def read_parquet(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Columns:
     """Reads the wanted columns and no others.
 
     Raises:

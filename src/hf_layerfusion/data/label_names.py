@@ -27,7 +27,7 @@ def raw_labels(dataset: Dataset) -> list[Any]:
 
     Its -1, which stands for "not given", becomes None.
     """
-    labels = tables.values(dataset, "label")
+    labels = tables.column_values(dataset, "label")
     names = class_names(dataset)
     if names is None:
         return labels
@@ -62,14 +62,17 @@ def with_class_names(dataset: Dataset, feature: Any, where: str) -> Dataset:
         if value is None or value == -1 == lowest:
             return value
         if not 0 <= value < len(numbers):
-            raise fault(
-                dataset, where, row, f"the label {value} has no name among {listed(named.names)}; correct it"
+            raise row_error(
+                dataset,
+                where,
+                row,
+                f"the label {value} has no name among {format_list(named.names)}; correct it",
             )
         return numbers[value]
 
     labels = [
         [number(row, value) for value in label] if isinstance(label, list) else number(row, label)
-        for row, label in enumerate(tables.values(dataset, "label"))
+        for row, label in enumerate(tables.column_values(dataset, "label"))
     ]
     return with_labels(
         dataset, labels, List(ClassLabel(names=names)) if multiple else ClassLabel(names=names)
@@ -95,7 +98,7 @@ def without_label(dataset: Dataset, dropped: str, names: Mapping[Any, str] | Non
 
     labels = raw_labels(dataset)
     kept = [row for row, label in enumerate(labels) if not is_dropped(label)]
-    rows = dataset if len(kept) == len(labels) else tables.take(dataset, kept)
+    rows = dataset if len(kept) == len(labels) else tables.select_rows(dataset, kept)
     feature = dataset.features["label"]
     if not isinstance(feature, ClassLabel) or not any(is_dropped(name) for name in feature.names):
         return rows
@@ -123,7 +126,7 @@ def warn_of_like_names(names: Sequence[str], where: str) -> None:
                 "%s: the classes %s differ in capitals or blanks alone and are trained as different classes; give them "
                 "one name if they are one",
                 where,
-                listed(group),
+                format_list(group),
             )
 
 
@@ -135,12 +138,12 @@ def with_labels(dataset: Dataset, labels: Sequence[Any], feature: ClassLabel | L
     return tables.from_table(table.set_column(table.column_names.index("label"), "label", column), features)
 
 
-def fault(dataset: Dataset, where: str, index: int, problem: str) -> UserError:
+def row_error(dataset: Dataset, where: str, index: int, problem: str) -> UserError:
     """Return the error for the example `index`, with its row in the file."""
     return UserError(f"{where}: row {tables.row_number(dataset, index)}: {problem}")
 
 
-def listed(values: Iterable[object]) -> str:
+def format_list(values: Iterable[object]) -> str:
     """Return the first 20 values in one line, for a message."""
     shown = [excerpt(value) for value in values]
     return ", ".join(shown) if len(shown) <= 20 else f"{', '.join(shown[:20])}, … ({len(shown)} in all)"

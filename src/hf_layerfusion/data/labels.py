@@ -12,9 +12,9 @@ from datasets import ClassLabel, Dataset, List, Value
 from hf_layerfusion.data.columns import excerpt
 from hf_layerfusion.data.label_names import (
     class_names,
-    fault,
-    listed,
+    format_list,
     raw_labels,
+    row_error,
     warn_of_like_names,
     with_labels,
 )
@@ -103,12 +103,12 @@ class LabelSchema:
                 first.setdefault(value, index)
         if len(counts) < (1 if multiple else 2):
             raise UserError(
-                f"{where}: the only class is {listed(counts) or 'none'}, and a classifier needs two; add "
+                f"{where}: the only class is {format_list(counts) or 'none'}, and a classifier needs two; add "
                 "examples of another"
             )
         once = [value for value, count in counts.items() if count == 1 and not multiple]
         if once:
-            raise fault(
+            raise row_error(
                 train,
                 where,
                 first[once[0]],
@@ -121,24 +121,24 @@ class LabelSchema:
             names = values if declared is None else list(declared)
             if len(names) != len(values):
                 raise UserError(
-                    f"{where}: {len(names)} label names for {len(values)} classes ({listed(values)}); give "
+                    f"{where}: {len(names)} label names for {len(values)} classes ({format_list(values)}); give "
                     "one name for each class, in ascending order"
                 )
         else:
             values = names = sorted(map(str, counts)) if declared is None else list(declared)
             for value in counts:
                 if value not in names:
-                    raise fault(
+                    raise row_error(
                         train,
                         where,
                         first[value],
-                        f"the label {excerpt(value)} is not among the declared {listed(names)}; declare it too",
+                        f"the label {excerpt(value)} is not among the declared {format_list(names)}; declare it too",
                     )
             never = [name for name in names if name not in counts]
             if never:
                 raise UserError(
                     f"{where}: the class {excerpt(never[0])} never occurs; add examples of it, or declare only "
-                    f"{listed([name for name in names if name in counts])}"
+                    f"{format_list([name for name in names if name in counts])}"
                 )
         warn_of_like_names(names, where)
         return cls(kind, tuple(names), tuple(values))
@@ -158,7 +158,7 @@ class LabelSchema:
         """Ids by name, for the model's config."""
         return {name: index for index, name in enumerate(self.names)}
 
-    def for_numbers(self, dataset: Dataset, where: str) -> "LabelSchema":
+    def with_numeric_labels(self, dataset: Dataset, where: str) -> "LabelSchema":
         """Return the schema for a file that was not the training data.
 
         It is this one, or, if the file's labels are integers that are neither among the values nor among the names, one
@@ -178,7 +178,7 @@ class LabelSchema:
         numbered = all(type(value) is int and 0 <= value < self.num_labels for value in found)
         if not found or not numbered or any(str(value) in {*self.names, *self.values} for value in found):
             return self
-        logger.warning("%s: labels are read as the numbers of the classes %s", where, listed(self.names))
+        logger.warning("%s: labels are read as the numbers of the classes %s", where, format_list(self.names))
         return replace(self, values=tuple(str(number) for number in range(self.num_labels)))
 
     def encode(self, dataset: Dataset, where: str) -> Dataset:
@@ -215,12 +215,12 @@ class LabelSchema:
             classes = [str(value) for value in _classes(dataset, where, index, label, multiple)]
             unknown = [value for value in classes if value not in ids]
             if unknown:
-                raise fault(
+                raise row_error(
                     dataset,
                     where,
                     index,
                     f"the label {excerpt(unknown[0])} is not in the training data, which has "
-                    f"{listed(self.values)}; "
+                    f"{format_list(self.values)}; "
                     "correct it or delete the row",
                 )
             rows.append([ids[value] for value in classes])
@@ -257,7 +257,7 @@ def _classes(dataset: Dataset, where: str, index: int, label: Any, multiple: boo
     """The classes of one row: integers or strings, exactly one unless `multiple`."""
     if multiple != isinstance(label, list):
         wanted, other = ("a list of classes", "single") if multiple else ("one class", "multi")
-        raise fault(
+        raise row_error(
             dataset,
             where,
             index,
@@ -269,14 +269,14 @@ def _classes(dataset: Dataset, where: str, index: int, label: Any, multiple: boo
         if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
             value = int(value)
         if not isinstance(value, int | str):
-            raise fault(
+            raise row_error(
                 dataset,
                 where,
                 index,
                 f"{excerpt(value)} is no class; write a name or an integer, or train a regression",
             )
         if value in classes:
-            raise fault(
+            raise row_error(
                 dataset,
                 where,
                 index,
@@ -288,7 +288,7 @@ def _classes(dataset: Dataset, where: str, index: int, label: Any, multiple: boo
 
 def _target(dataset: Dataset, where: str, index: int, label: Any) -> float:
     if not isinstance(label, int | float) or not math.isfinite(label):
-        raise fault(
+        raise row_error(
             dataset,
             where,
             index,

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt
+from hf_layerfusion.data.columns import Columns, RequestedColumns, excerpt
 from hf_layerfusion.data.utf8 import read_utf8, split_lines
 from hf_layerfusion.errors import UserError
 
 _LINE = re.compile(r"([1-9][0-9]*),(.*)")
 
 
-def read_numbered_tweets(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Columns:
+def read_numbered_tweets(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Columns:
     """Reads `id,tweet` a line; lines end at LF or CR LF only, and all behind the first comma is the tweet.
 
     The one text column has the name that is wanted; the ids are the file's.

@@ -65,7 +65,7 @@ class SpellingCorrector:
     ASCII nor one that the dictionary's language writes (another script; accents in English) and words with a soft
     hyphen, a zero-width sign or an emoji inside.
 
-    An instance remembers its answers to unknown words (`answers`, in lower case): over a corpus each distinct
+    An instance remembers its answers to unknown words (`corrections`, in lower case): over a corpus each distinct
     word is searched once. Pickling keeps the settings and a digest of the dictionary, not the answers, so that
     a `datasets` fingerprint is the same in every process.
 
@@ -90,7 +90,7 @@ class SpellingCorrector:
         self._lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
         self._letters = _letters_beyond_ascii(self._frequencies)
         self._masks = np.fromiter(map(_letter_mask, words), dtype=np.uint64, count=len(words))
-        self.answers: dict[str, str] = {}
+        self.corrections: dict[str, str] = {}
 
     def correct(self, text: str) -> str:
         """Correct a word, or each word of a text, and leave everything between words as it is."""
@@ -111,9 +111,9 @@ class SpellingCorrector:
         lowered = word.lower()
         if lowered in self._frequencies or not self._has_its_letters(lowered):
             return match[0]
-        if lowered not in self.answers:
-            self.answers[lowered] = self._nearest(lowered)
-        answer = self.answers[lowered]
+        if lowered not in self.corrections:
+            self.corrections[lowered] = self._nearest(lowered)
+        answer = self.corrections[lowered]
         if answer == lowered:
             return match[0]
         apostrophe = next((sign for sign in match[0] if sign in _APOSTROPHES), "'")

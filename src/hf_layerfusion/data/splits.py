@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
 
-from hf_layerfusion.data.arrow_tables import take, values
+from hf_layerfusion.data.arrow_tables import column_values, select_rows
 from hf_layerfusion.errors import UserError
 
 Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
@@ -31,13 +31,13 @@ def remove_duplicates(dataset: Dataset, columns: Sequence[str]) -> Dataset:
     for index, key in enumerate(keys):
         first.setdefault(key, index)
     if "label" in dataset.column_names:
-        labels = values(dataset, "label")
+        labels = column_values(dataset, "label")
         differing = {key for key, label in zip(keys, labels, strict=True) if label != labels[first[key]]}
         if differing:
             logger.warning(
                 "%d repeated texts stand with differing labels; the first label is kept", len(differing)
             )
-    return take(dataset, list(first.values()))
+    return select_rows(dataset, list(first.values()))
 
 
 def check_fraction(validation_fraction: float) -> None:
@@ -76,7 +76,7 @@ def split_train_validation(
     """
     check_fraction(validation_fraction)
     members: dict[Hashable, list[int]] = {}
-    keys = range(len(dataset)) if group_column is None else values(dataset, group_column)
+    keys = range(len(dataset)) if group_column is None else column_values(dataset, group_column)
     for index, key in enumerate(keys):
         members.setdefault(key, []).append(index)
     groups = list(members.values())
@@ -95,7 +95,9 @@ def split_train_validation(
     in_validation = np.zeros(len(dataset), dtype=bool)
     for group in drawn:
         in_validation[groups[group]] = True
-    return take(dataset, np.flatnonzero(~in_validation)), take(dataset, np.flatnonzero(in_validation))
+    return select_rows(dataset, np.flatnonzero(~in_validation)), select_rows(
+        dataset, np.flatnonzero(in_validation)
+    )
 
 
 def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
@@ -115,7 +117,7 @@ def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
     lower = np.minimum(sizes, 2)
     if lower.sum() > n:
         lower = np.zeros_like(sizes)
-    return take(dataset, np.sort(_draw(strata, n, lower, sizes, seed)))
+    return select_rows(dataset, np.sort(_draw(strata, n, lower, sizes, seed)))
 
 
 def text_overlap(a: Dataset, b: Dataset, columns: Sequence[str]) -> int:
@@ -125,7 +127,7 @@ def text_overlap(a: Dataset, b: Dataset, columns: Sequence[str]) -> int:
 
 
 def _keys(dataset: Dataset, columns: Sequence[str]) -> list[Hashable]:
-    return list(zip(*(values(dataset, column) for column in columns), strict=True))
+    return list(zip(*(column_values(dataset, column) for column in columns), strict=True))
 
 
 def _strata(dataset: Dataset) -> Integers:
@@ -133,7 +135,7 @@ def _strata(dataset: Dataset) -> Integers:
     feature = dataset.features.get("label")
     if not isinstance(feature, Value | ClassLabel) or feature.dtype.startswith("float"):
         return np.zeros(len(dataset), dtype=np.int64)
-    labels = values(dataset, "label")
+    labels = column_values(dataset, "label")
     ranks = {label: rank for rank, label in enumerate(sorted(set(labels)))}
     return np.array([ranks[label] for label in labels], dtype=np.int64)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_layerfusion.data.arrow_tables import from_table, to_table
-from hf_layerfusion.data.columns import Columns, WantedColumns, excerpt, missing_columns
+from hf_layerfusion.data.columns import Columns, RequestedColumns, excerpt, missing_columns
 from hf_layerfusion.data.delimited import delimited_rows
 from hf_layerfusion.data.files import MAX_TEXT_BYTES, FilePath, check_examples, complete_rows
 from hf_layerfusion.data.formats import arrow_columns, json_strings, parse_json
@@ -58,7 +58,7 @@ def stream_texts(
         UserError: with file, row and the way out, when the row that is at fault is reached; or a file without texts.
     """
     path = Path(path)
-    wanted = WantedColumns(tuple(text_columns))
+    wanted = RequestedColumns(tuple(text_columns))
     suffix = path.suffix.lower()
     if suffix not in STREAMS:
         raise UserError(
@@ -113,7 +113,7 @@ def _numbered(columns: Columns, first_row: int) -> Columns:
     return {**columns, "row": pa.array(np.arange(first_row, first_row + size))}
 
 
-def _csv_batches(path: Path, wanted: WantedColumns, max_text_bytes: int, delimiter: str = ",") -> Batches:
+def _csv_batches(path: Path, wanted: RequestedColumns, max_text_bytes: int, delimiter: str = ",") -> Batches:
     def lines() -> Iterator[str]:
         return (part for line in utf8_lines(path) for part in io.StringIO(line, newline=""))
 
@@ -128,11 +128,11 @@ def _csv_batches(path: Path, wanted: WantedColumns, max_text_bytes: int, delimit
         row += len(batch)
 
 
-def _tsv_batches(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Batches:
+def _tsv_batches(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Batches:
     return _csv_batches(path, wanted, max_text_bytes, delimiter="\t")
 
 
-def _txt_batches(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Batches:
+def _txt_batches(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Batches:
     name, *others = wanted.text
     if others:
         raise UserError(
@@ -146,7 +146,7 @@ def _txt_batches(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Batc
         }
 
 
-def _json_batches(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Batches:
+def _json_batches(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Batches:
     is_array = next((block.lstrip()[0] == "[" for block in utf8_blocks(path) if block.strip()), False)
     records = array_items(utf8_blocks(path), str(path)) if is_array else _json_lines(path)
     row = 1
@@ -221,7 +221,7 @@ def array_items(blocks: Iterable[str], where: str) -> Iterator[Any]:
         raise UserError(f"{where}: not valid JSON (no ']' after row {row - 1}); close the array")
 
 
-def _parquet_batches(path: Path, wanted: WantedColumns, max_text_bytes: int) -> Batches:
+def _parquet_batches(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Batches:
     row = 1
     try:
         with pq.ParquetFile(path) as file:
@@ -236,7 +236,7 @@ def _parquet_batches(path: Path, wanted: WantedColumns, max_text_bytes: int) -> 
         raise UserError(f"{path}: not a sound parquet file ({one_line(error)}); write it anew") from error
 
 
-STREAMS: dict[str, Callable[[Path, WantedColumns, int], Batches]] = {
+STREAMS: dict[str, Callable[[Path, RequestedColumns, int], Batches]] = {
     ".csv": _csv_batches,
     ".tsv": _tsv_batches,
     ".jsonl": _json_batches,

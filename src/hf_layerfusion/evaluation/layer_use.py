@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-Batch = Mapping[str, torch.Tensor]
+ModelInputs = Mapping[str, torch.Tensor]
 # Hidden states of layers 1 to L, and the mask that the fuser goes by.
 FuserInputs = tuple[Sequence[torch.Tensor], torch.Tensor | None]
 
@@ -65,7 +65,7 @@ class LayerUse:
         return header, [list(row) for row in zip(*columns, strict=True)]
 
 
-def layer_use(model: PreTrainedModel, batches: Iterable[Batch], *, by_class: bool = True) -> LayerUse:
+def layer_use(model: PreTrainedModel, batches: Iterable[ModelInputs], *, by_class: bool = True) -> LayerUse:
     """Measure which layers a model uses, whatever its fuser.
 
     Ablation: the states of one layer are replaced by their mean over the data, all else is kept, and accuracy and
@@ -136,7 +136,7 @@ def layer_use(model: PreTrainedModel, batches: Iterable[Batch], *, by_class: boo
 
 
 def cls_states(
-    model: PreTrainedModel, batches: Iterable[Batch], layers: Sequence[int]
+    model: PreTrainedModel, batches: Iterable[ModelInputs], layers: Sequence[int]
 ) -> npt.NDArray[np.float32]:
     """The state of each text's first real token at each of `layers`, `[N, len(layers), H]`, of any model that puts out
     its `hidden_states`. The model is left as it was.
@@ -254,12 +254,14 @@ def _fusing_module(model: nn.Module) -> Any:
     return found[0]
 
 
-def _on_device(batches: Iterable[Batch], model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
+def _on_device(batches: Iterable[ModelInputs], model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
     for batch in batches:
         yield {name: value.to(model.device) for name, value in batch.items()}
 
 
-def _mean_states(model: PreTrainedModel, fusing: Any, batches: Iterable[Batch]) -> dict[int, torch.Tensor]:
+def _mean_states(
+    model: PreTrainedModel, fusing: Any, batches: Iterable[ModelInputs]
+) -> dict[int, torch.Tensor]:
     """Mean `[H]` of what the fuser reads at each of its layers, by their index."""
     total: Any = 0.0
     count = 0

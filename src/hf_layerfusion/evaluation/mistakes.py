@@ -16,13 +16,13 @@ class Mistake:
         row: the example's place in its split.
         true: the true class or value.
         predicted: the model's.
-        badness: how wrong: the cross-entropy of the true class, or the distance of the values.
+        severity: how wrong: the cross-entropy of the true class, or the distance of the values.
     """
 
     row: int
     true: str
     predicted: str
-    badness: float
+    severity: float
 
 
 def worst_mistakes(

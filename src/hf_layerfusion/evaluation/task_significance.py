@@ -19,7 +19,7 @@ from hf_layerfusion.evaluation.significance import (
 
 
 @dataclass(frozen=True)
-class TaskAnswers:
+class TaskPredictions:
     """A model's answers to the examples of one task.
 
     Attributes:
@@ -84,8 +84,8 @@ def _moments(
 
 
 def bootstrap_tasks(
-    baseline: Mapping[str, TaskAnswers],
-    variant: Mapping[str, TaskAnswers],
+    baseline: Mapping[str, TaskPredictions],
+    variant: Mapping[str, TaskPredictions],
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> Difference:
@@ -138,7 +138,7 @@ def bootstrap_tasks(
     )
 
 
-def _differ(baseline: TaskAnswers, variant: TaskAnswers) -> npt.NDArray[np.bool_]:
+def _differ(baseline: TaskPredictions, variant: TaskPredictions) -> npt.NDArray[np.bool_]:
     """Return a mask of the examples that the two models answer differently, on the average of their seeds, `[N]`."""
     first, second = (
         answers.predictions.mean(axis=0)
@@ -151,7 +151,7 @@ def _differ(baseline: TaskAnswers, variant: TaskAnswers) -> npt.NDArray[np.bool_
 
 
 def _task_difference(
-    pair: tuple[TaskAnswers, TaskAnswers], counts: npt.NDArray[np.float64], studentized: bool
+    pair: tuple[TaskPredictions, TaskPredictions], counts: npt.NDArray[np.float64], studentized: bool
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """The difference of two models' metrics in each draw and, where asked for, its variance; else zeros."""
     baseline, variant = pair

@@ -18,12 +18,12 @@ Aggregator = Callable[[Tensor, Generator], Tensor]
 REDUCTIONS = ("sum", "mean")
 
 
-def summed(gramian: Tensor, generator: Generator) -> Tensor:
+def sum_weights(gramian: Tensor, generator: Generator) -> Tensor:
     """The gradient of the sum of the losses: what every other rule must be measured against."""
     return gramian.new_ones(len(gramian))
 
 
-def torchjd(gramian: Tensor, generator: Generator, *, weighting: str, **settings: Any) -> Tensor:
+def torchjd_weights(gramian: Tensor, generator: Generator, *, weighting: str, **settings: Any) -> Tensor:
     """A weighting of TorchJD times T: its weightings stand beside the mean of the tasks' gradients.
 
     Raises:
@@ -40,14 +40,14 @@ def torchjd(gramian: Tensor, generator: Generator, *, weighting: str, **settings
 
 
 AGGREGATORS: dict[str, Aggregator] = {
-    "sum": summed,
+    "sum": sum_weights,
     "pcgrad": pcgrad,
-    "upgrad": partial(torchjd, weighting="UPGradWeighting"),
-    "mgda": partial(torchjd, weighting="MGDAWeighting"),
-    "cagrad": partial(torchjd, weighting="CAGradWeighting", c=0.5),
-    "dualproj": partial(torchjd, weighting="DualProjWeighting"),
-    "imtl_g": partial(torchjd, weighting="IMTLGWeighting"),
-    "aligned_mtl": partial(torchjd, weighting="AlignedMTLWeighting"),
+    "upgrad": partial(torchjd_weights, weighting="UPGradWeighting"),
+    "mgda": partial(torchjd_weights, weighting="MGDAWeighting"),
+    "cagrad": partial(torchjd_weights, weighting="CAGradWeighting", c=0.5),
+    "dualproj": partial(torchjd_weights, weighting="DualProjWeighting"),
+    "imtl_g": partial(torchjd_weights, weighting="IMTLGWeighting"),
+    "aligned_mtl": partial(torchjd_weights, weighting="AlignedMTLWeighting"),
 }
 
 
@@ -70,7 +70,7 @@ def task_weights(name: str, gramian: Tensor, generator: Generator, reduction: st
     if reduction not in REDUCTIONS:
         raise UserError(f"the reduction must be one of {', '.join(REDUCTIONS)}, found '{reduction}'")
     # With weights of 1, a gradient that is not finite reaches those who look for it: the scaler of fp16, the Trainer.
-    weights = summed(gramian, generator)
+    weights = sum_weights(gramian, generator)
     # A task without a gradient on what is shared has no part in it. MGDA would take that gradient of zero for all.
     shares = gramian.diagonal() > 0
     if gramian.isfinite().all() and shares.any():

@@ -1,19 +1,19 @@
-"""The card of a model of which no more is known than what it is."""
+"""Model card written by `push_to_hub` for a model about which nothing but its architecture is known."""
 
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
-# What transformers' template has in place of each fact.
+# Placeholder for each missing fact in transformers' card template.
 TEMPLATE_SIGN = "[More Information Needed]"
 
 
 def bare_card(model: PreTrainedModel, repo_id: str, tags: list[str]) -> ModelCard:
-    """A card that says what a model is and how to open it, and leaves out the rest.
+    """Return a card that states what a model is and how to load it, and nothing else.
 
     Args:
-        model: of the package.
-        repo_id: where it is pushed to.
-        tags: of the user's, beside ours.
+        model: A model of this package.
+        repo_id: Hub id of the repository that the model is pushed to.
+        tags: Tags given by the user, added to those of the package.
     """
     config = model.config
     auto_class = model._auto_class or "AutoModel"
@@ -33,7 +33,7 @@ def bare_card(model: PreTrainedModel, repo_id: str, tags: list[str]) -> ModelCar
 
 {type(model).__name__} ({config.paper_name}) on an encoder of the type {encoder.model_type} with
 {encoder.num_hidden_layers} layers, {model.num_parameters():,} parameters in all; made with the Python package
-hf_layerfusion. How it was trained and what it reaches is not recorded in this card.
+hf_layerfusion. This card does not record how the model was trained or how well it performs.
 
 ```python
 import hf_layerfusion  # or, without the package, trust_remote_code=True below: read that code first

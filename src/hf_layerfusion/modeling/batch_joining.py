@@ -1,4 +1,4 @@
-"""Batches of several tasks as one batch of sequences."""
+"""Joining of the batches of several tasks into one batch of sequences."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -14,10 +14,12 @@ MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "inputs_embeds"
 def flatten_pairs(
     inputs: Mapping[str, torch.Tensor | None], task: str, is_siamese: bool
 ) -> dict[str, torch.Tensor]:
-    """The inputs of a task as sequences `[B, T]`, those of siamese pairs as `[2B, T]`, one text after the other.
+    """Return the inputs of a task as sequences `[B, T]`; the two texts of each siamese pair become consecutive rows of
+    `[2B, T]`.
 
     Raises:
-        ValueError: if there is no input, or one that has not the task's shape.
+        ValueError: If there is no input, both or neither of `input_ids` and `inputs_embeds`, or an input of the wrong
+            shape.
     """
     given = {name: value for name, value in inputs.items() if value is not None}
     if ("input_ids" in given) == ("inputs_embeds" in given):
@@ -40,19 +42,20 @@ def flatten_pairs(
 def join_batches(
     batches: Mapping[str, Mapping[str, torch.Tensor]], siamese: Collection[str], pad_token_id: int
 ) -> tuple[dict[str, torch.Tensor], list[Route]]:
-    """Puts the batches of several tasks one below the other, padded on the right to one length. Tasks that are given
-    the very same tensors share their rows.
+    """Stack the batches of several tasks, padded on the right to a common length.
+
+    Tasks that are given the same tensors (the same objects) share their rows.
 
     Args:
-        batches: of each task, tensors by the names in `MODEL_INPUTS`: `[B, T]`, or `[B, 2, T]` for siamese pairs.
-        siamese: the tasks of siamese pairs.
-        pad_token_id: what `input_ids` are padded with.
+        batches: Batch of each task: tensors by the names in `MODEL_INPUTS`, `[B, T]`, or `[B, 2, T]` for siamese pairs.
+        siamese: Names of the tasks with siamese pairs.
+        pad_token_id: Padding value of `input_ids`.
 
     Returns:
-        The joined batch of sequences, and each task's rows of it.
+        The joined batch of sequences, and the rows of each task in it.
 
     Raises:
-        ValueError: if there is no task, one's batch has not its shape, or some hold ids and some embeddings.
+        ValueError: If there is no task, a batch has the wrong shape, or some batches hold ids and others embeddings.
     """
     known: dict[tuple[int, ...], slice] = {}
     different = []
@@ -80,8 +83,10 @@ def join_batches(
 def pad_and_stack(
     batches: Sequence[Mapping[str, torch.Tensor]], pad_token_id: int
 ) -> dict[str, torch.Tensor]:
-    """Stacks batches of sequences, padded on the right to the longest; a mask that is missing is all ones, missing
-    token types are zeros."""
+    """Stack batches of sequences, padded on the right to the longest.
+
+    A missing attention mask is filled with ones, missing token types with zeros.
+    """
     complete: list[dict[str, Any]] = []
     typed = any("token_type_ids" in batch for batch in batches)
     for batch in batches:

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_layerfusion team
-"""Configuration of CerBERTus: which encoders its tasks share, and the tasks."""
+"""Configuration of CerBERTus: its encoders and its tasks."""
 
 import dataclasses
 import re
@@ -24,19 +24,19 @@ class CerbertusConfig(LayerFusionConfig):
     """Configuration of `CerbertusModel` and `CerbertusForMultitask` (SerBERTus, section 3 and Figure 8).
 
     Args:
-        encoder_config: configuration of the encoder, of any architecture.
-        encoders: whose sentence vectors are put side by side for each task: `"shared"`, one encoder for all tasks;
-            `"own"`, an encoder for each task; `"frozen"`, the pretrained encoder as it was. The paper's architectures:
-            `multi` and CerBERTus are `["shared"]`, `triple` is `["own"]`, `multi + triple` `["shared", "own"]`, static
-            and fine-tuned `["shared", "frozen"]`.
-        num_task_layers: number k of the shared encoder's top layers that each task has a copy of; 0 is `multi`.
-        tasks: fields of `TaskConfig` by the tasks' names. Without any there is one, `"default"`, a plain classifier of
-            single texts that `num_labels` and `problem_type` describe.
-        task_name: the task that is meant where none is named; None is the first. `id2label`, `label2id`, `num_labels`
-            and `problem_type` are its.
+        encoder_config: Configuration of the encoder, of any architecture.
+        encoders: Encoders whose sentence vectors are concatenated for each task: `"shared"`, one encoder for all tasks;
+            `"own"`, one encoder for each task; `"frozen"`, the pretrained encoder with fixed weights. The paper's
+            architectures: `multi` and CerBERTus are `["shared"]`, `triple` is `["own"]`, `multi + triple` is
+            `["shared", "own"]`, static and fine-tuned is `["shared", "frozen"]`.
+        num_task_layers: Number k of top layers of the shared encoder of which each task has its own copy; 0 is `multi`.
+        tasks: Fields of `TaskConfig` by task name. If there are none, the model has a single task, `"default"`, a
+            classifier of single texts described by `num_labels` and `problem_type`.
+        task_name: Default task, used where no task is named; None means the first. `id2label`, `label2id`, `num_labels`
+            and `problem_type` are those of this task.
 
     Raises:
-        ValueError: if the encoders, the number of layers or a task are not sound; the message names the task.
+        ValueError: If the encoders, the number of layers or a task are invalid; the message names the task.
     """
 
     model_type = "cerbertus"
@@ -49,7 +49,9 @@ class CerbertusConfig(LayerFusionConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.tasks:
-            self.task_name = self.default_task  # by name: a saved configuration sorts its tasks
+            self.task_name = (
+                self.default_task
+            )  # stored by name, because a saved configuration sorts its tasks
         given = kwargs.get("num_labels")
         if self.tasks and given not in (None, self.num_labels):
             raise ValueError(
@@ -59,10 +61,10 @@ class CerbertusConfig(LayerFusionConfig):
 
     @property
     def task_configs(self) -> dict[str, TaskConfig]:
-        """The tasks by name.
+        """Task configurations by name.
 
         Raises:
-            ValueError: if one is not sound; the message names it.
+            ValueError: If a task is invalid; the message names it.
         """
         if not self.tasks:
             labels = [self.id2label[index] for index in range(self.num_labels)]
@@ -84,7 +86,7 @@ class CerbertusConfig(LayerFusionConfig):
                 found[name] = TaskConfig(**fields)
             except (ValueError, StrictDataclassError) as error:
                 raise ValueError(f"task '{name}': {' '.join(str(error).split())}") from error
-            # transformers allows it, for want of better knowledge; who declares a task has it.
+            # transformers accepts a single label because it cannot know better; a declared task states its classes.
             if found[name].problem_type == "single_label_classification" and found[name].num_labels < 2:
                 raise ValueError(
                     f"task '{name}': `labels` must name two or more classes, found {found[name].labels}; name them all."
@@ -93,15 +95,16 @@ class CerbertusConfig(LayerFusionConfig):
 
     @property
     def task_names(self) -> list[str]:
-        """The tasks' names in their order."""
+        """Names of the tasks, in order."""
         return list(self.tasks or (ONLY_TASK,))
 
     @property
     def default_task(self) -> str:
-        """The task that is meant where none is named."""
+        """Name of the task that is used where none is named."""
         return self.task_name or self.task_names[0]
 
     def check(self) -> None:
+        """Raise `ValueError` if the encoders, the number of task layers or a task are invalid."""
         if (
             not self.encoders
             or set(self.encoders) - set(ENCODERS)
@@ -113,7 +116,7 @@ class CerbertusConfig(LayerFusionConfig):
             )
         names = self.task_names
         for name in names:
-            # A task's modules stand below its name.
+            # Task names become attribute names of an `nn.ModuleDict`.
             if not re.fullmatch(r"[\w-]+", name) or hasattr(nn.ModuleDict(), name):
                 raise ValueError(
                     f"`tasks` must have names of letters, digits, '_' and '-' that torch does not use itself, found "
@@ -133,13 +136,14 @@ class CerbertusConfig(LayerFusionConfig):
                 f"`num_task_layers` must lie between 0 and {depth}, the shared encoder's depth, found "
                 f"{self.num_task_layers}; lower it."
             )
-        # Built once without memory: what does not fit is refused here.
+        # Build the heads without allocating memory, so that an invalid setting is refused here.
         with torch.device("meta"):
             build_heads(tasks, self.encoders, self.get_text_config())
 
     def choose_vectors(self) -> None:
-        """States in `tasks` that they read the last token of a causal encoder, or the mean over word embeddings, where
-        they do not say what they read."""
+        """Set the sentence vector of tasks that do not specify one: the last token of a causal encoder, the mean over
+        word embeddings.
+        """
         vector = default_vector(self.get_text_config())
         if not self.tasks or vector == "cls":
             return
@@ -153,7 +157,7 @@ class CerbertusConfig(LayerFusionConfig):
         self.tasks = tasks
 
     def show_default_task(self, tasks: dict[str, TaskConfig]) -> None:
-        """Sets `id2label`, `label2id` and `problem_type` to those of the default task."""
+        """Set `id2label`, `label2id` and `problem_type` to those of the default task."""
         if not self.tasks:
             return
         task = tasks[self.default_task]
@@ -164,7 +168,7 @@ class CerbertusConfig(LayerFusionConfig):
 
     @property
     def paper_name(self) -> str:
-        """The paper's name of the architecture, such as `"cerbertus-2"` or `"multi-triple"`."""
+        """Name of the architecture in the paper, such as `"cerbertus-2"` or `"multi-triple"`."""
         names = {"shared": "multi", "own": "triple", "frozen": "static"}
         if self.num_task_layers:
             names["shared"] = f"cerbertus-{self.num_task_layers}"

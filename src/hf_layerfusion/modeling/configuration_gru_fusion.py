@@ -1,42 +1,44 @@
 # Copyright 2026 The hf_layerfusion team
-"""Configuration of GRUBERT's models."""
+"""Configuration of the GRUBERT models."""
 
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_layer_fusion import LayerFusionConfig, probability, size
+from .configuration_layer_fusion import LayerFusionConfig, check_probability, check_size
 from .encoders import refuse_first_token, refuse_one_token
 
 
 @strict
 class GRUFusionConfig(LayerFusionConfig):
-    """Configuration of `GRUFusionModel` and `BertForGRUFusionClassification`. The defaults are the paper's
-    (GRUBERT, section 2.2), with its best variant, BERT-share-3.
+    """Configuration of `GRUFusionModel` and `BertForGRUFusionClassification`.
+
+    The defaults are those of the paper (GRUBERT, section 2.2) for its best variant, BERT-share-3.
 
     Args:
-        encoder_config: configuration of the encoder, of any architecture.
-        fusion: `"share"` or `"cat"` (groups of layers, one embedding cell for all groups or one each, along the
-            tokens), `"share_depth"` or `"cat_depth"` (the same along depth, token by token), `"last_concat"` (the top
-            `num_last_layers` layers as one group), `"last_mean"` (their average), `"scalar_mix"` (ELMo's learned
-            average of all layers).
-        num_groups: number c of groups; divides the encoder's depth.
-        num_last_layers: how many layers `"last_concat"` and `"last_mean"` take; 1 is BERT-last-layer.
-        fusion_cell: `"gru"`, `"lstm"`, or `"linear"` (Table 3; not along depth).
-        fusion_hidden_size: units a direction of the embedding cell.
-        freeze_fusion: the fuser keeps its random weights, the control that shows what training it brings.
-        residual_head: a vector of the last layer (`"mean"`, `"cls"` or `"last"`) on which a plain classifier stands
-            beside the fused branch. The branch's last projection then starts at zero, so that training starts from
-            plain fine-tuning. None, the paper's, leaves it out.
-        downstream_hidden_size: units a direction of the downstream bi-GRU; 0 leaves it out.
-        dense_size: units of the dense layer before the labels; 0 leaves it out.
-        classifier_dropout: dropout between dense layer and labels.
-        token_reduction: how the tokens' logits become the text's: `"sum"` (the public code), `"mean"`, `"max"`.
-        mask_padding: padding is invisible to encoder, recurrences and reduction. `False` is the public code's
-            function: no attention mask anywhere, so that texts must be padded to one fixed length.
+        encoder_config: Configuration of the encoder, of any architecture.
+        fusion: Fuser: `"share"` or `"cat"` (groups of layers, with one recurrence along the tokens for all groups or
+            one per group), `"share_depth"` or `"cat_depth"` (the same along the depth, token by token), `"last_concat"`
+            (the top `num_last_layers` layers as one group), `"last_mean"` (their average), `"scalar_mix"` (ELMo's
+            learned average of all layers).
+        num_groups: Number c of groups; must divide the depth of the encoder.
+        num_last_layers: Number of layers used by `"last_concat"` and `"last_mean"`; 1 is BERT-last-layer.
+        fusion_cell: Embedding cell: `"gru"`, `"lstm"`, or `"linear"` (Table 3; not along the depth).
+        fusion_hidden_size: Units per direction of the embedding cell.
+        freeze_fusion: Whether the fuser keeps its random weights, as a control for the effect of training it.
+        residual_head: Vector of the last layer (`"mean"`, `"cls"` or `"last"`) for a plain classifier whose logits are
+            added to those of the fusion branch. The last projection of the branch is then initialised to zero, so that
+            training starts from plain fine-tuning. None, as in the paper, disables it.
+        downstream_hidden_size: Units per direction of the downstream bi-GRU; 0 omits it.
+        dense_size: Units of the dense layer before the output layer; 0 omits it.
+        classifier_dropout: Dropout probability between the dense layer and the output layer.
+        token_reduction: Reduction of token logits to text logits: `"sum"` (the public code), `"mean"` or `"max"`.
+        mask_padding: Whether the encoder, the recurrences and the reduction ignore padding. `False` reproduces the
+            public code, which uses no attention mask; texts must then be padded to one fixed length.
 
     Raises:
-        ValueError: if a size is out of bounds, `classifier_dropout` outside [0, 1), or the cell does not fit.
+        ValueError: If a size is out of bounds, `classifier_dropout` is outside [0, 1), or the cell does not fit the
+            fuser.
     """
 
     model_type = "gru_fusion"
@@ -55,10 +57,11 @@ class GRUFusionConfig(LayerFusionConfig):
     mask_padding: bool = True
 
     def check(self) -> None:
+        """Raise `ValueError` if a size, a probability or a choice is invalid."""
         super().check()
-        size(self, "num_groups", "num_last_layers", "fusion_hidden_size")
-        size(self, "downstream_hidden_size", "dense_size", least=0)
-        probability(self, "classifier_dropout")
+        check_size(self, "num_groups", "num_last_layers", "fusion_hidden_size")
+        check_size(self, "downstream_hidden_size", "dense_size", least=0)
+        check_probability(self, "classifier_dropout")
         if self.residual_head not in (None, "cls", "last", "mean"):
             raise ValueError(
                 f"`residual_head` must be 'cls', 'last' or 'mean', found {self.residual_head!r}; None leaves it out."
@@ -75,7 +78,7 @@ class GRUFusionConfig(LayerFusionConfig):
 
     @property
     def paper_name(self) -> str:
-        """The paper's name of the variant, such as `"grubert-share-3"` or `"grubert-share-3-linear"`."""
+        """Name of the variant in the paper, such as `"grubert-share-3"` or `"grubert-share-3-linear"`."""
         if self.fusion in ("last_concat", "last_mean"):
             name = "last-layer" if self.num_last_layers == 1 else f"last-{self.num_last_layers}"
             name += "-mean" if self.fusion == "last_mean" and self.num_last_layers > 1 else ""

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_layerfusion team
-"""What the configurations of all models of the package share: an encoder's configuration inside their own."""
+"""Base configuration of all models of the package: the configuration of an encoder nested in that of the model."""
 
 import math
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from transformers.configuration_utils import SubConfigSpec
 from .encoders import refuse_unfit
 from .own_encoders import OWN_ENCODERS  # noqa: F401  registers them
 
-# Above anything of use: what a broken file asks for is refused before it takes memory.
+# Limits above any useful value, so that the settings of a broken file are refused before they take memory.
 LARGEST_SIZE = 65_536
 LARGEST_DEPTH = 1_000
 LARGEST_COUNT = 2**24
 PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 
 
-def size(config: PreTrainedConfig, *names: str, least: int = 1) -> None:
-    """Raises `ValueError` unless each named field of `config` lies between `least` and `LARGEST_SIZE`."""
+def check_size(config: PreTrainedConfig, *names: str, least: int = 1) -> None:
+    """Raise `ValueError` unless each named field of `config` lies between `least` and `LARGEST_SIZE`."""
     for name in names:
         value = getattr(config, name)
         if not least <= value <= LARGEST_SIZE:
@@ -31,12 +31,14 @@ def size(config: PreTrainedConfig, *names: str, least: int = 1) -> None:
 
 
 def refuse_extremes(settings: Mapping[str, Any], where: str) -> None:
-    """Raises `ValueError` if a number of an encoder's settings is beyond use, before the encoder's own class makes
-    lists of that length of it (names of labels, kinds of layers), a model of that size, or answers that are NaN.
+    """Raise `ValueError` if a number in the settings of an encoder is out of bounds.
+
+    This runs before the encoder's own configuration class creates lists of that length (label names, layer types), a
+    model of that size, or a model that outputs NaN.
 
     Args:
-        settings: as in `config.json`; configurations inside them are looked into.
-        where: what the message calls them.
+        settings: Settings as in `config.json`; nested configurations are checked too.
+        where: Name of the settings in error messages.
     """
     for name, value in settings.items():
         if isinstance(value, Mapping) and name.endswith(("_config", "rope_parameters", "rope_scaling")):
@@ -56,7 +58,7 @@ def refuse_extremes(settings: Mapping[str, Any], where: str) -> None:
                 )
 
 
-# What the names of real numbers in an encoder's settings end with, and what the numbers must be.
+# Bounds of the real numbers in an encoder's settings, by the suffix of their names.
 _REAL_NUMBERS = {
     ("_eps", "_epsilon"): ("finite and more than 0", lambda value: 0 < value < math.inf),
     ("dropout", "dropout_prob", "_pdrop", "layerdrop"): ("in [0, 1]", lambda value: 0 <= value <= 1),
@@ -65,7 +67,7 @@ _REAL_NUMBERS = {
 
 
 def refuse_unreal(value: float, name: str) -> None:
-    """Raises `ValueError` if a number of an encoder's settings is not finite, or out of the bounds of its kind."""
+    """Raise `ValueError` if a number in an encoder's settings is not finite or outside the bounds of its kind."""
     for ends, (bounds, is_within) in _REAL_NUMBERS.items():
         if name.endswith(ends) and not is_within(value):
             raise ValueError(
@@ -78,15 +80,15 @@ def refuse_unreal(value: float, name: str) -> None:
 
 
 def check_num_labels(value: Any, name: str) -> None:
-    """Raises `ValueError` unless `value` is a number of labels."""
+    """Raise `ValueError` unless `value` is a valid number of labels."""
     if type(value) is not int or not 1 <= value <= LARGEST_SIZE:
         raise ValueError(
             f"`{name}` must be a whole number between 1 and {LARGEST_SIZE}, found {value!r}; give the number of labels."
         )
 
 
-def probability(config: PreTrainedConfig, *names: str) -> None:
-    """Raises `ValueError` unless each named field of `config` lies in [0, 1); NaN does not."""
+def check_probability(config: PreTrainedConfig, *names: str) -> None:
+    """Raise `ValueError` unless each named field of `config` lies in [0, 1); NaN does not."""
     for name in names:
         value = getattr(config, name)
         if not 0 <= value < 1:
@@ -95,12 +97,14 @@ def probability(config: PreTrainedConfig, *names: str) -> None:
 
 @strict
 class LayerFusionConfig(PreTrainedConfig):
-    """Base of the package's configurations: holds `encoder_config`, the configuration of an encoder of any
-    architecture that transformers knows (default: BERT-base's).
+    """Base class of the configurations of this package.
+
+    It holds `encoder_config`, the configuration of an encoder of any architecture in transformers (BERT-base by
+    default).
 
     Raises:
-        ValueError: if the encoder is an encoder-decoder or names no depth, width or heads within bounds, or if
-            `num_labels`, `problem_type` or `initializer_range` is out of bounds.
+        ValueError: If the encoder is an encoder-decoder, if its depth, width or number of heads is missing or out of
+            bounds, or if `num_labels`, `problem_type` or `initializer_range` is invalid.
     """
 
     sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
@@ -109,7 +113,7 @@ class LayerFusionConfig(PreTrainedConfig):
     initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # transformers makes names for as many labels as a file asks for, and an encoder as many layers.
+        # transformers creates a name for every label in `num_labels`, and an encoder every layer: check before.
         if "num_labels" in kwargs:
             check_num_labels(kwargs["num_labels"], "num_labels")
         if self.id2label is not None and not isinstance(self.id2label, dict):
@@ -132,7 +136,7 @@ class LayerFusionConfig(PreTrainedConfig):
 
     @property
     def num_hidden_layers(self) -> int:
-        """Depth L of the encoder: the number of its transformer layers."""
+        """Depth L of the encoder: its number of transformer layers."""
         return self.get_text_config().num_hidden_layers
 
     @property
@@ -141,16 +145,16 @@ class LayerFusionConfig(PreTrainedConfig):
         return self.get_text_config().hidden_size
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
-        """The encoder's configuration: it owns the vocabulary."""
+        """Return the configuration of the encoder, which owns the vocabulary."""
         return self.encoder_config
 
     def check(self) -> None:
-        """Raises `ValueError` if a value of the right type breaks a rule.
+        """Raise `ValueError` if a value of the right type is invalid.
 
-        Not a `validate_…` method: transformers wraps what those raise in an error of two lines that is no
+        This is not a `validate_…` method, because transformers wraps the errors of those in a two-line error that is no
         `ValueError`.
         """
-        size(self, "num_labels")
+        check_size(self, "num_labels")
         if not (math.isfinite(self.initializer_range) and self.initializer_range >= 0):
             raise ValueError(
                 f"`initializer_range` must be 0 or more, found {self.initializer_range}; try 0.02."

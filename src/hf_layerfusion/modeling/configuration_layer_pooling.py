@@ -1,11 +1,11 @@
 # Copyright 2026 The hf_layerfusion team
-"""Configuration of the models that pool one vector a layer."""
+"""Configuration of the models that pool one vector per layer."""
 
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_layer_fusion import LayerFusionConfig, probability, size
+from .configuration_layer_fusion import LayerFusionConfig, check_probability, check_size
 from .encoders import default_vector, refuse_first_token, refuse_one_token
 
 
@@ -14,27 +14,28 @@ class LayerPoolingConfig(LayerFusionConfig):
     """Configuration of `LayerPoolingModel` and `BertWithPoolingModule` (Song et al. 2020, section 2.2).
 
     Args:
-        encoder_config: configuration of the encoder, of any architecture.
-        pooling: over the layers: `"lstm"` (BERT-LSTM), `"attention"` (BERT-Attention), `"last"` (the last layer
-            alone, the baseline), `"max"`, `"mean"`, `"scalar_mix"`; made for frozen encoders: `"concat"` (side by
-            side), `"attentive"` (a learned query), `"layer_graph"` (a graph network).
-        token_pooling: a layer's vector of the text: that of the first token, `"cls"` (the paper's), the `"mean"` over
-            the real tokens, or that of the `"last"` one; two side by side (`"cls_mean"`, `"last_mean"`). By default
-            `"last"` for a causal encoder, whose first token has seen nothing of the text, `"mean"` for word embeddings,
-            and else `"cls"`.
-        pair_features: features of two texts that are encoded separately, at each layer: `"concat"` (u, v),
+        encoder_config: Configuration of the encoder, of any architecture.
+        pooling: Pooling over the layers: `"lstm"` (BERT-LSTM), `"attention"` (BERT-Attention), `"last"` (the last layer
+            alone, the baseline), `"max"`, `"mean"`, `"scalar_mix"`; for frozen encoders `"concat"` (concatenation),
+            `"attentive"` (a learned query) and `"layer_graph"` (a graph network).
+        token_pooling: Vector of the text at each layer: the first token, `"cls"` (as in the paper), the `"mean"` over
+            the real tokens, the `"last"` real token, or two of them concatenated (`"cls_mean"`, `"last_mean"`). The
+            default is `"last"` for causal encoders, whose first token sees nothing of the text, `"mean"` for word
+            embeddings, and `"cls"` for others.
+        pair_features: Features of the vectors of two separately encoded texts, at each layer: `"concat"` (u, v),
             `"abs_difference"` (|u − v|), `"product"` (u ∘ v), `"squared_sum"`, `"squared_difference"`,
             `"normalized_difference"`, `"cosine"`. The model then takes pairs as `[B, 2, T]`. By default a pair is one
             sequence.
-        residual_head: a vector of the last layer (`"cls"`, `"last"` or `"mean"`, one that is pooled) on which a plain
-            classifier stands beside the pooled branch. The branch's last projection then starts at zero, so that
-            training starts from plain fine-tuning. None, the paper's, leaves it out.
-        dense_size: units of a dense layer with ReLU before the labels; 0, the paper's, leaves it out.
-        classifier_dropout: dropout before the labels.
+        residual_head: Vector of the last layer (`"cls"`, `"last"` or `"mean"`, one of those in `token_pooling`) for a
+            plain classifier whose logits are added to those of the pooling branch. The last projection of the branch is
+            then initialised to zero, so that training starts from plain fine-tuning. None, as in the paper, disables
+            it.
+        dense_size: Units of a dense layer with ReLU before the output layer; 0, as in the paper, omits it.
+        classifier_dropout: Dropout probability before the output layer.
 
     Raises:
-        ValueError: if `dense_size` is out of bounds, `classifier_dropout` outside [0, 1), or `token_pooling` is "cls"
-            or "cls_mean" on a causal encoder, or reads one token of static word embeddings.
+        ValueError: If `dense_size` is out of bounds, `classifier_dropout` is outside [0, 1), or `token_pooling` is
+            "cls" or "cls_mean" for a causal encoder, or selects one token of static word embeddings.
     """
 
     model_type = "layer_pooling"
@@ -47,6 +48,7 @@ class LayerPoolingConfig(LayerFusionConfig):
     classifier_dropout: float | int = 0.1
 
     def check(self) -> None:
+        """Set the default `token_pooling`, and raise `ValueError` if a value is invalid."""
         super().check()
         encoder = self.get_text_config()
         if self.token_pooling is None:
@@ -55,8 +57,8 @@ class LayerPoolingConfig(LayerFusionConfig):
             refuse_first_token(encoder, "token_pooling", self.token_pooling)
         elif self.token_pooling in ("last", "last_mean"):
             refuse_one_token(encoder, "token_pooling", self.token_pooling)
-        size(self, "dense_size", least=0)
-        probability(self, "classifier_dropout")
+        check_size(self, "dense_size", least=0)
+        check_probability(self, "classifier_dropout")
         pooled = str(self.token_pooling).split("_")
         if self.residual_head is not None and self.residual_head not in pooled:
             raise ValueError(
@@ -71,7 +73,7 @@ class LayerPoolingConfig(LayerFusionConfig):
 
     @property
     def paper_name(self) -> str:
-        """The paper's name of the variant, such as `"bert-lstm"`."""
+        """Name of the variant in the paper, such as `"bert-lstm"`."""
         name = f"bert-{self.pooling.replace('_', '-')}"
         names = {"mean": "-tokens", "cls_mean": "-cls-tokens", "last": "-last-token"}
         names["last_mean"] = "-last-tokens"

@@ -1,4 +1,4 @@
-"""What a model reads of its encoder, and how it takes that back in place of the encoder's inputs."""
+"""Encoder states that a model needs, and their use in place of the encoder's inputs."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import torch
 
 
-class StatesRead(NamedTuple):
-    """What a model reads of its encoder.
+class StateSpec(NamedTuple):
+    """Specification of the encoder states that a model uses.
 
     Attributes:
-        layers: the layers, 0 the first.
-        tokens: of each, every token's state (`"all"`), the first real one's (`"cls"`), the `"last"` real one's, the
-            `"mean"` over them, or two of these (`"cls_mean"`, `"last_mean"`).
-        width: H of the states.
+        layers: Indices of the layers; 0 is the first.
+        tokens: Tokens of each layer: all (`"all"`), the first real one (`"cls"`), the `"last"` real one, their
+            `"mean"`, or two of these (`"cls_mean"`, `"last_mean"`).
+        width: Width H of the states.
     """
 
     layers: tuple[int, ...]
@@ -22,48 +22,49 @@ class StatesRead(NamedTuple):
 
     @property
     def vectors(self) -> int:
-        """Number of vectors of a layer and text, where `tokens` is not `"all"`."""
+        """Number of vectors per layer and text, if `tokens` is not `"all"`."""
         return len(self.tokens.split("_"))
 
 
-def spread_states(
-    encoder_states: torch.Tensor, read: StatesRead, depth: int, beside: Mapping[str, Any]
+def scatter_states(
+    encoder_states: torch.Tensor, spec: StateSpec, depth: int, other_inputs: Mapping[str, Any]
 ) -> list[torch.Tensor | None]:
-    """States that were read before, in the places of their layers among all.
+    """Return a list of all layers with the given states at their places and `None` elsewhere.
 
     Args:
-        encoder_states: `[B, R, T, H]`, R layers in the order of `read.layers`.
-        read: what was read.
-        depth: number L of layers.
-        beside: what else the encoder would be given, by name.
+        encoder_states: Selected states `[B, R, T, H]`, R layers in the order of `spec.layers`.
+        spec: Specification of the selected states.
+        depth: Number L of layers.
+        other_inputs: Other inputs of the encoder by name, which must all be missing.
 
     Returns:
-        L entries: `[B, T, H]` for the layers read, else `None`.
+        L entries: `[B, T, H]` for the selected layers, otherwise `None`.
 
     Raises:
-        ValueError: if the states have not their shape, or something is given beside them.
+        ValueError: If the states have the wrong shape, or other inputs are given with them.
     """
-    given = [name for name, value in beside.items() if value is not None and value is not False]
+    given = [name for name, value in other_inputs.items() if value is not None and value is not False]
     if given:
         raise ValueError(
-            f"`encoder_states` must come without what is the encoder's, found {', '.join(given)}; leave it out."
+            f"`encoder_states` must come without other inputs of the encoder, found {', '.join(given)}; leave them out."
         )
-    if encoder_states.dim() != 4 or encoder_states.shape[1::2] != (len(read.layers), read.width):
+    if encoder_states.dim() != 4 or encoder_states.shape[1::2] != (len(spec.layers), spec.width):
         raise ValueError(
-            f"`encoder_states` must be [B, {len(read.layers)}, T, {read.width}] as `read_states` gives them, found "
+            f"`encoder_states` must be [B, {len(spec.layers)}, T, {spec.width}] as returned by `read_states`, found "
             f"{list(encoder_states.shape)}."
         )
     states: list[torch.Tensor | None] = [None] * depth
-    for layer, state in zip(read.layers, encoder_states.unbind(1), strict=True):
+    for layer, state in zip(spec.layers, encoder_states.unbind(1), strict=True):
         states[layer] = state
     return states
 
 
-def selected_states(asked: bool | list[int] | tuple[int, ...] | None, depth: int) -> set[int]:
-    """Indices into the `depth + 1` hidden states that `output_hidden_states` asks for: all, none or those listed,
-    negative ones counted from the end."""
-    if not asked:
+def hidden_state_indices(selection: bool | list[int] | tuple[int, ...] | None, depth: int) -> set[int]:
+    """Return the indices selected by `output_hidden_states`: all, none, or those listed, with negative ones counted
+    from the end.
+    """
+    if not selection:
         return set()
-    if isinstance(asked, bool):
+    if isinstance(selection, bool):
         return set(range(depth + 1))
-    return {index % (depth + 1) for index in asked}
+    return {index % (depth + 1) for index in selection}

@@ -1,4 +1,4 @@
-"""Properties of encoders, of any architecture, that their configurations do not state."""
+"""Properties of encoders of any architecture that their configurations do not state."""
 
 import inspect
 import os
@@ -17,16 +17,18 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# Architectures that are trained to write texts and yet see each text as a whole.
+# Architectures trained to generate text that nevertheless attend to the whole text.
 _BIDIRECTIONAL = ("bert-generation", "cpmant", "xlnet")
 
 
 def is_causal(config: PreTrainedConfig) -> bool:
-    """Return whether an encoder's tokens see only those before them, so that the first has seen nothing of the text.
+    """Return whether the tokens of an encoder attend only to earlier tokens, so that the first sees nothing of the
+    text.
 
     Args:
-        config: an encoder's configuration, or a model's around it. Its `is_causal=False` and
-            `use_bidirectional_attention` make an encoder of a decoder, `is_decoder=True` the reverse.
+        config: Configuration of an encoder, or of a model around one. `is_causal=False` and
+            `use_bidirectional_attention` turn a decoder into a bidirectional encoder; `is_decoder=True` does the
+            reverse.
     """
     config = config.get_text_config()
     if getattr(config, "is_causal", None) is False:
@@ -37,14 +39,17 @@ def is_causal(config: PreTrainedConfig) -> bool:
         return bool(getattr(config, "is_decoder", False))
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return True
-    # The text part of a larger model: by the masks that its file makes.
+    # For the text part of a larger model, look at which masks its module creates.
     masks = vars(encoder_module(config))
     return "create_causal_mask" in masks and "create_bidirectional_mask" not in masks
 
 
 def encoder_class(config: PreTrainedConfig) -> Any:
-    """The class that `AutoModel` takes for a configuration, or `None`: code of the Hub is not known before it is read,
-    and a few architectures lack theirs."""
+    """Return the class that `AutoModel` uses for a configuration.
+
+    It is `None` for remote code, which is unknown before it is loaded, and for a few architectures without such a
+    class.
+    """
     try:
         found = MODEL_MAPPING.get(type(config), None)
     except (ImportError, ValueError):
@@ -53,7 +58,7 @@ def encoder_class(config: PreTrainedConfig) -> Any:
 
 
 def encoder_module(config: PreTrainedConfig) -> Any:
-    """The module of `encoder_class`, or this one where there is none."""
+    """Return the module of `encoder_class`, or this module if there is no such class."""
     return sys.modules[getattr(encoder_class(config), "__module__", __name__)]
 
 
@@ -79,14 +84,14 @@ _UNFIT = {
     ),
     "reformer": ("puts out the states of two residual streams", "use Longformer or BigBird for long texts"),
 }
-"""Encoders that cannot be inside a model, why, and what to use."""
+"""Reason and alternative for each encoder that cannot be used inside a model."""
 
 
 def refuse_unfit(config: PreTrainedConfig) -> None:
-    """Raises `ValueError` if an encoder reads no texts, or puts out what the package cannot use.
+    """Raise `ValueError` if an encoder does not read texts, or has outputs that the package cannot use.
 
     Args:
-        config: the encoder's configuration.
+        config: Configuration of the encoder.
     """
     if config.model_type in _UNFIT:
         reason, way_out = _UNFIT[config.model_type]
@@ -116,12 +121,12 @@ def refuse_unfit(config: PreTrainedConfig) -> None:
 
 
 def refuse_first_token(config: PreTrainedConfig, name: str, value: str) -> None:
-    """Raises `ValueError` if the first token of an encoder has seen nothing of the text.
+    """Raise `ValueError` if the first token of an encoder sees nothing of the text.
 
     Args:
-        config: the encoder's configuration.
-        name: the setting by which the first token is to be the text's vector.
-        value: its value.
+        config: Configuration of the encoder.
+        name: Setting that selects the first token as the vector of the text.
+        value: Value of the setting.
     """
     if is_causal(config):
         raise ValueError(
@@ -143,7 +148,7 @@ def refuse_one_token(config: PreTrainedConfig, name: str, value: str) -> None:
 
 
 def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
-    """The keyword that leaves out an encoder's pooler, empty where its class has none."""
+    """Return the keyword argument that omits an encoder's pooler, or an empty dict if its class has none."""
     model_class = encoder_class(config)
     if model_class is None or "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
         return {}
@@ -155,27 +160,29 @@ _SEES_PADDING = {
     "yoso": "it draws its attention by chance",
     "nystromformer": "its landmarks and convolutions run over padding",
 }
-"""Encoders whose answers depend on how far a text is padded, and why."""
+"""Reason for each encoder whose states depend on the length to which texts are padded."""
 
 
 def sees_padding(config: PreTrainedConfig) -> bool:
-    """Return whether an encoder's states of a text depend on how far the text is padded."""
+    """Return whether an encoder's states depend on the length to which texts are padded."""
     return config.get_text_config().model_type in _SEES_PADDING
 
 
 def warn_of_padding(config: PreTrainedConfig) -> None:
-    """Warns, once, where `sees_padding`."""
+    """Warn once if `sees_padding` is true."""
     if sees_padding(config):
         logger.warning_once(
-            f"What '{config.model_type}' says of a text depends on how far it is padded, as "
-            f"{_SEES_PADDING[config.model_type]}: pad all texts to one length, in training and after."
+            f"The output of '{config.model_type}' for a text depends on how far it is padded, because "
+            f"{_SEES_PADDING[config.model_type]}: pad all texts to one length, in training and at inference."
         )
 
 
 def adopt_encoder_config(config: Any, encoder: PreTrainedModel) -> None:
-    """Makes the encoder's own configuration part of the model's: one object for both and for every layer, as a copy
-    would not know which attention the encoder uses. `config` then says so too. Keys and values of attention, which are
-    of use in writing texts, are not kept."""
+    """Make the encoder's configuration object part of the model's configuration.
+
+    The model, the encoder and every layer share one object, because a copy would not know which attention
+    implementation the encoder uses. Caching of keys and values, which only text generation needs, is switched off.
+    """
     if hasattr(encoder.config, "use_cache"):
         encoder.config.use_cache = False
     warn_of_padding(encoder.config)
@@ -200,7 +207,7 @@ def default_vector(config: PreTrainedConfig) -> Literal["cls", "last", "mean"]:
 
 
 def refuse_missing(missing: list[str], name_or_path: str | os.PathLike[str], model_type: str) -> None:
-    """Raises `ValueError` if weights of the encoder are missing in a checkpoint."""
+    """Raise `ValueError` if a checkpoint lacks weights of the encoder."""
     if missing:
         raise ValueError(
             f"the checkpoint '{name_or_path}' must hold every weight of its encoder, found none for {len(missing)} "
@@ -210,34 +217,36 @@ def refuse_missing(missing: list[str], name_or_path: str | os.PathLike[str], mod
 
 
 def max_tokens(config: PreTrainedConfig) -> int | None:
-    """The most tokens of a text, special ones included, for which an encoder has positions: 512 for BERT and RoBERTa.
+    """Return the maximum number of tokens of a text, including special tokens: 512 for BERT and RoBERTa.
 
     Args:
-        config: an encoder's configuration, or a model's around it.
+        config: Configuration of an encoder, or of a model around one.
 
     Returns:
-        The number, or `None` where the configuration states no limit.
+        The number, or `None` if the configuration states no limit.
     """
     config = config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return None
     if counts_from_padding(config):
-        # MPNet's code takes 1 for the id of padding, whatever the configuration says.
+        # MPNet's code uses padding id 1, whatever the configuration says.
         padding = 1 if config.model_type == "mpnet" else config.pad_token_id or 0
         positions -= padding + 1
     return positions
 
 
 def counts_from_padding(config: PreTrainedConfig) -> bool:
-    """Return whether an encoder numbers a text's positions from `pad_token_id + 1` on, as RoBERTa and its kin."""
+    """Return whether an encoder numbers positions from `pad_token_id + 1`, as RoBERTa and its relatives do."""
     name, module = "create_position_ids_from_input_ids", encoder_module(config)
     classes = [each for each in vars(module).values() if isinstance(each, type)]
     return any(hasattr(each, name) for each in (module, *classes))
 
 
 def position_limit(encoder: PreTrainedModel) -> int | None:
-    """`max_tokens` of an encoder that looks its positions up in a table, and so fails beyond them; else `None`."""
+    """Return `max_tokens` of an encoder with a table of position embeddings, otherwise `None`: beyond it such an
+    encoder fails.
+    """
     positions = getattr(encoder.config.get_text_config(), "max_position_embeddings", None)
     for name, module in encoder.named_modules():
         leaf = name.rpartition(".")[2]
@@ -249,32 +258,33 @@ def position_limit(encoder: PreTrainedModel) -> int | None:
 
 
 def text_shape(inputs: dict[str, Any]) -> torch.Size:
-    """Return the shape `[B, T]` of the texts in an encoder's inputs, which are `input_ids` or `inputs_embeds`."""
+    """Return the shape `[B, T]` of the texts in an encoder's inputs, given as `input_ids` or `inputs_embeds`."""
     given = inputs.get("input_ids")
     return (inputs["inputs_embeds"] if given is None else given).shape[:2]
 
 
 _PADS_INSIDE = ("_pad_to_block_size", "_pad_to_window_size")
-"""Methods of encoders that pad texts to whole blocks: BigBird's and Longformer's."""
+"""Methods of encoders that pad texts to whole blocks (BigBird and Longformer)."""
 
 
 def length_before_padding(encoder: PreTrainedModel, inputs: dict[str, Any]) -> int | None:
-    """Return the length T of the texts if the encoder pads them to whole blocks inside, so that the states of its
-    layers may be longer than T; else `None`.
+    """Return the length T of the texts if the encoder pads them to whole blocks internally; otherwise `None`.
+
+    The states of such an encoder's layers may be longer than T.
 
     Args:
-        encoder: the encoder.
-        inputs: its inputs by name.
+        encoder: The encoder.
+        inputs: Its inputs by name.
     """
     return text_shape(inputs)[1] if any(hasattr(encoder, name) for name in _PADS_INSIDE) else None
 
 
 def refuse_long(inputs: dict[str, Any], limit: int | None) -> None:
-    """Raises `ValueError` if a batch has more tokens than an encoder has positions.
+    """Raise `ValueError` if a batch has more tokens than an encoder has positions.
 
     Args:
-        inputs: the encoder's inputs by name.
-        limit: as `position_limit` gives it.
+        inputs: Inputs of the encoder by name.
+        limit: Limit returned by `position_limit`.
     """
     if limit is None or torch.compiler.is_compiling():
         return
@@ -288,14 +298,15 @@ def refuse_long(inputs: dict[str, Any], limit: int | None) -> None:
 
 
 def complete_inputs(encoder: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Any]:
-    """An encoder's inputs with those that follow from them, unless they are given:
+    """Return an encoder's inputs, completed with those that can be derived and are not given.
 
-    - `position_ids` of a causal encoder count the real tokens, as most tokenizers of such pad on the left;
-    - `global_attention_mask` of Longformer gives global attention to the first token, as transformers' classifiers do.
+    - `position_ids` of a causal encoder count the real tokens, because most tokenizers of such encoders pad on the
+      left.
+    - `global_attention_mask` of Longformer selects the first token, as transformers' classifiers do.
 
     Args:
-        encoder: the encoder.
-        inputs: by name; `attention_mask` is `[B, T]` or missing.
+        encoder: The encoder.
+        inputs: Inputs by name; `attention_mask` is `[B, T]` or missing.
     """
     known = inspect.signature(encoder.forward).parameters
     mask = inputs.get("attention_mask")

@@ -1,25 +1,26 @@
-"""The recurrence that GRUBERT's text describes: along depth, for each token."""
+"""Fuser with a recurrence along the depth for each token, as described in the text of the GRUBERT paper."""
 
 from collections.abc import Generator, Sequence
 
 import torch
 from torch import nn
 
-from .fusion_base import LayerFuser, take
+from .fusion_base import LayerFuser, collect_states
 from .recurrence import CELLS
 
 
 class DepthFuser(LayerFuser):
-    """Runs a bidirectional recurrence over the layers of each group, token by token, and concatenates the last states
-    of both directions and of all groups (GRUBERT, section 2.2: "the sequential information flow between subsequent
-    layers"; the public code runs along the tokens instead).
+    """Bidirectional recurrence over the layers of each group, token by token.
+
+    The last states of both directions and of all groups are concatenated (GRUBERT, section 2.2: "the sequential
+    information flow between subsequent layers"; the public code runs along the tokens instead).
 
     Args:
-        groups: the layers of each group; groups are of one size.
-        hidden_size: width H of the encoder.
-        fusion_hidden_size: units a direction.
+        groups: Layers of each group; all groups have the same size.
+        hidden_size: Width H of the encoder.
+        fusion_hidden_size: Units per direction.
         cell: `"gru"` or `"lstm"`.
-        shared: one cell for all groups instead of one each.
+        shared: Whether all groups share one cell.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class DepthFuser(LayerFuser):
 
     @property
     def layers(self) -> tuple[int, ...]:
+        """Indices of the layers of all groups."""
         return tuple(layer for group in self.groups for layer in group)
 
     def forward(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
+        """Return `[B, T, 2 * fusion_hidden_size * len(groups)]`."""
         fused = [
             self.fuse(index, [hidden_states[layer] for layer in group])
             for index, group in enumerate(self.groups)
@@ -53,14 +56,16 @@ class DepthFuser(LayerFuser):
         return torch.cat(fused, dim=-1)
 
     def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
+        """Fuse each group as soon as its last layer has been sent."""
         fused = []
         for index, group in enumerate(self.groups):
-            fused.append(self.fuse(index, (yield from take(len(group)))))
+            fused.append(self.fuse(index, (yield from collect_states(len(group)))))
         return torch.cat(fused, dim=-1)
 
     def fuse(self, index: int, states: list[torch.Tensor]) -> torch.Tensor:
-        """Fuses the states of group `index`, each `[B, T, H]`, to `[B, T, 2 * fusion_hidden_size]`, and empties the
-        list."""
+        """Fuse the states of group `index`, each `[B, T, H]`, into `[B, T, 2 * fusion_hidden_size]`, and empty the
+        list.
+        """
         stacked = torch.stack(states, dim=2)  # [B, T, L / c, H]
         states.clear()
         _, last = self.cells[0 if self.shared else index](stacked.flatten(0, 1))

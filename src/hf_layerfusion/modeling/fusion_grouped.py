@@ -1,4 +1,4 @@
-"""GRUBERT's grouped fusion: layers of a group side by side as features, a recurrence along the tokens."""
+"""GRUBERT's grouped fusion: the layers of a group as concatenated features of a recurrence along the tokens."""
 
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -7,15 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .fusion_base import LayerFuser, take
+from .fusion_base import LayerFuser, collect_states
 from .recurrence import BidirectionalRNN
 
 
 def consecutive_groups(depth: int, num_groups: int) -> tuple[tuple[int, ...], ...]:
-    """Splits layers `0 … depth - 1` into `num_groups` consecutive groups of one size (GRUBERT, Table 1).
+    """Split layers `0 … depth - 1` into `num_groups` consecutive groups of equal size (GRUBERT, Table 1).
 
     Raises:
-        ValueError: if `num_groups` does not divide `depth`.
+        ValueError: If `num_groups` does not divide `depth`.
     """
     if depth % num_groups:
         divisors = [c for c in range(1, depth + 1) if depth % c == 0]
@@ -28,43 +28,45 @@ def consecutive_groups(depth: int, num_groups: int) -> tuple[tuple[int, ...], ..
 
 
 class TokenLinear(nn.Linear):
-    """A linear map of each token, with the recurrences' signature (GRUBERT, Table 3: "replaced by fully connected
-    linear layers")."""
+    """Linear map of each token, with the interface of a recurrence (GRUBERT, Table 3: "replaced by fully connected
+    linear layers").
+    """
 
     def forward(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:  # type: ignore[override]
+        """Map `[B, T, F]` to `[B, T, out_features]`; the mask is not used."""
         return super().forward(inputs)
 
     def project(self, part: torch.Tensor, start: int) -> torch.Tensor:
-        """As `BidirectionalRNN.project`."""
+        """Return the contribution of input columns `start …` to the output; see `BidirectionalRNN.project`."""
         return F.linear(part, self.weight[:, start : start + part.shape[-1]])
 
     @property
     def projected_size(self) -> int:
-        """As `BidirectionalRNN.projected_size`."""
+        """Width of the output of `project`."""
         return self.out_features
 
     def run_projected(self, projected: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """As `BidirectionalRNN.run_projected`."""
+        """Return the output for the sum of the projections; see `BidirectionalRNN.run_projected`."""
         return projected + self.bias
 
 
 def token_cell(cell: str, input_size: int, hidden_size: int) -> nn.Module:
-    """An embedding cell `[B, T, input_size] → [B, T, 2 * hidden_size]`: `"gru"`, `"lstm"` or `"linear"`."""
+    """Return an embedding cell `[B, T, input_size] → [B, T, 2 * hidden_size]`: `"gru"`, `"lstm"` or `"linear"`."""
     if cell == "linear":
         return TokenLinear(input_size, 2 * hidden_size)
     return BidirectionalRNN(input_size, hidden_size, cell)
 
 
 class GroupedFuser(LayerFuser):
-    """Runs an embedding cell along the tokens of each group of layers and concatenates the groups' outputs
-    (GRUBERT, section 2.2 and Figure 1).
+    """Embedding cell along the tokens for each group of layers, with the outputs of all groups concatenated (GRUBERT,
+    section 2.2 and Figure 1).
 
     Args:
-        groups: the layers of each group; groups are of one size.
-        hidden_size: width H of the encoder.
-        fusion_hidden_size: units a direction.
+        groups: Layers of each group; all groups have the same size.
+        hidden_size: Width H of the encoder.
+        fusion_hidden_size: Units per direction.
         cell: `"gru"`, `"lstm"` or `"linear"`.
-        shared: one cell for all groups (BERT-share-c) instead of one each (BERT-cat-c).
+        shared: Whether all groups share one cell (BERT-share-c) or each has its own (BERT-cat-c).
     """
 
     def __init__(
@@ -87,38 +89,43 @@ class GroupedFuser(LayerFuser):
 
     @property
     def layers(self) -> tuple[int, ...]:
+        """Indices of the layers of all groups."""
         return tuple(layer for group in self.groups for layer in group)
 
     def forward(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
+        """Return `[B, T, 2 * fusion_hidden_size * len(groups)]`."""
         inputs = [torch.cat([hidden_states[layer] for layer in group], dim=-1) for group in self.groups]
         if not self.shared:
             return torch.cat(
                 [cell(x, attention_mask) for cell, x in zip(self.cells, inputs, strict=True)], dim=-1
             )
-        # One cell over all groups at once: a batch c times as large takes the same number of steps.
+        # Run the cell over all groups at once: a batch c times as large takes the same number of steps.
         count = len(self.groups)
         mask = None if attention_mask is None else attention_mask.repeat(count, 1)
         outputs = self.cells[0](torch.cat(inputs), mask)
         return outputs.unflatten(0, (count, -1)).permute(1, 2, 0, 3).flatten(2)
 
     def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
+        """Fuse each group as soon as its last layer has been sent."""
         fused = []
         for index, group in enumerate(self.groups):
             cell: Any = self.cells[0 if self.shared else index]
-            # What waits for the group's last layer: its states, or what they give the cell, whichever is less.
+            # Until the group's last layer arrives, keep its states or their projections, whichever is smaller.
             is_less = (len(group) - 1) * self.hidden_size <= cell.projected_size
-            read = read_side_by_side if is_less else read_in_parts
-            fused.append((yield from read(cell, len(group), attention_mask)))
+            fuse = read_side_by_side if is_less else read_in_parts
+            fused.append((yield from fuse(cell, len(group), attention_mask)))
         return torch.cat(fused, dim=-1)
 
 
 def read_side_by_side(
     cell: Any, count: int, attention_mask: torch.Tensor | None
 ) -> Generator[None, torch.Tensor, torch.Tensor]:
-    """Runs a cell on `count` states `[B, T, H]` that are sent one by one and kept until the last: `[B, T, D]`."""
-    states = yield from take(count)
+    """Run a cell on `count` states `[B, T, H]` that are sent one at a time, keeping all of them until the last: `[B, T,
+    D]`.
+    """
+    states = yield from collect_states(count)
     inputs = torch.cat(states, dim=-1)
     states.clear()
     return cell(inputs, attention_mask)
@@ -127,11 +134,11 @@ def read_side_by_side(
 def read_in_parts(
     cell: Any, count: int, attention_mask: torch.Tensor | None
 ) -> Generator[None, torch.Tensor, torch.Tensor]:
-    """As `read_side_by_side`; what is kept is the sum of what the states give the cell, `[B, T, G]`."""
+    """Run a cell as `read_side_by_side` does, keeping only the sum of the states' projections, `[B, T, G]`."""
     start, projected = 0, 0.0
     for _ in range(count):
         part = yield
         projected = projected + cell.project(part, start)
         start += part.shape[-1]
-        del part  # or it would be kept until the next one comes
+        del part  # otherwise it is kept until the next one arrives
     return cell.run_projected(projected, attention_mask)

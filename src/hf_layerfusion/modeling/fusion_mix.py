@@ -1,4 +1,4 @@
-"""Fixed and learned averages of layers, each followed by one embedding bi-GRU."""
+"""Fixed and learned averages of layers, followed by one embedding cell."""
 
 from collections.abc import Generator, Sequence
 
@@ -11,9 +11,9 @@ from .fusion_grouped import token_cell
 
 
 class ScalarMix(nn.Module):
-    """γ Σ softmax(s)_l h_l, with one learned scalar a layer and a learned scale (ELMo: Peters et al. 2018, eq. 1).
+    """γ Σ softmax(s)_l h_l with one learned scalar per layer and a learned scale (ELMo: Peters et al. 2018, eq. 1).
 
-    Starts as the plain mean: s = 0, γ = 1.
+    It is initialised to the plain mean: s = 0, γ = 1.
     """
 
     def __init__(self, depth: int):
@@ -23,15 +23,16 @@ class ScalarMix(nn.Module):
 
     @property
     def weights(self) -> torch.Tensor:
-        """The layers' shares `[L]`; they add up to 1."""
+        """Normalised weights of the layers `[L]`, with a sum of 1."""
         return self.scalars.softmax(dim=0)
 
     def reset_parameters(self) -> None:
+        """Initialise to the plain mean."""
         init.zeros_(self.scalars)
         init.ones_(self.scale)
 
     def forward(self, hidden_states: list[torch.Tensor]) -> torch.Tensor:
-        """Mixes L tensors of one shape into one of that shape."""
+        """Mix L tensors of the same shape into one."""
         weights = self.weights.unbind()
         mixed = weights[0] * hidden_states[0]
         for weight, state in zip(weights[1:], hidden_states[1:], strict=True):
@@ -40,14 +41,14 @@ class ScalarMix(nn.Module):
 
 
 class MixedFuser(LayerFuser):
-    """Averages layers, then runs one embedding cell along the tokens (GRUBERT, sections 2.2 and 3: the baselines have
-    "one embedding bi-GRU" before the downstream one).
+    """Average of layers, followed by one embedding cell along the tokens (GRUBERT, sections 2.2 and 3: the baselines
+    have "one embedding bi-GRU" before the downstream one).
 
     Args:
-        layers: which layers are averaged.
-        learned: a `ScalarMix` (ELMo's) instead of the plain mean.
-        hidden_size: width H of the encoder.
-        fusion_hidden_size: units a direction.
+        layers: Layers to average.
+        learned: Whether the average is a `ScalarMix` (ELMo) instead of the plain mean.
+        hidden_size: Width H of the encoder.
+        fusion_hidden_size: Units per direction.
         cell: `"gru"`, `"lstm"` or `"linear"`.
     """
 
@@ -62,11 +63,13 @@ class MixedFuser(LayerFuser):
 
     @property
     def layers(self) -> tuple[int, ...]:
+        """Indices of the averaged layers."""
         return self._layers
 
     def layer_weights(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor | None:
+        """Return the weights of the learned average for each text, or `None` for the plain mean."""
         if self.mix is None:
             return None
         return self.mix.weights.expand(len(hidden_states[self._layers[0]]), -1)
@@ -74,11 +77,13 @@ class MixedFuser(LayerFuser):
     def forward(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
+        """Return `[B, T, 2 * fusion_hidden_size]`."""
         states = [hidden_states[layer] for layer in self._layers]
         mixed = self.mix(states) if self.mix is not None else torch.stack(states).mean(dim=0)
         return self.cell(mixed, attention_mask)
 
     def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
+        """Add up the weighted layers as they are sent."""
         count = len(self._layers)
         weights = (
             self.mix.scale * self.mix.weights if self.mix is not None else torch.full((count,), 1 / count)

@@ -1,4 +1,6 @@
-"""Pooling one vector a layer over all layers (Song et al. 2020, "Utilizing BERT Intermediate Layers", section 2.2)."""
+"""Pooling over the layers of one vector per layer (Song et al. 2020, "Utilizing BERT Intermediate Layers", section
+2.2).
+"""
 
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
@@ -10,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
-from .fusion_base import LayerFuser, TokensRead
+from .fusion_base import LayerFuser, TokenSelection
 from .fusion_mix import ScalarMix
 from .heads import first_token, last_token, reduce_tokens
 from .pair_features import VectorPairs
@@ -25,19 +27,19 @@ _TOKEN_VECTORS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], torch.Te
 
 
 class LayerPooling(LayerFuser):
-    """Base of the sentence fusers, which take one vector of the text from each layer and pool the L vectors.
+    """Base class of the sentence fusers, which take one vector of the text from each layer and pool the L vectors.
 
     Args:
-        depth: number L of layers.
-        hidden_size: width H of the encoder.
-        token_pooling: the text's vector at a layer: `"cls"`, the first token's state (the paper's); `"mean"`, the mean
-            over the real tokens; `"last"`, the last real token's state; `"cls_mean"` or `"last_mean"`, two of them side
-            by side.
-        pair_features: names of features in `PAIR_FEATURES`. The states are then those of pairs whose texts were encoded
-            separately, `[2B, T, H]`, and the vector of a layer is made of its features of the two texts' vectors.
+        depth: Number L of layers.
+        hidden_size: Width H of the encoder.
+        token_pooling: Vector of the text at a layer: `"cls"`, the state of the first token (as in the paper); `"mean"`,
+            the mean over the real tokens; `"last"`, the state of the last real token; `"cls_mean"` or `"last_mean"`,
+            two of them concatenated.
+        pair_features: Names of features in `PAIR_FEATURES`. The states are then those of pairs of separately encoded
+            texts, `[2B, T, H]`, and the vector of a layer consists of the features of the two texts' vectors.
 
     Attributes:
-        vector_size: width V of a layer's vector: H, 2H where there are two, or that of the features of a pair.
+        vector_size: Width V of a layer's vector: H, 2H if there are two, or the width of the pair features.
     """
 
     def __init__(
@@ -57,15 +59,18 @@ class LayerPooling(LayerFuser):
 
     @property
     def layers(self) -> tuple[int, ...]:
+        """Indices of all layers."""
         return tuple(range(self.depth))
 
     def text_vector(self, state: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Return each text's vector at a layer of state `[B, T, H]`: `[B, H]`, or `[B, 2H]` where there are two."""
+        """Return each text's vector at a layer with states `[B, T, H]`: `[B, H]`, or `[B, 2H]` if there are two."""
         vectors = [_TOKEN_VECTORS[name](state, attention_mask) for name in self.token_pooling.split("_")]
         return torch.cat(vectors, dim=-1)
 
     def vector(self, state: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Return the vector `[B, V]` of a text at a layer of state `[B, T, H]`, or of a pair at `[2B, T, H]`."""
+        """Return the vector `[B, V]` of a text at a layer with states `[B, T, H]`, or of a pair with states `[2B, T,
+        H]`.
+        """
         vectors = self.text_vector(state, attention_mask)
         return vectors if self.pairs is None else self.pairs(vectors)
 
@@ -76,28 +81,32 @@ class LayerPooling(LayerFuser):
         return torch.stack([self.vector(hidden_states[i], attention_mask) for i in self.layers], dim=1)
 
     @property
-    def tokens_read(self) -> TokensRead:
+    def token_selection(self) -> TokenSelection:
+        """Tokens that the pooling uses, the same as `token_pooling`."""
         return self.token_pooling
 
-    def read(
+    def select_states(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
+        """Return the vectors as states of one or two tokens, from which `forward` computes the same result."""
         states = [hidden_states[layer] for layer in self.layers]
         vectors = torch.stack([self.text_vector(state, attention_mask) for state in states], dim=1)
         if "_" not in self.token_pooling:
             # The first token of one vector is that vector, and so are its last one and its mean.
             return vectors.unsqueeze(2)
         token, mean = vectors.chunk(2, dim=-1)
-        # Two tokens of which this is the first (the last) and this the mean.
+        # Two tokens whose first (or last) is `token` and whose mean is `mean`.
         both = [token, 2 * mean - token]
         return torch.stack(both if self.token_pooling == "cls_mean" else both[::-1], dim=2)
 
     def forward(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
+        """Return the pooled vector `[B, output_size]`."""
         return self.pool(self.vectors(hidden_states, attention_mask))
 
     def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
+        """Keep only the vectors of the layers that are sent, and pool them after the last."""
         vectors = []
         for _ in self.layers:
             vectors.append(self.vector((yield), attention_mask))
@@ -109,13 +118,14 @@ class LayerPooling(LayerFuser):
 
 
 class LSTMPooling(LayerPooling):
-    """o = h_L of an LSTM over the layers, from abstract to specific (BERT-LSTM)."""
+    """o = h_L of an LSTM over the layers, from the lowest to the highest (BERT-LSTM)."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.lstm = nn.LSTM(self.vector_size, self.vector_size, batch_first=True)
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the last output of the LSTM."""
         return self.lstm(vectors)[0][:, -1]
 
 
@@ -128,48 +138,55 @@ class AttentionPooling(LayerPooling):
         self.projection = nn.Linear(self.vector_size, self.vector_size, bias=False)
 
     def reset_parameters(self) -> None:
+        """Initialise the query."""
         init.normal_(self.query, std=0.02)
 
     def attention(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Weight of each layer, `[B, L]`, adding up to 1."""
+        """Return the weight of each layer, `[B, L]`, with a sum of 1."""
         return (vectors @ self.query).softmax(dim=1)
 
     def layer_weights(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
+        """Return the attention over the layers, `[B, L]`."""
         return self.attention(self.vectors(hidden_states, attention_mask))
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the projected weighted sum of the layers' vectors."""
         return self.projection((self.attention(vectors).unsqueeze(1) @ vectors).squeeze(1))
 
 
 class LastLayer(LayerPooling):
-    """o = h_L, the canonical fine-tuning."""
+    """o = h_L, standard fine-tuning on the last layer."""
 
     @property
     def layers(self) -> tuple[int, ...]:
+        """Index of the last layer."""
         return (self.depth - 1,)
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the vector of the last layer."""
         return vectors[:, 0]
 
 
 class MaxPooling(LayerPooling):
-    """The largest value of each feature over the layers."""
+    """Maximum of each feature over the layers."""
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the element-wise maximum over the layers."""
         return vectors.amax(dim=1)
 
 
 class MeanPooling(LayerPooling):
-    """The mean over the layers."""
+    """Mean over the layers."""
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the mean over the layers."""
         return vectors.mean(dim=1)
 
 
 class ScalarMixPooling(LayerPooling):
-    """A learned average of the layers (ELMo's scalar mix)."""
+    """Learned average of the layers (ELMo's scalar mix)."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -178,16 +195,18 @@ class ScalarMixPooling(LayerPooling):
     def layer_weights(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
+        """Return the normalised weights of the scalar mix for each text, `[B, L]`."""
         return self.mix.weights.expand(len(hidden_states[0]), -1)
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the weighted average of the layers' vectors."""
         return self.mix(list(vectors.unbind(dim=1)))
 
 
 class StandardizedPooling(LayerPooling):
-    """Base of the poolings that standardise each feature of each layer before they pool.
+    """Base class of the poolings that standardise each feature of each layer before pooling.
 
-    The buffers `mean` and `scale` are 0 and 1, which changes nothing, until `standardize` sets them from training data.
+    The buffers `mean` and `scale` are 0 and 1, the identity, until `standardize` sets them from training data.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -198,16 +217,17 @@ class StandardizedPooling(LayerPooling):
         self.register_buffer("scale", torch.ones(self.depth, self.vector_size))
 
     def reset_parameters(self) -> None:
+        """Reset the standardisation to the identity."""
         init.zeros_(self.mean)
         init.ones_(self.scale)
 
     @torch.no_grad()
     def standardize(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-        """Set what is subtracted from each feature and what it is then divided by.
+        """Set the mean and the scale of the standardisation.
 
         Args:
-            mean: `[L, V]`, over the training texts.
-            deviation: standard deviation `[L, V]`; a feature that does not vary is not divided.
+            mean: Mean over the training texts, `[L, V]`.
+            deviation: Standard deviation over the training texts, `[L, V]`; constant features are not scaled.
         """
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
@@ -215,9 +235,11 @@ class StandardizedPooling(LayerPooling):
     def forward(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
+        """Return the pooled vector `[B, output_size]` of the standardised layers."""
         return self.pool((self.vectors(hidden_states, attention_mask) - self.mean) / self.scale)
 
     def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
+        """Keep only the vectors of the layers that are sent; standardise and pool them after the last."""
         vectors = []
         for _ in self.layers:
             vectors.append(self.vector((yield), attention_mask))
@@ -225,19 +247,23 @@ class StandardizedPooling(LayerPooling):
 
 
 class ConcatPooling(StandardizedPooling):
-    """The layers' vectors side by side, so that a linear head on a frozen encoder is a linear probe of all layers."""
+    """Concatenation of the layers' vectors; with a linear head on a frozen encoder, this is a linear probe of all
+    layers.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.output_size = self.depth * self.vector_size
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the concatenated vectors, `[B, L * V]`."""
         return vectors.flatten(1)
 
 
 class AttentivePooling(StandardizedPooling):
-    """One learned query that attends to the layers by several heads, with learned keys and values (after the attentive
-    probe over layers of Ciernik et al. 2026, arXiv 2601.09322)."""
+    """Multi-head attention of one learned query over the layers, with learned keys and values (after the attentive
+    probe over layers of Ciernik et al. 2026, arXiv 2601.09322).
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -248,12 +274,13 @@ class AttentivePooling(StandardizedPooling):
         self.value = nn.Linear(self.vector_size, self.vector_size)
 
     def reset_parameters(self) -> None:
+        """Initialise the query, the layer embeddings and the standardisation."""
         super().reset_parameters()
         init.normal_(self.query, std=0.02)
         init.normal_(self.layer_embeddings, std=0.02)
 
     def attention(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return each head's weight of each layer, `[B, heads, L]`, adding up to 1."""
+        """Return each head's weight of each layer, `[B, heads, L]`, with a sum of 1 over the layers."""
         keys = self.key(vectors + self.layer_embeddings).unflatten(-1, (self.num_heads, -1))
         query = self.query.view(self.num_heads, -1)
         scores = torch.einsum("hd,blhd->bhl", query, keys) / query.shape[-1] ** 0.5
@@ -262,20 +289,22 @@ class AttentivePooling(StandardizedPooling):
     def layer_weights(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
+        """Return the attention over the layers averaged over the heads, `[B, L]`."""
         vectors = (self.vectors(hidden_states, attention_mask) - self.mean) / self.scale
         return self.attention(vectors).mean(dim=1)
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the heads' weighted sums of the values, concatenated."""
         values = self.value(vectors).unflatten(-1, (self.num_heads, -1))
         return torch.einsum("bhl,blhd->bhd", self.attention(vectors), values).flatten(1)
 
 
 class LayerGraphPooling(StandardizedPooling):
-    """A graph network over the layers: one round of messages on the complete graph, then the mean over the layers
-    (after Ulanovski et al. 2026, arXiv 2603.22665, whose plain graph network is a GIN: Xu et al. 2019, eq. 4.1).
+    """Graph network over the layers: one round of messages on the complete graph, then the mean over the layers (after
+    Ulanovski et al. 2026, arXiv 2603.22665, whose plain graph network is a GIN: Xu et al. 2019, eq. 4.1).
 
-    Layer l becomes MLP(sum over k of a_lk h_k). The weights a of the edges are learned; they start at 1/L, plus 1 from
-    a layer to itself, as the GIN's with its sum divided by the number of layers.
+    Layer l becomes MLP(Σ_k a_lk h_k). The edge weights a are learned; they are initialised to 1/L, plus 1 from a layer
+    to itself, like a GIN whose sum is divided by the number of layers.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -285,10 +314,12 @@ class LayerGraphPooling(StandardizedPooling):
         self.second = nn.Linear(self.vector_size, self.vector_size)
 
     def reset_parameters(self) -> None:
+        """Initialise the edge weights and the standardisation."""
         super().reset_parameters()
         init.copy_(self.edges, torch.eye(self.depth) + 1 / self.depth)
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the mean over the layers after one round of messages."""
         return self.second(F.relu(self.first(self.edges @ vectors))).mean(dim=1)
 
 

@@ -1,4 +1,4 @@
-"""Token fusers by name: a new one is one class in one file and one row here."""
+"""Registry of the token fusers; a new fuser is one class in a `fusion_*.py` file and one row here."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def last_layers(config: "GRUFusionConfig") -> tuple[int, ...]:
-    """The top `num_last_layers` layers.
+    """Return the indices of the top `num_last_layers` layers.
 
     Raises:
-        ValueError: if the encoder has fewer.
+        ValueError: If the encoder has fewer layers.
     """
     depth = config.num_hidden_layers
     if config.num_last_layers > depth:
@@ -57,10 +57,10 @@ TOKEN_FUSERS: dict[str, Callable[["GRUFusionConfig"], LayerFuser]] = {
 
 
 def build_token_fuser(config: "GRUFusionConfig") -> LayerFuser:
-    """The fuser that `config.fusion` names.
+    """Return the fuser named by `config.fusion`.
 
     Raises:
-        ValueError: if there is no such fuser.
+        ValueError: If there is no such fuser.
     """
     if config.fusion not in TOKEN_FUSERS:
         raise unknown_name("fusion", config.fusion, TOKEN_FUSERS)

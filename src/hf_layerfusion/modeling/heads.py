@@ -1,4 +1,4 @@
-"""Heads: fused states to logits, logits and labels to loss."""
+"""Classification head, classification loss and reductions over tokens."""
 
 import torch
 from torch import nn
@@ -8,18 +8,19 @@ from torch.nn import functional as F
 def classification_loss(
     logits: torch.Tensor, labels: torch.Tensor, problem_type: str | None, num_labels: int
 ) -> torch.Tensor:
-    """The loss of transformers' sequence classifiers, a scalar: cross-entropy, mean squared error or binary
-    cross-entropy by `problem_type`. Where that is `None`, it is guessed as transformers does: one label means
-    regression, integer labels mean one class a text, others several.
+    """Return the loss of transformers' sequence classifiers, a scalar.
+
+    It is the cross-entropy, the mean squared error or the binary cross-entropy, by `problem_type`. `None` is resolved
+    as in transformers: one label means regression, integer labels mean one class per text, other labels several.
 
     Args:
         logits: `[B, num_labels]`.
         labels: `[B]` class indices, `[B]` or `[B, num_labels]` targets, or `[B, num_labels]` zeros and ones.
         problem_type: `"single_label_classification"`, `"regression"`, `"multi_label_classification"` or `None`.
-        num_labels: width of the logits.
+        num_labels: Width of the logits.
 
     Raises:
-        ValueError: if `problem_type` is another.
+        ValueError: If `problem_type` is unknown.
     """
     if problem_type is None:
         if num_labels == 1:
@@ -41,18 +42,18 @@ def classification_loss(
 
 
 class ZeroLinear(nn.Linear):
-    """A dense layer whose weights and bias start at zero (`LayerFusionPreTrainedModel._init_weights`)."""
+    """Dense layer whose weight and bias are initialised to zero (`LayerFusionPreTrainedModel._init_weights`)."""
 
 
 class ClassificationHead(nn.Module):
-    """Vectors to logits: [dense, ReLU,] dropout, linear. Applies to `[B, D]` and, vector by vector, to `[B, T, D]`.
+    """Vectors to logits: [dense, ReLU,] dropout, linear. Applies to `[B, D]` and, token by token, to `[B, T, D]`.
 
     Args:
-        input_size: width D.
-        dense_size: units of the dense layer; 0 leaves it out.
-        num_labels: width of the logits.
-        dropout: probability.
-        starts_at_zero: the last layer starts with zeros, so that the logits do.
+        input_size: Width D of the vectors.
+        dense_size: Units of the dense layer; 0 omits it.
+        num_labels: Width of the logits.
+        dropout: Dropout probability.
+        starts_at_zero: Whether the last layer is initialised to zero, and with it the logits.
     """
 
     def __init__(
@@ -65,13 +66,14 @@ class ClassificationHead(nn.Module):
         self.out_proj = linear(dense_size or input_size, num_labels)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return logits `[..., num_labels]` of vectors `[..., D]`."""
         if self.dense is not None:
             vectors = F.relu(self.dense(vectors))
         return self.out_proj(self.dropout(vectors))
 
 
 def first_token(values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """The first real token's of `[B, T, D]`, `[B, D]`: padding may stand on the left."""
+    """Return the values of the first real token, `[B, D]`, from `[B, T, D]`; padding may be on the left."""
     if attention_mask is None:
         return values[:, 0]
     first = attention_mask.long().argmax(dim=1)
@@ -79,7 +81,7 @@ def first_token(values: torch.Tensor, attention_mask: torch.Tensor | None) -> to
 
 
 def last_token(values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """The last real token's of `[B, T, D]`, `[B, D]`, whichever side the padding stands on."""
+    """Return the values of the last real token, `[B, D]`, from `[B, T, D]`; padding may be on either side."""
     if attention_mask is None:
         return values[:, -1]
     last = attention_mask.shape[1] - 1 - attention_mask.long().flip(1).argmax(dim=1)
@@ -87,11 +89,11 @@ def last_token(values: torch.Tensor, attention_mask: torch.Tensor | None) -> tor
 
 
 def reduce_tokens(values: torch.Tensor, attention_mask: torch.Tensor | None, reduction: str) -> torch.Tensor:
-    """Reduces `[B, T, D]` over the real tokens to `[B, D]`.
+    """Reduce `[B, T, D]` over the real tokens to `[B, D]`.
 
     Args:
         values: `[B, T, D]`.
-        attention_mask: `[B, T]`, 1 for real tokens; `None` counts every position.
+        attention_mask: `[B, T]`, 1 for real tokens; `None` uses every position.
         reduction: `"sum"`, `"mean"` or `"max"`.
     """
     if attention_mask is None:

@@ -1,4 +1,4 @@
-"""Heads whose rows follow the names of their labels, where a trained model is loaded for other labels than its own."""
+"""Output layers whose rows follow the names of their labels when a trained model is loaded with other labels."""
 
 import copy
 import os
@@ -16,17 +16,17 @@ from .task_config import TaskConfig
 logger = logging.get_logger(__name__)
 
 LABEL_FIELDS = ("num_labels", "id2label", "label2id", "problem_type")
-# What of a task says how its head's outputs are read.
+# Fields of a task that determine the meaning of its head's outputs.
 OUTPUT_FIELDS = ("labels", "value_range", "problem_type", "loss", "output", "metric")
 
 
-class AskedLabels(NamedTuple):
-    """Labels that a model is to have.
+class RequestedLabels(NamedTuple):
+    """Labels that a loaded model should have.
 
     Attributes:
-        names: The names of the classes in the order of their numbers; None leaves them.
-        problem_type: As in the configuration; None leaves it.
-        tasks: The tasks of a model of several; None leaves them.
+        names: Names of the classes in the order of their ids; None keeps the stored ones.
+        problem_type: Problem type as in the configuration; None keeps the stored one.
+        tasks: Tasks of a multi-task model; None keeps the stored ones.
     """
 
     names: list[str] | None = None
@@ -34,31 +34,32 @@ class AskedLabels(NamedTuple):
     tasks: dict[str, dict[str, Any]] | None = None
 
 
-def set_aside(
+def pop_labels(
     model_class: Any,
     source: str | os.PathLike[str],
     config: PreTrainedConfig | str | os.PathLike[str] | None,
     kwargs: dict[str, Any],
     options: dict[str, Any],
-) -> tuple[PreTrainedConfig | str | os.PathLike[str] | None, AskedLabels]:
-    """Take labels out of the arguments of `from_pretrained`, so that a checkpoint is loaded with the labels it has.
+) -> tuple[PreTrainedConfig | str | os.PathLike[str] | None, RequestedLabels]:
+    """Remove labels from the arguments of `from_pretrained`, so that a checkpoint is loaded with the labels it was
+    saved with.
 
     Args:
-        model_class: The class that is loaded; nothing is done for one without a head.
-        source: Folder or Hub id of the checkpoint, or of the adapters with its head.
-        config: The configuration that it is to be loaded with, if one was given.
-        kwargs: The other arguments; those about labels are removed or changed.
-        options: Which revision of the checkpoint and so on.
+        model_class: Class to load; classes without a head are ignored.
+        source: Folder or Hub id of the checkpoint, or of the adapters that include its head.
+        config: Configuration passed to `from_pretrained`, if any.
+        kwargs: Other arguments; those about labels are removed or changed in place.
+        options: Hub options of the checkpoint, such as its revision.
 
     Returns:
-        `config` with the checkpoint's labels, and the labels to give the loaded model by `take_labels`.
+        `config` with the labels of the checkpoint, and the labels to pass to `set_labels` after loading.
 
     Raises:
-        ValueError: Numbers of labels that contradict each other.
+        ValueError: If the numbers of labels contradict each other.
     """
     asked = any(kwargs.get(name) is not None for name in (*LABEL_FIELDS, "tasks"))
     if model_class._auto_class == "AutoModel" or (config is None and not asked):
-        return config, AskedLabels()
+        return config, RequestedLabels()
     own = model_class.config_class.from_dict(PreTrainedConfig.get_config_dict(source, **options)[0])
     given = {name: kwargs.pop(name) for name in LABEL_FIELDS if kwargs.get(name) is not None}
     tasks = kwargs.get("tasks")
@@ -66,7 +67,7 @@ def set_aside(
     if loading is not None:
         if not isinstance(loading, PreTrainedConfig):
             loading = model_class.config_class.from_pretrained(loading, **options)
-        # `label2id` alone may say another order.
+        # `label2id` alone may give another order.
         by_number = loading.id2label != own.id2label or loading.label2id == own.label2id
         fields = {"id2label": loading.id2label} if by_number else {"label2id": loading.label2id}
         given = {**fields, "problem_type": loading.problem_type, **given}
@@ -77,14 +78,14 @@ def set_aside(
         )
         if getattr(loading, "tasks", None) and getattr(own, "tasks", None):
             tasks = tasks or loading.tasks
-            loading.tasks = with_outputs_of(loading.tasks, own.tasks)
+            loading.tasks = with_stored_outputs(loading.tasks, own.tasks)
     if kwargs.get("tasks") is not None and getattr(own, "tasks", None):
-        kwargs["tasks"] = with_outputs_of(kwargs["tasks"], own.tasks)
-    return loading, AskedLabels(_names(given, own), given.get("problem_type"), tasks)
+        kwargs["tasks"] = with_stored_outputs(kwargs["tasks"], own.tasks)
+    return loading, RequestedLabels(_names(given, own), given.get("problem_type"), tasks)
 
 
 def _names(given: Mapping[str, Any], own: PreTrainedConfig) -> list[str] | None:
-    """The names that `id2label`, `label2id` and `num_labels` say, None if they say nothing new."""
+    """Return the names given by `id2label`, `label2id` and `num_labels`, or None if they say nothing new."""
     names: list[str] | None = None
     if given.get("id2label"):
         numbered = {int(number): str(name) for number, name in given["id2label"].items()}
@@ -102,10 +103,10 @@ def _names(given: Mapping[str, Any], own: PreTrainedConfig) -> list[str] | None:
     return names
 
 
-def with_outputs_of(
+def with_stored_outputs(
     tasks: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """`tasks` with the labels, and what else reads a head's outputs, of the stored tasks of the same names."""
+    """Return `tasks` with the labels and other output fields of the stored tasks of the same names."""
     found = {}
     for name, fields in tasks.items():
         loading = dict(fields)
@@ -115,23 +116,25 @@ def with_outputs_of(
             try:
                 TaskConfig(**loading)
             except (ValueError, TypeError, StrictDataclassError):
-                loading = dict(fields)  # another kind of head, of which no row can be kept
+                loading = dict(fields)  # a different kind of head: no row can be kept
         found[name] = loading
     return found
 
 
-def take_labels(model: PreTrainedModel, asked: AskedLabels, values: Sequence[str] = ()) -> None:
-    """Give a trained classifier other labels. The rows of its output layer follow the names of the labels; a label
-    that it did not know gets a new row, and a warning says so. A regression's name says nothing.
+def set_labels(model: PreTrainedModel, asked: RequestedLabels, values: Sequence[str] = ()) -> None:
+    """Change the labels of a trained classifier.
+
+    The rows of its output layer follow the names of the labels. A label that the model does not know gets a new row,
+    which is logged as a warning. The name of a regression output is ignored.
 
     Args:
-        model: A classifier of this package or of transformers.
-        asked: The labels.
-        values: The raw labels of the classes in the data, which are compared too: a model may have been trained on
-            integers that have got names since.
+        model: Classifier of this package or of transformers.
+        asked: Labels to set.
+        values: Raw labels of the classes in the data. They are compared too, because the model may have been trained on
+            integers that have names by now.
 
     Raises:
-        ValueError: An output layer that cannot be told.
+        ValueError: If the output layer cannot be found.
     """
     config: Any = model.config
     if asked.names is not None:
@@ -152,18 +155,18 @@ def take_labels(model: PreTrainedModel, asked: AskedLabels, values: Sequence[str
 def relabel(
     model: PreTrainedModel, names: Sequence[str], problem_type: str | None = None, values: Sequence[str] = ()
 ) -> None:
-    """Give a trained classifier of one task, of this package or of transformers, other labels; see `take_labels`.
+    """Change the labels of a trained single-task classifier of this package or of transformers; see `set_labels`.
 
     Args:
         model: The model; its configuration is changed too.
-        names: The names of the classes in the order of their numbers.
-        problem_type: As in the configuration; None leaves it.
-        values: The raw labels of the classes in the data, where they are not the names.
+        names: Names of the classes in the order of their ids.
+        problem_type: Problem type as in the configuration; None keeps it.
+        values: Raw labels of the classes in the data, if they differ from the names.
 
     Raises:
-        ValueError: As `take_labels`.
+        ValueError: If the output layer cannot be found.
     """
-    take_labels(model, AskedLabels(list(names), problem_type), values)
+    set_labels(model, RequestedLabels(list(names), problem_type), values)
 
 
 def rows_by_name(
@@ -172,9 +175,9 @@ def rows_by_name(
     stored_values: Sequence[str] = (),
     values: Sequence[str] = (),
 ) -> list[int | None]:
-    """For each wanted label the row of the stored head that answers it, None for a label that it does not know."""
+    """Return for each wanted label its row in the stored output layer, or None for an unknown label."""
     if _unnamed(stored) or _unnamed(wanted):
-        # Numbers are all there is to go by.
+        # There are only indices to compare.
         return list(range(len(stored))) if len(stored) == len(wanted) else [None] * len(wanted)
     for ours, theirs in ((stored, wanted), (stored, values), (stored_values, wanted)):
         found = _rows_of(ours, theirs)
@@ -184,8 +187,11 @@ def rows_by_name(
 
 
 def _rows_of(names: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
-    """The place of each wanted name in `names`. Capitals, and blanks around a name, may differ where that leaves no
-    doubt: of "pos" and "Pos", each is only itself."""
+    """Return the index of each wanted name in `names`.
+
+    Letter case and surrounding whitespace may differ if the match is unambiguous: "pos" and "Pos" match only themselves
+    if both occur.
+    """
     exact = {name: row for row, name in enumerate(names)}
     plain = [name.strip().casefold() for name in names]
     plainly_wanted = [name.strip().casefold() for name in wanted]
@@ -204,7 +210,7 @@ def _unnamed(names: Sequence[str]) -> bool:
 
 
 def _output_layers(model: PreTrainedModel, num_labels: int) -> list[nn.Linear]:
-    """The linear layers that put out the logits: one, or one for each copy that adapters keep of the head."""
+    """Return the linear layers that compute the logits: one, or one for each copy of the head kept by adapters."""
     heads = [module for module in model.modules() if isinstance(module, ClassificationHead)]
     if heads:
         return [layer for head in heads for layer in last_layers(head)]
@@ -223,7 +229,7 @@ def _output_layers(model: PreTrainedModel, num_labels: int) -> list[nn.Linear]:
 
 
 def last_layers(head: ClassificationHead) -> list[nn.Linear]:
-    """Return the layers that put out a head's logits: one, or one for each copy that adapters keep of it."""
+    """Return the output layers of a head: one, or one for each copy kept by adapters."""
     return [
         layer
         for name, layer in head.named_modules()
@@ -234,15 +240,16 @@ def last_layers(head: ClassificationHead) -> list[nn.Linear]:
 def replace_rows(
     model: PreTrainedModel, layers: list[nn.Linear], rows: list[int | None], names: Sequence[str], what: str
 ) -> None:
-    """Put layers with these rows in the place of `layers`."""
+    """Replace the rows of `layers` and log which labels start from random weights."""
     new = [name for name, row in zip(names, rows, strict=True) if row is None]
     if len(new) == len(names):
         logger.warning(
-            f"{what} was trained on other labels than {', '.join(names)}: its output layer starts at random; train it."
+            f"{what} was trained on other labels than {', '.join(names)}: its output layer is initialised at random; "
+            "train it."
         )
     elif new:
         logger.warning(
-            f"{what} was not trained on {', '.join(new)}: these rows of its output layer start at random."
+            f"{what} was not trained on {', '.join(new)}: these rows of its output layer are initialised at random."
         )
     for layer in layers:
         set_rows(model, layer, rows)
@@ -251,14 +258,14 @@ def replace_rows(
 def set_rows(
     model: PreTrainedModel, layer: nn.Linear, rows: list[int | None], sign: float = 1.0, shift: float = 0.0
 ) -> None:
-    """Give a linear layer other rows.
+    """Replace the rows of a linear layer.
 
     Args:
-        model: The model, which initialises new rows.
-        layer: The layer.
-        rows: For each row the one that it is made of, None for a new one.
-        sign: Factor on the rows that are kept.
-        shift: Added to their biases.
+        model: Model that initialises new rows.
+        layer: The layer, changed in place.
+        rows: For each new row the index of the old row to copy, or None for a newly initialised one.
+        sign: Factor applied to the copied rows.
+        shift: Value added to the copied biases.
     """
     old_weight, old_bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     linear = ZeroLinear if isinstance(layer, ZeroLinear) else nn.Linear

@@ -36,7 +36,7 @@ class Route(NamedTuple):
     size: int
 
 
-class LayerStates(NamedTuple):
+class TaskStates(NamedTuple):
     """What an encoder made of a task's rows.
 
     Attributes:
@@ -48,13 +48,13 @@ class LayerStates(NamedTuple):
     layers: Sequence[torch.Tensor] = ()
 
 
-class _Journey(TypedDict):
+class _Routing(TypedDict):
     routes: tuple[Route, ...]
     batch_size: int
 
 
 # Of the running thread, as encoders hand on no argument of ours to their layers; torch.compile sees through it.
-_JOURNEY = CompileableContextVar("journey")
+_ROUTING = CompileableContextVar("routing")
 
 
 class RoutedLayer(nn.Module):
@@ -84,13 +84,13 @@ class RoutedLayer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs each route's copy on its rows of `hidden_states` `[B, T, H]` and of all that has a row a text."""
-        journey = _JOURNEY.get()
-        if journey is None:
+        routing = _ROUTING.get()
+        if routing is None:
             raise ValueError(
                 f"an encoder with layers of {list(self.copies)} must be called through its model, which says whose the "
                 "rows are; call the model."
             )
-        routes, batch_size = journey["routes"], journey["batch_size"]
+        routes, batch_size = routing["routes"], routing["batch_size"]
         if self.is_lowest:
             parts = [hidden_states[route.rows] for route in routes]
         else:
@@ -99,20 +99,20 @@ class RoutedLayer(nn.Module):
         outputs = [
             self.copies[route.task](
                 part,
-                *(take_rows(value, route.rows, batch_size, length) for value in args),
+                *(select_task_rows(value, route.rows, batch_size, length) for value in args),
                 **{
-                    name: take_rows(value, route.rows, batch_size, length)
+                    name: select_task_rows(value, route.rows, batch_size, length)
                     if name != "alibi"
-                    else take_biases(value, route.rows, batch_size)
+                    else select_biases(value, route.rows, batch_size)
                     for name, value in kwargs.items()
                 },
             )
             for route, part in zip(routes, parts, strict=True)
         ]
-        return join_rows(outputs)
+        return join_outputs(outputs)
 
 
-def take_biases(
+def select_biases(
     alibi: torch.Tensor | None, rows: slice | torch.Tensor, batch_size: int
 ) -> torch.Tensor | None:
     """The `rows` of the biases of BLOOM's and Falcon's attention, one for each text and head: `[B · heads, 1, T]`."""
@@ -121,7 +121,7 @@ def take_biases(
     return alibi.unflatten(0, (batch_size, -1))[rows].flatten(0, 1)
 
 
-def take_rows(value: Any, rows: slice | torch.Tensor, batch_size: int, length: int) -> Any:
+def select_task_rows(value: Any, rows: slice | torch.Tensor, batch_size: int, length: int) -> Any:
     """The `rows` of a layer's argument where it has one for each text: `[B, T]`, `[B, …, …]`, or a tuple of such.
 
     Raises:
@@ -133,7 +133,7 @@ def take_rows(value: Any, rows: slice | torch.Tensor, batch_size: int, length: i
         is_batch = value.shape[:1] == (batch_size,) and (value.dim() > 2 or value.shape[1:] == (length,))
         return value[rows] if is_batch else value
     if isinstance(value, tuple | list):
-        return type(value)(take_rows(each, rows, batch_size, length) for each in value)
+        return type(value)(select_task_rows(each, rows, batch_size, length) for each in value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(
@@ -143,12 +143,12 @@ def take_rows(value: Any, rows: slice | torch.Tensor, batch_size: int, length: i
     )
 
 
-def join_rows(outputs: list[Any]) -> Any:
+def join_outputs(outputs: list[Any]) -> Any:
     """One after the other, what the copies of a layer put out: tensors, or tuples of tensors and None."""
     if len(outputs) == 1 or outputs[0] is None:
         return outputs[0]
     if isinstance(outputs[0], tuple | list):
-        return tuple(join_rows(list(column)) for column in zip(*outputs, strict=True))
+        return tuple(join_outputs(list(column)) for column in zip(*outputs, strict=True))
     return torch.cat(outputs)
 
 
@@ -180,7 +180,7 @@ def find_layers(encoder: PreTrainedModel, rule: str = "`num_task_layers` must be
     return lists[0]
 
 
-def give_tasks_layers(encoder: PreTrainedModel, tasks: Sequence[str], num_layers: int) -> None:
+def add_task_layers(encoder: PreTrainedModel, tasks: Sequence[str], num_layers: int) -> None:
     """Replaces each of the top `num_layers` layers of `encoder` by a copy for each task (SerBERTus, section 3:
     CerBERTus).
 
@@ -207,7 +207,7 @@ def run_routed(
     num_task_layers: int,
     with_layers: bool,
     **kwargs: Any,
-) -> tuple[Any, list[LayerStates]]:
+) -> tuple[Any, list[TaskStates]]:
     """Runs an encoder over a batch in which each task has its rows: layers that tasks share once, a task's own over its
     rows.
 
@@ -233,17 +233,17 @@ def run_routed(
         routes = [
             route._replace(rows=slice(end - route.size, end)) for route, end in zip(routes, ends, strict=True)
         ]
-    token = _JOURNEY.set(_Journey(routes=tuple(routes), batch_size=next(iter(inputs.values())).shape[0]))
+    token = _ROUTING.set(_Routing(routes=tuple(routes), batch_size=next(iter(inputs.values())).shape[0]))
     try:
         given = complete_inputs(encoder, {**inputs, **kwargs})
         outputs = encoder(**given, output_hidden_states=with_layers, return_dict=True)
     finally:
-        _JOURNEY.reset(token)
+        _ROUTING.reset(token)
     sizes = [route.size for route in routes]
     last = outputs.last_hidden_state
     parts = last.split(sizes) if num_task_layers else [last[route.rows] for route in routes]
     if not with_layers:
-        return outputs, [LayerStates(part) for part in parts]
+        return outputs, [TaskStates(part) for part in parts]
     if outputs.hidden_states is None:
         raise ValueError(
             f"the encoder must put out its layers' states, found none from '{encoder.config.model_type}'; use an "
@@ -262,5 +262,5 @@ def run_routed(
     for index, (route, part) in enumerate(zip(routes, parts, strict=True)):
         layers = [state[route.rows] for state in shared] + [states[index] for states in top]
         # What was recorded of the last layer may hold the rows of all tasks.
-        found.append(LayerStates(part, [*layers[:-1], part]))
+        found.append(TaskStates(part, [*layers[:-1], part]))
     return outputs, found

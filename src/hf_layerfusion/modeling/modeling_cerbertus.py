@@ -14,13 +14,13 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .batch_joining import MODEL_INPUTS, flatten_pairs, join_batches
 from .configuration_cerbertus import CerbertusConfig
-from .label_rows import AskedLabels
+from .label_rows import RequestedLabels
 from .layer_routing import ALL_ROWS, Route, copy_module
 from .modeling_cerbertus_encoders import CerbertusModel, CerbertusPreTrainedModel
 from .peft_adapters import adapter_of, has_task_adapters
 from .sentence_vectors import Pooler
-from .task_heads import TaskAnswer, build_heads
-from .task_label_rows import rename_only_task, take_tasks
+from .task_heads import TaskOutput, build_heads
+from .task_label_rows import rename_only_task, set_tasks
 
 
 @dataclass
@@ -86,12 +86,12 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
             if kind == "frozen":
                 vector.requires_grad_(False)
 
-    def take_labels(self, asked: AskedLabels) -> None:
+    def set_labels(self, asked: RequestedLabels) -> None:
         if self.config.tasks:
             if asked.tasks is not None:
-                take_tasks(self, asked.tasks)
+                set_tasks(self, asked.tasks)
             return
-        super().take_labels(asked)
+        super().set_labels(asked)
         if asked.names is not None:
             rename_only_task(self, asked.names, self.config.problem_type)
 
@@ -168,7 +168,7 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
                 raise ValueError(
                     "`tasks` must hold all inputs and labels, found others beside it; move them there."
                 )
-            return self.answer_tasks(tasks)
+            return self.forward_tasks(tasks)
         name = self.config.default_task if task is None else task
         head = self.head_of(name)
         with adapter_of(self, name, self.config.task_names):
@@ -182,7 +182,7 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def answer_tasks(self, tasks: Mapping[str, Mapping[str, torch.Tensor]]) -> MultitaskOutput:
+    def forward_tasks(self, tasks: Mapping[str, Mapping[str, torch.Tensor]]) -> MultitaskOutput:
         """Answers `tasks` of `forward`."""
         batches, labels = {}, {}
         for name, batch in tasks.items():
@@ -197,7 +197,7 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
                 labels[name] = batch["labels"]
         siamese = [name for name in tasks if self.heads[name].task.is_siamese]
         pad_token_id = getattr(self.config.get_text_config(), "pad_token_id", None) or 0
-        answers = self.answer_routes(*join_batches(batches, siamese, pad_token_id), labels)
+        answers = self.forward_routes(*join_batches(batches, siamese, pad_token_id), labels)
         losses = {name: answer.loss for name, answer in answers.items() if answer.loss is not None}
         return MultitaskOutput(
             loss=torch.stack(list(losses.values())).sum() if len(losses) == len(tasks) else None,
@@ -205,31 +205,31 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
             logits={name: answer.logits for name, answer in answers.items()},
         )
 
-    def answer_routes(
+    def forward_routes(
         self,
         inputs: Mapping[str, torch.Tensor],
         routes: Sequence[Route],
         labels: Mapping[str, torch.Tensor] | None = None,
-    ) -> dict[str, TaskAnswer]:
+    ) -> dict[str, TaskOutput]:
         """Answers each route's task on its rows of one batch of sequences `[B, T]`; the rows of siamese pairs stand one
         text after the other. `labels` are by task. Where each task has an adapter of its own, they share no layer and
         run one after the other."""
         if not has_task_adapters(self, self.config.task_names):
-            return self.answer_together(inputs, routes, labels)
-        answers: dict[str, TaskAnswer] = {}
+            return self.forward_jointly(inputs, routes, labels)
+        answers: dict[str, TaskOutput] = {}
         for route in routes:
             rows = {name: value[route.rows] for name, value in inputs.items()}
             with adapter_of(self, route.task, self.config.task_names):
-                answers |= self.answer_together(rows, [route._replace(rows=ALL_ROWS)], labels)
+                answers |= self.forward_jointly(rows, [route._replace(rows=ALL_ROWS)], labels)
         return answers
 
-    def answer_together(
+    def forward_jointly(
         self,
         inputs: Mapping[str, torch.Tensor],
         routes: Sequence[Route],
         labels: Mapping[str, torch.Tensor] | None,
-    ) -> dict[str, TaskAnswer]:
-        """As `answer_routes`, in one pass."""
+    ) -> dict[str, TaskOutput]:
+        """As `forward_routes`, in one pass."""
         with_layers = any(self.head_of(route.task).reads_layers for route in routes)
         states, _ = self.model.encode(inputs, routes, with_layers)
         mask = inputs.get("attention_mask")

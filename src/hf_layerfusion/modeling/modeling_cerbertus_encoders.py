@@ -12,9 +12,9 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .batch_joining import flatten_pairs
 from .configuration_cerbertus import CerbertusConfig
-from .encoder_states import selected_states
+from .encoder_states import hidden_state_indices
 from .encoders import adopt_encoder_config, freeze_word_encoder, position_limit, refuse_long, without_pooler
-from .layer_routing import ALL_ROWS, LayerStates, Route, copy_module, give_tasks_layers, run_routed
+from .layer_routing import ALL_ROWS, Route, TaskStates, add_task_layers, copy_module, run_routed
 from .modeling_layer_fusion import LayerFusionPreTrainedModel
 from .peft_adapters import adapter_of
 
@@ -60,12 +60,14 @@ class CerbertusModel(CerbertusPreTrainedModel):
         self.max_tokens = position_limit(encoder)
         tasks = config.task_names
         slots = [
-            slot(kind, task) for kind in config.encoders for task in (tasks if kind == "own" else tasks[:1])
+            encoder_key(kind, task)
+            for kind in config.encoders
+            for task in (tasks if kind == "own" else tasks[:1])
         ]
         copies = [encoder, *(copy_module(encoder) for _ in slots[1:])]
         self.encoders: Any = nn.ModuleDict(dict(zip(slots, copies, strict=True)))
         if "shared" in config.encoders:
-            give_tasks_layers(self.encoders["shared"], tasks, config.num_task_layers)
+            add_task_layers(self.encoders["shared"], tasks, config.num_task_layers)
         self.freeze()
         self.post_init()
 
@@ -91,7 +93,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
 
     def encode(
         self, inputs: Mapping[str, torch.Tensor], routes: Sequence[Route], with_layers: bool, **kwargs: Any
-    ) -> tuple[list[dict[str, LayerStates]], BaseModelOutput]:
+    ) -> tuple[list[dict[str, TaskStates]], BaseModelOutput]:
         """Runs the encoders over a batch in which each task has its rows: each shared layer once, each task's own
         layers over the task's rows.
 
@@ -113,7 +115,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
                 "embeddings of its own; give `input_ids`."
             )
         refuse_long(dict(inputs), self.max_tokens)
-        found: list[dict[str, LayerStates]] = [{} for _ in routes]
+        found: list[dict[str, TaskStates]] = [{} for _ in routes]
         first = None
         for kind in self.config.encoders:
             num_layers = self.config.num_task_layers if kind == "shared" else 0
@@ -123,7 +125,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
                 if kind == "own":
                     batch = {name: value[here[0].rows] for name, value in inputs.items()}
                     here = [here[0]._replace(rows=ALL_ROWS)]
-                encoder = self.encoders[slot(kind, here[0].task)]
+                encoder = self.encoders[encoder_key(kind, here[0].task)]
                 outputs, states = run_routed(encoder, batch, here, num_layers, with_layers, **kwargs)
                 for index, each in zip(group, states, strict=True):
                     found[index][kind] = each
@@ -172,7 +174,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
 
     def encode_one(
         self, task: str, inputs: Mapping[str, torch.Tensor], with_layers: bool, **kwargs: Any
-    ) -> tuple[dict[str, LayerStates], BaseModelOutput]:
+    ) -> tuple[dict[str, TaskStates], BaseModelOutput]:
         """As `encode` with the whole batch for one task; `hidden_states` and `attentions` only where asked.
 
         Raises:
@@ -186,7 +188,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
         asked = self.config.output_hidden_states if asked is None else asked
         if kwargs.get("output_attentions") is None:
             kwargs["output_attentions"] = self.config.output_attentions
-        shown = selected_states(asked, self.config.num_hidden_layers)
+        shown = hidden_state_indices(asked, self.config.num_hidden_layers)
         route = Route(task, ALL_ROWS, next(iter(inputs.values())).shape[0])
         (states,), outputs = self.encode(inputs, [route], with_layers or bool(shown), **kwargs)
         hidden_states = outputs.get("hidden_states")
@@ -199,6 +201,6 @@ class CerbertusModel(CerbertusPreTrainedModel):
         )
 
 
-def slot(kind: str, task: str) -> str:
+def encoder_key(kind: str, task: str) -> str:
     """Where an encoder stands among the model's: each task's own below the task's name."""
     return f"own_{task}" if kind == "own" else kind

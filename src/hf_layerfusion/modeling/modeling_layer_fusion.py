@@ -19,7 +19,7 @@ from transformers.utils import TransformersKwargs
 
 from .bare_card import TEMPLATE_SIGN, bare_card
 from .configuration_layer_fusion import LayerFusionConfig
-from .encoder_states import StatesRead, selected_states, spread_states
+from .encoder_states import StateSpec, hidden_state_indices, scatter_states
 from .encoders import (
     adopt_encoder_config,
     complete_inputs,
@@ -33,7 +33,7 @@ from .encoders import (
 from .fusion_base import LayerFuser
 from .fusion_mix import ScalarMix
 from .heads import ZeroLinear
-from .label_rows import AskedLabels, set_aside, take_labels
+from .label_rows import RequestedLabels, pop_labels, set_labels
 from .layer_streaming import install_stream, run_streamed
 from .peft_adapters import find_adapters, from_adapters
 from .pickling import PickledWithoutHooks
@@ -93,7 +93,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         source = (kwargs.get("adapter_kwargs") or {}).get(
             "_adapter_model_path", pretrained_model_name_or_path
         )
-        asked = AskedLabels()
+        asked = RequestedLabels()
         if source is not None:
             options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
             access = {name: options[name] for name in REVISION_OPTIONS if name in options}
@@ -105,7 +105,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
             adapter_options = options | (kwargs.pop("adapter_kwargs", None) or {})
             adapter_options.pop("_adapter_model_path", None)
             if adapters := find_adapters(source, list(tasks), **adapter_options):
-                config, asked = set_aside(cls, source, config, kwargs, adapter_options)
+                config, asked = pop_labels(cls, source, config, kwargs, adapter_options)
                 kwargs |= {"use_safetensors": use_safetensors, "output_loading_info": output_loading_info}
                 return from_adapters(cls, source, adapters, adapter_options, config, asked, **kwargs)
             if stored.get("model_type") != cls.config_class.model_type:
@@ -116,7 +116,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
             if config is None and kwargs.get("tasks") and stored.get("task_name") not in kwargs["tasks"]:
                 # What was meant where no task was named is no task of the new ones.
                 kwargs.setdefault("task_name", next(iter(kwargs["tasks"])))
-            config, asked = set_aside(cls, source, config, kwargs, options)
+            config, asked = pop_labels(cls, source, config, kwargs, options)
         model, info = super().from_pretrained(
             pretrained_model_name_or_path,
             *model_args,
@@ -128,14 +128,14 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         if pretrained_model_name_or_path is not None and not output_loading_info:
             missing = [name for name in info["missing_keys"] if name.startswith(ENCODER_PREFIXES)]
             refuse_missing(missing, pretrained_model_name_or_path, model.config.get_text_config().model_type)
-        model.take_labels(asked)
+        model.set_labels(asked)
         # Loading puts new parameters in place of those that were frozen.
         model.freeze()
         return (model, info) if output_loading_info else model
 
-    def take_labels(self, asked: AskedLabels) -> None:
-        """Give a head that was loaded with its checkpoint's labels others; see `label_rows.take_labels`."""
-        take_labels(self, asked)
+    def set_labels(self, asked: RequestedLabels) -> None:
+        """Give a head that was loaded with its checkpoint's labels others; see `label_rows.set_labels`."""
+        set_labels(self, asked)
 
     def freeze(self) -> None:
         """Switches off the gradients of what the configuration keeps at its first values."""
@@ -333,7 +333,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
                 "input_ids": input_ids, "token_type_ids": token_type_ids, "inputs_embeds": inputs_embeds, **kwargs
             }  # fmt: skip
             depth = self.config.num_hidden_layers
-            given = spread_states(encoder_states.to(self.dtype), self.states_read, depth, beside)
+            given = scatter_states(encoder_states.to(self.dtype), self.state_spec, depth, beside)
             return self.fuser(given, attention_mask), BaseModelOutput(last_hidden_state=given[-1])
         if self.streams_layers:
             if kwargs.pop("output_hidden_states", None) or self.config.output_hidden_states:
@@ -348,9 +348,9 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         return self.fuser(states, attention_mask), outputs
 
     @property
-    def states_read(self) -> StatesRead:
+    def state_spec(self) -> StateSpec:
         """What `read_states` gives of a text."""
-        return StatesRead(self.fuser.layers, self.fuser.tokens_read, self.config.hidden_size)
+        return StateSpec(self.fuser.layers, self.fuser.token_selection, self.config.hidden_size)
 
     def read_states(
         self,
@@ -358,10 +358,10 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Runs the encoder for what the fuser reads of it, `[B, R, T, H]`: the layers and tokens of `states_read`, with
+        """Runs the encoder for what the fuser reads of it, `[B, R, T, H]`: the layers and tokens of `state_spec`, with
         T = 1 or 2 where that is one vector a text or two. Given back as `encoder_states`, they spare the encoder."""
         states, _ = self.encode(input_ids, attention_mask, token_type_ids)
-        return self.fuser.read(states, attention_mask)
+        return self.fuser.select_states(states, attention_mask)
 
     def encode(
         self,
@@ -388,7 +388,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         length = length_before_padding(self.encoder, inputs)
         if length is not None:
             states = tuple(state[:, :length] for state in states)
-        shown = selected_states(asked, depth)
+        shown = hidden_state_indices(asked, depth)
         return states[1:], BaseModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=tuple(s if i in shown else None for i, s in enumerate(states)) if shown else None,

@@ -15,7 +15,7 @@ from .choices import unknown_name
 from .heads import reduce_tokens
 
 
-class Text(NamedTuple):
+class EncodedText(NamedTuple):
     """One side of a batch of pairs.
 
     Attributes:
@@ -46,7 +46,7 @@ class PairFeature(nn.Module, ABC):
         self.output_size = vector_size
 
     @abstractmethod
-    def forward(self, first: Text, second: Text) -> torch.Tensor:
+    def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
         """Computes the feature, `[B, output_size]`."""
 
 
@@ -57,42 +57,42 @@ class Concatenation(PairFeature):
         super().__init__(vector_size, token_size)
         self.output_size = 2 * vector_size
 
-    def forward(self, first: Text, second: Text) -> torch.Tensor:
+    def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
         return torch.cat([first.vector, second.vector], dim=-1)
 
 
 class SquaredSum(PairFeature):
     """(u + v)² (ExTraBERT, section 4)."""
 
-    def forward(self, first: Text, second: Text) -> torch.Tensor:
+    def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
         return (first.vector + second.vector).square()
 
 
 class SquaredDifference(PairFeature):
     """(u − v)² (ExTraBERT, section 4)."""
 
-    def forward(self, first: Text, second: Text) -> torch.Tensor:
+    def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
         return (first.vector - second.vector).square()
 
 
 class AbsoluteDifference(PairFeature):
     """|u − v| (Reimers and Gurevych 2019, section 3)."""
 
-    def forward(self, first: Text, second: Text) -> torch.Tensor:
+    def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
         return (first.vector - second.vector).abs()
 
 
 class Product(PairFeature):
     """u ∘ v (Conneau et al. 2017, section 3.1)."""
 
-    def forward(self, first: Text, second: Text) -> torch.Tensor:
+    def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
         return first.vector * second.vector
 
 
 class NormalizedDifference(PairFeature):
     """|u − v| / ‖u − v‖ (SerBERTus, section 3); 0 for equal vectors."""
 
-    def forward(self, first: Text, second: Text) -> torch.Tensor:
+    def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
         return F.normalize((first.vector - second.vector).abs(), dim=-1)
 
 
@@ -103,7 +103,7 @@ class Cosine(PairFeature):
         super().__init__(vector_size, token_size)
         self.output_size = 1
 
-    def forward(self, first: Text, second: Text) -> torch.Tensor:
+    def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
         return F.cosine_similarity(first.vector, second.vector, dim=-1).unsqueeze(-1)
 
 
@@ -120,7 +120,7 @@ class CrossAttention(PairFeature):
         self.key = nn.Linear(token_size, token_size)
         self.value = nn.Linear(token_size, token_size)
 
-    def gather(self, reader: Text, read: Text) -> torch.Tensor:
+    def gather(self, reader: EncodedText, read: EncodedText) -> torch.Tensor:
         """The mean over `reader`'s tokens of what they attend to in `read`, `[B, W]`."""
         visible = None if read.attention_mask is None else read.attention_mask.bool().unsqueeze(1)
         gathered = F.scaled_dot_product_attention(
@@ -128,7 +128,7 @@ class CrossAttention(PairFeature):
         )
         return reduce_tokens(gathered, reader.attention_mask, "mean")
 
-    def forward(self, first: Text, second: Text) -> torch.Tensor:
+    def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
         return torch.cat([self.gather(first, second), self.gather(second, first)], dim=-1)
 
 
@@ -170,5 +170,5 @@ class VectorPairs(nn.Module):
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the features `[B, ..., F]` of vectors `[2B, ..., V]`, the two texts of a pair one after the other."""
-        first, second = (Text(vectors[side::2], vectors[side::2], None) for side in (0, 1))
+        first, second = (EncodedText(vectors[side::2], vectors[side::2], None) for side in (0, 1))
         return torch.cat([feature(first, second) for feature in self.features], dim=-1)

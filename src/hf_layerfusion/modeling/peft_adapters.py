@@ -15,14 +15,14 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 from transformers.utils import ADAPTER_CONFIG_NAME, cached_file, find_adapter_config_file
 from transformers.utils.output_capturing import CompileableContextVar
 
-from .label_rows import AskedLabels
+from .label_rows import RequestedLabels
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # peft's name for the only adapter of a folder. Others stand in folders called as they are.
 ONLY_ADAPTER = "default"
 # The task that is being answered, if its adapter is to be used. A context variable: threads share one model.
 _TASK = CompileableContextVar("adapted_task")
-_TASK_READERS: dict[type, type] = {}
+_ADAPTED_CLASSES: dict[type, type] = {}
 
 
 def find_adapters(source: str | os.PathLike[str], tasks: Sequence[str], **options: Any) -> dict[str, str]:
@@ -38,16 +38,18 @@ def find_adapters(source: str | os.PathLike[str], tasks: Sequence[str], **option
     """
     top = options.pop("subfolder", "")
     places = {ONLY_ADAPTER: top}
-    if settings_file(source, top, **options) is None:
+    if adapter_config_file(source, top, **options) is None:
         # A name from a repository must not lead out of its folder.
         places = {task: os.path.join(top, task) for task in tasks if re.fullmatch(r"[\w-]+", task)}
     found = {
-        name: place for name, place in places.items() if settings_file(source, place, **options) is not None
+        name: place
+        for name, place in places.items()
+        if adapter_config_file(source, place, **options) is not None
     }
     return found
 
 
-def settings_file(source: str | os.PathLike[str], subfolder: str, **options: Any) -> str | None:
+def adapter_config_file(source: str | os.PathLike[str], subfolder: str, **options: Any) -> str | None:
     """The file with the settings of the adapter in a subfolder, None where there is no such adapter."""
     if os.path.isdir(source):
         # Not by transformers, which before 5.23 looks into no subfolder of a local folder.
@@ -62,7 +64,7 @@ def from_adapters(
     adapters: dict[str, str],
     options: dict[str, Any],
     config: PreTrainedConfig | str | os.PathLike[str] | None,
-    labels: AskedLabels,
+    labels: RequestedLabels,
     output_loading_info: bool,
     **kwargs: Any,
 ) -> Any:
@@ -99,18 +101,18 @@ def from_adapters(
         )
         model, missing = whole.base_model, info["missing_keys"]
     else:
-        model = checkpoint_below(model_class, source, adapters, options, config, **kwargs)
-        missing = put_in_adapters(model, source, adapters, **without_subfolder(options))
+        model = load_base_checkpoint(model_class, source, adapters, options, config, **kwargs)
+        missing = load_adapters(model, source, adapters, **without_subfolder(options))
     if missing and not output_loading_info:
         raise ValueError(
             f"the adapter '{source}' must hold every weight of its own, found none for {sorted(missing)[:3]}, which "
             "would stay random; save it again."
         )
-    model.take_labels(labels)
+    model.set_labels(labels)
     return (model, {"missing_keys": missing}) if output_loading_info else model
 
 
-def checkpoint_below(
+def load_base_checkpoint(
     model_class: Any,
     source: str | os.PathLike[str],
     adapters: dict[str, str],
@@ -120,7 +122,9 @@ def checkpoint_below(
 ) -> Any:
     """The checkpoint that adapters name, as `model_class`; the arguments are those of `from_adapters`."""
     hub = without_subfolder(options)
-    settings, *others = (read_settings(str(settings_file(source, at, **hub))) for at in adapters.values())
+    settings, *others = (
+        read_adapter_config(str(adapter_config_file(source, at, **hub))) for at in adapters.values()
+    )
     bases = {each["base_model_name_or_path"] for each in (settings, *others)}
     if len(bases) > 1:
         raise ValueError(f"the adapters in '{source}' must name one checkpoint, found {sorted(bases)}.")
@@ -134,7 +138,7 @@ def checkpoint_below(
     )
 
 
-def read_settings(path: str) -> dict[str, Any]:
+def read_adapter_config(path: str) -> dict[str, Any]:
     """The settings in an adapter's file.
 
     Raises:
@@ -178,7 +182,7 @@ def without_subfolder(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "subfolder"}
 
 
-def put_in_adapters(
+def load_adapters(
     model: PreTrainedModel, source: str | os.PathLike[str], adapters: dict[str, str], **options: Any
 ) -> set[str]:
     """Puts the adapters that `find_adapters` found into a model.
@@ -249,7 +253,7 @@ def adapter_of(model: PreTrainedModel, task: str, tasks: Sequence[str]) -> Itera
             f"`task` must be one that has an adapter, {sorted(names)}, found {task!r}; add one for it."
         )
     for layer in layers:
-        read_task(layer)
+        switch_by_task(layer)
     token = _TASK.set(task)
     try:
         yield
@@ -286,9 +290,9 @@ def adapter_names(layer: Any) -> set[str]:
     return layer._get_available_adapters()
 
 
-class TaskReader:
+class TaskAdapterMixin:
     """Mixin for the modules that peft puts into a model: while a task is being answered, the task's adapter is the
-    active one, whatever peft has set. See `read_task`.
+    active one, whatever peft has set. See `switch_by_task`.
 
     Raises:
         ValueError: if the layer is run again in a backward pass, which knows of no task.
@@ -298,20 +302,20 @@ class TaskReader:
 
     @property
     def active_adapter(self) -> Any:
-        task = self._task_answered()
+        task = self._current_task()
         return super().active_adapter if task is None else [task]  # type: ignore[misc]
 
     @property
     def active_adapters(self) -> list[str]:
-        task = self._task_answered()
+        task = self._current_task()
         return super().active_adapters if task is None else [task]  # type: ignore[misc]
 
     @property
     def disable_adapters(self) -> bool:
         # transformers' `enable_adapters` forgets the wrappers that its `disable_adapters` has disabled.
-        return self._disable_adapters and (not is_wrapper(self) or self._task_answered() is None)
+        return self._disable_adapters and (not is_wrapper(self) or self._current_task() is None)
 
-    def _task_answered(self) -> str | None:
+    def _current_task(self) -> str | None:
         task = _TASK.get()
         if task is None and torch._C._current_graph_task_id() != -1:
             raise ValueError(
@@ -322,21 +326,23 @@ class TaskReader:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # So that models can be pickled: the class is made again where it is needed.
-        return _new_task_reader, (type(self).__mro__[2],), vars(self)
+        return _new_adapted_module, (type(self).__mro__[2],), vars(self)
 
 
-def read_task(layer: object) -> None:
-    """Makes a module of `adapted_layers` a `TaskReader`, if it is not one already."""
-    if not isinstance(layer, TaskReader):
-        layer.__class__ = _task_reader(type(layer))
+def switch_by_task(layer: object) -> None:
+    """Makes a module of `adapted_layers` a `TaskAdapterMixin`, if it is not one already."""
+    if not isinstance(layer, TaskAdapterMixin):
+        layer.__class__ = _adapted_class(type(layer))
 
 
-def _task_reader(layer_class: type) -> type:
-    if layer_class not in _TASK_READERS:
+def _adapted_class(layer_class: type) -> type:
+    if layer_class not in _ADAPTED_CLASSES:
         fields = {"__module__": layer_class.__module__}
-        _TASK_READERS.setdefault(layer_class, type(layer_class.__name__, (TaskReader, layer_class), fields))
-    return _TASK_READERS[layer_class]
+        _ADAPTED_CLASSES.setdefault(
+            layer_class, type(layer_class.__name__, (TaskAdapterMixin, layer_class), fields)
+        )
+    return _ADAPTED_CLASSES[layer_class]
 
 
-def _new_task_reader(layer_class: type) -> Any:
-    return object.__new__(_task_reader(layer_class))
+def _new_adapted_module(layer_class: type) -> Any:
+    return object.__new__(_adapted_class(layer_class))

@@ -29,7 +29,7 @@ class MultitaskPipeline:
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = 32):
-        if not hasattr(model, "answer_routes"):
+        if not hasattr(model, "forward_routes"):
             raise ValueError(
                 f"`model` must be a CerbertusForMultitask, found a {type(model).__name__}; load one."
             )
@@ -75,10 +75,10 @@ class MultitaskPipeline:
             check_characters(item, number)
         found: list[dict[str, Any]] = []
         for start in range(0, len(items), self.batch_size):
-            found += self.answer(items[start : start + self.batch_size], tasks)
+            found += self.predict_batch(items[start : start + self.batch_size], tasks)
         return found
 
-    def answer(
+    def predict_batch(
         self, items: list[tuple[str, str | None]], tasks: Sequence[str] | None
     ) -> list[dict[str, Any]]:
         """The answers of one batch, of each text, or text and second text."""
@@ -89,7 +89,7 @@ class MultitaskPipeline:
         owners: dict[str, list[dict[str, Any]]] = {}
         found: list[dict[str, Any]] = [{} for _ in items]
         for (text, second), answers in zip(items, found, strict=True):
-            for name in self.fitting(configs, second is not None, tasks):
+            for name in self.select_tasks(configs, second is not None, tasks):
                 sequences: list[tuple[str, str | None]] = [(text, second)]
                 if second is not None and (configs[name].is_siamese or not configs[name].pair):
                     sequences = [(text, None), (second, None)]
@@ -101,14 +101,14 @@ class MultitaskPipeline:
             Route(name, torch.tensor(each, device=self.model.device), len(each))
             for name, each in wanted.items()
         ]
-        for name, answer in self.model.answer_routes(batch, routes).items():
+        for name, answer in self.model.forward_routes(batch, routes).items():
             for answers, logits in zip(owners[name], answer.logits, strict=True):
-                answers.setdefault(name, []).append(readable(logits, configs[name]))
+                answers.setdefault(name, []).append(format_prediction(logits, configs[name]))
         return [
             {name: each[0] if len(each) == 1 else each for name, each in answers.items()} for answers in found
         ]
 
-    def fitting(
+    def select_tasks(
         self, configs: dict[str, TaskConfig], is_pair: bool, tasks: Sequence[str] | None
     ) -> list[str]:
         """The tasks to answer on a text or a pair: those that were named, or all that can be."""
@@ -171,7 +171,7 @@ def check_characters(item: tuple[str, str | None], number: int) -> None:
             ) from error
 
 
-def readable(logits: torch.Tensor, task: TaskConfig) -> Any:
+def format_prediction(logits: torch.Tensor, task: TaskConfig) -> Any:
     """A task's answer on one input, from its logits `[num_labels]`."""
     if task.is_regression:
         return logits.item()

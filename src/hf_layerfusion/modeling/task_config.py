@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_layer_fusion import probability, size
+from .configuration_layer_fusion import check_probability, check_size
 
 LARGEST_STACK = 100
 DEFAULT_LOSSES = {
@@ -66,12 +66,12 @@ class TaskConfig:
     output: Literal["raw", "clamp", "squash"] = "raw"
 
     def __post_init__(self) -> None:
-        size(self, "dense_size", least=0)
+        check_size(self, "dense_size", least=0)
         if not 0 <= self.vector_layers <= LARGEST_STACK:
             raise ValueError(
                 f"`vector_layers` must lie between 0 and {LARGEST_STACK}, found {self.vector_layers}; lower it."
             )
-        probability(self, "dropout")
+        check_probability(self, "dropout")
         self.check_labels()
         self.check_pair()
         if self.loss is None:

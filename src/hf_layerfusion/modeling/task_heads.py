@@ -15,10 +15,10 @@ from .configuration_layer_pooling import LayerPoolingConfig
 from .encoders import refuse_first_token, refuse_one_token
 from .fusion_base import LayerFuser
 from .heads import ClassificationHead
-from .layer_routing import LayerStates
+from .layer_routing import TaskStates
 from .modeling_gru_fusion import GRUFusionModel
 from .modeling_layer_pooling import LayerPoolingModel
-from .pair_features import PAIR_FEATURES, Text
+from .pair_features import PAIR_FEATURES, EncodedText
 from .sentence_vectors import SENTENCE_VECTORS, feed_forward
 from .task_config import TaskConfig
 from .task_losses import TASK_LOSSES, TaskLoss
@@ -27,7 +27,7 @@ TOKEN_FUSION = ("fusion", "num_groups", "num_last_layers", "fusion_cell", "fusio
 SENTENCE_FUSION = ("pooling", "token_pooling")
 
 
-def row(table: Mapping[str, Any], field: str, name: str) -> Any:
+def lookup(table: Mapping[str, Any], field: str, name: str) -> Any:
     """The row `name` of a table.
 
     Raises:
@@ -76,7 +76,7 @@ class TextReader(nn.Module):
         self.vector = None
         size = encoder_config.hidden_size if self.fuser is None else self.fuser.output_size
         self.token_size = encoder_config.hidden_size
-        vector = row(SENTENCE_VECTORS, "sentence_vector", task.sentence_vector)
+        vector = lookup(SENTENCE_VECTORS, "sentence_vector", task.sentence_vector)
         if task.fusion is None or "pooling" not in task.fusion:
             if task.sentence_vector in ("cls", "pooler") and not mixes_tokens(task.fusion):
                 refuse_first_token(encoder_config, "sentence_vector", task.sentence_vector)
@@ -92,7 +92,7 @@ class TextReader(nn.Module):
         self.layers = feed_forward(size, task.vector_layers)
         self.output_size = size
 
-    def forward(self, states: LayerStates, attention_mask: torch.Tensor | None) -> Text:
+    def forward(self, states: TaskStates, attention_mask: torch.Tensor | None) -> EncodedText:
         """Reads an encoder's states; `attention_mask` is `[B, T]` or `None`."""
         tokens, vector = states.last, None
         if self.fuser is not None:
@@ -100,7 +100,7 @@ class TextReader(nn.Module):
             tokens, vector = (tokens, fused) if self.vector is None else (fused, None)
         if self.vector is not None:
             vector = self.vector(tokens, attention_mask)
-        return Text(self.layers(vector), tokens, attention_mask)
+        return EncodedText(self.layers(vector), tokens, attention_mask)
 
 
 class LinearHead(nn.Module):
@@ -115,12 +115,14 @@ class LinearHead(nn.Module):
 
     def __init__(self, task: TaskConfig, vector_size: int, token_size: int, num_outputs: int):
         super().__init__()
-        features = [row(PAIR_FEATURES, "features", name)(vector_size, token_size) for name in task.features]
+        features = [
+            lookup(PAIR_FEATURES, "features", name)(vector_size, token_size) for name in task.features
+        ]
         self.features = nn.ModuleList(features)
         size = sum(feature.output_size for feature in features) if task.is_siamese else vector_size
         self.classifier = ClassificationHead(size, task.dense_size, num_outputs, task.dropout)
 
-    def forward(self, texts: Sequence[Text]) -> torch.Tensor:
+    def forward(self, texts: Sequence[EncodedText]) -> torch.Tensor:
         """Maps one text, or the two of a pair, to `[B, num_outputs]`."""
         if len(texts) == 1:
             return self.classifier(texts[0].vector)
@@ -139,7 +141,7 @@ class CosineHead(nn.Module):
         super().__init__()
         self.low, self.high = (0.0, 1.0) if value_range is None else value_range
 
-    def forward(self, texts: Sequence[Text]) -> torch.Tensor:
+    def forward(self, texts: Sequence[EncodedText]) -> torch.Tensor:
         """Maps the two texts of a pair to `[B, 1]`."""
         cosine = F.cosine_similarity(texts[0].vector, texts[1].vector, dim=-1)
         return (self.low + (self.high - self.low) * cosine).unsqueeze(-1)
@@ -160,7 +162,7 @@ def bound(values: torch.Tensor, low: float, high: float, output: str) -> torch.T
     return low + width * torch.sigmoid(4 * (values - middle) / width)
 
 
-class TaskAnswer(NamedTuple):
+class TaskOutput(NamedTuple):
     """A task's `logits` `[B, num_labels]`, and its `loss` where labels were given."""
 
     logits: torch.Tensor
@@ -182,7 +184,7 @@ class TaskHead(nn.Module):
     def __init__(self, task: TaskConfig, encoders: Sequence[str], encoder_config: PreTrainedConfig):
         super().__init__()
         self.task = task
-        self.loss: TaskLoss = row(TASK_LOSSES, "loss", str(task.loss))(task)
+        self.loss: TaskLoss = lookup(TASK_LOSSES, "loss", str(task.loss))(task)
         self.readers = nn.ModuleDict({kind: TextReader(task, encoder_config) for kind in encoders})
         sizes = [(reader.output_size, reader.token_size) for reader in self.readers.values()]
         vector_size, token_size = (sum(column) for column in zip(*sizes, strict=True))
@@ -199,10 +201,10 @@ class TaskHead(nn.Module):
 
     def forward(
         self,
-        states: Mapping[str, LayerStates],
+        states: Mapping[str, TaskStates],
         attention_mask: torch.Tensor | None,
         labels: torch.Tensor | None = None,
-    ) -> TaskAnswer:
+    ) -> TaskOutput:
         """Answers.
 
         Args:
@@ -211,24 +213,26 @@ class TaskHead(nn.Module):
             labels: as in `TaskLoss`.
         """
         read = [reader(states[kind], attention_mask) for kind, reader in self.readers.items()]
-        text = Text(
+        text = EncodedText(
             torch.cat([text.vector for text in read], dim=-1),
             torch.cat([text.tokens for text in read], dim=-1),
             attention_mask,
         )
-        values = self.head([text] if not self.task.is_siamese else [take(text, side) for side in (0, 1)])
+        values = self.head(
+            [text] if not self.task.is_siamese else [select_side(text, side) for side in (0, 1)]
+        )
         loss = None if labels is None else self.loss(values, labels)
         logits = self.loss.logits(values)
         if self.task.output != "raw" and not self.training:
             low, high = self.task.value_range or (0.0, 1.0)
             logits = bound(logits, low, high, self.task.output)
-        return TaskAnswer(logits, loss)
+        return TaskOutput(logits, loss)
 
 
-def take(text: Text, side: int) -> Text:
+def select_side(text: EncodedText, side: int) -> EncodedText:
     """The first (`side` 0) or second (1) text of each pair."""
     mask = None if text.attention_mask is None else text.attention_mask[side::2]
-    return Text(text.vector[side::2], text.tokens[side::2], mask)
+    return EncodedText(text.vector[side::2], text.tokens[side::2], mask)
 
 
 def build_heads(

@@ -14,9 +14,9 @@ from .task_losses import TASK_LOSSES
 logger = logging.get_logger(__name__)
 
 
-def take_tasks(model: Any, tasks: Mapping[str, Mapping[str, Any]]) -> None:
+def set_tasks(model: Any, tasks: Mapping[str, Mapping[str, Any]]) -> None:
     """Give the heads of a model of several tasks, which were loaded with the labels of their checkpoint, those of
-    `tasks`, as `label_rows.take_labels` does. A regression with another `value_range` gets a new head too.
+    `tasks`, as `label_rows.set_labels` does. A regression with another `value_range` gets a new head too.
 
     Raises:
         ValueError: Two classes of a cosine head in another order.
@@ -25,7 +25,7 @@ def take_tasks(model: Any, tasks: Mapping[str, Mapping[str, Any]]) -> None:
         wanted = TaskConfig(**fields)
         for head in _task_heads(model, name):
             if head.task != wanted:
-                _take_task(model, head, wanted, f"task '{name}'")
+                _set_task(model, head, wanted, f"task '{name}'")
     model.config.tasks = {name: dict(fields) for name, fields in tasks.items()}
     model.config.check()
     model.num_labels = model.config.num_labels
@@ -45,7 +45,7 @@ def _task_heads(model: Any, name: str) -> list[TaskHead]:
     return [module for module in model.heads[name].modules() if isinstance(module, TaskHead)]
 
 
-def _take_task(model: Any, head: TaskHead, wanted: TaskConfig, what: str) -> None:
+def _set_task(model: Any, head: TaskHead, wanted: TaskConfig, what: str) -> None:
     stored, before = head.task, head.loss
     after = TASK_LOSSES[str(wanted.loss)](wanted)
     rows = rows_by_name(stored.labels, wanted.labels)

@@ -26,7 +26,7 @@ from hf_layerfusion.evaluation.significance import Difference, from_draws, least
 from hf_layerfusion.modeling.encoders import is_causal
 from hf_layerfusion.modeling.modeling_layer_pooling import LayerPoolingModel
 from hf_layerfusion.probing.scores import SCORES, Score, bootstrap_scores
-from hf_layerfusion.probing.settings import check_probe, load_settings, most_tokens
+from hf_layerfusion.probing.settings import check_probe, load_settings, resolve_max_length
 from hf_layerfusion.probing.vectors import TextVectors, read_vectors
 
 NUM_FOLDS = 5
@@ -219,7 +219,7 @@ def layer_probe(
             tokenizer,
             [split.select_columns(list(text_columns)) for split in splits.values()],
             apart=apart,
-            max_length=most_tokens(config, tokenizer, max_length, len(text_columns) == 2),
+            max_length=resolve_max_length(config, tokenizer, max_length, len(text_columns) == 2),
             cache_dir=str(folder),
             batch_size=batch_size,
         )

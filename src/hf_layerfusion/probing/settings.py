@@ -46,7 +46,7 @@ def check_probe(
     if not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"seed must lie between 0 and {LARGEST_SEED}, found {seed}; choose a number there")
     for encoder in encoders:
-        most_tokens(*load_settings(encoder, **options), max_length, len(text_columns) == 2)
+        resolve_max_length(*load_settings(encoder, **options), max_length, len(text_columns) == 2)
 
 
 def load_settings(
@@ -65,7 +65,7 @@ def load_settings(
         raise UserError(f"encoder {encoder}: cannot be loaded: {one_line(error)}") from error
 
 
-def most_tokens(
+def resolve_max_length(
     config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, asked: int | None, is_pair: bool
 ) -> int:
     """Return how many tokens of a text, of a pair of both, the encoder reads.

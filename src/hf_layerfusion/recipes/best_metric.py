@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_layerfusion.errors import UserError, nearest
-from hf_layerfusion.metric_registry import EVAL_PREFIX, MAIN_METRIC, PROBLEM_METRICS, choosing_metrics
+from hf_layerfusion.metric_registry import EVAL_PREFIX, MAIN_METRIC, PROBLEM_METRICS, selection_metrics
 from hf_layerfusion.recipes.recipe_arguments import RunTrainingArguments
 
 AnyArguments = TypeVar("AnyArguments", bound=RunTrainingArguments)
@@ -45,7 +45,7 @@ def with_metric(arguments: AnyArguments, problem_type: str) -> AnyArguments:
     if (arguments.metric_for_best_model or "").removeprefix(EVAL_PREFIX) != MAIN_METRIC:
         return arguments
     changes: dict[str, Any] = {
-        "metric_for_best_model": choosing_metrics(problem_type)[0],
+        "metric_for_best_model": selection_metrics(problem_type)[0],
         "greater_is_better": None,
     }
     return replace(arguments, **changes)

@@ -10,7 +10,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from hf_layerfusion.data.absa import count_absent_aspects
-from hf_layerfusion.data.arrow_tables import row_number, to_table, values
+from hf_layerfusion.data.arrow_tables import column_values, row_number, to_table
 from hf_layerfusion.data.files import read_competition, read_examples, read_hub
 from hf_layerfusion.data.label_names import raw_labels, same_name, without_label
 from hf_layerfusion.data.labels import LabelSchema, check_problem_type
@@ -246,7 +246,7 @@ def load_splits(arguments: DataArguments, schema: LabelSchema | None = None) -> 
     if schema is None:
         schema = LabelSchema.infer(splits["train"], class_names, arguments.problem_type, where=where["train"])
     else:
-        schema = schema.for_numbers(splits["test"], where["test"])
+        schema = schema.with_numeric_labels(splits["test"], where["test"])
     splits = {name: schema.encode(split, where[name]) for name, split in splits.items()}
     return PreparedData(splits, raw_train, schema, columns, cleaner.steps, notes)
 
@@ -298,7 +298,7 @@ def cut_validation(data: PreparedData, arguments: DataArguments) -> PreparedData
 
 def row_keys(split: Dataset) -> frozenset[tuple[int, str]]:
     """Return the keys by which a split's rows are found among those of its source: `(row, id)`."""
-    return frozenset(zip(values(split, "row"), values(split, "id"), strict=True))
+    return frozenset(zip(column_values(split, "row"), column_values(split, "id"), strict=True))
 
 
 def prepare(arguments: DataArguments) -> PreparedData:
@@ -400,7 +400,7 @@ def _check_room(data: PreparedData, tokenizer: PreTrainedTokenizerBase, argument
     column = data.text_columns[position]
     room = arguments.max_seq_length - tokenizer.num_special_tokens_to_add(pair=True)
     for name, split in data.splits.items():
-        texts = values(split, column)
+        texts = column_values(split, column)
         lengths = {text: len(tokenizer.tokenize(text)) for text in set(texts)}
         for index, text in enumerate(texts):
             if lengths[text] >= room:

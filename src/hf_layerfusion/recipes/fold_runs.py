@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_layerfusion.data.arrow_tables import take, values
+from hf_layerfusion.data.arrow_tables import column_values, select_rows
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.evaluation.cross_validation import Fold, stratified_folds, stratified_group_folds
 from hf_layerfusion.recipes.best_metric import with_metric
@@ -38,14 +38,16 @@ def make_folds(data: PreparedData, arguments: AbsaDataArguments) -> list[Fold]:
         UserError: no column to group by, or as the functions of `evaluation.folds`.
     """
     number, seed = arguments.folds or 0, arguments.split_seed
-    labels = values(data.splits["train"], "label")
+    labels = column_values(data.splits["train"], "label")
     if not is_stratified(data):
         labels = [0] * len(labels)
     if arguments.fold_split == "stratified":
         return stratified_folds(labels, number, seed)
     if arguments.group_column is None:
         raise UserError("--fold_split stratified_group needs --group_column, found none; name it.")
-    return stratified_group_folds(labels, values(data.splits["train"], arguments.group_column), number, seed)
+    return stratified_group_folds(
+        labels, column_values(data.splits["train"], arguments.group_column), number, seed
+    )
 
 
 def is_stratified(data: PreparedData) -> bool:
@@ -83,8 +85,8 @@ def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
     for number, (rest, fold) in enumerate(folds, start=1):
         splits = {
             **data.splits,
-            "train": take(data.splits["train"], rest),
-            "test": take(data.splits["train"], fold),
+            "train": select_rows(data.splits["train"], rest),
+            "test": select_rows(data.splits["train"], fold),
         }
         note = f"test: {len(fold):,} texts, fold {number} of {len(folds)}, {how}"
         held_out = row_keys(splits["test"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_layerfusion.data.arrow_tables import take, values
+from hf_layerfusion.data.arrow_tables import column_values, select_rows
 from hf_layerfusion.data.label_names import raw_labels
 from hf_layerfusion.data.statistics import corpus_statistics, statistics_table
 from hf_layerfusion.hub.card_facts import CardFacts
@@ -50,14 +50,14 @@ def training_texts(data: PreparedData) -> tuple[tuple[list[str], list[str]], tup
     Rows that were cut off for validation or as a fold are in neither.
     """
     column, schema = data.text_columns[0], data.schema
-    keys = zip(values(data.raw_train, "row"), values(data.raw_train, "id"), strict=True)
-    kept = take(data.raw_train, [place for place, key in enumerate(keys) if key not in data.held_out])
+    keys = zip(column_values(data.raw_train, "row"), column_values(data.raw_train, "id"), strict=True)
+    kept = select_rows(data.raw_train, [place for place, key in enumerate(keys) if key not in data.held_out])
     named = dict(zip(schema.values, schema.names, strict=True))
     raw = [f"{label:g}" if isinstance(label, float) else str(label) for label in raw_labels(kept)]
     train = data.splits["train"]
-    trained = [schema.names[label] for label in values(train, "label")]
-    return (values(kept, column), [named.get(label, label) for label in raw]), (
-        values(train, column),
+    trained = [schema.names[label] for label in column_values(train, "label")]
+    return (column_values(kept, column), [named.get(label, label) for label in raw]), (
+        column_values(train, column),
         trained,
     )
 

@@ -24,7 +24,7 @@ from hf_layerfusion.evaluation.plots.layer_plots import plot_layer_use
 from hf_layerfusion.evaluation.plots.run_plots import has_training_curves, plot_training_curves
 from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.publish import CARD, PushError
-from hf_layerfusion.metric_registry import METRICS, choosing_metrics
+from hf_layerfusion.metric_registry import METRICS, selection_metrics
 from hf_layerfusion.recipes.adam import chosen_optimizer
 from hf_layerfusion.recipes.adapter_setup import num_parameters
 from hf_layerfusion.recipes.best_metric import check_metric, with_metric
@@ -144,7 +144,7 @@ def write_outputs(
             ("Words a text in the training data, before and after cleaning.", "plots/word_counts.png")
         )
     if "validation" in data.splits and has_training_curves(result.history):
-        main = choosing_metrics(data.schema.problem_type)[0]
+        main = selection_metrics(data.schema.problem_type)[0]
         plot_training_curves(result.history, plots / "training_curves.png", main)
         figures.append((f"Loss and {METRICS[main].title} by epoch.", "plots/training_curves.png"))
     if training_arguments.plot_layers:

@@ -12,7 +12,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.regularizers.forward_passes import Passes, frozen
+from hf_layerfusion.regularizers.forward_passes import ForwardPasses, frozen
 from hf_layerfusion.regularizers.regularizer import Penalty, Regularizer
 from hf_layerfusion.regularizers.task_outputs import divergence
 
@@ -45,11 +45,11 @@ class Bregman(Regularizer):
         super().__post_init__()
         self._check(0 <= self.momentum <= 1, "momentum", "lie between 0 and 1")
 
-    def penalty(self, passes: Passes) -> Penalty:
+    def penalty(self, passes: ForwardPasses) -> Penalty:
         self._start(passes.module)
         # Frozen, so that autocast does not hand out the copies that it made of the model's own weights.
         with torch.no_grad(), frozen(passes.module), self._teaching(passes.module):
-            targets = passes.logits(passes.again())
+            targets = passes.logits(passes.rerun())
         kinds = passes.problem_types()
         values = {
             task: divergence(kinds[task], logits, targets[task]).mean()

@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from hf_layerfusion.errors import UserError
 
 
-def encoders_of(model: nn.Module) -> list[PreTrainedModel]:
+def get_encoders(model: nn.Module) -> list[PreTrainedModel]:
     """The pretrained encoders in `model`: the transformers models that hold no further one.
 
     That is `model.bert` in a `BertForSequenceClassification`, and the wrapped encoder in a model that nests one two
@@ -25,20 +25,20 @@ def encoders_of(model: nn.Module) -> list[PreTrainedModel]:
     return [module for module in models if not _holds(module, PreTrainedModel)]
 
 
-def layers_of(encoder: nn.Module) -> nn.ModuleList | None:
+def get_layers(encoder: nn.Module) -> nn.ModuleList | None:
     """The list of an encoder's L layers; `None` where they do not stand in exactly one list."""
     depth = getattr(getattr(encoder, "config", None), "num_hidden_layers", None)
     lists = [found for found in _outermost_lists(encoder) if len(found) == depth]
     return lists[0] if len(lists) == 1 else None
 
 
-def find_encoders(model: nn.Module) -> list[PreTrainedModel]:
-    """As `encoders_of`.
+def require_encoders(model: nn.Module) -> list[PreTrainedModel]:
+    """As `get_encoders`.
 
     Raises:
         UserError: there is none.
     """
-    inner = encoders_of(model)
+    inner = get_encoders(model)
     if not inner:
         raise UserError(
             f"further passes need a transformers PreTrainedModel, found {type(model).__name__} without one inside; "
@@ -47,13 +47,13 @@ def find_encoders(model: nn.Module) -> list[PreTrainedModel]:
     return inner
 
 
-def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
-    """As `layers_of`.
+def require_layers(encoder: PreTrainedModel) -> nn.ModuleList:
+    """As `get_layers`.
 
     Raises:
         UserError: they do not stand in exactly one list.
     """
-    layers = layers_of(encoder)
+    layers = get_layers(encoder)
     if layers is None:
         raise UserError(
             f"noise behind a layer needs an encoder whose {encoder.config.num_hidden_layers} layers stand in one list, "
@@ -67,7 +67,7 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
     """The layers of all encoders keep no activations but their inputs in a pass inside the block, and are run again in
     its backward; where the model checkpoints its layers itself, nothing changes."""
     with ExitStack() as stack:
-        for encoder in find_encoders(model):
+        for encoder in require_encoders(model):
             for layer in _to_checkpoint(encoder):
                 forward = partial(checkpoint, layer.forward, use_reentrant=False)
                 stack.enter_context(replaced_forward(layer, forward))

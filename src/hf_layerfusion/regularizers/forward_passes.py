@@ -11,12 +11,18 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from hf_layerfusion.regularizers.encoder_layers import checkpointed
-from hf_layerfusion.regularizers.noise_sites import EmbeddingNoise, LayerNoise, NoisePoint
-from hf_layerfusion.regularizers.rng_states import GeneratorStates
-from hf_layerfusion.regularizers.task_outputs import Batch, ByTask, problem_types, task_logits, task_losses
+from hf_layerfusion.regularizers.noise_sites import EmbeddingNoise, LayerNoise, NoiseInjector
+from hf_layerfusion.regularizers.rng_states import RandomStates
+from hf_layerfusion.regularizers.task_outputs import (
+    ModelInputs,
+    TaskTensors,
+    problem_types,
+    task_logits,
+    task_losses,
+)
 
 
-class Passes:
+class ForwardPasses:
     """Runs the clean pass of a batch, and others over the same batch, with the same dropout masks unless asked
     otherwise.
 
@@ -39,44 +45,44 @@ class Passes:
     def __init__(
         self,
         model: nn.Module,
-        inputs: Batch,
+        inputs: ModelInputs,
         layers: Collection[int] = (),
-        losses: Callable[[Batch, Any], ByTask] = task_losses,
+        losses: Callable[[ModelInputs, Any], TaskTensors] = task_losses,
         low_memory: bool = False,
     ) -> None:
         self.module: Any = extract_model_from_parallel(model)
         self.inputs = inputs
         self.low_memory = low_memory
         self._losses = losses
-        self._points: dict[int, NoisePoint] = {
+        self._injectors: dict[int, NoiseInjector] = {
             layer: LayerNoise(self.module, layer) if layer else EmbeddingNoise(self.module)
             for layer in sorted(set(layers))
         }
-        self._start = GeneratorStates.now(next(self.module.parameters()).device)
+        self._start = RandomStates.capture(next(self.module.parameters()).device)
         with ExitStack() as stack:
-            stack.enter_context(self._sparing())
-            for point in self._points.values():
-                stack.enter_context(point.recording())
+            stack.enter_context(self._memory_saving())
+            for injector in self._injectors.values():
+                stack.enter_context(injector.recording())
             self.outputs = model(**inputs)
 
-    def point(self, layer: int) -> NoisePoint:
+    def injector(self, layer: int) -> NoiseInjector:
         """Where noise on `layer` enters."""
-        return self._points[layer]
+        return self._injectors[layer]
 
-    def again(self, noise: Sequence[Tensor] | None = None, layer: int = 0, same_dropout: bool = True) -> Any:
+    def rerun(self, noise: Sequence[Tensor] | None = None, layer: int = 0, same_dropout: bool = True) -> Any:
         """What a further pass puts out.
 
         Args:
-            noise: a tensor for each place of `point(layer)`; none is added by default.
+            noise: a tensor for each place of `injector(layer)`; none is added by default.
             layer: where it is added.
             same_dropout: whether the dropout masks are those of the clean pass, or drawn anew.
         """
         with ExitStack() as stack:
-            stack.enter_context(self._sparing())
+            stack.enter_context(self._memory_saving())
             if same_dropout:
                 stack.enter_context(self._start.replayed())
             if noise is not None:
-                stack.enter_context(self._points[layer].adding(noise, same_dropout))
+                stack.enter_context(self._injectors[layer].inject(noise, same_dropout))
             return self.module(**self.inputs)
 
     def noise_gradient(
@@ -91,16 +97,16 @@ class Passes:
         with frozen(self.module), ExitStack() as stack:
             if same_dropout:
                 stack.enter_context(self._start.replayed())
-            stack.enter_context(self._points[layer].adding(leaves, same_dropout))
+            stack.enter_context(self._injectors[layer].inject(leaves, same_dropout))
             value = objective(self.module(**self.inputs))
             # Still frozen: layers that the model itself checkpoints are run again here.
             return list(torch.autograd.grad(value, leaves, materialize_grads=True))
 
-    def logits(self, outputs: Any) -> ByTask:
+    def logits(self, outputs: Any) -> TaskTensors:
         """The logits `[B, num_labels]` of each task in what a pass put out."""
         return task_logits(self.inputs, outputs)
 
-    def losses(self, outputs: Any) -> ByTask:
+    def losses(self, outputs: Any) -> TaskTensors:
         """The loss of each task in what a pass put out."""
         return self._losses(self.inputs, outputs)
 
@@ -108,7 +114,7 @@ class Passes:
         """What each task of the batch is about."""
         return problem_types(self.module.config, self.inputs)
 
-    def _sparing(self) -> Any:
+    def _memory_saving(self) -> Any:
         return checkpointed(self.module) if self.low_memory and torch.is_grad_enabled() else nullcontext()
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_layerfusion.regularizers.forward_passes import Passes
-from hf_layerfusion.regularizers.noise_sites import Place
+from hf_layerfusion.regularizers.forward_passes import ForwardPasses
+from hf_layerfusion.regularizers.noise_sites import NoiseSite
 from hf_layerfusion.regularizers.regularizer import Penalty, Regularizer
 
 
@@ -51,26 +51,26 @@ class FreeLB(Regularizer):
     def noise_layer(self) -> int:
         return 0
 
-    def penalty(self, passes: Passes) -> Penalty:
+    def penalty(self, passes: ForwardPasses) -> Penalty:
         def objective(outputs: Any) -> Tensor:
             return torch.stack(list(passes.losses(outputs).values())).sum()
 
         clean = passes.losses(passes.outputs)
         excess = {task: torch.zeros_like(loss) for task, loss in clean.items()}
-        places = passes.point(0).places
-        noise = [torch.zeros_like(place.state) for place in places]
+        sites = passes.injector(0).sites
+        noise = [torch.zeros_like(site.state) for site in sites]
         for _ in range(self.passes - 1):
             gradients = passes.noise_gradient(noise, objective)
-            noise = [self.ascended(*each) for each in zip(noise, gradients, places, strict=True)]
-            for task, loss in passes.losses(passes.again(noise)).items():
+            noise = [self.ascent_step(*each) for each in zip(noise, gradients, sites, strict=True)]
+            for task, loss in passes.losses(passes.rerun(noise)).items():
                 excess[task] = excess[task] + (loss - clean[task]) / self.passes
         logs = {f"freelb_{task}" if task else "freelb": value.detach() for task, value in excess.items()}
         logs["freelb_radius"] = torch.stack([_frobenius(each).amax() for each in noise]).amax()
         return Penalty({task: self.weight * value for task, value in excess.items()}, logs)
 
-    def ascended(self, noise: Tensor, gradient: Tensor, place: Place) -> Tensor:
+    def ascent_step(self, noise: Tensor, gradient: Tensor, site: NoiseSite) -> Tensor:
         """The perturbation `[N, T, H]` after a step of ascent along `gradient`."""
-        gradient = gradient * place.mask
+        gradient = gradient * site.mask
         size = _frobenius(gradient)
         noise = noise + self.eta * torch.where(size > 0, gradient / size, 0)
         return noise * (self.epsilon / _frobenius(noise)).clamp(max=1)

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.regularizers.encoder_layers import find_encoders, find_layers, replaced_forward
-from hf_layerfusion.regularizers.rng_states import GeneratorStates
+from hf_layerfusion.regularizers.encoder_layers import replaced_forward, require_encoders, require_layers
+from hf_layerfusion.regularizers.rng_states import RandomStates
 
 
-class Place(NamedTuple):
+class NoiseSite(NamedTuple):
     """A state that noise is added to in each pass.
 
     Attributes:
@@ -35,22 +35,22 @@ class Place(NamedTuple):
     mask: Tensor
 
 
-class NoisePoint(ABC):
+class NoiseInjector(ABC):
     """Where noise enters a model.
 
     Attributes:
-        places: the states there, in the order in which the clean pass made them. There is one, unless the model runs
+        sites: the states there, in the order in which the clean pass made them. There is one, unless the model runs
             several encoders.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.encoders = find_encoders(model)
-        self.places: list[Place] = []
+        self.encoders = require_encoders(model)
+        self.sites: list[NoiseSite] = []
         self._mask: Tensor | None = None
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Finds the places: the clean pass runs inside the block.
+        """Finds the sites: the clean pass runs inside the block.
 
         Raises:
             UserError: nothing to add noise to, or not in a way that noise survives.
@@ -61,7 +61,7 @@ class NoisePoint(ABC):
                 stack.callback(handle.remove)
             stack.enter_context(self._recording())
             yield
-        if not self.places:
+        if not self.sites:
             raise UserError(
                 "noise needs a model whose pass runs through the word embeddings of a transformers encoder, found "
                 "none; give the model input_ids, not inputs_embeds, and use a PreTrainedModel"
@@ -71,14 +71,14 @@ class NoisePoint(ABC):
     def _recording(self) -> Any: ...
 
     @abstractmethod
-    def adding(self, noise: Sequence[Tensor], same_dropout: bool) -> Any:
-        """A context in which a pass has `noise`, a tensor for each place, added to its states."""
+    def inject(self, noise: Sequence[Tensor], same_dropout: bool) -> Any:
+        """A context in which a pass has `noise`, a tensor for each site, added to its states."""
 
     def _remember_mask(self, encoder: nn.Module, args: Any, kwargs: Any) -> None:
         given = inspect.signature(encoder.forward).bind_partial(*args, **kwargs).arguments
         self._mask = given.get("attention_mask")
 
-    def _add_place(self, state: Any) -> None:
+    def _add_site(self, state: Any) -> None:
         if not isinstance(state, Tensor) or state.dim() != 3:
             raise UserError(
                 "noise needs states [N, T, H] with their padding, found "
@@ -100,10 +100,10 @@ class NoisePoint(ABC):
                 f"{list(mask.shape)}; give the usual mask of ones and zeros, and for tasks that share their rows set "
                 "the noise below the tasks' own layers"
             )
-        self.places.append(Place(state, (mask != 0).unsqueeze(-1).to(state)))
+        self.sites.append(NoiseSite(state, (mask != 0).unsqueeze(-1).to(state)))
 
 
-class EmbeddingNoise(NoisePoint):
+class EmbeddingNoise(NoiseInjector):
     """Noise on the output of the word embeddings, before positions, token types and LayerNorm."""
 
     @property
@@ -112,18 +112,18 @@ class EmbeddingNoise(NoisePoint):
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
-        with _hooked(self._embeddings, lambda module, args, output: self._add_place(output)):
+        with _hooked(self._embeddings, lambda module, args, output: self._add_site(output)):
             yield
 
     @contextmanager
-    def adding(self, noise: Sequence[Tensor], same_dropout: bool) -> Iterator[None]:
+    def inject(self, noise: Sequence[Tensor], same_dropout: bool) -> Iterator[None]:
         # Added to the clean pass's own embeddings: the table's gradient, as large as the table, is made only once.
-        states = iter([place.state + each for place, each in zip(self.places, noise, strict=True)])
+        states = iter([site.state + each for site, each in zip(self.sites, noise, strict=True)])
         with _hooked(self._embeddings, lambda module, args, output: next(states)):
             yield
 
 
-class LayerNoise(NoisePoint):
+class LayerNoise(NoiseInjector):
     """Noise on the output of a layer of every encoder. The layers up to it are not run again: a pass takes their
     outputs from the clean one.
 
@@ -137,7 +137,7 @@ class LayerNoise(NoisePoint):
 
     def __init__(self, model: nn.Module, layer: int) -> None:
         super().__init__(model)
-        self._below = [find_layers(encoder)[:layer] for encoder in self.encoders]
+        self._below = [require_layers(encoder)[:layer] for encoder in self.encoders]
         for encoder in self.encoders:
             depth = encoder.config.num_hidden_layers
             if not 1 <= layer < depth:
@@ -147,7 +147,7 @@ class LayerNoise(NoisePoint):
                 )
         # Outputs of each of these layers, and the generators' states behind the last of them.
         self._outputs: dict[nn.Module, list[Any]] = {layer: [] for below in self._below for layer in below}
-        self._states: list[GeneratorStates] = []
+        self._states: list[RandomStates] = []
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
@@ -156,14 +156,14 @@ class LayerNoise(NoisePoint):
         def record(module: nn.Module, args: Any, output: Any) -> None:
             self._outputs[module].append(output)
             if module in last:
-                self._add_place(_state(output))
-                self._states.append(GeneratorStates.now(_state(output).device))
+                self._add_site(_state(output))
+                self._states.append(RandomStates.capture(_state(output).device))
 
         with _hooked(list(self._outputs), record):
             yield
 
     @contextmanager
-    def adding(self, noise: Sequence[Tensor], same_dropout: bool) -> Iterator[None]:
+    def inject(self, noise: Sequence[Tensor], same_dropout: bool) -> Iterator[None]:
         remaining = iter(zip(noise, self._states, strict=True))
 
         def recorded(outputs: list[Any], is_last: bool) -> Callable[..., Any]:
@@ -175,7 +175,7 @@ class LayerNoise(NoisePoint):
                     return output
                 added, states = next(remaining)
                 if same_dropout:
-                    states.set()
+                    states.restore()
                 state = _state(output) + added
                 return state if isinstance(output, Tensor) else (state, *output[1:])
 

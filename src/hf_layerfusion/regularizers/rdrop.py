@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hf_layerfusion.regularizers.forward_passes import Passes
+from hf_layerfusion.regularizers.forward_passes import ForwardPasses
 from hf_layerfusion.regularizers.regularizer import Penalty, Regularizer
 from hf_layerfusion.regularizers.task_outputs import divergence
 
@@ -25,8 +25,8 @@ class RDrop(Regularizer):
         `rdrop` (`rdrop_<task>` for a named task): the divergence ½(…), without weight.
     """
 
-    def penalty(self, passes: Passes) -> Penalty:
-        second = passes.again(same_dropout=False)
+    def penalty(self, passes: ForwardPasses) -> Penalty:
+        second = passes.rerun(same_dropout=False)
         first_losses, second_losses = passes.losses(passes.outputs), passes.losses(second)
         second_logits = passes.logits(second)
         kinds = passes.problem_types()

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.regularizers.forward_passes import Passes
-from hf_layerfusion.regularizers.task_outputs import Batch, ByTask, task_losses
+from hf_layerfusion.regularizers.forward_passes import ForwardPasses
+from hf_layerfusion.regularizers.task_outputs import ModelInputs, TaskTensors, task_losses
 
-KINDS: dict[str, tuple[Any, str]] = {
+SETTING_TYPES: dict[str, tuple[Any, str]] = {
     "int": (Integral, "a whole number"),
     "float": (Real, "a number"),
     "bool": (bool, "true or false"),
@@ -32,7 +32,7 @@ class Penalty(NamedTuple):
         logs: what is worth logging, scalars by name.
     """
 
-    losses: ByTask
+    losses: TaskTensors
     logs: dict[str, Tensor]
 
 
@@ -56,7 +56,7 @@ class Regularizer(ABC):
     def __post_init__(self) -> None:
         for setting in fields(self):
             if setting.init:
-                kind, words = KINDS[getattr(setting.type, "__name__", str(setting.type))]
+                kind, words = SETTING_TYPES[getattr(setting.type, "__name__", str(setting.type))]
                 self._check(isinstance(getattr(self, setting.name), kind), setting.name, f"be {words}")
         self._check(0 <= self.weight < float("inf"), "weight", "be a finite number of 0 or more")
         self._check(self.every >= 1, "every", "be 1 or more; 1 adds the term at each step")
@@ -71,7 +71,7 @@ class Regularizer(ABC):
         return None
 
     @abstractmethod
-    def penalty(self, passes: Passes) -> Penalty:
+    def penalty(self, passes: ForwardPasses) -> Penalty:
         """The term for a batch, whose clean pass is made."""
 
     def after_step(self, model: nn.Module) -> None:
@@ -97,16 +97,16 @@ class RegularizedPass(NamedTuple):
     """
 
     outputs: Any
-    losses: ByTask
+    losses: TaskTensors
     logs: dict[str, Tensor]
 
 
 def regularized_pass(
     model: nn.Module,
-    inputs: Batch,
+    inputs: ModelInputs,
     regularizers: Sequence[Regularizer],
     step: int = 0,
-    losses: Callable[[Batch, Any], ByTask] = task_losses,
+    losses: Callable[[ModelInputs, Any], TaskTensors] = task_losses,
     low_memory: bool = False,
 ) -> RegularizedPass:
     """Runs a batch, and adds to its loss what `regularizers` make of further passes.
@@ -129,7 +129,7 @@ def regularized_pass(
         outputs = model(**inputs)
         return RegularizedPass(outputs, losses(inputs, outputs), {})
     layers = {each.noise_layer for each in due if each.noise_layer is not None}
-    passes = Passes(model, inputs, layers, losses, low_memory)
+    passes = ForwardPasses(model, inputs, layers, losses, low_memory)
     total, logs = passes.losses(passes.outputs), {}
     for each in due:
         penalty = each.penalty(passes)

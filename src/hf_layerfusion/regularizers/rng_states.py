@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-class GeneratorStates(NamedTuple):
+class RandomStates(NamedTuple):
     """States of the generators that a model draws its dropout masks from.
 
     Attributes:
@@ -24,14 +24,14 @@ class GeneratorStates(NamedTuple):
     accelerator: Tensor | None
 
     @classmethod
-    def now(cls, device: torch.device) -> GeneratorStates:
+    def capture(cls, device: torch.device) -> RandomStates:
         """The present ones."""
         accelerator = None
         if device.type != "cpu":
             accelerator = torch.get_device_module(device).get_rng_state(device)
         return cls(device, torch.get_rng_state(), accelerator)
 
-    def set(self) -> None:
+    def restore(self) -> None:
         """Makes them the present ones."""
         torch.set_rng_state(self.cpu)
         if self.accelerator is not None:
@@ -40,9 +40,9 @@ class GeneratorStates(NamedTuple):
     @contextmanager
     def replayed(self) -> Iterator[None]:
         """Draws anew from these inside the block, and goes on after it as if the block had drawn nothing."""
-        before = GeneratorStates.now(self.device)
-        self.set()
+        before = RandomStates.capture(self.device)
+        self.restore()
         try:
             yield
         finally:
-            before.set()
+            before.restore()

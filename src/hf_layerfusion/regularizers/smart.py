@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_layerfusion.regularizers.forward_passes import Passes
-from hf_layerfusion.regularizers.noise_sites import Place
+from hf_layerfusion.regularizers.forward_passes import ForwardPasses
+from hf_layerfusion.regularizers.noise_sites import NoiseSite
 from hf_layerfusion.regularizers.regularizer import Penalty, Regularizer
 from hf_layerfusion.regularizers.smart_modes import SMART_MODES
 
@@ -87,7 +87,7 @@ class Smart(Regularizer):
     def noise_layer(self) -> int:
         return self.layer
 
-    def penalty(self, passes: Passes) -> Penalty:
+    def penalty(self, passes: ForwardPasses) -> Penalty:
         mode = SMART_MODES[self.mode]
         same_dropout = mode.same_dropout if self.same_dropout is None else self.same_dropout
         clean = passes.logits(passes.outputs)
@@ -98,20 +98,20 @@ class Smart(Regularizer):
             found = passes.logits(outputs)
             return torch.stack([mode.ascent(kinds[task], found[task], fixed[task]) for task in fixed]).sum()
 
-        places = passes.point(self.layer).places
-        noise = [self.sigma * torch.randn_like(place.state) * place.mask for place in places]
+        sites = passes.injector(self.layer).sites
+        noise = [self.sigma * torch.randn_like(site.state) * site.mask for site in sites]
         for _ in range(self.steps):
             gradients = passes.noise_gradient(noise, objective, self.layer, same_dropout)
-            noise = [self.ascended(*each) for each in zip(noise, gradients, places, strict=True)]
-        found = passes.logits(passes.again(noise, self.layer, same_dropout))
+            noise = [self.ascent_step(*each) for each in zip(noise, gradients, sites, strict=True)]
+        found = passes.logits(passes.rerun(noise, self.layer, same_dropout))
         values = {task: mode.distance(kinds[task], found[task], clean[task]) for task in clean}
         logs = {f"smart_{task}" if task else "smart": value.detach() for task, value in values.items()}
         logs["smart_radius"] = torch.stack([self._norm(each).amax() for each in noise]).amax()
         return Penalty({task: self.weight * value for task, value in values.items()}, logs)
 
-    def ascended(self, noise: Tensor, gradient: Tensor, place: Place) -> Tensor:
+    def ascent_step(self, noise: Tensor, gradient: Tensor, site: NoiseSite) -> Tensor:
         """The perturbation `[N, T, H]` after a step of ascent along `gradient`."""
-        gradient = gradient * place.mask
+        gradient = gradient * site.mask
         if self.mode == "smart-pytorch":
             noise = noise + self.eta * gradient
             return noise / (self._norm(noise) + self.epsilon)

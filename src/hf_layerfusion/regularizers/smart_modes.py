@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_layerfusion.regularizers.task_outputs import comparable, divergence
+from hf_layerfusion.regularizers.task_outputs import checked_logits, divergence
 
 
 class SmartMode(NamedTuple):
@@ -38,7 +38,7 @@ def _paper_distance(problem_type: str, perturbed: Tensor, clean: Tensor) -> Tens
 
 def _public_ascent(problem_type: str, perturbed: Tensor, clean: Tensor) -> Tensor:
     """KL(clean ‖ perturbed), the mean over the texts; for regression the mean squared error."""
-    perturbed, clean = comparable(perturbed, clean)
+    perturbed, clean = checked_logits(perturbed, clean)
     if problem_type == "regression":
         return F.mse_loss(perturbed, clean)
     if problem_type == "multi_label_classification":
@@ -54,7 +54,7 @@ def _public_distance(problem_type: str, perturbed: Tensor, clean: Tensor) -> Ten
 
     Σ (p − q)(log p − log q) with a constant p − q has this value and these gradients.
     """
-    perturbed, clean = comparable(perturbed, clean)
+    perturbed, clean = checked_logits(perturbed, clean)
     if problem_type == "regression":
         return F.mse_loss(perturbed, clean)
     if problem_type == "multi_label_classification":

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from hf_layerfusion.errors import UserError
 
-Batch = Mapping[str, Any]
-ByTask = dict[str, Tensor]
+ModelInputs = Mapping[str, Any]
+TaskTensors = dict[str, Tensor]
 
 ONE_TASK = ""
 """The name of the task of a batch that names none."""
@@ -50,10 +50,10 @@ def divergence(problem_type: str, first: Tensor, second: Tensor) -> Tensor:
     Raises:
         UserError: logits of another shape, as of a model that labels tokens.
     """
-    return DIVERGENCES[problem_type](*comparable(first, second))
+    return DIVERGENCES[problem_type](*checked_logits(first, second))
 
 
-def comparable(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def checked_logits(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Two logits `[B, C]` of the same texts, in float32 or better.
 
     Raises:
@@ -69,18 +69,18 @@ def comparable(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def task_inputs(inputs: Batch) -> dict[str, Any]:
+def task_inputs(inputs: ModelInputs) -> dict[str, Any]:
     """The batch of each task in `inputs`: of those below `tasks`, or of the one that it names, or names not."""
     return dict(inputs["tasks"]) if "tasks" in inputs else {inputs.get("task", ONE_TASK): inputs}
 
 
-def problem_types(config: Any, inputs: Batch) -> dict[str, str]:
+def problem_types(config: Any, inputs: ModelInputs) -> dict[str, str]:
     """What each task of a batch is about, by the model's configuration; where that does not say, guessed from the
     number of labels and their type as transformers does."""
     return {task: _problem_type(config, task, batch) for task, batch in task_inputs(inputs).items()}
 
 
-def _problem_type(config: Any, task: str, inputs: Batch) -> str:
+def _problem_type(config: Any, task: str, inputs: ModelInputs) -> str:
     tasks = getattr(config, "tasks", None) or {}
     if task in tasks:
         return str(tasks[task].get("problem_type", "single_label_classification"))
@@ -93,7 +93,7 @@ def _problem_type(config: Any, task: str, inputs: Batch) -> str:
     return "single_label_classification" if is_class else "multi_label_classification"
 
 
-def task_logits(inputs: Batch, outputs: Any) -> ByTask:
+def task_logits(inputs: ModelInputs, outputs: Any) -> TaskTensors:
     """The logits `[B, num_labels]` of each task of a batch.
 
     Raises:
@@ -102,7 +102,7 @@ def task_logits(inputs: Batch, outputs: Any) -> ByTask:
     return _by_task(inputs, outputs, "logits", "logits")
 
 
-def task_losses(inputs: Batch, outputs: Any) -> ByTask:
+def task_losses(inputs: ModelInputs, outputs: Any) -> TaskTensors:
     """The model's own loss of each task of a batch.
 
     Raises:
@@ -111,11 +111,11 @@ def task_losses(inputs: Batch, outputs: Any) -> ByTask:
     return _by_task(inputs, outputs, "loss", "losses")
 
 
-def _by_task(inputs: Batch, outputs: Any, of_one: str, of_several: str) -> ByTask:
+def _by_task(inputs: ModelInputs, outputs: Any, of_one: str, of_several: str) -> TaskTensors:
     several = "tasks" in inputs
     name = of_several if several else of_one
     found: Any = outputs.get(name) if isinstance(outputs, Mapping) else None
-    by_task: ByTask = dict(found or {}) if several else dict.fromkeys(task_inputs(inputs), found)
+    by_task: TaskTensors = dict(found or {}) if several else dict.fromkeys(task_inputs(inputs), found)
     if found is None or by_task.keys() != task_inputs(inputs).keys():
         names = sorted(outputs) if isinstance(outputs, Mapping) else "no names"
         raise UserError(

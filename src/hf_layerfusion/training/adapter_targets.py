@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.regularizers.encoder_layers import encoders_of, layers_of
+from hf_layerfusion.regularizers.encoder_layers import get_encoders, get_layers
 
 ALL_LINEAR = "all-linear"
 
@@ -109,7 +109,7 @@ def chosen_layers(config: Any, encoders: dict[str, Any]) -> list[str] | None:
     patterns = [pattern] if isinstance(pattern, str) else list(pattern or ())
     found = []
     for prefix, encoder in encoders.items():
-        layers = layers_of(encoder)
+        layers = get_layers(encoder)
         if layers is None:
             raise UserError(
                 f"layers_to_transform must be left out for '{encoder.config.model_type}', whose layers do not stand in "
@@ -226,7 +226,7 @@ def adaptable_encoders(model: PreTrainedModel, task: str | None) -> dict[str, An
     encoders = {
         name: module
         for name, module in model.named_modules()
-        if any(module is encoder for encoder in encoders_of(model))
+        if any(module is encoder for encoder in get_encoders(model))
         and name.rpartition(".")[2] not in {"frozen", *own}
     }
     if not encoders or "" in encoders:
@@ -262,7 +262,7 @@ def inside(
 def modules_beside(model: PreTrainedModel, task: str | None) -> list[str]:
     """The names of the largest modules that belong to no encoder, and of the encoders' poolers: what a plain encoder's
     checkpoint may lack. Of the heads of several tasks only that of `task`."""
-    encoders = {id(encoder) for encoder in encoders_of(model)}
+    encoders = {id(encoder) for encoder in get_encoders(model)}
     others = {name for name in task_names(model) if task not in (None, name)}
     found: list[str] = []
 

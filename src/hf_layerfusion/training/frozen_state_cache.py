@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import TrainOutput
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.regularizers.encoder_layers import encoders_of
+from hf_layerfusion.regularizers.encoder_layers import get_encoders
 from hf_layerfusion.training.state_cache import ENCODER_INPUTS, StateCache, text_key
 from hf_layerfusion.training.state_reader import StateReader, texts_of
 from hf_layerfusion.training.task_data import Row
@@ -40,7 +40,7 @@ def check_cacheable(model: nn.Module, args: LayerFusionTrainingArguments) -> Non
             "cache_frozen_states needs a model that takes encoder_states in place of ids, found "
             f"{type(model).__name__}; use BertForGRUFusionClassification or BertWithPoolingModule, or leave it out"
         )
-    (encoder,) = encoders_of(model)
+    (encoder,) = get_encoders(model)
     trained = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
     if trained:
         raise UserError(
@@ -154,7 +154,7 @@ class FrozenStates(Trainer):
     def _collating_states(self) -> Iterator[None]:
         given = self.data_collator
         if self.args.cache_frozen_states is not None:
-            (encoder,) = encoders_of(self._model)
+            (encoder,) = get_encoders(self._model)
             # A checkpoint may have brought other weights, or the user.
             if self._states is None or self._read_with != _versions(encoder):
                 self._read_with = _versions(encoder)

@@ -8,7 +8,7 @@ from peft import PeftModel
 from torch import nn
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.regularizers.encoder_layers import encoders_of, layers_of
+from hf_layerfusion.regularizers.encoder_layers import get_encoders, get_layers
 
 EMBEDDINGS, LAYER, TOP, FUSION, HEAD = "embeddings", "layer", "encoder", "fusion", "head"
 
@@ -57,7 +57,7 @@ def parameter_parts(model: nn.Module) -> dict[int, ParameterPart]:
         for name, parameter in encoder.named_parameters():
             embeds = "embed" in name or id(parameter) in tables
             places[id(parameter)] = ParameterPart(EMBEDDINGS if embeds else TOP)
-        for number, layer in enumerate(layers_of(encoder) or ()):
+        for number, layer in enumerate(get_layers(encoder) or ()):
             places |= {id(parameter): ParameterPart(LAYER, number) for parameter in layer.parameters()}
     return places
 
@@ -70,7 +70,7 @@ def depth_of(model: nn.Module) -> int:
     """
     depths = []
     for encoder in _encoders_of(model):
-        layers = layers_of(encoder)
+        layers = get_layers(encoder)
         if layers is None:
             raise UserError(
                 f"layer_decay, frozen_layers and unfreeze_per_epoch need an encoder whose layers stand in one list, "
@@ -82,4 +82,4 @@ def depth_of(model: nn.Module) -> int:
 
 def _encoders_of(model: nn.Module) -> list[nn.Module]:
     # A model that nests none is an encoder as a whole.
-    return [*encoders_of(model)] or [model]
+    return [*get_encoders(model)] or [model]

@@ -20,7 +20,7 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.regularizers.encoder_layers import encoders_of
+from hf_layerfusion.regularizers.encoder_layers import get_encoders
 from hf_layerfusion.training.state_cache import (
     ENCODER_INPUTS,
     StateCache,
@@ -79,7 +79,7 @@ class StateReader:
     encoder could see: a text's states do not depend on the other texts.
 
     Args:
-        model: its base model has `states_read` and `read_states` (`LayerFusionModel`).
+        model: its base model has `state_spec` and `read_states` (`LayerFusionModel`).
         tokenizer: made the ids; part of the cache's key.
         folder: where the cache lies.
         batch_size: texts a batch.
@@ -114,7 +114,7 @@ class StateReader:
             UserError: a data set without a length, a disk without room, or a folder that the processes do not share.
         """
         cache = self._open()
-        every_token = self.model.base_model.states_read.tokens == "all"
+        every_token = self.model.base_model.state_spec.tokens == "all"
         texts = {
             key: text for rows in datasets if rows is not None for key, text in self._texts(rows, every_token)
         }
@@ -139,8 +139,8 @@ class StateReader:
         self._write(cache, missing)
 
     def _open(self) -> StateCache:
-        (encoder,) = encoders_of(self.model)
-        read = self.model.base_model.states_read
+        (encoder,) = get_encoders(self.model)
+        read = self.model.base_model.state_spec
         config: Any = encoder.config
         fields = {name: value for name, value in config.to_dict().items() if name not in _NOT_THE_ENCODER}
         return StateCache(
@@ -169,7 +169,7 @@ class StateReader:
             )
         dataset = TaskDataset("one", rows, "training")
         names = [name for name in ENCODER_INPUTS if name in dataset.columns]
-        vectors = self.model.base_model.states_read.vectors
+        vectors = self.model.base_model.state_spec.vectors
         for index, values in enumerate(zip(*map(dataset.column, names), strict=True)):
             for side, text in enumerate(texts_of(dict(zip(names, values, strict=True)))):
                 length = len(text["input_ids"])
@@ -202,7 +202,7 @@ class StateReader:
     def _computed(self, texts: list[_Text]) -> Iterator[Tensor]:
         """Yield the states `[R, T, H]` of each text."""
         model, was_training = self.model, self.model.training
-        every_token = model.base_model.states_read.tokens == "all"
+        every_token = model.base_model.state_spec.tokens == "all"
         hidden = self.process_index > 0 or len(texts) <= self.batch_size
         progress = tqdm(total=len(texts), desc="encoding texts", unit="text", disable=hidden)
         model.eval()

@@ -17,7 +17,7 @@ _MOST_TICKS = 8
 
 
 @dataclass(frozen=True)
-class Trial:
+class SearchTrial:
     """A trial of a search.
 
     Attributes:
@@ -39,7 +39,7 @@ class Trial:
     folder: str = ""
 
 
-def best_of(trials: Sequence[Trial], maximize: bool) -> Trial:
+def best_of(trials: Sequence[SearchTrial], maximize: bool) -> SearchTrial:
     """The best of the finished trials, the first of equal ones.
 
     Raises:
@@ -51,7 +51,7 @@ def best_of(trials: Sequence[Trial], maximize: bool) -> Trial:
     return min(finished, key=lambda trial: _value(trial) * (-1 if maximize else 1))
 
 
-def plot_history(trials: Sequence[Trial], objective: str, maximize: bool, path: PathLike) -> None:
+def plot_history(trials: Sequence[SearchTrial], objective: str, maximize: bool, path: PathLike) -> None:
     """Draw each trial's objective in the order of the trials, and the best so far as a line.
 
     Args:
@@ -92,7 +92,7 @@ def plot_history(trials: Sequence[Trial], objective: str, maximize: bool, path: 
 
 
 def plot_settings(
-    trials: Sequence[Trial], objective: str, maximize: bool, log_settings: Sequence[str], path: PathLike
+    trials: Sequence[SearchTrial], objective: str, maximize: bool, log_settings: Sequence[str], path: PathLike
 ) -> None:
     """Draw the objective against each setting, a panel for each; whole numbers and names stand side by side.
 
@@ -129,16 +129,16 @@ def plot_settings(
         save_figure(figure, path)
 
 
-def _count(trials: Sequence[Trial]) -> str:
+def _count(trials: Sequence[SearchTrial]) -> str:
     failed = sum(trial.state in ("failed", "interrupted") for trial in trials)
     return f"{len(trials)} trials" + (f", {failed} failed" if failed else "")
 
 
-def _measured(trials: Sequence[Trial], state: str) -> list[Trial]:
+def _measured(trials: Sequence[SearchTrial], state: str) -> list[SearchTrial]:
     return [trial for trial in trials if trial.state == state and trial.objective is not None]
 
 
-def _value(trial: Trial) -> float:
+def _value(trial: SearchTrial) -> float:
     return float("nan") if trial.objective is None else trial.objective
 
 
@@ -159,7 +159,7 @@ def _places(axes: Axes, values: Sequence[Any], log: bool) -> list[float]:
     return [float(kinds.index(value if numbers else str(value))) for value in values]
 
 
-def _points(axes: Axes, placed: Sequence[tuple[float, Trial]], best: Trial) -> None:
+def _points(axes: Axes, placed: Sequence[tuple[float, SearchTrial]], best: SearchTrial) -> None:
     shapes: dict[str, dict[str, Any]] = {
         "finished": {"marker": "o", "color": BLUE, "s": 26},
         "pruned": {"marker": "o", "facecolors": "none", "edgecolors": _GREY, "s": 26},

@@ -55,7 +55,7 @@ def plot_task_metrics(
         save_figure(figure, path)
 
 
-def plot_answers(
+def plot_task_predictions(
     labels: npt.NDArray[Any],
     predictions: npt.NDArray[Any],
     folder: Path,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_layerfusion.data.arrow_tables import values
+from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.label_names import raw_labels
 from hf_layerfusion.data.labels import LabelSchema
@@ -40,7 +40,7 @@ class SplitTexts:
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """ComparisonRow by row, one text or the two of a pair."""
+        """Texts row by row: one text, or the two of a pair."""
         return list(zip(*self.columns.values(), strict=True))
 
     def select(self, kept: np.ndarray) -> "SplitTexts":
@@ -110,14 +110,14 @@ def _read(path: str, split: str, data: DataArguments, task: TaskSchema) -> Split
     )
     labels = None
     if "label" in rows.column_names:
-        schema = _schema(task, data, raw_labels(rows), path).for_numbers(rows, path)
-        labels = np.array(values(schema.encode(rows, path), "label"))
+        schema = _schema(task, data, raw_labels(rows), path).with_numeric_labels(rows, path)
+        labels = np.array(column_values(schema.encode(rows, path), "label"))
         if not task.is_regression:
             labels = np.array([task.labels.index(name) for name in schema.names])[labels]
     cleaned, _ = clean(rows, make_cleaner(data), split)
     texts = text_rows(cleaned, columns)
     by_column = {name: [row[place] for row in texts] for place, name in enumerate(columns)}
-    return SplitTexts(values(rows, "id"), by_column, labels)
+    return SplitTexts(column_values(rows, "id"), by_column, labels)
 
 
 def _schema(task: TaskSchema, data: DataArguments, labels: list[Any], path: str) -> LabelSchema:

@@ -10,7 +10,7 @@ from hf_layerfusion.ensembling.combiners import Array
 from hf_layerfusion.ensembling.ensemble import Ensemble
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.significance import Difference
-from hf_layerfusion.evaluation.task_significance import TaskAnswers, bootstrap_tasks
+from hf_layerfusion.evaluation.task_significance import TaskPredictions, bootstrap_tasks
 from hf_layerfusion.recipes.ensembles.ensemble_data import SplitTexts
 
 RESAMPLES = 2000
@@ -132,8 +132,8 @@ def add_gains(comparison: CombinerComparison) -> None:
             row.gain = bootstrap_tasks(baseline, variant, RESAMPLES)
 
 
-def _task_predictions(comparison: CombinerComparison, task: str, predictions: Array) -> TaskAnswers:
+def _task_predictions(comparison: CombinerComparison, task: str, predictions: Array) -> TaskPredictions:
     labels = np.asarray(comparison.texts[task][str(comparison.reported(task))].labels, np.float64)
     is_correlation = comparison.ensemble.tasks[task].is_regression
     answers = predictions if is_correlation else predictions.argmax(axis=1)
-    return TaskAnswers(labels, np.asarray(answers, np.float64)[None], is_correlation)
+    return TaskPredictions(labels, np.asarray(answers, np.float64)[None], is_correlation)

@@ -11,7 +11,7 @@ from hf_layerfusion import parameter_counts
 from hf_layerfusion.evaluation.mistakes import worst_mistakes
 from hf_layerfusion.evaluation.plots.run_plots import plot_training_curves
 from hf_layerfusion.evaluation.plots.surgery_plots import plot_conflicts
-from hf_layerfusion.evaluation.plots.task_plots import plot_answers, plot_task_metrics
+from hf_layerfusion.evaluation.plots.task_plots import plot_task_metrics, plot_task_predictions
 from hf_layerfusion.evaluation.predictions import (
     spreadsheet_cell,
     write_course_predictions,
@@ -142,7 +142,7 @@ def plot_task(
         return []
     split, logits, labels = found
     is_regression = schema.problem_type == "regression"
-    first, second = plot_answers(
+    first, second = plot_task_predictions(
         labels,
         logits.reshape(-1) if is_regression else logits.argmax(axis=1),
         folder / "plots",

@@ -14,13 +14,13 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 
 from hf_layerfusion import TaskConfig
-from hf_layerfusion.data.arrow_tables import row_number, values
+from hf_layerfusion.data.arrow_tables import column_values, row_number
 from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.truncation import CUTS, encode
 from hf_layerfusion.errors import UserError, nearest, one_line
 from hf_layerfusion.evaluation.predictions import COURSE_COLUMNS
 from hf_layerfusion.hub.paths import inside, is_plain_name
-from hf_layerfusion.metric_registry import PROBLEM_METRICS, choosing_metrics
+from hf_layerfusion.metric_registry import PROBLEM_METRICS, selection_metrics
 from hf_layerfusion.recipes.data_preparation import PreparedData, encode_splits, prepare
 from hf_layerfusion.recipes.multitask.multitask_arguments import MultitaskDataArguments
 from hf_layerfusion.recipes.recipe_arguments import PairDataArguments
@@ -66,7 +66,7 @@ class TaskSpec:
     def settings_of(self, problem_type: str) -> dict[str, Any]:
         """The settings; with this problem type where they name none, and a metric that goes with it."""
         problem_type = self.settings.get("problem_type") or problem_type
-        return {"metric": choosing_metrics(problem_type)[0], **self.settings, "problem_type": problem_type}
+        return {"metric": selection_metrics(problem_type)[0], **self.settings, "problem_type": problem_type}
 
 
 def read_tasks_file(path: str | None) -> dict[str, dict[str, Any]]:
@@ -202,14 +202,14 @@ def prepare_task(task: TaskSpec) -> tuple[TaskSpec, PreparedData]:
         TaskConfig(**settings)
     except (ValueError, StrictDataclassError) as error:
         raise UserError(f"task '{task.name}': {one_line(error)}") from error
-    if settings["metric"] not in (metrics := choosing_metrics(settings["problem_type"])):
+    if settings["metric"] not in (metrics := selection_metrics(settings["problem_type"])):
         raise UserError(
             f"task '{task.name}': metric must be one of {', '.join(metrics)}, found {settings['metric']!r}; correct it."
         )
     for name, split in data.splits.items():
         if settings.get("value_range") is not None and "label" in split.column_names:
             low, high = settings["value_range"]
-            for index, value in enumerate(values(split, "label")):
+            for index, value in enumerate(column_values(split, "label")):
                 if not low <= value <= high:
                     raise UserError(
                         f"task '{task.name}': {name}: row {row_number(split, index)}: the label {value:g} lies outside "
@@ -241,7 +241,7 @@ def check_task_names(tasks: Mapping[str, TaskSpec], arguments: MultitaskDataArgu
         metrics = [
             name
             for kind in ([problem_type] if problem_type in PROBLEM_METRICS else PROBLEM_METRICS)
-            for name in choosing_metrics(kind)
+            for name in selection_metrics(kind)
         ]
         named += [(f"task '{task.name}': metric", task.settings.get("metric") or metrics[0], metrics)]
     for what, name, known in named:

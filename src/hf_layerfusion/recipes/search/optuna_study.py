@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from hf_layerfusion.errors import UserError, one_line
-from hf_layerfusion.evaluation.plots.search_plots import Trial
+from hf_layerfusion.evaluation.plots.search_plots import SearchTrial
 from hf_layerfusion.training.hp_search import FOLDER
 
 STUDY_NAME = "search"
@@ -149,10 +149,10 @@ def open_study(path: Path, options: dict[str, Any], identity: dict[str, Any]) ->
     return study
 
 
-def reported_trials(study: optuna.Study) -> list[Trial]:
+def reported_trials(study: optuna.Study) -> list[SearchTrial]:
     """The study's trials, as they are reported."""
     return [
-        Trial(
+        SearchTrial(
             number=trial.number,
             state=trial_state(trial),
             objective=trial.value,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_layerfusion.evaluation.plots.search_plots import Trial, plot_history, plot_settings
+from hf_layerfusion.evaluation.plots.search_plots import SearchTrial, plot_history, plot_settings
 from hf_layerfusion.hub.markdown import Markdown, markdown_table
 from hf_layerfusion.recipes.recipe_arguments import RunTrainingArguments
 from hf_layerfusion.storage import replacing, write_text
@@ -17,7 +17,7 @@ def searched_metric(arguments: RunTrainingArguments) -> str:
 
 
 def write_trials(
-    folder: Path, trials: Sequence[Trial], arguments: RunTrainingArguments, log_settings: Sequence[str]
+    folder: Path, trials: Sequence[SearchTrial], arguments: RunTrainingArguments, log_settings: Sequence[str]
 ) -> None:
     """Writes the table of a search's trials as `trials.csv` and `trials.md`, and its plots."""
     objective, maximize = f"validation {searched_metric(arguments)}", bool(arguments.greater_is_better)

@@ -16,7 +16,7 @@ from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKEND
 from transformers.trainer_utils import BestRun, HPSearchBackend, IntervalStrategy
 
 from hf_layerfusion.errors import UserError, nearest
-from hf_layerfusion.evaluation.plots.search_plots import Trial
+from hf_layerfusion.evaluation.plots.search_plots import SearchTrial
 from hf_layerfusion.recipes.recipe_arguments import RunTrainingArguments
 from hf_layerfusion.recipes.run_folder import SETTINGS_FILE, Experiment
 from hf_layerfusion.recipes.search.search_report import (
@@ -298,7 +298,7 @@ def _search_in_study(
     return BestRun(str(number), best.value, best.params)
 
 
-def _check_ended(trials: Sequence[Trial]) -> None:
+def _check_ended(trials: Sequence[SearchTrial]) -> None:
     failed = [trial.error for trial in trials if trial.error]
     if failed and not any(trial.state == "finished" for trial in trials):
         raise UserError(f"--hp_search: no trial ended well; the last one: {failed[-1]}")
