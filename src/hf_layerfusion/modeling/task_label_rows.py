@@ -75,8 +75,8 @@ def _set_task(model: Any, head: TaskHead, wanted: TaskConfig, what: str) -> None
             set_rows(model, layer, [0], sign=-1.0, shift=1.0 if wanted.loss == "mse" else 0.0)
     elif not is_same or any(each != ranges[0] for each in ranges) or rows != list(range(len(stored.labels))):
         logger.warning(
-            f"{what} was trained on other labels, another value_range or another loss: its output layer starts at "
-            "random; train it."
+            f"{what} was trained on other labels, another value_range or another loss: its output layer is "
+            "initialised at random; train it."
         )
         for layer in layers:
             set_rows(model, layer, [None])
