@@ -18,7 +18,7 @@ from hf_layerfusion.recipes.data_preparation import PreparedData, prepare, token
 from hf_layerfusion.recipes.data_record import DATA, DataRecord, check_data, data_record
 from hf_layerfusion.recipes.fold_runs import prepare_folds
 from hf_layerfusion.recipes.layer_use_report import measure_layers
-from hf_layerfusion.recipes.model_setup import load_tokenizer
+from hf_layerfusion.recipes.model_setup import encodes_pairs_separately, load_tokenizer
 from hf_layerfusion.recipes.multitask.multitask_arguments import (
     MultitaskDataArguments,
     MultitaskModelArguments,
@@ -77,7 +77,10 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> Reci
             in_folder(settings, data_dir)
         )
         parts, tokenizer = _prepared(
-            data_class, _tokenizer_key(model_arguments), json.dumps(vars(data_arguments))
+            data_class,
+            _tokenizer_key(model_arguments),
+            json.dumps(vars(data_arguments)),
+            encodes_pairs_separately(model_arguments),
         )
         data, encoded = parts[0 if fold is None else fold - 1]
         record = data_record(data)
@@ -137,7 +140,7 @@ def _tokenizer_key(arguments: CheckpointArguments) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _prepared(
-    data_class: type[DataArguments], tokenizer_settings: str, data_settings: str
+    data_class: type[DataArguments], tokenizer_settings: str, data_settings: str, separate_pairs: bool
 ) -> tuple[list[Prepared], PreTrainedTokenizerBase]:
     """The data of a run, or of each fold of a cross-validation."""
     arguments = data_class(**json.loads(data_settings))
@@ -147,7 +150,8 @@ def _prepared(
         if isinstance(arguments, AbsaDataArguments) and arguments.folds
         else [prepare(arguments)]
     )
-    return [(data, tokenize(data, tokenizer, arguments)) for data in parts], tokenizer
+    encoded = [tokenize(data, tokenizer, arguments, separate_pairs=separate_pairs) for data in parts]
+    return list(zip(parts, encoded, strict=True)), tokenizer
 
 
 MULTITASK_CLASSES = (MultitaskModelArguments, MultitaskDataArguments, MultitaskTrainingArguments)

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, pipeline
 
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
 from hf_layerfusion.modeling.pair_features import PAIR_FEATURES
+from hf_layerfusion.modeling.pipeline_pairs import SeparatePairsPipeline
 from tests.modeling.cases import DEPTH, WIDTH, build, inputs
+from tests.tiny import tiny_tokenizer
 
 FEATURES = ["concat", "abs_difference", "product", "cosine"]
 
@@ -107,3 +109,23 @@ def test_features_that_no_pooling_has_are_refused(name: str) -> None:
     assert "cross_attention" in PAIR_FEATURES
     with pytest.raises(ValueError, match="`pair_features` must be one of"):
         build("concat-mean", pair_features=[name])
+
+
+def test_the_pipeline_encodes_the_texts_separately(tmp_path: Path) -> None:
+    model, tokenizer = build("concat-mean", pair_features=FEATURES), tiny_tokenizer()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    item = {"text": "good film", "text_pair": "a very bad day"}
+    batch = tokenizer(list(item.values()), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**{name: values[None] for name, values in batch.items()}).logits[0].softmax(-1)
+    for options in ({"pipeline_class": SeparatePairsPipeline}, {"trust_remote_code": True}):
+        classify = pipeline("text-classification", model=str(tmp_path), device="cpu", top_k=None, **options)
+        scores = {each["label"]: each["score"] for each in classify([item])[0]}
+        assert scores == pytest.approx(
+            {f"LABEL_{index}": value for index, value in enumerate(expected.tolist())}
+        )
+    with pytest.raises(ValueError, match="`inputs` must be pairs"):
+        classify("good film")
+    with pytest.raises(ValueError, match="trust_remote_code"):  # transformers' word for it
+        pipeline("text-classification", model=str(tmp_path), device="cpu")

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.data.statistics import corpus_statistics, statistics_table
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.recipes.data_preparation import encode_splits, load_splits, prepare
+from hf_layerfusion.recipes.data_preparation import encode_splits, load_splits, prepare, tokenize
 from hf_layerfusion.recipes.fold_runs import prepare_folds
 from hf_layerfusion.recipes.recipe_arguments import (
     AbsaDataArguments,
@@ -19,6 +19,7 @@ from hf_layerfusion.recipes.recipe_arguments import (
     PairDataArguments,
 )
 from hf_layerfusion.recipes.run_report import training_texts
+from tests.tiny import tiny_tokenizer
 
 FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
 
@@ -201,3 +202,24 @@ def test_a_class_that_cleaning_leaves_nothing_of_is_still_counted_before(tmp_pat
         for part in training_texts(load_splits(DataArguments(str(path), preprocessing="none")))
     )
     assert (list(before), list(after)) == (["0", "1", "2"], ["0", "2"])
+
+
+def test_the_texts_of_pairs_are_encoded_separately_on_request(tmp_path: Path) -> None:
+    rows = [{"sentence1": "good", "sentence2": "a bad day", "label": label} for label in ("x", "y")]
+    rows = [row | {"sentence1": f"good {number}"} for number in range(4) for row in rows]
+    file = tmp_path / "pairs.csv"
+    pd.DataFrame(rows).to_csv(file, index=False)
+    arguments = NliDataArguments(train_file=str(file), validation_fraction=0.5)
+    tokenizer = tiny_tokenizer()
+    data = prepare(arguments)
+    row = tokenize(data, tokenizer, arguments, separate_pairs=True)["train"][0]
+    texts = [data.splits["train"][0][name] for name in ("sentence1", "sentence2")]
+    assert row["input_ids"] == [tokenizer(text)["input_ids"] for text in texts]
+
+
+def test_single_texts_have_no_features_of_pairs(tmp_path: Path) -> None:
+    file = tmp_path / "texts.csv"
+    pd.DataFrame({"text": list("abcd"), "label": list("xyxy")}).to_csv(file, index=False)
+    arguments = DataArguments(train_file=str(file), validation_fraction=0.5)
+    with pytest.raises(UserError, match="--pair_features needs pairs of texts"):
+        tokenize(prepare(arguments), tiny_tokenizer(), arguments, separate_pairs=True)

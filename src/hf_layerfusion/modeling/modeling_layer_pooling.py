@@ -12,6 +12,7 @@ from .fusion_base import LayerFuser
 from .fusion_pooling import SENTENCE_FUSERS
 from .heads import ClassificationHead, classification_loss
 from .modeling_layer_fusion import LayerFusionModel, LayerFusionPreTrainedModel
+from .pipeline_pairs import SeparatePairsPipeline
 from .residual_head import ResidualHead
 
 
@@ -108,6 +109,13 @@ class BertWithPoolingModule(LayerFusionPreTrainedModel):
                 config.classifier_dropout,
                 config.pair_features or (),
             )
+        if config.is_siamese:
+            # The stock pipeline would put both texts into one sequence. The class's file is saved beside the model's.
+            implementation = (
+                f"{SeparatePairsPipeline.__module__.rpartition('.')[2]}.{SeparatePairsPipeline.__name__}"
+            )
+            entry = {"impl": implementation, "pt": ["AutoModelForSequenceClassification"], "type": "text"}
+            config.custom_pipelines = {"text-classification": entry}
         self.post_init()
 
     @can_return_tuple

@@ -338,25 +338,49 @@ def check_length(tokenizer: PreTrainedTokenizerBase, arguments: Any) -> None:
 
 
 def tokenize(
-    data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: DataArguments
+    data: PreparedData,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: DataArguments,
+    *,
+    separate_pairs: bool = False,
 ) -> dict[str, Dataset]:
-    """Turns each split into model inputs: `input_ids`, `attention_mask`, …, and `labels` where there are labels.
+    """Return each split as model inputs: `input_ids`, `attention_mask`, …, and `labels` where there are labels.
+
+    Args:
+        data: the texts.
+        tokenizer: the encoder's.
+        arguments: say how long texts may be, and what is cut.
+        separate_pairs: encode the two texts of a pair separately; a column then holds a list for each of them.
 
     Raises:
-        UserError: an unknown `truncation`, or a text that it keeps whole and that leaves no room for the other; as
-            `encode_splits`.
+        UserError: an unknown `truncation`, or a text that it keeps whole and that leaves no room for the other;
+            `separate_pairs` on single texts; as `encode_splits`.
     """
-    _check_room(data, tokenizer, arguments)
+    if separate_pairs and len(data.text_columns) == 1:
+        raise UserError(
+            "--pair_features needs pairs of texts, found single ones; name --text_pair_column, or leave it out."
+        )
+    if not separate_pairs:
+        _check_room(data, tokenizer, arguments)
 
-    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+    def encode(*texts: list[str]) -> Mapping[str, list[Any]]:
         return tokenizer(
-            *(batch[column] for column in data.text_columns),
-            truncation=arguments.truncation,
+            *texts,
+            truncation=True if separate_pairs else arguments.truncation,
             max_length=arguments.max_seq_length,
             padding="max_length" if arguments.pad_to_max_length else False,
         )
 
-    return encode_splits(data.splits, encode, tokenizer.model_max_length)
+    def encode_rows(batch: dict[str, list[str]]) -> Mapping[str, list[Any]]:
+        texts = [batch[column] for column in data.text_columns]
+        return side_by_side(*map(encode, texts)) if separate_pairs else encode(*texts)
+
+    return encode_splits(data.splits, encode_rows, tokenizer.model_max_length)
+
+
+def side_by_side(first: Mapping[str, list[Any]], second: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return the inputs of pairs whose texts were encoded separately: a list for each text in every column."""
+    return {name: [list(texts) for texts in zip(first[name], second[name], strict=True)] for name in first}
 
 
 def encode_splits(

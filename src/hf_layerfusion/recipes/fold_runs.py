@@ -21,6 +21,7 @@ from hf_layerfusion.recipes.data_preparation import (
     tokenize,
 )
 from hf_layerfusion.recipes.data_record import DATA, check_record, data_record
+from hf_layerfusion.recipes.model_setup import encodes_pairs_separately
 from hf_layerfusion.recipes.prediction_run import is_prediction_only
 from hf_layerfusion.recipes.recipe_arguments import AbsaDataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.recipes.run_folder import run_once, write_summary
@@ -131,7 +132,8 @@ def cross_validate(
     ):
         with training_arguments.main_process_first(desc="preparing the folds"):
             folds = prepare_folds(data_arguments)
-            encoded = [tokenize(data, tokenizer, data_arguments) for data in folds]
+            separate = encodes_pairs_separately(model_arguments)
+            encoded = [tokenize(data, tokenizer, data_arguments, separate_pairs=separate) for data in folds]
         training_arguments = with_metric(training_arguments, folds[0].schema.problem_type)
         top = Path(str(training_arguments.output_dir))
         record = data_record(folds[0])  # all rows are in it, and what the other folds are follows from them

@@ -247,6 +247,17 @@ def is_trained(path: str, architecture: str, options: dict[str, Any]) -> bool:
     return bool(stored.get("model_type") == ARCHITECTURES[architecture].config_class.model_type)
 
 
+def encodes_pairs_separately(arguments: ModelArguments) -> bool:
+    """Return whether the model of a run takes the two texts of a pair as two sequences (`pair_features`)."""
+    if arguments.pair_features is not None or arguments.architecture == "plain":
+        return bool(arguments.pair_features)
+    path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
+    if not is_trained(path, arguments.architecture, options):
+        return False
+    stored, _ = PreTrainedConfig.get_config_dict(path, **options)
+    return bool(stored.get("pair_features"))
+
+
 def store_label_values(config: Any, schema: LabelSchema) -> None:
     """Write the raw labels of the classes into a model's configuration, as `label_values`, where they are not the
     names: the trained model then reads files with such labels."""

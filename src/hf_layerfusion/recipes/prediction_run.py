@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import DataCollatorWithPadding, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.ensembling.member_models import label_values
@@ -24,6 +24,7 @@ from hf_layerfusion.recipes.run_folder import (
 from hf_layerfusion.recipes.run_report import split_metrics
 from hf_layerfusion.recipes.split_predictions import write_split_predictions
 from hf_layerfusion.storage import finite_or_none, read_json, writable, write_json
+from hf_layerfusion.training.collators import PaddingCollator
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,8 @@ def predict_only(
         check_length(tokenizer, data_arguments)
         with training_arguments.main_process_first(desc="preparing the texts"):
             data = load_splits(data_arguments, schema_of(model))
-            encoded = tokenize(data, tokenizer, data_arguments)
+            separate = getattr(model.config, "pair_features", None) is not None
+            encoded = tokenize(data, tokenizer, data_arguments, separate_pairs=separate)
         for note in data.notes:
             logger.info(note)
         changes: dict[str, Any] = {
@@ -155,7 +157,7 @@ def predict_only(
             model=model,
             args=dataclasses.replace(training_arguments, **changes),
             processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer),
+            data_collator=PaddingCollator(tokenizer),
             compute_metrics=compute_metrics_for(data.schema.problem_type),
         )
         output = trainer.predict(encoded["test"], metric_key_prefix="test")

@@ -151,6 +151,12 @@ class ModelArguments(AdaptedEncoderArguments):
         "layer_pooling: cls, mean, cls_mean (both) or last of the tokens of a layer (default cls, of a causal encoder "
         "last).",
     )
+    pair_features: list[str] | None = option(
+        None,
+        "layer_pooling: encode the two texts of a pair separately and pool these features of them: concat, "
+        "abs_difference, product, squared_sum, squared_difference, normalized_difference or cosine (default: a pair is "
+        "one sequence).",
+    )
     residual_head: str | None = option(
         None,
         "gru_fusion, layer_pooling: cls, last or mean, a vector of the last layer on which a plain classifier stands "

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from transformers import (
-    DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
@@ -45,7 +44,12 @@ from hf_layerfusion.recipes.layer_state_plots import (
     plot_states,
 )
 from hf_layerfusion.recipes.layer_use_report import LAYERS_TITLE, layers_section, measure_layers
-from hf_layerfusion.recipes.model_setup import check_model, load_model, load_tokenizer
+from hf_layerfusion.recipes.model_setup import (
+    check_model,
+    encodes_pairs_separately,
+    load_model,
+    load_tokenizer,
+)
 from hf_layerfusion.recipes.prediction_run import is_prediction_only, predict_only
 from hf_layerfusion.recipes.publishing import open_hub, planned_push
 from hf_layerfusion.recipes.recipe_arguments import (
@@ -66,6 +70,7 @@ from hf_layerfusion.recipes.run_report import RunResult, card_facts, split_metri
 from hf_layerfusion.recipes.search.search_run import check_search, run_with_best, varies_model
 from hf_layerfusion.recipes.split_predictions import write_split_predictions
 from hf_layerfusion.storage import write_json
+from hf_layerfusion.training.collators import PaddingCollator
 from hf_layerfusion.training.parameter_groups import group_rows
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
@@ -91,7 +96,7 @@ def make_trainer(
         train_dataset=encoded["train"],
         eval_dataset=encoded.get("validation"),
         processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=PaddingCollator(tokenizer),
         compute_metrics=compute_metrics_for(data.schema.problem_type),
         optimizer_cls_and_kwargs=chosen_optimizer(training_arguments),
     )
@@ -314,7 +319,8 @@ def classify(
     ):
         with training_arguments.main_process_first(desc="preparing the texts"):
             data = prepare(data_arguments)
-            encoded = tokenize(data, tokenizer, data_arguments)
+            separate = encodes_pairs_separately(model_arguments)
+            encoded = tokenize(data, tokenizer, data_arguments, separate_pairs=separate)
         for note in data.notes:
             logger.info(note)
         training_arguments = with_metric(training_arguments, data.schema.problem_type)

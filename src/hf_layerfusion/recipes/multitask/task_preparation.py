@@ -21,7 +21,7 @@ from hf_layerfusion.errors import UserError, nearest, one_line
 from hf_layerfusion.evaluation.predictions import COURSE_COLUMNS
 from hf_layerfusion.hub.paths import inside, is_plain_name
 from hf_layerfusion.metric_registry import PROBLEM_METRICS, selection_metrics
-from hf_layerfusion.recipes.data_preparation import PreparedData, encode_splits, prepare
+from hf_layerfusion.recipes.data_preparation import PreparedData, encode_splits, prepare, side_by_side
 from hf_layerfusion.recipes.multitask.multitask_arguments import MultitaskDataArguments
 from hf_layerfusion.recipes.recipe_arguments import PairDataArguments
 from hf_layerfusion.training.task_data import SWAPPED
@@ -264,10 +264,7 @@ def tokenize_task(
     cut = functools.partial(encode, tokenizer, max_length=arguments.max_seq_length, cut=arguments.cut)
 
     def siamese(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
-        first, second = (cut(batch[column]) for column in columns)
-        return {
-            name: [list(texts) for texts in zip(first[name], second[name], strict=True)] for name in first
-        }
+        return side_by_side(*(cut(batch[column]) for column in columns))
 
     def joint(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
         return cut(*(batch[column] for column in columns))
