@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 # Read by the libraries when they are imported, and by every process that a test starts.
@@ -24,16 +26,40 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from transformers import AutoModel  # noqa: E402
 
+from tests import figures  # noqa: E402
 from tests.deprecations import logged_deprecations  # noqa: E402
 from tests.tiny import tiny_config, tiny_texts, tiny_tokenizer, write_csv  # noqa: E402
 
 torch.set_num_threads(1)
+
+FOLDERS_WITH_BLANK_FIGURES = {"ensembling", "examples", "hub", "recipes", "reproduction", "training"}
+"""Folders whose tests run a lot and look at few figures: those that look use `drawn_figures`."""
+
+
+def pytest_collection_finish() -> None:
+    """Take what is imported out of the sight of the garbage collector, which each training calls."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _remove_hf_home() -> Iterator[None]:
     yield
     shutil.rmtree(_HF_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    folder = request.path.relative_to(Path(__file__).parent).parts[0]
+    with figures.blank() if folder in FOLDERS_WITH_BLANK_FIGURES else nullcontext():
+        yield
+
+
+@pytest.fixture
+def drawn_figures() -> Iterator[None]:
+    """Figures are drawn, also in a folder where they are left blank."""
+    with figures.drawn():
+        yield
 
 
 @pytest.fixture(autouse=True)

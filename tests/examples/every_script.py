@@ -6,7 +6,7 @@ import csv
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -125,9 +125,13 @@ def call(script: str, options: Mapping[str, Any], *extra: str) -> None:
         module.main()
 
 
-def run_every_script(data: Path, encoder: str, folder: Path, parts: int = 1) -> Path:
-    """Runs all of `settings`, each in its folder in `folder`."""
+def run_every_script(
+    data: Path, encoder: str, folder: Path, parts: int = 1, names: Sequence[str] | None = None
+) -> Path:
+    """Run all of `settings`, or those named, each in its folder in `folder`."""
     for name, (script, options) in settings(data, encoder, parts).items():
+        if names is not None and name not in names:
+            continue
         if not Path(options["model_name_or_path"]).is_absolute():
             options["model_name_or_path"] = folder / options["model_name_or_path"]
         call(script, {**options, "output_dir": folder / name})

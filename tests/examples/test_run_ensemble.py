@@ -20,6 +20,7 @@ from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleArgument
 from hf_layerfusion.recipes.ensembles.ensemble_run import make_ensemble
 from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, TweetTrainingArguments
 from hf_layerfusion.recipes.training_run import classify
+from tests import figures
 from tests.ensembling.small import save_member
 from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.modeling.multitask_cases import build
@@ -65,7 +66,8 @@ def run(trained, files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ensemble")
     third = save_member(folder / "third", labels=LABELS[::-1], seed=3)
     members = [*trained, third]
-    results = call(folder / "run", members, unverified_members=True, **files)
+    with figures.drawn():
+        results = call(folder / "run", members, unverified_members=True, **files)
     return folder, members, results
 
 

@@ -48,6 +48,7 @@ def call(tiny_encoder_dir, tiny_tweets):
     return run
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_a_run_leaves_a_folder_that_the_ecosystem_opens(call, tmp_path, tiny_tweets):
     folder = tmp_path / "run"
     results = call(folder, num_train_epochs=6)

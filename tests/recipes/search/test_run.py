@@ -83,6 +83,7 @@ def trials_in(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_search_then_run(call, tmp_path, sizes):
     folder = tmp_path / "run"
     results = call(folder)
@@ -108,6 +109,7 @@ def test_search_then_run(call, tmp_path, sizes):
     assert "Chosen among 2 trials of Optuna (tpe) by the validation loss" in card
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_a_search_that_was_killed_goes_on(call, tmp_path, monkeypatch):
     call(tmp_path / "whole")
 
