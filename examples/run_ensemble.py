@@ -7,23 +7,9 @@ The folder is the ensemble of the best combiner, or of `--combiner majority_vote
 them, predictions and a plot; `Ensemble.from_pretrained` opens it. docs/ensembles.md says what each option is for.
 """
 
-from pathlib import Path
+from hf_layerfusion.cli.ensemble_command import RECIPE
 
-from hf_layerfusion.cli.script import parse_arguments, print_dry_run, print_outputs, run_script
-from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
-from hf_layerfusion.recipes.ensembles.ensemble_run import make_ensemble
-
-
-def main() -> None:
-    arguments, data_arguments = parse_arguments(EnsembleArguments, EnsembleDataArguments)
-    results = make_ensemble(arguments, data_arguments)
-    if arguments.dry_run:
-        print_dry_run(results)
-        return
-    folder = Path(arguments.output_dir)
-    print((folder / "table.csv").read_text(encoding="utf-8"))
-    print_outputs(results, folder)
-
+main = RECIPE.main
 
 if __name__ == "__main__":
-    run_script(main)
+    RECIPE.call()

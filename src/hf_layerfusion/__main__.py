@@ -1,17 +1,18 @@
-"""`hf-layerfusion COMMAND …`, or `python -m hf_layerfusion COMMAND …`: what is done without a script."""
+"""`hf-layerfusion COMMAND …`, or `python -m hf_layerfusion COMMAND …`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Command(NamedTuple):
     """A command.
 
     Attributes:
-        module: has `add_arguments(parser)` and `run(arguments)`; imported only when the command is called.
+        module: has a `RecipeCommand` called `RECIPE`, or `add_arguments(parser)` and `run(arguments)`; imported only
+            when the command is called.
         summary: what it does, for `--help`.
     """
 
@@ -20,6 +21,29 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "train": Command(
+        "hf_layerfusion.cli.train_command",
+        "train a model for any text classification, regression or multi-label data",
+    ),
+    "train-tweets": Command("hf_layerfusion.cli.train_tweets_command", "train on tweets by GRUBERT's recipe"),
+    "train-absa": Command(
+        "hf_layerfusion.cli.train_absa_command", "train on the sentiment of aspects by BERT-LSTM's recipe"
+    ),
+    "train-nli": Command(
+        "hf_layerfusion.cli.train_nli_command", "train on premises and hypotheses by BERT-LSTM's recipe"
+    ),
+    "train-multitask": Command(
+        "hf_layerfusion.cli.train_multitask_command",
+        "train one model for several tasks by SerBERTus' recipe",
+    ),
+    "pretrain": Command(
+        "hf_layerfusion.cli.pretrain_command", "train an encoder further on texts without labels"
+    ),
+    "search": Command("hf_layerfusion.cli.search_command", "search the best settings, and train with them"),
+    "ensemble": Command(
+        "hf_layerfusion.cli.ensemble_command", "combine trained models, and write the best ensemble"
+    ),
+    "export": Command("hf_layerfusion.cli.export_command", "export a trained model to ONNX"),
     "import-embeddings": Command(
         "hf_layerfusion.cli.import_embeddings_command",
         "convert word embeddings (GloVe, word2vec, fastText) to an encoder's folder",
@@ -32,38 +56,44 @@ COMMANDS = {
         "hf_layerfusion.cli.verify_command",
         "compare the files of a saved model, adapter, checkpoint or ensemble with the checksums in its manifest",
     ),
+    "env": Command("hf_layerfusion.cli.env_command", "print versions and hardware, for a report of a fault"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command that the command line names; a `UserError` becomes one line on standard error and exit code 2.
+    """Run the command that the command line names; a `UserError` becomes one line on standard error and exit code 2.
 
     Args:
         arguments: of the command line, by default those of the process.
     """
-    rows = "\n".join(f"  {name:19}{command.summary}" for name, command in COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog="hf-layerfusion",
-        description=f"commands:\n{rows}",
-        epilog="`hf-layerfusion COMMAND --help` shows a command's own arguments.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those above")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command")
-    called = parser.parse_args(arguments)
-    command = COMMANDS[called.command]
-    module = import_module(command.module)
-    own = argparse.ArgumentParser(prog=f"{parser.prog} {called.command}", description=command.summary)
-    module.add_arguments(own)
-    options = own.parse_args(called.arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        rows = "\n".join(f"  {name:19}{command.summary}" for name, command in COMMANDS.items())
+        print(f"usage: hf-layerfusion COMMAND ...\n\ncommands:\n{rows}\n")
+        print("hf-layerfusion COMMAND --help shows a command's own options.")
+        sys.exit(0 if arguments else 2)
+    name, *own = arguments
     script = import_module("hf_layerfusion.cli.script")
-
-    def run() -> None:
+    with script.one_line_errors():
+        if name == "--version":
+            print(import_module("hf_layerfusion").__version__)
+            return
+        if name not in COMMANDS:
+            errors = import_module("hf_layerfusion.errors")
+            way_out = errors.nearest(name, COMMANDS, "see hf-layerfusion --help")
+            raise errors.UserError(f"hf-layerfusion has no command {name!r}; {way_out}")
+        module: Any = import_module(COMMANDS[name].module)
+        recipe = vars(module).get("RECIPE")
+        if recipe is not None:
+            recipe.main(own, before=script.set_up_logging)
+            return
+        parser = script.CommandParser(prog=f"hf-layerfusion {name}", description=COMMANDS[name].summary)
+        module.add_arguments(parser)
+        options: argparse.Namespace = parser.parse_args(own)
         script.refuse_nul(options)
+        script.set_up_logging()
         module.run(options)
-
-    script.run_script(run)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

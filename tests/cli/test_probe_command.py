@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from hf_layerfusion.__main__ import main
-from hf_layerfusion.cli import probe_command as command_module
+from hf_layerfusion.cli import probe_run as command_module
 from hf_layerfusion.storage import new_folder
 from tests.tiny import tiny_texts, write_csv
 

@@ -20,6 +20,7 @@ EXCLUDED = {
     "*optimizer.pt": "momenta, of which the next step's weights are made",
     "*scheduler.pt": "the rates, which the log holds",
     "*rng_state*.pth": "a file for each process",
+    "run.yaml": "settings, of which those that the results depend on are compared in run.json",
     ".lock": "the number of the process that wrote the folder",
 }
 """Files that are not compared, by pattern, with the reason."""

@@ -1,4 +1,7 @@
-"""The frame of every script in examples/: arguments in, one line out when they are wrong."""
+"""The frame of every script and command: arguments in, one line out when they are wrong.
+
+It imports no library that takes seconds, so that help and refusals come at once.
+"""
 
 import argparse
 import json
@@ -6,18 +9,17 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import datasets
-import transformers
 from huggingface_hub.constants import HF_HOME
-from transformers import HfArgumentParser
 
+from hf_layerfusion.cli.options import Option, read_arguments
 from hf_layerfusion.errors import UserError, nearest
-from hf_layerfusion.hub.publish import NEVER_PUSHED
 from hf_layerfusion.storage import finite_or_none, is_ours, refusal
 
 DEFAULT, PAPER, FROZEN = RECIPES = ("default", "paper", "frozen")
@@ -31,6 +33,7 @@ FROZEN_ENCODER: dict[str, Any] = {
     "cache_frozen_states": str(Path(HF_HOME) / "hf_layerfusion" / "states"),
     "init_from_probe": True,
     "learning_rate": 1e-5,
+    "fusion_learning_rate": None,
     "epoch_decay": 1.0,
     "num_train_epochs": 3.0,
     "early_stopping_patience": None,
@@ -39,32 +42,69 @@ FROZEN_ENCODER: dict[str, Any] = {
 weights and takes small steps from there."""
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose refusals are one line, with the nearest option for one that it does not know."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as `ArgumentParser` does.
+
+        Raises:
+            UserError: an unknown option, with the nearest one.
+        """
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            raise UserError(
+                f"{unknown[0]} is no option of {self.prog}; {nearest(unknown[0], flags, 'see --help')}"
+            )
+        return found
+
+    def error(self, message: str) -> Any:
+        """Raise what is wrong as a `UserError`."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def parse_arguments(*dataclasses: Any) -> tuple[Any, ...]:
-    """Parses the command line, or one `.json` file named on it, into dataclasses.
+    """Parse the process's command line into dataclasses; `--config` names a file of options, flags win over it.
 
     Raises:
-        UserError: if the file cannot be read or a value breaks a rule of its dataclass.
+        UserError: an unknown option or value, or one that breaks a rule of its dataclass.
     """
-    parser = HfArgumentParser(dataclasses)
+    options: list[Option] = import_module("hf_layerfusion.cli.write_option_table").options_of(dataclasses)
+    given = read_arguments(Path(sys.argv[0]).stem, options, sys.argv[1:])
+    return construct(dataclasses, given.values)
+
+
+def construct(dataclasses: Sequence[Any], values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return dataclasses with the values that are given and, beside them, those that the recipe sets.
+
+    Args:
+        dataclasses: the classes; no two have a field of the same name.
+        values: of their fields, by name.
+
+    Raises:
+        UserError: a value that breaks a rule of its dataclass, or an unknown recipe.
+    """
+    chosen = with_recipe(dataclasses, values)
     try:
-        if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
-            given = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-            found = parser.parse_dict(_recipe(given.get("recipe", DEFAULT), dataclasses) | given)
-        else:
-            first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-            first.add_argument("--recipe", nargs="?", default=DEFAULT)
-            recipe = first.parse_known_args()[0].recipe
-            parser.set_defaults(**_recipe(recipe, dataclasses))
-            found = parser.parse_args_into_dataclasses()
-            if any(getattr(each, "recipe", recipe) != recipe for each in found):
-                raise UserError(
-                    "--recipe must be written in full, found an abbreviation of it; write --recipe."
-                )
+        return tuple(
+            each(**{field.name: chosen[field.name] for field in fields(each) if field.name in chosen})
+            for each in dataclasses
+        )
     except (ValueError, OSError, RecursionError, TypeError, AttributeError) as error:
         raise UserError(" ".join(str(error).split())) from error
-    for each in found:
-        refuse_nul(each)
-    return found
+
+
+def with_recipe(dataclasses: Sequence[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with those of the recipe that they name beside them.
+
+    Raises:
+        UserError: an unknown recipe.
+    """
+    return _recipe(values.get("recipe", DEFAULT), dataclasses) | dict(values)
 
 
 def refuse_nul(options: Any) -> None:
@@ -106,6 +146,9 @@ def _recipe(name: Any, dataclasses: Sequence[Any]) -> dict[str, Any]:
 
 def set_up_logging() -> None:
     """Shows warnings, and what the package tells of its work, of several processes the main one alone."""
+    import datasets
+    import transformers
+
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     is_main = os.environ.get("RANK", "0") == "0"  # set by launchers; accelerate's state would come too early
     logging.getLogger("hf_layerfusion").setLevel(logging.INFO if is_main else logging.WARNING)
@@ -133,13 +176,21 @@ def print_dry_run(results: dict[str, Any]) -> None:
         print(f"\n--push_to_hub would push {len(files)} files of --output_dir as it is now:")
         print("\n".join(f"  {name}" for name in files))
     elif files is not None:
-        patterns = ", ".join(NEVER_PUSHED)
+        patterns = ", ".join(import_module("hf_layerfusion.hub.publish").NEVER_PUSHED)
         print(f"\n--push_to_hub would push what the run writes into --output_dir, without {patterns}")
 
 
 def run_script(main: Callable[[], Any]) -> None:
-    """Call `main`, and end the process with one line on standard error and exit code 2 where it raises a `UserError` or
-    the operating system refuses something.
+    """Set logging up and call `main`, its errors in one line as `one_line_errors` has them."""
+    with one_line_errors():
+        set_up_logging()
+        main()
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with one line on standard error and exit code 2 where the block raises a `UserError` or the
+    operating system refuses something.
 
     If whoever reads standard output has gone, as `head` does after its last line, the process ends with code 1 and says
     nothing.
@@ -147,9 +198,8 @@ def run_script(main: Callable[[], Any]) -> None:
     Raises:
         OSError: A library's own error, or a lost connection: its traceback says more than one line could.
     """
-    set_up_logging()
     try:
-        main()
+        yield
         if sys.stdout is not None:
             sys.stdout.flush()
     except UserError as error:

@@ -2,8 +2,6 @@
 
 from argparse import ArgumentParser, Namespace
 
-from hf_layerfusion.ensembling.verification import verify_saved
-
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the folders to compare."""
@@ -21,6 +19,8 @@ def run(arguments: Namespace) -> None:
     Raises:
         UserError: the first folder whose files are not those that were saved.
     """
+    from hf_layerfusion.ensembling.verification import verify_saved
+
     for folder in arguments.folders:
         found = verify_saved(folder)
         print(f"{folder}: {found.files} files are as they were saved")

@@ -330,7 +330,7 @@ def check_length(tokenizer: PreTrainedTokenizerBase, arguments: Any) -> None:
     """
     is_pair = getattr(arguments, "text_pair_column", None) is not None
     most = tokenizer.num_special_tokens_to_add(pair=is_pair) + is_pair
-    if arguments.max_seq_length <= most:
+    if arguments.max_seq_length is not None and arguments.max_seq_length <= most:
         raise UserError(
             f"--max_seq_length must be above {most}, so that tokens of the text are left beside the tokenizer's "
             f"special ones, found {arguments.max_seq_length}."
@@ -422,7 +422,8 @@ def _check_room(data: PreparedData, tokenizer: PreTrainedTokenizerBase, argument
     if position is None or len(data.text_columns) == 1:
         return
     column = data.text_columns[position]
-    room = arguments.max_seq_length - tokenizer.num_special_tokens_to_add(pair=True)
+    length = arguments.max_seq_length or tokenizer.model_max_length
+    room = length - tokenizer.num_special_tokens_to_add(pair=True)
     for name, split in data.splits.items():
         texts = column_values(split, column)
         lengths = {text: len(tokenizer.tokenize(text)) for text in set(texts)}
@@ -430,5 +431,5 @@ def _check_room(data: PreparedData, tokenizer: PreTrainedTokenizerBase, argument
             if lengths[text] >= room:
                 raise UserError(
                     f"{name}: row {row_number(split, index)}: the {column} has {lengths[text]} tokens and is not cut, "
-                    f"which leaves its pair no room; raise --max_seq_length (found {arguments.max_seq_length})."
+                    f"which leaves its pair no room; raise --max_seq_length (found {length})."
                 )

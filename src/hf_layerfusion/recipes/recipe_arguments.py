@@ -231,7 +231,7 @@ class DataArguments(DataCardArguments):
         "others from training to choose on.",
     )
     split_seed: int = option(42, "Seed of that split and of --max_*_samples, the same for every run.")
-    max_seq_length: int = option(40, "Tokens a text is cut to (GRUBERT: 40).")
+    max_seq_length: int | None = option(40, "Tokens a text is cut to (GRUBERT: 40).")
     truncation: str = option(
         "longest_first", "Which text of a pair is cut: longest_first, only_first or only_second."
     )
@@ -404,7 +404,7 @@ class PairDataArguments(DataArguments):
         "Without test data, report on the validation data that chose the checkpoint; False reports on them and cuts "
         "others from training to choose on.",
     )
-    max_seq_length: int = option(128, "Tokens a pair is cut to.")
+    max_seq_length: int | None = option(128, "Tokens a pair is cut to.")
     preprocessing: str = option(
         "none", "none, light (BERTweet's conventions) or paper (GRUBERT, section 2.1)."
     )
@@ -484,3 +484,64 @@ class NliTrainingArguments(AbsaTrainingArguments):
     """As for aspects, with the 5 epochs of section 3.2."""
 
     num_train_epochs: float = option(5.0, "Most epochs.")
+
+
+@dataclass
+class TextModelArguments(PoolingModelArguments):
+    """As `PoolingModelArguments`, with a learned mix of the layers and the mean of their tokens as the default."""
+
+    pooling: str | None = option(
+        None,
+        "layer_pooling: lstm, attention, last, max, mean, scalar_mix, concat, attentive or layer_graph over the layers "
+        "(default scalar_mix).",
+    )
+    token_pooling: str | None = option(
+        None,
+        "layer_pooling: cls, mean, cls_mean (both) or last of the tokens of a layer (default mean).",
+    )
+
+    def __post_init__(self) -> None:
+        if self.architecture == "layer_pooling":
+            self.pooling = self.pooling or "scalar_mix"
+            self.token_pooling = self.token_pooling or "mean"
+
+
+@dataclass
+class TextDataArguments(DataArguments):
+    """Texts of any kind, or pairs, as they stand."""
+
+    validation_fraction: float = option(0.1, "Share split from training where there is no validation file.")
+    max_seq_length: int | None = option(
+        None,
+        "Tokens a text or pair is cut to (default: the length that 99 % of the training texts stay below, at most what "
+        "the encoder takes).",
+    )
+    preprocessing: str = option(
+        "none", "none, light (BERTweet's conventions) or paper (GRUBERT, section 2.1)."
+    )
+    remove_duplicates: bool = option(False, "Keep the first of equal texts; --duplicates_in says of which.")
+
+
+@dataclass
+class TextTrainingArguments(RunTrainingArguments):
+    """What is usual in fine-tuning as defaults: AdamW, a tenth of the steps to warm up, then a linear decay."""
+
+    learning_rate: float = option(3e-5, "Peak rate of the encoder; 2e-5 to 5e-5 are usual.")
+    fusion_learning_rate: float | None = option(
+        1e-3, "Peak rate of all that is not the pretrained encoder: fuser and head."
+    )
+    lr_scheduler_type: str = option("linear", "Schedule of the rate after the warm-up.")
+    warmup_steps: float = option(0.1, "Steps to warm up, below 1 a share of all steps.")
+    weight_decay: float = option(0.01, "AdamW's decay.")
+    max_grad_norm: float = option(1.0, "Clipping norm; 0 does not clip.")
+    num_train_epochs: float = option(4.0, "Epochs; 3 to 5 are usual.")
+    per_device_train_batch_size: int = option(16, "Texts a step and device.")
+    per_device_eval_batch_size: int = option(64, "Texts a step and device in evaluation.")
+    metric_for_best_model: str | None = option(MAIN_METRIC, f"{CHOOSING}.")
+
+
+@dataclass
+class SearchTrainingArguments(TextTrainingArguments):
+    """As `TextTrainingArguments`, after a search."""
+
+    hp_search: str | None = option("optuna", "What searches: optuna, ray or wandb; see docs/search.md.")

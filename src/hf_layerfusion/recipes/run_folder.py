@@ -128,6 +128,8 @@ def run_settings(
         settings.pop("per_device_train_batch_size")
     for name in ("gradient_accumulation_steps", "per_device_eval_batch_size"):
         settings.pop(name)
+    if settings.get("max_seq_length", 0) is None:  # known once the data are, which are recorded too
+        settings.pop("max_seq_length")
     kept = {name: value for name, value in settings.items() if not name.startswith("hub_")}
     return dict(finite_or_none(kept))  # as the file has them, with which a resumed run compares them
 

@@ -69,6 +69,7 @@ from hf_layerfusion.recipes.run_folder import (
 from hf_layerfusion.recipes.run_report import RunResult, card_facts, split_metrics, training_texts
 from hf_layerfusion.recipes.search.search_run import check_search, run_with_best, varies_model
 from hf_layerfusion.recipes.split_predictions import write_split_predictions
+from hf_layerfusion.recipes.token_limit import with_token_limit
 from hf_layerfusion.storage import write_json
 from hf_layerfusion.training.collators import PaddingCollator
 from hf_layerfusion.training.parameter_groups import group_rows
@@ -319,6 +320,7 @@ def classify(
     ):
         with training_arguments.main_process_first(desc="preparing the texts"):
             data = prepare(data_arguments)
+            data_arguments = with_token_limit(data, tokenizer, data_arguments)
             separate = encodes_pairs_separately(model_arguments)
             encoded = tokenize(data, tokenizer, data_arguments, separate_pairs=separate)
         for note in data.notes:
@@ -334,6 +336,6 @@ def classify(
             vars(data_arguments),
             named_checkpoint(training_arguments),
         )
-        settings |= {DATA: record}
+        settings |= {DATA: record, "max_seq_length": data_arguments.max_seq_length}
         experiment = Classification(data, encoded, tokenizer, model_arguments, data_arguments, settings)
         return run_seeds(*run_with_best(experiment, training_arguments))

@@ -1,0 +1,63 @@
+"""Several processes: what is given of `accelerate launch`'s flags is handed on to it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_layerfusion.cli.options import Given
+from hf_layerfusion.errors import UserError
+
+_LAUNCHED = ("LOCAL_RANK", "RANK", "ACCELERATE_MIXED_PRECISION")
+
+
+def is_launched(environment: Mapping[str, str]) -> bool:
+    """Return whether a launcher has started this process."""
+    return any(name in environment for name in _LAUNCHED)
+
+
+def launch_line(flags: Mapping[str, Any], values: Mapping[str, Any], has_gpu: bool) -> list[str]:
+    """Return the flags for `accelerate launch`, with those that CPUs need where the run is to be on them.
+
+    `accelerate launch --cpu --num_processes N` starts one process unless mpirun starts the others; with `--multi_gpu`
+    it starts all of them, on CPUs too where the run has `use_cpu`.
+
+    Args:
+        flags: those that the user gave, by name.
+        values: the command's options that the user gave.
+        has_gpu: whether the machine has a GPU.
+
+    """
+    flags = dict(flags)
+    several = int(flags.get("num_processes", 1)) > 1
+    on_cpu = bool(values.get("use_cpu")) or bool(flags.pop("cpu", False)) or not has_gpu
+    if several and on_cpu and not flags.keys() & {"multi_gpu", "config_file", "mpirun_hostfile"}:
+        flags["multi_gpu"] = True
+        flags = {"num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"} | flags
+    line: list[str] = []
+    for name, value in flags.items():
+        line += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return line
+
+
+def launch(command: str, arguments: Sequence[str], given: Given) -> None:
+    """Run a command by `accelerate launch`; the process ends with the launch's code where that fails.
+
+    Args:
+        command: its name.
+        arguments: its command line without the launcher's flags.
+        given: all that the command line and its file said.
+
+    Raises:
+        UserError: a number of processes that is none.
+    """
+    number = given.launch.get("num_processes", 1)
+    if not str(number).isdigit() or int(number) < 1:
+        raise UserError(f"--num_processes must be a whole number of 1 or more, found {number!r}; name one")
+    import torch
+    from accelerate.commands.launch import launch_command, launch_command_parser
+
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    line = launch_line(given.launch, given.values, has_gpu)
+    if not has_gpu and not given.values.get("use_cpu"):
+        arguments = [*arguments, "--use_cpu", "True"]
+    parsed = launch_command_parser().parse_args([*line, "-m", "hf_layerfusion", command, *arguments])
+    launch_command(parsed)

@@ -1,0 +1,65 @@
+"""How many tokens a text is cut to, where the data say so, and how many texts that cuts."""
+
+import dataclasses
+import logging
+import math
+from typing import Any, TypeVar
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from hf_layerfusion.data.arrow_tables import values
+from hf_layerfusion.recipes.data_preparation import PreparedData
+from hf_layerfusion.recipes.recipe_arguments import DataArguments
+
+logger = logging.getLogger(__name__)
+
+PERCENTILE = 99
+MOST_CUT = 0.01
+"""Share of cut texts above which a warning says so."""
+
+MOST_TEXTS = 20_000
+"""Texts whose lengths are looked at, taken at equal distances from a longer split."""
+
+AnyDataArguments = TypeVar("AnyDataArguments", bound=DataArguments)
+
+
+def token_lengths(
+    split: Dataset, columns: tuple[str, ...], tokenizer: PreTrainedTokenizerBase
+) -> np.ndarray[Any, Any]:
+    """Return the number of tokens of the texts or pairs of a split, special ones among them, `[min(N, 20000)]`."""
+    step = math.ceil(len(split) / MOST_TEXTS) or 1
+    texts = (values(split, column)[::step] for column in columns)
+    ids = tokenizer(*texts, add_special_tokens=True, verbose=False)["input_ids"]
+    return np.array([len(each) for each in ids])
+
+
+def with_token_limit(
+    data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: AnyDataArguments
+) -> AnyDataArguments:
+    """Return the arguments with a limit in place of None: the length that 99 % of the training texts stay below or
+    reach, at most what the encoder takes. A split of which more than 1 % is cut gets a warning.
+
+    Args:
+        data: the splits.
+        tokenizer: its `model_max_length` is at most what the encoder takes.
+        arguments: those of the run.
+    """
+    lengths = {
+        name: token_lengths(split, data.text_columns, tokenizer) for name, split in data.splits.items()
+    }
+    if arguments.max_seq_length is None:
+        wanted = math.ceil(np.percentile(lengths["train"], PERCENTILE))
+        limit = min(wanted, tokenizer.model_max_length)
+        logger.info("texts are cut to %d tokens (--max_seq_length)", limit)
+        arguments = dataclasses.replace(arguments, max_seq_length=limit)
+    most: Any = arguments.max_seq_length
+    for name, found in lengths.items():
+        share = float((found > most).mean()) if len(found) else 0.0
+        if share > MOST_CUT:
+            logger.warning(
+                "%s: %.1f %% of the texts have more than %d tokens, up to %d, and are cut (--max_seq_length)",
+                name, 100 * share, most, found.max(),
+            )  # fmt: skip
+    return arguments
