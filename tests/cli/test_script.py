@@ -116,8 +116,8 @@ def test_the_recipe_of_a_frozen_encoder(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_an_abbreviation_of_recipe_is_no_recipe_unsaid(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """argparse takes `--reci` for `--recipe`, too late for the defaults that a recipe sets."""
-    with pytest.raises(UserError, match="--recipe must be written in full"):
+    """argparse would take `--reci` for `--recipe`, too late for the defaults that a recipe sets."""
+    with pytest.raises(UserError, match="--reci is no option .*did you mean '--recipe'"):
         parsed(monkeypatch, tmp_path, TWEETS, "--reci", "paper")
 
 

@@ -362,7 +362,7 @@ MISTAKES = {
     "no members": ([], {}, "--members must name one model or more"),
     "no folder": (None, {"output_dir": ""}, "--output_dir must name the folder"),
     "no data": (None, {"validation_file": None, "test_file": None}, "found neither; name one"),
-    "unknown combiner": (None, {"combiner": "vote"}, "a combiner must be one of majority_vote"),
+    "unknown combiner": (None, {"combiner": "vote"}, "--combiner must be one of majority_vote"),
     "unknown metric": (None, {"metric": "bleu"}, "must be one of accuracy"),
     "metric of values": (None, {"metric": "pearsonr"}, "--metric must be one that a task has"),
     "nothing to fit on": (None, {"validation_file": None, "combiner": "greedy"}, "must hold what greedy is fitted on"),

@@ -198,7 +198,7 @@ MISTAKES = {
     "missing file": ({"train_file": "nowhere.csv"}, "nowhere.csv"),
     "missing column": ({"text_column": "tweet"}, "tweet"),
     "groups that do not divide": ({"num_groups": 3}, "3 groups for 4 layers"),
-    "unknown fusion": ({"fusion": "soup"}, "`fusion` must be one of"),
+    "unknown fusion": ({"fusion": "soup"}, "--fusion must be one of"),
     "setting of another architecture": ({"pooling": "lstm"}, "--pooling is no setting of"),
     "no such encoder": ({"model_name_or_path": "package:no_such_package"}, "package:no_such_package"),
     "two sources": ({"dataset_name": "org/data"}, "exactly one of"),

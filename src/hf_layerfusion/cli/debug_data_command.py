@@ -31,7 +31,7 @@ def run(arguments: Namespace) -> None:
     check_paths(vars(arguments))
     import numpy as np
 
-    from hf_layerfusion.data.arrow_tables import values
+    from hf_layerfusion.data.arrow_tables import column_values
     from hf_layerfusion.data.diagnosis import diagnose, guess_language, label_counts
     from hf_layerfusion.data.files import read_examples
 
@@ -52,7 +52,7 @@ def run(arguments: Namespace) -> None:
     for name, split in splits.items():
         print(f"{name}: {len(split):,} rows of {paths[name]}")
         words = np.array([sum(len(text.split()) for text in row) for row in zip(
-            *(values(split, column) for column in columns), strict=True
+            *(column_values(split, column) for column in columns), strict=True
         )])  # fmt: skip
         measured = {"words": words} | ({} if lengths is None else {"tokens": np.array(lengths[name])})
         for unit, found in measured.items():
@@ -63,7 +63,7 @@ def run(arguments: Namespace) -> None:
             shown = ", ".join(f"{label} {count:,}" for label, count in list(counts.items())[:10])
             more = f", … ({len(counts)} in all)" if len(counts) > 10 else ""
             print(f"  labels: {shown}{more}")
-        language = guess_language(values(split, columns[0])[:1000])
+        language = guess_language(column_values(split, columns[0])[:1000])
         print(f"  language: {language or 'none of en, de, fr, es, it, pt, nl'} (a guess)")
     findings = diagnose(splits, columns, lengths, limit)
     print(f"\n{len(findings) or 'no'} {'finding' if len(findings) == 1 else 'findings'}")
@@ -72,18 +72,23 @@ def run(arguments: Namespace) -> None:
         print(f"  {split:12}{f'{count:,} ' if count else ''}{what}{where}")
 
 
-def _token_lengths(arguments: Namespace, splits: dict[str, Any], columns: list[str]) -> tuple[Any, int | None]:
+def _token_lengths(
+    arguments: Namespace, splits: dict[str, Any], columns: list[str]
+) -> tuple[Any, int | None]:
     if arguments.model_name_or_path is None:
         return None, None
     check_model_path("--model_name_or_path", arguments.model_name_or_path)
-    from hf_layerfusion.data.arrow_tables import values
+    from hf_layerfusion.data.arrow_tables import column_values
     from hf_layerfusion.recipes.model_setup import load_tokenizer
     from hf_layerfusion.recipes.recipe_arguments import CheckpointArguments
 
     tokenizer = load_tokenizer(CheckpointArguments(model_name_or_path=arguments.model_name_or_path))
     lengths = {
         name: [
-            len(ids) for ids in tokenizer(*(values(split, column) for column in columns), verbose=False)["input_ids"]
+            len(ids)
+            for ids in tokenizer(*(column_values(split, column) for column in columns), verbose=False)[
+                "input_ids"
+            ]
         ]
         for name, split in splits.items()
     }

@@ -4,11 +4,12 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from datasets import Dataset
 
-from hf_layerfusion.data.arrow_tables import values
+from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.data.label_names import raw_labels
 
 __all__ = ["Finding", "diagnose", "guess_language", "label_counts"]
@@ -17,7 +18,9 @@ _SHOWN_ROWS = 5
 _RARE = 0.02
 _MOST_CUT = 0.01
 _DEFECTS = {
-    "characters of a wrong decoding, such as â€™ or Ã©": re.compile("â€.|Ã[\x80-\xbf©¨ª«¡³¶¼±]|ï»¿|Â[\xa0£°»«]"),
+    "characters of a wrong decoding, such as â€™ or Ã©": re.compile(
+        "â€.|Ã[\x80-\xbf©¨ª«¡³¶¼±]|ï»¿|Â[\xa0£°»«]"
+    ),
     "replacement characters (U+FFFD), where a character was lost": re.compile("\ufffd"),
     "HTML entities, such as &amp;": re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d+);"),
     "HTML tags, such as <br>": re.compile(r"</?(?:br|p|div|span|a|b|i)\b[^>]*>", re.IGNORECASE),
@@ -41,13 +44,13 @@ class Finding(NamedTuple):
     Attributes:
         split: the split that it is in.
         what: it, in words.
-        count: rows that have it; 0 where it is not of single rows.
+        number: rows that have it; 0 where it is not of single rows.
         rows: numbers of the first of them, as a spreadsheet counts.
     """
 
     split: str
     what: str
-    count: int
+    number: int
     rows: list[int]
 
 
@@ -65,7 +68,7 @@ def diagnose(
     lengths: Mapping[str, Sequence[int]] | None = None,
     limit: int | None = None,
 ) -> list[Finding]:
-    """Look for duplicates, conflicting labels, rows that splits share, rare classes, defects of encoding and long texts.
+    """Look for duplicates, conflicting labels, rows that splits share, rare classes, bad encoding and long texts.
 
     Args:
         splits: examples by name, `train` first; columns: the texts, `label` where there are labels, `row`.
@@ -76,22 +79,25 @@ def diagnose(
     Returns:
         The findings, by split.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     seen: dict[str, dict[Hashable, str]] = {"exact": {}, "plain": {}}
     for name, split in splits.items():
-        texts = list(zip(*(values(split, column) for column in columns), strict=True))
-        numbers = values(split, "row") if "row" in split.column_names else list(range(1, len(split) + 1))
+        texts = list(zip(*(column_values(split, column) for column in columns), strict=True))
+        numbers = (
+            column_values(split, "row") if "row" in split.column_names else list(range(1, len(split) + 1))
+        )
 
-        def add(what: str, places: Iterable[int], name: str = name, numbers: Any = numbers) -> None:
-            rows = [numbers[place] for place in places]
-            if rows:
-                found.append(Finding(name, what, len(rows), rows[:_SHOWN_ROWS]))
+        add = partial(_add, findings, name, numbers)
 
         _look_at_rows(texts, raw_labels(split) if "label" in split.column_names else None, add)
         plain = [tuple(_plain(text) for text in row) for row in texts]
         for kind, keys in (("exact", texts), ("plain", plain)):
             earlier = seen[kind]
-            what = "stand in {} too" if kind == "exact" else "differ from a text of {} in capitals or signs alone"
+            what = (
+                "stand in {} too"
+                if kind == "exact"
+                else "differ from a text of {} in capitals or signs alone"
+            )
             places = defaultdict(list)
             for place, key in enumerate(keys):
                 if key in earlier and not (kind == "plain" and texts[place] in seen["exact"]):
@@ -102,13 +108,25 @@ def diagnose(
             for key in keys:
                 seen[kind].setdefault(key, name)
         if "label" in split.column_names:
-            found += _rare_classes(name, split)
+            findings += _rare_classes(name, split)
         if lengths is not None and limit is not None:
             long = [place for place, length in enumerate(lengths[name]) if length > limit]
             if len(long) > _MOST_CUT * len(texts):
-                add(f"texts have more than {limit} tokens and are cut, {len(long) / len(texts):.0%} of all", long)
-    found += _unlike_classes(splits)
-    return found
+                add(
+                    f"texts have more than {limit} tokens and are cut, {len(long) / len(texts):.0%} of all",
+                    long,
+                )
+    findings += _unlike_classes(splits)
+    return findings
+
+
+def _add(
+    findings: list[Finding], name: str, numbers: Sequence[int], what: str, places: Iterable[int]
+) -> None:
+    """Append a finding in the rows at `places`, if there are any."""
+    rows = [numbers[place] for place in places]
+    if rows:
+        findings.append(Finding(name, what, len(rows), rows[:_SHOWN_ROWS]))
 
 
 def _look_at_rows(

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hf_layerfusion.data.arrow_tables import values
+from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.recipes.data_preparation import PreparedData
 from hf_layerfusion.recipes.recipe_arguments import DataArguments
 
@@ -26,17 +26,24 @@ AnyDataArguments = TypeVar("AnyDataArguments", bound=DataArguments)
 
 
 def token_lengths(
-    split: Dataset, columns: tuple[str, ...], tokenizer: PreTrainedTokenizerBase
+    split: Dataset, columns: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, separate_pairs: bool = False
 ) -> np.ndarray[Any, Any]:
-    """Return the number of tokens of the texts or pairs of a split, special ones among them, `[min(N, 20000)]`."""
+    """Return the number of tokens of the texts or pairs of a split, special ones among them, `[min(N, 20000)]`; of
+    pairs whose texts are encoded separately, that of the longer text."""
     step = math.ceil(len(split) / MOST_TEXTS) or 1
-    texts = (values(split, column)[::step] for column in columns)
-    ids = tokenizer(*texts, add_special_tokens=True, verbose=False)["input_ids"]
-    return np.array([len(each) for each in ids])
+    texts = [column_values(split, column)[::step] for column in columns]
+    found = []
+    for given in [(each,) for each in texts] if separate_pairs else [tuple(texts)]:
+        found.append([len(ids) for ids in tokenizer(*given, verbose=False)["input_ids"]])
+    return np.max(found, axis=0)
 
 
 def with_token_limit(
-    data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: AnyDataArguments
+    data: PreparedData,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: AnyDataArguments,
+    *,
+    separate_pairs: bool = False,
 ) -> AnyDataArguments:
     """Return the arguments with a limit in place of None: the length that 99 % of the training texts stay below or
     reach, at most what the encoder takes. A split of which more than 1 % is cut gets a warning.
@@ -45,9 +52,11 @@ def with_token_limit(
         data: the splits.
         tokenizer: its `model_max_length` is at most what the encoder takes.
         arguments: those of the run.
+        separate_pairs: whether each text of a pair is encoded by itself.
     """
     lengths = {
-        name: token_lengths(split, data.text_columns, tokenizer) for name, split in data.splits.items()
+        name: token_lengths(split, data.text_columns, tokenizer, separate_pairs)
+        for name, split in data.splits.items()
     }
     if arguments.max_seq_length is None:
         wanted = math.ceil(np.percentile(lengths["train"], PERCENTILE))

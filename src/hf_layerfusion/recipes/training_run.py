@@ -320,8 +320,8 @@ def classify(
     ):
         with training_arguments.main_process_first(desc="preparing the texts"):
             data = prepare(data_arguments)
-            data_arguments = with_token_limit(data, tokenizer, data_arguments)
             separate = encodes_pairs_separately(model_arguments)
+            data_arguments = with_token_limit(data, tokenizer, data_arguments, separate_pairs=separate)
             encoded = tokenize(data, tokenizer, data_arguments, separate_pairs=separate)
         for note in data.notes:
             logger.info(note)
