@@ -121,6 +121,18 @@ def test_what_is_required_is_imported() -> None:
     assert not required - used
 
 
+def test_a_missing_extra_is_named_where_it_is_needed() -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    named = set()
+    for file in (ROOT / "src").rglob("*.py"):
+        named |= set(
+            re.findall(r"pip install \\?\"hf_layerfusion\[(\w+)\]", file.read_text(encoding="utf-8"))
+        )
+    carry_no_code = {"demo", "dev", "embeddings"}
+    assert named == setup["options.extras_require"].keys() - carry_no_code
+
+
 # What a saved model needs
 
 OF_MODELS = ("torch", "transformers", "huggingface_hub", "safetensors")

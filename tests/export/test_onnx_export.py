@@ -173,5 +173,7 @@ def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(UserError, match=r"found no onnxscript; pip install 'hf_layerfusion\[onnx\]'\.$"):
+    with pytest.raises(
+        UserError, match=r'found no onnxscript; run `pip install "hf_layerfusion\[onnx\]"`\.$'
+    ):
         export_onnx(build_cheap("last-cls"), tiny_tokenizer(), tmp_path / "onnx")

@@ -49,7 +49,7 @@ def test_every_rule_is_tested():
 def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchjd.aggregation", None)
     with pytest.raises(
-        UserError, match=r"UPGradWeighting of the package torchjd.*pip install 'torchjd\[full\]'"
+        UserError, match=r'UPGradWeighting of the package torchjd.*pip install "hf_layerfusion\[surgery\]"'
     ):
         task_weights("upgrad", torch.eye(2), torch.Generator())
 

@@ -248,5 +248,5 @@ def require(*packages: str) -> None:
     """Raises `UserError` if a package is not installed."""
     if missing := [name for name in packages if find_spec(name) is None]:
         raise UserError(
-            f"ONNX needs {', '.join(packages)}, found no {missing[0]}; pip install 'hf_layerfusion[onnx]'."
+            f'ONNX needs {", ".join(packages)}, found no {missing[0]}; run `pip install "hf_layerfusion[onnx]"`.'
         )

@@ -34,7 +34,7 @@ def torchjd_weights(gramian: Tensor, generator: Generator, *, weighting: str, **
     except (ImportError, AttributeError) as error:
         raise UserError(
             f"this aggregator needs {weighting} of the package torchjd, found: {one_line(error)}; "
-            "run `pip install 'torchjd[full]'`, or choose pcgrad"
+            'run `pip install "hf_layerfusion[surgery]"`, or choose pcgrad'
         ) from error
     return weigh(gramian) * len(gramian)
 

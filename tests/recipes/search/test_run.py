@@ -245,7 +245,9 @@ def test_a_search_goes_the_way_of_its_metric(call, tmp_path, monkeypatch):
 
 def test_optuna_is_missing(call, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.hyperparameter_search.is_optuna_available", lambda: False)
-    with pytest.raises(UserError, match="needs the package optuna, found none; run `pip install optuna`"):
+    with pytest.raises(
+        UserError, match=r'package optuna, found none; run `pip install "hf_layerfusion\[search\]"`'
+    ):
         call(tmp_path / "run")
 
 

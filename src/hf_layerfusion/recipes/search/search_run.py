@@ -91,9 +91,11 @@ def check_search(arguments: RunTrainingArguments) -> None:
         )
     backend = ALL_HYPERPARAMETER_SEARCH_BACKENDS[HPSearchBackend(arguments.hp_search)]()
     if not backend.is_available():
+        # Optuna comes with what its studies are stored in.
+        optuna = arguments.hp_search == HPSearchBackend.OPTUNA.value
+        install = '`pip install "hf_layerfusion[search]"`' if optuna else backend.pip_install()
         raise UserError(
-            f"--hp_search {arguments.hp_search} needs the package {arguments.hp_search}, found none; run "
-            f"{backend.pip_install()}."
+            f"--hp_search {arguments.hp_search} needs the package {arguments.hp_search}, found none; run {install}."
         )
     read_space(arguments.hp_space)
     if arguments.hp_trials < 1:
