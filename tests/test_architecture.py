@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "storage": set(),
     "__init__": {"modeling", "embeddings", "training", "ensembling", "hub", "probing"},
     "__main__": {"cli"},
-    "cli": {"embeddings", "recipes", "probing", "ensembling", "data", "training", "hub"},
+    "cli": {"__init__", "embeddings", "recipes", "probing", "ensembling", "data", "training", "hub"},
     "recipes": {
         "__init__",
         "modeling",

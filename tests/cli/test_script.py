@@ -117,7 +117,7 @@ def test_an_abbreviation_of_recipe_is_no_recipe_unsaid(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """argparse would take `--reci` for `--recipe`, too late for the defaults that a recipe sets."""
-    with pytest.raises(UserError, match="--reci is no option .*did you mean '--recipe'"):
+    with pytest.raises(UserError, match=r"--reci is no option .*did you mean '--recipe'"):
         parsed(monkeypatch, tmp_path, TWEETS, "--reci", "paper")
 
 

@@ -22,6 +22,9 @@ CONFIG = "config"
 COMMAND = "command"
 """Key of a configuration file that names the command it is for."""
 
+DEFAULT, PAPER, FROZEN = RECIPES = ("default", "paper", "frozen")
+"""Names that `--recipe` takes."""
+
 _TRUE, _FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 _KINDS = {
     "bool": "True or False",

@@ -18,12 +18,9 @@ from typing import Any
 
 from huggingface_hub.constants import HF_HOME
 
-from hf_layerfusion.cli.options import Option, read_arguments
+from hf_layerfusion.cli.options import DEFAULT, FROZEN, PAPER, RECIPES, Option, read_arguments
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.storage import finite_or_none, is_ours, refusal
-
-DEFAULT, PAPER, FROZEN = RECIPES = ("default", "paper", "frozen")
-"""Names that `--recipe` takes."""
 
 FROZEN_ENCODER: dict[str, Any] = {
     "architecture": "layer_pooling",

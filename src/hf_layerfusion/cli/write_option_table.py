@@ -20,8 +20,7 @@ from transformers import HfArgumentParser
 
 import hf_layerfusion.cli
 from hf_layerfusion import SENTENCE_FUSERS, TOKEN_FUSERS
-from hf_layerfusion.cli.options import TABLE, Option
-from hf_layerfusion.cli.script import RECIPES
+from hf_layerfusion.cli.options import RECIPES, TABLE, Option
 from hf_layerfusion.data.labels import ProblemType
 from hf_layerfusion.data.tweets import PRESETS, SPELLING, STEPS
 from hf_layerfusion.ensembling.registry import COMBINERS
