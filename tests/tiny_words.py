@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from hf_layerfusion import import_embeddings
+from hf_layerfusion.embeddings.word_tokenizers import character_tokenizer
+from hf_layerfusion.modeling.configuration_elmo import ElmoConfig
+from hf_layerfusion.modeling.modeling_elmo import ElmoModel
 from tests.tiny import NEGATIVE_WORDS, NEUTRAL_WORDS, POSITIVE_WORDS
 
 WORDS = tuple(dict.fromkeys((*POSITIVE_WORDS, *NEGATIVE_WORDS, *NEUTRAL_WORDS, ",", ".", "!")))
@@ -27,5 +32,25 @@ def static_folder(folder: Path, **options: Any) -> Path:
     return import_embeddings(folder / "encoder", glove=write_glove(folder / "glove.txt"), **options)
 
 
-WORD_ENCODERS: dict[str, Callable[..., Path]] = {"static": static_folder}
+def elmo_folder(folder: Path) -> Path:
+    """Save a random ELMo of three layers, width 8, with its tokenizer."""
+    config = ElmoConfig(
+        char_embedding_size=4,
+        filters=[[1, 4], [2, 4]],
+        num_highway=1,
+        lstm_size=6,
+        projection_size=4,
+        max_characters=12,
+    )
+    return saved(ElmoModel(config), folder / "encoder")
+
+
+def saved(model: PreTrainedModel, folder: Path) -> Path:
+    """Save an encoder of characters with its tokenizer."""
+    model.save_pretrained(folder)
+    character_tokenizer((), "whitespace").save_pretrained(folder)
+    return folder
+
+
+WORD_ENCODERS: dict[str, Callable[..., Path]] = {"static": static_folder, "elmo": elmo_folder}
 """Functions that make an encoder's folder inside of the one that they are given, by the kind of encoder."""

@@ -1,7 +1,9 @@
-"""Every fuser and pooling over encoders of words, as over others."""
+"""Every fuser and pooling over encoders of words, as over others, and what such encoders read beside ids."""
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,57 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
+from hf_layerfusion import (
+    BertForGRUFusionClassification,
+    BertWithPoolingModule,
+    CerbertusForMultitask,
+    GRUFusionConfig,
+    LayerPoolingConfig,
+    MultitaskPipeline,
+)
 from tests.modeling.cases import SENTENCE_CASES, TOKEN_CASES, model_class, settings
 from tests.tiny import assert_close_values, assert_same_weights
 from tests.tiny_words import WORD_ENCODERS
 
 TEXTS = ["what a great day today my friend", "sad", "i hate this movie so much"]
+CHARACTERS = [kind for kind in WORD_ENCODERS if kind != "static"]
+
+
+@dataclass
+class Encoder:
+    """An encoder of one kind, made once for all tests of the module."""
+
+    folder: Path
+    model: PreTrainedModel
+    tokenizer: Any
+    batch: dict[str, torch.Tensor]
+    alone: list[dict[str, torch.Tensor]]
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {kind: make(tmp_path_factory.mktemp(kind)) for kind, make in WORD_ENCODERS.items()}
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
+    found = {}
+    for kind, make in WORD_ENCODERS.items():
+        folder = make(tmp_path_factory.mktemp(kind))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        batch, *alone = (
+            dict(tokenizer(texts, padding=True, return_tensors="pt"))
+            for texts in (TEXTS, *([text] for text in TEXTS))
+        )
+        model = AutoModel.from_pretrained(folder, train_embeddings=True)
+        found[kind] = Encoder(folder, model, tokenizer, batch, alone)
+    return found
+
+
+def build(encoder: Encoder, case: str) -> PreTrainedModel:
+    """A model around the encoder, with as many layers in a fuser as the encoder has, in double precision."""
+    inner = copy.deepcopy(encoder.model)
+    depth = inner.config.num_hidden_layers
+    config_class = GRUFusionConfig if case in TOKEN_CASES else LayerPoolingConfig
+    chosen = settings(case)
+    if case in TOKEN_CASES:
+        chosen |= {"num_groups": depth, "num_last_layers": min(depth, 2)}
+    return model_class(case)(config_class(encoder_config=inner.config, **chosen), inner).double().eval()
 
 
 def fits(kind: str, case: str) -> bool:
@@ -27,65 +70,85 @@ def fits(kind: str, case: str) -> bool:
     return kind != "static" or tokens == "mean"
 
 
-CASES = [
-    (kind, case) for kind in WORD_ENCODERS for case in (*TOKEN_CASES, *SENTENCE_CASES) if fits(kind, case)
-]
-
-
-def build(folder: Path, case: str, **changes: Any) -> PreTrainedModel:
-    """A model around a folder's encoder, with as many layers in a fuser as the encoder has."""
-    depth = AutoModel.from_pretrained(folder).config.num_hidden_layers
-    chosen = settings(case) | (
-        {"num_groups": depth, "num_last_layers": min(depth, 2)} if case in TOKEN_CASES else {}
-    )
-    return model_class(case).from_pretrained(folder, **chosen, **changes).eval()
-
-
-def batch_of(folder: Path, texts: list[str], **options: Any) -> Any:
-    return AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt", **options)
-
-
-@pytest.mark.parametrize(("kind", "case"), CASES)
-def test_padding_gradients_and_saving(kind: str, case: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    """One model, every promise: a build is what takes the time."""
-    folder = folders[kind]
-    model = build(folder, case, encoder_config={"train_embeddings": True}).double()
-    batch = batch_of(folder, TEXTS)
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    [(kind, case) for kind in WORD_ENCODERS for case in (*TOKEN_CASES, *SENTENCE_CASES) if fits(kind, case)],
+)
+def test_padding_states_and_gradients(kind: str, case: str, encoders: dict[str, Encoder]) -> None:
+    encoder = encoders[kind]
+    model = build(encoder, case)
     with torch.no_grad():
-        expected = model(**batch).logits
-        for row, text in enumerate(TEXTS):
-            alone = model(**batch_of(folder, [text])).logits[0]
-            torch.testing.assert_close(expected[row], alone, rtol=0, atol=1e-12)
-        read = model.model.read_states(**batch)
-        tokens = model.model.state_spec.tokens
-        mask = batch["attention_mask"] if tokens == "all" else None
+        expected = model(**encoder.batch).logits
+        for row, alone in enumerate(encoder.alone):
+            torch.testing.assert_close(model(**alone).logits[0], expected[row], rtol=0, atol=1e-12)
+        read = model.model.read_states(**encoder.batch)
+        mask = encoder.batch["attention_mask"] if model.model.state_spec.tokens == "all" else None
         found = model(encoder_states=read, attention_mask=mask).logits
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-
-    model.train()(**batch, labels=torch.tensor([0, 1, 2])).loss.backward()
+    model.train()(**encoder.batch, labels=torch.tensor([0, 1, 2])).loss.backward()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
 
-    model = model.float().eval()
+
+@pytest.mark.parametrize("kind", WORD_ENCODERS)
+def test_padding_on_the_left(kind: str, encoders: dict[str, Encoder]) -> None:
+    encoder = encoders[kind]
+    model = build(encoder, "scalar_mix-gru")
+    with torch.no_grad():
+        right = model(**encoder.batch).logits
+        batch = encoder.tokenizer(TEXTS, padding=True, padding_side="left", return_tensors="pt")
+        torch.testing.assert_close(model(**batch).logits, right, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", WORD_ENCODERS)
+def test_frozen_encoder_is_the_default_and_saved_models_are_the_same(
+    kind: str, encoders: dict[str, Encoder], tmp_path: Path
+) -> None:
+    model = BertForGRUFusionClassification.from_pretrained(encoders[kind].folder, fusion="scalar_mix")
     model.save_pretrained(tmp_path)
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert_same_weights(loaded, model)
     with torch.no_grad():
-        assert_close_values(loaded(**batch).logits, model(**batch).logits)
+        assert_close_values(loaded(**encoders[kind].batch).logits, model(**encoders[kind].batch).logits)
+    for each in (model, loaded):
+        assert not any(parameter.requires_grad for parameter in each.train().model.encoder.parameters())
+        assert not each.model.encoder.training
+        assert all(parameter.requires_grad for parameter in each.classifier.parameters())
 
 
-@pytest.mark.parametrize("kind", WORD_ENCODERS)
-def test_padding_on_the_left(kind: str, folders: dict[str, Path]) -> None:
-    model = build(folders[kind], "share-gru").double()
+@pytest.mark.parametrize("kind", CHARACTERS)
+def test_tasks_in_one_batch_and_pairs_that_stand_apart(kind: str, encoders: dict[str, Encoder]) -> None:
+    """Words of other lengths in each task's batch: characters are padded as ids are."""
+    encoder = encoders[kind]
+    model = CerbertusForMultitask.from_pretrained(
+        encoder.folder,
+        tasks={
+            "mood": {"labels": ["bad", "good"]},
+            "same": {
+                "labels": ["no", "yes"],
+                "pair": True,
+                "pair_encoding": "siamese",
+                "features": ["concat"],
+            },
+        },
+    ).eval()
+    assert model.config.tasks["mood"]["sentence_vector"] == "mean"
+    sides = [["what a great day today", "sad"], ["incomprehensibilities !", "a friend so far away"]]
+    flat = encoder.tokenizer([text for pair in zip(*sides, strict=True) for text in pair], padding=True)
+    pairs = {name: torch.tensor(values).unflatten(0, (2, 2)) for name, values in flat.items()}
     with torch.no_grad():
-        right = model(**batch_of(folders[kind], TEXTS)).logits
-        left = model(**batch_of(folders[kind], TEXTS, padding_side="left")).logits
-    torch.testing.assert_close(left, right, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", WORD_ENCODERS)
-def test_frozen_encoder_is_the_default(kind: str, folders: dict[str, Path]) -> None:
-    model = build(folders[kind], "scalar_mix-gru").train()
-    assert not any(parameter.requires_grad for parameter in model.model.encoder.parameters())
-    assert not model.model.encoder.training
-    assert all(parameter.requires_grad for parameter in model.classifier.parameters())
+        alone = {
+            "mood": model(**encoder.batch, task="mood").logits,
+            "same": model(**pairs, task="same").logits,
+        }
+        found = model(tasks={"mood": encoder.batch, "same": pairs}).logits
+        answers = MultitaskPipeline(model, encoder.tokenizer)(TEXTS, tasks=["mood"])
+    for name, expected in alone.items():
+        torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-6)
+    for answer, logits in zip(answers, alone["mood"], strict=True):
+        assert answer["mood"]["label"] == ["bad", "good"][int(logits.argmax())]
+    pooled = BertWithPoolingModule.from_pretrained(encoder.folder, pair_features=["product"]).eval()
+    with torch.no_grad():
+        one = {name: values[:1, :, :5] for name, values in pairs.items()}
+        torch.testing.assert_close(pooled(**one).logits, pooled(**pairs).logits[:1], rtol=0, atol=1e-6)

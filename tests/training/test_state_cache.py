@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.state_cache import StateCache, text_key
+from hf_layerfusion.training.state_cache import ENCODER_INPUTS, StateCache, text_key
 
 LENGTHS = [3, 1, 5, 2]
 KEYS = [text_key({"input_ids": [number]}) for number in range(4)]
@@ -63,6 +64,23 @@ def test_the_key_is_of_all_that_the_encoder_sees() -> None:
     assert len(keys) == 5
     assert text_key({name: torch.tensor(value) for name, value in plain.items()}) == text_key(plain)
     assert text_key(plain | {"labels": 3, "text": "word"}) == text_key(plain)
+
+
+def test_the_key_is_of_characters_too_where_the_encoder_reads_them() -> None:
+    inputs = (*ENCODER_INPUTS, "char_ids")
+    keys = set()
+    for characters in ([[1, 2], [3]], [[1], [2, 3]], [[1, 2], [4]]):
+        row = {"input_ids": [1, 1], "attention_mask": [1, 1], "char_ids": characters}
+        keys.add(text_key(row, inputs))
+        # Words are padded to the longest of whatever batch they come in.
+        padded = [[*word, 0, 0] for word in characters]
+        for same in (
+            padded,
+            np.array([[*word, 0, 0][:3] for word in padded]),
+            [np.array(w) for w in characters],
+        ):
+            assert text_key(row | {"char_ids": same}, inputs) == text_key(row, inputs)
+    assert len(keys) == 3
 
 
 def test_an_interrupted_write_leaves_nothing_that_is_believed(tmp_path: Path) -> None:

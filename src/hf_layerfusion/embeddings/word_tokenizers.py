@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from hf_layerfusion.modeling.tokenization_words import WordTokenizer
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 SPECIAL_WORDS = (PAD, UNKNOWN)
@@ -51,7 +53,7 @@ def word_level(words: Sequence[str], tokenization: str) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     normalizer, tokenizer.pre_tokenizer = word_splitter(tokenization)
     steps = [] if normalizer is None else [normalizer]
-    if is_lower_case(words):
+    if words and is_lower_case(words):
         steps.append(normalizers.Lowercase())
     if steps:
         tokenizer.normalizer = normalizers.Sequence(steps)
@@ -71,3 +73,17 @@ def static_tokenizer(words: Sequence[str], tokenization: str) -> PreTrainedToken
         unk_token=UNKNOWN,
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def character_tokenizer(words: Sequence[str], tokenization: str) -> WordTokenizer:
+    """Return `word_level` as a tokenizer that gives words' characters too, and tells the texts of a pair apart.
+
+    Args:
+        words: the vocabulary; empty where words are read by their characters alone.
+        tokenization: one of `TOKENIZATIONS`.
+    """
+    tokenizer = word_level(words, tokenization)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A:0", pair="$A:0 $B:1", special_tokens=[]
+    )
+    return WordTokenizer(tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN)

@@ -268,7 +268,7 @@ def encode_rows(tokenizer: Any, rows: Rows, is_siamese: bool, **options: Any) ->
     texts = [text for row in rows for text in row]
     batch = tokenizer(texts, padding=True, return_tensors="pt", **options)
     for name, values in batch.items():
-        batch[name] = values.view(len(rows), 2, -1)
+        batch[name] = values.unflatten(0, (-1, 2))
     return batch
 
 

@@ -80,6 +80,11 @@ def export_onnx(
     require("onnx", "onnxscript", "onnxruntime")
     target = Path(folder)
     check_new(target)
+    if extra := getattr(model.config, "extra_inputs", ()):
+        raise UserError(
+            f"model: must read ids alone, found '{model.config.get_text_config().model_type}', which reads "
+            f"{', '.join(extra)} in a loop over words that no graph holds; export a model of another encoder."
+        )
     if unknown := sorted(set(tokenizer.model_input_names) - set(INPUTS)):
         raise UserError(
             f"tokenizer: must put out no other inputs than {list(INPUTS)}, found {unknown}; use another."

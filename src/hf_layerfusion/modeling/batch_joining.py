@@ -8,7 +8,12 @@ from torch.nn import functional as F
 
 from .layer_routing import ALL_ROWS, Route
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "inputs_embeds")
+_FLAT_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+)  # a number for each token, of others a row of numbers
+MODEL_INPUTS = (*_FLAT_INPUTS, "inputs_embeds")
 
 
 def flatten_pairs(
@@ -27,7 +32,7 @@ def flatten_pairs(
             f"task '{task}' must be given either `input_ids` or `inputs_embeds`, found {sorted(given)}."
         )
     for name, value in given.items():
-        dims = value.dim() - (name == "inputs_embeds")
+        dims = value.dim() - (name not in _FLAT_INPUTS)
         if is_siamese and (dims != 3 or value.shape[1] != 2):
             raise ValueError(
                 f"`{name}` of task '{task}' must be [B, 2, T], as its pairs are encoded each text by itself, found "
@@ -47,7 +52,8 @@ def join_batches(
     Tasks that are given the same tensors (the same objects) share their rows.
 
     Args:
-        batches: Batch of each task: tensors by the names in `MODEL_INPUTS`, `[B, T]`, or `[B, 2, T]` for siamese pairs.
+        batches: Batch of each task: tensors by the names in `MODEL_INPUTS` and the encoder's `extra_inputs`, `[B, T]`,
+            or `[B, 2, T]` for siamese pairs; embeddings and extra inputs have one more dimension.
         siamese: Names of the tasks with siamese pairs.
         pad_token_id: Padding value of `input_ids`.
 
@@ -57,14 +63,14 @@ def join_batches(
     Raises:
         ValueError: If there is no task, a batch has the wrong shape, or some batches hold ids and others embeddings.
     """
-    known: dict[tuple[int, ...], slice] = {}
+    known: dict[tuple[tuple[str, int], ...], slice] = {}
     different = []
     routes = []
     end = 0
     for task, batch in batches.items():
         flat = flatten_pairs(batch, task, task in siamese)
         size = len(next(iter(flat.values())))
-        key = tuple(id(batch.get(name)) for name in MODEL_INPUTS)
+        key = tuple(sorted((name, id(value)) for name, value in batch.items()))
         if key not in known:
             known[key] = slice(end, end + size)
             end += size
@@ -98,9 +104,12 @@ def pad_and_stack(
     joined = {}
     for name in complete[0]:
         parts = []
+        width = 0 if name in _FLAT_INPUTS else max(batch[name].shape[2] for batch in complete)
         for batch in complete:
             missing = length - batch[name].shape[1]
-            ends = (0, 0, 0, missing) if name == "inputs_embeds" else (0, missing)
+            ends: tuple[int, ...] = (0, missing)
+            if name not in _FLAT_INPUTS:
+                ends = (0, width - batch[name].shape[2], *ends)
             parts.append(F.pad(batch[name], ends, value=pad_token_id if name == "input_ids" else 0))
         joined[name] = torch.cat(parts)
     return joined

@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .encoders import refuse_unfit
+from .encoders import extra_inputs, refuse_unfit
 from .own_encoders import OWN_ENCODERS  # noqa: F401  registers them
 
 # Limits above any useful value, so that the settings of a broken file are refused before they take memory.
@@ -143,6 +143,11 @@ class LayerFusionConfig(PreTrainedConfig):
     def hidden_size(self) -> int:
         """Width H of the encoder's hidden states."""
         return self.get_text_config().hidden_size
+
+    @property
+    def extra_inputs(self) -> tuple[str, ...]:
+        """What the encoder reads of a text beside its ids, masks and types: such as `char_ids` for ELMo."""
+        return extra_inputs(self.get_text_config())
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
         """Return the configuration of the encoder, which owns the vocabulary."""

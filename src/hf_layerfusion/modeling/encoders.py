@@ -190,6 +190,15 @@ def adopt_encoder_config(config: Any, encoder: PreTrainedModel) -> None:
     config._attn_implementation = encoder.config._attn_implementation
 
 
+def extra_inputs(config: PreTrainedConfig) -> tuple[str, ...]:
+    """Return the names of what an encoder reads of a text beside `input_ids`, `attention_mask` and `token_type_ids`.
+
+    An encoder's configuration class declares them as `extra_inputs`. Each is `[B, T, W]`, a row of numbers for each
+    token, 0 at padding, and must be among the `model_input_names` of the tokenizer, whose `pad` pads it.
+    """
+    return tuple(getattr(config, "extra_inputs", ()))
+
+
 def freeze_word_encoder(encoder: PreTrainedModel) -> None:
     """Freeze an encoder of word embeddings unless its configuration says `train_embeddings`; leave others alone."""
     # By the method and not the class, which may be that of another copy of this code.

@@ -16,7 +16,7 @@ from .batch_joining import MODEL_INPUTS, flatten_pairs, join_batches
 from .configuration_cerbertus import CerbertusConfig
 from .label_rows import RequestedLabels
 from .layer_routing import ALL_ROWS, Route, copy_module
-from .modeling_cerbertus_encoders import CerbertusModel, CerbertusPreTrainedModel
+from .modeling_cerbertus_encoders import CerbertusModel, CerbertusPreTrainedModel, take_extra_inputs
 from .peft_adapters import adapter_of, has_task_adapters
 from .sentence_vectors import Pooler
 from .task_heads import TaskOutput, build_heads
@@ -161,6 +161,7 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "inputs_embeds": inputs_embeds,
+            **take_extra_inputs(kwargs, self.config),
         }
         if tasks is not None:
             given = {name: value for name, value in inputs.items() if value is not None}
@@ -187,11 +188,10 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         batches, labels = {}, {}
         for name, batch in tasks.items():
             self.head_of(name)
-            unknown = sorted(batch.keys() - {*MODEL_INPUTS, "labels"})
+            known = [*MODEL_INPUTS, *self.config.extra_inputs, "labels"]
+            unknown = sorted(batch.keys() - set(known))
             if unknown:
-                raise ValueError(
-                    f"the batch of task '{name}' must hold {[*MODEL_INPUTS, 'labels']}, found {unknown}; omit them."
-                )
+                raise ValueError(f"the batch of task '{name}' must hold {known}, found {unknown}; omit them.")
             batches[name] = {key: value for key, value in batch.items() if key != "labels"}
             if batch.get("labels") is not None:
                 labels[name] = batch["labels"]

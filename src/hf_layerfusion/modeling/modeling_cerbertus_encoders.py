@@ -19,6 +19,11 @@ from .modeling_layer_fusion import LayerFusionPreTrainedModel
 from .peft_adapters import adapter_of
 
 
+def take_extra_inputs(kwargs: Any, config: CerbertusConfig) -> dict[str, torch.Tensor]:
+    """Remove from `kwargs`, and return, the inputs of texts that the encoder declares as its own."""
+    return {name: kwargs.pop(name) for name in config.extra_inputs if name in kwargs}
+
+
 class CerbertusPreTrainedModel(LayerFusionPreTrainedModel):
     """What CerBERTus' models share: loading an encoder with its pooler, and a vocabulary that grows in all encoders."""
 
@@ -162,6 +167,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
                 "attention_mask": attention_mask,
                 "token_type_ids": token_type_ids,
                 "inputs_embeds": inputs_embeds,
+                **take_extra_inputs(kwargs, self.config),
             },
             task or self.config.default_task,
             is_siamese=False,

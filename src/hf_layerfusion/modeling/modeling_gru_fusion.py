@@ -1,5 +1,7 @@
 """GRUBERT: GRUs fuse groups of an encoder's hidden layers."""
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -38,8 +40,11 @@ class GRUFusionModel(LayerFusionModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
-        return super().read_states(input_ids, visible_mask(self.config, attention_mask), token_type_ids)
+        return super().read_states(
+            input_ids, visible_mask(self.config, attention_mask), token_type_ids, **kwargs
+        )
 
     @can_return_tuple
     def forward(

@@ -357,10 +357,11 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Runs the encoder for what the fuser reads of it, `[B, R, T, H]`: the layers and tokens of `state_spec`, with
         T = 1 or 2 where that is one vector a text or two. Given back as `encoder_states`, they spare the encoder."""
-        states, _ = self.encode(input_ids, attention_mask, token_type_ids)
+        states, _ = self.encode(input_ids, attention_mask, token_type_ids, **kwargs)
         return self.fuser.select_states(states, attention_mask)
 
     def encode(

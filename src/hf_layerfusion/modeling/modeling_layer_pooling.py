@@ -64,6 +64,8 @@ class LayerPoolingModel(LayerFusionModel):
                     ("encoder_states", encoder_states, 5),
                 )
             )
+            given = kwargs.keys() & set(self.config.extra_inputs)
+            kwargs |= {name: flatten_pairs(name, kwargs[name], 4) for name in given}
         pooled, outputs = self.encode_and_fuse(
             input_ids, attention_mask, token_type_ids, inputs_embeds, encoder_states, **kwargs
         )

@@ -6,13 +6,17 @@ installed. A type that is known already is left alone: the installed package com
 
 from typing import Any
 
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from .configuration_elmo import ElmoConfig
 from .configuration_static_embeddings import StaticEmbeddingsConfig
+from .modeling_elmo import ElmoModel
 from .modeling_static_embeddings import StaticEmbeddingsModel
+from .tokenization_words import WordTokenizer
 
 OWN_ENCODERS: dict[Any, Any] = {
+    ElmoConfig: ElmoModel,
     StaticEmbeddingsConfig: StaticEmbeddingsModel,
 }
 """Model classes by configuration class."""
@@ -26,6 +30,9 @@ def register_encoders() -> None:
         if config.model_type not in CONFIG_MAPPING:
             AutoConfig.register(config.model_type, config)
             AutoModel.register(config, model)
+            if config.extra_inputs:
+                AutoTokenizer.register(config, tokenizer_class=WordTokenizer)
+    WordTokenizer.register_for_auto_class()
 
 
 register_encoders()

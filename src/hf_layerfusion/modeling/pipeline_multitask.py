@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from .layer_routing import Route
 from .modeling_layer_fusion import HUB_OPTIONS
@@ -132,10 +133,9 @@ class MultitaskPipeline:
         limit = (
             self.tokenizer.model_max_length if most is None else min(self.tokenizer.model_max_length, most)
         )
-        encoded = [
-            self.tokenizer(*(t for t in texts if t is not None), truncation=True, max_length=limit)
-            for texts in sequences
-        ]
+        # A tokenizer that knows no limit states a number that is too large for its backend.
+        options = {"truncation": True, "max_length": limit} if limit < LARGE_INTEGER else {}
+        encoded = [self.tokenizer(*(t for t in texts if t is not None), **options) for texts in sequences]
         return dict(self.tokenizer.pad(encoded, return_tensors="pt").to(self.model.device))
 
 

@@ -30,7 +30,8 @@ class TaskConfig:
         pair_encoding: the texts of a pair in one sequence, `[SEP]` between them (`"joint"`, SerBERTus, section 3), or
             each by itself (`"siamese"`).
         sentence_vector: a text's vector: `"cls"`, `"pooler"`, `"mean"`, `"last"`, `"dot_attention"` or
-            `"multiplicative_attention"`. Where a task of a causal encoder names none, it is `"last"`.
+            `"multiplicative_attention"`. Where a task names none, it is `"last"` for a causal encoder and
+            `"mean"` for word embeddings.
         vector_layers: dense layers on that vector (ExTraBERT, section 4: 3 for classes, none for STS).
         fusion: a fuser between encoder and vector: settings of `GRUFusionConfig`, as in
             `{"fusion": "share", "num_groups": 3}`, or of `LayerPoolingConfig`, as in `{"pooling": "lstm"}`, which is a

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_layerfusion.training.state_cache import text_key
+from hf_layerfusion.training.state_cache import encoder_inputs, text_key
 from hf_layerfusion.training.state_reader import StateReader, texts_of
 
 Halves = npt.NDArray[np.float16]
@@ -89,9 +89,9 @@ def read_vectors(
     reader = StateReader(model, tokenizer, cache_dir, batch_size, dtype=torch.float16, option="cache_dir")
     cache = reader.fill(encoded)
     poolings = cast("tuple[str, str]", tuple(model.config.token_pooling.split("_")))
-    found = []
+    found, inputs = [], encoder_inputs(model)
     for rows, cut in zip(encoded, truncated, strict=True):
-        keys = [[text_key(text) for text in texts_of(row)] for row in rows]
+        keys = [[text_key(text, inputs) for text in texts_of(row, inputs)] for row in rows]
         sides = [np.stack([cache[key].numpy() for key in side]) for side in zip(*keys, strict=True)]
         # Stored as two tokens of this first (or last) one and this mean.
         token = 0 if poolings[0] == "cls" else 1
@@ -107,7 +107,7 @@ def _encode(
     columns = [list(split[name]) for name in split.column_names]
     groups = [[column] for column in columns] if apart else [columns]
     sides = [tokenizer(*group, truncation=True, max_length=max_length) for group in groups]
-    names = [name for name in ("input_ids", "token_type_ids", "attention_mask") if name in sides[0]]
+    names = [name for name in tokenizer.model_input_names if name in sides[0]]
     cut = np.zeros(len(split), bool)
     for side in sides:
         if side.encodings is not None:

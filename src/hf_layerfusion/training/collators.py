@@ -43,9 +43,7 @@ class PaddingCollator:
             for place in range(2 if apart else 1)
         ]
         padded = pad_without_fast_tokenizer_warning(self.tokenizer, texts, return_tensors="pt")
-        batch: Batch = {
-            name: padded[name].view(len(rows), 2, -1) if apart else padded[name] for name in names
-        }
+        batch: Batch = {name: padded[name].unflatten(0, (-1, 2)) if apart else padded[name] for name in names}
         if LABELS in rows[0]:
             batch[LABELS] = torch.as_tensor(np.array([row[LABELS] for row in rows]))
             if batch[LABELS].is_floating_point():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers.encoder_layers import get_encoders
-from hf_layerfusion.training.state_cache import ENCODER_INPUTS, StateCache, text_key
+from hf_layerfusion.training.state_cache import ENCODER_INPUTS, StateCache, encoder_inputs, text_key
 from hf_layerfusion.training.state_reader import StateReader, texts_of
 from hf_layerfusion.training.task_data import Row
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
@@ -60,6 +60,7 @@ class StateCollator:
     Args:
         collate: makes a batch of rows of ids.
         cache: the states.
+        inputs: the names of the encoder's inputs.
 
     Returns, when called:
         `encoder_states` `[B, R, T, H]`, padded with zeros on the right, their `attention_mask` `[B, T]`, and what the
@@ -67,14 +68,20 @@ class StateCollator:
         `[B, 2, T]`.
     """
 
-    def __init__(self, collate: Callable[[list[Row]], Any], cache: StateCache) -> None:
+    def __init__(
+        self,
+        collate: Callable[[list[Row]], Any],
+        cache: StateCache,
+        inputs: Sequence[str] = ENCODER_INPUTS,
+    ) -> None:
         self.collate = collate
         self.cache = cache
+        self.inputs = inputs
 
     def __call__(self, rows: list[Row]) -> dict[str, Any]:
         batch = dict(self.collate(rows))
-        texts = [texts_of(row) for row in rows]
-        keys = [text_key(text) for of_row in texts for text in of_row]
+        texts = [texts_of(row, self.inputs) for row in rows]
+        keys = [text_key(text, self.inputs) for of_row in texts for text in of_row]
         if not all(key in self.cache for key in keys):
             return batch
         states = [self.cache[key] for key in keys]
@@ -86,7 +93,7 @@ class StateCollator:
             mask[row, : each.shape[1]] = 1
         if len(texts[0]) == 2:
             padded, mask = padded.unflatten(0, (-1, 2)), mask.unflatten(0, (-1, 2))
-        others = {name: value for name, value in batch.items() if name not in ENCODER_INPUTS}
+        others = {name: value for name, value in batch.items() if name not in self.inputs}
         return {**others, ENCODER_STATES: padded, "attention_mask": mask}
 
 
@@ -130,7 +137,7 @@ class FrozenStates(Trainer):
         """Yield the training data in the order of its rows, every row in every process: states and labels."""
         with self._collating_states():
             collate = self.data_collator
-        columns = (*ENCODER_INPUTS, "labels")
+        columns = (*encoder_inputs(self.model), "labels")
         rows = DataLoader(
             self.train_dataset,
             self.args.eval_batch_size,
@@ -159,7 +166,7 @@ class FrozenStates(Trainer):
             if self._states is None or self._read_with != _versions(encoder):
                 self._read_with = _versions(encoder)
                 self._states = self._filled_cache()
-            self.data_collator = StateCollator(given, self._states)
+            self.data_collator = StateCollator(given, self._states, encoder_inputs(self.model))
         try:
             yield
         finally:

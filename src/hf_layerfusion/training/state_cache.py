@@ -27,18 +27,34 @@ from hf_layerfusion.storage import LOCK_FILE, locked, remove_leftovers, replacin
 logger = logging.get_logger(__name__)
 
 ENCODER_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
-"""What an encoder is given of a text."""
+"""What every encoder is given of a text."""
+
+
+def encoder_inputs(model: Any) -> tuple[str, ...]:
+    """Return what a model's encoder is given of a text: `ENCODER_INPUTS`, and what its configuration declares as its
+    `extra_inputs`, such as `char_ids`."""
+    return (*ENCODER_INPUTS, *getattr(model.config, "extra_inputs", ()))
+
 
 DESCRIPTION_NAME = "states.json"
 _DATA, _INDEX = ".states", ".index.safetensors"
 
 
-def text_key(row: Mapping[str, Any]) -> bytes:
-    """16 bytes that stand for an encoded text: for all that the encoder is given of it, padding included."""
+def text_key(row: Mapping[str, Any], inputs: Sequence[str] = ENCODER_INPUTS) -> bytes:
+    """16 bytes that stand for an encoded text: for all that the encoder is given of it, padding tokens included.
+
+    Args:
+        row: the encoder's inputs by name.
+        inputs: their names, those of `encoder_inputs`.
+    """
     digest = blake2b(digest_size=16)
-    for name in ENCODER_INPUTS:
-        if name in row:
-            digest.update(name.encode() + np.asarray(row[name], dtype=np.int64).tobytes())
+    for name, values in ((name, row[name]) for name in inputs if name in row):
+        digest.update(name.encode())
+        if len(values) and np.ndim(values[0]):  # a list for each token, padded or not
+            kept = [[value for value in each if value] for each in np.asarray(values, dtype=object)]
+            digest.update(np.array([len(each) for each in kept]).tobytes())
+            values = [value for each in kept for value in each]
+        digest.update(np.asarray(values, dtype=np.int64).tobytes())
     return digest.digest()
 
 

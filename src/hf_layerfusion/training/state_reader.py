@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -24,6 +24,7 @@ from hf_layerfusion.regularizers.encoder_layers import get_encoders
 from hf_layerfusion.training.state_cache import (
     ENCODER_INPUTS,
     StateCache,
+    encoder_inputs,
     gigabytes,
     text_key,
     weights_digest,
@@ -49,12 +50,30 @@ def tokenizer_digest(tokenizer: Any) -> str | None:
     return sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
-def texts_of(row: Row) -> list[Row]:
-    """Return the encoder's inputs of each text in a row: one, or two where the texts of a pair stand apart."""
-    given = {name: row[name] for name in ENCODER_INPUTS if name in row}
+def texts_of(row: Row, inputs: Sequence[str] = ENCODER_INPUTS) -> list[Row]:
+    """Return the encoder's inputs of each text in a row: one, or two where the texts of a pair stand apart.
+
+    Args:
+        row: a row.
+        inputs: the names of the encoder's inputs, those of `encoder_inputs`.
+    """
+    given = {name: row[name] for name in inputs if name in row}
     if np.ndim(given["input_ids"][0]) == 0:
         return [given]
     return [{name: values[side] for name, values in given.items()} for side in (0, 1)]
+
+
+def stacked(texts: Sequence[Any]) -> np.ndarray[Any, Any]:
+    """Return texts of one length T as an array `[N, T]`, or `[N, T, W]` where each token has a list, of W values with
+    zeros at its end."""
+    if not len(texts[0]) or np.ndim(texts[0][0]) == 0:
+        return np.stack([np.asarray(text) for text in texts])
+    width = max([1, *(len(each) for text in texts for each in text)])
+    found = np.zeros((len(texts), len(texts[0]), width), dtype=np.int64)
+    for row, text in zip(found, texts, strict=True):
+        for token, each in zip(row, text, strict=True):
+            token[: len(each)] = each
+    return found
 
 
 class _Text(NamedTuple):
@@ -168,13 +187,14 @@ class StateReader:
                 "streaming or leave the option out"
             )
         dataset = TaskDataset("one", rows, "training")
-        names = [name for name in ENCODER_INPUTS if name in dataset.columns]
+        inputs = encoder_inputs(self.model)
+        names = [name for name in inputs if name in dataset.columns]
         vectors = self.model.base_model.state_spec.vectors
         for index, values in enumerate(zip(*map(dataset.column, names), strict=True)):
-            for side, text in enumerate(texts_of(dict(zip(names, values, strict=True)))):
+            for side, text in enumerate(texts_of(dict(zip(names, values, strict=True)), inputs)):
                 length = len(text["input_ids"])
                 tokens = int(sum(text.get("attention_mask", [1] * length))) if every_token else vectors
-                yield text_key(text), _Text(dataset, index, side, length, tokens)
+                yield text_key(text, inputs), _Text(dataset, index, side, length, tokens)
 
     def _write(self, cache: StateCache, missing: Mapping[bytes, _Text]) -> None:
         """Compute and write the states of texts, each process its part."""
@@ -211,13 +231,11 @@ class StateReader:
                 alike = list(group)
                 for start in range(0, len(alike), self.batch_size):
                     rows = [
-                        texts_of(text.dataset[text.row])[text.side]
+                        texts_of(text.dataset[text.row], encoder_inputs(model))[text.side]
                         for text in alike[start : start + self.batch_size]
                     ]
                     inputs = {
-                        name: torch.as_tensor(
-                            np.stack([np.asarray(row[name]) for row in rows]), device=model.device
-                        )
+                        name: torch.as_tensor(stacked([row[name] for row in rows]), device=model.device)
                         for name in rows[0]
                     }
                     with torch.no_grad(), self.autocast():

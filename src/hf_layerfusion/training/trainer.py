@@ -141,6 +141,13 @@ class LayerFusionTrainer(
         set_seed(self.args.seed)
         return model
 
+    def _set_signature_columns_if_needed(self) -> None:
+        """As the stock method, with the columns that the encoder declares as its inputs beside ids and masks."""
+        super()._set_signature_columns_if_needed()
+        names: list[str] = self._signature_columns
+        config = getattr(self.model, "config", None)
+        names += [name for name in getattr(config, "extra_inputs", ()) if name not in names]
+
     # Rates
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:

@@ -1,0 +1,121 @@
+"""ELMo's published files: options in JSON and weights in HDF5, as TensorFlow's code saved them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from hf_layerfusion.embeddings.hdf5_files import Arrays, read_hdf5
+from hf_layerfusion.embeddings.word_vectors import ReadOptions
+from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.modeling.configuration_elmo import ElmoConfig
+from hf_layerfusion.modeling.modeling_elmo import NUM_CHARACTERS, ElmoModel
+from hf_layerfusion.storage import read_object
+
+_WAY_OUT = "name the options.json that was published with the weights"
+_CHARACTERS = (NUM_CHARACTERS - 1, NUM_CHARACTERS)  # files of before 2018 do not count padding words
+
+
+def read_elmo(options_path: Path, weights_path: Path, options: ReadOptions) -> ElmoModel:
+    """Read a model of ELMo.
+
+    Args:
+        options_path: `options.json`.
+        weights_path: `weights.hdf5`.
+        options: not used, as there is no vocabulary.
+
+    Raises:
+        UserError: options or weights that are none, or that do not fit each other.
+    """
+    config = _config(read_object(options_path, _WAY_OUT), options_path)
+    model = ElmoModel(config)
+    weights = _Weights(read_hdf5(weights_path), weights_path, options_path)
+    model.load_state_dict(_state(config, weights))
+    return model
+
+
+def _config(found: dict[str, Any], path: Path) -> ElmoConfig:
+    try:
+        lstm, characters = found["lstm"], found["char_cnn"]
+        if characters.get("n_characters", NUM_CHARACTERS) not in _CHARACTERS:
+            raise UserError(
+                f"{path}: `n_characters` must be {_CHARACTERS[0]} or {_CHARACTERS[1]}, bytes and marks, found "
+                f"{characters['n_characters']}; {_WAY_OUT}."
+            )
+        return ElmoConfig(
+            char_embedding_size=characters["embedding"]["dim"],
+            filters=[[int(width), int(count)] for width, count in characters["filters"]],
+            num_highway=characters.get("n_highway") or 0,
+            activation=characters["activation"],
+            max_characters=characters["max_characters_per_token"],
+            lstm_size=lstm["dim"],
+            projection_size=lstm["projection_dim"],
+            num_lstm_layers=lstm["n_layers"],
+            cell_clip=lstm.get("cell_clip"),
+            projection_clip=lstm.get("proj_clip"),
+            use_skip_connections=bool(lstm.get("use_skip_connections")),
+            dtype="float32",
+        )
+    except UserError:
+        raise
+    except KeyError as error:
+        raise UserError(
+            f"{path}: must have {error}, as ELMo's options do, found none; {_WAY_OUT}."
+        ) from error
+    except (TypeError, ValueError, AttributeError, StrictDataclassError) as error:
+        raise UserError(f"{path}: must hold ELMo's options ({one_line(error)}); {_WAY_OUT}.") from error
+
+
+class _Weights:
+    """Arrays of a file, each taken in the shape that the options give it."""
+
+    def __init__(self, arrays: Arrays, path: Path, options_path: Path) -> None:
+        self.arrays, self.path, self.options_path = arrays, path, options_path
+
+    def take(self, name: str, *shape: int) -> npt.NDArray[Any]:
+        found = self.arrays.get(name)
+        if found is None or found.shape != shape:
+            raise UserError(
+                f"{self.path}: {name} must be {list(shape)} by {self.options_path}, found "
+                f"{'none' if found is None else list(found.shape)}; {_WAY_OUT}."
+            )
+        if not np.isfinite(found).all():
+            raise UserError(f"{self.path}: {name} must be finite, found NaN or infinity; get the file anew.")
+        return found
+
+
+def _state(config: ElmoConfig, weights: _Weights) -> dict[str, torch.Tensor]:
+    filters: Any = config.filters
+    width, size, cells = config.char_embedding_size, config.projection_size, config.lstm_size
+    features = sum(count for _, count in filters)
+    rows = len(weights.arrays.get("char_embed", ()))
+    table = weights.take("char_embed", rows if rows in _CHARACTERS else _CHARACTERS[0], width)
+    # The row of padding words, the first, is zeros; older files begin with the next.
+    state: dict[str, npt.NDArray[Any]] = {
+        "characters.weight": np.concatenate([np.zeros((1, width)), table[-_CHARACTERS[0] :]]),
+        "projection.weight": weights.take("CNN_proj/W_proj", features, size).T,
+        "projection.bias": weights.take("CNN_proj/b_proj", size),
+    }
+    for number, (reach, count) in enumerate(filters):
+        kernel = weights.take(f"CNN/W_cnn_{number}", 1, reach, width, count)
+        state[f"convolutions.{number}.weight"] = kernel[0].transpose(2, 1, 0)
+        state[f"convolutions.{number}.bias"] = weights.take(f"CNN/b_cnn_{number}", count)
+    for number in range(config.num_highway):
+        for own, name in (("gate", "carry"), ("transform", "transform")):
+            matrix = weights.take(f"CNN_high_{number}/W_{name}", features, features)
+            state[f"highways.{number}.{own}.weight"] = matrix.T
+            state[f"highways.{number}.{own}.bias"] = weights.take(f"CNN_high_{number}/b_{name}", features)
+    for direction, own in enumerate(("forward_lstms", "backward_lstms")):
+        for layer in range(config.num_lstm_layers):
+            cell = f"RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell"
+            both = weights.take(f"{cell}/W_0", 2 * size, 4 * cells).T
+            state[f"{own}.{layer}.input.weight"] = both[:, :size]
+            state[f"{own}.{layer}.recurrent.weight"] = both[:, size:]
+            state[f"{own}.{layer}.input.bias"] = weights.take(f"{cell}/B", 4 * cells)
+            state[f"{own}.{layer}.projection.weight"] = weights.take(f"{cell}/W_P_0", cells, size).T
+    return {name: torch.from_numpy(np.array(values, np.float32)) for name, values in state.items()}

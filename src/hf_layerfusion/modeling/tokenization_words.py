@@ -1,0 +1,131 @@
+"""A tokenizer of words that gives their characters too."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import BatchEncoding, PreTrainedTokenizerFast
+from transformers.utils import PaddingStrategy
+
+CHARACTERS = "char_ids"
+
+
+class WordTokenizer(PreTrainedTokenizerFast):
+    """Splits texts into words, and gives for each word its id and its characters, as they stand in the text.
+
+    Beside `input_ids` it returns `char_ids`, the Unicode code points of each word's characters, 0 at padding: a list of
+    words of different lengths, or `[B, T, W]` where texts are padded, W the characters of the longest word. Encoders of
+    characters (ELMo, Flair) read these, and `input_ids` only says where words are.
+    """
+
+    model_input_names = ["input_ids", "token_type_ids", "attention_mask", CHARACTERS]  # noqa: RUF012  as transformers'
+
+    def _encode_plus(
+        self,
+        text: Any,
+        text_pair: Any = None,
+        *,
+        padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
+        is_split_into_words: bool = False,
+        return_tensors: Any = None,
+        **kwargs: Any,
+    ) -> BatchEncoding:
+        encoded = super()._encode_plus(
+            text,
+            text_pair,
+            padding_strategy=padding_strategy,
+            is_split_into_words=is_split_into_words,
+            return_tensors=None,
+            **kwargs,
+        )
+        texts, is_batch = text_pairs(text, text_pair, is_split_into_words)
+        samples = encoded.get("overflow_to_sample_mapping") or range(len(texts))
+        characters = [
+            word_characters(encoding, texts[sample], is_split_into_words)
+            for encoding, sample in zip(encoded.encodings, samples, strict=True)
+        ]
+        if return_tensors is not None or padding_strategy != PaddingStrategy.DO_NOT_PAD:
+            characters = rectangular(characters, [len(words) for words in characters], "right")
+        is_single = not is_batch and "overflow_to_sample_mapping" not in encoded
+        found = dict(encoded)
+        found[CHARACTERS] = characters[0] if is_single else characters
+        if is_single and return_tensors is not None:
+            found = {name: [values] for name, values in found.items()}
+        return BatchEncoding(found, encoded.encodings, tensor_type=return_tensors)
+
+    def pad(
+        self,
+        encoded_inputs: Any,
+        *args: Any,
+        padding_side: Any = None,
+        return_tensors: Any = None,
+        **kwargs: Any,
+    ) -> BatchEncoding:
+        """As in transformers; words are padded to the longest of the batch too."""
+        if not isinstance(encoded_inputs, Mapping):
+            names = encoded_inputs[0].keys()
+            encoded_inputs = {name: [row[name] for row in encoded_inputs] for name in names}
+        inputs = {name: values for name, values in encoded_inputs.items() if name != CHARACTERS}
+        padded = super().pad(inputs, *args, padding_side=padding_side, return_tensors=None, **kwargs)
+        characters = encoded_inputs.get(CHARACTERS)
+        found = dict(padded)
+        if characters is not None:
+            is_single = len(characters) > 0 and is_text(characters)
+            texts = [characters] if is_single else list(characters)
+            ids = [found["input_ids"]] if is_single else found["input_ids"]
+            texts = rectangular(texts, [len(row) for row in ids], padding_side or self.padding_side)
+            found[CHARACTERS] = texts[0] if is_single else texts
+            if return_tensors is None and isinstance(found["input_ids"], torch.Tensor):
+                return_tensors = "pt"
+        return BatchEncoding(found, tensor_type=return_tensors)
+
+
+def text_pairs(text: Any, pair: Any, is_split: bool) -> tuple[list[tuple[Any, ...]], bool]:
+    """Return the texts of each sample, one or two, and whether there is a batch of samples."""
+    is_batch = isinstance(text[0] if is_split and text else text, list | tuple)
+    if not is_batch:
+        return [(text,) if pair is None else (text, pair)], False
+    if pair is not None:
+        return list(zip(text, pair, strict=True)), True
+    in_pairs = [not is_split and isinstance(each, list | tuple) for each in text]
+    return [tuple(each) if is_pair else (each,) for each, is_pair in zip(text, in_pairs, strict=True)], True
+
+
+def word_characters(encoding: Any, texts: Sequence[Any], is_split: bool) -> list[list[int]]:
+    """Return the code points of each token of an encoded sample; none of padding and special tokens."""
+    found: list[list[int]] = []
+    for (start, end), place, word in zip(
+        encoding.offsets, encoding.sequence_ids, encoding.word_ids, strict=True
+    ):
+        if place is None:
+            found.append([])
+        else:
+            source = texts[place][word] if is_split else texts[place]
+            found.append([ord(character) for character in source[start:end]])
+    return found
+
+
+def rectangular(texts: Iterable[Any], lengths: Sequence[int], side: str) -> list[list[list[int]]]:
+    """Pad words to the longest of all texts, and each text to its entry of `lengths`, with zeros.
+
+    Args:
+        texts: characters of each word of each text, lists or tensors, padded or not.
+        lengths: words of each text with padding.
+        side: where the padding words stand, `"left"` or `"right"`.
+    """
+    rows = [[[int(value) for value in word] for word in text] for text in texts]
+    width = max([1, *(len(word) for text in rows for word in text)])
+    found = []
+    for text, length in zip(rows, lengths, strict=True):
+        words = [word + [0] * (width - len(word)) for word in text]
+        padding = [[0] * width for _ in range(length - len(words))]
+        found.append(padding + words if side == "left" else words + padding)
+    return found
+
+
+def is_text(characters: Any) -> bool:
+    """Return whether `characters` are those of one text and not of a batch."""
+    for word in characters:
+        for value in word:
+            return not isinstance(value, list | tuple) and getattr(value, "ndim", 0) == 0
+    return True
