@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 from hf_layerfusion import import_embeddings
 from hf_layerfusion.embeddings.word_tokenizers import character_tokenizer
 from hf_layerfusion.modeling.configuration_elmo import ElmoConfig
+from hf_layerfusion.modeling.configuration_flair import FlairConfig
 from hf_layerfusion.modeling.modeling_elmo import ElmoModel
+from hf_layerfusion.modeling.modeling_flair import FlairModel
 from tests.tiny import NEGATIVE_WORDS, NEUTRAL_WORDS, POSITIVE_WORDS
 
 WORDS = tuple(dict.fromkeys((*POSITIVE_WORDS, *NEGATIVE_WORDS, *NEUTRAL_WORDS, ",", ".", "!")))
@@ -52,5 +54,14 @@ def saved(model: PreTrainedModel, folder: Path) -> Path:
     return folder
 
 
-WORD_ENCODERS: dict[str, Callable[..., Path]] = {"static": static_folder, "elmo": elmo_folder}
+def flair_folder(folder: Path) -> Path:
+    """Save a random Flair, width 3 + 4, with its tokenizer."""
+    return saved(FlairModel(FlairConfig(char_embedding_sizes=[3, 2], lstm_sizes=[3, 4])), folder / "encoder")
+
+
+WORD_ENCODERS: dict[str, Callable[..., Path]] = {
+    "static": static_folder,
+    "elmo": elmo_folder,
+    "flair": flair_folder,
+}
 """Functions that make an encoder's folder inside of the one that they are given, by the kind of encoder."""

