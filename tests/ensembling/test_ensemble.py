@@ -400,7 +400,7 @@ def test_a_fitted_ensemble_has_seen_what_it_was_fitted_on(held_out, zoo, tmp_pat
     card = (tmp_path / "inner" / "README.md").read_text(encoding="utf-8")
     assert "3 held-out texts: accuracy" in card
     (tmp_path / "inner" / "trained_texts.npz").unlink()
-    with pytest.raises(UserError, match="member inner: must say which texts it was trained on"):
+    with pytest.raises(UserError, match="member inner: must record which texts it was trained on"):
         Ensemble.of([str(tmp_path / "inner"), held_out[1]]).fit(
             "default", "greedy", ROWS[10:], LABELS_OF_ROWS[10:]
         )
@@ -425,7 +425,7 @@ def test_given_predictions_of_the_members_do_not_hide_what_they_have_seen(held_o
     predictions = ensemble.member_predictions("default", ROWS)
     with pytest.raises(UserError, match="member wordpiece: must not have seen"):
         ensemble.fit("default", "greedy", ROWS, LABELS_OF_ROWS, predictions=predictions)
-    with pytest.raises(UserError, match="predictions must be given where they are out of fold"):
+    with pytest.raises(UserError, match="predictions must be given with out_of_fold"):
         ensemble.fit("default", "greedy", ROWS, LABELS_OF_ROWS, out_of_fold=True)
 
 
@@ -468,7 +468,7 @@ def test_each_member_predicts_a_text_once(zoo, tmp_path, monkeypatch, caplog):
         path.write_bytes(path.read_bytes()[:60])
     assert fresh()(TEXTS) == first
     assert len(calls) == 8
-    assert caplog.text.count("they are made anew") == 2
+    assert caplog.text.count("they are computed again") == 2
     assert fresh()(TEXTS) == first
     assert len(calls) == 8  # the damaged entries were replaced
 
@@ -480,9 +480,7 @@ def test_answers_that_are_not_finite_are_refused_and_not_kept(zoo, tmp_path):
     weights["classifier.bias"][1] = torch.nan
     save_file(weights, path, {"format": "pt"})
     ensemble = Ensemble.of([str(tmp_path / "member")], runtime=Runtime(cache_dir=tmp_path / "cache"))
-    with pytest.raises(
-        UserError, match=r"member member: must answer with finite numbers, found .* at row 1;"
-    ):
+    with pytest.raises(UserError, match=r"member member: its predictions must be finite, found .* at row 1;"):
         ensemble(TEXTS)
     assert not list(tmp_path.glob("cache/*.safetensors"))
 
@@ -535,10 +533,11 @@ DAMAGES = {
     "other format": (lambda folder: edit(folder / "both" / "ensemble.json", format=2), "the format 1, found 2"),
     "other labels": (
         lambda folder: rename_label(folder / "both" / "ensemble.json", "neutral", "undecided"),
-        "the labels of task 'default' must be negative, neutral, positive as its first member's, found negative, undec",
+        "the labels of task 'default' must be its first member's, negative, neutral, positive, found negative, undec",
     ),
     "labels in another order": (
-        lambda folder: rename_label(folder / "both" / "ensemble.json", "positive", "negative"), "as its first member's",
+        lambda folder: rename_label(folder / "both" / "ensemble.json", "positive", "negative"),
+        "must be its first member's",
     ),
     "other tasks": (
         lambda folder: edit(folder / "both" / "ensemble.json", tasks={}), "must combine the tasks default of its",
@@ -593,7 +592,7 @@ def untrained(folder):
 MISTAKES = {
     "no members": (lambda z, f, m: Ensemble.of([]), "one member or more, found none"),
     "no such folder": (lambda z, f, m: Ensemble.of(["./nowhere"]), "must be a folder or a Hub id"),
-    "no such id": (lambda z, f, m: Ensemble.of(["somebody/nothing"]), "is no folder, and cannot be had from the Hub"),
+    "no such id": (lambda z, f, m: Ensemble.of(["somebody/nothing"]), "cannot be downloaded from the Hub"),
     "no model": (lambda z, f, m: Ensemble.of([str(f)]), "must be a trained model"),
     "a setting of another type": (
         lambda z, f, m: Ensemble.of([misconfigured(f / "x")]), "x: must be a trained model, found",
@@ -601,7 +600,7 @@ MISTAKES = {
     "no head": (lambda z, f, m: Ensemble.of([untrained(f / "x")])(TEXTS), "found no weights of classifier"),
     "other labels": (
         lambda z, f, m: Ensemble.of([z["bpe"], save_member(f / "x", labels=("bad", "neutral", "good"))]),
-        "member x: the labels must be positive, neutral, negative as the first member's, found bad, neutral, good",
+        "member x: the labels must be the first member's, positive, neutral, negative, found bad, neutral, good",
     ),
     "fewer labels": (
         lambda z, f, m: Ensemble.of([z["bpe"], save_member(f / "x", labels=LABELS[:2])]),
@@ -609,7 +608,7 @@ MISTAKES = {
     ),
     "another problem": (
         lambda z, f, m: Ensemble.of([z["bpe"], save_member(f / "x", labels=("score",))]),
-        "member x: the problem type must be single_label_classification as the first member's, found regression",
+        "member x: the problem type must be the first member's, single_label_classification, found regression",
     ),
     "several labels a text": (
         lambda z, f, m: Ensemble.of([save_member(f / "x", problem_type="multi_label_classification")]),
@@ -617,7 +616,7 @@ MISTAKES = {
     ),
     "no task among tasks": (
         lambda z, f, m: Ensemble.of([str(m / "left"), z["bpe"]]),
-        "member bpe: must say which task it answers where others answer 'quora'",
+        "member bpe: must be given the name of its task, because others answer 'quora'",
     ),
     "a task that it lacks": (
         lambda z, f, m: Ensemble.of([f"nli={m / 'left'}"]), "member left: must answer the task 'nli'",

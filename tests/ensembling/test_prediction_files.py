@@ -59,7 +59,7 @@ def rewrite(path, change):
 DAMAGES = {
     "row missing": (
         lambda rows: rows[:-1],
-        "must predict the 3 rows that are asked for, ids and texts alike, found none",
+        "must predict the 3 requested rows, with the same ids and texts, found none",
     ),
     "row too many": (lambda rows: [*rows, ["10", "f", "0", "0"]], "found 4 rows"),
     "other text": (lambda rows: [*rows[:-1], ["9", "E", "0", "0"]], "found none for id '9'"),

@@ -211,7 +211,7 @@ def test_out_of_fold_predictions_are_fitted_on(trained, tiny_tweets, files, tmp_
     assert json.loads((tmp_path / "run" / "ensemble.json").read_text())["tasks"]["default"]["fitted"][
         "out_of_fold"
     ]
-    with pytest.raises(UserError, match="must predict the 40 rows that are asked for"):
+    with pytest.raises(UserError, match="must predict the 40 requested rows"):
         call(tmp_path / "other", trained, *given, validation_file=files["validation_file"])
     with pytest.raises(
         UserError, match="--out_of_fold must name predictions of one task for each of 2 members"

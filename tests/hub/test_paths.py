@@ -101,7 +101,7 @@ def test_members_of_an_ensemble_from_the_hub(
         ({"folder": str(outside)}, "must lie in"),
         ({"folder": None, "hub_id": str(outside)}, "must be a folder or a Hub id"),
         ({"folder": None, "hub_id": "../secret"}, "must be a folder or a Hub id"),
-        ({"task": "../../secret"}, "must be named by letters"),
+        ({"task": "../../secret"}, "its task's name must consist of letters"),
     ):
         content = json.dumps(changed(**fields)).encode()
         hub.repositories["org/ensemble"].commit("main", "hostile", {"ensemble.json": File(content)})

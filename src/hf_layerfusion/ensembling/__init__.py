@@ -1,1 +1,1 @@
-"""Several models that answer as one: how their predictions are combined, and the folder that they are kept in."""
+"""Ensembles: combining the predictions of several models, and saving them as one."""

@@ -1,4 +1,4 @@
-"""Metrics of many candidates at once, fast enough to try hundreds of combinations; higher is better."""
+"""Metrics that score many candidate combinations at once; higher is better."""
 
 import numpy as np
 
@@ -7,18 +7,23 @@ from hf_layerfusion.errors import UserError, nearest
 
 
 def accuracy(predictions: Array, labels: Array) -> Array:
-    """Share of right classes, `[K]`, of logits or probabilities `[K, N, C]`."""
+    """Return the accuracy of each candidate, `[K]`.
+
+    Args:
+        predictions: logits or probabilities, `[K, N, C]`.
+        labels: class indices, `[N]`.
+    """
     shares: Array = (predictions.argmax(axis=-1) == labels).mean(axis=-1)
     return shares
 
 
 def f1_macro(predictions: Array, labels: Array) -> Array:
-    """Mean F1 of the classes that occur among labels or predictions, `[K]`."""
+    """Return the mean F1 over the classes that occur among labels or predictions, `[K]`; arguments as `accuracy`."""
     return _macro(predictions, labels, with_predicted=True)
 
 
 def recall_macro(predictions: Array, labels: Array) -> Array:
-    """Mean recall of the classes that occur among labels or predictions, `[K]`."""
+    """Return the mean recall over the classes that occur among the labels, `[K]`; arguments as `accuracy`."""
     return _macro(predictions, labels, with_predicted=False)
 
 
@@ -34,7 +39,12 @@ def _macro(predictions: Array, labels: Array, with_predicted: bool) -> Array:
 
 
 def pearsonr(predictions: Array, labels: Array) -> Array:
-    """Pearson's correlation, `[K]`, of values `[K, N]`; NaN where they are constant."""
+    """Return Pearson's correlation of each candidate, `[K]`; NaN where predictions or labels are constant.
+
+    Args:
+        predictions: values, `[K, N]`.
+        labels: values, `[N]`.
+    """
     x = predictions - predictions.mean(axis=-1, keepdims=True)
     y = labels - labels.mean()
     spread = np.sqrt((x**2).sum(axis=-1) * (y**2).sum())
@@ -47,19 +57,23 @@ SCORES: dict[str, dict[str, Score]] = {
     "single_label_classification": {"accuracy": accuracy, "f1_macro": f1_macro, "recall_macro": recall_macro},
     "regression": {"pearsonr": pearsonr},
 }
-"""By problem type, the usual one first."""
+"""The metrics of each problem type by name; the first is the default."""
 
 
 def score_of(problem_type: str, metric: str | None = None) -> tuple[str, Score]:
-    """A metric's name and function; without a name the usual one.
+    """Return the name and function of a metric.
+
+    Args:
+        problem_type: a key of `SCORES`.
+        metric: the metric's name; None for the problem type's default.
 
     Raises:
-        UserError: a problem type that is not combined, or a metric that it does not have.
+        UserError: The problem type cannot be combined, or has no such metric.
     """
     if problem_type not in SCORES:
         raise UserError(
-            f"an ensemble's problem type must be one of {', '.join(SCORES)}, found {problem_type!r}; take other "
-            "members."
+            f"an ensemble's problem type must be one of {', '.join(SCORES)}, found {problem_type!r}; choose "
+            "other members."
         )
     scores = SCORES[problem_type]
     name = next(iter(scores)) if metric is None else metric

@@ -1,7 +1,8 @@
-"""How the predictions of several models become one: arrays in, arrays out. Here those that learn nothing.
+"""Combiners that need no fitting, and the interface of all combiners.
 
-Predictions of M members on N texts are logits `[M, N, C]` or, for a regression, values `[M, N]`. What comes out are the
-ensemble's own, `[N, C]` or `[N]`: logits whose softmax are its probabilities, so that an ensemble may be a member.
+The predictions of M members on N texts are logits `[M, N, C]` or, for a regression, values `[M, N]`. A combiner
+returns the ensemble's predictions, `[N, C]` or `[N]`. Softmax over its logits gives the ensemble's probabilities, so
+an ensemble can itself be a member.
 """
 
 from abc import ABC, abstractmethod
@@ -16,48 +17,48 @@ from scipy.special import softmax
 from hf_layerfusion.errors import UserError
 
 Array = npt.NDArray[Any]
-# Predictions of K candidates, `[K, N, C]` or `[K, N]`, and labels `[N]`: how good each is, `[K]`.
+# A metric: predictions of K candidates, `[K, N, C]` or `[K, N]`, and labels `[N]` to scores `[K]`.
 Score = Callable[[Array, Array], Array]
 
 _SMALLEST = np.finfo(np.float64).tiny
-_DIGITS = 12  # shares of votes that differ by rounding alone are equal
+_DIGITS = 12  # shares of votes are rounded to this, so that rounding errors break no tie
 
 AnyCombiner = TypeVar("AnyCombiner", bound="Combiner")
 
 
 class Combiner(ABC):
-    """Makes one prediction of several.
+    """Base class: combines the predictions of several members into one.
 
     Attributes:
-        learns: it must be fitted, on predictions of texts that no member was trained on.
-        for_regression: it combines values too.
+        learns: Whether it must be fitted, on predictions of texts that no member was trained on.
+        for_regression: Whether it can combine values as well as classes.
     """
 
     learns: ClassVar[bool] = False
     for_regression: ClassVar[bool] = True
 
     def fit(self: AnyCombiner, predictions: Array, labels: Array, score: Score) -> AnyCombiner:
-        """The combiner that these held-out predictions teach; itself where it learns nothing.
+        """Return a combiner fitted on held-out predictions; `self` if there is nothing to learn.
 
         Args:
-            predictions: of the members, `[M, N, C]` or `[M, N]`.
+            predictions: the members' predictions, `[M, N, C]` or `[M, N]`.
             labels: classes or values, `[N]`.
-            score: what is to be high.
+            score: the metric to maximise.
         """
         return self
 
     def __call__(self, predictions: Array) -> Array:
-        """Combines.
+        """Combine the members' predictions.
 
         Args:
-            predictions: of the members, `[M, N, C]` or `[M, N]`.
+            predictions: the members' predictions, `[M, N, C]` or `[M, N]`.
 
         Returns:
             Logits `[N, C]` or values `[N]`, in float64.
 
         Raises:
-            UserError: no members, predictions that are not finite or of another number of members than it was made for,
-                a regression that it cannot combine.
+            UserError: There are no members, predictions are not finite, the number of members is not the one that the
+                combiner was made for, or it cannot combine a regression.
         """
         predictions = np.asarray(predictions, np.float64)
         if predictions.ndim not in (2, 3) or len(predictions) == 0:
@@ -79,24 +80,24 @@ class Combiner(ABC):
 
     @abstractmethod
     def combine(self, predictions: Array) -> Array:
-        """`__call__`, on sound predictions in float64."""
+        """Combine predictions that `__call__` has checked and converted to float64."""
 
 
 @dataclass(frozen=True)
 class Weighted(Combiner):
-    """A combiner that can count its members unequally.
+    """Base class of combiners that can weight their members.
 
     Args:
-        weights: of each member, `[M]`, not negative; only their ratio matters. None: all the same.
+        weights: one non-negative weight for each member, `[M]`; only their ratios matter. None weights all the same.
     """
 
     weights: Sequence[float] | None = None
 
     def shares(self, count: int) -> Array:
-        """Each of `count` members' weight, `[M]`, 1 in sum.
+        """Return the weights of `count` members, `[M]`, normalised to sum to 1.
 
         Raises:
-            UserError: another number of weights, one that is negative or not finite, none above 0.
+            UserError: The number of weights differs from `count`, one is negative or not finite, or none is positive.
         """
         weights = np.ones(count) if self.weights is None else np.asarray(self.weights, np.float64)
         if weights.shape != (count,):
@@ -112,48 +113,56 @@ class Weighted(Combiner):
 
 @dataclass(frozen=True)
 class AverageLogits(Weighted):
-    """The mean of the members' logits, or of their values (iterative ensembles, section 4.6)."""
+    """Mean of the members' logits, or of their values (iterative ensembles, section 4.6)."""
 
     def combine(self, predictions: Array) -> Array:
-        """`__call__`, on sound predictions in float64."""
+        """Return the weighted mean of the logits or values."""
         return np.tensordot(self.shares(len(predictions)), predictions, axes=1)
 
 
 @dataclass(frozen=True)
 class AverageProbabilities(Weighted):
-    """The mean of the members' probabilities, or of their values (SerBERTus, section 3: unrounded predictions)."""
+    """Mean of the members' probabilities, or of their values (SerBERTus, section 3: unrounded predictions)."""
 
     def combine(self, predictions: Array) -> Array:
-        """`__call__`, on sound predictions in float64."""
+        """Return the weighted mean of the probabilities, as logits, or of the values."""
         return average_probabilities(predictions, self.shares(len(predictions)))
 
 
 @dataclass(frozen=True)
 class MajorityVote(Weighted):
-    """The class that most members answer (GRUBERT, section 2.4); among equals the one with the largest sum of
-    probabilities. A class's probability is its share of the votes, ties being broken within one vote's width."""
+    """Majority vote over the members' classes (GRUBERT, section 2.4); ties go to the class with the largest sum of
+    probabilities.
+
+    The probability of a class is its share of the votes. Ties are broken within the width of a single vote.
+    """
 
     for_regression: ClassVar[bool] = False
 
     def combine(self, predictions: Array) -> Array:
-        """`__call__`, on sound predictions in float64."""
+        """Return the shares of the votes as logits, ties broken by the mean probabilities."""
         shares = self.shares(len(predictions))
         ballots = np.eye(predictions.shape[2])[predictions.argmax(axis=2)]
         votes = np.tensordot(shares, ballots, axes=1).round(_DIGITS)
         means = np.tensordot(shares, softmax(predictions, axis=2), axes=1)
         most = votes.max(axis=1, keepdims=True)
-        # Less than what separates the most from the next: the mean decides among equals and nowhere else.
+        # The mean is scaled below the lead of the winners, so that it decides between ties and nowhere else.
         gap = most - np.where(votes < most, votes, 0).max(axis=1, keepdims=True)
         return as_logits((votes + gap * means) / (1 + gap))
 
 
 def average_probabilities(predictions: Array, shares: Array) -> Array:
-    """The mean of probabilities as logits `[N, C]`, or of values `[N]`; `shares` `[M]` are 1 in sum."""
+    """Return the weighted mean of probabilities as logits `[N, C]`, or of values `[N]`.
+
+    Args:
+        predictions: the members' predictions, `[M, N, C]` or `[M, N]`.
+        shares: weights that sum to 1, `[M]`.
+    """
     if predictions.ndim == 2:
         return shares @ predictions
     return as_logits(np.tensordot(shares, softmax(predictions, axis=2), axes=1))
 
 
 def as_logits(probabilities: Array) -> Array:
-    """Logits whose softmax are `probabilities`; one of 0 stays finite."""
+    """Return finite logits whose softmax is `probabilities`."""
     return np.log(np.maximum(probabilities, _SMALLEST))

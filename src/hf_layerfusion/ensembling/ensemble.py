@@ -1,4 +1,4 @@
-"""An ensemble as a thing: it has members, answers as one model, and is kept in a folder with `ensemble.json`."""
+"""`Ensemble`: several models that predict as one, saved in a folder with `ensemble.json`."""
 
 import os
 import shutil
@@ -46,24 +46,24 @@ from hf_layerfusion.storage import new_folder
 
 
 class Ensemble:
-    """Several models, or ensembles of them, that answer one task or several as one model.
+    """Several models, or ensembles of them, that predict one task or several as a single model.
 
-    Members may differ in architecture, class and tokenizer; the labels of a task must be the same by name.
+    Members may differ in architecture, class and tokenizer; they must agree on the names of a task's labels.
 
     Args:
         members: the members.
-        runtime: how they are run.
-        max_length: tokens that a text or pair is cut to; None: as many as each member takes.
-        folder: where it is kept, if it is.
+        runtime: how to run them.
+        max_length: number of tokens that a text or pair is truncated to; None for as many as each member takes.
+        folder: the folder it was loaded from; None for a new ensemble.
 
     Attributes:
-        tasks: what it answers, by name; the labels' order is that of the first member.
-        combiners: how each task's predictions are combined; the mean of probabilities until another is set.
-        fits: what the fitted ones were fitted on.
-        unverified: members of which it was not known, when a combiner was fitted, what they were trained on.
+        tasks: schema of each task by name; labels are in the first member's order.
+        combiners: combiner of each task; the mean of probabilities until another is set.
+        fits: records of the fitted combiners, by task.
+        unverified: names of members whose training texts were unknown when a combiner was fitted.
 
     Raises:
-        UserError: no members, or members whose tasks or labels do not fit each other.
+        UserError: There are no members, or they disagree about a task or its labels.
 
     Example:
         ```python
@@ -102,19 +102,19 @@ class Ensemble:
         runtime: Runtime | None = None,
         max_length: int | None = None,
     ) -> "Ensemble":
-        """An ensemble of these members.
+        """Create an ensemble from its members' names.
 
         Args:
-            members: folders or Hub ids, of models or ensembles; `ID@REVISION` for a branch, tag or commit;
-                `TASK=MEMBER` for the one task that it answers here.
-            combiner: a name of `COMBINERS`; those that learn are fitted by `fit`, but `task_based` needs none where
-                each task has one member.
-            weights: of each member, for votes and averages.
-            runtime: how members are run.
-            max_length: tokens that a text or pair is cut to.
+            members: folders or Hub ids of models or ensembles; `ID@REVISION` for a branch, tag or commit;
+                `TASK=MEMBER` to use a member for one task only.
+            combiner: a key of `COMBINERS`. Combiners that learn are fitted by `fit`, except `task_based` where each
+                task has one member.
+            weights: one weight for each member, for votes and averages.
+            runtime: how to run the members.
+            max_length: number of tokens that a text or pair is truncated to.
 
         Raises:
-            UserError: a member that is missing or no trained model; as the class and `set_combiner`.
+            UserError: A member is missing or is not a trained model; as `Ensemble` and `set_combiner`.
         """
         runtime = runtime or Runtime()
         made = make_combiner(combiner, **({} if weights is None else {"weights": tuple(weights)}))
@@ -127,15 +127,16 @@ class Ensemble:
     def from_pretrained(
         cls, name_or_path: str | Path, revision: str | None = None, **options: Any
     ) -> "Ensemble":
-        """Loads an ensemble from its folder or Hub id; members are checked now, their weights loaded when needed.
+        """Load an ensemble from its folder or Hub id. Members are checked now, their weights loaded when needed.
 
         Args:
             name_or_path: the folder or Hub id.
             revision: branch, tag or commit on the Hub.
-            options: the fields of `Runtime`, such as `max_loaded_members=1`.
+            options: fields of `Runtime`, such as `max_loaded_members=1`.
 
         Raises:
-            UserError: no ensemble; a member that is missing, has changed since, or answers something else; a cycle.
+            UserError: This is not an ensemble; or a member is missing, has changed, has other tasks or labels, or
+                contains the ensemble itself.
         """
         found = open_source(str(name_or_path), revision, Runtime(**options))
         if not isinstance(found, cls):
@@ -146,16 +147,16 @@ class Ensemble:
 
     @property
     def name(self) -> str:
-        """The folder's last name."""
+        """Last part of the folder's path."""
         return "ensemble" if self.folder is None else self.folder.name
 
     @property
     def sha256(self) -> str:
-        """Of all that its answers depend on: its members, by their own, and how they are combined."""
+        """Hash of everything that predictions depend on: the members' hashes and how they are combined."""
         return self.manifest().sha256
 
     def manifest(self) -> EnsembleManifest:
-        """What `ensemble.json` says, but for the folders of members."""
+        """Return the content of `ensemble.json`, without the members' folders."""
         return EnsembleManifest(
             [member.entry for member in self.members],
             {name: list(task.labels) for name, task in self.tasks.items()},
@@ -166,10 +167,10 @@ class Ensemble:
         )
 
     def members_of(self, task: str) -> list[EnsembleMember]:
-        """The members that answer a task, in the order of their predictions.
+        """Return the members that have a task, in the order of their predictions.
 
         Raises:
-            UserError: if there is no such task.
+            UserError: There is no such task.
         """
         if task not in self.tasks:
             raise UserError(
@@ -178,10 +179,10 @@ class Ensemble:
         return [member for member in self.members if task in member.tasks]
 
     def set_combiner(self, task: str, combiner: Combiner) -> None:
-        """Combines a task's predictions so from now on.
+        """Set the combiner of a task.
 
         Raises:
-            UserError: a combiner that does not fit the task's members, or that is to be fitted first.
+            UserError: The combiner does not fit the task's members, or must be fitted first.
         """
         members, kind = len(self.members_of(task)), self.tasks[task]
         combiner(np.zeros((members, 1) if kind.is_regression else (members, 1, len(kind.labels))))
@@ -189,7 +190,8 @@ class Ensemble:
         self.fits.pop(task, None)
 
     def member_predictions(self, task: str, rows: Rows, max_length: int | None = None) -> Array:
-        """What each member answers, its classes in the ensemble's order: `[M, N, C]`, of a regression `[M, N]`."""
+        """Return each member's predictions, with classes in the ensemble's order: `[M, N, C]`, for a regression `[M,
+        N]`."""
         labels = self.tasks[task].labels
         predictions = []
         for member in self.members_of(task):
@@ -202,29 +204,29 @@ class Ensemble:
         return np.stack(predictions)
 
     def predict(self, task: str, rows: Rows, max_length: int | None = None) -> Array:
-        """Logits `[N, C]`, whose softmax are the ensemble's probabilities; of a regression values `[N]`.
+        """Return logits `[N, C]` whose softmax gives the ensemble's probabilities, for a regression values `[N]`.
 
         Args:
-            task: one of `tasks`.
-            rows: one text each, or the two of a pair.
-            max_length: where the ensemble has none of its own.
+            task: a key of `tasks`.
+            rows: a text each, or the two texts of a pair.
+            max_length: number of tokens to truncate to, if the ensemble sets none itself.
         """
         return self.combiners[task](self.member_predictions(task, rows, max_length))
 
     def __call__(self, inputs: Any, *, task: str | None = None, top_k: int | str | None = "") -> Any:
-        """Answers as transformers' text-classification pipeline does.
+        """Predict in the form of transformers' text-classification pipeline.
 
         Args:
-            inputs: a text, a pair `{"text": …, "text_pair": …}`, or a list of such.
-            task: which task; None is the first.
-            top_k: how many classes to name, None all of them; left out, the likeliest.
+            inputs: a text, a pair `{"text": …, "text_pair": …}`, or a list of them.
+            task: name of the task; None for the first.
+            top_k: number of classes to return, None for all; by default the most likely class.
 
         Returns:
-            `{"label", "score"}`, of a single text in a list; a list of them for a list of inputs. With `top_k` a list
-            of classes in place of each. A regression's score is its value.
+            `{"label", "score"}` for each input, in a list even for a single text. With `top_k`, a list of classes in
+            place of each. The score of a regression is its value.
 
         Raises:
-            UserError: an unknown task, or an input that is neither text nor pair.
+            UserError: The task is unknown, or an input is neither a text nor a pair.
         """
         name = next(iter(self.tasks)) if task is None else task
         self.members_of(name)
@@ -242,25 +244,25 @@ class Ensemble:
         out_of_fold: bool = False,
         unverified_members: bool = False,
     ) -> None:
-        """Fits a combiner on texts that no member was trained on, and combines the task's predictions so.
+        """Fit a combiner on texts that no member was trained on, and use it for the task.
 
         Args:
-            task: one of `tasks`.
-            combiner: a name of `COMBINERS`.
+            task: a key of `tasks`.
+            combiner: a key of `COMBINERS`.
             rows: held-out texts or pairs, `[N]`.
-            labels: their classes as indices into the task's labels, or values, `[N]`.
-            metric: what is to be high: accuracy (default), f1_macro or recall_macro; pearsonr.
-            predictions: of these rows, `[M, N, C]`, where they were made before.
-            out_of_fold: they are not the members' own but of models that were trained on other folds, so that the
-                members may have been trained on the rows.
-            unverified_members: take members of which it is not known what they were trained on.
+            labels: indices into the task's labels, or values, `[N]`.
+            metric: the metric to maximise: accuracy (default), f1_macro or recall_macro; pearsonr for a regression.
+            predictions: the members' predictions of these rows, `[M, N, C]`, if they were computed before.
+            out_of_fold: whether `predictions` come from models trained on other folds, so that the members themselves
+                may have been trained on the rows.
+            unverified_members: whether to accept members whose training texts are unknown.
 
         Raises:
-            UserError: a row that a member was trained or chosen on, or a member of which that is not known; no
-                predictions that are out of fold.
+            UserError: A member was trained or selected on one of the rows, or its training texts are unknown; or
+                `out_of_fold` is set without predictions.
         """
         if out_of_fold and predictions is None:
-            raise UserError("predictions must be given where they are out of fold, found none; give them.")
+            raise UserError("predictions must be given with out_of_fold, found none; pass them.")
         made, members = make_combiner(combiner), self.members_of(task)
         metric, score = score_of(self.tasks[task].problem_type, metric)
         if not must_learn(made, len(members)):
@@ -278,29 +280,30 @@ class Ensemble:
             self._fitted_on = np.union1d(self._fitted_on, text_hashes(rows))
 
     def seen_texts(self) -> list[tuple[str, dict[str, Hashes] | None]]:
-        """Of each member, to any depth, its name and the texts that it was trained and chosen on; and of the ensemble
-        itself what its combiners were fitted on. None where that is not known."""
+        """Return each member's name, nested ones included, with the hashes of its training and selection texts, and
+        the ensemble's own with the texts that its combiners were fitted on; None where these are unknown."""
         own = None if self._fitted_on is None else {"selection": self._fitted_on}
         return [(self.name, own), *seen_by(self.members)]
 
     def save_pretrained(
         self, folder: str | Path, *, carry_members: bool = False, facts: CardFacts | None = None
     ) -> None:
-        """Writes `ensemble.json` and a card into a new folder.
+        """Save `ensemble.json` and a model card into a new folder.
 
         Args:
-            folder: must not exist, or be empty.
-            carry_members: copy the members into the folder, to any depth; else it points to them.
-            facts: what a run measured, for the card; its name and encoder are not read.
+            folder: must be new or empty.
+            carry_members: whether to copy the members into the folder, nested ones included; otherwise the ensemble
+                refers to them.
+            facts: what a run measured, for the card; its name and encoder are not used.
 
         Raises:
-            UserError: if the folder is not empty, or a member is nowhere to point to.
+            UserError: The folder is not empty, or a member has no folder to refer to.
         """
         with new_folder(folder) as partial:
             self.write(partial, Path(folder), carry_members, facts)
 
     def write(self, partial: Path, folder: Path, carry_members: bool, facts: CardFacts | None) -> None:
-        """Writes what `save_pretrained` writes into `partial`, a folder beside `folder` that will take its place."""
+        """Write the files of `save_pretrained` into `partial`, a folder beside `folder` that will take its place."""
         self._write(partial.resolve(), carry_members)
         card = ensemble_card(
             folder, self.manifest().to_json(), [member.predictor.folder for member in self.members], facts
@@ -308,7 +311,7 @@ class Ensemble:
         card.save(partial / CARD)
 
     def copy_to(self, folder: Path) -> None:
-        """Copies it with all its members, to any depth, into a new folder."""
+        """Copy the ensemble with all its members, nested ones included, into a new folder."""
         folder.mkdir(parents=True)
         self._write(folder, carry_members=True)
         if self.folder and (self.folder / CARD).is_file():
@@ -338,7 +341,7 @@ class Ensemble:
 
 
 def open_member(name: str, runtime: Runtime) -> EnsembleMember:
-    """A member by what `Ensemble.of` takes for one."""
+    """Return the member that a string names, in the form that `Ensemble.of` takes."""
     task, source, revision = parse_member(name)
     if Path(source).is_dir():
         return EnsembleMember(open_source(source, revision, runtime), task)
@@ -349,7 +352,8 @@ def open_member(name: str, runtime: Runtime) -> EnsembleMember:
 
 
 def open_source(source: str, revision: str | None, runtime: Runtime) -> Predictor:
-    """The model or ensemble of a folder or Hub id; one from the Hub must hold its members or name their Hub ids."""
+    """Return the model or ensemble in a folder or on the Hub. One on the Hub must contain its members or name their
+    Hub ids."""
     folder = local_folder(source, revision).resolve()
     return open_predictor(folder, runtime, root=None if Path(source).is_dir() else folder)
 
@@ -357,17 +361,17 @@ def open_source(source: str, revision: str | None, runtime: Runtime) -> Predicto
 def open_predictor(
     folder: Path, runtime: Runtime, trail: tuple[Path, ...] = (), root: Path | None = None
 ) -> Predictor:
-    """The model or ensemble of a folder.
+    """Return the model or ensemble in a folder.
 
     Args:
         folder: its folder.
-        runtime: how members are run.
-        trail: the ensembles that it is a member of, the outermost first.
-        root: the snapshot of the Hub that folders of members must lie in; None: in a folder of the user's own they may
-            lie beside it.
+        runtime: how to run members.
+        trail: folders of the ensembles that contain it, the outermost first.
+        root: the Hub snapshot that must contain the members' folders; None for a user's own folder, which may refer
+            to folders outside it.
 
     Raises:
-        UserError: a member that is missing, has changed since, or answers something else; a cycle of ensembles.
+        UserError: A member is missing, has changed, or has other tasks or labels; or an ensemble contains itself.
     """
     folder = folder.resolve()
     if folder in trail:
@@ -385,13 +389,13 @@ def open_predictor(
     if ensemble.tasks.keys() != manifest.combiners.keys():
         raise UserError(
             f"{folder / FILE_NAME}: must combine the tasks {', '.join(ensemble.tasks)} of its members, found "
-            f"{', '.join(manifest.combiners)}; save it anew."
+            f"{', '.join(manifest.combiners)}; save it again."
         )
     for name, answered in ensemble.tasks.items():
         if manifest.labels[name] != list(answered.labels):
             raise UserError(
-                f"{folder / FILE_NAME}: the labels of task {name!r} must be {', '.join(answered.labels)} as its first "
-                f"member's, found {', '.join(map(str, manifest.labels[name]))}; save it anew."
+                f"{folder / FILE_NAME}: the labels of task {name!r} must be its first member's, "
+                f"{', '.join(answered.labels)}, found {', '.join(map(str, manifest.labels[name]))}; save it again."
             )
     for task, combiner in manifest.combiners.items():
         ensemble.set_combiner(task, combiner)
@@ -417,13 +421,13 @@ def _member_from_entry(
         place = folder / entry.folder
     else:
         raise UserError(
-            f"{folder / FILE_NAME}: the member {entry.name} must be in the folder {entry.folder}, found none there; "
-            "bring it back."
+            f"{folder / FILE_NAME}: the member {entry.name} must be in the folder {entry.folder}, found none; restore "
+            "it."
         )
     predictor = open_predictor(place, runtime, trail, root)
     if predictor.sha256 != entry.sha256:
         raise UserError(
-            f"{folder / FILE_NAME}: the member {entry.name} has changed since it was added (sha256 differs); bring "
-            "back what it was, or make the ensemble anew."
+            f"{folder / FILE_NAME}: the member {entry.name} has changed since it was added (sha256 differs); restore "
+            "it, or create the ensemble again."
         )
     return EnsembleMember(predictor, entry.task, entry.hub_id, entry.revision)

@@ -1,4 +1,4 @@
-"""`ensemble.json`: members with revision and hash, how each task is combined, and what that was fitted on."""
+"""`ensemble.json`: the members with revisions and hashes, each task's combiner, and the record of its fit."""
 
 import dataclasses
 import hashlib
@@ -19,15 +19,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class MemberEntry:
-    """A member.
+    """A member's entry in `ensemble.json`.
 
     Attributes:
-        name: to be read by people.
-        sha256: of all that its answers depend on.
-        folder: where it is, seen from the ensemble's folder; None for one on the Hub.
-        hub_id: where it is on the Hub.
-        revision: its commit there.
-        task: the one task that it answers; None: all that it names.
+        name: name for messages and cards.
+        sha256: hash of everything that its predictions depend on.
+        folder: its folder, relative to the ensemble's; None if it is on the Hub.
+        hub_id: its Hub id.
+        revision: its commit on the Hub.
+        task: the one task that it is used for; None for all that it has.
     """
 
     name: str
@@ -40,14 +40,14 @@ class MemberEntry:
 
 @dataclass(frozen=True)
 class CombinerFit:
-    """What a task's combiner was fitted on.
+    """Record of fitting a task's combiner.
 
     Attributes:
-        metric: what was to be high.
-        score: what it reached.
+        metric: the metric that was maximised.
+        score: the score that was reached.
         rows: number of texts.
-        texts_sha256: of them, in their order.
-        out_of_fold: on given predictions instead of the members' own.
+        texts_sha256: hash of the texts, in order.
+        out_of_fold: whether given out-of-fold predictions were used instead of the members' own.
     """
 
     metric: str
@@ -59,15 +59,15 @@ class CombinerFit:
 
 @dataclass(frozen=True)
 class EnsembleManifest:
-    """The content of `ensemble.json`.
+    """Content of `ensemble.json`.
 
     Attributes:
-        members: in their order.
-        labels: of each task; of a regression the name of its value.
-        combiners: of each task.
-        fits: of the tasks whose combiner was fitted.
-        max_length: tokens that a text or pair is cut to.
-        unverified: members of which it was not known, when a combiner was fitted, what they were trained on.
+        members: the members, in order.
+        labels: label names by task; for a regression the name of its value.
+        combiners: combiner by task.
+        fits: record of the fit, for the tasks whose combiner was fitted.
+        max_length: number of tokens that a text or pair is truncated to.
+        unverified: names of members whose training texts were unknown when a combiner was fitted.
     """
 
     members: list[MemberEntry]
@@ -79,7 +79,7 @@ class EnsembleManifest:
 
     @property
     def sha256(self) -> str:
-        """Of all that the answers depend on; not of the places where members are, which differ after a copy."""
+        """Hash of everything that predictions depend on. Folders are left out, as a copy changes them."""
         answers = {
             "members": [(entry.sha256, entry.task) for entry in self.members],
             "labels": self.labels,
@@ -89,7 +89,7 @@ class EnsembleManifest:
         return hashlib.sha256(json.dumps(answers, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON, from which `from_json` makes an equal object."""
+        """Return the manifest as JSON; `from_json` is the inverse."""
         tasks = {
             task: {
                 "labels": labels,
@@ -108,11 +108,11 @@ class EnsembleManifest:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "EnsembleManifest":
-        """Reads what `to_json` wrote.
+        """Return the manifest that `to_json` wrote.
 
         Raises:
-            KeyError, TypeError: what is missing or unknown.
-            UserError: an unknown combiner.
+            KeyError, TypeError: A field is missing or unknown.
+            UserError: A combiner is unknown.
         """
         tasks = content["tasks"]
         return cls(
@@ -125,28 +125,28 @@ class EnsembleManifest:
         )
 
     def write(self, folder: Path) -> None:
-        """Writes `ensemble.json`, whole or not at all."""
+        """Write `ensemble.json` atomically."""
         write_json(folder / FILE_NAME, self.to_json())
 
 
 def read_manifest(folder: Path) -> EnsembleManifest:
-    """Reads `ensemble.json`.
+    """Read `ensemble.json` from a folder.
 
     Raises:
-        UserError: if it is none, or of another version.
+        UserError: The file is missing, damaged or of another format.
     """
     path = folder / FILE_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise UserError(
-                f"{path}: must have the format {FORMAT}, found {content['format']!r}; save it anew."
+                f"{path}: must have the format {FORMAT}, found {content['format']!r}; save it again."
             )
         return EnsembleManifest.from_json(content)
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{path}: must be an ensemble as `save_pretrained` writes it, found {type(error).__name__} ({error}); save "
-            "it anew."
+            f"{path}: must be an ensemble that `save_pretrained` wrote, found {type(error).__name__} ({error}); save "
+            "it again."
         ) from error

@@ -1,4 +1,4 @@
-"""A member in its ensemble: which task it answers there, and whether its labels are the others'."""
+"""Members of an ensemble: the task each is used for, and checks that their labels agree."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,44 +15,45 @@ from hf_layerfusion.hub.paths import is_plain_name
 
 
 class Predictor(Protocol):
-    """What a model and an ensemble have in common."""
+    """Interface that a model and an ensemble share, so that either can be a member."""
 
     tasks: dict[str, TaskSchema]
 
     @property
     def name(self) -> str:
-        """To be read by people."""
+        """Name for messages and cards."""
 
     @property
     def folder(self) -> Path | None:
-        """Where it is kept, if it is."""
+        """Folder it was loaded from; None if it was not saved."""
 
     @property
     def sha256(self) -> str:
-        """Of all that its answers depend on."""
+        """Hash of everything that its predictions depend on."""
 
     def predict(self, task: str, rows: Rows, max_length: int | None = None) -> Array:
-        """Logits `[N, C]`, of a regression values `[N]`."""
+        """Return logits `[N, C]`, for a regression values `[N]`."""
 
     def seen_texts(self) -> list[tuple[str, dict[str, Hashes] | None]]:
-        """Names, and hashes of the texts that they were trained and chosen on; None where that is not known."""
+        """Return names with the hashes of the texts that they were trained and selected on; None where these are
+        unknown."""
 
     def copy_to(self, folder: Path) -> None:
-        """Copies it into a new folder."""
+        """Copy it into a new folder."""
 
 
 @dataclass(frozen=True)
 class EnsembleMember:
-    """A member in its ensemble.
+    """A member of an ensemble.
 
     Attributes:
         predictor: a model, or an ensemble.
-        task: the one task that it answers here; None: all that it names.
-        hub_id: where it comes from; None for a folder.
-        revision: its commit there.
+        task: the one task that it is used for; None for all that it has.
+        hub_id: the Hub id it was loaded from; None for a folder.
+        revision: its commit on the Hub.
 
     Raises:
-        UserError: a task that the member does not answer, or whose name is none.
+        UserError: The predictor does not have this task, or the task's name is not valid.
     """
 
     predictor: Predictor
@@ -64,8 +65,8 @@ class EnsembleMember:
         own = self.predictor.tasks
         if self.task is not None and not is_plain_name(self.task):
             raise UserError(
-                f"member {self.predictor.name}: its task must be named by letters, digits, '_' and '-', found "
-                f"{self.task!r}; name it otherwise."
+                f"member {self.predictor.name}: its task's name must consist of letters, digits, '_' and '-', found "
+                f"{self.task!r}; rename it."
             )
         if self.task is not None and self.task not in own and set(own) != {ONLY_TASK}:
             raise UserError(
@@ -75,7 +76,7 @@ class EnsembleMember:
 
     @property
     def tasks(self) -> dict[str, str]:
-        """What it answers here, each with the member's own name of it."""
+        """The tasks that it is used for, mapped to the predictor's own names for them."""
         own = self.predictor.tasks
         if self.task is None:
             return {name: name for name in own}
@@ -83,14 +84,16 @@ class EnsembleMember:
 
     @property
     def entry(self) -> MemberEntry:
-        """As a line of `ensemble.json`, but for its folder."""
+        """Its entry in `ensemble.json`, without the folder."""
         predictor = self.predictor
         return MemberEntry(predictor.name, predictor.sha256, None, self.hub_id, self.revision, self.task)
 
 
 def parse_member(name: str) -> tuple[str | None, str, str | None]:
-    """Task, folder or Hub id, and revision of a member that is given as `[TASK=]MEMBER[@REVISION]`. What is a folder as
-    it stands is taken so."""
+    """Split `[TASK=]MEMBER[@REVISION]` into task, folder or Hub id, and revision.
+
+    The name of an existing folder is taken as it is.
+    """
     if Path(name).is_dir():
         return None, name, None
     task, separator, rest = name.partition("=")
@@ -102,15 +105,15 @@ def parse_member(name: str) -> tuple[str | None, str, str | None]:
 
 
 def seen_by(members: Sequence[EnsembleMember]) -> list[tuple[str, dict[str, Hashes] | None]]:
-    """`Predictor.seen_texts` of all of them."""
+    """Return `Predictor.seen_texts` of all members in one list."""
     return [entry for member in members for entry in member.predictor.seen_texts()]
 
 
 def common_tasks(members: Sequence[EnsembleMember]) -> dict[str, TaskSchema]:
-    """What the members together answer.
+    """Return the tasks that the members have between them, by name.
 
     Raises:
-        UserError: no members, or members that do not fit each other.
+        UserError: There are no members, or they disagree about a task.
     """
     if not members:
         raise UserError("an ensemble needs one member or more, found none; name members.")
@@ -124,7 +127,7 @@ def common_tasks(members: Sequence[EnsembleMember]) -> dict[str, TaskSchema]:
         other = next(name for name in tasks if name != ONLY_TASK)
         nameless = next(member.predictor.name for member in members if ONLY_TASK in member.tasks)
         raise UserError(
-            f"member {nameless}: must say which task it answers where others answer {other!r}, found no name; give "
+            f"member {nameless}: must be given the name of its task, because others answer {other!r}, found none; give "
             f"it as {other}={nameless}."
         )
     return tasks
@@ -134,11 +137,11 @@ def _check_same(member: str, name: str, expected: TaskSchema, found: TaskSchema)
     what = "" if name == ONLY_TASK else f" of task {name!r}"
     if expected.problem_type != found.problem_type:
         raise UserError(
-            f"member {member}: the problem type{what} must be {expected.problem_type} as the first member's, found "
+            f"member {member}: the problem type{what} must be the first member's, {expected.problem_type}, found "
             f"{found.problem_type}; leave it out."
         )
     if not expected.is_regression and sorted(expected.labels) != sorted(found.labels):
         raise UserError(
-            f"member {member}: the labels{what} must be {', '.join(expected.labels)} as the first member's, found "
+            f"member {member}: the labels{what} must be the first member's, {', '.join(expected.labels)}, found "
             f"{', '.join(found.labels)}; rename them in its config or leave it out."
         )

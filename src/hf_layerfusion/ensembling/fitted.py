@@ -1,4 +1,4 @@
-"""Combiners that learn from predictions of texts that no member was trained on."""
+"""Combiners that are fitted on predictions of texts that no member was trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +16,11 @@ AnyGreedy = TypeVar("AnyGreedy", bound="Greedy")
 
 @dataclass(frozen=True)
 class TaskBased(Combiner):
-    """One member answers: each task's own model (iterative ensembles, ensembles #1 and #2; SerBERTus, section 4.3.8,
-    best of each).
+    """A single member answers each task (iterative ensembles, ensembles #1 and #2; SerBERTus, section 4.3.8, best of
+    each).
 
     Args:
-        member: which one; None until it is fitted, which takes the best.
+        member: index of that member; None until `fit` chooses the best.
     """
 
     learns: ClassVar[bool] = True
@@ -28,12 +28,12 @@ class TaskBased(Combiner):
     member: int | None = None
 
     def fit(self, predictions: Array, labels: Array, score: Score) -> "TaskBased":
-        """Takes the member with the best score; among equals the first."""
+        """Return a combiner that uses the member with the best score; the first of equals."""
         scores = worst_if_undefined(score(predictions, labels))
         return TaskBased(int(scores.argmax()))
 
     def combine(self, predictions: Array) -> Array:
-        """`__call__`, on sound predictions in float64."""
+        """Return the chosen member's predictions."""
         if self.member is None and len(predictions) > 1:
             raise not_fitted_error("task_based")
         member = self.member or 0
@@ -44,22 +44,23 @@ class TaskBased(Combiner):
 
 @dataclass(frozen=True)
 class Greedy(Combiner):
-    """The mean of the probabilities (or values) of members that were added one after the other, each the best to add,
-    as long as that improves or does not harm the score (SerBERTus, section 3).
+    """Mean of the probabilities (or values) of greedily selected members (SerBERTus, section 3).
+
+    `fit` adds one member at a time, always the one that helps most, as long as the score does not drop.
 
     Args:
-        order: the members in the order in which they were added; empty until it is fitted.
+        order: indices of the members in the order in which they were added; empty until fitted.
     """
 
     learns: ClassVar[bool] = True
-    # Whether a member may be added again, and so count for more (Caruana et al. 2004). Then only if that improves,
-    # for a score that stays would stay for ever.
+    # Whether a member may be added again and so gain weight (Caruana et al. 2004). If so, only where that improves
+    # the score: an unchanged score would never end the search.
     replacement: ClassVar[bool] = False
 
     order: Sequence[int] = ()
 
     def fit(self: AnyGreedy, predictions: Array, labels: Array, score: Score) -> AnyGreedy:
-        """Adds members; of equally good ones the first. With replacement twice as many as there are at most."""
+        """Select members greedily; the first of equals. With replacement, stop at twice the number of members."""
         answers = np.asarray(predictions, np.float64)
         if answers.ndim == 3:
             answers = softmax(answers, axis=2)
@@ -78,7 +79,7 @@ class Greedy(Combiner):
         return replace(self, order=tuple(order))
 
     def combine(self, predictions: Array) -> Array:
-        """`__call__`, on sound predictions in float64."""
+        """Return the mean over the selected members, each weighted by how often it was selected."""
         if not self.order:
             raise not_fitted_error("greedy")
         check_member_count(len(predictions), max(self.order) + 1, at_least=True)
@@ -88,18 +89,20 @@ class Greedy(Combiner):
 
 @dataclass(frozen=True)
 class GreedyReplacement(Greedy):
-    """As `Greedy`, where a member may be added again if that improves the score (Caruana et al. 2004)."""
+    """`Greedy` with replacement: a member may be added again if that improves the score (Caruana et al. 2004)."""
 
     replacement: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
 class Stacked(Combiner):
-    """A linear model on the members' probabilities, a logistic regression, or on their values, a ridge regression
-    (Wolpert 1992; with probabilities, Ting and Witten 1999); both with scikit-learn's own L2 of 1.
+    """A linear model on the members' predictions (Wolpert 1992; on probabilities: Ting and Witten 1999).
+
+    A logistic regression on their probabilities or a ridge regression on their values, both with scikit-learn's
+    default L2 penalty of 1.
 
     Args:
-        weights: `[C, M * C]`, of a regression `[1, M]`; empty until it is fitted.
+        weights: `[C, M * C]`, for a regression `[1, M]`; empty until fitted.
         intercepts: `[C]` or `[1]`.
     """
 
@@ -109,10 +112,10 @@ class Stacked(Combiner):
     intercepts: Sequence[float] = ()
 
     def fit(self, predictions: Array, labels: Array, score: Score) -> "Stacked":
-        """Fits the linear model; `score` has no say.
+        """Fit the linear model; `score` is not used.
 
         Raises:
-            UserError: a class that no label has.
+            UserError: A class has no example among the labels.
         """
         if predictions.ndim == 2:
             ridge = Ridge(alpha=1.0).fit(predictions.T, labels)
@@ -132,7 +135,7 @@ class Stacked(Combiner):
         return Stacked(_rows(weights), tuple(intercepts.tolist()))
 
     def combine(self, predictions: Array) -> Array:
-        """`__call__`, on sound predictions in float64."""
+        """Return the linear model's logits or values."""
         if not self.weights:
             raise not_fitted_error("stacked")
         weights = np.asarray(self.weights)
@@ -143,25 +146,25 @@ class Stacked(Combiner):
 
 
 def features(predictions: Array) -> Array:
-    """The members' probabilities on a text side by side, `[N, M * C]`."""
+    """Return the members' probabilities of each text side by side, `[N, M * C]`."""
     return softmax(predictions, axis=2).swapaxes(0, 1).reshape(predictions.shape[1], -1)
 
 
 def worst_if_undefined(scores: Array, required: bool = True) -> Array:
-    """Scores with one that is not defined (a constant prediction has no correlation) as the worst.
+    """Return the scores with minus infinity for each undefined one, such as the correlation of constant predictions.
 
     Raises:
-        UserError: where `required` and none is defined.
+        UserError: `required`, and none is defined.
     """
     if required and not np.isfinite(scores).any():
         raise UserError(
-            "no member's score is defined, as all predictions are the same; fit on more examples or other members."
+            "no member's score is defined, because all predictions are the same; fit on more examples or other members."
         )
     return np.where(np.isfinite(scores), scores, -np.inf)
 
 
 def check_member_count(found: int, fitted: int, at_least: bool = False) -> None:
-    """Raises `UserError` where a combiner was fitted on other members than it is given."""
+    """Raise `UserError` if a combiner was fitted on another number of members than it is given."""
     if found < fitted or (found > fitted and not at_least):
         raise UserError(
             f"the combiner was fitted on predictions of width {fitted}, found {found}; fit it on these members."
@@ -169,7 +172,7 @@ def check_member_count(found: int, fitted: int, at_least: bool = False) -> None:
 
 
 def not_fitted_error(name: str) -> UserError:
-    """What to say of a combiner that was not fitted."""
+    """Return the error for a combiner that was not fitted."""
     return UserError(f"{name} must be fitted on held-out predictions first, found none; fit it.")
 
 

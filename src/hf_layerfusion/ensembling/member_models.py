@@ -1,4 +1,4 @@
-"""A model as a member: what it answers, its hash, and its logits on raw texts."""
+"""A trained model as a member of an ensemble: its tasks, its hash, and its logits on raw texts."""
 
 import hashlib
 import itertools
@@ -25,20 +25,20 @@ from hf_layerfusion.hub.manifest import MODEL_MANIFEST, file_sha256, model_files
 from hf_layerfusion.hub.publish import CARD
 
 ONLY_TASK = "default"
-"""What the task of a model that names none is called."""
+"""Name of the task of a model that names none."""
 
-_NO_LIMIT = 100_000  # transformers' tokenizers say 1e30 where they do not know their model's length
+_NO_LIMIT = 100_000  # transformers' tokenizers report 1e30 if they do not know their model's limit
 
 
 @dataclass(frozen=True)
 class TaskSchema:
-    """What is answered.
+    """Schema of a task: its problem type, labels and pair encoding.
 
     Attributes:
         problem_type: `"single_label_classification"` or `"regression"`.
-        labels: names of the classes in the order of the logits; of a regression the name of its value.
-        is_siamese: the texts of a pair are encoded each by itself.
-        values: the raw labels of the classes in the data that the model was trained on; empty where they are the names.
+        labels: names of the classes in the order of the logits; for a regression the name of its value.
+        is_siamese: whether the texts of a pair are encoded separately.
+        values: raw labels of the classes in the training data; empty where they equal the names.
     """
 
     problem_type: str
@@ -48,21 +48,22 @@ class TaskSchema:
 
     @property
     def is_regression(self) -> bool:
-        """Whether the answer is a number."""
+        """Whether the task predicts a number."""
         return self.problem_type == "regression"
 
 
 @dataclass
 class Runtime:
-    """How members are run; shared by all that belong together, to any depth.
+    """Settings and loaded models that all members of an ensemble share, nested ones included.
 
     Attributes:
-        max_loaded_members: models in memory at a time; the one used longest ago leaves first. None: all of them.
-        device: where they run; None: a GPU if there is one.
-        batch_size: texts a step.
-        cache_dir: keeps each member's predictions; None keeps none.
-        trust_remote_code: runs code that lies beside a member.
-        encoding: held by a thread while it uses a tokenizer.
+        max_loaded_members: number of models kept in memory; the least recently used is unloaded first. None keeps
+            all.
+        device: device that members run on; None for a GPU if there is one.
+        batch_size: texts in a batch.
+        cache_dir: folder that caches each member's predictions; None for no cache.
+        trust_remote_code: whether to run code that comes with a member.
+        encoding: lock that a thread holds while it uses a tokenizer.
     """
 
     max_loaded_members: int | None = None
@@ -85,8 +86,10 @@ class Runtime:
 
     @contextmanager
     def loaded(self, member: "MemberModel") -> Iterator[tuple[Any, Any]]:
-        """Context in which a member is in memory: its model, ready for inference, and its tokenizer. Threads share a
-        member; one that needs room waits until a member is in nobody's use."""
+        """Yield a member's model, ready for inference, and its tokenizer.
+
+        Threads share a loaded member. One that needs room waits until some loaded member is idle.
+        """
         key = member.sha256
         with self._changed:
             while key not in self._loaded and len(self._loaded) == self.max_loaded_members:
@@ -109,19 +112,19 @@ class Runtime:
 
 
 class MemberModel:
-    """A trained model of one task or several in a local folder. Weights are loaded when they are needed.
+    """A trained model with one task or several in a local folder. Its weights are loaded when needed.
 
     Args:
-        folder: the model's.
-        runtime: how it is run.
+        folder: the model's folder.
+        runtime: how to run it.
 
     Attributes:
-        name: the folder's last name.
-        sha256: of all that its answers depend on.
-        tasks: what it answers, by name; a model that names no task answers `ONLY_TASK`.
+        name: last part of the folder's path.
+        sha256: hash of everything that its predictions depend on.
+        tasks: schema of each task by name; the task of a model that names none is `ONLY_TASK`.
 
     Raises:
-        UserError: if the folder holds no configuration, or a task that is not combined.
+        UserError: The folder holds no configuration.
     """
 
     def __init__(self, folder: Path, runtime: Runtime):
@@ -136,11 +139,12 @@ class MemberModel:
         self.max_positions = getattr(config.get_text_config(), "max_position_embeddings", None)
 
     def seen_texts(self) -> list[tuple[str, dict[str, Hashes] | None]]:
-        """Its name, and hashes of the texts that it was trained and chosen on; None where that is not known."""
+        """Return its name with the hashes of the texts that it was trained and selected on; None where these are
+        unknown."""
         return [(self.name, read_trained_texts(self.folder))]
 
     def copy_to(self, folder: Path) -> None:
-        """Copies all that its answers depend on, its seen texts, its card and its manifest into a new folder."""
+        """Copy the files that its predictions depend on, its text hashes, card and manifest into a new folder."""
         folder.mkdir(parents=True)
         others = (TRAINED_TEXTS, CARD, MODEL_MANIFEST)
         for path in [*model_files(self.folder), *(self.folder / name for name in others)]:
@@ -150,10 +154,10 @@ class MemberModel:
                 shutil.copyfile(path, copy)
 
     def load(self) -> tuple[Any, Any]:
-        """Model and tokenizer.
+        """Load the model and its tokenizer.
 
         Raises:
-            UserError: if they cannot be loaded, or weights are missing, as those of a head that was never trained.
+            UserError: They cannot be loaded, or weights are missing, such as those of a head that was never trained.
         """
         options = {"trust_remote_code": self.runtime.trust_remote_code}
         try:
@@ -172,15 +176,15 @@ class MemberModel:
         return model.to(device).eval(), tokenizer
 
     def predict(self, task: str, rows: Rows, max_length: int | None = None) -> Array:
-        """Logits `[N, C]`, of a regression values `[N]`, in float32.
+        """Return logits `[N, C]`, for a regression values `[N]`, in float32.
 
         Args:
-            task: one of `tasks`.
-            rows: one text each, or the two of a pair.
-            max_length: tokens that a row is cut to; None: as many as the model takes.
+            task: a key of `tasks`.
+            rows: a text each, or the two texts of a pair.
+            max_length: number of tokens to truncate to; None for as many as the model takes.
 
         Raises:
-            UserError: if an answer is not finite, or a text holds half a surrogate pair.
+            UserError: A prediction is not finite, or a text holds half of a surrogate pair.
         """
         for number, row in enumerate(rows, start=1):
             for text in row:
@@ -194,10 +198,10 @@ class MemberModel:
         return found[:, 0] if self.tasks[task].is_regression else found
 
     def _own_limit(self, tokenizer: Any) -> list[int]:
-        """The tokens that it takes at most, where that is known."""
+        """Return the maximum number of tokens in a list, which is empty if it is unknown."""
         if tokenizer.model_max_length < _NO_LIMIT:
             return [tokenizer.model_max_length]
-        # Some count their positions from 2 on.
+        # Some models number their positions from 2.
         return [] if self.max_positions is None else [self.max_positions - 2]
 
     @torch.inference_mode()
@@ -207,8 +211,9 @@ class MemberModel:
         finite = np.isfinite(found).all(1)
         if not finite.all():
             raise UserError(
-                f"member {self.name}: must answer with finite numbers, found others for {int((~finite).sum())} of "
-                f"{len(rows)} texts, the first at row {int(finite.argmin()) + 1}; leave the member out."
+                f"member {self.name}: its predictions must be finite, found NaN or infinity for "
+                f"{int((~finite).sum())} of {len(rows)} texts, the first at row {int(finite.argmin()) + 1}; leave "
+                "the member out."
             )
         return found
 
@@ -220,7 +225,7 @@ class MemberModel:
         found = np.empty((len(rows), len(self.tasks[task].labels)), np.float32)
         for batch in batches(rows, self.runtime.batch_size):
             texts = [rows[row] for row in batch]
-            with self.runtime.encoding:  # a tokenizer keeps truncation and padding as its state
+            with self.runtime.encoding:  # truncation and padding are state of a tokenizer
                 inputs = encode_rows(tokenizer, texts, self.tasks[task].is_siamese, **options).to(
                     model.device
                 )
@@ -229,8 +234,8 @@ class MemberModel:
 
 
 def tasks_of(config: Any) -> dict[str, TaskSchema]:
-    """What a model answers, by its configuration: the tasks that it names, else `ONLY_TASK`."""
-    # Asked of the class: the file of any configuration may hold attributes of these names.
+    """Return the schemas of a configuration's tasks by name; `ONLY_TASK` if it names none."""
+    # The class is checked, because any configuration file may hold attributes of these names.
     if getattr(config, "tasks", None) and hasattr(type(config), "task_configs"):
         return {
             name: TaskSchema(task.problem_type, tuple(task.labels) or (name,), task.is_siamese)
@@ -243,8 +248,8 @@ def tasks_of(config: Any) -> dict[str, TaskSchema]:
 
 
 def label_values(config: Any) -> tuple[str, ...]:
-    """Return the raw labels of a model's classes, which the scripts store as `label_values` where they are not the
-    names; empty where there are none."""
+    """Return the raw labels of a model's classes, which recipes store as `label_values` where they differ from the
+    names; empty if there are none."""
     values: Any = getattr(config, "label_values", None)
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         return ()
@@ -252,7 +257,7 @@ def label_values(config: Any) -> tuple[str, ...]:
 
 
 def batches(rows: Rows, size: int) -> Iterator[list[int]]:
-    """Which rows go through the model together: single texts or pairs of like length, the longest first."""
+    """Yield the indices of rows that form a batch: single texts or pairs of similar length, the longest first."""
     order = sorted(range(len(rows)), key=lambda row: (len(rows[row]), -sum(map(len, rows[row]))))
     for _, alike in itertools.groupby(order, key=lambda row: len(rows[row])):
         places = list(alike)
@@ -261,7 +266,7 @@ def batches(rows: Rows, size: int) -> Iterator[list[int]]:
 
 
 def encode_rows(tokenizer: Any, rows: Rows, is_siamese: bool, **options: Any) -> Any:
-    """Rows as a batch `[B, T]`, pairs in one sequence; siamese ones `[B, 2, T]`."""
+    """Return rows as a batch `[B, T]`, pairs joined into one sequence; siamese pairs as `[B, 2, T]`."""
     if not is_siamese:
         columns = [list(column) for column in zip(*rows, strict=True)]
         return tokenizer(*columns, padding=True, return_tensors="pt", **options)
@@ -273,10 +278,10 @@ def encode_rows(tokenizer: Any, rows: Rows, is_siamese: bool, **options: Any) ->
 
 
 def local_folder(source: str, revision: str | None = None) -> Path:
-    """The local folder of a member: itself, or the snapshot of a Hub id, which is downloaded where it is not yet.
+    """Return the folder of a member: the folder itself, or the snapshot of a Hub id, downloaded if necessary.
 
     Raises:
-        UserError: if there is neither.
+        UserError: There is neither.
     """
     if Path(source).is_dir():
         return Path(source).resolve()
@@ -284,10 +289,10 @@ def local_folder(source: str, revision: str | None = None) -> Path:
 
 
 def snapshot(source: str, revision: str | None = None) -> Path:
-    """The snapshot of a Hub id, which is downloaded where it is not yet.
+    """Return the snapshot of a Hub id, downloaded if necessary.
 
     Raises:
-        UserError: if it is none, or cannot be had.
+        UserError: This is not a Hub id, or it cannot be downloaded.
     """
     if not is_hub_id(source):
         raise UserError(f"member {source}: must be a folder or a Hub id, found neither; check the path.")
@@ -295,12 +300,13 @@ def snapshot(source: str, revision: str | None = None) -> Path:
         return Path(snapshot_download(source, revision=revision))
     except LOADING_ERRORS as error:
         raise UserError(
-            f"member {source}: is no folder, and cannot be had from the Hub: {type(error).__name__}: {one_line(error)}"
+            f"member {source}: is not a folder, and cannot be downloaded from the Hub: "
+            f"{type(error).__name__}: {one_line(error)}"
         ) from error
 
 
 def files_hash(folder: Path) -> str:
-    """sha256 of names and contents of `model_files`."""
+    """Return the sha256 of the names and contents of `model_files`."""
     digest = hashlib.sha256()
     for path in model_files(folder):
         digest.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())

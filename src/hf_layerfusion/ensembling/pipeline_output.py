@@ -1,4 +1,4 @@
-"""Predictions as answers, in the form of transformers' text-classification pipeline."""
+"""Predictions in the form of transformers' text-classification pipeline."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,16 +14,16 @@ from hf_layerfusion.errors import UserError
 def run_pipeline(
     predict: Callable[[Rows], Array], task: TaskSchema, inputs: Any, top_k: int | str | None
 ) -> Any:
-    """What is to be said of the inputs, see `Ensemble.__call__`.
+    """Return labels and scores for the inputs, as `Ensemble.__call__` documents.
 
     Args:
-        predict: makes logits `[N, C]`, or values `[N]`, of rows.
-        task: what is answered.
-        inputs: a text, a pair, or a list of such.
-        top_k: how many classes to name, None all of them, `""` the likeliest alone.
+        predict: function from rows to logits `[N, C]` or values `[N]`.
+        task: the task's schema.
+        inputs: a text, a pair, or a list of them.
+        top_k: number of classes to return, None for all, `""` for the most likely alone.
 
     Raises:
-        UserError: an input that is neither text nor pair.
+        UserError: An input is neither a text nor a pair.
     """
     is_single = isinstance(inputs, str | dict)
     rows = [as_row(item) for item in ([inputs] if is_single else inputs)]
@@ -35,16 +35,16 @@ def run_pipeline(
     for row in scores:
         ranked = [{"label": task.labels[i], "score": float(row[i])} for i in np.argsort(-row, kind="stable")]
         answers.append(ranked[0] if isinstance(top_k, str) else ranked[:top_k])
-    # A pipeline puts the answer to a bare text into a list, unless it was asked for several.
+    # A pipeline returns a list for a bare text, unless `top_k` was given.
     is_bare = is_single and not (isinstance(inputs, str) and isinstance(top_k, str))
     return answers[0] if is_bare else answers
 
 
 def as_row(item: Any) -> tuple[str, ...]:
-    """A text, or a pair `{"text": …, "text_pair": …}`, as a row.
+    """Return a text, or a pair `{"text": …, "text_pair": …}`, as a tuple of texts.
 
     Raises:
-        UserError: anything else.
+        UserError: The input is anything else.
     """
     if isinstance(item, str):
         return (item,)

@@ -1,4 +1,4 @@
-"""Predictions on disk: a cache of what members answered, and files of out-of-fold predictions."""
+"""Predictions on disk: a cache of members' predictions, and files of out-of-fold predictions."""
 
 import csv
 import hashlib
@@ -22,13 +22,13 @@ Array = npt.NDArray[Any]
 Rows = Sequence[tuple[str, ...]]
 
 LOGITS_FILE = "logits.csv"
-VALUE = "value"  # the column of a regression
-_VALUES, _CHECKSUM = "predictions", "sha256"  # of an entry of the cache
-_PREFIX = "logit_"  # of a class's column, which no text column then clashes with
+VALUE = "value"  # column of a regression
+_VALUES, _CHECKSUM = "predictions", "sha256"  # names within a cache entry
+_PREFIX = "logit_"  # keeps a class's column apart from the text columns
 
 
 def rows_hash(rows: Rows) -> str:
-    """sha256 of texts or pairs, in their order."""
+    """Return the sha256 of texts or pairs, in order."""
     digest = hashlib.sha256()
     for row in rows:
         for text in row:
@@ -41,33 +41,33 @@ def rows_hash(rows: Rows) -> str:
 def cached(
     folder: str | Path | None, key: Sequence[object], predict: Callable[[], Array], shape: tuple[int, ...]
 ) -> Array:
-    """The predictions that `key` names from `folder`, or those of `predict`, which are then kept there.
+    """Return the predictions stored under `key`, or compute and store them.
 
-    An entry is used only if it holds finite float32 values of the shape that is asked for and its checksum, which is
-    also of the key, fits. Any other is reported and replaced. Threads and processes may fill one folder together: an
-    entry appears whole, and the last one stays.
+    An entry is used only if it holds finite float32 values of the requested shape and its checksum, which also covers
+    the key, matches. Any other entry is reported and replaced. Threads and processes may share a folder: entries are
+    written atomically, and the last one stays.
 
     Args:
-        folder: the cache; None keeps nothing.
-        key: all that the predictions depend on.
-        predict: makes them, finite and in float32.
-        shape: theirs, `[N, …]`.
+        folder: the cache folder; None disables the cache.
+        key: everything that the predictions depend on.
+        predict: function that returns finite float32 predictions.
+        shape: the shape of the predictions, `[N, …]`.
 
     Raises:
-        UserError: if the folder cannot be written to.
+        UserError: The folder cannot be written to.
     """
     if folder is None:
         return predict()
     named = hashlib.sha256("\n".join(map(str, key)).encode()).hexdigest()
     path, what = Path(folder) / f"{named[:32]}.safetensors", f"cache of predictions {folder}"
-    # Whoever needs the same predictions at the same time waits for them.
+    # Another process that needs the same predictions waits for them.
     with locked(path.with_name(f".{named[:32]}{LOCK_FILE}"), what, wait=True):
         if path.exists():
             try:
                 return _entry(path, named, shape)
             except (OSError, ValueError, KeyError, SafetensorError) as error:
                 logger.warning(
-                    f"{path}: cached predictions are damaged ({one_line(error)}); they are made anew"
+                    f"{path}: cached predictions are damaged ({one_line(error)}); they are computed again"
                 )
         found = predict()
         with writable(what), replacing(path) as partial:
@@ -76,10 +76,10 @@ def cached(
 
 
 def _entry(path: Path, named: str, shape: tuple[int, ...]) -> Array:
-    """The values of a cache's entry.
+    """Return the values of a cache entry.
 
     Raises:
-        OSError, ValueError, KeyError, SafetensorError: what is wrong with it.
+        OSError, ValueError, KeyError, SafetensorError: The entry is damaged.
     """
     with safe_open(path, "np") as file:
         stored, values = (file.metadata() or {})[_CHECKSUM], file.get_tensor(_VALUES)
@@ -94,7 +94,7 @@ def _entry(path: Path, named: str, shape: tuple[int, ...]) -> Array:
 
 
 def _checksum(named: str, values: Array) -> str:
-    """sha256 of an entry's key and values."""
+    """Return the sha256 of an entry's key and values."""
     return hashlib.sha256(named.encode() + np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
@@ -106,15 +106,15 @@ def write_logits(
     logits: Array,
     labels: Sequence[str],
 ) -> None:
-    """Writes one row for each text to a csv file: `id`, the text columns, and a logit for each class, `logit_NAME`;
-    of a regression `value`.
+    """Write a CSV file with one row for each text: `id`, the text columns, and a logit `logit_NAME` for each class,
+    or `value` for a regression.
 
     Args:
         path: the file.
-        ids: of the rows, `[N]`.
+        ids: ids of the rows, `[N]`.
         texts: text columns by name.
-        logits: `[N, C]`; of a regression `[N]` or `[N, 1]`.
-        labels: names of the classes; none for a regression.
+        logits: `[N, C]`; for a regression `[N]` or `[N, 1]`.
+        labels: names of the classes; empty for a regression.
     """
     names = _columns(labels)
     columns = np.asarray(logits, np.float64).reshape(len(logits), len(names)).T
@@ -128,17 +128,18 @@ def write_logits(
 def read_logits(
     source: str | Path, *, ids: Sequence[object], texts: Mapping[str, Sequence[str]], labels: Sequence[str]
 ) -> Array:
-    """Reads a member's predictions of exactly these rows, in their order.
+    """Read a member's predictions of exactly these rows, in order.
 
     Args:
-        source: a file that `write_logits` wrote, or the folder of a cross-validation with one in each `fold-…`.
-        ids, texts, labels: as there.
+        source: a file that `write_logits` wrote, or the folder of a cross-validation with such a file in each
+            `fold-…`.
+        ids, texts, labels: as for `write_logits`.
 
     Returns:
-        `[N, C]` by `labels`, of a regression `[N]`.
+        `[N, C]` in the order of `labels`, for a regression `[N]`.
 
     Raises:
-        UserError: a file that is missing or not of that form, other labels, or rows other than those asked for.
+        UserError: A file is missing or malformed, or holds other labels or other rows than requested.
     """
     source, names = Path(source), _columns(labels)
     files = [source] if source.is_file() else sorted(source.glob(f"fold-*/{LOGITS_FILE}"))
@@ -167,7 +168,7 @@ def read_logits(
     if absent or len(found) != len(set(asked)):
         other = f"none for id {absent[0][0]!r}" if absent else f"{len(found)} rows"
         raise UserError(
-            f"{source}: must predict the {len(asked)} rows that are asked for, ids and texts alike, found {other}; "
+            f"{source}: must predict the {len(asked)} requested rows, with the same ids and texts, found {other}; "
             "predict these rows."
         )
     predictions = np.array([found[key] for key in asked])
@@ -185,7 +186,7 @@ def _rows(path: Path, texts: Sequence[str], names: Sequence[str]) -> list[dict[s
             header = set(reader.fieldnames or ())
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as csv ({type(error).__name__}); write it anew.") from error
+        raise UserError(f"{path}: cannot be read as csv ({type(error).__name__}); write it again.") from error
     if header != {"id", *texts, *names}:
         raise UserError(
             f"{path}: must have the columns {', '.join(['id', *texts, *names])}, found {', '.join(sorted(header))}; "

@@ -1,4 +1,4 @@
-"""The combiners by name, and a combiner as JSON."""
+"""Registry of combiners by name, and their JSON form."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,10 +21,14 @@ _NAMES = {combiner: name for name, combiner in COMBINERS.items()}
 
 
 def make_combiner(name: str, **fields: Any) -> Combiner:
-    """The combiner of that name.
+    """Return a new combiner.
+
+    Args:
+        name: a key of `COMBINERS`.
+        **fields: its arguments.
 
     Raises:
-        UserError: an unknown name, or a field that it does not have.
+        UserError: There is no such combiner, or it has no such argument.
     """
     if name not in COMBINERS:
         raise UserError(
@@ -38,12 +42,13 @@ def make_combiner(name: str, **fields: Any) -> Combiner:
 
 
 def must_learn(combiner: Combiner, count: int) -> bool:
-    """Whether a combiner must be fitted for `count` members: it learns, and there is more than one to choose from."""
+    """Return whether a combiner must be fitted for `count` members: it learns, and there is more than one to choose
+    from."""
     return combiner.learns and not (isinstance(combiner, TaskBased) and count == 1)
 
 
 def used_members(combiner: Combiner, count: int) -> list[int]:
-    """Which of `count` members a combiner asks: those that it has chosen, or all."""
+    """Return the indices of the members, out of `count`, that a combiner uses: those it selected, or all."""
     if isinstance(combiner, Greedy):
         return sorted(set(combiner.order))
     if isinstance(combiner, TaskBased):
@@ -52,15 +57,15 @@ def used_members(combiner: Combiner, count: int) -> list[int]:
 
 
 def combiner_to_json(combiner: Combiner) -> dict[str, Any]:
-    """A combiner with what it has learned, for `combiner_from_json`."""
+    """Return a combiner with its fitted state as JSON; `combiner_from_json` is the inverse."""
     return {"name": _NAMES[type(combiner)], **dataclasses.asdict(combiner)}  # type: ignore[call-overload]
 
 
 def combiner_from_json(entry: Mapping[str, Any]) -> Combiner:
-    """Reads what `combiner_to_json` wrote.
+    """Return the combiner that `combiner_to_json` wrote.
 
     Raises:
-        UserError: as `make_combiner`.
+        UserError: As `make_combiner`.
     """
     fields = dict(entry)
     return make_combiner(str(fields.pop("name", None)), **fields)

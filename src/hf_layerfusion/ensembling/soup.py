@@ -1,4 +1,4 @@
-"""A soup: one model whose weights are the average of several models' (Wortsman et al. 2022)."""
+"""Model soup: one model whose weights are the average of several models' weights (Wortsman et al. 2022)."""
 
 import json
 import shutil
@@ -19,26 +19,26 @@ from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.hub.manifest import model_files, write_model_manifest
 from hf_layerfusion.storage import check_new, new_folder
 
-# Fields of a configuration that say nothing of what is computed.
+# Fields of a configuration that do not affect the computation.
 _IRRELEVANT = {"_name_or_path", "transformers_version"}
 
 
 def make_soup(
     folders: Sequence[str | Path], output: str | Path, weights: Sequence[float] | None = None
 ) -> None:
-    """Averages the weights of models of one architecture into a new model's folder, with the first one's tokenizer.
+    """Average the weights of models of one architecture into a new model folder, with the first model's tokenizer.
 
-    It makes sense only of models that were trained from the same weights; heads that were drawn with different seeds
-    average to nothing useful.
+    Only models fine-tuned from the same weights make a useful soup; averaging heads that were initialised with
+    different seeds yields nothing.
 
     Args:
-        folders: of the members, with safetensors.
-        output: of the soup; must not exist, or be empty.
-        weights: of each member, not negative; only their ratio matters. None: all the same.
+        folders: the members' folders, with safetensors weights.
+        output: the soup's folder; must be new or empty.
+        weights: one non-negative weight for each member; only their ratios matter. None weights all the same.
 
     Raises:
-        UserError: fewer than two members, other configurations, tokenizers, tensors or shapes than the first's, weights
-            that do not fit, or a folder that is not empty.
+        UserError: There are fewer than two members; configurations, tokenizers, tensors or shapes differ; the weights
+            are invalid; or the folder is not empty.
     """
     members, output = [Path(folder) for folder in folders], Path(output)
     if len(members) < 2:
@@ -60,25 +60,25 @@ def make_soup(
             write_trained_texts(partial, *(np.concatenate([texts[part] for texts in seen]) for part in PARTS))
         try:
             save_file(tensors, partial / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
-        except SafetensorError as error:  # what safetensors makes of a full disk
+        except SafetensorError as error:  # raised for a full disk
             raise UserError(
-                f"{output}: the weights cannot be written: {one_line(error)}; make room and make it again."
+                f"{output}: the weights cannot be written: {one_line(error)}; free some space and run again."
             ) from error
         write_model_manifest(partial)
 
 
 def check_soup(members: Sequence[Path]) -> None:
-    """Refuses folders of models that no soup can be made of, by their configurations and vocabularies.
+    """Check that the configurations and vocabularies of the members agree.
 
     Raises:
-        UserError: the first that does not fit the one before all.
+        UserError: Names the first member that differs from the first.
     """
     config, vocabulary = _config(members[0]), _vocabulary(members[0])
     for member in members[1:]:
         theirs = _config(member)
         differing = [name for name in {*config, *theirs} if config.get(name) != theirs.get(name)]
         if differing:
-            # Of models of two kinds most fields differ: the kind says why.
+            # Models of different types differ in most fields; the type explains why.
             name = min(differing, key=lambda name: (name != "model_type", name))
             raise UserError(
                 f"member {member.name}: a soup's members must have one configuration, found another {name} "
@@ -109,7 +109,8 @@ def _vocabulary(folder: Path) -> dict[str, int]:
 
 
 def _average(members: Sequence[Path], shares: Sequence[float]) -> dict[str, torch.Tensor]:
-    """The tensors' weighted mean, computed in float64 one tensor at a time; integers must be equal."""
+    """Return the weighted mean of the tensors, computed in float64 one tensor at a time; integer tensors must be
+    equal."""
     with ExitStack() as stack:
         opened = []
         for member in members:
@@ -136,7 +137,7 @@ def _average(members: Sequence[Path], shares: Sequence[float]) -> dict[str, torc
                     )
                 if not tensor.is_floating_point() and not torch.equal(tensor, tensors[0]):
                     raise UserError(
-                        f"member {member.name}: integers of a soup must be equal, found others in {name}."
+                        f"member {member.name}: integer tensors of a soup must be equal, found a difference in {name}."
                     )
             if tensors[0].is_floating_point():
                 mean = sum(share * tensor.double() for share, tensor in zip(shares, tensors, strict=True))

@@ -1,4 +1,5 @@
-"""Which texts a model has seen, as hashes beside it: what is fitted on its answers must be fitted on others."""
+"""Hashes of the texts that a model was trained and selected on, saved beside it, so that combiners are fitted on
+other texts."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -11,17 +12,17 @@ from hf_layerfusion.errors import NPZ_ERRORS, UserError
 from hf_layerfusion.storage import replacing
 
 FILE_NAME = "trained_texts.npz"
-# What the model learned from, and what its checkpoint or combiner was chosen on.
+# The texts that the model was trained on, and those that its checkpoint or combiner was selected on.
 PARTS = ("train", "selection")
 
 Hashes = npt.NDArray[np.uint64]
 
 
 def text_hashes(rows: Iterable[Sequence[str]]) -> Hashes:
-    """8 bytes for each row, `[N]`.
+    """Return an 8-byte hash of each row, `[N]`.
 
     Args:
-        rows: one text each, or the two of a pair, whose order does not count: a pair that was trained on is known
+        rows: a text each, or the two texts of a pair. The order within a pair does not matter: a pair is recognised
             either way round.
     """
     return np.array([_hash(row) for row in rows], np.uint64)
@@ -36,7 +37,7 @@ def _hash(row: Sequence[str]) -> int:
 
 
 def write_trained_texts(folder: str | Path, train: npt.ArrayLike, selection: npt.ArrayLike = ()) -> None:
-    """Writes the hashes of the texts that a model was trained on and of those that chose its checkpoint beside it."""
+    """Write the hashes of a model's training and selection texts into its folder."""
     with replacing(Path(folder) / FILE_NAME) as partial, partial.open("wb") as file:
         np.savez(file, train=_distinct(train), selection=_distinct(selection))
 
@@ -46,10 +47,10 @@ def _distinct(hashes: npt.ArrayLike) -> Hashes:
 
 
 def read_trained_texts(folder: str | Path) -> dict[str, Hashes] | None:
-    """What `write_trained_texts` wrote, by part; None where there is no such file.
+    """Return the hashes that `write_trained_texts` wrote, by part; None if there is no such file.
 
     Raises:
-        UserError: if the file is damaged.
+        UserError: The file is damaged.
     """
     path = Path(folder) / FILE_NAME
     if not path.is_file():
@@ -59,13 +60,13 @@ def read_trained_texts(folder: str | Path) -> dict[str, Hashes] | None:
             return {part: stored[part].astype(np.uint64) for part in PARTS}
     except NPZ_ERRORS as error:
         raise UserError(
-            f"{path}: must hold the hashes of a model's trained texts, found a damaged file; copy the model anew."
+            f"{path}: must hold the hashes of a model's trained texts, found a damaged file; copy the model again."
         ) from error
 
 
 def seen_rows(hashes: Hashes, seen: dict[str, Hashes]) -> npt.NDArray[np.bool_]:
-    """Which of the rows with these hashes a model was trained or chosen on, `[N]`."""
-    # By sorting: a table, which numpy 2.0 tries for any whole numbers, cannot hold those of 64 bits.
+    """Return a mask of the rows whose hashes are among the training or selection texts, `[N]`."""
+    # By sorting: the lookup table that numpy tries for integers cannot hold 64-bit values.
     return np.isin(hashes, np.concatenate([np.empty(0, np.uint64), *seen.values()]), kind="sort")
 
 
@@ -74,26 +75,26 @@ def check_held_out(
     rows: Sequence[Sequence[str]],
     unverified_members: bool,
 ) -> list[str]:
-    """Checks that no member has seen a row.
+    """Check that no member was trained or selected on any of the rows.
 
     Args:
-        members: names and seen texts; None where that is not known.
+        members: names with the hashes of their training and selection texts; None where these are unknown.
         rows: texts or pairs.
-        unverified_members: whether to take members of which it is not known.
+        unverified_members: whether to accept members whose training texts are unknown.
 
     Returns:
-        Names of these.
+        The names of the accepted members whose training texts are unknown.
 
     Raises:
-        UserError: a member that has seen a row, or of which it is not known.
+        UserError: A member has seen a row, or its training texts are unknown and that is not accepted.
     """
     unknown, hashes = [], text_hashes(rows)
     for name, seen in members:
         if seen is None:
             if not unverified_members:
                 raise UserError(
-                    f"member {name}: must say which texts it was trained on, found no {FILE_NAME}; train it with this "
-                    "package, give out-of-fold predictions, or set unverified_members, which the card then says."
+                    f"member {name}: must record which texts it was trained on, found no {FILE_NAME}; train it with "
+                    "this package, give out-of-fold predictions, or set unverified_members, which the card mentions."
                 )
             unknown.append(name)
             continue

@@ -1,4 +1,5 @@
-"""Compares saved models, runs, adapters, checkpoints, exports and ensembles with the checksums in their manifests."""
+"""Verification of saved models, runs, adapters, checkpoints, exports and ensembles against the checksums in their
+manifests."""
 
 from pathlib import Path
 
@@ -21,22 +22,22 @@ RUN_FILE = "run.json"
 
 
 def verify_saved(folder: str | Path) -> Verified:
-    """Compare the files of a saved model, run, adapter, checkpoint, ONNX export or ensemble with their checksums and
-    sizes when they were saved.
+    """Compare the files of a saved model, run, adapter, checkpoint, ONNX export or ensemble with the checksums and
+    sizes recorded when they were saved.
 
-    Folders below that have a manifest of their own are compared too, to any depth: the best model of each task,
-    checkpoints, the runs of several seeds or folds, an ensemble's soup. Of an ensemble so are the members, with the
-    checksums in `ensemble.json`; those on the Hub are downloaded where they are not yet. The checksums find damage, not
-    ill will: who can change a file can change its manifest.
+    Folders below that have a manifest of their own are compared too, at any depth: the best model of each task,
+    checkpoints, the runs of several seeds or folds, an ensemble's soup. So are an ensemble's members, against the
+    checksums in `ensemble.json`; members on the Hub are downloaded if necessary. Checksums reveal damage, not
+    tampering: whoever can change a file can change its manifest.
 
     Args:
-        folder: a local folder; for a repository of the Hub, what `snapshot_download` returns.
+        folder: a local folder; for a Hub repository, the folder that `snapshot_download` returns.
 
     Returns:
-        How many files are as they were saved, and which of the model's files no manifest lists.
+        The number of unchanged files, and the names of the model's files that no manifest lists.
 
     Raises:
-        UserError: there is no manifest, or a file is missing, has changed or was added since.
+        UserError: There is no manifest, or a file is missing, has changed or was added since.
 
     Example:
         ```python
@@ -52,7 +53,7 @@ def verify_saved(folder: str | Path) -> Verified:
     waiting = below if is_run else [top, *below]
     verified: dict[Path, Verified] = {}
     checked: set[Path] = set()
-    for place in waiting:  # it grows by the members that are found
+    for place in waiting:  # grows as members are found
         if place in verified:
             continue
         verified[place] = verify_folder(place)
@@ -71,10 +72,10 @@ def verify_saved(folder: str | Path) -> Verified:
 
 
 def members_of(ensemble: Path) -> list[Path]:
-    """Return the folders of an ensemble's members, resolved.
+    """Return the resolved folders of an ensemble's members.
 
     Raises:
-        UserError: a member is not there, or differs from its checksum in `ensemble.json`.
+        UserError: A member is missing, or differs from its checksum in `ensemble.json`.
     """
     folders = [member.predictor.folder for member in Ensemble.from_pretrained(ensemble).members]
     return [folder.resolve() for folder in folders if folder is not None]
