@@ -416,7 +416,7 @@ def test_a_member_that_does_not_say_what_it_was_trained_on_is_named_in_the_card(
     ensemble.fit("default", "greedy", rows, labels, unverified_members=True)
     ensemble.save_pretrained(tmp_path / "unverified")
     card = (tmp_path / "unverified" / "README.md").read_text(encoding="utf-8")
-    assert "It is not known what these members were trained on" in card and ": second." in card
+    assert "The training texts of these members are unknown" in card and ": second." in card
     assert Ensemble.from_pretrained(tmp_path / "unverified").unverified == ["second"]
 
 

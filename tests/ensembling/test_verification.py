@@ -237,7 +237,7 @@ def test_the_command_tells_and_refuses(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"{tmp_path}: " in capsys.readouterr().out
     (tmp_path / "config.json").write_text("{}")
     for folder, message in (
-        (tmp_path, "config.json has 2 bytes in place of"),
+        (tmp_path, "config.json has 2 bytes instead of"),
         (tmp_path / "none", "must be a folder, found none"),
         (tmp_path.parent, f"must hold {MODEL_MANIFEST}, found none"),
     ):

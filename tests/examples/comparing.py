@@ -29,7 +29,7 @@ TIMES = ("runtime", "per_second", "seconds", "preparation_time")
 """How the names of values end that are measured by the clock."""
 
 _NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?")
-_OF_THE_RUN = re.compile(r"^Time: .*$|(?<=^Hardware: )\d+ × ", re.MULTILINE)
+_OF_THE_RUN = re.compile(r"^Training time: .*$|(?<=^Hardware: )\d+ × ", re.MULTILINE)
 """What a card says of the clock and of the number of processes."""
 
 

@@ -14,7 +14,7 @@ def card(**changes):
         "tasks": {"mood": 1, "topic": 2},
         "metrics": {"test": {"mood_accuracy": 0.75, "topic_accuracy": 0.5, "mean": 0.625}},
         "environment": {"python": "3.11.7"},
-        "figures": [("What each further member brings.", "plots/gain.png")],
+        "figures": [("Score against the number of members.", "plots/gain.png")],
     }
     return build_card(ensemble_facts(CardFacts("both", **(known | changes)), manifest()))
 
@@ -41,7 +41,7 @@ def test_page_says_who_the_members_are_and_how_they_are_combined():
     for said in (
         "An ensemble of 2 members",
         "| 1 | org/first | all it has | abc | 1111111111111111 |",
-        "may have seen the texts that the combination was fitted on: second.",
+        "may include the texts that the combiner was fitted on: second.",
         "weights 2 1 | 1,200 held-out texts: accuracy 0.7500 | bad, good |",
         'Ensemble.from_pretrained("org/both")',
         'print(ensemble({"text": "A man plays a guitar.", "text_pair": "Somebody makes music."}, task="topic"))',

@@ -53,7 +53,7 @@ def test_a_folder_is_no_data_set_of_the_hub(name, tmp_path, monkeypatch):
 # Preparation: what the pipeline does not do to a text
 
 TEXT = "@someone it was soo  good https://example.org"
-SKIPPED = "The model and its pipeline do not prepare texts."
+SKIPPED = "The model and its pipeline do not clean texts."
 
 
 def defined_by(code):

@@ -101,7 +101,7 @@ def test_figures_are_means_over_seeds_with_their_spread(release, tmp_path):
         f"0.5500 ({deviation:.4f})",
         "Seeds: 0, 1.",
         "Parameters: 123,456",
-        "Time: 1 min 0 s a run, the mean over the seeds.",
+        "Training time: 1 min 0 s per run, averaged over the seeds.",
         "Hardware: CPU, 2 threads.",
         "## Each seed",
         "seen these pairs",

@@ -63,7 +63,7 @@ def replace_manifest(folder: Path) -> None:
 
 
 DAMAGES: list[tuple[Callable[[Path], None], str]] = [
-    (truncate, "model.safetensors has 1023 bytes in place of 1024"),
+    (truncate, "model.safetensors has 1023 bytes instead of 1024"),
     (empty, "model.safetensors has 0 bytes"),
     (flip, "model.safetensors has changed"),
     (remove, "part/optimizer.pt is missing"),

@@ -1,1 +1,1 @@
-"""Model cards and publishing."""
+"""Model cards, manifests of checksums, and publishing on the Hub."""

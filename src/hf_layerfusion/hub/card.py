@@ -1,4 +1,4 @@
-"""The card of a model or ensemble: facts that were measured, in; metadata for the Hub and a readable page, out."""
+"""Model cards: metadata for the Hub and a readable page, rendered from measured facts."""
 
 import functools
 from importlib import resources
@@ -18,9 +18,13 @@ __all__ = ["build_card"]
 
 
 def build_card(facts: CardFacts) -> ModelCard:
-    """Make the card: metadata that the Hub reads, and a page whose every figure comes from `facts`.
+    """Return the model card for the given facts.
 
-    The same facts give the same text. Nothing is fetched; `ModelCard.push_to_hub` has the Hub validate it.
+    The same facts give the same text. Nothing is downloaded; `ModelCard.push_to_hub` has the Hub validate the
+    metadata.
+
+    The page is rendered by an environment that escapes every expression for Markdown. `ModelCard.from_template` takes
+    no environment, so foreign text could add headings or links to a card that it made.
     """
     body = _template().render(
         facts=facts,
@@ -58,7 +62,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
             task_type=single_line(facts.task),
             dataset_type=facts.task_dataset_ids.get(task, facts.dataset_id) or "local",
             dataset_name=single_line(task or facts.dataset_name) or "local files",
-            # The Hub's client tells entries apart by this, not by the name.
+            # The Hub's client identifies entries by their configuration, not by their name.
             dataset_config=single_line(task) or None,
             dataset_split=single_line(split),
             metric_type=METRICS[name].hub_id if name in METRICS else single_line(name),
@@ -116,7 +120,7 @@ def _epochs_table(facts: CardFacts) -> Markdown | None:
 
 
 def metric_name(name: str) -> str:
-    """Return the name of a metric in print; one that is not ours keeps its own."""
+    """Return the display name of a metric, which is its own for metrics of other libraries."""
     return METRICS[name].title if name in METRICS else single_line(name)
 
 
@@ -125,7 +129,7 @@ def _count(number: int | None) -> str:
 
 
 def _figure(value: float | None) -> str:
-    """Four decimals in a table's column, except for whole, tiny and huge numbers."""
+    """Format a number with four decimals for a column, except whole, very small and very large numbers."""
     if value is None:
         return ""
     whole = float(value).is_integer()

@@ -1,4 +1,4 @@
-"""What a model card is made of: facts that were measured, checked and in plain types."""
+"""Facts that a model card is rendered from: measured, validated and in plain types."""
 
 import dataclasses
 import json
@@ -20,12 +20,12 @@ __all__ = ["CardFacts", "Snippet"]
 
 
 class Snippet(NamedTuple):
-    """Something to run, as the card shows it.
+    """A code example on a card.
 
     Attributes:
         text: what it does, as Markdown; may be empty.
-        code: in a fenced block; strings of a user's stand in it as `code_string` writes them.
-        language: of the block.
+        code: the code of the fenced block. Strings that a user wrote must be written by `code_string`.
+        language: language of the block.
     """
 
     text: str
@@ -35,61 +35,61 @@ class Snippet(NamedTuple):
 
 @dataclass
 class CardFacts:
-    """What is known of a trained model or ensemble. What is empty or None gets no line in the card.
+    """Facts about a trained model or ensemble. The card has no line for a fact that is empty or None.
 
-    Strings are plain text, escaped where they are printed; only `usage`, `preparation_code` and the bodies of `parts`
-    and `sections` are not, so build those from code (`markdown_table`, `escape_markdown`, `code_string`), not from user
-    input. Values from numpy become Python's own, metrics that are not finite are dropped (the Hub cannot read them),
-    absolute paths in `recipe` and `model_path` are cut to their last name, so that no card shows a machine's folders.
+    Strings are plain text and are escaped when the card is rendered. The exceptions are `usage`, `preparation_code` and
+    the bodies of `parts` and `sections`: build these with `markdown_table`, `escape_markdown` and `code_string`, never
+    from raw user input. Values from numpy become Python's, metrics that are not finite are dropped because the Hub
+    cannot read them, and absolute paths in `recipe` and `model_path` are reduced to their last part so that no card
+    shows a machine's folders.
 
     Attributes:
-        model_name: name of the model, the card's title.
-        encoder: name of the encoder to print; see `hub.encoder`.
-        base_model: the Hub id of the encoder, or those of an ensemble's members, for the metadata; see `hub.encoder`.
-            None where it is not known.
-        base_model_license: the encoder's license id; see `hub.encoder`.
-        opening: the first sentence, in place of one that names task and encoder.
-        parts: sections that say what it is made of, `(title, Markdown)`, in place of the one made of `encoder`,
-            `architecture`, `parameters` and `language`.
-        usage: how to use it, in place of `hub.usage.model_usage`.
-        model_path: Hub id or folder that the usage examples load; default: `model_name`.
-        task: the Hub's pipeline tag.
-        library_name: which library the Hub says opens it.
-        tags: the Hub's, beside `hf_layerfusion` and `methods`.
-        warning: one sentence above everything else, such as that the numbers measure nothing.
-        architecture: a line for each part of the model, such as encoder, fuser and head.
+        model_name: the model's name, which is the card's title.
+        encoder: display name of the encoder; see `hub.encoder`.
+        base_model: Hub id of the encoder, or those of an ensemble's members, for the metadata; None if unknown.
+        base_model_license: license id of the encoder; see `hub.encoder`.
+        opening: first sentence, in place of the default one that names task and encoder.
+        parts: sections that describe the model, `(title, Markdown)`, in place of the default one, which lists
+            `encoder`, `architecture`, `parameters` and `language`.
+        usage: code examples, in place of those of `hub.usage.model_usage`.
+        model_path: Hub id or folder that the examples load; defaults to `model_name`.
+        task: pipeline tag on the Hub.
+        library_name: library that loads it, for the metadata.
+        tags: tags besides `hf_layerfusion` and `methods`.
+        warning: one sentence at the top, for example that the figures measure nothing.
+        architecture: one line for each part of the model, such as encoder, fuser and head.
         methods: keys of `CITATIONS`.
-        parameters: number of weights.
-        needs_package: whether the architecture is ours, so that loading takes the package or remote code.
+        parameters: number of parameters.
+        needs_package: whether loading needs this package or remote code.
         language: ISO 639 codes of the training data.
-        dataset_name: name of the data in print.
-        dataset_id: its id on the Hub, None for local files.
-        task_dataset_ids: of a model of several tasks, the Hub ids of those whose data have one.
-        dataset_description: one paragraph.
-        dataset_defects: known defects, one entry each.
+        dataset_name: display name of the data.
+        dataset_id: Hub id of the data, None for local files.
+        task_dataset_ids: for several tasks, the Hub ids of their data, by task, where there are any.
+        dataset_description: a paragraph on the data.
+        dataset_defects: known defects of the data, one entry each.
         num_examples: number of examples by split.
         text_pair: whether an input is a pair of texts.
-        tasks: of a model of several tasks, how many texts an input of each has.
-        preparation: what was done to the texts before the tokenizer, one entry a step.
-        preparation_code: Python that defines `prepare`, which does that to a text; strings of a user's stand in it as
-            `code_string` writes them.
-        metrics: by split, then by name as in `metric_table.METRICS`, each as a fraction (0.8966, not 89.66); of several
-            tasks `TASK_NAME`.
+        tasks: for several tasks, the number of texts in an input, by task.
+        preparation: steps that cleaned the texts before tokenization, one entry each.
+        preparation_code: Python code that defines `prepare`, which applies these steps to a text. Strings that a user
+            wrote must be written by `code_string`.
+        metrics: by split, then by name as in `metric_registry.METRICS`, as fractions (0.8966, not 89.66); with several
+            tasks, names are `TASK_NAME`.
         deviations: standard deviations of `metrics` over `seeds`, in the same shape.
         recipe: training settings by name.
         seeds: seeds of the runs.
-        epochs: one row of figures for each epoch, such as `{"epoch": 1, "loss": 0.61, "accuracy": 0.70}`.
-        training_seconds: time that training took, of several seeds the mean.
-        energy_kwh: what training took, where a meter measured it; estimates do not belong here.
-        hardware: what it ran on.
-        environment: versions; see `library_environment`.
+        epochs: figures of each epoch, such as `{"epoch": 1, "loss": 0.61, "accuracy": 0.70}`.
+        training_seconds: training time, averaged over the seeds.
+        energy_kwh: energy that training used, if a meter measured it; estimates do not belong here.
+        hardware: hardware of the run.
+        environment: versions of the libraries; see `library_environment`.
         figures: `(caption, path relative to the card)`.
         limits: known limits, one entry each.
         sections: further sections, `(title, Markdown)`.
 
     Raises:
-        ValueError: a name that the card needs is empty, a Hub id that is none, a metric that is no number, a
-            figure outside the card's folder, an unknown method.
+        ValueError: The model's name is empty, a Hub id or method is invalid, a metric is not a number, or a figure lies
+            outside the card's folder.
     """
 
     model_name: str
@@ -166,25 +166,27 @@ class CardFacts:
 
     @property
     def base_models(self) -> list[str]:
-        """The Hub ids of `base_model`, as a list."""
+        """Hub ids in `base_model`, as a list."""
         if self.base_model is None:
             return []
         return [self.base_model] if isinstance(self.base_model, str) else self.base_model
 
     def measured(self) -> list[tuple[str, str, str, float, float | None]]:
-        """Each metric: split, task, name, value and deviation. The task is empty where there is one alone, and for
-        figures of all tasks together."""
+        """Return each metric as split, task, name, value and standard deviation.
+
+        The task is empty for a model of one task, and for figures over all tasks.
+        """
         rows = []
         for split, values in self.metrics.items():
             for key, value in values.items():
-                # The longest, as the tasks `a` and `a_b` may stand side by side.
+                # The longest match, because there may be tasks `a` and `a_b`.
                 task = max((task for task in self.tasks if key.startswith(f"{task}_")), key=len, default="")
                 name = key.removeprefix(f"{task}_") if task else key
                 rows.append((split, task, name, value, self.deviations.get(split, {}).get(key)))
         return rows
 
     def to_json(self) -> str:
-        """Return the facts as JSON, from which `from_json` makes an equal object."""
+        """Return the facts as JSON; `from_json` is the inverse."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -206,7 +208,7 @@ class CardFacts:
 
 
 def _plain(value: Any) -> Any:
-    """The value in JSON's types: Enums by value, numpy by Python's own, what is unknown by `str`."""
+    """Return the value in JSON's types: enums by value, numpy values as Python's, unknown types by `str`."""
     if isinstance(value, Enum):
         return _plain(value.value)
     if isinstance(value, (np.generic, np.ndarray)):
@@ -232,7 +234,7 @@ def _is_number(value: object) -> bool:
 
 
 def _without_folders(path: str) -> str:
-    """An absolute path's last name; anything else as it is."""
+    """Return the last part of an absolute path, any other path unchanged."""
     for kind in (PurePosixPath, PureWindowsPath):
         if kind(path).is_absolute():
             return kind(path).name

@@ -1,4 +1,4 @@
-"""BibTeX of the sources: a new one is a row here."""
+"""BibTeX entries of the sources, by name. A new source is a row here."""
 
 CITATIONS = {
     "grubert": """@inproceedings{horne-etal-2020-grubert,
@@ -41,11 +41,11 @@ CITATIONS = {
     pages = "2227--2237",
 }""",
 }
-"""BibTeX of the sources, by the name that `CardFacts.methods` uses."""
+"""BibTeX entries by the names that `CardFacts.methods` uses."""
 
 METHODS = {
     "gru_fusion": ["grubert"],
     "layer_pooling": ["bert-intermediate-layers"],
     "cerbertus": ["serbertus"],
 }
-"""The sources of each architecture of ours, by its `model_type`."""
+"""Sources of each of this package's architectures, by `model_type`."""

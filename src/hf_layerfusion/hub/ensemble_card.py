@@ -1,4 +1,4 @@
-"""The card of an ensemble: what was measured of it, with its members and how they are combined."""
+"""Model cards of ensembles: their members, how these are combined, and what was measured."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,13 +17,13 @@ from hf_layerfusion.hub.usage import ONE_TEXT, TWO_TEXTS, code_string
 def ensemble_card(
     folder: Path, manifest: Mapping[str, Any], members: Sequence[Path | None], measured: CardFacts | None
 ) -> ModelCard:
-    """Makes the card of an ensemble; its licence is that of its members where all say the same.
+    """Return the card of an ensemble. Its license is that of the members if they all have the same.
 
     Args:
-        folder: the ensemble's.
-        manifest: the content of `ensemble.json`.
-        members: their folders, None for one that has none.
-        measured: what a run measured of it; name and place are those of `folder`.
+        folder: the ensemble's folder.
+        manifest: content of `ensemble.json`.
+        members: the members' folders; None for a member without one.
+        measured: what a run measured; name and path are taken from `folder`.
     """
     name = folder.resolve().name
     licenses = {None if place is None else encoder_license(str(place)) for place in members}
@@ -35,11 +35,11 @@ def ensemble_card(
 
 
 def ensemble_facts(measured: CardFacts, manifest: Mapping[str, Any]) -> CardFacts:
-    """The facts of an ensemble's card.
+    """Return the facts of an ensemble's card.
 
     Args:
-        measured: what a run measured of it.
-        manifest: the content of `ensemble.json`.
+        measured: what a run measured.
+        manifest: content of `ensemble.json`.
     """
     bases = [
         entry["hub_id"] for entry in manifest["members"] if entry["hub_id"] and is_hub_id(entry["hub_id"])
@@ -47,7 +47,7 @@ def ensemble_facts(measured: CardFacts, manifest: Mapping[str, Any]) -> CardFact
     return replace(
         measured,
         base_model=list(dict.fromkeys(bases)),
-        opening=f"An ensemble of {len(manifest['members'])} members that answers as one model, made with the Python "
+        opening=f"An ensemble of {len(manifest['members'])} members that predicts as one model, made with the Python "
         "package hf_layerfusion.",
         parts=[("Members", _members(manifest)), ("How they are combined", _combiners(manifest))],
         usage=[_usage(measured, list(manifest["tasks"]))],
@@ -73,8 +73,8 @@ def _members(manifest: Mapping[str, Any]) -> str:
         return table
     names = ", ".join(map(escape_markdown, manifest["unverified_members"]))
     return (
-        "> **Warning.** It is not known what these members were trained on, so that they may have seen the texts "
-        f"that the combination was fitted on: {names}.\n\n{table}"
+        "> **Warning.** The training texts of these members are unknown: they may include the texts "
+        f"that the combiner was fitted on: {names}.\n\n{table}"
     )
 
 

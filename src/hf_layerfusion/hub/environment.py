@@ -1,4 +1,4 @@
-"""What a run rested on: versions of libraries, and hardware."""
+"""Versions of the libraries, and the hardware, that a run used."""
 
 import importlib.metadata
 import platform
@@ -14,7 +14,7 @@ _LIBRARIES = (
 
 
 def library_environment() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that a run rests on, those installed."""
+    """Return the versions of Python and of the installed libraries that results depend on."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -25,7 +25,12 @@ def library_environment() -> dict[str, str]:
 
 
 def hardware_name(device: torch.device, processes: int = 1) -> str:
-    """Return what a run of so many processes runs on: its GPUs by name, or the CPU with its threads."""
+    """Return a description of the hardware: the names of the GPUs, or the CPU with its number of threads.
+
+    Args:
+        device: device of one process.
+        processes: number of processes, each on a device of its own.
+    """
     threads = torch.get_num_threads()
     name = (
         torch.cuda.get_device_name(device)

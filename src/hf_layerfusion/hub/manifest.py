@@ -1,4 +1,4 @@
-"""Manifests of checksums, in the folders of checkpoints, models and ensembles: written, and compared with the files."""
+"""Manifests of checksums in the folders of checkpoints, models and ensembles: writing and verifying them."""
 
 import hashlib
 import json
@@ -11,35 +11,35 @@ from hf_layerfusion.hub.paths import inside
 from hf_layerfusion.storage import write_json
 
 MODEL_MANIFEST = "model_manifest.json"
-"""The manifest of a saved model or ensemble; `modeling/saved_files.py` writes it where the package is not installed."""
+"""Manifest of a saved model or ensemble. `modeling/saved_files.py` writes the same file without this package."""
 
 CHECKPOINT_MANIFEST = "checkpoint_manifest.json"
-"""The manifest of a checkpoint of a run, with all that resuming needs."""
+"""Manifest of a checkpoint, with the files needed to resume."""
 
 LOADED_FILES = (
     "model*.safetensors", "model*.safetensors.index.json", "adapter_model*.safetensors", "pytorch_model*.bin",
     "pytorch_model*.bin.index.json", "adapter_config.json", "config.json",
 )  # fmt: skip
-"""Patterns of the files that `from_pretrained` looks for: one that a manifest does not list has been added since."""
+"""Patterns of the files that `from_pretrained` loads. One that no manifest lists was added after the model was "
+"saved."""
 
 BESIDE_THEM = (
     "*.py", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
-"""Patterns of the files that are loaded with them, and may have been saved later."""
+"""Patterns of files that are loaded with a model and may be saved after it, such as a tokenizer's."""
 
 _OF_ENSEMBLES = ("ensemble.json", "trained_texts.npz")
 _GRAPHS = ("*.onnx", "*.onnx.data")
 _ADAPTER = "adapter_config.json"
-_BELOW = "below/config.json"  # what `training/adapters.py` keeps of the model below an adapter
+_BELOW = "below/config.json"  # configuration of the model under an adapter, saved by `training/adapters.py`
 
 
 class Verified(NamedTuple):
-    """The result of a comparison with a manifest.
+    """Result of comparing a folder with its manifests.
 
     Attributes:
-        files: number of files that are as they were saved.
-        not_listed: names of files of the model that no manifest lists, such as those of a tokenizer that was saved
-            after the model.
+        files: number of unchanged files.
+        not_listed: names of the model's files that no manifest lists, such as a tokenizer saved after the model.
     """
 
     files: int
@@ -47,14 +47,17 @@ class Verified(NamedTuple):
 
 
 def write_model_manifest(folder: str | Path) -> Path:
-    """Record size and sha256 of the files of a saved model, adapter or ensemble, its tokenizer among them; return the
-    manifest's path."""
+    """Write the manifest of a saved model, adapter or ensemble, with size and sha256 of each file, and return its
+    path.
+
+    Files of the tokenizer are included.
+    """
     folder = Path(folder)
     return write_manifest(folder / MODEL_MANIFEST, _saved_files(folder))
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Return the files that a model's answers depend on, those of several adapters in their folders among them."""
+    """Return the files that a model's predictions depend on, including those of adapters in folders below."""
     folders = [folder]
     if not (folder / _ADAPTER).exists():
         folders += [path.parent for path in folder.glob(f"*/{_ADAPTER}") if not _manifests(path.parent)]
@@ -75,32 +78,34 @@ def _manifests(folder: Path) -> list[Path]:
 
 
 def write_manifest(manifest: Path, files: Iterable[Path]) -> Path:
-    """Record size and sha256 of files below the manifest's folder. Call it when all else has been written: the manifest
-    appears whole or not at all."""
+    """Write a manifest with size and sha256 of files below its folder, and return its path.
+
+    Call it after all other files were written. The manifest is written atomically.
+    """
     listed = {path.relative_to(manifest.parent).as_posix(): _entry(path) for path in files}
     write_json(manifest, {"files": listed})
     return manifest
 
 
 def add_to_manifest(path: Path) -> None:
-    """Record a file that was written beside a saved model later, if the model has a manifest.
+    """Add a file that was saved later to the model's manifest, if there is one.
 
-    The other entries stay, so that damage to their files since is still found.
+    Other entries are left as they are, so that later damage to their files is still found.
 
     Raises:
-        UserError: the manifest cannot be read.
+        UserError: The manifest cannot be read.
     """
     manifest = path.parent / MODEL_MANIFEST
     if not manifest.is_file():
         return
     if (reason := unreadable(manifest)) is not None:
-        raise UserError(f"{path.parent}: {reason}; copy or save it anew")
+        raise UserError(f"{path.parent}: {reason}; copy or save it again")
     files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
     write_json(manifest, {"files": {**files, path.name: _entry(path)}})
 
 
 def damage(manifest: Path) -> str | None:
-    """Return what is wrong with a folder by its manifest, in words, or None."""
+    """Return a description of the damage that a manifest reveals in its folder, or None."""
     if (reason := unreadable(manifest)) is not None:
         return reason
     for name, (size, digest) in listed_files(manifest).items():
@@ -112,14 +117,14 @@ def damage(manifest: Path) -> str | None:
             return f"{name} is missing"
         found = path.stat().st_size
         if found != size:
-            return f"{name} has {found} bytes in place of {size}"
+            return f"{name} has {found} bytes instead of {size}"
         if file_sha256(path) != digest:
             return f"{name} has changed since it was saved (sha256 differs)"
     return None
 
 
 def unreadable(manifest: Path) -> str | None:
-    """Return what is wrong with a manifest itself, in words, or None."""
+    """Return a description of what is wrong with the manifest file itself, or None."""
     try:
         listed_files(manifest)
     except FileNotFoundError:
@@ -130,23 +135,23 @@ def unreadable(manifest: Path) -> str | None:
 
 
 def holds_model(folder: Path) -> bool:
-    """Return whether a folder itself, not one below it, holds a model, an ensemble or a manifest."""
+    """Return whether a folder itself, not only folders below it, holds a model, an ensemble or a manifest."""
     return bool(_manifests(folder)) or any(path.parent == folder for path in _saved_files(folder))
 
 
 def folders_below(folder: Path) -> list[Path]:
-    """Return the folders below a saved model, run or ensemble that have a manifest of their own, such as a task's best
-    model, checkpoints, seeds, folds or a soup."""
+    """Return the folders below that have a manifest of their own, such as each task's best model, checkpoints, seeds,
+    folds or a soup."""
     return sorted({path.parent for path in _found_below(folder, (MODEL_MANIFEST, CHECKPOINT_MANIFEST))})
 
 
 def models_below(folder: Path) -> list[Path]:
-    """Return the files of models and graphs in the folders below, at any depth."""
+    """Return the model and graph files in folders below, at any depth."""
     return _found_below(folder, (*LOADED_FILES, *_GRAPHS))
 
 
 def _found_below(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    """Return the files of these names in the folders below, but for hidden folders, which are unfinished."""
+    """Return the files matching the patterns in folders below, without hidden folders, which are unfinished."""
     found = {path for pattern in patterns for path in folder.glob(f"*/**/{pattern}") if path.is_file()}
     return sorted(
         path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -157,7 +162,7 @@ def verify_folder(folder: str | Path) -> Verified:
     """Compare the files of a saved model, adapter or checkpoint with the manifests in its folder.
 
     Raises:
-        UserError: there is no manifest, or a file is missing, has changed or was added since.
+        UserError: There is no manifest, or a file is missing, has changed or was added since.
     """
     folder = Path(folder)
     found = _manifests(folder)
@@ -168,7 +173,7 @@ def verify_folder(folder: str | Path) -> Verified:
         )
     for manifest in found:
         if (reason := damage(manifest)) is not None:
-            raise UserError(f"{folder}: {reason}; copy or save it anew")
+            raise UserError(f"{folder}: {reason}; copy or save it again")
     listed = listed_paths(folder)
     beside = [path for path in _saved_files(folder) if path not in listed]
     if added := [
@@ -176,19 +181,19 @@ def verify_folder(folder: str | Path) -> Verified:
     ]:
         raise UserError(
             f"{folder}: {added[0].relative_to(folder)} was added since the model was saved; remove it, or save the "
-            "model anew"
+            "model again"
         )
     return Verified(len(listed), [path.relative_to(folder).as_posix() for path in beside])
 
 
 def listed_files(manifest: Path) -> dict[str, tuple[int, str]]:
-    """Size and sha256 of each file that a manifest names."""
+    """Return size and sha256 of each file that a manifest lists, by name."""
     files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
     return {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
 
 
 def listed_paths(folder: Path) -> set[Path]:
-    """Return the files that the manifests of a folder name."""
+    """Return the paths of the files that a folder's manifests list."""
     return {folder / name for manifest in _manifests(folder) for name in listed_files(manifest)}
 
 

@@ -1,4 +1,4 @@
-"""File names that come from a repository or a manifest: they stay in their folder."""
+"""Validation of file names from repositories and manifests, which must not lead out of their folder."""
 
 import os
 import re
@@ -10,15 +10,15 @@ _NAME = re.compile(r"[\w-]+")
 
 
 def inside(folder: str | Path, name: str, what: str) -> Path:
-    """The file or folder of that name in a folder, to any depth.
+    """Return the path of a file or folder within a folder, at any depth.
 
     Args:
-        folder: what it must stay in.
-        name: a path relative to it, as it was written by others.
-        what: says in the error where the name stands.
+        folder: the folder it must stay in.
+        name: a relative path from an untrusted source.
+        what: where the name was found, for the error message.
 
     Raises:
-        UserError: a name that leads elsewhere, such as `../secret` or, unless it lies in the folder, `/etc/passwd`.
+        UserError: The name leads out of the folder, such as `../secret` or `/etc/passwd`.
     """
     top, path = (Path(os.path.abspath(each)) for each in (folder, os.path.join(folder, name)))
     if "\0" in name or not path.is_relative_to(top):
@@ -29,5 +29,5 @@ def inside(folder: str | Path, name: str, what: str) -> Path:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name of a task may become part of a file's name: letters, digits, `_` and `-`."""
+    """Return whether a task's name is safe in file names: only letters, digits, `_` and `-`."""
     return _NAME.fullmatch(name) is not None

@@ -1,4 +1,4 @@
-"""Publishing on the Hub: what of a folder goes there, and failures as one line that says what to do."""
+"""Publishing on the Hub: selection of the files to push, and errors in one line that say what to do."""
 
 import glob
 import json
@@ -26,18 +26,20 @@ CARD = "README.md"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 NEVER_PUSHED = (
     *PICKLES,
-    # Checkpoints, and what the Trainer's own pushes leave out by its name.
+    # Checkpoints, and files that the Trainer's own pushes leave out.
     "checkpoint-*", "_*",
-    # Hidden files: what was being written, what holds secrets.
+    # Hidden files, which may be incomplete or hold secrets.
     ".*",
-    # The texts of the data stand in these.
+    # Files that contain texts of the data.
     "predictions*", "logits*.csv", "mistakes",
-    # A search's trials: their checkpoints, and their study with every setting of the run.
+    # The trials of a search: their checkpoints, and the study with every setting of the run.
     "search",
 )  # fmt: skip
-"""Patterns of what stays at home of a run's folder, files and folders, whatever their case and at any depth."""
+"""Patterns of files and folders of a run that are never pushed; case is ignored, and they match at any depth."""
 
-_XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})")  # hf_xet's errors hold no answer, only words
+_XET_STATUS = re.compile(
+    r"HTTP status \w+ error \((\d{3})"
+)  # hf_xet's errors carry the status in their text only
 
 _REASONS = {
     401: "the token is missing or the Hub does not know it; log in by `hf auth login` or set HF_TOKEN",
@@ -50,31 +52,31 @@ _REASONS = {
 
 
 class PushError(UserError):
-    """Something did not get to the Hub. It is whole where it was, and the same call pushes what is missing."""
+    """A push to the Hub failed. The local folder is intact; repeating the call pushes what is missing."""
 
 
 def open_repository(
     repo_id: str, *, token: str | None = None, private: bool | None = None, revision: str | None = None
 ) -> str:
-    """Makes sure that there is a model repository, and in it the branch, that the token may write to.
+    """Create a model repository and branch if necessary, and check that the token may write to it.
 
     Args:
-        repo_id: `owner/name`; without an owner it is the token's user.
-        token: None for the one of `hf auth login` or HF_TOKEN.
-        private: of a repository that is made; None for the owner's default.
-        revision: the branch, None for main.
+        repo_id: `owner/name`; without an owner, the token's user.
+        token: None for the token of `hf auth login` or HF_TOKEN.
+        private: visibility of a new repository; None for the owner's default.
+        revision: branch; None for main.
 
     Returns:
         `owner/name`.
 
     Raises:
-        PushError: if there is none and none can be made.
+        PushError: The repository cannot be opened or created.
     """
     api = _api(token)
     with _as_push_errors(f"repository {repo_id}: cannot be opened for pushing"):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         try:
-            # create_repo is content with a repository that may only be read. This is not, and makes the branch.
+            # Creates the branch, and fails for a repository that may only be read, which create_repo accepts.
             api.create_branch(repo_id, branch=revision or "main")
         except HfHubHTTPError as error:
             if error.response.status_code != 409:
@@ -92,22 +94,22 @@ def push_folder(
     path_in_repo: str = "",
     leave_out: Sequence[str] = NEVER_PUSHED,
 ) -> CommitInfo:
-    """Pushes a folder as one commit; files that the repository has already are not sent again.
+    """Push a folder as one commit. Files that the repository has already are not uploaded again.
 
     Args:
-        folder: nothing in it is changed.
-        repo_id: a repository that exists; see `open_repository`.
-        token: None for the one of `hf auth login` or HF_TOKEN.
-        revision: the branch, None for main.
-        message: of the commit.
-        path_in_repo: a folder there, by default its root.
-        leave_out: patterns of names of files and folders that are not pushed, as for `files_to_push`.
+        folder: the folder; it is not changed.
+        repo_id: an existing repository; see `open_repository`.
+        token: None for the token of `hf auth login` or HF_TOKEN.
+        revision: branch; None for main.
+        message: commit message.
+        path_in_repo: target folder in the repository; its root by default.
+        leave_out: patterns of files and folders to skip, as for `files_to_push`.
 
     Returns:
-        The commit, or the one before where nothing has changed.
+        The new commit, or the latest one if nothing has changed.
 
     Raises:
-        PushError: whatever kept it from being pushed; nothing to push; weights that are stored as pickle.
+        PushError: The push failed, there is nothing to push, or weights are stored as pickle.
     """
     folder = Path(folder)
     for weights in (*folder.glob("pytorch_model*.bin"), *folder.glob("members/**/pytorch_model*.bin")):
@@ -137,14 +139,13 @@ def push_folder(
 
 
 def files_to_push(folder: str | Path, leave_out: Sequence[str] = NEVER_PUSHED) -> list[str]:
-    """Return which files of a folder are pushed, in their order, without asking the Hub.
+    """Return the names of the files of a folder that would be pushed, sorted, without contacting the Hub.
 
-    Links are not followed: what a symbolic link points to, be it a file or a folder, is not pushed.
+    Symbolic links to files and folders are not followed.
 
     Args:
-        folder: nothing in it is changed.
-        leave_out: patterns as in a shell. What has such a name is left out, with all that is in it, at any depth;
-            upper and lower case are the same.
+        folder: the folder; it is not changed.
+        leave_out: shell patterns. A file or folder with a matching name is skipped at any depth; case is ignored.
     """
     found = []
     for place, folders, files in os.walk(folder):
@@ -167,19 +168,20 @@ def publish(
     private: bool | None = None,
     revision: str | None = None,
 ) -> CommitInfo:
-    """Pushes the folder of a finished run, or of an ensemble that carries its members: model with its code, tokenizer,
-    card, plots and settings, without what `NEVER_PUSHED` names. The card then names the repository where it named
-    the folder.
+    """Push the folder of a finished run, or of an ensemble that contains its members.
+
+    The model with its code, tokenizer, card, plots and settings is pushed, without the files of `NEVER_PUSHED`. Where
+    the card names the folder, it then names the repository.
 
     Args:
-        folder: the run's, as `--output_dir` named it.
-        repo_id, token, private, revision: as `open_repository`.
+        folder: the run's folder, as given by `--output_dir`.
+        repo_id, token, private, revision: as for `open_repository`.
 
     Returns:
-        The commit, or the one before where nothing has changed.
+        The new commit, or the latest one if nothing has changed.
 
     Raises:
-        PushError: as `open_repository` and `push_folder`; the folder stays as it is but for its card.
+        PushError: As `open_repository` and `push_folder`; the folder is unchanged except for its card.
     """
     folder = Path(folder)
     repo_id = open_repository(repo_id, token=token, private=private, revision=revision)
@@ -188,7 +190,7 @@ def publish(
 
 
 def _address_card(folder: Path, repo_id: str) -> None:
-    """Has the card's code load the model from the Hub: there its folder is named, or the folder's last name."""
+    """Make the card's code load the model from the Hub instead of from the folder, or its last part, that it names."""
     path = folder / CARD
     if not path.is_file() or path.is_symlink():
         return
@@ -201,8 +203,8 @@ def _address_card(folder: Path, repo_id: str) -> None:
 
 def _api(token: str | None) -> HfApi:
     if token and not (token.isascii() and token.isprintable() and " " not in token):
-        # The client's own message shows it.
-        raise PushError("the Hub's token must be one word of ASCII letters, found other signs; copy it anew.")
+        # The client's own error message would show the token.
+        raise PushError("the Hub's token must be one word of ASCII characters, found others; copy it again.")
     return HfApi(
         token=token or None, library_name="hf_layerfusion", library_version=version("hf_layerfusion")
     )
@@ -210,7 +212,7 @@ def _api(token: str | None) -> HfApi:
 
 @contextmanager
 def _as_push_errors(what: str) -> Iterator[None]:
-    """Turns whatever the client raises, its own errors, those of connections and of hf_xet, into a `PushError`."""
+    """Raise a `PushError` in place of any error of the Hub's client, of the connection or of hf_xet."""
     try:
         yield
     except Exception as error:

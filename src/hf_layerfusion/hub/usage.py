@@ -1,4 +1,4 @@
-"""What a card shows of using a model: code that can be copied."""
+"""Code examples of a model card."""
 
 import json
 
@@ -10,12 +10,12 @@ TWO_TEXTS = '{"text": "A man plays a guitar.", "text_pair": "Somebody makes musi
 
 
 def code_string(text: str) -> str:
-    """A string literal of Python on one line, for a fenced block, where Markdown escapes nothing."""
+    """Return a Python string literal on one line, for a fenced block, in which Markdown escapes nothing."""
     return json.dumps(single_line(text), ensure_ascii=False)
 
 
 def model_usage(facts: CardFacts) -> list[Snippet]:
-    """How to use a model: in a pipeline, task by task, without the package, and its fused embeddings."""
+    """Return code examples: the pipeline, each task, loading without the package, and fused embeddings."""
     task, path = code_string(facts.task), code_string(facts.model_path)
     needs_import = "import hf_layerfusion  # makes the architecture known to transformers\n"
     snippets = [
@@ -35,12 +35,13 @@ def model_usage(facts: CardFacts) -> list[Snippet]:
             f"print(classifier({TWO_TEXTS if facts.tasks[name] == 2 else ONE_TEXT}))"
             for name in others
         ]
-        text = f"That is its first task, {escape_markdown(first)}. Each other is opened by its name:"
+        text = f"This uses the first task, {escape_markdown(first)}. Select another task by its name:"
         snippets.append(Snippet(text, "\n".join(code)))
     if facts.needs_package:
         snippets += [
             Snippet(
-                "Without it, from the code that lies beside the weights; read that code first, for this runs it:",
+                "Without the package, using the code saved with the weights. Read that code first, because this "
+                "runs it:",
                 "from transformers import pipeline\n\n"
                 f"classifier = pipeline({task}, model={path}, truncation=True, trust_remote_code=True)",
             ),

@@ -132,7 +132,7 @@ def adapter_fields(model: Any, folder: Path, num_texts: int | dict[str, int]) ->
     (first, example), *others = shown.items()
     usage = [
         (
-            "The folder holds an adapter, which is put on the encoder that it was trained on:",
+            "The folder holds an adapter, which is loaded onto the encoder that it was trained on:",
             "from hf_layerfusion import load_adapter_model\n"
             "from transformers import AutoTokenizer, pipeline\n\n"
             f"model = load_adapter_model({path})\n"
@@ -147,11 +147,13 @@ def adapter_fields(model: Any, folder: Path, num_texts: int | dict[str, int]) ->
             else pipe.format("model.get_base_model().task({})")
         )
         code = "\n".join(f"{switch.format(code_string(name))}\n{line}" for name, line in others)
-        usage.append((f"That is its first task, {escape_markdown(first)}. Each other by its name:", code))
+        usage.append(
+            (f"This uses the first task, {escape_markdown(first)}. Select another task by its name:", code)
+        )
     if len(model.peft_config) == 1:
         usage.append(
             (
-                "A whole model, for those who know nothing of adapters:",
+                "Merge the adapter into a complete model that needs no peft:",
                 f'load_adapter_model({path}).merge_and_unload().save_pretrained("merged")',
             )
         )

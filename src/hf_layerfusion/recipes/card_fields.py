@@ -44,8 +44,8 @@ def classifier_fields(
         **preparation_fields({"": data_arguments}),
         "recipe": recipe(training_arguments, more),
         "limits": [
-            "The texts of one source taught the model; others may differ in language, length, topics and labels.",
-            "Whether the fusion of layers helped is not shown by one run: compare with plain ones over seeds.",
+            "The model was trained on texts of one source: others may differ in language, length, topics and labels.",
+            "A single run does not show whether fusing layers helps: compare with a plain model over several seeds.",
         ],
     }
 

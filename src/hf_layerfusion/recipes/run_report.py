@@ -129,7 +129,7 @@ def card_facts(
             "The checkpoint was chosen on the validation split, whose figures above are therefore optimistic.",
         )
     notes = "\n".join(f"- {escape_markdown(note)}" for note in data.notes)
-    sections = [("What happened to the texts", notes)]
+    sections = [("Notes on the texts", notes)]
     if single_label:
         before, after = (corpus_statistics(*part) for part in training_texts(data))
         sections.append(

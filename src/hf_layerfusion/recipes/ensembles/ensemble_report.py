@@ -56,7 +56,7 @@ def write_comparison(
         tasks=columns if several else {},
         metrics=metrics,
         sections=_sections(comparison, header, cells, diversity),
-        figures=[("What each further member brings.", "plots/gain.png")] if curves else [],
+        figures=[("Score against the number of members.", "plots/gain.png")] if curves else [],
         **preparation_fields({"": data_arguments}),
         **data_fields(data_arguments),
         environment=library_environment(),
@@ -204,11 +204,11 @@ def _sections(
             _diversity("" if one else f", {escape_markdown(task)}", matrices)
             for task, matrices in diversity.items()
         ]
-        sections.append(("How unlike the members are", "\n\n".join(parts)))
+        sections.append(("Diversity of the members", "\n\n".join(parts)))
     if comparison.notes:
         sections.append(
             (
-                "What happened to the texts",
+                "Notes on the texts",
                 "\n".join(f"- {escape_markdown(note)}" for note in comparison.notes),
             )
         )

@@ -222,7 +222,7 @@ def multitask_card_facts(
         sections=[
             *best_of_each_section(data.tasks, result.metrics),
             (LAYERS_TITLE, layers_section(None)),
-            ("What happened to the texts", notes),
+            ("Notes on the texts", notes),
         ],
     )
 
