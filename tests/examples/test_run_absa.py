@@ -97,7 +97,7 @@ def test_the_part_that_chooses_shares_no_sentence_with_train(files):
     }  # fmt: skip
     assert len(sentences(data.splits["validation"])) == 6
     assert not sentences(data.splits["validation"]) & sentences(data.splits["train"])
-    assert any("split from train, none of which has its sentence there" in note for note in data.notes)
+    assert any("split from train, with no sentence in common" in note for note in data.notes)
 
 
 def test_a_bound_on_the_test_holds_for_dev_in_its_place(files):
@@ -109,12 +109,12 @@ def test_given_test_data_dev_chooses(files):
     paths = {name: str(path) for name, path in files.items()}
     data = prepare(AbsaDataArguments(**paths, test_file=paths["train_file"]))
     assert [len(data.splits[name]) for name in ("train", "validation", "test")] == [90, 30, 90]
-    assert "test: 90 texts have a sentence that stands in train too" in " ".join(data.notes)
+    assert "test: 90 texts have a sentence that also occurs in train" in " ".join(data.notes)
 
 
 def test_aspects_that_their_sentence_lacks_are_counted(tmp_path):
     path = write_rows(tmp_path / "odd.csv", [*aspects(20), ("good day", "night", "positive")])
-    assert "train: 1 aspects do not stand in their sentence" in prepare(AbsaDataArguments(str(path))).notes
+    assert "train: 1 aspects do not occur in their sentence" in prepare(AbsaDataArguments(str(path))).notes
 
 
 # The recipe
@@ -167,7 +167,9 @@ def test_a_long_pair_is_cut_at_its_sentence(tmp_path, tiny_encoder_dir):
     assert tokenizer.decode(ids) == "[CLS] good day good day [SEP]"
 
     short = AbsaDataArguments(path, max_seq_length=6)
-    with pytest.raises(UserError, match=r"train: row 2: the aspect has 3 tokens and is not cut") as caught:
+    with pytest.raises(
+        UserError, match=r"train: row 2: the aspect has 3 tokens and is not truncated"
+    ) as caught:
         tokenize(prepare(short), tokenizer, short)
     assert "\n" not in str(caught.value)
 
@@ -221,7 +223,7 @@ def test_the_naive_split_is_there_by_name_and_says_what_leaks(files):
     assert any(sentences(data.splits["test"]) & sentences(data.splits["train"]) for data in folds)
     assert any("stratified and not grouped" in note for note in folds[0].notes)
     leaks = sum(row in sentences(folds[0].splits["train"]) for row in folds[0].splits["test"]["sentence"])
-    assert f"test: {leaks} texts have a sentence that stands in train too" in folds[0].notes
+    assert f"test: {leaks} texts have a sentence that also occurs in train" in folds[0].notes
 
 
 def test_given_validation_data_chooses_in_every_fold(files):

@@ -171,5 +171,5 @@ def test_settings_that_peft_refuses_and_an_adapter_to_start_from(call, tmp_path)
     with pytest.raises(UserError, match="--peft_config: "):
         call(tmp_path / "run", peft_config=tmp_path / "peft.json", **SMALL)
     call(tmp_path / "first", use_lora=True, num_train_epochs=1, max_train_samples=32, **SMALL)
-    with pytest.raises(UserError, match="must be a whole model, found adapters; merge them"):
+    with pytest.raises(UserError, match="must be a model without adapters, found some; merge them"):
         call(tmp_path / "second", model_name_or_path=tmp_path / "first", **SMALL)

@@ -298,7 +298,7 @@ MISTAKES = {
     "Adam of another": (
         None,
         {"decoupled_weight_decay": False, "optim": "sgd"},
-        "--decoupled_weight_decay False makes Adam of AdamW, found --optim sgd",
+        "--decoupled_weight_decay False replaces AdamW by Adam, found --optim sgd",
     ),
     "no tasks file": (None, {"tasks_file": None}, "--tasks_file must name"),
     "tasks file that is not there": (None, {"tasks_file": "no.json"}, "--tasks_file no.json: cannot be read"),

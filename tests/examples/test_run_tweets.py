@@ -71,7 +71,7 @@ def test_a_run_leaves_a_folder_that_the_ecosystem_opens(call, tmp_path, tiny_twe
     use = json.loads((folder / "layer_use.json").read_text())
     assert len(use["accuracy_drop"]) == 4
     assert use["accuracy"] == pytest.approx(results["validation_accuracy"])
-    assert "Which layers the model uses" in card.text
+    assert "Use of layers" in card.text
     for plot in ("training_curves", "confusion_matrix", "word_counts", "layer_use"):
         assert (folder / "plots" / f"{plot}.png").stat().st_size > 5_000
     assert (folder / "model.safetensors").exists()

@@ -151,7 +151,9 @@ def test_models_that_cannot_answer(predict, tiny_encoder_dir, tmp_path):
     model = CerbertusForMultitask(CerbertusConfig(encoder_config=tiny_config("bert", 2), tasks=tasks))
     model.save_pretrained(tmp_path / "tasks")
     tiny_tokenizer().save_pretrained(tmp_path / "tasks")
-    with pytest.raises(UserError, match="must be a model of one task, found one of several; ask it by Multi"):
+    with pytest.raises(
+        UserError, match="must be a model of one task, found one of several; predict with Multi"
+    ):
         predict(model_name_or_path=tmp_path / "tasks")
 
 

@@ -1,1 +1,1 @@
-"""Whole runs: fine-tuning from arguments to model card, and tables of runs."""
+"""Recipes: complete runs from command-line arguments to a folder with model, predictions, plots and model card."""

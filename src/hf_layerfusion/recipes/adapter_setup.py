@@ -1,4 +1,4 @@
-"""From arguments to a model with adapters, and what a run tells of them."""
+"""Adapters of a run: from arguments to an adapted model, and the adapters' part of the model card."""
 
 import dataclasses
 import json
@@ -15,15 +15,16 @@ from hf_layerfusion.training.adapters import add_adapters
 
 
 def with_adapters(model: Any, arguments: AdaptedEncoderArguments) -> Any:
-    """`model` with the adapters that the arguments ask for; without any, the model as it is.
+    """Return the model with the adapters that the arguments ask for, or unchanged if they ask for none.
 
     Raises:
-        UserError: settings of none or of two methods, a file that cannot be read, settings that do not fit the model,
-            or a model that has adapters already.
+        UserError: The settings name two methods or none, cannot be read or do not fit the model; or the model has
+            adapters already.
     """
     if getattr(model, "peft_config", None):
         raise UserError(
-            f"--model_name_or_path {arguments.model_name_or_path}: must be a whole model, found adapters; merge them "
+            f"--model_name_or_path {arguments.model_name_or_path}: must be a model without adapters, found some; "
+            "merge them "
             "first, load_adapter_model(FOLDER).merge_and_unload()."
         )
     config = adapter_config(arguments)
@@ -40,10 +41,10 @@ def with_adapters(model: Any, arguments: AdaptedEncoderArguments) -> Any:
 
 
 def adapter_config(arguments: AdaptedEncoderArguments) -> PeftConfig | None:
-    """The method that the arguments ask for.
+    """Return the configuration of the adapter method, or None if the arguments name none.
 
     Raises:
-        UserError: as `with_adapters`.
+        UserError: As `with_adapters`.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(arguments)}
     for name in ("lora_r", "lora_alpha", "lora_dropout"):
@@ -73,10 +74,10 @@ def adapter_config(arguments: AdaptedEncoderArguments) -> PeftConfig | None:
 
 
 def read_peft_config(path: str) -> PeftConfig:
-    """The settings in a json file, whose `peft_type` names the method.
+    """Read an adapter configuration from a JSON file, whose `peft_type` names the method.
 
     Raises:
-        UserError: if it cannot be read, names no method, or a setting is none of the method's.
+        UserError: The file cannot be read, names no method, or has a setting that the method does not have.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -90,14 +91,14 @@ def read_peft_config(path: str) -> PeftConfig:
 
 
 def num_parameters(model: Any) -> int:
-    """How many weights a model has, with its adapters; what is trained in full beside them counts once."""
+    """Return the number of parameters with adapters. Modules that peft copies to train in full are counted once."""
     return sum(
         parameter.numel() for name, parameter in model.named_parameters() if ".original_module." not in name
     )
 
 
 def adapter_lines(model: Any) -> list[str]:
-    """What a card says of a model's adapters, on a line; nothing of a model without any."""
+    """Return the card's line about a model's adapters in a list, which is empty without adapters."""
     if not isinstance(model, PeftModel):
         return []
     config: Any = next(iter(model.peft_config.values()))
@@ -111,12 +112,12 @@ def adapter_lines(model: Any) -> list[str]:
 
 
 def adapter_fields(model: Any, folder: Path, num_texts: int | dict[str, int]) -> dict[str, Any]:
-    """Fields of the card of a model with adapters that say how it is opened; none of a model without any.
+    """Return the card's fields on loading a model with adapters, empty without adapters.
 
     Args:
         model: the model.
-        folder: where it was saved to.
-        num_texts: how many texts an input has, of several tasks by their names.
+        folder: the folder it was saved to.
+        num_texts: number of texts in an input; for several tasks, by task.
     """
     if not isinstance(model, PeftModel):
         return {}

@@ -1,4 +1,4 @@
-"""The metric that chooses a run's checkpoint: checked before data are read, and resolved once the labels are known."""
+"""The metric that selects a run's checkpoint: validated before data are read, resolved once the labels are known."""
 
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -13,14 +13,14 @@ AnyArguments = TypeVar("AnyArguments", bound=RunTrainingArguments)
 
 
 def check_metric(arguments: RunTrainingArguments, *problem_types: str) -> None:
-    """Check that `--metric_for_best_model` is one of a run on one task.
+    """Check that `--metric_for_best_model` is a metric of a run on one task.
 
     Args:
-        arguments: the script's.
-        *problem_types: what the task may be; without any, all there are, as before the labels are read.
+        arguments: the script's arguments.
+        *problem_types: the possible problem types; by default all, for use before the labels are read.
 
     Raises:
-        UserError: names the metrics there are.
+        UserError: Lists the metrics there are.
     """
     chosen = arguments.metric_for_best_model
     if chosen is None or arguments.eval_strategy == IntervalStrategy.NO:
@@ -36,10 +36,10 @@ def check_metric(arguments: RunTrainingArguments, *problem_types: str) -> None:
 
 
 def with_metric(arguments: AnyArguments, problem_type: str) -> AnyArguments:
-    """Return the arguments with the main metric of the problem type in place of `main`.
+    """Return the arguments with `main` replaced by the main metric of the problem type.
 
     Raises:
-        UserError: as `check_metric`.
+        UserError: As `check_metric`.
     """
     check_metric(arguments, problem_type)
     if (arguments.metric_for_best_model or "").removeprefix(EVAL_PREFIX) != MAIN_METRIC:

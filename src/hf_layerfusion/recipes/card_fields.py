@@ -1,4 +1,4 @@
-"""What is known of a run before it runs, as fields of its model card."""
+"""Fields of a model card that are known before the run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from hf_layerfusion.recipes.recipe_arguments import (
     RunTrainingArguments,
 )
 
-# Settings that a card shows.
+# Settings shown on a card.
 RECIPE = ("learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_decay", "bf16", "fp16")
 
 
@@ -29,7 +29,7 @@ def classifier_fields(
     data_arguments: DataArguments,
     training_arguments: RunTrainingArguments,
 ) -> dict[str, Any]:
-    """Fields of the card of a model of one task; `config` is the model's."""
+    """Return the card's fields for a model of one task; `config` is the model's configuration."""
     more = {"epoch_decay": training_arguments.epoch_decay, "tokens": data_arguments.max_seq_length}
     source = data_arguments.dataset_name or data_arguments.train_file or data_arguments.train_pos_file
     return {
@@ -51,10 +51,10 @@ def classifier_fields(
 
 
 def preparation_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of the steps that cleaned the texts and of the code that applies them, as no pipeline does.
+    """Return the card's fields on text cleaning: the steps, and code that applies them, because no pipeline does.
 
     Args:
-        arguments: those of the data, by task; of one task alone under the empty name.
+        arguments: data arguments by task; those of a single task under the empty name.
     """
     steps = {name: found for name, data in arguments.items() if (found := cleaning_steps(data))}
     if not steps:
@@ -79,7 +79,8 @@ def preparation_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cleaner_code(arguments: Any, steps: Sequence[str]) -> str:
-    """Return the expression that builds `make_cleaner`'s cleaner; a dictionary is named by its file's name alone."""
+    """Return the expression that builds the cleaner of `make_cleaner`, with the file name alone of a spelling
+    dictionary."""
     given = [f"[{', '.join(map(code_string, steps))}]"]
     language, dictionary = arguments.spelling_language, arguments.spelling_dictionary
     if SPELLING in steps and (language, dictionary) != ("en", None):
@@ -89,7 +90,7 @@ def _cleaner_code(arguments: Any, steps: Sequence[str]) -> str:
 
 
 def encoder_fields(arguments: CheckpointArguments) -> dict[str, Any]:
-    """Fields that say what the encoder is."""
+    """Return the card's fields on the encoder."""
     path = resolve_path(arguments.model_name_or_path)
     return {
         "encoder": encoder_name(path),
@@ -99,7 +100,7 @@ def encoder_fields(arguments: CheckpointArguments) -> dict[str, Any]:
 
 
 def data_fields(arguments: DataCardArguments) -> dict[str, Any]:
-    """Fields that say what the user knows of the data."""
+    """Return the card's fields that the user gave about the data."""
     return {
         "warning": arguments.dataset_warning,
         "language": [arguments.language],
@@ -109,7 +110,7 @@ def data_fields(arguments: DataCardArguments) -> dict[str, Any]:
 
 
 def architecture_lines(config: PreTrainedConfig) -> list[str]:
-    """What a model of this configuration is made of, a line a part."""
+    """Return a line for each part of a model with this configuration."""
     if config.model_type == "gru_fusion":
         return [
             f"Fuser: {config.paper_name.removeprefix('grubert-')}, {config.fusion_hidden_size} units a direction"
@@ -134,14 +135,14 @@ def architecture_lines(config: PreTrainedConfig) -> list[str]:
 
 
 def optimizer_name(arguments: RunTrainingArguments) -> str:
-    """The optimizer, and what it makes of `weight_decay`."""
+    """Return the name of the optimizer and, for Adam, how it applies `weight_decay`."""
     if not arguments.decoupled_weight_decay:
         return "Adam, weight_decay as L2 in the gradient"
     return str(getattr(arguments.optim, "value", arguments.optim))
 
 
 def recipe(arguments: RunTrainingArguments, more: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of training that a card shows, with `more` of them; none that are not set."""
+    """Return the training settings that a card shows, extended by `more`, without unset ones."""
     settings = {name: getattr(arguments, name) for name in RECIPE} | dict(more)
     settings |= {
         "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,

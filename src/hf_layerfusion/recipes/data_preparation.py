@@ -1,4 +1,4 @@
-"""From data arguments to encoded splits: read, clean, remove duplicates, split, encode labels, tokenize."""
+"""Data preparation: reading, cleaning, removing duplicates, splitting, encoding labels, tokenizing."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,25 +20,25 @@ from hf_layerfusion.data.tweets import PRESETS, SPELLING, TweetPreprocessor, emp
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.recipes.recipe_arguments import DataArguments
 
-# Which texts `--remove_duplicates` compares.
+# Choices for the texts that `--remove_duplicates` compares.
 DUPLICATES_IN = ("train", "all")
 
 KEPT_WHOLE = {"longest_first": None, "only_first": 1, "only_second": 0}
-"""By `--truncation`, the place of the text of a pair that is not cut."""
+"""Index of the text of a pair that is not truncated, by `--truncation`."""
 
 
 @dataclass
 class PreparedData:
-    """The splits of a run, cleaned, with encoded labels.
+    """Cleaned splits of a run with encoded labels.
 
     Attributes:
-        splits: `train`, `validation` and `test`, those there are; columns: the texts, `label`, `id`, `row`.
-        raw_train: the training texts as they were read.
+        splits: the available splits among `train`, `validation` and `test`; columns: the texts, `label`, `id`, `row`.
+        raw_train: training texts before cleaning.
         schema: problem type and label names.
-        text_columns: one, or two for pairs.
+        text_columns: one name, or two for pairs.
         steps: names of the cleaning steps.
-        held_out: `(row, id)` of those rows of `raw_train` that were cut off for validation or as a fold.
-        notes: what happened to the rows, a line each.
+        notes: one line for each change to the rows.
+        held_out: `(row, id)` of rows of `raw_train` that were split off for validation or as a fold.
     """
 
     splits: dict[str, Dataset]
@@ -51,16 +51,16 @@ class PreparedData:
 
 
 def text_columns(arguments: DataArguments) -> tuple[str, ...]:
-    """The columns that hold the texts."""
+    """Return the names of the text columns."""
     pair = arguments.text_pair_column
     return (arguments.text_column,) if pair is None else (arguments.text_column, pair)
 
 
 def read_splits(arguments: DataArguments) -> dict[str, Dataset]:
-    """Reads the splits that the arguments name; labels stay raw.
+    """Read the splits that the arguments name, with raw labels.
 
     Raises:
-        UserError: if no training data or two kinds of it are named, or as the readers of `data.files`.
+        UserError: No training data are named, or more than one kind; or as the readers of `data.files`.
     """
     columns = text_columns(arguments)
     pair = (arguments.train_pos_file, arguments.train_neg_file)
@@ -96,7 +96,7 @@ def read_splits(arguments: DataArguments) -> dict[str, Dataset]:
     elif arguments.train_file is None:
         if arguments.train_pos_file is None or arguments.train_neg_file is None:
             raise UserError(
-                "--train_pos_file and --train_neg_file go together, found one of them; name both."
+                "--train_pos_file and --train_neg_file must be given together, found one of them; name both."
             )
         splits["train"] = read_competition(
             arguments.train_pos_file, arguments.train_neg_file, text_column=arguments.text_column
@@ -108,15 +108,15 @@ def read_splits(arguments: DataArguments) -> dict[str, Dataset]:
 
 
 def cleaning_steps(arguments: DataArguments) -> tuple[str, ...]:
-    """The names of the steps that clean the texts; none for a preset that does not exist."""
+    """Return the names of the cleaning steps; none for an unknown preset."""
     return tuple(arguments.preprocessing_steps or ()) or PRESETS.get(arguments.preprocessing, ())
 
 
 def check_names(arguments: DataArguments) -> None:
-    """Refuses names that are in no table, before data are read.
+    """Check named options before data are read.
 
     Raises:
-        UserError: an unknown `--truncation`, `--problem_type` or `--duplicates_in`; a `--group_column` that is no text
+        UserError: `--truncation`, `--problem_type` or `--duplicates_in` is unknown, or `--group_column` is not a text
             column.
     """
     columns = text_columns(arguments)
@@ -139,10 +139,10 @@ def check_names(arguments: DataArguments) -> None:
 
 
 def read_file(arguments: DataArguments, split: str) -> Dataset:
-    """Reads the file that the arguments name for `split`; labels stay raw.
+    """Read the file that the arguments name for a split, with raw labels.
 
     Raises:
-        UserError: as `read_examples`.
+        UserError: As `read_examples`.
     """
     return read_examples(
         getattr(arguments, f"{split}_file"),
@@ -155,10 +155,10 @@ def read_file(arguments: DataArguments, split: str) -> Dataset:
 
 
 def make_cleaner(arguments: DataArguments) -> TweetPreprocessor:
-    """What cleans the texts.
+    """Return the text cleaner that the arguments describe.
 
     Raises:
-        UserError: as `TweetPreprocessor` and `SpellingCorrector`.
+        UserError: As `TweetPreprocessor` and `SpellingCorrector`.
     """
     steps = cleaning_steps(arguments)
     spelling = None
@@ -168,11 +168,13 @@ def make_cleaner(arguments: DataArguments) -> TweetPreprocessor:
 
 
 def clean(split: Dataset, cleaner: TweetPreprocessor, name: str) -> tuple[Dataset, int]:
-    """Cleans a split. Texts that cleaning empties are left out of `train` and stay as they were elsewhere, so that
-    every row to be predicted gets its prediction.
+    """Clean a split.
+
+    Texts that cleaning would empty are removed from `train`. In other splits they are left as they were, so that
+    every row gets a prediction.
 
     Returns:
-        The cleaned split and the number of texts that cleaning emptied.
+        The cleaned split, and the number of texts that cleaning would empty.
     """
     if not cleaner.steps:
         return split, 0
@@ -186,18 +188,17 @@ def clean(split: Dataset, cleaner: TweetPreprocessor, name: str) -> tuple[Datase
 
 
 def limit_first(split: Dataset, number: int) -> Dataset:
-    """The first `number` rows."""
+    """Return the first `number` rows."""
     return split.select(range(min(len(split), number)))
 
 
 def load_splits(arguments: DataArguments, schema: LabelSchema | None = None) -> PreparedData:
-    """Reads and cleans the splits that are given, and encodes their labels; with the schema of a model that is trained
-    already, the test file alone.
+    """Read, clean and encode the splits that are given; with a trained model's schema, the test file only.
 
-    Equal texts are removed as `--duplicates_in` says.
+    Duplicates are removed according to `--duplicates_in`.
 
     Raises:
-        UserError: as `read_splits`, `LabelSchema` and `TweetPreprocessor`; a group column that is no text column.
+        UserError: As `read_splits`, `check_names`, `LabelSchema` and `TweetPreprocessor`.
     """
     columns = text_columns(arguments)
     check_names(arguments)
@@ -223,7 +224,7 @@ def load_splits(arguments: DataArguments, schema: LabelSchema | None = None) -> 
     if arguments.pair_is_aspect and len(columns) == 2:
         for name, split in splits.items():
             absent = count_absent_aspects(split, *columns)
-            notes += [f"{name}: {absent:,} aspects do not stand in their sentence"] if absent else []
+            notes += [f"{name}: {absent:,} aspects do not occur in their sentence"] if absent else []
 
     everywhere = arguments.remove_duplicates and arguments.duplicates_in == "all"
     for name, split in splits.items():
@@ -252,7 +253,7 @@ def load_splits(arguments: DataArguments, schema: LabelSchema | None = None) -> 
 
 
 def _names_of_integers(train: Dataset | None, class_names: list[str] | None) -> dict[Any, str]:
-    """The declared names of integer labels, which they name in ascending order; empty for other labels."""
+    """Return the declared names of integer labels, in ascending order; empty for other labels."""
     if train is None or class_names is None or "label" not in train.column_names:
         return {}
     found = raw_labels(train)
@@ -263,16 +264,17 @@ def _names_of_integers(train: Dataset | None, class_names: list[str] | None) -> 
 
 
 def shared_groups(splits: dict[str, Dataset], name: str, column: str) -> list[str]:
-    """A note on how many rows of a split have their value of `column` in train too; none if there are none."""
+    """Return a note on how many rows of a split share a value of `column` with `train`, in a list that is empty if
+    none do."""
     shared = text_overlap(splits[name], splits["train"], [column])
-    return [f"{name}: {shared:,} texts have a {column} that stands in train too"] if shared else []
+    return [f"{name}: {shared:,} texts have a {column} that also occurs in train"] if shared else []
 
 
 def cut_validation(data: PreparedData, arguments: DataArguments) -> PreparedData:
-    """Cuts validation data off the training data where there is none; notes what the splits share.
+    """Split validation data off the training data if there are none, and note the overlap between splits.
 
     Raises:
-        UserError: as `split_train_validation`.
+        UserError: As `split_train_validation`.
     """
     splits, notes, held_out = dict(data.splits), list(data.notes), data.held_out
     group = arguments.group_column
@@ -280,32 +282,32 @@ def cut_validation(data: PreparedData, arguments: DataArguments) -> PreparedData
         splits["train"], splits["validation"] = split_train_validation(
             splits["train"], arguments.validation_fraction, arguments.split_seed, group_column=group
         )
-        grouped = "" if group is None else f", none of which has its {group} there"
+        grouped = "" if group is None else f", with no {group} in common"
         notes.append(f"validation: {len(splits['validation']):,} texts split from train{grouped}")
         if not arguments.train_on_all:
             held_out |= row_keys(splits["validation"])
     if arguments.train_on_all:
         splits["train"] = concatenate_datasets([splits["train"], splits.pop("validation")])
-        notes.append(f"train: {len(splits['train']):,} texts with those of validation")
+        notes.append(f"train: {len(splits['train']):,} texts, including those of validation")
     for name in ("validation", "test"):
         if name in splits:
             shared = text_overlap(splits[name], splits["train"], data.text_columns)
-            notes += [f"{name}: {shared:,} texts stand in train too"] if shared else []
+            notes += [f"{name}: {shared:,} texts also occur in train"] if shared else []
             if group is not None:
                 notes += shared_groups(splits, name, group)
     return replace(data, splits=splits, notes=notes, held_out=held_out)
 
 
 def row_keys(split: Dataset) -> frozenset[tuple[int, str]]:
-    """Return the keys by which a split's rows are found among those of its source: `(row, id)`."""
+    """Return `(row, id)` of each row, which identify rows across the splits of one source."""
     return frozenset(zip(column_values(split, "row"), column_values(split, "id"), strict=True))
 
 
 def prepare(arguments: DataArguments) -> PreparedData:
-    """`load`, then `cut_validation`: 30 % by default (GRUBERT, section 2.4).
+    """Load the splits, then split off validation data if needed: 30 % by default (GRUBERT, section 2.4).
 
     Raises:
-        UserError: as these.
+        UserError: As `load_splits` and `cut_validation`.
     """
     data = load_splits(arguments)
     if not arguments.report_on_selection and "validation" in data.splits and "test" not in data.splits:
@@ -322,18 +324,18 @@ def check_length(tokenizer: PreTrainedTokenizerBase, arguments: Any) -> None:
     """Check that `--max_seq_length` leaves room for a token of each text, before data are read.
 
     Args:
-        tokenizer: adds its special tokens.
-        arguments: `max_seq_length`, and `text_pair_column` where there may be pairs.
+        tokenizer: the tokenizer, which adds special tokens.
+        arguments: has `max_seq_length` and, if inputs may be pairs, `text_pair_column`.
 
     Raises:
-        UserError: if special tokens alone are as many.
+        UserError: The special tokens alone use up the length.
     """
     is_pair = getattr(arguments, "text_pair_column", None) is not None
     most = tokenizer.num_special_tokens_to_add(pair=is_pair) + is_pair
     if arguments.max_seq_length is not None and arguments.max_seq_length <= most:
         raise UserError(
-            f"--max_seq_length must be above {most}, so that tokens of the text are left beside the tokenizer's "
-            f"special ones, found {arguments.max_seq_length}."
+            f"--max_seq_length must be above {most}, to leave room for the text beside the tokenizer's "
+            f"special tokens, found {arguments.max_seq_length}."
         )
 
 
@@ -344,17 +346,17 @@ def tokenize(
     *,
     separate_pairs: bool = False,
 ) -> dict[str, Dataset]:
-    """Return each split as model inputs: `input_ids`, `attention_mask`, …, and `labels` where there are labels.
+    """Tokenize each split into `input_ids`, `attention_mask`, … and, where there are labels, `labels`.
 
     Args:
         data: the texts.
-        tokenizer: the encoder's.
-        arguments: say how long texts may be, and what is cut.
-        separate_pairs: encode the two texts of a pair separately; a column then holds a list for each of them.
+        tokenizer: the encoder's tokenizer.
+        arguments: the maximum length, and which text is truncated.
+        separate_pairs: whether to encode the two texts of a pair separately; a column then holds a list for each.
 
     Raises:
-        UserError: an unknown `truncation`, or a text that it keeps whole and that leaves no room for the other;
-            `separate_pairs` on single texts; as `encode_splits`.
+        UserError: A text that must not be truncated leaves no room for the other one of its pair; `separate_pairs` is
+            set for single texts; or as `encode_splits`.
     """
     if separate_pairs and len(data.text_columns) == 1:
         raise UserError(
@@ -388,10 +390,15 @@ def encode_splits(
     encode: Callable[[dict[str, list[str]]], Mapping[str, list[Any]]],
     most_tokens: int,
 ) -> dict[str, Dataset]:
-    """Maps each split's texts to model inputs by `encode`, which takes a batch of rows; labels become `labels`.
+    """Map each split to model inputs; the column `label` becomes `labels`.
+
+    Args:
+        splits: datasets by split.
+        encode: function from a batch of rows to model inputs.
+        most_tokens: maximum number of tokens in a text.
 
     Raises:
-        UserError: a text of more than `most_tokens` tokens, for which the encoder may have no positions.
+        UserError: A text has more tokens than `most_tokens`, for which the encoder may lack positions.
     """
     encoded = {}
     for name, split in splits.items():
@@ -407,9 +414,9 @@ def encode_splits(
 
 
 def _longest(inputs: Dataset) -> int:
-    """The most tokens of a text; a row of `input_ids` holds those of one text, or of two apart."""
+    """Return the most tokens in a text; a row of `input_ids` holds one text, or two separate ones."""
     if not len(inputs):
-        return 0  # `map` made no columns of nothing
+        return 0  # `map` creates no columns for an empty split
     ids = to_table(inputs.select_columns(["input_ids"]))["input_ids"]
     if pa.types.is_nested(ids.type.value_type):
         ids = pc.list_flatten(ids)
@@ -417,7 +424,7 @@ def _longest(inputs: Dataset) -> int:
 
 
 def _check_room(data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: DataArguments) -> None:
-    """Checks that the text of a pair that must not be cut leaves room for the one that may be."""
+    """Check that a text of a pair that must not be truncated leaves room for the other one."""
     position = KEPT_WHOLE[arguments.truncation]
     if position is None or len(data.text_columns) == 1:
         return
@@ -430,6 +437,6 @@ def _check_room(data: PreparedData, tokenizer: PreTrainedTokenizerBase, argument
         for index, text in enumerate(texts):
             if lengths[text] >= room:
                 raise UserError(
-                    f"{name}: row {row_number(split, index)}: the {column} has {lengths[text]} tokens and is not cut, "
-                    f"which leaves its pair no room; raise --max_seq_length (found {length})."
+                    f"{name}: row {row_number(split, index)}: the {column} has {lengths[text]} tokens and is not "
+                    f"truncated, which leaves no room for the other text; raise --max_seq_length (found {length})."
                 )

@@ -1,4 +1,4 @@
-"""The record of a run's data, so that the run never goes on with others."""
+"""Fingerprints of a run's data, so that a run is never resumed on other data."""
 
 import logging
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from hf_layerfusion.storage import read_object
 logger = logging.getLogger(__name__)
 
 DATA = "data"
-"""The entry of a run's `run.json` that holds its `DataRecord`."""
+"""Key of the `DataRecord` in a run's `run.json`."""
 
 DataRecord: TypeAlias = dict[str, Fingerprint]
 
 
 def data_record(data: PreparedData, task: str = "") -> DataRecord:
-    """Return the fingerprints of the splits as the run uses them: texts, labels and ids, by split, of one of several
-    tasks by `TASK SPLIT`."""
+    """Return the fingerprints of a run's splits over texts, labels and ids, by `SPLIT` or, for several tasks, `TASK
+    SPLIT`."""
     columns = (*data.text_columns, "label", "id")
     return {
         f"{task} {name}".strip(): fingerprint(split, columns, data.schema.names)
@@ -36,21 +36,21 @@ def check_data(
     files: Mapping[str, Any],
     option: str = "--output_dir",
 ) -> None:
-    """Check that data are those of the run whose record was stored.
+    """Check that data match the record of a run.
 
     Args:
-        place: what to name in an error: the run's folder, or its checkpoint.
-        stored: the content of its `run.json`. One of an earlier version says nothing of the data.
-        record: of the data now.
-        files: where they come from, by the names of the record or by `SPLIT_file`.
-        option: what the user has named `place` by.
+        place: the run's folder or checkpoint, for the error message.
+        stored: content of its `run.json`; earlier versions hold no record of the data.
+        record: record of the current data.
+        files: files of the data, by the names of the record or by `SPLIT_file`.
+        option: option that names `place`.
 
     Raises:
-        UserError: names each part that is another one now, and its file.
+        UserError: Names each part that differs, and its file.
     """
     if DATA not in stored:
         logger.warning(
-            "%s: the run's record does not say what its data were, which are taken to be these", place
+            "%s: the run has no record of its data, which are assumed to be the current ones", place
         )
         return
     earlier: DataRecord = stored[DATA]
@@ -64,10 +64,12 @@ def check_data(
             changed.append(f"{name} ({file}: {how})" if file else f"{name} ({how})")
     if changed:
         way_out = (
-            "name another folder to begin anew" if option == "--output_dir" else "leave it out to begin anew"
+            "name another folder to start again"
+            if option == "--output_dir"
+            else "leave it out to start again"
         )
         raise UserError(
-            f"{option} {place}: holds a run on other data: {', '.join(changed)}; put the data back as they were, or "
+            f"{option} {place}: holds a run on other data: {', '.join(changed)}; restore the data, or "
             f"{way_out}."
         )
 
@@ -75,17 +77,17 @@ def check_data(
 def check_record(
     folder: Path, record: DataRecord, files: Mapping[str, Any], checkpoint: str | None = None
 ) -> None:
-    """Check data, as `check_data`, against the `run.json` of a folder; where there is none there is no run yet.
+    """Check data with `check_data` against the `run.json` in a folder, if there is one.
 
     Args:
-        folder: the run's.
-        record: of the data now.
+        folder: the run's folder.
+        record: record of the current data.
         files: as for `check_data`.
-        checkpoint: what the run is to go on from, if the user named one: that of another folder was trained on that
-            run's data, whose `run.json` lies above it.
+        checkpoint: the checkpoint to resume from, if the user named one. A checkpoint of another folder was trained
+            on that run's data, whose `run.json` lies above it.
 
     Raises:
-        UserError: as `check_data`.
+        UserError: As `check_data`.
     """
     path = folder / SETTINGS_FILE
     if path.exists():

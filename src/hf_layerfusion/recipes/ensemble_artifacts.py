@@ -1,4 +1,4 @@
-"""What a run leaves beside its model for ensembles: which texts it has seen, and its predictions as numbers."""
+"""Files that a run leaves for ensembles: hashes of the texts that its model has seen, and logits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ from hf_layerfusion.recipes.data_preparation import PreparedData
 
 
 def text_rows(split: Dataset, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """The texts of a split, row by row."""
+    """Return the texts of a split as one tuple for each row."""
     return list(zip(*(column_values(split, column) for column in columns), strict=True))
 
 
 def write_seen_texts(folder: Path, tasks: Sequence[PreparedData]) -> None:
-    """Writes hashes of the texts that a model was trained on and of those that chose its checkpoint, as they were
-    cleaned and as they were read."""
+    """Write the hashes of a model's training texts and of the texts that selected its checkpoint, both cleaned and as
+    read."""
     parts = [_seen(data) for data in tasks]
     write_trained_texts(folder, *(np.concatenate(part) for part in zip(*parts, strict=True)))
 
@@ -29,7 +29,7 @@ def _seen(data: PreparedData) -> tuple[Hashes, Hashes]:
     train, validation = data.splits["train"], data.splits.get("validation")
     trained = set(column_values(train, "row"))
     chosen = set() if validation is None else set(column_values(validation, "row"))
-    # Rows of a file of its own overlap in number with those of training; raw_train does not hold them.
+    # A validation file of its own has the same row numbers as training, but its rows are not in raw_train.
     chosen = chosen if not chosen & trained else set()
     found = []
     for split, rows in ((train, trained), (validation, chosen)):
@@ -42,8 +42,8 @@ def _seen(data: PreparedData) -> tuple[Hashes, Hashes]:
 
 
 def write_split_logits(folder: Path, data: PreparedData, rows: Dataset, logits: Any) -> None:
-    """Writes the predictions of a split as numbers: what an ensemble takes as out-of-fold predictions, where the run is
-    one of a cross-validation."""
+    """Write the logits of a split, which an ensemble takes as out-of-fold predictions if the run is part of a
+    cross-validation."""
     write_logits(
         folder / LOGITS_FILE,
         ids=column_values(rows, "id"),

@@ -1,4 +1,4 @@
-"""The whole of the script that exports a model."""
+"""The export recipe: a trained classifier to ONNX."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from hf_layerfusion.recipes.recipe_arguments import CheckpointArguments, option
 
 @dataclass
 class ExportArguments(CheckpointArguments):
-    """Which trained classifier, and what is written."""
+    """Arguments of an export: the trained classifier and what is written."""
 
     task: str | None = option(None, "Task of a model of several tasks; by default its default task.")
     quantize: bool = option(False, "Write model_quantized.onnx, int8, beside model.onnx.")
@@ -20,13 +20,13 @@ class ExportArguments(CheckpointArguments):
 
 
 def export_model(arguments: ExportArguments) -> dict[str, Any]:
-    """Exports a trained classifier to ONNX.
+    """Export a trained classifier to ONNX.
 
     Returns:
-        The largest difference between the graph's logits and the model's, and the megabytes of each graph.
+        The largest difference between the logits of graph and model, and the size of each graph in megabytes.
 
     Raises:
-        UserError: for whatever the user can mend.
+        UserError: An argument is invalid, or the model cannot be loaded or exported.
     """
     if not arguments.output_dir:
         raise UserError("--output_dir must name the folder of the export, found none; name one.")
@@ -39,18 +39,18 @@ def export_model(arguments: ExportArguments) -> dict[str, Any]:
 
 
 def load_classifier(arguments: ExportArguments) -> Any:
-    """The trained classifier, with the named task as its default.
+    """Return a trained classifier, set to the task that the arguments name.
 
     Raises:
-        UserError: as `load_trained`, or if it has no such task.
+        UserError: As `load_trained`; or the model has no such task.
     """
     model = load_trained(arguments)
     if arguments.task is None:
         return model
     if not hasattr(model, "task"):
         raise UserError(
-            f"--task {arguments.task}: must be left out for a model of one task, as "
-            f"{arguments.model_name_or_path} is."
+            f"--task {arguments.task}: must be left out for a model of one task, found "
+            f"{arguments.model_name_or_path}."
         )
     try:
         return model.task(arguments.task)

@@ -1,4 +1,4 @@
-"""Cross-validation: one run for each fold, in a folder of its own."""
+"""Cross-validation: one run for each fold, each in a folder of its own."""
 
 import logging
 import shutil
@@ -33,10 +33,11 @@ FOLD_SPLITS = ("stratified_group", "stratified")
 
 
 def make_folds(data: PreparedData, arguments: AbsaDataArguments) -> list[Fold]:
-    """The folds of the training data by `--fold_split`, drawn by `--split_seed`; stratified where labels are classes.
+    """Split the training data into folds by `--fold_split`, seeded by `--split_seed` and stratified by class where
+    there are classes.
 
     Raises:
-        UserError: no column to group by, or as the functions of `evaluation.folds`.
+        UserError: There is no column to group by; or as the functions of `evaluation.folds`.
     """
     number, seed = arguments.folds or 0, arguments.split_seed
     labels = column_values(data.splits["train"], "label")
@@ -52,19 +53,19 @@ def make_folds(data: PreparedData, arguments: AbsaDataArguments) -> list[Fold]:
 
 
 def is_stratified(data: PreparedData) -> bool:
-    """Return whether each text has one class, so that each fold can have its share of every class."""
+    """Return whether each text has exactly one class, so that folds can be stratified."""
     return data.schema.problem_type == "single_label_classification"
 
 
 def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
-    """For each of `--folds` the data of its run: `test` is the fold, `train` the others.
+    """Return the data of each fold's run: `test` is the fold, `train` the other folds.
 
-    A checkpoint is chosen on `validation`: the validation data given, the same for each fold, or a share of `train`
-    that is cut off by the same grouping.
+    Checkpoints are selected on `validation`: the given validation data, the same for each fold, or a share split off
+    `train` with the same grouping.
 
     Raises:
-        UserError: an unknown `--fold_split`; test data, which folds take the place of; or as `load`, `make_folds` and
-            `cut_validation`.
+        UserError: `--fold_split` is unknown, or there are test data, which folds replace; or as `load_splits`,
+            `make_folds` and `cut_validation`.
     """
     if arguments.fold_split not in FOLD_SPLITS:
         raise UserError(
@@ -78,7 +79,7 @@ def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
         )
     folds = make_folds(data, arguments)
     grouped = arguments.fold_split == "stratified_group"
-    # Whoever asks for folds that are not grouped asks for the same of the part that checkpoints are chosen on.
+    # Ungrouped folds imply an ungrouped validation split.
     cut = arguments if grouped else replace(arguments, group_column=None)
     how = "stratified and " if is_stratified(data) else ""
     how += f"grouped by {arguments.group_column}" if grouped else "not grouped"
@@ -103,16 +104,16 @@ def cross_validate(
     data_arguments: AbsaDataArguments,
     training_arguments: RunTrainingArguments,
 ) -> dict[str, Any]:
-    """The whole of a script with `--folds`: a run for each fold in `fold-1`, `fold-2`, …, and a summary above them.
+    """Cross-validate: run each fold in `fold-1`, `fold-2`, … and write a summary above them.
 
-    With `--resume_from_checkpoint True` an interrupted one goes on where it stopped. A fold that has finished is not
-    run again; of its checkpoints the chosen one is kept, as its model.
+    With `--resume_from_checkpoint True` an interrupted cross-validation resumes where it stopped. Finished folds are
+    not run again; of their checkpoints only the selected one is kept, as the model.
 
     Returns:
-        Mean and standard deviation over the folds of each of their results.
+        Mean and standard deviation over the folds of each result.
 
     Raises:
-        UserError: for whatever the user can mend.
+        UserError: An argument or the data are invalid.
     """
     if training_arguments.seeds is not None:
         raise UserError(
@@ -136,7 +137,7 @@ def cross_validate(
             encoded = [tokenize(data, tokenizer, data_arguments, separate_pairs=separate) for data in folds]
         training_arguments = with_metric(training_arguments, folds[0].schema.problem_type)
         top = Path(str(training_arguments.output_dir))
-        record = data_record(folds[0])  # all rows are in it, and what the other folds are follows from them
+        record = data_record(folds[0])  # holds all rows, which determine the other folds
         check_record(top, record, vars(data_arguments))
         settings |= {DATA: record}
         runs = []

@@ -1,4 +1,4 @@
-"""Keeps and draws what the layers hold after chosen epochs, of one run or of two side by side."""
+"""Plots of hidden states by layer after chosen epochs, for one run or two side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +24,7 @@ PLOT_FILE = "layer_states.png"
 
 
 def check_plotted_epochs(arguments: RunTrainingArguments) -> None:
-    """Check the epochs of `--plot_layers`, and that the run beside has states, before data are read.
-
-    Raises:
-        UserError: an epoch that the run does not reach, or a run beside without states or without epochs to draw.
-    """
+    """Check the epochs of `--plot_layers`, and that the other run has states, before data are read."""
     epochs = arguments.plot_layers or []
     if not epochs and arguments.plot_layers_beside:
         raise UserError("--plot_layers_beside needs --plot_layers, found none; name the epochs to draw.")
@@ -45,17 +41,7 @@ def check_plotted_epochs(arguments: RunTrainingArguments) -> None:
 
 
 def check_layer_states(arguments: RunTrainingArguments, problem_type: str, examples: Dataset | None) -> None:
-    """Checks before training that `--plot_layers` can be drawn.
-
-    Args:
-        arguments: `plot_layers` and `plot_layers_beside` of them.
-        problem_type: of the run's labels.
-        examples: the encoded validation split, whose first texts are drawn.
-
-    Raises:
-        UserError: an epoch that the run does not reach, labels that are no classes, no validation texts, or another
-            run whose states are missing or of other texts.
-    """
+    """Check before training that `--plot_layers` can be drawn."""
     check_plotted_epochs(arguments)
     if not arguments.plot_layers:
         return
@@ -76,8 +62,8 @@ def check_layer_states(arguments: RunTrainingArguments, problem_type: str, examp
 
 
 class LayerStateCallback(TrainerCallback):
-    """After each of `epochs` writes the states of the first validation texts at the last six layers into the run's
-    folder, for `plot_states`."""
+    """Callback that saves the states of the first validation texts at the last six layers after chosen epochs, for
+    `plot_states`."""
 
     def __init__(self, trainer: LayerFusionTrainer, examples: Dataset, title: str, folder: Path):
         self.epochs = set(trainer.args.plot_layers)
@@ -94,6 +80,7 @@ class LayerStateCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Save the states if this epoch was chosen."""
         epoch = round(state.epoch or 0)
         if epoch not in self.epochs or not state.is_world_process_zero:
             return
@@ -118,11 +105,7 @@ def _first_texts(examples: Dataset) -> Dataset:
 
 
 def read_states(folder: Path) -> dict[str, Any]:
-    """Return the states that `LayerStateCallback` wrote into a run's folder, by title, the earliest epoch first.
-
-    Raises:
-        UserError: a file is damaged.
-    """
+    """Return the states that `LayerStateCallback` saved in a run's folder by title, the earliest epoch first."""
     files = sorted(
         (folder / STATES_FOLDER).glob("epoch-*.npz"), key=lambda file: int(file.stem.removeprefix("epoch-"))
     )
@@ -143,7 +126,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def plot_states(folder: Path, beside: str | None, names: Sequence[str], path: Path) -> None:
-    """Draws the states of a run, and below them those of the run in the folder `beside`."""
+    """Plot the states of a run and, below them, those of the run in the folder `beside`."""
     stored = read_states(folder)
     if beside:
         other = Path(beside)

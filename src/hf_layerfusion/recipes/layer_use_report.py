@@ -1,4 +1,4 @@
-"""Which layers the model of a run uses, for its folder and card."""
+"""Report on how much a run's model uses each layer, for its folder and card."""
 
 from datasets import Dataset
 from torch.utils.data import DataLoader
@@ -9,11 +9,11 @@ from hf_layerfusion.training.parameter_parts import base_model_of
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 NUM_TEXTS = 500
-LAYERS_TITLE = "Which layers the model uses"
+LAYERS_TITLE = "Use of layers"
 
 
 def measure_layers(trainer: LayerFusionTrainer, examples: Dataset) -> LayerUse | None:
-    """Measures the layers' use on the first `NUM_TEXTS` of `examples`; `None` for a model without a fuser."""
+    """Measure the use of layers on the first `NUM_TEXTS` examples; None for a model without a fuser."""
     model = base_model_of(trainer.model)
     if not hasattr(model.base_model, "fuser"):
         return None
@@ -23,11 +23,11 @@ def measure_layers(trainer: LayerFusionTrainer, examples: Dataset) -> LayerUse |
 
 
 def layers_section(use: LayerUse | None) -> str:
-    """The card's section on the layers, as Markdown; `None` is a model without a fuser."""
+    """Return the card's section on the layers as Markdown; None stands for a model without a fuser."""
     if use is None:
-        return "The last one of each encoder alone: those below reach the answer only through it."
+        return "The model reads only the last layer of each encoder."
     return (
-        f"Measured on {use.num_texts} validation texts: what is lost when one layer's states "
-        "are replaced by their mean over the data, everything else kept. Layers that say the same can stand in for "
-        "each other, so each of them alone may show a small loss.\n\n" + markdown_table(*use.table())
+        f"Measured on {use.num_texts} validation texts: the drop when one layer's states are replaced by their mean "
+        "over the data. Layers with similar information can substitute for each other, so each of them alone may "
+        "show a small drop.\n\n" + markdown_table(*use.table())
     )

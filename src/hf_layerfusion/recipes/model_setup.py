@@ -1,4 +1,4 @@
-"""From arguments to tokenizer and model."""
+"""Tokenizer and model of a run, from arguments."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ ARCHITECTURES: dict[str, Any] = {
     "layer_pooling": BertWithPoolingModule,
     "plain": AutoModelForSequenceClassification,
 }
-# What encoders call their dropouts: BERT and its kin, ModernBERT, Funnel, DistilBERT and XLNet, GPT.
+# Names of the dropouts in configurations: BERT and similar, ModernBERT, Funnel, DistilBERT and XLNet, GPT.
 DROPOUT_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "hidden_dropout": (
         ("hidden_dropout_prob",),
@@ -45,15 +45,15 @@ DROPOUT_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "attention_dropout": (("attention_probs_dropout_prob",), ("attention_dropout",), ("attn_pdrop",)),
 }
-# Settings of a model that transformers' own classifiers have too.
+# Settings that transformers' own classifiers have as well.
 PLAIN_SETTINGS = {"classifier_dropout"}
 
 
 def resolve_path(name_or_path: str) -> str:
-    """Turns `package:NAME` into the folder that the Python package NAME names as its `MODEL_DIR`; leaves other names.
+    """Return the folder for `package:NAME`, the `MODEL_DIR` of the Python package NAME; any other name unchanged.
 
     Raises:
-        UserError: if there is no such package, or it carries no model.
+        UserError: There is no such package, or it has no `MODEL_DIR`.
     """
     if not name_or_path.startswith("package:"):
         return name_or_path
@@ -68,10 +68,10 @@ def resolve_path(name_or_path: str) -> str:
 
 
 def model_settings(arguments: ModelArguments) -> dict[str, Any]:
-    """The settings of the architecture that the user gave.
+    """Return the settings of the architecture that the user gave.
 
     Raises:
-        UserError: if the architecture is unknown or has no such setting.
+        UserError: The architecture is unknown, or has no such setting.
     """
     if arguments.architecture not in ARCHITECTURES:
         raise UserError(
@@ -89,14 +89,17 @@ def model_settings(arguments: ModelArguments) -> dict[str, Any]:
     for name in given:
         if name not in known:
             raise UserError(
-                f"--{name} is no setting of --architecture {arguments.architecture}; leave it out."
+                f"--{name} is not a setting of --architecture {arguments.architecture}; leave it out."
             )
     return given
 
 
 def loading_options(arguments: CheckpointArguments) -> dict[str, Any]:
-    """Keywords of every `from_pretrained` of the run. The revision is the commit that the branch or tag stood at when
-    the process first asked, so that every file of the encoder is of one commit, in each trial and with each seed."""
+    """Return the keywords of every `from_pretrained` of the run.
+
+    The revision is the commit that the branch or tag pointed to when the process first asked, so that all files of
+    the encoder come from one commit, in each trial and for each seed.
+    """
     path = resolve_path(arguments.model_name_or_path)
     return {
         "cache_dir": arguments.cache_dir,
@@ -108,8 +111,8 @@ def loading_options(arguments: CheckpointArguments) -> dict[str, Any]:
 
 @functools.lru_cache
 def _resolved(path: str, revision: str, cache_dir: str | None, token: str | None) -> str:
-    """Return the commit that a revision stands at now; the revision itself for a folder, or if the Hub does not say."""
-    # `modeling/revisions.py` has the same for where the package is not installed; only models may import it.
+    """Return the commit that a revision points to now; the revision itself for a folder, or if the Hub does not say."""
+    # `modeling/revisions.py` has the same for use without this package; only models may import it.
     resolve = getattr(hub, "resolve_revision", None)  # since transformers 5.23
     if resolve is None:
         return revision
@@ -117,10 +120,10 @@ def _resolved(path: str, revision: str, cache_dir: str | None, token: str | None
 
 
 def encoder_dropout(arguments: EncoderArguments) -> dict[str, float]:
-    """The fields of the encoder's configuration that `--hidden_dropout` and `--attention_dropout` set.
+    """Return the fields of the encoder's configuration that `--hidden_dropout` and `--attention_dropout` set.
 
     Raises:
-        UserError: a rate that is none, or an encoder that has no such dropout.
+        UserError: A rate is out of range, or the encoder has no such dropout.
     """
     given = {name: rate for name in DROPOUT_FIELDS if (rate := getattr(arguments, name)) is not None}
     for name, rate in given.items():
@@ -138,19 +141,20 @@ def encoder_dropout(arguments: EncoderArguments) -> dict[str, float]:
         fields = next((all_of for all_of in DROPOUT_FIELDS[name] if hasattr(config, all_of[0])), None)
         if fields is None:
             raise UserError(
-                f"--{name}: needs an encoder whose configuration has such a dropout, found none in that of "
-                f"'{config.model_type}'; leave it out."
+                f"--{name}: needs an encoder whose configuration has such a dropout, found none for "
+                f"'{config.model_type}';  leave it out."
             )
         found |= dict.fromkeys(fields, rate)
     return found
 
 
 def load_tokenizer(arguments: CheckpointArguments) -> PreTrainedTokenizerBase:
-    """The tokenizer of the encoder, or the one named. Its `model_max_length`, to which `truncation=True` cuts texts
-    off, is at most the number of tokens that the encoder takes.
+    """Return the encoder's tokenizer, or the one named, with `model_max_length` limited to the encoder's maximum.
+
+    `truncation=True` then never exceeds what the encoder takes.
 
     Raises:
-        UserError: if it cannot be loaded.
+        UserError: It cannot be loaded.
     """
     options = loading_options(arguments)
     model = resolve_path(arguments.model_name_or_path)
@@ -167,11 +171,11 @@ def load_tokenizer(arguments: CheckpointArguments) -> PreTrainedTokenizerBase:
 
 
 def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
-    """The model of the run: a new one around an encoder, or a checkpoint of ours to train further; with the adapters
-    that were asked for.
+    """Return the run's model with the adapters asked for: new around an encoder, or a trained checkpoint to train
+    further.
 
     Raises:
-        UserError: if the checkpoint is missing, corrupt, stored as pickle, or does not fit the settings; as
+        UserError: The checkpoint is missing, corrupt, stored as pickle, or does not fit the settings; or as
             `with_adapters`.
     """
     settings = model_settings(arguments)
@@ -204,11 +208,13 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
 
 
 def check_model(arguments: ModelArguments) -> None:
-    """Refuses names and numbers that do not fit the encoder, before data are read: the model is built without weights.
-    What needs the checkpoint's weights or the labels is said later, by `load_model`.
+    """Check settings against the encoder before data are read, by building the model without weights.
+
+    Errors that need the checkpoint's weights or the labels are raised later, by `load_model`.
 
     Raises:
-        UserError: a setting that is none of the architecture's, or that does not fit; settings of adapters.
+        UserError: A setting is not one of the architecture or does not fit the encoder, or the adapter settings are
+            invalid.
     """
     settings = model_settings(arguments)
     adapter_config(arguments)
@@ -217,7 +223,9 @@ def check_model(arguments: ModelArguments) -> None:
     path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
     if arguments.architecture == "plain":
         return
-    with suppress(OSError, RuntimeError, NotImplementedError):  # no such checkpoint, or none that is built so
+    with suppress(
+        OSError, RuntimeError, NotImplementedError
+    ):  # no such checkpoint, or one that cannot be built this way
         try:
             if is_trained(path, arguments.architecture, options):
                 config = model_class.config_class.from_pretrained(path, **options, **settings)
@@ -237,7 +245,7 @@ def is_trained(path: str, architecture: str, options: dict[str, Any]) -> bool:
     try:
         stored, _ = PreTrainedConfig.get_config_dict(path, **options)
     except OSError:
-        return False  # a folder of adapters, or nothing: the model's class will say
+        return False  # a folder of adapters, or nothing: the model's class reports it
     if architecture == "plain":
         names = stored.get("architectures") or []
         ours = [known.config_class.model_type for name, known in ARCHITECTURES.items() if name != "plain"]
@@ -259,19 +267,21 @@ def encodes_pairs_separately(arguments: ModelArguments) -> bool:
 
 
 def store_label_values(config: Any, schema: LabelSchema) -> None:
-    """Write the raw labels of the classes into a model's configuration, as `label_values`, where they are not the
-    names: the trained model then reads files with such labels."""
+    """Store the raw labels of the classes as `label_values` in the configuration, if they differ from the names.
+
+    The trained model then reads files with such labels.
+    """
     if schema.values != schema.names:
         config.label_values = list(schema.values)
     elif getattr(config, "label_values", None) is not None:
-        config.label_values = None  # of the checkpoint that training goes on from
+        config.label_values = None  # those of the checkpoint that is trained further
 
 
 def load_trained(arguments: CheckpointArguments) -> Any:
-    """A trained classifier, of one task or several, as its checkpoint describes it.
+    """Return a trained classifier, of one task or several, as its checkpoint describes it.
 
     Raises:
-        UserError: if the checkpoint is missing, corrupt, stored as pickle or lacks weights.
+        UserError: The checkpoint is missing, corrupt, stored as pickle or lacks weights.
     """
     where = f"--model_name_or_path {arguments.model_name_or_path}"
     try:

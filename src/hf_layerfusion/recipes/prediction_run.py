@@ -1,4 +1,4 @@
-"""Predictions of a model that is trained already: `--do_predict True` without `--do_train True`."""
+"""The prediction recipe: a trained model's predictions, by `--do_predict True` without `--do_train True`."""
 
 import dataclasses
 import logging
@@ -29,7 +29,7 @@ from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)
 
-# What makes a model's input of a text: as in training, or the model reads another language.
+# Settings that turn a text into model inputs, which must be those of training.
 PREPARATION = (
     "preprocessing", "preprocessing_steps", "spelling_language", "spelling_dictionary", "max_seq_length",
     "truncation", "pad_to_max_length",
@@ -39,16 +39,17 @@ AnyDataArguments = TypeVar("AnyDataArguments", bound=DataArguments)
 
 
 def is_prediction_only(arguments: RunTrainingArguments) -> bool:
-    """Whether the script is asked to predict and not to train."""
+    """Return whether the arguments ask to predict without training."""
     return arguments.do_predict and not arguments.do_train
 
 
 def training_settings(name_or_path: str) -> dict[str, Any] | None:
-    """What a run of ours wrote beside the model: in its folder, or above that of a seed, a fold or a checkpoint; `None`
-    for a model of another origin.
+    """Return the settings that a run stored with its model, None for a model of other origin.
+
+    They lie in the model's folder, or above it for the model of a seed, a fold or a checkpoint.
 
     Raises:
-        UserError: if the file is no JSON.
+        UserError: The file is not JSON.
     """
     folder = Path(name_or_path)
     for place in (folder, *folder.absolute().parents[:2]):
@@ -61,15 +62,15 @@ def training_settings(name_or_path: str) -> dict[str, Any] | None:
 
 
 def prepared_as_trained(arguments: AnyDataArguments, stored: dict[str, Any]) -> AnyDataArguments:
-    """The arguments with the preparation of texts that the model was trained with.
+    """Return the arguments with the text preparation that the model was trained with.
 
     Args:
-        arguments: the user's.
-        stored: `training_settings`.
+        arguments: the user's arguments.
+        stored: the result of `training_settings`.
 
     Raises:
-        UserError: a preparation that differs from both the model's and the script's default, so that the user meant it;
-            single texts for a model of pairs, or the other way round.
+        UserError: The user explicitly set another preparation, or gave single texts to a model of pairs or the
+            reverse.
     """
     defaults = {
         field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -93,10 +94,10 @@ def prepared_as_trained(arguments: AnyDataArguments, stored: dict[str, Any]) -> 
 
 
 def schema_of(model: PreTrainedModel) -> LabelSchema:
-    """The labels that a model's configuration names, and the raw labels that it was trained on.
+    """Return the labels of a model's configuration with the raw labels that it was trained on.
 
     Raises:
-        UserError: if two have one name.
+        UserError: Two labels have the same name.
     """
     config = model.config
     guessed = "regression" if config.num_labels == 1 else "single_label_classification"
@@ -108,17 +109,16 @@ def schema_of(model: PreTrainedModel) -> LabelSchema:
 def predict_only(
     model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: RunTrainingArguments
 ) -> dict[str, Any]:
-    """Predicts `--test_file` by the model of `--model_name_or_path` and writes `predictions.csv`, `logits.csv` and
-    `all_results.json` into `--output_dir`; metrics and a figure too where the file has labels. Nothing is trained.
+    """Predict `--test_file` with a trained model and write `predictions.csv`, `logits.csv` and `all_results.json`.
 
-    Labels are those that the model names. Texts are prepared as in the model's training where its `run.json` lies
-    beside it, else by the options.
+    Where the file has labels, metrics and a figure are written too. Labels are the model's. Texts are prepared as in
+    training if the model's `run.json` is there, else as the options say.
 
     Returns:
-        The contents of `all_results.json`.
+        The content of `all_results.json`.
 
     Raises:
-        UserError: for whatever the user can mend.
+        UserError: An argument or the data are invalid, or the model cannot be loaded.
     """
     if data_arguments.test_file is None:
         raise UserError("--do_predict without --do_train needs --test_file, found none; name the texts.")
@@ -138,7 +138,7 @@ def predict_only(
         if getattr(model.config, "tasks", None):
             raise UserError(
                 f"--model_name_or_path {model_arguments.model_name_or_path}: must be a model of one task, found one of "
-                "several; ask it by MultitaskPipeline."
+                "several; predict with MultitaskPipeline."
             )
         tokenizer = load_tokenizer(model_arguments)
         check_length(tokenizer, data_arguments)
@@ -167,7 +167,7 @@ def predict_only(
             logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
             place = Path(str(training_arguments.output_dir))
             with writable(f"--output_dir {place}"):
-                # First, as the folder is known by it to be this run's.
+                # Written first, because it marks the folder as this run's.
                 write_json(place / SETTINGS_FILE, settings)
             with staged_outputs(place) as folder:
                 write_split_predictions(folder, data, "test", logits, output.label_ids, data_arguments)

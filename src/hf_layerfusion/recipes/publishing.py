@@ -1,4 +1,4 @@
-"""`--push_to_hub` of the scripts: the repository is opened before all else, the folder pushed when it is whole."""
+"""`--push_to_hub` of the scripts: the repository is opened before the run, the folder pushed when it is complete."""
 
 import logging
 from pathlib import Path
@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 class HubArguments(Protocol):
-    """What `transformers.TrainingArguments` say of the Hub."""
+    """Hub options of `transformers.TrainingArguments`."""
 
     output_dir: str | None
     push_to_hub: bool
@@ -21,8 +21,7 @@ class HubArguments(Protocol):
 
 
 def open_hub(arguments: HubArguments, several: bool = False) -> None:
-    """Makes sure, where `--push_to_hub` is set, that there is a repository that the token may write to; its full name
-    becomes `hub_model_id`.
+    """Open the repository of `--push_to_hub`, creating it if necessary, and set `hub_model_id` to its full name.
 
     Args:
         arguments: `output_dir` names the repository where they do not.
@@ -47,8 +46,11 @@ def open_hub(arguments: HubArguments, several: bool = False) -> None:
 
 
 def planned_push(arguments: HubArguments) -> dict[str, list[str]]:
-    """Returns what a dry run says of `--push_to_hub`: the files of `--output_dir` that would be pushed now, under
-    `pushed`; empty where nothing is pushed. The Hub is not asked."""
+    """Return the files that `--push_to_hub` would push now under `pushed`, for a dry run; empty without
+    `--push_to_hub`.
+
+    The Hub is not contacted.
+    """
     if not arguments.push_to_hub:
         return {}
     folder = Path(str(arguments.output_dir))
@@ -56,7 +58,7 @@ def planned_push(arguments: HubArguments) -> dict[str, list[str]]:
 
 
 def push_outputs(folder: Path, arguments: HubArguments) -> None:
-    """Pushes a finished run's folder where `--push_to_hub` is set.
+    """Push a finished run's folder if `--push_to_hub` is set.
 
     Raises:
         PushError: if it does not get there.

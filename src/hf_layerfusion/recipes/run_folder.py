@@ -1,4 +1,4 @@
-"""A run's folder: what it may hold, and one run in it for each seed, each once."""
+"""The folder of a run: what it may contain, and one run for each seed, each performed once."""
 
 import dataclasses
 import json
@@ -40,42 +40,42 @@ RESULTS_FILE = "all_results.json"
 
 
 class Experiment(Protocol):
-    """What a script trains, whatever the seed and the folder: prepared data and settings.
+    """Interface of what a script trains, independent of seed and folder: prepared data and settings.
 
     Attributes:
-        settings: what its results depend on, as `run_settings`.
+        settings: what results depend on, as `run_settings` returns it.
     """
 
     settings: dict[str, Any]
 
     @property
     def outputs(self) -> Sequence[str]:
-        """Names of files that its folder holds when it has finished, beside `all_results.json`."""
+        """Names of files that a finished run's folder contains besides `all_results.json`."""
 
     def make_trainer(self, arguments: Any) -> LayerFusionTrainer:
-        """The model, its new weights drawn by `arguments.seed`, in its Trainer. Writes nothing."""
+        """Return a Trainer with a model initialised from `arguments.seed`, without writing anything."""
 
     def train(self, trainer: LayerFusionTrainer) -> Any:
-        """Trains, and says what was measured."""
+        """Train, and return what was measured."""
 
     def write(self, trainer: LayerFusionTrainer, result: Any, folder: Path) -> None:
-        """Writes what was measured into `folder`, `all_results.json` among it. `folder` is a temporary one, whose
-        files are moved into the Trainer's."""
+        """Write the outputs, `all_results.json` included, into a temporary folder; they are then moved into the
+        Trainer's."""
 
 
 def check_output_dir(arguments: LayerFusionTrainingArguments, settings: dict[str, Any]) -> None:
-    """Refuses a folder that holds anything but this very run; one that has finished may be pushed again.
+    """Refuse a folder that contains anything but this run. A finished run may be pushed again.
 
     Raises:
-        UserError: if `--output_dir` is missing, is a file, or holds another run or foreign files; one checkpoint for
-            several runs to go on from.
+        UserError: `--output_dir` is missing, is a file, or contains another run or other files; or a single
+            checkpoint is named for several runs to resume from.
     """
     if not arguments.output_dir:
         raise UserError("--output_dir must name the folder of the run, found none; name one.")
     several = "folds" if settings.get("folds") else "seeds" if len(settings.get("seeds") or ()) > 1 else None
     if several is not None and named_checkpoint(arguments) is not None:
         raise UserError(
-            f"--resume_from_checkpoint must be True with --{several}, so that each run goes on from its own "
+            f"--resume_from_checkpoint must be True with --{several}, so that each run resumes from its own "
             f"checkpoint, found {arguments.resume_from_checkpoint}, which is one run's; set it to True."
         )
     folder = Path(arguments.output_dir)
@@ -88,8 +88,8 @@ def check_output_dir(arguments: LayerFusionTrainingArguments, settings: dict[str
         pushes_again = arguments.push_to_hub and (folder / RESULTS_FILE).exists()
         if not (asks_to_resume(arguments) or pushes_again) or not stored.exists():
             raise UserError(
-                f"--output_dir {folder}: must be empty, found another run's files; name another folder, or go on with "
-                "that run by --resume_from_checkpoint True."
+                f"--output_dir {folder}: must be empty, found another run's files; name another folder, or resume "
+                "that run with --resume_from_checkpoint True."
             )
     earlier = read_object(stored, "name another folder")
     changed = sorted(name for name in settings if earlier.get(name) != settings[name])
@@ -108,9 +108,11 @@ def run_settings(
     data_arguments: Any,
     training_arguments: LayerFusionTrainingArguments,
 ) -> dict[str, Any]:
-    """The settings of a run that its results depend on, as JSON; nothing of the Hub, no folder of outputs. What a
-    script is told of its data is a dataclass of its own. Of the batch it is `global_batch`, the rows of an optimizer
-    step, that counts, and not how these are shared out."""
+    """Return the settings that a run's results depend on, as JSON, without Hub options and output folders.
+
+    A script's data arguments are included. The batch counts by `global_batch`, the rows of an optimizer step, however
+    they are distributed.
+    """
     training = json.loads(training_arguments.to_json_string())
     settings = {**dataclasses.asdict(model_arguments), **dataclasses.asdict(data_arguments), **training}
     for name in (
@@ -131,7 +133,7 @@ def run_settings(
     if settings.get("max_seq_length", 0) is None:  # known once the data are, which are recorded too
         settings.pop("max_seq_length")
     kept = {name: value for name, value in settings.items() if not name.startswith("hub_")}
-    return dict(finite_or_none(kept))  # as the file has them, with which a resumed run compares them
+    return dict(finite_or_none(kept))  # as stored in the file that a resumed run compares them with
 
 
 def asks_to_resume(arguments: LayerFusionTrainingArguments) -> bool:
@@ -140,51 +142,61 @@ def asks_to_resume(arguments: LayerFusionTrainingArguments) -> bool:
 
 
 def named_checkpoint(arguments: LayerFusionTrainingArguments) -> str | None:
-    """Return the checkpoint that `--resume_from_checkpoint` names; `None` if it is True or False."""
+    """Return the checkpoint that `--resume_from_checkpoint` names, None if it is True or False."""
     asked = arguments.resume_from_checkpoint
     return None if asked is None or asked.lower() in ("true", "yes", "false", "no") else asked
 
 
 def resume_point(arguments: LayerFusionTrainingArguments) -> str | None:
-    """The checkpoint to go on from: the one named, or with `--resume_from_checkpoint True` the newest intact one of
-    the run; `None` where the run was cut off before its first."""
+    """Return the checkpoint to resume from, None to start from the beginning.
+
+    It is the one named or, with `--resume_from_checkpoint True`, the run's newest intact one.
+    """
     named = named_checkpoint(arguments)
     if named is not None or not asks_to_resume(arguments):
         return named
     folder = Path(str(arguments.output_dir))
     newest = newest_valid_checkpoint(folder) if folder.exists() else None
     if newest is None:
-        logger.info("%s: no checkpoint to go on from, so the run starts anew", arguments.output_dir)
+        logger.info(
+            "%s: no checkpoint to resume from, so the run starts from the beginning", arguments.output_dir
+        )
     return None if newest is None else str(newest)
 
 
 @contextmanager
 def open_run(arguments: LayerFusionTrainingArguments, settings: dict[str, Any]) -> Iterator[None]:
-    """Checks `--output_dir` by `check_output_dir`, and keeps it for this run alone while the block runs. What killed
-    runs left half-written is removed. With `--dry_run`, which writes nothing, nothing is checked.
+    """Check `--output_dir`, and lock it for this run while the block runs.
+
+    Incomplete files of killed runs are removed. With `--dry_run`, which writes nothing, nothing is checked.
 
     Raises:
-        UserError: as `check_output_dir`; another process is writing into the folder, or it cannot be written to.
+        UserError: As `check_output_dir`; or another process writes into the folder, or it is not writable.
     """
     if getattr(arguments, "dry_run", False):
         yield
         return
     check_output_dir(arguments, settings)
-    if arguments.process_index != 0:  # the main process alone writes
+    if arguments.process_index != 0:  # only the main process writes
         yield
         return
     with output_folder(Path(str(arguments.output_dir))):
-        check_output_dir(arguments, settings)  # another run may have ended meanwhile
+        check_output_dir(arguments, settings)  # another run may have finished in the meantime
         yield
 
 
 @contextmanager
 def output_folder(folder: Path, option: str = "--output_dir") -> Iterator[None]:
-    """Makes a folder and holds its lock while the block runs. If the block leaves nothing in a folder that was not
-    there before, the folder goes again. `option` names it in messages.
+    """Create a folder and hold its lock while the block runs.
+
+    A folder that is new and stays empty is removed at the end.
+
+    Args:
+        folder: the folder.
+        option: option that names it, for messages.
 
     Raises:
-        UserError: another process holds the lock, or the folder cannot be made or written to.
+        UserError: Another process holds the lock, or the folder cannot be created or written to.
     """
     was_there = folder.exists()
     with locked(folder / LOCK_FILE, f"{option} {folder}"):
@@ -198,11 +210,12 @@ def output_folder(folder: Path, option: str = "--output_dir") -> Iterator[None]:
 
 @contextmanager
 def staged_outputs(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder in `folder`, whose files take their places there when the block ends: all of them
-    whole, and `all_results.json`, by which a run is known to have finished, after the others.
+    """Yield a temporary folder whose files are moved into `folder` when the block ends.
+
+    Files appear complete. `all_results.json`, which marks a finished run, is moved last.
 
     Raises:
-        UserError: the disk refuses.
+        UserError: The disk refuses a file.
     """
     staging = folder / f".outputs{PARTIAL}"
     with writable(f"--output_dir {folder}"):
@@ -216,27 +229,26 @@ def staged_outputs(folder: Path) -> Iterator[Path]:
 
 
 def save_trained(trainer: LayerFusionTrainer, folder: Path) -> None:
-    """Writes the model, its tokenizer and the Trainer's state into a folder. Nothing is pushed, as it would be by a
-    user's call."""
+    """Save the model, its tokenizer and the Trainer's state without the push that a user's own call would trigger."""
     trainer.save_model(str(folder), _internal_call=True)
     trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """Reads `all_results.json`.
+    """Read `all_results.json`.
 
     Raises:
-        UserError: if it is damaged.
+        UserError: The file is damaged.
     """
-    way_out = "delete it and go on by --resume_from_checkpoint True, which writes it anew"
+    way_out = "delete it and resume with --resume_from_checkpoint True, which writes it again"
     return read_object(folder / RESULTS_FILE, way_out)
 
 
 def is_finished(folder: Path, experiment: Experiment) -> bool:
-    """Return whether a run has written all of its outputs; a run that has lost some writes them again.
+    """Return whether a run has written all of its outputs. A run that has lost some writes them again.
 
     Raises:
-        UserError: as `read_results`.
+        UserError: As `read_results`.
     """
     if not (folder / RESULTS_FILE).exists():
         return False
@@ -248,14 +260,15 @@ def is_finished(folder: Path, experiment: Experiment) -> bool:
 
 
 def run_once(experiment: Experiment, arguments: LayerFusionTrainingArguments, top: Path) -> dict[str, Any]:
-    """Trains in `--output_dir`, which is `top` or lies in it, and writes outputs, unless that was done before. The
-    settings are written into `top` once the model stands; what is finished is pushed where `--push_to_hub` is set.
+    """Train in `--output_dir`, which is `top` or below it, and write outputs, unless the run has finished before.
+
+    The settings are written into `top` once the model is built. With `--push_to_hub` a finished run is pushed.
 
     Returns:
-        The contents of the folder's `all_results.json`.
+        The content of the folder's `all_results.json`.
 
     Raises:
-        UserError: as `Experiment.make_trainer`, `LayerFusionTrainer.train` and `push_outputs`.
+        UserError: As `Experiment.make_trainer`, `LayerFusionTrainer.train` and `push_outputs`.
     """
     folder = Path(str(arguments.output_dir))
     if is_finished(folder, experiment):
@@ -278,13 +291,13 @@ def run_once(experiment: Experiment, arguments: LayerFusionTrainingArguments, to
 
 
 def run_seeds(experiment: Experiment, arguments: RunTrainingArguments) -> dict[str, Any]:
-    """A run for `--seed`, or one for each of `--seeds` in a folder of its own and a summary above them.
+    """Run once for `--seed`, or for each of `--seeds` in a folder of its own with a summary above them.
 
     Returns:
-        The contents of `all_results.json`.
+        The content of `all_results.json`.
 
     Raises:
-        UserError: as `run_once`.
+        UserError: As `run_once`.
     """
     top = Path(str(arguments.output_dir))
     seeds = arguments.seeds or [arguments.seed]
@@ -301,17 +314,17 @@ def write_summary(
 ) -> dict[str, Any]:
     """Write mean and standard deviation of each result over several runs, and return them.
 
-    Both are None where a result is undefined in one of the runs, as a correlation of constant answers.
+    Both are None for a result that is undefined in one of the runs, such as the correlation of constant predictions.
 
     Args:
         top: The folder above those of the runs.
-        parts: What the runs are of, such as their seeds, for the head of the file.
+        parts: Head of the file: what distinguishes the runs, such as their seeds.
         runs: The results of each run.
-        arguments: Of the run; its main process alone writes.
+        arguments: The run's arguments; only the main process writes.
     """
     summary = dict(parts)
     for name in runs[0]:
-        # null, an undefined metric in one run, makes mean and deviation undefined too.
+        # A metric that is undefined in one run, stored as null, makes mean and deviation undefined too.
         mean, sd = mean_sd([math.nan if run[name] is None else run[name] for run in runs])
         summary[name] = {"mean": mean, "sd": sd}
     if arguments.process_index == 0:

@@ -1,4 +1,4 @@
-"""What a run measured, as the facts of its model card."""
+"""Results of a run as the facts of its model card."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +25,14 @@ from hf_layerfusion.training.trainer_card import NO_METRIC
 
 @dataclass
 class RunResult:
-    """What a run measured.
+    """Results of a run.
 
     Attributes:
-        metrics: by split, then by name.
-        logits: of the split that predictions were made for, `[N, C]`.
-        labels: its labels, `[N]` or `[N, C]`, `None` where it has none.
+        metrics: metrics by split and name.
+        logits: logits of the predicted split, `[N, C]`.
+        labels: its labels, `[N]` or `[N, C]`; None without labels.
         history: the Trainer's log.
-        training_seconds: time that training took.
+        training_seconds: training time.
         parameters: number of the model's parameters.
     """
 
@@ -45,9 +45,9 @@ class RunResult:
 
 
 def training_texts(data: PreparedData) -> tuple[tuple[list[str], list[str]], tuple[list[str], list[str]]]:
-    """Return the first text of each training row with the name of its class: as read, and as trained on.
+    """Return the first text of each training row with the name of its class, as read and as trained on.
 
-    Rows that were cut off for validation or as a fold are in neither.
+    Rows that were split off for validation or as a fold are left out of both.
     """
     column, schema = data.text_columns[0], data.schema
     keys = zip(column_values(data.raw_train, "row"), column_values(data.raw_train, "id"), strict=True)
@@ -65,7 +65,7 @@ def training_texts(data: PreparedData) -> tuple[tuple[list[str], list[str]], tup
 def measured_fields(
     history: list[dict[str, Any]], seconds: float, arguments: RunTrainingArguments
 ) -> dict[str, Any]:
-    """Fields of a card that say how training went, and on what."""
+    """Return the card's fields on training: seed, epochs, time, hardware and library versions."""
     return {
         "seeds": [arguments.seed],
         "epochs": epoch_rows(history),
@@ -76,7 +76,7 @@ def measured_fields(
 
 
 def split_metrics(output: Any, split: str) -> dict[str, float]:
-    """The metrics of a prediction without `split` before their names, and without times."""
+    """Return the metrics of a prediction without the split's prefix and without timings."""
     return {
         name.removeprefix(f"{split}_"): value
         for name, value in (output.metrics or {}).items()
@@ -87,7 +87,7 @@ def split_metrics(output: Any, split: str) -> dict[str, float]:
 def epoch_rows(history: list[dict[str, Any]]) -> list[dict[str, float]]:
     """Return a row for each epoch of the Trainer's log: training loss, validation loss and the other metrics by name.
 
-    They are sorted because a resumed run reads its log from a file, which keeps no order of names.
+    Metrics are sorted because a resumed run reads its log from a file, which keeps no order of names.
     """
     rows: dict[float, dict[str, float]] = {}
     for entry in history:
@@ -113,7 +113,7 @@ def card_facts(
     training_arguments: RunTrainingArguments,
     figures: list[tuple[str, str]],
 ) -> CardFacts:
-    """Collects the facts of a run for its model card; every figure was measured by that run."""
+    """Return the facts of a run for its model card. Every figure was measured by that run."""
     variant = getattr(model.config, "paper_name", "plain")
     single_label = data.schema.problem_type == "single_label_classification"
     fields = classifier_fields(model.config, model_arguments, data_arguments, training_arguments)
@@ -133,7 +133,10 @@ def card_facts(
     if single_label:
         before, after = (corpus_statistics(*part) for part in training_texts(data))
         sections.append(
-            ("Words a text, before and after cleaning", str(markdown_table(*statistics_table(before, after))))
+            (
+                "Words per text, before and after cleaning",
+                str(markdown_table(*statistics_table(before, after))),
+            )
         )
     return CardFacts(
         model_name=card_name(variant, folder),
@@ -149,6 +152,6 @@ def card_facts(
 
 
 def card_name(variant: str, folder: Path) -> str:
-    """The name of a run's model: its folder's, with the variant before it unless it starts with that."""
+    """Return the name of a run's model: the folder's name, prefixed with the variant unless it starts with it."""
     name = folder.resolve().name
     return name if name.startswith(variant) else f"{variant}-{name}"

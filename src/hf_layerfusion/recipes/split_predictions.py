@@ -1,4 +1,4 @@
-"""What a model answers to a split, as files and a figure."""
+"""Predictions of a split as files and a figure."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from hf_layerfusion.recipes.recipe_arguments import DataArguments
 
 
 def prediction_ids(rows: Dataset, arguments: DataArguments) -> list[str]:
-    """The ids that a split's predictions are written with: the data's own. Where these have none, kaggle's format,
-    which counts from 1, has the places of the rows in their file."""
+    """Return the ids to write predictions with: those of the data, or row numbers from 1 for Kaggle's format without
+    ids."""
     ids = list(rows["id"])
     numbered = arguments.id_column is None and not str(arguments.test_file).endswith(".txt")
     if arguments.prediction_format == "kaggle" and numbered:
@@ -30,10 +30,10 @@ def write_split_predictions(
     labels: np.ndarray | None,
     arguments: DataArguments,
 ) -> list[tuple[str, str]]:
-    """Writes the predictions of a split and their logits into `folder`, and where there are labels a figure of both.
+    """Write the predictions and logits of a split into a folder and, where there are labels, plot both.
 
     Returns:
-        The figure's caption and path, if there is one.
+        The caption and path of the figure, in a list that is empty without labels.
     """
     rows, schema = data.splits[split], data.schema
     write_predictions(

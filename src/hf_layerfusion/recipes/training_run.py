@@ -1,4 +1,4 @@
-"""One fine-tuning run, from prepared data to a folder with model, card, plots and predictions."""
+"""The fine-tuning recipe: from prepared data to a folder with model, card, plots and predictions."""
 
 import dataclasses
 import logging
@@ -85,10 +85,10 @@ def make_trainer(
     model_arguments: ModelArguments,
     training_arguments: RunTrainingArguments,
 ) -> LayerFusionTrainer:
-    """The model of a run, its new weights drawn by the run's seed, in its Trainer. Writes nothing.
+    """Return a Trainer with a model whose new weights are initialised from the run's seed, without writing anything.
 
     Raises:
-        UserError: as `load_model`.
+        UserError: As `load_model`.
     """
     set_seed(training_arguments.seed)
     return LayerFusionTrainer(
@@ -104,17 +104,17 @@ def make_trainer(
 
 
 def train_and_predict(trainer: LayerFusionTrainer, encoded: dict[str, Dataset]) -> RunResult:
-    """Trains, then predicts the test split, or the validation split where there is none."""
+    """Train, then predict the validation and test splits."""
     arguments: RunTrainingArguments = trainer.args
     start = time.perf_counter()
-    with suppress(PushError):  # the outputs are pushed when they are whole, the model with them
+    with suppress(PushError):  # the complete outputs are pushed later, with the model
         trainer.train(resume_from_checkpoint=resume_point(arguments))
     seconds = time.perf_counter() - start
     metrics: dict[str, dict[str, float]] = {}
     logits, labels = np.empty((0, trainer.model.num_labels)), None
     scored = [split for split in ("validation", "test") if split in encoded]
     if arguments.eval_strategy == "no":
-        scored = scored[-1:]  # validation takes no part in the run unless there is nothing else to predict
+        scored = scored[-1:]  # validation data are predicted only if there are no test data
     for split in scored:
         output = trainer.predict(encoded[split], metric_key_prefix=split)
         logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
@@ -134,8 +134,10 @@ def write_outputs(
     folder: Path,
     further_sections: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Writes model, tokenizer, results, predictions, plots and card, with further sections, into a folder; the card
-    names the Trainer's."""
+    """Write model, tokenizer, results, predictions, plots and card into a folder.
+
+    The card names the Trainer's folder, and shows `further_sections` besides its own.
+    """
     training_arguments: RunTrainingArguments = trainer.args
     place = Path(str(training_arguments.output_dir))
     write_seen_texts(folder, [data])
@@ -146,9 +148,7 @@ def write_outputs(
     if data.schema.problem_type == "single_label_classification":
         before, after = (word_counts(*part) for part in training_texts(data))
         plot_word_counts(plots / "word_counts.png", before, after)
-        figures.append(
-            ("Words a text in the training data, before and after cleaning.", "plots/word_counts.png")
-        )
+        figures.append(("Words per training text, before and after cleaning.", "plots/word_counts.png"))
     if "validation" in data.splits and has_training_curves(result.history):
         main = selection_metrics(data.schema.problem_type)[0]
         plot_training_curves(result.history, plots / "training_curves.png", main)
@@ -191,16 +191,16 @@ def write_outputs(
 
 @dataclass
 class Classification:
-    """A run on one task, whatever its seed and folder: an `Experiment`.
+    """`Experiment` for a run on one task.
 
     Attributes:
         data: the splits as texts.
         encoded: the splits as model inputs.
-        tokenizer: what they were encoded with.
-        model_arguments: which model.
-        data_arguments: how the data were prepared.
-        settings: what its results depend on.
-        sections: what the model card says beside its own, `(title, Markdown)`.
+        tokenizer: the tokenizer they were encoded with.
+        model_arguments: the model's arguments.
+        data_arguments: the data's arguments.
+        settings: what results depend on.
+        sections: further sections of the model card, `(title, Markdown)`.
     """
 
     outputs = (CARD,)
@@ -215,21 +215,21 @@ class Classification:
 
     @property
     def has_held_out(self) -> bool:
-        """Whether there are validation data to choose on and test data to report on."""
+        """Whether there are validation data to select on and test data to report on."""
         return {"validation", "test"} <= self.encoded.keys()
 
     def load_model(self, model_arguments: ModelArguments) -> PreTrainedModel:
-        """As the function of that name."""
+        """Return the model for other model arguments; see the function `load_model`."""
         return load_model(model_arguments, self.data.schema)
 
     def make_trainer(self, arguments: RunTrainingArguments) -> LayerFusionTrainer:
-        """As the function of that name.
+        """Return the run's Trainer; see the function `make_trainer`.
 
         Raises:
-            UserError: layers' states that cannot be drawn; as `load_model`.
+            UserError: The layers' states cannot be plotted; or as `load_model`.
         """
         if self.data_arguments.train_on_all:
-            # Nothing is left to choose a checkpoint on.
+            # No data are left to select a checkpoint on.
             changes: dict[str, Any] = {
                 "eval_strategy": "no",
                 "load_best_model_at_end": False,
@@ -249,11 +249,11 @@ class Classification:
         return trainer
 
     def train(self, trainer: LayerFusionTrainer) -> RunResult:
-        """As `train_and_predict`."""
+        """Train and predict; see `train_and_predict`."""
         return train_and_predict(trainer, self.encoded)
 
     def write(self, trainer: LayerFusionTrainer, result: RunResult, folder: Path) -> None:
-        """As `write_outputs`."""
+        """Write the outputs; see `write_outputs`."""
         write_outputs(
             self.data, result, trainer, self.model_arguments, self.data_arguments, folder, self.sections
         )
@@ -267,17 +267,17 @@ def begin_run(
     *,
     several: bool,
 ) -> Iterator[tuple[PreTrainedTokenizerBase, dict[str, Any]]]:
-    """Check all that can be checked before data are read, and hold the run's folder while the block runs.
+    """Check everything that can be checked before data are read, and lock the run's folder while the block runs.
 
     Args:
-        model_arguments, data_arguments, training_arguments: those of a script that trains one task.
+        model_arguments, data_arguments, training_arguments: arguments of a script that trains one task.
         several: whether there are several runs, of seeds or folds.
 
     Yields:
-        The tokenizer, and the settings of the run as `run_settings` returns them.
+        The tokenizer, and the run's settings as `run_settings` returns them.
 
     Raises:
-        UserError: names the option to correct, or as `open_run` and `open_hub`.
+        UserError: Names the option to correct; or as `open_run` and `open_hub`.
     """
     check_names(data_arguments)
     check_metric(training_arguments, *filter(None, [data_arguments.problem_type]))
@@ -297,21 +297,22 @@ def begin_run(
 def classify(
     model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: RunTrainingArguments
 ) -> dict[str, Any]:
-    """The whole of a script without folds: prepares the data once, then trains, predicts and writes outputs for each
-    seed; with `--hp_search`, by the settings that a search before finds best. With `--do_predict` and no `--do_train`,
+    """Run a script without folds: prepare the data once, then train, predict and write outputs for each seed.
+
+    With `--hp_search` the best settings are searched first. With `--do_predict` and no `--do_train`, see
     `predict_only`.
 
     Returns:
-        As `run_seeds`; with `--dry_run`, which trains nothing, the `groups` of parameters.
+        The result of `run_seeds`; with `--dry_run`, which trains nothing, the `groups` of parameters.
 
     Raises:
-        UserError: for whatever the user can mend.
+        UserError: An argument or the data are invalid.
     """
     if is_prediction_only(training_arguments):
         return predict_only(model_arguments, data_arguments, training_arguments)
     check_search(training_arguments)
     if training_arguments.hp_search is not None:
-        # What is searched on is not reported.
+        # Data that settings are selected on are not reported.
         data_arguments = dataclasses.replace(data_arguments, report_on_selection=False)
     several = len(training_arguments.seeds or ()) > 1
     with begin_run(model_arguments, data_arguments, training_arguments, several=several) as (

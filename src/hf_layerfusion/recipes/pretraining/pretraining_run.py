@@ -229,7 +229,7 @@ def read_start(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: if that file of the run is missing or damaged.
     """
-    return read_object(folder / START_FILE, "delete the run's checkpoints to begin anew")
+    return read_object(folder / START_FILE, "delete the run's checkpoints to start again")
 
 
 def _held_out(trainer: PretrainingTrainer, prefix: str) -> dict[str, float]:
