@@ -266,7 +266,7 @@ MISTAKES = {
     "pair of one column": (
         ("sst5", {"pair": True}),
         {},
-        "task 'sst5': pair must be what text_pair_column says",
+        "task 'sst5': pair must agree with text_pair_column",
     ),
     "course name of two": (("quora", {"course_name": "sst"}), {}, "task 'quora': .* found 'sst' twice"),
     "outside the range": (
@@ -319,5 +319,5 @@ def test_mistakes_are_one_line_and_leave_nothing(call, tmp_path, folder, mistake
 def test_a_task_that_is_declared_twice_is_not_dropped(tmp_path):
     path = tmp_path / "tasks.json"
     path.write_text('{"sst5": {"train_file": "a.csv"}, "sst5": {"train_file": "b.csv"}}')
-    with pytest.raises(UserError, match="'sst5' stands twice"):
+    with pytest.raises(UserError, match="'sst5' is repeated"):
         read_tasks_file(str(path))

@@ -70,7 +70,7 @@ class LayerStateCallback(TrainerCallback):
         self.title = title
         self.folder = folder / STATES_FOLDER
         part = _first_texts(examples)
-        # A data loader draws from torch's generator each time that it starts; training must not notice.
+        # Starting a data loader draws from torch's generator, which must not affect training.
         with torch.random.fork_rng(devices=[]):
             self.batches = list(
                 DataLoader(part, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
@@ -115,13 +115,13 @@ def read_states(folder: Path) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        # All of it: the archive's own checksums are compared when an array is read.
+        # Reads every array, which compares the archive's own checksums.
         with np.load(file, allow_pickle=False) as content:
             return {name: content[name] for name in ("title", "states", "labels", "layers")}
     except NPZ_ERRORS as error:
         raise UserError(
-            f"{file}: must hold the states of --plot_layers, found a damaged file ({one_line(error)}); run the run "
-            "anew."
+            f"{file}: must hold the states of --plot_layers, found a damaged file ({one_line(error)}); start the run "
+            "again."
         ) from error
 
 

@@ -106,7 +106,7 @@ def test_search_then_run(call, tmp_path, sizes):
         assert image.imread(folder / "search" / f"{name}.png").std() > 0.02
     assert (folder / "search" / "trials.md").read_text().startswith("| trial | state | validation loss |")
     card = (folder / "README.md").read_text()
-    assert "Chosen among 2 trials of Optuna (tpe) by the validation loss" in card
+    assert "Selected from 2 trials of Optuna (tpe) by the validation loss" in card
 
 
 @pytest.mark.usefixtures("drawn_figures")
@@ -190,7 +190,7 @@ def test_without_test_file_the_validation_data_are_reported(call, tmp_path, size
 def test_trials_that_fail(call, tmp_path):
     (tmp_path / "high.json").write_text('{"learning_rate": [1e30]}')
     for again in (False, True):  # then nothing is left to try
-        with pytest.raises(UserError, match=r"--hp_search: no trial ended well; the last one: .* finite"):
+        with pytest.raises(UserError, match=r"--hp_search: no trial succeeded; the last one: .* finite"):
             call(tmp_path / "run", hp_space=tmp_path / "high.json", resume_from_checkpoint=again)
 
 

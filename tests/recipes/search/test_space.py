@@ -45,8 +45,8 @@ def test_the_shipped_space_is_the_papers():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
+        ("{", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
         ("[]", "must be an object by setting"),
         ("{}", "must be an object by setting"),
         ({"a": 1}, 'a: must be a list of values, or {"low"'),
@@ -81,9 +81,9 @@ def test_no_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "entry", "message"),
     [
-        ("learning_rates", Choice([1e-5]), "learning_rates: is no setting that can be searched"),
-        ("output_dir", Choice(["a"]), "output_dir: is no setting that can be searched"),
-        ("seed", Choice([1]), "seed: is no setting that can be searched"),
+        ("learning_rates", Choice([1e-5]), "learning_rates: cannot be searched"),
+        ("output_dir", Choice(["a"]), "output_dir: cannot be searched"),
+        ("seed", Choice([1]), "seed: cannot be searched"),
         ("learning_rate", Choice(["high"]), "learning_rate: must be float"),
         ("learning_rate", Range(-1.0, 1.0), "learning_rate: must be float, numbers 0 or more, found -1.0"),
         ("per_device_train_batch_size", Range(4.0, 8.0), "must be int, numbers 1 or more, found 4.0"),

@@ -82,7 +82,7 @@ def test_a_file_that_is_no_study(tmp_path):
     path = tmp_path / "study.db"
     path.write_text("no database, but long enough to be taken for the header of one " * 9)
     with pytest.raises(
-        UserError, match=r"study\.db: is no study of Optuna .*; delete it to search anew\.$"
+        UserError, match=r"study\.db: is not a study of Optuna .*; delete it to search again\.$"
     ) as error:
         run(path, "random", 1)
     assert "\n" not in str(error.value)

@@ -1,1 +1,1 @@
-"""Ensembles of trained models."""
+"""The ensemble recipe: combining trained models."""

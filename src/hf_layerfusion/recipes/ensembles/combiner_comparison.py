@@ -1,4 +1,4 @@
-"""Members in, a table of their combinations out: each member predicts once, then combiners are tried."""
+"""Comparison of combiners: each member predicts once, then each combiner is fitted and measured."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,10 +29,10 @@ from hf_layerfusion.recipes.ensembles.ensemble_rows import (
 
 
 def open_ensemble(arguments: EnsembleArguments, cache: Path) -> Ensemble:
-    """The members, checked.
+    """Return an ensemble of the members that the arguments name.
 
     Raises:
-        UserError: none, or as `Ensemble.of`.
+        UserError: No members are named; or as `Ensemble.of`.
     """
     if not arguments.members:
         raise UserError("--members must name one model or more, found none; name folders or Hub ids.")
@@ -47,10 +47,10 @@ def open_ensemble(arguments: EnsembleArguments, cache: Path) -> Ensemble:
 
 
 def combiners_to_try(arguments: EnsembleArguments, ensemble: Ensemble, has_validation: bool) -> list[str]:
-    """The combiners named, or all that the tasks and data allow.
+    """Return the names of the combiners to compare: those named, or all that tasks and data allow.
 
     Raises:
-        UserError: an unknown name, or one that needs validation data where there are none.
+        UserError: A name is unknown, or a combiner must be fitted and there are no validation data.
     """
     named = list(
         dict.fromkeys([*(arguments.combiners or ()), *([arguments.combiner] if arguments.combiner else ())])
@@ -70,10 +70,10 @@ def combiners_to_try(arguments: EnsembleArguments, ensemble: Ensemble, has_valid
 
 
 def leave_out_seen(ensemble: Ensemble, texts: dict[str, dict[str, SplitTexts]]) -> list[str]:
-    """Leaves validation texts out that a member was trained or chosen on; a note for each task.
+    """Remove validation texts that a member was trained or selected on, and return a note for each task.
 
     Raises:
-        UserError: if none are left.
+        UserError: No texts are left.
     """
     notes = []
     for task, splits in texts.items():
@@ -100,11 +100,11 @@ def leave_out_seen(ensemble: Ensemble, texts: dict[str, dict[str, SplitTexts]]) 
 def predict_members(
     ensemble: Ensemble, texts: Mapping[str, Mapping[str, SplitTexts]], out_of_fold: list[str] | None
 ) -> Predictions:
-    """What each member answers, from the cache where it has answered before; on the validation data out-of-fold
-    predictions where they are given.
+    """Return the predictions of each member, cached if possible; for the validation data those of `out_of_fold`, if
+    given.
 
     Raises:
-        UserError: files of predictions that are not one for each member, or of other rows.
+        UserError: The files of predictions do not match the members or the rows.
     """
     found: Predictions = {}
     for task, splits in texts.items():
@@ -132,11 +132,12 @@ def predict_members(
 def try_combiners(
     ensemble: Ensemble, texts: dict[str, dict[str, SplitTexts]], arguments: EnsembleArguments, folder: Path
 ) -> CombinerComparison:
-    """Measures each member, each combiner and, if asked for, the soup, which is made in `folder`; the ensemble ends
-    with the combiner that was named or is best on the validation data.
+    """Measure each member, each combiner and, if asked for, a soup, which is saved in `folder`.
+
+    The ensemble is left with the combiner that was named, or the best on the validation data.
 
     Raises:
-        UserError: for whatever the user can mend.
+        UserError: An argument or the data are invalid.
     """
     has_validation = all("validation" in splits for splits in texts.values())
     names = combiners_to_try(arguments, ensemble, has_validation)
@@ -182,15 +183,15 @@ def try_combiners(
 
 
 def _metric_of(is_regression: bool, arguments: EnsembleArguments) -> str | None:
-    # Of several tasks --metric is that of the classes, unless it is one of values.
+    # With several tasks, --metric applies to classification, unless it is a regression metric.
     return arguments.metric if is_regression == (arguments.metric == "pearsonr") else None
 
 
 def fit_all(comparison: CombinerComparison, name: str, arguments: EnsembleArguments) -> None:
-    """Sets the combiner `name` for every task, fitted on its validation data.
+    """Set a combiner for every task, fitted on its validation data.
 
     Raises:
-        UserError: as `Ensemble.fit`.
+        UserError: As `Ensemble.fit`.
     """
     weights = None if arguments.weights is None else tuple(arguments.weights)
     for task, splits in comparison.texts.items():
@@ -233,7 +234,7 @@ def _check_before_predicting(
     arguments: EnsembleArguments,
     names: list[str],
 ) -> None:
-    """Refuses what cannot be combined before members predict, which may take long."""
+    """Refuse what cannot be combined before members predict, which may take long."""
     if arguments.soup:
         check_soup(_soup_folders(ensemble))
     for task, splits in texts.items():

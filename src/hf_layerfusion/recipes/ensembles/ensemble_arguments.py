@@ -1,4 +1,4 @@
-"""What a run over an ensemble can be told."""
+"""Arguments of the ensemble recipe."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from hf_layerfusion.recipes.recipe_arguments import (
 
 @dataclass
 class EnsembleArguments:
-    """Which members, and how they are combined."""
+    """Arguments of the members and of how they are combined."""
 
     members: list[str] | None = option(
         None,
@@ -73,7 +73,7 @@ class EnsembleArguments:
 
 @dataclass
 class EnsembleDataArguments(DataCardArguments):
-    """Which texts an ensemble is fitted and tested on."""
+    """Arguments of the texts that an ensemble is fitted and tested on."""
 
     validation_file: str | None = option(
         None,

@@ -1,4 +1,4 @@
-"""The texts that an ensemble is fitted and tested on, with labels in the ensemble's order."""
+"""Texts that an ensemble is fitted and tested on, with labels in the ensemble's order."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ SPLITS = ("validation", "test")
 
 @dataclass
 class SplitTexts:
-    """The texts of a task's split.
+    """Texts of one split of a task.
 
     Attributes:
-        ids: of the rows, `[N]`.
-        columns: the texts by column, cleaned.
-        labels: class indices in the order of the ensemble's labels, or values, `[N]`; None where there are none.
+        ids: ids of the rows, `[N]`.
+        columns: cleaned texts by column.
+        labels: class indices in the order of the ensemble's labels, or values, `[N]`; None without labels.
     """
 
     ids: list[str]
@@ -40,11 +40,11 @@ class SplitTexts:
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """Texts row by row: one text, or the two of a pair."""
+        """Rows of one text, or of the two texts of a pair."""
         return list(zip(*self.columns.values(), strict=True))
 
     def select(self, kept: np.ndarray) -> "SplitTexts":
-        """The rows of a mask `[N]`."""
+        """Return the rows selected by a mask `[N]`."""
         places = np.flatnonzero(kept).tolist()
         return SplitTexts(
             [self.ids[place] for place in places],
@@ -56,10 +56,11 @@ class SplitTexts:
 def read_texts(
     arguments: EnsembleDataArguments, tasks: Mapping[str, TaskSchema]
 ) -> dict[str, dict[str, SplitTexts]]:
-    """Reads the splits of an ensemble's tasks, by task and split.
+    """Read the splits of an ensemble's tasks, by task and split.
 
     Raises:
-        UserError: no data, data of other tasks or labels than the ensemble's; as the readers of `data.files`.
+        UserError: There are no data, or they have other tasks or labels than the ensemble; or as the readers of
+            `data.files`.
     """
     found = {}
     for name, data in _sources(arguments, tasks).items():
@@ -123,8 +124,8 @@ def _read(path: str, split: str, data: DataArguments, task: TaskSchema) -> Split
 def _schema(task: TaskSchema, data: DataArguments, labels: list[Any], path: str) -> LabelSchema:
     """Return the schema that reads a file's labels as the ensemble's.
 
-    They are its names, the raw labels that the first member was trained on, or, with `--class_names`, integers that
-    these name in ascending order.
+    Labels may be the ensemble's names, the raw labels that the first member was trained on, or, with `--class_names`,
+    integers that these name in ascending order.
     """
     if task.is_regression:
         return LabelSchema("regression", task.labels)

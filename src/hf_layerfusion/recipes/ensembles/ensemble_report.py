@@ -1,4 +1,4 @@
-"""What a run over an ensemble leaves in its folder, and says in its card."""
+"""Outputs of the ensemble recipe: files in its folder, and the facts of its card."""
 
 import csv
 from pathlib import Path
@@ -33,11 +33,11 @@ def write_comparison(
     arguments: EnsembleArguments,
     data_arguments: EnsembleDataArguments,
 ) -> dict[str, Any]:
-    """Writes the ensemble, the table, its predictions, the plot and the card into a folder beside `place`, whose place
-    it will take.
+    """Write the ensemble, the comparison table, predictions, plot and card into `folder`, which will take the place
+    of `place`.
 
     Returns:
-        The contents of `all_results.json`: the chosen combiner's figures.
+        The content of `all_results.json`: the figures of the chosen combiner.
     """
     header, cells = table_of(comparison)
     diversity = diversity_of(comparison)
@@ -86,8 +86,11 @@ def write_comparison(
 
 
 def table_of(comparison: CombinerComparison) -> tuple[list[str], list[list[str]]]:
-    """The table's header and cells: name, kind, number of members, the tasks' main figures by split, and the gain over
-    the best member of each task with its interval, and what is undefined of it where something is."""
+    """Return header and cells of the comparison table.
+
+    Columns are name, kind, number of members, the tasks' main metrics by split, and the gain over the best member of
+    each task with its interval and, where there is one, a remark.
+    """
     columns = [
         (split, task, comparison.mains.get(task, "mean"))
         for split in ("validation", "test")
@@ -125,8 +128,11 @@ def _figure(value: float | None) -> str:
 
 
 def diversity_of(comparison: CombinerComparison) -> dict[str, dict[str, Array]]:
-    """Of each task with two members or more: how often pairs of them disagree, `[M, M]`, for classes, and how their
-    errors correlate, on the split that is reported."""
+    """Return, for tasks with several members, the pairwise disagreement of classes and correlation of errors, each
+    `[M, M]`.
+
+    Both are measured on the reported split.
+    """
     found: dict[str, dict[str, Array]] = {}
     for task, splits in comparison.member_predictions.items():
         split = comparison.reported(task)
@@ -145,7 +151,7 @@ def diversity_of(comparison: CombinerComparison) -> dict[str, dict[str, Array]]:
 
 
 def gain_curves(comparison: CombinerComparison) -> dict[str, dict[str, list[float]]]:
-    """By task and split: the figure of the mean of probabilities of the best 1, 2, … members."""
+    """Return the score of the mean prediction of the best 1, 2, … members, by task and split."""
     curves: dict[str, dict[str, list[float]]] = {}
     for task, splits in comparison.member_predictions.items():
         labelled = {
@@ -199,7 +205,7 @@ def _sections(
         body += " The soup is one model with the average of the members' weights."
     sections = [("Members and combiners", body)]
     if diversity:
-        one = len(comparison.texts) == 1  # whose name says nothing
+        one = len(comparison.texts) == 1  # its name need not be shown
         parts = [
             _diversity("" if one else f", {escape_markdown(task)}", matrices)
             for task, matrices in diversity.items()
@@ -217,27 +223,28 @@ def _sections(
 
 def _what_gains_are(comparison: CombinerComparison) -> str:
     if all(row.gain is None for row in comparison.rows):
-        return "No gain is measured, as labels are missing."
+        return "Gains were not measured, because labels are missing."
     chosen_on = " and ".join(
         sorted({"validation" if "validation" in splits else "test" for splits in comparison.texts.values()})
     )
     text = (
-        f"The gain is over the best member of each task on the {chosen_on} data, measured on the {comparison.gains_on} "
-        "data, with the 95 % interval of a bootstrap over the texts."
+        f"Gains are relative to the best member of each task on the {chosen_on} data. They are measured on the "
+        f"{comparison.gains_on} data, with the 95 % interval of a bootstrap over the texts."
     )
     if "test" in chosen_on:
-        text += " A member that was chosen on the texts that are reported is flattered by the comparison."
+        text += " Because the best member was selected on the reported texts, its score is optimistic."
     if "validation" in comparison.gains_on:
         text += (
-            " **The validation data also chose and fitted the combiners, so that their figures and gains on it are too "
-            "good: only labelled test data, which were not given, would show what the ensemble gains.**"
+            " **The combiners were also fitted and selected on the validation data, so their scores and gains on "
+            "it are "
+            "optimistic. Only labelled test data, which were not given, would show what the ensemble gains.**"
         )
     return text
 
 
 def _diversity(of_task: str, matrices: dict[str, Array]) -> str:
     titles = {
-        "disagreement": "Share of texts that two members answer differently",
+        "disagreement": "Share of texts on which two members disagree",
         "error_correlation": "Correlation of two members' errors",
     }
     parts = []

@@ -1,4 +1,4 @@
-"""The table of what members and their combinations answer, and what is measured of each."""
+"""Rows of the comparison table: members and their combinations, with what was measured of each."""
 
 from dataclasses import dataclass, field
 
@@ -16,21 +16,21 @@ from hf_layerfusion.recipes.ensembles.ensemble_data import SplitTexts
 RESAMPLES = 2000
 SOUP = "soup"
 
-# By task, then by split: members' predictions `[M, N, C]` or `[M, N]`, or a combination's, without M.
+# Predictions by task and split: those of the members, `[M, N, C]` or `[M, N]`, or of a combination, without M.
 Predictions = dict[str, dict[str, Array]]
 
 
 @dataclass
 class ComparisonRow:
-    """A line of the table.
+    """A row of the comparison table.
 
     Attributes:
-        name: of the member or combiner.
-        kind: member, combiner or soup.
-        members: how many members count, by task.
-        predictions: by task and split.
-        metrics: by task and split; `mean` is in place of a task that of all of them.
-        gain: over the best member of each task, on the split that is reported; None where that is not measured.
+        name: name of the member or combiner.
+        kind: `member`, `combiner` or `soup`.
+        members: number of members that count, by task.
+        predictions: predictions by task and split.
+        metrics: metrics by task and split; the key `mean` stands for the mean over all tasks.
+        gain: difference to the best member of each task on the reported split; None if not measured.
     """
 
     name: str
@@ -43,16 +43,16 @@ class ComparisonRow:
 
 @dataclass
 class CombinerComparison:
-    """What trying combiners found.
+    """Result of comparing combiners.
 
     Attributes:
-        ensemble: with the combiner that was chosen.
-        texts: by task and split.
-        member_predictions: by task and split, `[M, N, C]` or `[M, N]`.
-        mains: the metric of each task that is to be high.
-        rows: the table, the members first.
-        chosen: name of the combiner.
-        notes: what happened to the texts.
+        ensemble: the ensemble with the chosen combiner.
+        texts: texts by task and split.
+        member_predictions: predictions by task and split, `[M, N, C]` or `[M, N]`.
+        mains: the main metric of each task, which is maximised.
+        rows: rows of the table, members first.
+        chosen: name of the chosen combiner.
+        notes: notes on changes to the texts.
     """
 
     ensemble: Ensemble
@@ -64,18 +64,18 @@ class CombinerComparison:
     notes: list[str]
 
     def reported(self, task: str) -> str | None:
-        """The split that a task is reported on: the test data if they have labels; `None` where there are none."""
+        """Return the split that a task is reported on: test if it has labels, else validation; None if neither has."""
         splits = [split for split in ("test", "validation") if split in self.texts[task]]
         return next((split for split in splits if self.texts[task][split].labels is not None), None)
 
     @property
     def gains_on(self) -> str:
-        """The splits that gains are measured on, in words."""
+        """Names of the splits that gains are measured on."""
         return " and ".join(sorted({str(self.reported(task)) for task in self.texts}))
 
 
 def measure(row: ComparisonRow, comparison: CombinerComparison) -> None:
-    """Fills in a row's metrics."""
+    """Compute the metrics of a row."""
     for task, splits in row.predictions.items():
         kind = comparison.ensemble.tasks[task].problem_type
         for split, predictions in splits.items():
@@ -91,14 +91,14 @@ def measure(row: ComparisonRow, comparison: CombinerComparison) -> None:
 
 
 def main_mean(row: ComparisonRow, comparison: CombinerComparison, split: str) -> float:
-    """The mean over all tasks of the metric that is to be high; minus infinity where one is not there."""
+    """Return the mean over all tasks of their main metrics; minus infinity if one is missing."""
     values = [row.metrics.get(task, {}).get(split, {}).get(main) for task, main in comparison.mains.items()]
     known = [value for value in values if value is not None and np.isfinite(value)]
     return float(np.mean(known)) if len(known) == len(values) else -np.inf
 
 
 def best_members(comparison: CombinerComparison) -> dict[str, int]:
-    """The best member of each task on the validation data, or where there are none on those that are reported."""
+    """Return the index of each task's best member on the validation data or, without them, on the reported split."""
     best = {}
     for task, splits in comparison.member_predictions.items():
         split = "validation" if "validation" in splits else comparison.reported(task)
@@ -111,7 +111,7 @@ def best_members(comparison: CombinerComparison) -> dict[str, int]:
 
 
 def add_gains(comparison: CombinerComparison) -> None:
-    """Compares combiners and soup with the best member of each task, by accuracy or correlation."""
+    """Compare combiners and soup with the best member of each task by accuracy or correlation."""
     best = best_members(comparison)
     if len(best) < len(comparison.texts) or any(comparison.reported(task) is None for task in best):
         return

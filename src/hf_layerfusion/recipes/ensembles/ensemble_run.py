@@ -1,4 +1,4 @@
-"""The whole of the script for ensembles."""
+"""The ensemble script: members predict, combiners are compared, the ensemble with the chosen one is saved."""
 
 import dataclasses
 import logging
@@ -22,14 +22,15 @@ logger = logging.getLogger(__name__)
 
 
 def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArguments) -> dict[str, Any]:
-    """Predicts with each member, tries combiners, and writes the ensemble with the chosen one. `--output_dir` is there
-    when all has been measured and written, or not at all.
+    """Run the script: predict with each member, compare combiners, and save the ensemble with the chosen one.
+
+    `--output_dir` appears once everything has been measured and written.
 
     Returns:
-        The contents of `all_results.json`; with `--dry_run` the files that would be `pushed`.
+        The content of `all_results.json`; with `--dry_run` the files that would be `pushed`.
 
     Raises:
-        UserError: for whatever the user can mend.
+        UserError: An argument or the data are invalid.
     """
     if not arguments.output_dir:
         raise UserError("--output_dir must name the folder of the ensemble, found none; name one.")
@@ -69,7 +70,7 @@ def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArgu
 
 
 def ensemble_settings(arguments: EnsembleArguments, data_arguments: EnsembleDataArguments) -> dict[str, Any]:
-    """The settings that the ensemble depends on, as JSON; nothing of the Hub, no folder of outputs."""
+    """Return the settings that the ensemble depends on, as JSON, without Hub options and output folders."""
     settings = {**dataclasses.asdict(arguments), **dataclasses.asdict(data_arguments)}
     left_out = ("push_to_hub", "dry_run", "output_dir", "prediction_cache")
     return {
@@ -82,8 +83,8 @@ def ensemble_settings(arguments: EnsembleArguments, data_arguments: EnsembleData
 def ensemble_record(
     arguments: EnsembleArguments, ensemble: Ensemble, texts: dict[str, dict[str, SplitTexts]]
 ) -> tuple[DataRecord, dict[str, str]]:
-    """Return the fingerprints of all that an ensemble is measured by: members, texts and files of predictions; and the
-    names of those that are files or folders."""
+    """Return the fingerprints of members, texts and prediction files, and the names of those that are files or
+    folders."""
     record: DataRecord = {}
     files: dict[str, str] = {}
     for number, member in enumerate(ensemble.members, start=1):
@@ -103,7 +104,7 @@ def ensemble_record(
 
 
 def is_finished_ensemble(folder: Path, settings: dict[str, Any]) -> bool:
-    """Return whether the folder holds an ensemble of these very settings; `check_record` checks its data."""
+    """Return whether the folder holds an ensemble with these settings; `check_record` checks its data."""
     path = folder / SETTINGS_FILE
     if not path.is_file():
         return False
@@ -112,10 +113,10 @@ def is_finished_ensemble(folder: Path, settings: dict[str, Any]) -> bool:
 
 
 def check_can_be_pushed(arguments: EnsembleArguments, ensemble: Ensemble) -> None:
-    """Refuses to push what the Hub could not open.
+    """Refuse to push an ensemble that the Hub could not load.
 
     Raises:
-        UserError: a member in a folder that is not carried.
+        UserError: A member in a local folder is not carried along.
     """
     if not arguments.push_to_hub or arguments.carry_members:
         return

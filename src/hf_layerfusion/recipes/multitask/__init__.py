@@ -1,1 +1,1 @@
-"""Runs of several tasks."""
+"""The multitask recipe: one model of several tasks."""

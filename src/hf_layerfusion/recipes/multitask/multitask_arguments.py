@@ -1,4 +1,4 @@
-"""What a run over several tasks can be told."""
+"""Arguments of runs over several tasks."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ PREDICTION_FORMATS = ("standard", "spreadsheet", "course")
 
 @dataclass
 class MultitaskModelArguments(AdaptedEncoderArguments):
-    """Which encoder, and how much of it the tasks share (SerBERTus, section 3)."""
+    """Arguments of the encoder and of how much of it the tasks share (SerBERTus, section 3)."""
 
     num_task_layers: int = option(
         2, "Top layers of the shared encoder that each task has a copy of; 0 shares all (SerBERTus' best: 2)."
@@ -34,7 +34,7 @@ class MultitaskModelArguments(AdaptedEncoderArguments):
 
 @dataclass
 class MultitaskDataArguments(DataCardArguments):
-    """Which tasks, and how their texts are prepared."""
+    """Arguments of the tasks and of their text preparation."""
 
     tasks_file: str | None = option(
         None, "The tasks: a .json file with an entry for each, see docs/multitask.md and examples/tasks.json."
@@ -72,7 +72,7 @@ class MultitaskDataArguments(DataCardArguments):
 
 @dataclass
 class MultitaskTrainingArguments(RunTrainingArguments):
-    """SerBERTus' recipe as defaults (section 4.3)."""
+    """Training arguments with SerBERTus' recipe as defaults (section 4.3)."""
 
     learning_rate: float = option(1e-5, "Rate of the encoders.")
     weight_decay: float = option(0.0, "AdamW's decay.")

@@ -1,4 +1,4 @@
-"""What is known of a run over several tasks before it runs, as fields of its model card."""
+"""Fields of a multitask model's card that are known before the run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from hf_layerfusion.recipes.multitask.multitask_arguments import (
 )
 from hf_layerfusion.recipes.multitask.task_preparation import TaskSpec
 
-# Settings that a card shows, beside those of every run.
+# Settings shown on a card besides those of every run.
 TASKS_RECIPE = (
     "task_mixing", "task_loss", "task_weights", "regularizers", "gradient_surgery", "layer_decay", "class_balance",
     "freeze_encoder",
@@ -27,7 +27,7 @@ def tasks_fields(
     data_arguments: MultitaskDataArguments,
     training_arguments: MultitaskTrainingArguments,
 ) -> dict[str, Any]:
-    """Fields of the card of a model of several tasks."""
+    """Return the card's fields for a model of several tasks."""
     more = {name: getattr(training_arguments, name) for name in TASKS_RECIPE}
     more |= {"tokens": data_arguments.max_seq_length, "pair_order": data_arguments.pair_order}
     texts = {name: len(text_columns(task.data)) for name, task in tasks.items()}
@@ -48,13 +48,13 @@ def tasks_fields(
         "tasks": texts,
         "recipe": recipe(training_arguments, more),
         "limits": [
-            "The texts of a few sources taught the model; others may differ in language, length, topics and labels."
+            "The model was trained on texts of a few sources: others may differ in language, length, topics and labels."
         ],
     }
 
 
 def task_line(name: str, settings: Mapping[str, Any]) -> str:
-    """What a task is and how it is answered, on a line."""
+    """Return one line that describes a task: its problem type and settings."""
     kind = settings["problem_type"].replace("_", " ") + (" of pairs" if settings["pair"] else "")
     named = ("labels", "metric", "problem_type", "pair")
     shown = [f"{key} {value}" for key, value in settings.items() if key not in named]

@@ -1,4 +1,4 @@
-"""What a run over several tasks leaves in its folder, and says in its card."""
+"""Outputs of a multitask run: files in its folder, and the facts of its model card."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -49,8 +49,11 @@ def write_multitask_outputs(
     folder: Path,
     further_sections: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Writes model, tokenizer, results, each task's predictions, worst mistakes and plots, and the card, with further
-    sections, into a folder; the card names the Trainer's."""
+    """Write the model, tokenizer, results and card, and each task's predictions, worst mistakes and plots, into a
+    folder.
+
+    The card names the Trainer's folder, and shows `further_sections` besides its own.
+    """
     training_arguments: MultitaskTrainingArguments = trainer.args
     write_seen_texts(folder, list(data.prepared.values()))
     save_trained(trainer, folder)
@@ -99,8 +102,11 @@ def write_multitask_outputs(
 def write_task_predictions(
     folder: Path, task: TaskSpec, data: MultitaskData, result: MultitaskResult, prediction_format: str
 ) -> None:
-    """Writes a task's predictions, a file for each split that was predicted: `sst5-test.csv`. With the course's format
-    also the course's own files, for tasks that it has: its development set is `test` here, its test set `predict`."""
+    """Write a file `TASK-SPLIT.csv` for each predicted split of a task.
+
+    With the course's format, the course's own files are written too, for the tasks it has. Its development set is
+    `test` here, its test set `predict`.
+    """
     prepared = data.prepared[task.name]
     for split, logits in result.logits[task.name].items():
         rows = prepared.splits[split]
@@ -124,7 +130,7 @@ def write_task_predictions(
 
 
 def scored(task: TaskSpec, result: MultitaskResult) -> tuple[str, np.ndarray, np.ndarray] | None:
-    """The split that a task is reported on, with its logits and labels; `None` where no split has labels."""
+    """Return the split that a task is reported on with its logits and labels, None if no split has labels."""
     for split in ("test", "validation"):
         labels = result.labels[task.name].get(split)
         if labels is not None:
@@ -135,7 +141,7 @@ def scored(task: TaskSpec, result: MultitaskResult) -> tuple[str, np.ndarray, np
 def plot_task(
     folder: Path, task: TaskSpec, data: MultitaskData, result: MultitaskResult
 ) -> list[tuple[str, str]]:
-    """Draws a task's confusion matrix or scatter, and its distributions; captions with paths."""
+    """Plot a task's confusion matrix or scatter, and its distributions; return captions with paths."""
     found = scored(task, result)
     schema = data.prepared[task.name].schema
     if found is None or schema.problem_type == "multi_label_classification":
@@ -153,15 +159,17 @@ def plot_task(
     shown = "predicted against true values" if is_regression else "confusion matrix"
     return [
         (f"{task.name}: {shown} on {split}.", f"plots/{first}"),
-        (f"{task.name}: how often each answer is true and is predicted.", f"plots/{second}"),
+        (f"{task.name}: true and predicted distributions.", f"plots/{second}"),
     ]
 
 
 def mistakes_section(
     folder: Path, task: TaskSpec, data: MultitaskData, result: MultitaskResult, for_spreadsheets: bool = False
 ) -> list[tuple[str, str]]:
-    """Writes a task's worst answers with their texts to `TASK.csv`, if so wanted without what spreadsheets would run;
-    the worst of them are a section of the card."""
+    """Write a task's worst mistakes to `TASK.csv`, and return the card's section on the very worst.
+
+    `for_spreadsheets` escapes cells that a spreadsheet would run as formulas.
+    """
     found = scored(task, result)
     prepared = data.prepared[task.name]
     if found is None or prepared.schema.problem_type == "multi_label_classification":
@@ -194,7 +202,7 @@ def multitask_card_facts(
     data_arguments: MultitaskDataArguments,
     training_arguments: MultitaskTrainingArguments,
 ) -> CardFacts:
-    """Collects the facts of a run for its model card; every figure was measured by that run."""
+    """Return the facts of a run for its model card. Every figure was measured by that run."""
     counts = parameter_counts(model.config)
     fields = tasks_fields(data.tasks, model_arguments, data_arguments, training_arguments)
     fields |= adapter_fields(model, folder, fields["tasks"])
@@ -230,7 +238,7 @@ def multitask_card_facts(
 def best_of_each_section(
     tasks: Mapping[str, TaskSpec], metrics: Mapping[str, Mapping[str, float]]
 ) -> list[tuple[str, str]]:
-    """What each task reaches in the epoch that was best for it, beside what the one model here reaches."""
+    """Return the card's section that compares each task's own best epoch with the saved model."""
     best, here = metrics.get("best_of_each"), metrics.get("test", {})
     if not best:
         return []
@@ -241,8 +249,8 @@ def best_of_each_section(
         if name in best and name in here
     ]
     text = (
-        "The model here is that of the epoch with the best mean on the selection data. With each task taken from the "
-        "epoch that was best for it there, as several models, it would be, on test:\n\n"
+        "This model is from the epoch with the best mean over the tasks on the validation data. The last column takes "
+        "each task from its own best epoch instead, that is, from several models. Both are measured on test.\n\n"
     )
     return [
         (

@@ -1,4 +1,4 @@
-"""The whole of the script for several tasks."""
+"""The multitask script: prepares all tasks, then trains, predicts and writes outputs."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,24 +45,25 @@ def train_tasks(
     training_arguments: MultitaskTrainingArguments,
     entries: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Prepares the data of all tasks once, then trains, predicts and writes outputs for each seed; with `--hp_search`,
-    by the settings that a search before finds best. With `--dry_run` nothing is trained: the answer is the number of
-    parameters of each architecture, in all and by part, and this run's parameter groups.
+    """Run the script for several tasks: prepare their data once, then train, predict and write outputs for each seed.
+
+    With `--hp_search` the best settings are searched first. With `--dry_run` nothing is trained.
 
     Args:
-        model_arguments, data_arguments, training_arguments: the script's.
-        entries: the tasks, in place of those of `--tasks_file`.
+        model_arguments, data_arguments, training_arguments: the script's arguments.
+        entries: tasks to use instead of those in `--tasks_file`.
 
     Returns:
-        As `run_seeds`, or with `--dry_run` what was counted.
+        The result of `run_seeds`; with `--dry_run` the number of parameters of each architecture, in total and by
+        part, and this run's parameter groups.
 
     Raises:
-        UserError: for whatever the user can mend.
+        UserError: An argument or the data are invalid.
     """
     if is_prediction_only(training_arguments):
         raise UserError(
-            "--do_predict without --do_train is for one task; name predict_file in the tasks file, or ask a trained "
-            "model by MultitaskPipeline."
+            "--do_predict without --do_train is for one task; name predict_file in the tasks file, or use a trained "
+            "model with MultitaskPipeline."
         )
     check_search(training_arguments)
     if entries is None:
@@ -89,14 +90,14 @@ def train_tasks(
 
 @dataclass
 class MultitaskExperiment:
-    """A run over several tasks, whatever its seed and folder: an `Experiment`.
+    """`Experiment` for a run over several tasks.
 
     Attributes:
-        data: of all tasks.
-        model_arguments: which model.
-        data_arguments: what holds for all tasks.
-        settings: what its results depend on.
-        sections: what the model card says beside its own, `(title, Markdown)`.
+        data: data of all tasks.
+        model_arguments: the model's arguments.
+        data_arguments: data arguments that all tasks share.
+        settings: what results depend on.
+        sections: further sections of the model card, `(title, Markdown)`.
     """
 
     outputs = (CARD,)
@@ -109,23 +110,23 @@ class MultitaskExperiment:
 
     @property
     def has_held_out(self) -> bool:
-        """Whether every task has validation data to choose on and test data to report on."""
+        """Whether every task has validation data to select on and test data to report on."""
         return all({"validation", "test"} <= splits.keys() for splits in self.data.encoded.values())
 
     def load_model(self, model_arguments: MultitaskModelArguments) -> PreTrainedModel:
-        """As `load_multitask_model`."""
+        """Return the model for other model arguments; see `load_multitask_model`."""
         return load_multitask_model(model_arguments, self.data.tasks)
 
     def make_trainer(self, arguments: MultitaskTrainingArguments) -> LayerFusionTrainer:
-        """As `make_multitask_trainer`."""
+        """Return the run's Trainer; see `make_multitask_trainer`."""
         return make_multitask_trainer(self.data, self.model_arguments, self.data_arguments, arguments)
 
     def train(self, trainer: LayerFusionTrainer) -> MultitaskResult:
-        """As `train_multitask`."""
+        """Train and predict; see `train_multitask`."""
         return train_multitask(trainer, self.data)
 
     def write(self, trainer: LayerFusionTrainer, result: MultitaskResult, folder: Path) -> None:
-        """As `write_multitask_outputs`."""
+        """Write the outputs; see `write_multitask_outputs`."""
         write_multitask_outputs(
             self.data, result, trainer, self.model_arguments, self.data_arguments, folder, self.sections
         )

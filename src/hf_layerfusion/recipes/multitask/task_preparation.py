@@ -1,4 +1,4 @@
-"""The tasks of a run: read from a file, prepared one by one, encoded for the model."""
+"""Tasks of a run: read from the tasks file, prepared one by one, tokenized for the model."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ from hf_layerfusion.training.task_data import SWAPPED
 PREDICT = "predict"
 FILE_FIELDS = ("train_file", "validation_file", "test_file")
 PAIR_ORDERS = ("random", "given")
-# Said once for all tasks, or said otherwise in an entry: `labels` and `--cut`.
+# Options that hold for all tasks, or that an entry sets in another way: `labels` and `--cut`.
 NOT_OF_ONE_TASK = {
     "class_names", "max_seq_length", "max_predict_samples", "split_seed", "language", "truncation",
     "pad_to_max_length", "prediction_format",
@@ -38,7 +38,7 @@ NOT_OF_ONE_TASK = {
 
 @dataclass
 class TaskDataArguments(PairDataArguments):
-    """What an entry of the tasks file says of a task's data."""
+    """Data arguments of one task, given in its entry of the tasks file."""
 
     labels: list[str] | None = None
     predict_file: str | None = None
@@ -47,13 +47,13 @@ class TaskDataArguments(PairDataArguments):
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """An entry of the tasks file.
+    """Specification of a task: an entry of the tasks file.
 
     Attributes:
         name: the task's name.
-        data: where its texts come from.
+        data: data arguments.
         settings: fields of `TaskConfig`; `labels` may be missing until the data are read.
-        predict_file: texts without labels to predict, relative to the data's folder.
+        predict_file: file of unlabelled texts to predict.
         course_name: the task's name in the prediction files of CS 224N.
     """
 
@@ -64,16 +64,16 @@ class TaskSpec:
     course_name: str | None = None
 
     def settings_of(self, problem_type: str) -> dict[str, Any]:
-        """The settings; with this problem type where they name none, and a metric that goes with it."""
+        """Return the settings, completed by this problem type if they name none and by the metric that goes with it."""
         problem_type = self.settings.get("problem_type") or problem_type
         return {"metric": selection_metrics(problem_type)[0], **self.settings, "problem_type": problem_type}
 
 
 def read_tasks_file(path: str | None) -> dict[str, dict[str, Any]]:
-    """The entries of a tasks file.
+    """Return the entries of a tasks file.
 
     Raises:
-        UserError: if none is named, or it cannot be read or is no JSON object of objects.
+        UserError: No file is named, or it cannot be read or is not a JSON object of objects.
     """
     if path is None:
         raise UserError(
@@ -84,7 +84,7 @@ def read_tasks_file(path: str | None) -> dict[str, dict[str, Any]]:
     except OSError as error:
         raise UserError(f"--tasks_file {path}: cannot be read ({error.strerror}); check the path.") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"--tasks_file {path}: is no sound JSON ({one_line(error)}); mend it.") from error
+        raise UserError(f"--tasks_file {path}: is not valid JSON ({one_line(error)}); correct it.") from error
     if (
         not isinstance(content, dict)
         or not content
@@ -97,34 +97,34 @@ def read_tasks_file(path: str | None) -> dict[str, dict[str, Any]]:
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these pairs; json itself would keep the last of two tasks of one name.
+    """Return an object from its pairs, refusing repeated keys, of which json would keep the last.
 
     Raises:
-        ValueError: a key that stands twice.
+        ValueError: A key is repeated.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in an object")
+        raise ValueError(f"the key {twice!r} is repeated in an object")
     return found
 
 
 def make_tasks(
     entries: Mapping[str, Mapping[str, Any]], folder: Path, arguments: MultitaskDataArguments
 ) -> dict[str, TaskSpec]:
-    """The tasks that entries of a tasks file declare.
+    """Return the tasks that entries of a tasks file specify.
 
     Args:
-        entries: by task: fields of `TaskConfig` and `PairDataArguments`, `predict_file` and `course_name`.
-        folder: what the files are relative to.
-        arguments: what holds for all tasks.
+        entries: for each task, fields of `TaskConfig` and `PairDataArguments`, `predict_file` and `course_name`.
+        folder: folder that the files are relative to.
+        arguments: arguments that all tasks share.
 
     Raises:
-        UserError: a key that is missing or unknown, or a value of the wrong type, with the task's name; a file outside
-            of the folder.
+        UserError: A key is missing or unknown, a value has the wrong type, or a file lies outside the folder; names
+            the task.
     """
-    types = get_type_hints(TaskDataArguments)  # `HfArgumentParser` changes those of the fields
+    types = get_type_hints(TaskDataArguments)  # `HfArgumentParser` changes the fields' own types
     data_fields = {field.name for field in dataclasses.fields(TaskDataArguments)} - NOT_OF_ONE_TASK
     model_fields = {field.name for field in dataclasses.fields(TaskConfig)}
     shared = {
@@ -152,8 +152,8 @@ def make_tasks(
             )
         if course_name is not None and course_name in {task.course_name for task in tasks.values()}:
             raise UserError(
-                f"task '{name}': course_name must be one task's alone, found {course_name!r} twice; the "
-                "prediction files of both would have one name."
+                f"task '{name}': course_name must be unique, found {course_name!r} twice; the "
+                "prediction files of both tasks would have the same name."
             )
         if not is_plain_name(name):
             raise UserError(
@@ -174,7 +174,7 @@ def make_tasks(
         settings["pair"] = data.text_pair_column is not None
         if entry.get("pair", settings["pair"]) != settings["pair"]:
             raise UserError(
-                f"task '{name}': pair must be what text_pair_column says, found {entry['pair']!r} and "
+                f"task '{name}': pair must agree with text_pair_column, found {entry['pair']!r} and "
                 f"{data.text_pair_column!r}; correct one of them."
             )
         tasks[name] = TaskSpec(name, data, settings, data.predict_file, course_name)
@@ -182,13 +182,13 @@ def make_tasks(
 
 
 def prepare_task(task: TaskSpec) -> tuple[TaskSpec, PreparedData]:
-    """Reads a task's data; the task comes back with the labels and the metric that they say.
+    """Read and prepare a task's data; the task is returned with the labels and metric that they imply.
 
-    Checkpoints are chosen on a tenth of the training data unless there are test data; the validation data are then the
-    test.
+    Without test data, the validation data become the test data and checkpoints are selected on a tenth of the
+    training data.
 
     Raises:
-        UserError: as `prepare` and `TaskConfig`; a value outside the task's range, with its row.
+        UserError: A value lies outside the task's range; or as `prepare` and `TaskConfig`.
     """
     try:
         data = prepare(task.data)
@@ -226,10 +226,10 @@ def prepare_task(task: TaskSpec) -> tuple[TaskSpec, PreparedData]:
 
 
 def check_task_names(tasks: Mapping[str, TaskSpec], arguments: MultitaskDataArguments) -> None:
-    """Refuses names that are in no table, before data are read.
+    """Check named options before data are read.
 
     Raises:
-        UserError: an unknown `--pair_order`, `--cut` or `--train_tasks`; a metric that no task has.
+        UserError: `--pair_order`, `--cut` or `--train_tasks` is unknown, or a task does not have its metric.
     """
     named: list[tuple[str, str, Iterable[str]]] = [
         ("--pair_order", arguments.pair_order, PAIR_ORDERS),
@@ -254,11 +254,13 @@ def check_task_names(tasks: Mapping[str, TaskSpec], arguments: MultitaskDataArgu
 def tokenize_task(
     task: TaskSpec, data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: MultitaskDataArguments
 ) -> dict[str, Dataset]:
-    """Turns a task's splits into model inputs: a siamese pair's columns hold a list for each text; a joint pair that is
-    trained in random order has further columns `swapped_…`.
+    """Tokenize a task's splits.
+
+    The columns of a siamese pair hold a list for each text. Joint pairs trained in random order have additional
+    columns `swapped_…`.
 
     Raises:
-        UserError: as `data.truncation.encode` and `encode_splits`.
+        UserError: As `data.truncation.encode` and `encode_splits`.
     """
     columns, is_siamese = data.text_columns, task.settings.get("pair_encoding") == "siamese"
     cut = functools.partial(encode, tokenizer, max_length=arguments.max_seq_length, cut=arguments.cut)

@@ -1,4 +1,4 @@
-"""One run over several tasks, from a tasks file to a folder with model, card, plots and predictions."""
+"""A multitask run: preparation of the data, model, training and prediction."""
 
 import logging
 import time
@@ -56,13 +56,13 @@ Encoded = dict[str, dict[str, Dataset]]
 
 @dataclass
 class MultitaskData:
-    """The tasks of a run with their data.
+    """Tasks of a run with their data.
 
     Attributes:
-        tasks: by name, their labels known.
-        prepared: their splits as texts.
-        encoded: their splits as model inputs, by task and split.
-        tokenizer: what they were encoded with.
+        tasks: specifications by name, with labels.
+        prepared: splits as texts, by task.
+        encoded: splits as model inputs, by task and split.
+        tokenizer: the tokenizer they were encoded with.
     """
 
     tasks: dict[str, TaskSpec]
@@ -71,20 +71,20 @@ class MultitaskData:
     tokenizer: PreTrainedTokenizerBase
 
     def split(self, name: str) -> dict[str, Dataset]:
-        """A split of the tasks that have it."""
+        """Return a split of the tasks that have it, by task."""
         return {task: splits[name] for task, splits in self.encoded.items() if name in splits}
 
 
 @dataclass
 class MultitaskResult:
-    """What a run measured.
+    """Results of a run.
 
     Attributes:
         metrics: by split, `TASK_METRIC` and `mean`; `best_of_each` is the test split with each task's own best epoch.
-        logits: of each task's predicted splits, by task and split, `[N, C]`.
-        labels: as `logits`, `None` where there are none.
+        logits: logits of the predicted splits, by task and split, `[N, C]`.
+        labels: labels, like `logits`; None where there are none.
         history: the Trainer's log.
-        training_seconds: time that training took.
+        training_seconds: training time.
         parameters: number of the model's parameters.
     """
 
@@ -102,16 +102,16 @@ def prepare_multitask(
     model_arguments: MultitaskModelArguments,
     arguments: MultitaskDataArguments,
 ) -> MultitaskData:
-    """Reads, prepares and encodes the data of all tasks.
+    """Read, prepare and tokenize the data of all tasks.
 
     Args:
-        entries: the tasks file's.
-        folder: what the tasks' files are relative to.
-        model_arguments: name the tokenizer.
-        arguments: what holds for all tasks.
+        entries: entries of the tasks file.
+        folder: folder that the tasks' files are relative to.
+        model_arguments: arguments that name the tokenizer.
+        arguments: data arguments that all tasks share.
 
     Raises:
-        UserError: as `make_tasks`, `check_task_names`, `check_multitask_model`, `prepare_task` and `tokenize_task`.
+        UserError: As `make_tasks`, `check_task_names`, `check_multitask_model`, `prepare_task` and `tokenize_task`.
     """
     declared = make_tasks(entries, folder, arguments)
     check_task_names(declared, arguments)
@@ -139,16 +139,18 @@ def tasks_record(data: MultitaskData) -> tuple[DataRecord, dict[str, str | None]
 
 
 def check_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, TaskSpec]) -> None:
-    """Refuses names and numbers that do not fit the encoder, before data are read: the model is built without weights,
-    with classes in the place of those that the data will have.
+    """Check settings against the encoder before data are read, by building the model without weights and with
+    placeholder labels.
 
     Raises:
-        UserError: a setting that is none of a task's, or that does not fit.
+        UserError: A setting is not one of a task, or does not fit the encoder.
     """
     encoder_dropout(arguments)
     adapter_config(arguments)
     path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
-    with suppress(OSError, RuntimeError, NotImplementedError):  # no such checkpoint, or none that is built so
+    with suppress(
+        OSError, RuntimeError, NotImplementedError
+    ):  # no such checkpoint, or one that cannot be built this way
         try:
             encoder = AutoConfig.from_pretrained(path, **options).get_text_config()
             config = CerbertusConfig(
@@ -172,11 +174,11 @@ def _with_some_labels(task: TaskSpec) -> dict[str, Any]:
 
 
 def load_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, TaskSpec]) -> Any:
-    """The model of a run: a `CerbertusForMultitask` around an encoder, or a checkpoint of ours to train further; with
-    the adapters that were asked for.
+    """Return a `CerbertusForMultitask` with the adapters asked for: new around an encoder, or a trained checkpoint to
+    train further.
 
     Raises:
-        UserError: if the checkpoint is missing, corrupt, stored as pickle, or does not fit the settings; as
+        UserError: The checkpoint is missing, corrupt, stored as pickle, or does not fit the settings; or as
             `with_adapters`.
     """
     dropout = encoder_dropout(arguments)
@@ -202,10 +204,10 @@ def make_multitask_trainer(
     data_arguments: MultitaskDataArguments,
     training_arguments: MultitaskTrainingArguments,
 ) -> LayerFusionTrainer:
-    """The model of a run, its new weights drawn by the run's seed, in its Trainer. Writes nothing.
+    """Return a Trainer with a model whose new weights are initialised from the run's seed, without writing anything.
 
     Raises:
-        UserError: as `load_multitask_model`.
+        UserError: As `load_multitask_model`.
     """
     train_tasks = data_arguments.train_tasks or list(data.tasks)
     set_seed(training_arguments.seed)
@@ -228,11 +230,14 @@ def make_multitask_trainer(
 
 
 def train_multitask(trainer: LayerFusionTrainer, data: MultitaskData) -> MultitaskResult:
-    """Trains; then predicts every split but training's with the model that was chosen on the mean over the tasks, and
-    the test split once more with each task's own best."""
+    """Train, predict all splits except training with the selected model, and evaluate each task's own best model on
+    test.
+
+    The selected model has the best mean over the tasks.
+    """
     arguments: MultitaskTrainingArguments = trainer.args
     start = time.perf_counter()
-    with suppress(PushError):  # the outputs are pushed when they are whole, the model with them
+    with suppress(PushError):  # the complete outputs are pushed later, with the model
         trainer.train(resume_from_checkpoint=resume_point(arguments))
     seconds = time.perf_counter() - start
     metrics: dict[str, dict[str, float]] = {}
@@ -253,7 +258,7 @@ def train_multitask(trainer: LayerFusionTrainer, data: MultitaskData) -> Multita
 
 
 def _add_mean(metrics: dict[str, float], tasks: dict[str, TaskSpec]) -> None:
-    """Adds the mean over the tasks' main metrics where all of them are there."""
+    """Add the mean over the tasks' main metrics, if all of them are there."""
     names = [f"{name}_{task.settings['metric']}" for name, task in tasks.items()]
     if all(name in metrics for name in names):
         metrics["mean"] = float(np.mean([metrics[name] for name in names]))
@@ -265,8 +270,8 @@ def _best_of_each(trainer: LayerFusionTrainer, data: MultitaskData) -> dict[str,
     test = data.split("test")
     for task in test:
         folder = Path(str(trainer.args.output_dir)) / f"{BEST_OF_TASK}-{task}"
-        if not folder.exists():  # never validated, or by no number: a correlation may be undefined all along
-            logger.info("%s: no epoch is its best", task)
+        if not folder.exists():  # never validated, or its metric was always undefined, such as a correlation
+            logger.info("%s: has no best epoch, because its metric was never defined", task)
             continue
         if isinstance(trainer.model, PeftModel):
             read_adapters(trainer.model, folder)
@@ -282,16 +287,18 @@ def _best_of_each(trainer: LayerFusionTrainer, data: MultitaskData) -> dict[str,
 def architecture_counts(
     arguments: MultitaskModelArguments, tasks: dict[str, TaskSpec]
 ) -> dict[str, dict[str, Any]]:
-    """Parameters of the architectures in which the tasks can share an encoder (SerBERTus, Tables 6 and 7), by name, as
-    the fields of `ParameterCounts`; no weight is loaded.
+    """Return the parameter counts of every way to share an encoder (SerBERTus, Tables 6 and 7), by name, without
+    loading weights.
+
+    Each value holds the fields of `ParameterCounts`.
 
     Raises:
-        UserError: if the encoder's configuration cannot be loaded, or a task does not fit it.
+        UserError: The encoder's configuration cannot be loaded, or a task does not fit it.
     """
     try:
         encoder = AutoConfig.from_pretrained(
             resolve_path(arguments.model_name_or_path), **loading_options(arguments)
-        ).get_text_config()  # of a checkpoint of ours, its encoder's
+        ).get_text_config()  # for one of this package's checkpoints, that of its encoder
         settings = {name: task.settings for name, task in tasks.items()}
         shapes = [(["shared"], k) for k in range(encoder.num_hidden_layers + 1)]
         shapes += [(["own"], 0), (["shared", "own"], 0), (["shared", "frozen"], 0)]
@@ -305,7 +312,7 @@ def architecture_counts(
             except ValueError:
                 if k == 0:
                     raise
-                # An encoder such as ALBERT, whose layers no task can have a copy of.
+                # Tasks cannot have copies of the layers of encoders such as ALBERT.
         return counts
     except LOADING_ERRORS as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error

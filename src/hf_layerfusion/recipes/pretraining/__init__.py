@@ -1,1 +1,1 @@
-"""Further pre-training."""
+"""The pretraining recipe: further pretraining of an encoder on unlabelled texts."""

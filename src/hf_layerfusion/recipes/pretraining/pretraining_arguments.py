@@ -1,4 +1,4 @@
-"""What further pre-training can be told."""
+"""Arguments of further pretraining."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ __all__ = ["PretrainingArguments", "PretrainingDataArguments"]
 
 @dataclass
 class PretrainingDataArguments:
-    """Which texts, and how they are streamed."""
+    """Arguments of the texts and of how they are streamed."""
 
     train_file: list[str] | None = option(
         None, f"Files of texts, one or several, of any of these kinds: {', '.join(STREAMS)}."
@@ -41,7 +41,7 @@ class PretrainingDataArguments:
 
 @dataclass
 class PretrainingArguments(LayerFusionTrainingArguments):
-    """SerBERTus' further pre-training as defaults (section 4.3.7)."""
+    """Training arguments with SerBERTus' further pretraining as defaults (section 4.3.7)."""
 
     output_dir: str = option("", "Folder of the run; must not hold another one.")
     objective: dict[str, Any] | str | None = field(
@@ -78,5 +78,5 @@ class PretrainingArguments(LayerFusionTrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.remove_unused_columns = False  # a stream's rows carry seeds to the collator
-        # Each process reads the stream for itself: batches of texts of unlike lengths cannot be handed on.
+        # Each process reads the stream itself, because batches of different lengths cannot be dispatched.
         self.accelerator_config.dispatch_batches = False

@@ -1,4 +1,4 @@
-"""Streams of texts for further pre-training, from the files that the user names."""
+"""Text streams for further pretraining, from the files that the user names."""
 
 import logging
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ TRAIN, VALIDATION = "train", "validation"
 def corpus_rows(
     paths: list[str], text_columns: tuple[str, ...], skip_incomplete: bool, share: float, seed: int, part: str
 ) -> Iterator[dict[str, str]]:
-    """The texts of files one after another, those of `share` or those not of it (`data.streaming.is_held_out`)."""
+    """Yield the texts of several files, either the held-out share or the rest (`data.streaming.is_held_out`)."""
     for path in paths:
         for text in stream_texts(path, text_columns=text_columns, skip_incomplete=skip_incomplete):
             if is_held_out(text, share, seed) == (part == VALIDATION):
@@ -33,11 +33,12 @@ def corpus_rows(
 def open_streams(
     arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> tuple[dict[str, TextStream], dict[str, Fingerprint]]:
-    """Open the streams `train` and, where texts are held out, `validation`, and take their fingerprints. Each file is
-    read once for that, so that whatever is wrong with one is known before training.
+    """Open the streams `train` and, if texts are held out, `validation`, and return them with their fingerprints.
+
+    Each file is read once for the fingerprint, so errors in a file are found before training.
 
     Raises:
-        UserError: no file, a setting out of its range, a part without texts; as `stream_texts`.
+        UserError: No file is named, a setting is out of range, or a part has no texts; or as `stream_texts`.
     """
     _check_data(arguments, tokenizer)
     fraction = arguments.validation_fraction

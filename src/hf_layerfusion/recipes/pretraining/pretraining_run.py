@@ -1,4 +1,4 @@
-"""Further pre-training of an encoder on a task's own texts, from files of texts to a folder that holds the encoder."""
+"""Further pretraining of an encoder, from text files to a folder with the encoder."""
 
 import dataclasses
 import logging
@@ -44,7 +44,7 @@ __all__ = ["pretrain"]
 
 logger = logging.getLogger(__name__)
 
-# What a head that is trained alone has in place of the run's settings.
+# Settings that replace the run's while the head is trained alone.
 HEAD_SETTINGS: dict[str, Any] = {
     "freeze_encoder": True,
     "learning_rate": 1e-3,
@@ -70,15 +70,13 @@ START_FILE = "start.json"
 def load_pretraining_model(
     arguments: EncoderArguments, objective: Objective
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model that the objective trains, with the whole encoder that `AutoModel` would load: a pooler that the
-    checkpoint has, and that no objective reads, is kept as it is.
+    """Return the model that the objective trains, and the names of its randomly initialised weights.
 
-    Returns:
-        The model, and the names of weights that the checkpoint has not and that were drawn at random: those of a
-        language-model head.
+    The encoder is loaded completely, as by `AutoModel`: a pooler that the objective does not use is kept unchanged.
+    The randomly initialised weights are those of a language-model head that the checkpoint lacks.
 
     Raises:
-        UserError: if the checkpoint is missing, corrupt, stored as pickle, no plain encoder, or lacks weights of one.
+        UserError: The checkpoint is missing, corrupt, stored as pickle, not a plain encoder, or lacks weights of one.
     """
     options = {**loading_options(arguments), **encoder_dropout(arguments)}
     options["use_safetensors"] = None if arguments.allow_pickle else True
@@ -113,15 +111,15 @@ def load_pretraining_model(
 
 @dataclass
 class Pretraining:
-    """What the script trains, as an `Experiment`.
+    """`Experiment` for further pretraining.
 
     Attributes:
-        model_arguments: which encoder.
-        objective: what it is trained on.
-        tokenizer: what the texts are encoded with.
-        streams: the texts, `train` and where there are any `validation`.
-        settings: as `run_settings`.
-        missing: names of the weights that the checkpoint had not, once the model is loaded.
+        model_arguments: the encoder's arguments.
+        objective: the training objective.
+        tokenizer: the tokenizer of the texts.
+        streams: texts of `train` and, if there are any, `validation`.
+        settings: settings as `run_settings` returns them.
+        missing: names of the weights that the checkpoint lacks, once the model is loaded.
     """
 
     outputs = ("config.json",)
@@ -134,7 +132,8 @@ class Pretraining:
     missing: list[str] = field(default_factory=list)
 
     def make_trainer(self, arguments: PretrainingArguments) -> PretrainingTrainer:
-        """See `Experiment`; as `load_pretraining_model`, with a head drawn by the seed."""
+        """Return the run's Trainer, with a head initialised from the seed; raises what `load_pretraining_model`
+        raises."""
         set_seed(arguments.seed)
         model, self.missing = load_pretraining_model(self.model_arguments, self.objective)
         return self.trainer_of(model, arguments, self.streams[TRAIN], self.streams.get(VALIDATION))
@@ -146,7 +145,7 @@ class Pretraining:
         texts: TextStream,
         held_out: TextStream | None = None,
     ) -> PretrainingTrainer:
-        """A Trainer of the model on the texts."""
+        """Return a Trainer of the model on the texts."""
         return PretrainingTrainer(
             model,
             arguments,
@@ -157,11 +156,10 @@ class Pretraining:
         )
 
     def train(self, trainer: PretrainingTrainer) -> dict[str, Any]:
-        """The head alone where the checkpoint has none, then all; a run that goes on has that behind it.
+        """Train the head alone if the checkpoint has none, then all weights. A resumed run skips the first part.
 
         Returns:
-            What was measured: the losses of training by step as they were logged, and those on held-out texts before
-            and after.
+            The logged training losses by step, and the loss on held-out texts before and after training.
         """
         arguments: PretrainingArguments = trainer.args
         folder, checkpoint = Path(str(arguments.output_dir)), resume_point(arguments)
@@ -175,7 +173,7 @@ class Pretraining:
                 with writable(f"--output_dir {folder}"):
                     write_json(folder / START_FILE, start)
             trainer.accelerator.wait_for_everyone()  # the others read it too
-        read_start(folder)  # a damaged one is to be told before the training
+        read_start(folder)  # reports a damaged file before the training
         started = time.perf_counter()
         output = trainer.train(resume_from_checkpoint=checkpoint)
         seconds = time.perf_counter() - started
@@ -191,11 +189,12 @@ class Pretraining:
         }
 
     def train_head(self, model: PreTrainedModel, arguments: PretrainingArguments) -> dict[str, Any]:
-        """Trains a head that was drawn at random, with the encoder frozen, embeddings and what is tied to them
-        included; else its first gradients would spoil the encoder.
+        """Train a randomly initialised head with the encoder frozen, including embeddings and weights tied to them.
+
+        Its first gradients would otherwise damage the encoder.
 
         Returns:
-            The number of steps and the first and last logged loss.
+            The number of steps, and the first and last logged loss.
         """
         steps = arguments.head_steps
         logger.info(
@@ -218,13 +217,13 @@ class Pretraining:
         return {"head_steps": steps, "head_first_loss": losses[0], "head_last_loss": losses[-1]}
 
     def write(self, trainer: PretrainingTrainer, result: dict[str, Any], folder: Path) -> None:
-        """Writes model, tokenizer and results."""
+        """Write the model, tokenizer and results."""
         save_trained(trainer, folder)
         write_json(folder / RESULTS_FILE, result)
 
 
 def read_start(folder: Path) -> dict[str, Any]:
-    """Return what was measured before the first step.
+    """Return the measurements made before the first step.
 
     Raises:
         UserError: if that file of the run is missing or damaged.
@@ -233,7 +232,7 @@ def read_start(folder: Path) -> dict[str, Any]:
 
 
 def _held_out(trainer: PretrainingTrainer, prefix: str) -> dict[str, float]:
-    """The loss on held-out texts, where there are any, and what the objective says of it."""
+    """Return the loss and the objective's metrics on held-out texts, empty without them."""
     if trainer.eval_dataset is None:
         return {}
     found = trainer.evaluate(metric_key_prefix=prefix)
@@ -245,15 +244,8 @@ def pretrain(
     data_arguments: PretrainingDataArguments,
     training_arguments: PretrainingArguments,
 ) -> dict[str, Any]:
-    """The whole of the script: streams the texts, trains the head where there is none, then all, and saves model and
-    tokenizer.
-
-    Returns:
-        The contents of `all_results.json`; with `--dry_run`, which trains nothing, the `groups` of parameters.
-
-    Raises:
-        UserError: for whatever the user can mend.
-    """
+    """Run the script: stream the texts, train the head if there is none and then all weights, and save model and
+    tokenizer."""
     arguments = training_arguments
     settings = run_settings(model_arguments, data_arguments, arguments)
     objective = make_objective(arguments.objective)

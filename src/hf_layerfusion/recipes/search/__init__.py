@@ -1,1 +1,1 @@
-"""A search before a run."""
+"""Hyperparameter search before a run."""

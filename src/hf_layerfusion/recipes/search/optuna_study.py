@@ -1,6 +1,6 @@
-"""Optuna's side of a search: a study in a sqlite file that goes on where it was cut off.
+"""Optuna study of a search, in an SQLite file from which an interrupted search resumes.
 
-Imported only where it is asked for, as Optuna is optional.
+Optuna is optional, so import this module only for a search with it.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,27 +29,27 @@ _STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialSt
 
 
 def trial_state(trial: FrozenTrial) -> str:
-    """`finished`, `pruned`, `failed` for a stated reason, or `interrupted`."""
+    """Return a trial's state: `finished`, `pruned`, `failed` with an error, or `interrupted`."""
     if trial.state == TrialState.FAIL and "error" not in trial.user_attrs:
         return "interrupted"
     return _STATES.get(trial.state, "interrupted")
 
 
 def count_ended_trials(study: optuna.Study) -> int:
-    """How many trials have ended by themselves."""
+    """Return the number of trials that were not interrupted."""
     return sum(trial_state(trial) != "interrupted" for trial in study.get_trials(deepcopy=False))
 
 
 class EachTrialSeeded(BaseSampler):
-    """Draws each trial by a sampler with a seed made of the run's and of how many trials have ended before.
+    """Sampler that seeds each trial with the run's seed and the number of trials that have ended before.
 
-    So what is drawn depends on these and on what they measured, not on how often the search was cut off: a trial that
-    was under way is drawn again with the same values. Optuna's samplers keep one generator, which a new process would
-    start anew and so draw the first trials twice.
+    Samples then depend on these and on the results so far, not on how often the search was interrupted: an
+    interrupted trial is repeated with the same values. Optuna's samplers keep one generator, which a new process
+    would seed again and so repeat the first trials.
 
     Args:
-        make: a sampler of a seed.
-        seed: the run's.
+        make: function from a seed to a sampler.
+        seed: the run's seed.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
@@ -58,56 +58,58 @@ class EachTrialSeeded(BaseSampler):
         self._sampler = make(seed)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Seed the sampler for this trial."""
         words = np.random.SeedSequence([self._seed, count_ended_trials(study)]).generate_state(1)
         self._sampler = self._make(int(words[0]))
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+        """Return the search space of the trial's sampler."""
         return self._sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]
     ) -> dict[str, Any]:
+        """Sample with the trial's sampler."""
         return self._sampler.sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
     ) -> Any:
+        """Sample one value with the trial's sampler."""
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
+        """Finish the trial's sampler."""
         self._sampler.after_trial(study, trial, state, values)
 
 
 @contextmanager
 def study_errors(path: Path) -> Iterator[None]:
-    """Turns what sqlite and Optuna raise of a damaged file into one line.
-
-    Raises:
-        UserError: if the study cannot be read or written to.
-    """
+    """Raise a `UserError` in one line for what SQLite and Optuna raise about a damaged or unwritable file."""
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
         reason = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         raise UserError(
-            f"{path}: cannot be used as a study of Optuna ({one_line(reason)[:80]}); make room if the disk is full, or "
-            "delete it to search anew."
+            f"{path}: cannot be used as a study of Optuna ({one_line(reason)[:80]}); free some space if the disk "
+            "is full, or "
+            "delete it to search again."
         ) from error
 
 
 def study_options(path: Path, *, sampler: str, seed: int, prune: bool, maximize: bool) -> dict[str, Any]:
-    """Arguments of `optuna.create_study`, which opens the study where it is there.
+    """Return the arguments of `optuna.create_study`, which opens an existing study.
 
     Raises:
-        UserError: if the file is no sqlite file of Optuna.
+        UserError: The file is not an SQLite file of Optuna.
     """
     url = URL.create("sqlite", database=str(path)).render_as_string()
     try:
         storage = optuna.storages.RDBStorage(url)
     except (SQLAlchemyError, RuntimeError) as error:
         raise UserError(
-            f"{path}: is no study of Optuna ({one_line(error)[:80]}); delete it to search anew."
+            f"{path}: is not a study of Optuna ({one_line(error)[:80]}); delete it to search again."
         ) from error
     return {
         "storage": storage,
@@ -115,21 +117,21 @@ def study_options(path: Path, *, sampler: str, seed: int, prune: bool, maximize:
         "direction": "maximize" if maximize else "minimize",
         "load_if_exists": True,
         "sampler": EachTrialSeeded(SAMPLERS[sampler], seed),
-        # Optuna's own default is to prune.
+        # Optuna prunes by default.
         "pruner": optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),
     }
 
 
 def open_study(path: Path, options: dict[str, Any], identity: dict[str, Any]) -> optuna.Study:
-    """Opens the study; trials that were under way when the search was cut off are marked as failed.
+    """Open the study, and mark trials that were running when the search was interrupted as failed.
 
     Args:
-        path: its file, for messages.
-        options: `study_options`.
-        identity: what its results depend on, as JSON.
+        path: the study's file, for messages.
+        options: the result of `study_options`.
+        identity: what results depend on, as JSON.
 
     Raises:
-        UserError: if the file holds a study of something else.
+        UserError: The file holds another study.
     """
     study = optuna.create_study(**options)
     stored = study.user_attrs.get("identity")
@@ -142,7 +144,7 @@ def open_study(path: Path, options: dict[str, Any], identity: dict[str, Any]) ->
         if changed:
             raise UserError(
                 f"{path}: holds a search with another {', '.join(sorted(changed))}; name another output folder, or "
-                "take these back."
+                "restore these settings."
             )
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
         study.tell(trial.number, state=TrialState.FAIL)
@@ -150,7 +152,7 @@ def open_study(path: Path, options: dict[str, Any], identity: dict[str, Any]) ->
 
 
 def reported_trials(study: optuna.Study) -> list[SearchTrial]:
-    """The study's trials, as they are reported."""
+    """Return the study's trials in the form of reports."""
     return [
         SearchTrial(
             number=trial.number,

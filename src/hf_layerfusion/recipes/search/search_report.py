@@ -1,4 +1,4 @@
-"""What a search leaves in its folder and in the model card."""
+"""Report of a search, in its folder and in the model card."""
 
 import csv
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from hf_layerfusion.storage import replacing, write_text
 
 
 def searched_metric(arguments: RunTrainingArguments) -> str:
-    """The validation metric that trials are judged by: the one that chooses a run's checkpoint."""
+    """Return the validation metric that trials are judged by, which also selects a run's checkpoint."""
     return str(arguments.metric_for_best_model or "loss").removeprefix("eval_")
 
 
 def write_trials(
     folder: Path, trials: Sequence[SearchTrial], arguments: RunTrainingArguments, log_settings: Sequence[str]
 ) -> None:
-    """Writes the table of a search's trials as `trials.csv` and `trials.md`, and its plots."""
+    """Write a search's trials as `trials.csv` and `trials.md`, and plot them."""
     objective, maximize = f"validation {searched_metric(arguments)}", bool(arguments.greater_is_better)
     names = list(dict.fromkeys(name for trial in trials for name in trial.settings))
     header = ["trial", "state", objective, *names, "seconds", "error"]
@@ -37,7 +37,7 @@ def write_trials(
 
 
 def format_settings(values: dict[str, Any]) -> str:
-    """The values on a line."""
+    """Return the settings on one line."""
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in values.items()
@@ -47,16 +47,16 @@ def format_settings(values: dict[str, Any]) -> str:
 def search_section(
     arguments: RunTrainingArguments, values: dict[str, Any], objective: float
 ) -> tuple[str, Markdown]:
-    """What the model card says of the search."""
+    """Return the card's section on the search."""
     how = {
         "optuna": f"Optuna ({arguments.hp_sampler})",
         "ray": "Ray Tune",
         "wandb": "a sweep of Weights & Biases",
     }
     text = (
-        f"Chosen among {arguments.hp_trials} trials of {how[str(arguments.hp_search)]} by the validation "
-        f"{searched_metric(arguments)}, which was {objective:.4g} in the best and is optimistic for that. "
-        "Test data took no part."
+        f"Selected from {arguments.hp_trials} trials of {how[str(arguments.hp_search)]} by the validation "
+        f"{searched_metric(arguments)}. The best trial reached {objective:.4g}, which is optimistic because it was "
+        "selected. Test data were not used."
     )
     table = markdown_table(["Setting", "Chosen"], list(values.items()))
-    return "How settings were chosen", Markdown(f"{text}\n\n{table}")
+    return "Hyperparameter search", Markdown(f"{text}\n\n{table}")

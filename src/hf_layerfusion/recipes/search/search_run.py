@@ -1,8 +1,4 @@
-"""The search for a run's settings before the run: `Trainer.hyperparameter_search` over a space in a .json file.
-
-What is searched on is the validation data that also choose a run's checkpoint. Test data take no part: they are
-predicted once, by the ordinary run with the best settings that follows.
-"""
+"""Hyperparameter search before a run: `Trainer.hyperparameter_search` over a space in a JSON file."""
 
 import dataclasses
 import logging
@@ -49,7 +45,7 @@ SAMPLERS = ("tpe", "random")
 
 
 class SearchableExperiment(Experiment, Protocol):
-    """An experiment whose settings can be searched for.
+    """Interface of an experiment whose settings can be searched.
 
     Attributes:
         model_arguments: which model.
@@ -61,21 +57,21 @@ class SearchableExperiment(Experiment, Protocol):
 
     @property
     def has_held_out(self) -> bool:
-        """Whether there are validation data to choose on and test data to report on."""
+        """Whether there are validation data to select on and test data to report on."""
 
     def load_model(self, model_arguments: Any) -> PreTrainedModel:
-        """The model of other model arguments on the same data."""
+        """Return the model for other model arguments on the same data."""
 
 
 AnyExperiment = TypeVar("AnyExperiment", bound=SearchableExperiment)
 
 
 def check_search(arguments: RunTrainingArguments) -> None:
-    """Checks the options of a search, whether there is one or not.
+    """Check the options of a search, also if none is asked for.
 
     Raises:
-        UserError: an option out of its range or without `--hp_search`, a package that is missing, or a run that leaves
-            nothing to choose on.
+        UserError: An option is out of range or given without `--hp_search`, a package is missing, or the run
+            evaluates nothing to select by.
     """
     backends = [backend.value for backend in HPSearchBackend]
     if arguments.hp_search is None:
@@ -116,7 +112,7 @@ def check_search(arguments: RunTrainingArguments) -> None:
 
 
 def varies_model(arguments: RunTrainingArguments) -> bool:
-    """Return whether a search draws settings of the model, so that those of the run need not fit the encoder."""
+    """Return whether a search varies settings of the model, in which case those of the run need not fit the encoder."""
     if arguments.hp_search is None:
         return False
     return any(name not in TRAINING_SETTINGS for name in read_space(arguments.hp_space))
@@ -125,24 +121,23 @@ def varies_model(arguments: RunTrainingArguments) -> bool:
 def run_with_best(
     experiment: AnyExperiment, arguments: RunTrainingArguments
 ) -> tuple[AnyExperiment, RunTrainingArguments]:
-    """Searches, with `--hp_search`, in `search/` of `--output_dir`; otherwise gives back what it got.
+    """Search in `search/` of `--output_dir` if `--hp_search` is set, and return experiment and arguments with the
+    best settings.
 
-    The study lies in a sqlite file. A search that was cut off goes on: trials that have ended are not run again, one
-    that was under way is marked as failed and run again with the same values.
-
-    Returns:
-        Experiment and arguments with the best settings.
+    The study is stored in an SQLite file. An interrupted search resumes: ended trials are not repeated, and one that
+    was running is marked as failed and repeated with the same values.
 
     Raises:
-        UserError: as `read_space`, `check_space` and `open_study`; if no trial ended well, or there are no
-            validation data beside test data.
+        UserError: No trial succeeded, or there are no validation data beside test data; or as `read_space`,
+            `check_space` and `open_study`.
     """
     if arguments.hp_search is None:
         return experiment, arguments
     if not experiment.has_held_out:
         raise UserError(
             "--hp_search needs validation data to choose on and test data to report on, found one of them at most; "
-            "give --test_file, or --validation_file, which is then the test while others are cut from training."
+            "give --test_file; or --validation_file, which then serves as test data while others are split from "
+            "training."
         )
     space = read_space(arguments.hp_space)
     entries = {name: dataclasses.asdict(entry) for name, entry in space.items()}
@@ -160,14 +155,14 @@ def run_with_best(
             write_json(folder / BEST_FILE, stored)
     elif stored["space"] != entries:
         raise UserError(
-            f"{folder}: holds a search with another space; name another output folder, or take it back."
+            f"{folder}: holds a search with another space; name another output folder, or restore it."
         )
     values = stored["settings"]
     logger.info("best of the search, trial %s: %s", stored["trial"], format_settings(values))
     of_model = {name: value for name, value in values.items() if name not in TRAINING_SETTINGS}
     of_training = {name: value for name, value in values.items() if name in TRAINING_SETTINGS}
     section = search_section(arguments, values, stored["objective"])
-    changed: Any = experiment  # a dataclass; a Protocol cannot say so
+    changed: Any = experiment  # a dataclass, which a Protocol cannot express
     changed = dataclasses.replace(
         changed,
         model_arguments=dataclasses.replace(changed.model_arguments, **of_model),
@@ -177,14 +172,14 @@ def run_with_best(
 
 
 def read_best(path: Path) -> dict[str, Any] | None:
-    """Return what a search that has ended found; `None` where none has.
+    """Return the result of a search that has ended, None if none has.
 
     Raises:
-        UserError: if the file is damaged.
+        UserError: The file is damaged.
     """
     if not path.exists():
         return None
-    way_out = "delete it: the search, whose trials are kept, then says anew what was best"
+    way_out = "delete it: the search keeps its trials and writes the file again"
     stored = read_object(path, way_out)
     if not {"space", "settings", "objective", "trial"} <= stored.keys():
         raise UserError(f"{path}: must hold the best settings of a search, found something else; {way_out}.")
@@ -258,7 +253,7 @@ def _search_in_study(
 
     from hf_layerfusion.recipes.search import optuna_study as search_study
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the Trainer says how each trial ended
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the Trainer reports each trial
     folder = Path(str(arguments.output_dir))
     maximize = options["direction"] == "maximize"
     study_options = search_study.study_options(
@@ -278,20 +273,20 @@ def _search_in_study(
         try:
             trainer.hyperparameter_search(
                 hp_space=lambda trial: draw(of_training, trial),
-                # A trial that cannot be run, finds no memory for its batch, or whose loss is not finite, is a failed
-                # one, and the search goes on.
+                # A trial that cannot run, runs out of memory or diverges counts as failed, and the search
+                # continues.
                 catch=(UserError, torch.OutOfMemoryError),
                 **{**options, "n_trials": left, **study_options},
             )
         except SearchStopped as stopped:
-            # The trial counts as interrupted: the same command runs it again.
+            # The trial counts as interrupted: the same command repeats it.
             raise UserError(str(stopped)) from stopped
         except ValueError:
             _check_ended(search_study.reported_trials(study))
             raise
     trials = search_study.reported_trials(study)
     _check_ended(trials)
-    # Those that a kill cut off were run again: what is written is what a search without a kill writes.
+    # Interrupted trials were repeated; leave them out, so that reports do not depend on interruptions.
     ended = [trial for trial in trials if trial.state != "interrupted"]
     trials = [dataclasses.replace(trial, number=number) for number, trial in enumerate(ended)]
     write_trials(folder, trials, arguments, [name for name, entry in space.items() if _is_log(entry)])
@@ -303,7 +298,7 @@ def _search_in_study(
 def _check_ended(trials: Sequence[SearchTrial]) -> None:
     failed = [trial.error for trial in trials if trial.error]
     if failed and not any(trial.state == "finished" for trial in trials):
-        raise UserError(f"--hp_search: no trial ended well; the last one: {failed[-1]}")
+        raise UserError(f"--hp_search: no trial succeeded; the last one: {failed[-1]}")
 
 
 def _is_log(entry: Any) -> bool:

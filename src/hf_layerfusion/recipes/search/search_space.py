@@ -1,4 +1,4 @@
-"""What a search varies: a .json file of ranges and choices, and values drawn from them."""
+"""Search spaces: a JSON file of ranges and choices, and sampling from them."""
 
 import copy
 import dataclasses
@@ -18,25 +18,25 @@ from hf_layerfusion.recipes.recipe_arguments import (
     RunTrainingArguments,
 )
 
-# The Trainer's arguments that it reads anew for each trial.
+# Training arguments that the Trainer reads again for each trial.
 TRAINING_SETTINGS = (
     "learning_rate", "fusion_learning_rate", "head_learning_rate", "embedding_learning_rate", "layer_decay",
     "epoch_decay", "frozen_layers", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm",
     "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
 )  # fmt: skip
-# What says where a model comes from, not what it is.
+# Options on where a model comes from, which cannot be searched.
 NOT_OF_MODEL = tuple(field.name for field in dataclasses.fields(CheckpointArguments))
 LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included; whole ones where both bounds are.
+    """Numbers from `low` to `high`, both included; integers if both bounds are.
 
     Attributes:
-        low: the least.
-        high: the greatest.
-        log: drawn evenly by their logarithm, and never whole.
+        low: lower bound.
+        high: upper bound.
+        log: whether to sample uniformly in the logarithm; such values are never integers.
     """
 
     low: float
@@ -45,19 +45,19 @@ class Range:
 
     @property
     def is_whole(self) -> bool:
-        """Whether only whole numbers are drawn."""
+        """Whether only integers are sampled."""
         return isinstance(self.low, int) and isinstance(self.high, int) and not self.log
 
     @property
     def edges(self) -> list[Any]:
-        """The values that are checked before the search."""
+        """Values that are checked before the search."""
         bounds = [self.low, self.high]
         return bounds if self.is_whole else [float(bound) for bound in bounds]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values: numbers, strings, true, false or null."""
+    """One of several values: numbers, strings, true, false or null."""
 
     edges: list[Any]
 
@@ -66,10 +66,10 @@ SearchSpace: TypeAlias = dict[str, Range | Choice]
 
 
 def read_space(path: str | None) -> SearchSpace:
-    """Reads a space: `{"learning_rate": {"low": 1e-6, "high": 1e-4, "log": true}, "num_groups": [2, 3]}`.
+    """Read a space such as `{"learning_rate": {"low": 1e-6, "high": 1e-4, "log": true}, "num_groups": [2, 3]}`.
 
     Raises:
-        UserError: if none is named, or it cannot be read or is no such object.
+        UserError: No file is named, it cannot be read, or it is not such an object.
     """
     if path is None:
         raise UserError(
@@ -81,7 +81,7 @@ def read_space(path: str | None) -> SearchSpace:
     except OSError as error:
         raise UserError(f"--hp_space {path}: cannot be read ({error.strerror}); check the path.") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"--hp_space {path}: is no JSON ({one_line(error)}); mend it.") from error
+        raise UserError(f"--hp_space {path}: is not valid JSON ({one_line(error)}); correct it.") from error
     if not isinstance(content, dict) or not content:
         raise UserError(
             f'--hp_space {path}: must be an object by setting, {{"learning_rate": {{"low": 1e-6, "high": 1e-4, "log": '
@@ -95,20 +95,20 @@ def _entry(where: str, entry: Any) -> Range | Choice:
         kinds = [value for value in entry if value is None or isinstance(value, str | bool | int | float)]
         if not entry or len(kinds) < len(entry) or len(set(map(str, entry))) < len(entry):
             raise UserError(
-                f"{where}: a list must hold different numbers, strings, true, false or null, found {entry}; mend it."
+                f"{where}: a list must hold different numbers, strings, true, false or null, found {entry}; correct it."
             )
         return Choice(entry)
     if not isinstance(entry, dict) or not {"low", "high"} <= entry.keys() <= {"low", "high", "log"}:
         raise UserError(
             f'{where}: must be a list of values, or {{"low": …, "high": …}} with or without "log": true, found '
-            f"{entry!r}; mend it."
+            f"{entry!r}; correct it."
         )
     bounds = [entry["low"], entry["high"]]
     numbers = all(_is_number(bound) and math.isfinite(bound) for bound in bounds)
     log = entry.get("log", False)
     if not isinstance(log, bool) or not numbers or bounds[0] >= bounds[1] or (log and bounds[0] <= 0):
         rule = "low must be a number below high, and above 0 where log is true"
-        raise UserError(f"{where}: {rule}, found {entry}; mend it.")
+        raise UserError(f"{where}: {rule}, found {entry}; correct it.")
     return Range(entry["low"], entry["high"], log)
 
 
@@ -122,23 +122,23 @@ def check_space(
     training_arguments: RunTrainingArguments,
     load: Callable[[Any], Any],
 ) -> None:
-    """Checks bounds and choices of each setting by itself, those of the model by building it.
+    """Check bounds and choices of each setting separately; those of the model by building it.
 
     Args:
-        space: what is searched.
-        model_arguments: the run's.
-        training_arguments: the run's.
-        load: builds the model of other model arguments.
+        space: the search space.
+        model_arguments: the run's model arguments.
+        training_arguments: the run's training arguments.
+        load: function from model arguments to a model.
 
     Raises:
-        UserError: a setting that there is not or that cannot be searched, a value of the wrong type or out of range.
+        UserError: A setting does not exist or cannot be searched, or a value has the wrong type or is out of range.
     """
     of_model = [field.name for field in dataclasses.fields(model_arguments) if field.name not in NOT_OF_MODEL]
     for name, entry in space.items():
         if name not in (*TRAINING_SETTINGS, *of_model):
             raise UserError(
-                f"--hp_space: {name}: is no setting that can be searched; use of training "
-                f"{', '.join(TRAINING_SETTINGS)}; of the model {', '.join(of_model)}."
+                f"--hp_space: {name}: cannot be searched; use for training "
+                f"{', '.join(TRAINING_SETTINGS)}; for the model {', '.join(of_model)}."
             )
         arguments = training_arguments if name in TRAINING_SETTINGS else model_arguments
         hint = typing.get_type_hints(type(arguments))[name]
@@ -161,7 +161,7 @@ def check_space(
 
 
 def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value is of an option's type; whole numbers are floats too."""
+    """Return whether a value has an option's type; integers count as floats."""
     if typing.get_origin(hint) is typing.Literal:
         return value in typing.get_args(hint)
     if typing.get_args(hint) and typing.get_origin(hint) is not list:
@@ -172,7 +172,7 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def draw(space: SearchSpace, trial: Any) -> dict[str, Any]:
-    """The values of a trial: drawn by Optuna, or those that Ray or W&B drew."""
+    """Return the values of a trial, sampled by Optuna or taken from Ray or W&B."""
     if isinstance(trial, Mapping):
         return {name: trial[name] for name in space}
     values = {}
@@ -187,7 +187,7 @@ def draw(space: SearchSpace, trial: Any) -> dict[str, Any]:
 
 
 def ray_space(space: SearchSpace) -> dict[str, Any]:
-    """The space as Ray Tune takes it."""
+    """Return the space for Ray Tune."""
     tune = import_module("ray.tune")  # optional
 
     def entry_of(entry: Range | Choice) -> Any:
@@ -201,7 +201,7 @@ def ray_space(space: SearchSpace) -> dict[str, Any]:
 
 
 def wandb_sweep(space: SearchSpace, sampler: str) -> dict[str, Any]:
-    """The space as a sweep of W&B, which the Trainer fills with the metric."""
+    """Return the space as a W&B sweep; the Trainer adds the metric."""
 
     def entry_of(entry: Range | Choice) -> dict[str, Any]:
         if isinstance(entry, Choice):
