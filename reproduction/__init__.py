@@ -1,1 +1,2 @@
-"""The tables of the papers and the releases: declared in files, run, compared and reported. Not part of the wheel."""
+"""Reproduction of the papers' tables, and releases: declared in files, run, compared and reported. Not part of the
+wheel."""

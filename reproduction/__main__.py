@@ -1,10 +1,10 @@
-"""Runs the tables of the papers, and reports them.
+"""Run the papers' tables, and report them.
 
 python -m reproduction --table grubert-2 --data $DATA --jobs 2
 
-A finished run is not run again, one that was cut off goes on at its last checkpoint. A table of ensembles runs nothing:
-it combines the predictions in the run files of other tables. `--report_only` prints what there is; `--update
-docs/results.md` fills the tables into a document, between `<!-- table: NAME -->` and `<!-- end -->`.
+Finished runs are not repeated, and interrupted ones resume from their last checkpoint. A table of ensembles runs
+nothing: it combines the predictions in the run files of other tables. `--report_only` prints the results so far;
+`--update docs/results.md` fills the tables into a document, between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from reproduction.table_report import plot_predictions, report_of_runs
 
 @dataclass
 class ReproduceArguments:
-    """Which tables, from which data, into which folder."""
+    """Arguments: the tables, their data, and the folders of the results."""
 
     table: list[str] | None = option(None, "Tables to run.")
     data: str | None = option(None, "Folder of the data sets.")
@@ -43,7 +43,7 @@ class ReproduceArguments:
 
 
 def overrides(arguments: ReproduceArguments) -> dict[str, Any]:
-    """Settings from the command line that win over the table's."""
+    """Return the settings from the command line that override those of the tables."""
     given = {"model_name_or_path": arguments.encoder, "max_train_samples": arguments.limit_train}
     if arguments.gpu:
         given["use_cpu"] = False
@@ -51,7 +51,7 @@ def overrides(arguments: ReproduceArguments) -> dict[str, Any]:
 
 
 def load_table(name: str) -> RunTable | EnsembleTable:
-    """A table of runs or of ensembles."""
+    """Return a table of runs or of ensembles by name."""
     if name in ensemble_table_names():
         return EnsembleTable.load(name)
     if name in table_names():
@@ -60,11 +60,12 @@ def load_table(name: str) -> RunTable | EnsembleTable:
 
 
 def all_names() -> list[str]:
+    """Return the names of all tables."""
     return [*table_names(), *ensemble_table_names()]
 
 
 def print_pending(table: RunTable | EnsembleTable, results: Path, overrides: dict[str, Any]) -> None:
-    """Says which runs have no result file; of members also which tables run them."""
+    """Print the runs that have no result file and, for members of ensembles, the tables that run them."""
     if isinstance(table, RunTable):
         for run in pending_runs(table, results, overrides):
             print(f"{table.name}: {run.variant}, {run.name}: {run.settings}")
@@ -75,6 +76,7 @@ def print_pending(table: RunTable | EnsembleTable, results: Path, overrides: dic
 
 
 def main() -> None:
+    """Run the command line."""
     (arguments,) = parse_arguments(ReproduceArguments)
     results = Path(arguments.results)
     if arguments.list:

@@ -1,4 +1,4 @@
-"""Tables of ensembles, declared in files: their members are runs that tables of runs have made."""
+"""Tables of ensembles, declared in files. Their members are runs of other tables."""
 
 import json
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ BEST_OF_EACH_TASK = "of_each_task"
 
 @dataclass(frozen=True)
 class Combination:
-    """A row of a table of ensembles.
+    """Declaration of an ensemble: a row of a table.
 
     Attributes:
-        combiner: a name of `ensembling.table.COMBINERS`.
-        members: runs, as `VARIANT/seed-N`, and other rows of the table, by name.
-        best: which of them take part, by the validation data: so many with the best mean over tasks, or those that are
-            the best of some task (`of_each_task`); `None` for all.
-        figure: what the source prints.
+        combiner: a key of `hf_layerfusion.ensembling.registry.COMBINERS`.
+        members: runs, as `VARIANT/seed-N`, and names of earlier rows.
+        best: number of members with the best mean over tasks on the validation data that are used, or `of_each_task`
+            for those that are best on some task; None uses all.
+        figure: the figure that the source reports.
     """
 
     combiner: str
@@ -32,14 +32,14 @@ class Combination:
 
 @dataclass(frozen=True)
 class EnsembleTable:
-    """A declarative table of ensembles. It trains nothing: a member is what a run file holds.
+    """Declaration of a table of ensembles, which combines run files and trains nothing.
 
     Attributes:
-        name: its name on the command line.
-        title: what it shows, with its source.
+        name: name on the command line.
+        title: title, with the source.
         group: folder of the members' run files.
-        rows: the ensembles by name, in an order in which members that are ensembles come first.
-        declared: the runs that tables of runs declare in this group, `VARIANT/seed-N`, each with those tables.
+        rows: declarations by name, ensembles that are members first.
+        declared: names of the tables that declare each run `VARIANT/seed-N` of this group.
     """
 
     name: str
@@ -50,14 +50,14 @@ class EnsembleTable:
 
     @classmethod
     def load(cls, name: str) -> "EnsembleTable":
-        """Reads a table that ships with the package.
+        """Load a table that ships with the package.
 
-        In its file the `members` of a row are other rows, single runs `VARIANT/seed-N`, or variants, which stand for
-        every run of theirs that a table declares with one of `seeds` (by default any); a row that names none has the
-        `members` of the table.
+        In its file, the `members` of a row are other rows, single runs `VARIANT/seed-N`, or variants. A variant
+        stands for all of its runs that a table declares with one of `seeds` (by default any). A row without `members`
+        has those of the table.
 
         Raises:
-            UserError: if there is none of that name.
+            UserError: There is no table with this name.
         """
         if name not in ensemble_table_names():
             raise UserError(
@@ -76,17 +76,17 @@ class EnsembleTable:
         return cls(name, content["title"], content["group"], rows, declared)
 
     def runs(self) -> list[str]:
-        """The runs that any row has as members, `VARIANT/seed-N`."""
+        """Return the runs that are members of any row, as `VARIANT/seed-N`."""
         members = [member for row in self.rows.values() for member in row.members]
         return [member for member in dict.fromkeys(members) if member not in self.rows]
 
     def file(self, results: Path, run: str) -> Path:
-        """The result file of a run `VARIANT/seed-N`."""
+        """Return the result file of a run `VARIANT/seed-N`."""
         return results / self.group / f"{run}.json"
 
 
 def ensemble_table_names() -> list[str]:
-    """Names of the tables of ensembles that ship with the package."""
+    """Return the names of the tables of ensembles that ship with the package."""
     return sorted(file.name.removesuffix(".json") for file in _folder().iterdir())
 
 

@@ -1,4 +1,4 @@
-"""What is written of a table of ensembles."""
+"""Reports of tables of ensembles."""
 
 from pathlib import Path
 
@@ -28,10 +28,10 @@ from reproduction.table_rows import WITHIN_NOISE, is_within_noise
 
 
 def report_of_ensembles(table: EnsembleTable, results: Path) -> Report | None:
-    """The report of a table of ensembles, of the members that have run; `None` where none has.
+    """Return the report of a table of ensembles over the members that have run, None if none has.
 
     Raises:
-        UserError: as `read_members` and `combine_members`.
+        UserError: As `read_members` and `combine_members`.
     """
     members = read_members(table, results)
     rows = combine_members(table, members)
@@ -44,7 +44,7 @@ def report_of_ensembles(table: EnsembleTable, results: Path) -> Report | None:
 
 
 def frame_of_ensembles(rows: list[EnsembleRow]) -> pd.DataFrame:
-    """A row for each of `rows`."""
+    """Return the report's table with a row for each of `rows`."""
     columns = [
         *[(VALIDATION, name) for name in list(rows[0].metrics.get(VALIDATION, ()))[:1]],
         *[(TEST, name) for name in rows[0].metrics[TEST]],
@@ -87,7 +87,7 @@ def _bar(name: str, gain: Difference) -> TableRow:
 
 
 def _range(counts: list[int]) -> str:
-    """`7`, or `3 to 7` where tasks differ."""
+    """Return `7`, or `3 to 7` where tasks differ."""
     return " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
 
 
@@ -96,7 +96,7 @@ def _figure(value: float) -> str:
 
 
 def _notes(rows: list[EnsembleRow], members: RecordedMembers) -> list[str]:
-    """Which members were chosen, and which were missing."""
+    """Return notes on selected and missing members."""
     notes = [
         f"{row.name}: " + "; ".join(f"{task}: {', '.join(used)}" for task, used in row.used.items()) + "."
         for row in rows

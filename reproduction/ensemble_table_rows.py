@@ -1,10 +1,11 @@
-"""The rows of a table of ensembles: members combined as the table says, and compared with the best of them."""
+"""Rows of a table of ensembles: members are combined as declared, and compared with the best of them."""
 
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from hf_layerfusion.ensembling.batched_metrics import score_of
+from hf_layerfusion.ensembling.fitted import worst_if_undefined
 from hf_layerfusion.ensembling.registry import make_combiner, used_members
 from hf_layerfusion.evaluation.diversity import disagreement, error_correlation, mean_of_pairs
 from hf_layerfusion.evaluation.significance import Difference, holm
@@ -15,7 +16,6 @@ from reproduction.recorded_members import (
     VALIDATION,
     Predictions,
     RecordedMembers,
-    worst_where_undefined,
 )
 
 RESAMPLES = 2000
@@ -23,20 +23,21 @@ RESAMPLES = 2000
 
 @dataclass
 class EnsembleRow:
-    """A row of a report.
+    """A row of the report on a table of ensembles.
 
     Attributes:
-        name: of the ensemble, or of the best single member.
-        combiner: its name; empty for the best member.
-        figure: what the source prints.
-        missing: how many members had no predictions.
-        metrics: by split, then by task; `mean` is that of several tasks.
-        used: the members that count for each task, where the combiner or the table chose among them; else empty.
-        counts: how many count for each task.
-        gain: over the best single member, its p-value corrected by Holm over the table.
-        gain_over_mean: over the mean of its members' figures; only where no validation data chose the best member.
-        disagreement: share of examples that two members answer differently, the mean over pairs and tasks of classes.
-        error_correlation: of two members' errors, the mean over pairs and tasks.
+        name: name of the ensemble, or of the best single member.
+        combiner: name of the combiner; empty for the best member.
+        figure: the figure that the source reports.
+        missing: number of members without predictions.
+        metrics: metric by split and task; `mean` is the mean over several tasks.
+        used: names of the members that count for each task, if combiner or table selected among them; else empty.
+        counts: number of members that count for each task.
+        gain: difference to the best single member, with a p-value corrected by Holm over the table.
+        gain_over_mean: difference to the mean score of its members; only if no validation data selected the best
+            member.
+        disagreement: share of examples on which two members disagree, averaged over pairs and classification tasks.
+        error_correlation: correlation of two members' errors, averaged over pairs and tasks.
     """
 
     name: str
@@ -53,18 +54,18 @@ class EnsembleRow:
 
 
 def combine_members(table: EnsembleTable, members: RecordedMembers) -> list[EnsembleRow]:
-    """Combines the members that are there, and compares each ensemble with the best single member of the table: the
-    one with the best mean over tasks on the validation data, or on the test data where members have no others, which
-    flatters that member. Gains have the interval and p-value of a paired bootstrap over test examples.
+    """Combine the available members, and compare each ensemble with the best single member of the table.
 
-    What a combiner learns it learns on the validation data. No member was trained on them, but each one's epoch was
-    chosen on them.
+    The best member has the best mean over tasks on the validation data or, if members have no predictions for these,
+    on the test data, which makes its score optimistic. Gains have the interval and p-value of a paired bootstrap over
+    test examples. Combiners are fitted on the validation data: no member was trained on them, but each one's epoch
+    was selected on them.
 
     Returns:
-        The best member, then the ensembles; none where there are no members.
+        The best member, then the ensembles; empty without members.
 
     Raises:
-        UserError: as the combiners.
+        UserError: As the combiners.
     """
     if not members.runs:
         return []
@@ -98,7 +99,7 @@ def combine_members(table: EnsembleTable, members: RecordedMembers) -> list[Ense
 def _combined(
     name: str, combination: Combination, given: dict[str, Predictions], members: RecordedMembers
 ) -> tuple[EnsembleRow, Predictions]:
-    """An ensemble's row and predictions."""
+    """Return an ensemble's row and predictions."""
     parts = _best(given, combination.best, members)
     made: Predictions = {}
     used: dict[str, list[str]] = {}
@@ -126,13 +127,13 @@ def _combined(
 def _best(
     given: dict[str, Predictions], best: int | str | None, members: RecordedMembers
 ) -> dict[str, Predictions]:
-    """Those of the members that take part."""
+    """Return the members that take part."""
     if best is None:
         return given
     each = list(given.values())
     if best == BEST_OF_EACH_TASK:
         scores = members.scores(each, VALIDATION).values()
-        places = sorted({int(worst_where_undefined(found).argmax()) for found in scores})
+        places = sorted({int(worst_if_undefined(found, required=False).argmax()) for found in scores})
     else:
         places = np.argsort(-members.means(each, VALIDATION), kind="stable")[: int(best)].tolist()
     names = list(given)
@@ -148,7 +149,7 @@ def _metrics(members: RecordedMembers, predictions: Predictions) -> dict[str, di
 
 
 def _diversity(predicted: dict[str, TaskPredictions]) -> tuple[float, float]:
-    """Disagreement and correlation of errors, means over pairs and tasks."""
+    """Return disagreement and correlation of errors, averaged over pairs and tasks."""
     apart, alike = [], []
     for task in predicted.values():
         if task.is_correlation:

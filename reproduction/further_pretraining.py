@@ -1,4 +1,4 @@
-"""Runs of a table that start from an encoder that was trained further first, once for all that share it."""
+"""Further pretraining of the encoder that runs of a table start from, performed once for all that share it."""
 
 import hashlib
 import json
@@ -21,8 +21,10 @@ FILE_SETTINGS = ("train_file", "validation_file")
 
 
 def pretraining_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The arguments of `examples/run_mlm.py` that a run's `further_pretraining` stands for, its files relative to the
-    data's folder; `None` where it has none. Encoder and seed are the run's."""
+    """Return the arguments of `examples/run_mlm.py` for a run's `further_pretraining`, None without it.
+
+    Files are relative to the data folder. Encoder and seed are those of the run.
+    """
     if SETTING not in settings:
         return None
     return {name: settings[name] for name in ("model_name_or_path", "seed")} | settings[SETTING]
@@ -31,15 +33,16 @@ def pretraining_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
 def start_from_pretrained(
     settings: dict[str, Any], data_dir: Path, work: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Trains the encoder of a run further, or goes on with that, or takes what stands in the folder `work` from a run
-    with the same.
+    """Pretrain a run's encoder further, or reuse the result that a run with the same settings left in `work`.
+
+    An interrupted pretraining is resumed.
 
     Returns:
-        The run's settings with that encoder in place of `further_pretraining`, and what pre-training measured, to go
-        into the run's file; the settings as they are and nothing where they ask for none.
+        The run's settings with the new encoder instead of `further_pretraining`, and what pretraining measured, for
+        the run's file. Settings without `further_pretraining` are returned unchanged, with nothing measured.
 
     Raises:
-        UserError: as `pretrain`.
+        UserError: As `pretrain`.
     """
     options = pretraining_settings(settings)
     if options is None:
@@ -50,7 +53,7 @@ def start_from_pretrained(
         name: [str(data_dir / file) for file in options[name]] for name in FILE_SETTINGS if name in options
     }
     place = {"output_dir": str(folder), "resume_from_checkpoint": "True", "disable_tqdm": True}
-    # Of several jobs one trains, the others wait.
+    # One of several jobs trains, the others wait.
     with locked(folder.with_name(f".{key}{LOCK_FILE}"), f"--work {work}", wait=True):
         measured = pretrain(*HfArgumentParser(PRETRAINING_CLASSES).parse_dict({**options, **files, **place}))
     rest = {name: value for name, value in settings.items() if name != SETTING}

@@ -1,4 +1,4 @@
-"""Writes the cards of `model_cards/` from the run files that stand below `docs/results/`.
+"""Write the cards of `model_cards/` from the run files below `docs/results/`.
 
 python -m reproduction.make_cards
 """
@@ -14,13 +14,14 @@ from reproduction.release_cards import release_card
 
 @dataclass
 class CardArguments:
-    """From where to where."""
+    """Arguments: the folders of run files and cards."""
 
     results: str = option("docs/results", "Folder of the run files.")
     cards: str = option("model_cards", "Folder of the cards.")
 
 
 def main() -> None:
+    """Run the command line."""
     (arguments,) = parse_arguments(CardArguments)
     for name, release in measured_releases().items():
         card = release_card(release, Path(arguments.results))

@@ -1,4 +1,4 @@
-"""The peak of the memory that a run takes: of tensors on a GPU, of the whole process on a CPU."""
+"""Peak memory of a run: tensors on a GPU, the whole process on a CPU."""
 
 import os
 import re
@@ -10,7 +10,7 @@ _PROCESS = Path("/proc/self")
 
 
 def reset_peak_memory() -> None:
-    """Lets the peak begin at what is in use now."""
+    """Reset the peak to the memory in use now."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     if _keeps_a_peak():
@@ -18,8 +18,11 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> int | None:
-    """The peak since it was reset, in MiB: what torch allocated on the GPU, or the process's resident memory, libraries
-    and data with it; `None` on a CPU where that peak cannot be reset: without Linux's `/proc`, or with it closed."""
+    """Return the peak since the last reset in MiB, None where it cannot be measured.
+
+    On a GPU it is the memory that torch allocated; on a CPU the resident memory of the process, including libraries
+    and data, which needs write access to Linux's `/proc`.
+    """
     if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
         return round(allocated / 2**20)
     if not _keeps_a_peak():

@@ -1,4 +1,4 @@
-"""What the runs of a table are made of: the scripts' arguments, and what trains a run and says what it measured."""
+"""Recipes of table runs: the scripts' arguments, and functions that train a run and return what was measured."""
 
 import dataclasses
 import functools
@@ -51,18 +51,18 @@ from hf_layerfusion.storage import read_object, write_json
 Settings: TypeAlias = dict[str, Any]
 Prepared: TypeAlias = tuple[PreparedData, dict[str, Dataset]]
 
-# Settings that differ from start to start of one run.
+# Settings that may change when a run is resumed.
 OF_THIS_START = ("output_dir", "resume_from_checkpoint", "disable_tqdm")
 FILE_SETTINGS = ("train_file", "validation_file", "test_file")
 TOKENIZER_SETTINGS = ("model_name_or_path", "tokenizer_name", "model_revision")
 
 
 class Recipe(NamedTuple):
-    """How the runs of a table are made.
+    """Recipe of a table's runs.
 
     Attributes:
-        arguments: the dataclasses whose defaults a table's settings differ from.
-        train: from the settings of a run, its fold and the data's folder to what its result file holds.
+        arguments: dataclasses of the script's arguments, whose defaults apply where a table sets nothing.
+        train: function from a run's settings, fold and data folder to the content of its result file.
     """
 
     arguments: tuple[type, type, type]
@@ -106,10 +106,10 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> Reci
 
 
 def _store_settings(settings: Settings, record: DataRecord, files: Mapping[str, Any]) -> None:
-    """Writes down what a run is, beside its checkpoints; one that was cut off goes on with the same alone.
+    """Write a run's settings beside its checkpoints, or check that an interrupted run resumes with the same ones.
 
     Raises:
-        UserError: names the settings or the data that are others now.
+        UserError: Names the settings or the data that differ.
     """
     folder = Path(settings["output_dir"])
     path = folder / SETTINGS_FILE
@@ -120,8 +120,8 @@ def _store_settings(settings: Settings, record: DataRecord, files: Mapping[str, 
         changed = sorted(name for name in names if stored.get(name) != content.get(name))
         if changed:
             raise UserError(
-                f"{folder}: holds a run that was cut off, with other settings ({', '.join(changed)}); delete the "
-                "folder to run it anew."
+                f"{folder}: holds an interrupted run with other settings ({', '.join(changed)}); delete the "
+                "folder to start again."
             )
         check_data(folder, stored, record, files)
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def _store_settings(settings: Settings, record: DataRecord, files: Mapping[str, 
 
 
 def in_folder(settings: Settings, data_dir: Path) -> Settings:
-    """The settings with their files in a folder."""
+    """Return the settings with file names resolved in a folder."""
     files = {name: str(data_dir / settings[name]) for name in FILE_SETTINGS if settings.get(name)}
     return {**settings, **files}
 
@@ -142,7 +142,7 @@ def _tokenizer_key(arguments: CheckpointArguments) -> str:
 def _prepared(
     data_class: type[DataArguments], tokenizer_settings: str, data_settings: str, separate_pairs: bool
 ) -> tuple[list[Prepared], PreTrainedTokenizerBase]:
-    """The data of a run, or of each fold of a cross-validation."""
+    """Return the data of a run, or of each fold of a cross-validation, with the tokenizer."""
     arguments = data_class(**json.loads(data_settings))
     tokenizer = load_tokenizer(CheckpointArguments(**json.loads(tokenizer_settings)))
     parts = (
@@ -158,15 +158,15 @@ MULTITASK_CLASSES = (MultitaskModelArguments, MultitaskDataArguments, MultitaskT
 
 
 def task_entries(settings: Settings) -> dict[str, dict[str, Any]]:
-    """The entries of the tasks file of a run: `tasks` of its settings, changed by `task_settings`, those of
-    `only_tasks` where it names any."""
+    """Return a run's entries of the tasks file: its `tasks`, updated by `task_settings` and limited to `only_tasks`
+    if given."""
     changes = settings.get("task_settings", {})
     names = settings.get("only_tasks") or list(settings["tasks"])
     return {name: {**settings["tasks"][name], **changes.get(name, {})} for name in names}
 
 
 def arguments_of(settings: Settings) -> Settings:
-    """The settings of a run over several tasks that are arguments of the script."""
+    """Return the settings of a multitask run that are arguments of the script."""
     return {
         name: value
         for name, value in settings.items()
@@ -205,7 +205,7 @@ def _train_tasks(settings: Settings, fold: int | None, data_dir: Path) -> dict[s
 
 
 def _machine(arguments: RunTrainingArguments) -> dict[str, Any]:
-    """What the run ran on."""
+    """Return hardware and library versions."""
     return {
         "hardware": hardware_name(arguments.device, arguments.world_size),
         "environment": library_environment(),
@@ -213,19 +213,19 @@ def _machine(arguments: RunTrainingArguments) -> dict[str, Any]:
 
 
 def _joined_predictions(values: np.ndarray) -> str:
-    """Classes of logits `[N, C]`, or values `[N]` or `[N, 1]` to three decimals, as one string."""
+    """Return class indices of logits `[N, C]`, or values `[N]` or `[N, 1]` to three decimals, as one string."""
     if values.ndim == 2 and values.shape[1] > 1:
         values = values.argmax(axis=1)
     return _numbers(values)
 
 
 def _of_split(values: dict[str, dict[str, Any]], split: str) -> dict[str, str]:
-    """Each task's numbers of a split."""
+    """Return each task's numbers of a split as a string."""
     return {name: _numbers(np.asarray(found[split])) for name, found in values.items() if split in found}
 
 
 def _numbers(values: np.ndarray) -> str:
-    """Row by row, to three decimals."""
+    """Return numbers to three decimals as one string, row by row."""
     return " ".join(f"{value:.3f}".rstrip("0").rstrip(".") for value in values.reshape(-1).tolist())
 
 
@@ -247,4 +247,4 @@ RECIPES: dict[str, Recipe] = {
     "nli": _one_task(PoolingModelArguments, NliDataArguments, NliTrainingArguments),
     "multitask": Recipe(MULTITASK_CLASSES, _train_tasks),
 }
-"""What trains the runs of a table, by the name that the table gives: a new script is a row here."""
+"""Recipes by the names that tables use. A new script is a row here."""

@@ -1,4 +1,4 @@
-"""Runs as members of an ensemble: what their run files say they answered, with nothing predicted again."""
+"""Recorded runs as members of ensembles: their predictions are read from run files, nothing is predicted again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import numpy as np
 
 from hf_layerfusion.ensembling.batched_metrics import score_of
 from hf_layerfusion.ensembling.combiners import Array
+from hf_layerfusion.ensembling.fitted import worst_if_undefined
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.task_significance import TaskPredictions
 from reproduction.ensemble_table import EnsembleTable
@@ -17,19 +18,19 @@ from reproduction.table_rows import numbers, read_run_file
 ONE_TASK = "default"
 TEST, VALIDATION = "test", "validation"
 
-# By task, then by split: logits `[N, C]` or values `[N]`.
+# Logits `[N, C]` or values `[N]` by task and split.
 Predictions = dict[str, dict[str, Array]]
 
 
 @dataclass(frozen=True)
 class RecordedMembers:
-    """Runs that answered the same examples.
+    """Runs that predicted the same examples.
 
     Attributes:
-        labels: by task and split, `[N]`.
-        regressions: the tasks whose answers are values.
-        runs: their predictions by name.
-        missing: runs that were asked for and have no predictions to combine.
+        labels: labels by task and split, `[N]`.
+        regressions: names of the regression tasks.
+        runs: predictions of each run by name.
+        missing: names of requested runs without predictions to combine.
     """
 
     labels: Predictions
@@ -39,15 +40,15 @@ class RecordedMembers:
 
     @property
     def splits(self) -> list[str]:
-        """The splits that there are predictions of."""
+        """Names of the splits that all tasks have."""
         return [split for split in (VALIDATION, TEST) if all(split in each for each in self.labels.values())]
 
     def problem_type(self, task: str) -> str:
-        """The task's."""
+        """Return the problem type of a task."""
         return "regression" if task in self.regressions else "single_label_classification"
 
     def scores(self, predictions: Sequence[Predictions], split: str) -> dict[str, Array]:
-        """By task, the accuracy or correlation of each of several predictions; NaN where it is undefined."""
+        """Return the accuracy or correlation of each of several predictions by task; NaN where it is undefined."""
         found = {}
         for task, labels in self.labels.items():
             _, score = score_of(self.problem_type(task))
@@ -55,13 +56,13 @@ class RecordedMembers:
         return found
 
     def means(self, predictions: Sequence[Predictions], split: str) -> Array:
-        """The mean over tasks of `scores`, of each of several predictions; the worst, minus infinity, where a score is
+        """Return the mean over tasks of `scores` for each of several predictions; minus infinity where a score is
         undefined."""
         mean: Array = np.mean(list(self.scores(predictions, split).values()), axis=0)
-        return worst_where_undefined(mean)
+        return worst_if_undefined(mean, required=False)
 
     def task_predictions(self, predictions: Sequence[Predictions]) -> dict[str, TaskPredictions]:
-        """What several predictions answer to the test examples, for the tests of differences."""
+        """Return the predictions of the test examples in the form of the significance tests."""
         found = {}
         for task, labels in self.labels.items():
             stacked = np.stack([each[task][TEST] for each in predictions])
@@ -71,20 +72,14 @@ class RecordedMembers:
         return found
 
 
-def worst_where_undefined(scores: Array) -> Array:
-    """`scores` with minus infinity in the place of NaN, so that the best of them is one that is defined."""
-    found: Array = np.where(np.isfinite(scores), scores, -np.inf)
-    return found
-
-
 def read_members(table: EnsembleTable, results: Path) -> RecordedMembers:
-    """Reads the runs of a table of ensembles.
+    """Read the runs of a table of ensembles.
 
-    A run over several tasks has logits of the validation and test examples (older run files have none: they count as
-    missing); a run of one task has the classes that it answered to the test examples, which suffice for a vote.
+    A multitask run has logits of the validation and test examples; older run files have none, and count as missing. A
+    run on one task has the predicted classes of the test examples, which suffice for a vote.
 
     Raises:
-        UserError: if two runs answered other examples.
+        UserError: Two runs predicted different examples.
     """
     members = RecordedMembers({}, set(), {}, [])
     for run in table.runs():

@@ -1,4 +1,4 @@
-"""Named configurations, declared in a file: those whose card stands in `model_cards/`, and those to be published."""
+"""Releases: named configurations declared in a file, with a card in `model_cards/` or to be published."""
 
 import json
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from reproduction.run_table import RunTable, TableRun
 
 @dataclass(frozen=True)
 class Release:
-    """A configuration by name.
+    """A named configuration.
 
     Attributes:
-        name: of the model, its card and its repository.
-        recipe: whose defaults the settings differ from: a name of `recipes.RECIPES`.
-        settings: arguments, what the card says of the data among them; of several tasks as in a table.
-        title: of the data, where they have no name on the Hub.
-        labels: names of the classes in the order of their numbers, by task; of one task by the empty name.
-        runs: what its card's figures are of.
+        name: name of the model, its card and its repository.
+        recipe: a key of `recipes.RECIPES`, whose defaults apply where `settings` sets nothing.
+        settings: arguments, including the card's facts on the data; for several tasks as in a table.
+        title: name of the data, if they are not on the Hub.
+        labels: names of the classes in numeric order, by task; for one task under the empty name.
+        runs: runs that the card's figures come from.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Release:
 
 
 def measured_releases() -> dict[str, Release]:
-    """The configurations whose figures stand in the run files of a table, by name."""
+    """Return the configurations whose figures are in the run files of a table, by name."""
     content = _content()
     releases = {}
     for name, entry in content["measured"].items():
@@ -47,10 +47,10 @@ def measured_releases() -> dict[str, Release]:
 
 
 def public_releases(encoders: Mapping[str, str] | None = None) -> dict[str, Release]:
-    """The configurations to be trained on public data and published, each on every encoder, by name.
+    """Return the configurations to be trained on public data and published, each on every encoder, by name.
 
     Args:
-        encoders: Hub ids or folders, by what they are called in the releases' names; by default those of the file.
+        encoders: Hub ids or folders by the names that they have in releases; by default those of the file.
     """
     content = _content()
     releases = {}
@@ -63,10 +63,10 @@ def public_releases(encoders: Mapping[str, str] | None = None) -> dict[str, Rele
 
 
 def choose_releases(releases: Mapping[str, Release], names: list[str] | None) -> list[Release]:
-    """The releases of these names, or all.
+    """Return the releases with these names, or all.
 
     Raises:
-        UserError: a name that is none.
+        UserError: A name is unknown.
     """
     for name in names or ():
         if name not in releases:

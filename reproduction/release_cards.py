@@ -1,4 +1,4 @@
-"""The card of a configuration whose weights are not published, made of the run files of a table."""
+"""Cards of configurations without published weights, from the run files of a table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,10 +30,10 @@ Contents = Sequence[Mapping[str, Any]]
 
 
 def release_card(release: Release, results: Path) -> ModelCard:
-    """Makes the card of a release from its run files below `results`: figures are means over the seeds that have run.
+    """Return the card of a release, with means over the seeds that have run.
 
     Raises:
-        UserError: if none has run.
+        UserError: No seed has run.
     """
     files = [run.file(results) for run in release.runs]
     contents = [read_run_file(file, "settings", "metrics") for file in files if file.exists()]
@@ -46,22 +46,22 @@ def release_card(release: Release, results: Path) -> ModelCard:
     fields, sections = _tasks(release, metrics) if "tasks" in release.settings else _classifier(release)
     if contents[0].get("layer_use"):
         use = LayerUse(**contents[0]["layer_use"])
-        sections.append((LAYERS_TITLE, f"Of seed {seeds[0]}. {layers_section(use)}"))
+        sections.append((LAYERS_TITLE, f"Seed {seeds[0]}. {layers_section(use)}"))
     if len(seeds) > 1:
         sections.append(("Each seed", _seeds(contents)))
     else:
-        fields["limits"].append(
-            "One seed has run: how far the figures move from one to the next is not known."
-        )
-    fields["limits"].append("Other work ran on the same machine: compare the time roughly.")
+        fields["limits"].append("Only one seed was run: how much the figures vary between seeds is unknown.")
+    fields["limits"].append(
+        "Other work ran on the same machine: the training time is only a rough indication."
+    )
     for figures in (metrics, deviations):
         figures.pop("best_of_each", None)
     return build_card(
         CardFacts(
             model_name=release.name,
             **{**fields, "dataset_name": release.title},
-            opening=f"What {len(seeds)} {'run' if len(seeds) == 1 else 'runs'} measured of a model on the encoder "
-            f"{fields['encoder']}, trained with the Python package hf_layerfusion. No weights of it are published.",
+            opening=f"Results of {len(seeds)} {'run' if len(seeds) == 1 else 'runs'} of a model on the encoder "
+            f"{fields['encoder']}, trained with the Python package hf_layerfusion. No weights are published.",
             usage=[_usage(release)],
             parameters=contents[0]["parameters"],
             num_examples=_counts(contents[0]["num_examples"]),
@@ -102,7 +102,7 @@ def _tasks(
 def _means(
     runs: Sequence[Mapping[str, Mapping[str, float]]],
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Mean and, of several runs, standard deviation of each metric, by split and name."""
+    """Return mean and, for several runs, standard deviation of each metric by split and name."""
     both = {
         split: {name: mean_sd([run[split][name] for run in runs]) for name in values}
         for split, values in runs[0].items()
@@ -116,7 +116,7 @@ def _means(
 
 
 def _seeds(contents: Contents) -> str:
-    """The test figures of each seed, as a table."""
+    """Return a table of the test metrics of each seed."""
     names = list(contents[0]["metrics"]["test"])
     rows = [
         [content["settings"]["seed"], *(_printed(content["metrics"]["test"][name]) for name in names)]
@@ -130,7 +130,7 @@ def _printed(value: float) -> str:
 
 
 def _confusion_sections(release: Release, contents: Contents) -> list[tuple[str, str]]:
-    """What was answered to the texts of each class, of all seeds together, a section for each task of classes."""
+    """Return a section with the confusion matrix over all seeds for each classification task."""
     sections = []
     for task, names in (release.labels or {}).items():
         matrix = sum(
@@ -144,17 +144,18 @@ def _confusion_sections(release: Release, contents: Contents) -> list[tuple[str,
             for content in contents
         )
         rows = [[name, *counts] for name, counts in zip(names, matrix.tolist(), strict=True)]
-        text = "Rows are the true classes, columns the answers" + (
+        text = "Rows are the true classes, columns the predicted ones" + (
             ", over all seeds." if contents[1:] else "."
         )
         table = markdown_table(["", *names], rows)
-        sections.append((f"Answers on test{f': {task}' if task else ''}", f"{text}\n\n{table}"))
+        sections.append((f"Confusion matrix on test{f': {task}' if task else ''}", f"{text}\n\n{table}"))
     return sections
 
 
 def _usage(release: Release) -> Snippet:
     return Snippet(
-        "There are no weights to load. This trains them again, into a folder whose README.md says how to use them; "
+        "There are no weights to load. This command trains the model into a folder whose README.md shows how to "
+        "use it; "
         "`$DATA` is the folder of the data:",
         f"python -m reproduction.train_releases --releases {release.name} --data $DATA --output_dir outputs",
         "bash",
@@ -162,7 +163,7 @@ def _usage(release: Release) -> Snippet:
 
 
 def _counts(num_examples: Mapping[str, Any]) -> dict[str, int]:
-    """By split; of several tasks their sum."""
+    """Return the number of examples by split, summed over several tasks."""
     counts: dict[str, int] = {}
     for found in (
         num_examples.values() if isinstance(next(iter(num_examples.values())), dict) else [num_examples]

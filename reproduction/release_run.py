@@ -1,4 +1,4 @@
-"""Trains a release into a folder of its own, as its script would, and pushes it where that is asked for."""
+"""Training of a release into a folder of its own, as its script would, with an optional push to the Hub."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from reproduction.release import Release, choose_releases, measured_releases, pu
 
 @dataclass
 class ReleaseArguments:
-    """Which releases are trained, on what, and where they go."""
+    """Arguments: the releases to train, their data, and where they are saved and pushed."""
 
     releases: list[str] | None = option(
         None, "Releases to train, public or measured ones; by default every public one."
@@ -40,10 +40,10 @@ class ReleaseArguments:
 
 
 def chosen_releases(arguments: ReleaseArguments) -> list[Release]:
-    """What `--releases` and `--encoders` name.
+    """Return the releases that `--releases` and `--encoders` name.
 
     Raises:
-        UserError: an unknown release, an encoder without a name, or one that makes the name of a measured release.
+        UserError: A release is unknown, an encoder has no name, or one would produce the name of a measured release.
     """
     encoders = {}
     for entry in arguments.encoders or ():
@@ -54,20 +54,19 @@ def chosen_releases(arguments: ReleaseArguments) -> list[Release]:
     public, measured = public_releases(encoders), measured_releases()
     if twice := sorted(public.keys() & measured.keys()):
         raise UserError(
-            f"--encoders must not make the name of a measured release, found {twice[0]}; rename it."
+            f"--encoders must not produce the name of a measured release, found {twice[0]}; rename it."
         )
     return choose_releases({**public, **measured}, arguments.releases or list(public))
 
 
 def train_release(release: Release, arguments: ReleaseArguments) -> Path:
-    """Trains a release, or goes on with it where it was cut off, and pushes it if that is asked for. One that has
-    finished is not trained again.
+    """Train a release and push it if asked to. Finished releases are not trained again, interrupted ones resume.
 
     Returns:
-        Its folder.
+        The release's folder.
 
     Raises:
-        UserError: settings that its script does not have; for whatever else the user can mend.
+        UserError: The script has no such setting, or an argument or the data are invalid.
     """
     folder = Path(arguments.output_dir) / release.name
     settings = {**release.settings, **_given(arguments.settings)}
@@ -103,7 +102,7 @@ def train_release(release: Release, arguments: ReleaseArguments) -> Path:
 
 
 def training_files(settings: Mapping[str, Any]) -> list[str]:
-    """The training files that settings name, of all tasks."""
+    """Return the training files that settings name, over all tasks."""
     parts = task_entries(dict(settings)).values() if "tasks" in settings else [settings]
     return [part["train_file"] for part in parts if part.get("train_file")]
 
@@ -112,7 +111,7 @@ def _given(settings: str | None) -> dict[str, Any]:
     try:
         given = json.loads(settings or "{}")
     except (ValueError, RecursionError) as error:
-        raise UserError(f"--settings must be json, found {settings!r} ({error}); mend it.") from error
+        raise UserError(f"--settings must be json, found {settings!r} ({error}); correct it.") from error
     if not isinstance(given, dict):
         raise UserError(f"--settings must be a json object, found {settings!r}; give arguments by name.")
     return given

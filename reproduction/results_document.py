@@ -1,4 +1,4 @@
-"""Fills reported tables into a document, so that no figure in it is typed by hand."""
+"""Insertion of reported tables into a document, so that no figure is typed by hand."""
 
 import re
 from pathlib import Path
@@ -10,10 +10,10 @@ BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.
 
 
 def filled(text: str, results: Path) -> str:
-    """`text` with the newest report between each `<!-- table: NAME -->` and `<!-- end -->`.
+    """Return `text` with the latest report between each `<!-- table: NAME -->` and `<!-- end -->`.
 
     Raises:
-        UserError: if a table that the text names has no report in `results`.
+        UserError: A table that the text names has no report in `results`.
     """
 
     def block(match: re.Match[str]) -> str:
@@ -28,6 +28,6 @@ def filled(text: str, results: Path) -> str:
 
 
 def fill_tables(document: Path, results: Path) -> None:
-    """Rewrites `document` with its tables filled in; errors are those of `filled`."""
+    """Update the tables in a document; raises what `filled` raises."""
     with writable(f"--update {document}"):
         write_text(document, filled(document.read_text(encoding="utf-8"), results))

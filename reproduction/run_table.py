@@ -12,15 +12,15 @@ from hf_layerfusion.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class TableRun:
-    """One training of a table: a variant with a seed and, in a cross-validation, a fold.
+    """One run of a table: a variant with a seed and, in a cross-validation, a fold.
 
     Attributes:
         group: folder that tables with common runs share.
         variant: name of the row.
-        seed: the run's seed.
+        seed: seed of the run.
         settings: every argument that differs from the script's default.
-        recipe: whose defaults these are: a name of `runner.RECIPES`.
-        fold: number of the fold that is tested on, from 1; `None` without folds.
+        recipe: a key of `recipes.RECIPES`, which has these defaults.
+        fold: number of the test fold, from 1; None without folds.
     """
 
     group: str
@@ -32,33 +32,33 @@ class TableRun:
 
     @property
     def name(self) -> str:
-        """What tells the runs of a row apart, and a file or folder by: `seed-0`, or `seed-0-fold-1`."""
+        """Name that is unique within a row: `seed-0`, or `seed-0-fold-1`."""
         return f"seed-{self.seed}" + ("" if self.fold is None else f"-fold-{self.fold}")
 
     def file(self, results: Path) -> Path:
-        """Where the run's result stands below the folder `results`."""
+        """Return the result file below the folder `results`."""
         return results / self.group / self.variant / f"{self.name}.json"
 
 
 @dataclass(frozen=True)
 class RunTable:
-    """A declarative table: variants × seeds, with what they have in common.
+    """Declaration of a table: variants × seeds, with common settings.
 
     Attributes:
-        name: its name on the command line.
-        title: what it shows, with its source.
+        name: name on the command line.
+        title: title, with the source.
         group: folder of the run files, common to tables that share rows.
-        split: split that is reported.
-        metric: the split's metric that rows are compared by.
-        baseline: the row that the others are tested against, `None` for tables without tests.
-        data: the data arguments; files are relative to the data folder.
-        common: settings of every run; `folds` among them makes each run a cross-validation.
-        seeds: seeds of a row that says none of its own.
-        variants: rows in order: `settings`, and optionally `seeds`, a `baseline` of its own and the source's printed
-            `figure`.
-        recipe: whose defaults the settings differ from: a name of `runner.RECIPES`.
-        also: further metrics to print.
-        plotted_variant: a row of several tasks whose answers, in its first run, are drawn task by task.
+        split: reported split.
+        metric: metric by which rows are compared.
+        baseline: row that the others are tested against; None for no tests.
+        data: data arguments; files are relative to the data folder.
+        common: settings of every run; with `folds` each run is a cross-validation.
+        seeds: seeds of rows without their own.
+        variants: rows in order: `settings`, and optionally `seeds`, a `baseline` and the `figure` that the source
+            reports.
+        recipe: a key of `recipes.RECIPES`, whose defaults apply where nothing is set.
+        also: further metrics to report.
+        plotted_variant: a row of several tasks; the predictions of its first run are plotted for each task.
     """
 
     name: str
@@ -77,10 +77,10 @@ class RunTable:
 
     @classmethod
     def load(cls, name: str) -> "RunTable":
-        """Reads a table that ships with the package.
+        """Load a table that ships with the package.
 
         Raises:
-            UserError: if there is none of that name.
+            UserError: There is no table with this name.
         """
         if name not in table_names():
             raise UserError(
@@ -97,8 +97,7 @@ class RunTable:
         return cls(name=name, **content)
 
     def runs(self, overrides: Mapping[str, Any] | None = None) -> list[TableRun]:
-        """Every run of the table, the first seed of every row before the second; `overrides` are settings that win
-        over the table's."""
+        """Return all runs, ordered by seed and fold; `overrides` are settings that override the table's."""
         runs = []
         for variant, row in self.variants.items():
             settings = {**self.data, **self.common, **row.get("settings", {}), **(overrides or {})}
@@ -118,8 +117,11 @@ def _read(file: str) -> dict[str, Any]:
 def _for_each_data_set(
     data_sets: dict[str, dict[str, Any]], variants: dict[str, dict[str, Any]], baseline: str
 ) -> dict[str, dict[str, Any]]:
-    """Every variant on every data set, as rows `DATA_SET-VARIANT`, tested against the baseline on the same data. The
-    variants' `figures` are by data set."""
+    """Return every variant on every data set, as rows `DATA_SET-VARIANT`, tested against the baseline on the same
+    data.
+
+    The variants' `figures` are by data set.
+    """
     return {
         f"{data_set}-{name}": {
             **{key: value for key, value in row.items() if key != "figures"},
@@ -133,7 +135,7 @@ def _for_each_data_set(
 
 
 def table_names() -> list[str]:
-    """Names of the tables that ship with the package."""
+    """Return the names of the tables that ship with the package."""
     return sorted(
         file.name.removesuffix(".json")
         for file in _declared().iterdir()

@@ -1,4 +1,4 @@
-"""Runs the cells of a table, several at once, each once."""
+"""Runner of a table's runs: several at once, each performed once."""
 
 from collections.abc import Mapping
 from concurrent.futures import as_completed
@@ -21,15 +21,15 @@ from reproduction.table_rows import read_run_file
 from reproduction.workers import visible_devices, worker_pool
 
 RUNS_A_PROCESS = 10
-# Settings that decide which files a checkpoint has, not what a run measures.
+# Settings that affect the files of a checkpoint but not what a run measures.
 OF_CHECKPOINTS = ("save_only_model", "save_total_limit")
 
 
 def pending_runs(table: RunTable, results: Path, overrides: Mapping[str, Any]) -> list[TableRun]:
-    """The runs of a table that have no result file yet.
+    """Return the runs of a table without a result file.
 
     Raises:
-        UserError: if a result file comes from other settings.
+        UserError: A result file was made with other settings.
     """
     pending = []
     for run in table.runs(overrides):
@@ -52,20 +52,19 @@ def pending_runs(table: RunTable, results: Path, overrides: Mapping[str, Any]) -
 
 
 def execute(run: TableRun, data_dir: Path, results: Path, work: Path) -> Path:
-    """Trains one run, or goes on with it where it was cut off, and writes its result file.
+    """Train one run, resuming it if it was interrupted, and write its result file.
 
     Args:
-        run: what to run.
+        run: the run.
         data_dir: folder that the run's files are relative to.
         results: folder of the result files.
-        work: folder for checkpoints, of which the run's part is removed when it has finished, and for encoders that
-            runs share.
+        work: folder for checkpoints and shared encoders. The run's part is removed when it has finished.
 
     Returns:
         The result file.
 
     Raises:
-        UserError: the run's part of `work` holds something else.
+        UserError: The run's part of `work` contains something else.
     """
     folder, file = work / run.group / run.variant / run.name, run.file(results)
     if folder.exists() and not is_own(folder):
@@ -75,7 +74,7 @@ def execute(run: TableRun, data_dir: Path, results: Path, work: Path) -> Path:
     if not folder.exists():
         make_own(folder)
     with output_folder(folder, "--work"):
-        if not file.exists():  # else another process has run it meanwhile
+        if not file.exists():  # else another process has run it in the meantime
             _train(run, data_dir, folder, file, work)
     return file
 
@@ -88,7 +87,7 @@ def _train(run: TableRun, data_dir: Path, folder: Path, file: Path, work: Path) 
     reset_peak_memory()
     measured = RECIPES[run.recipe].train({**settings, **options}, run.fold, data_dir)
     if resume:
-        del measured["training_seconds"]  # those of the last part alone
+        del measured["training_seconds"]  # covers only the part after resuming
     content = {
         "settings": run.settings,
         **measured,
@@ -111,12 +110,14 @@ def run_table(
     jobs: int = 1,
     overrides: Mapping[str, Any] | None = None,
 ) -> None:
-    """Executes every pending run of a table, `jobs` at once, with a progress bar that says the time left. Where there
-    are GPUs each job sees one of them."""
+    """Perform every pending run of a table, `jobs` at a time, with a progress bar.
+
+    Each job sees one of the GPUs, if there are any.
+    """
     runs = pending_runs(table, results, overrides or {})
     with tqdm(total=len(runs), desc=table.name, unit="run", smoothing=0.1) as progress:
-        # New processes now and then bound what the allocator keeps from batches of many lengths. The pool's own
-        # `max_tasks_per_child` waits for ever once all of them have reached it (CPython issue 115634).
+        # Restarting processes bounds the memory that the allocator keeps from batches of many lengths. The pool's own
+        # `max_tasks_per_child` hangs once all processes have reached it (CPython issue 115634).
         for start in range(0, len(runs), jobs * RUNS_A_PROCESS):
             with worker_pool(jobs, visible_devices()) as pool:
                 part = runs[start : start + jobs * RUNS_A_PROCESS]

@@ -1,4 +1,4 @@
-"""What is written of a table: its figures as a sheet in three formats, and a plot with error bars."""
+"""Reports of tables of runs: text in three formats, and a plot with error bars."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ SOURCE_COLUMN = "source: other data, other encoder"
 
 
 class Report(NamedTuple):
-    """A table's report.
+    """Report of a table.
 
     Attributes:
         title: what it shows.
@@ -36,12 +36,12 @@ class Report(NamedTuple):
     notes: list[str]
 
     def markdown(self) -> str:
-        """The table, and its notes as a list."""
+        """Return the table as Markdown, with its notes as a list."""
         notes = "".join(f"- {note}\n" for note in self.notes)
         return to_markdown(self.table) + (f"\n{notes}" if notes else "")
 
     def texts(self, name: str) -> dict[str, str]:
-        """The report's text files by name."""
+        """Return the content of the report's text files by name."""
         return {
             f"{name}.md": self.markdown(),
             f"{name}.csv": to_csv(self.table),
@@ -49,7 +49,7 @@ class Report(NamedTuple):
         }
 
     def write(self, results: Path, name: str) -> None:
-        """Writes the text files and, where there are bars, the figure `NAME.png` into `results`."""
+        """Write the text files and, if there are bars, the plot `NAME.png` into `results`."""
         with writable(f"--results {results}"):
             for file, text in self.texts(name).items():
                 write_text(results / file, text)
@@ -58,10 +58,10 @@ class Report(NamedTuple):
 
 
 def report_of_runs(table: RunTable, results: Path) -> Report | None:
-    """The report of the runs of a table that have finished; `None` where none has.
+    """Return the report of a table's finished runs, None without any.
 
     Raises:
-        UserError: as `read_rows`.
+        UserError: As `read_variant_rows`.
     """
     rows = read_variant_rows(table, results)
     if not rows:
@@ -72,8 +72,10 @@ def report_of_runs(table: RunTable, results: Path) -> Report | None:
 
 
 def plot_predictions(table: RunTable, results: Path) -> None:
-    """Draws what the first finished run of the row `plotted_variant` answers in each task, right and wrong, as
-    `TABLE-TASK.png` and `TABLE-TASK_distributions.png` in `results`."""
+    """Plot the predictions of the first finished run of `plotted_variant` for each task.
+
+    The plots are `TABLE-TASK.png` and `TABLE-TASK_distributions.png` in `results`.
+    """
     files = [run.file(results) for run in table.runs() if run.variant == table.plotted_variant]
     finished = [file for file in files if file.exists()]
     if not finished:
@@ -92,7 +94,7 @@ def plot_predictions(table: RunTable, results: Path) -> None:
 
 
 def frame_of_runs(table: RunTable, rows: list[VariantRow]) -> pd.DataFrame:
-    """A row for each of `rows`."""
+    """Return the report's table with a row for each of `rows`."""
     names = [metric.replace("/", ", ").replace("_", " ") for metric in (table.metric, *table.also)]
     header = [
         "variant", *(f"{name}, mean (sd)" for name in names), "runs", "each seed", "difference [95 %]", "p (Holm)", "",
@@ -119,20 +121,20 @@ def frame_of_runs(table: RunTable, rows: list[VariantRow]) -> pd.DataFrame:
 
 
 def format_value(value: float) -> str:
-    """A figure in hundredths, such as `86.52`; `undefined` where it is, as the correlation of constant answers."""
+    """Format a metric in hundredths, such as `86.52`; `undefined` where it is, as the correlation of constant
+    predictions."""
     return f"{100 * value:.2f}" if np.isfinite(value) else UNDEFINED
 
 
 def format_p_value(difference: Difference | None) -> str:
-    """A difference's p-value, such as `0.012`; empty without one."""
+    """Format the p-value of a difference, such as `0.012`; empty without one."""
     if difference is None or difference.p_value is None:
         return ""
     return "< 0.001" if difference.p_value < 0.0005 else f"{difference.p_value:.3f}"
 
 
 def format_difference(difference: Difference | None) -> str:
-    """A difference with its interval, in hundredths, such as `+0.72 [-0.04, +1.48]`; `undefined` where it is, empty
-    without one."""
+    """Format a difference with its interval in hundredths, such as `+0.72 [-0.04, +1.48]`; empty without one."""
     if difference is None:
         return ""
     ends = (difference.difference, difference.low, difference.high)

@@ -1,4 +1,4 @@
-"""The rows of a table of runs, from the files that its runs wrote: their figures, and what differences show."""
+"""Rows of a table of runs: metrics read from the run files, and significance tests of their differences."""
 
 import math
 from collections.abc import Iterable
@@ -29,20 +29,20 @@ WITHIN_NOISE = "within noise"
 
 @dataclass
 class VariantRow:
-    """A row of a report.
+    """A row of the report on a table of runs.
 
     Attributes:
-        variant: its name.
-        values: the metric of each run, in the order of seeds and folds.
-        listed: those to print one by one: of seeds that are fewer than `FEW_SEEDS`.
-        also: the further metrics of each run, by name; none where the runs do not have it.
-        difference: to the baseline, in the metric's unit, its p-value corrected by Holm over the table; `None` for a
-            baseline.
-        verdict: what the difference does not show, where it does not, or why there is none.
-        figure: what the source prints.
-        parameters: of the model.
-        seconds: mean training time of the runs that were not cut off; `None` where all were.
-        memory: mean peak of the runs that measured it, in MiB; `None` where none did.
+        variant: name of the row.
+        values: metric of each run, in the order of seeds and folds.
+        listed: metrics that are printed one by one, if there are fewer seeds than `FEW_SEEDS`.
+        also: further metrics of each run by name; empty where runs do not have them.
+        difference: difference to the baseline in the metric's unit, with a p-value corrected by Holm over the table;
+            None for a baseline.
+        verdict: why the difference is not conclusive, or why there is no verdict.
+        figure: the figure that the source reports.
+        parameters: number of the model's parameters.
+        seconds: mean training time of the runs that were not interrupted; None if all were.
+        memory: mean peak memory in MiB of the runs that measured it; None if none did.
     """
 
     variant: str
@@ -58,12 +58,14 @@ class VariantRow:
 
 
 def read_variant_rows(table: RunTable, results: Path) -> list[VariantRow]:
-    """Reads the runs of a table that have finished, and tests each row against its baseline: over folds by Nadeau and
-    Bengio's t-test, else by a paired bootstrap over examples on seed averages. Where both rows are single models of one
-    task of classes the p-value is McNemar's. Seeds are never drawn: a handful says nothing of their distribution.
+    """Read the finished runs of a table, and test each row against its baseline.
+
+    Folds are compared by Nadeau and Bengio's t-test, other runs by a paired bootstrap over examples on averages over
+    seeds. If both rows are single models of one classification task, the p-value is McNemar's. Seeds are not
+    resampled, as a handful says nothing about their distribution.
 
     Raises:
-        UserError: if runs of one table were scored on other examples.
+        UserError: Runs of the table were scored on different examples.
     """
     stored: dict[str, dict[str, dict[str, Any]]] = {}
     for run in table.runs():
@@ -107,19 +109,19 @@ def read_variant_rows(table: RunTable, results: Path) -> list[VariantRow]:
 
 
 def is_within_noise(difference: Difference) -> bool:
-    """Return whether there is a p-value, and one that is not below the level."""
+    """Return whether the difference has a p-value and is not significant."""
     return difference.p_value is not None and difference.p_value >= SIGNIFICANCE_LEVEL
 
 
 def read_run_file(file: Path, *needed: str) -> dict[str, Any]:
-    """Reads what a run measured.
+    """Read a run file.
 
     Args:
         file: the run file.
-        needed: entries that it must have.
+        needed: keys that it must have.
 
     Raises:
-        UserError: if the file is damaged.
+        UserError: The file is damaged.
     """
     way_out = "delete it and run its table again"
     content = read_object(file, way_out)
@@ -136,21 +138,23 @@ def read_run_file(file: Path, *needed: str) -> dict[str, Any]:
 
 
 def mean_of(name: str, contents: Iterable[dict[str, Any]]) -> float | None:
-    """Mean of what runs measured, over those that did: a run that was cut off has no training time."""
+    """Return the mean of a measurement over the runs that have it; an interrupted run has no training time."""
     known = [content[name] for content in contents if content.get(name) is not None]
     return mean_sd(known)[0] if known else None
 
 
 def _values(table: RunTable, contents: Iterable[dict[str, Any]], metric: str | None = None) -> list[float]:
-    """A metric of each run; `SPLIT/METRIC` is that of another split than the table's."""
+    """Return a metric of each run; `SPLIT/METRIC` names a split other than the table's."""
     split, _, name = (metric or table.metric).rpartition("/")
     found = [content["metrics"][split or table.split] for content in contents]
     return [metrics[name] for metrics in found if metric is None or name in metrics]
 
 
 def _verdict_of_seeds(baseline: list[float], variant: list[float]) -> str:
-    """What a difference does not show because of its seeds, which the bootstrap over examples knows nothing of: it must
-    be more than twice its standard error over seeds."""
+    """Return a verdict on the spread over seeds, which the bootstrap over examples does not know.
+
+    The difference must exceed twice its standard error over seeds.
+    """
     if len(variant) == 1 or len(baseline) == 1:
         return ONE_SEED
     if not np.isfinite([*baseline, *variant]).all():
@@ -184,10 +188,10 @@ def _compare(
 def _check_same_labels(
     table: RunTable, variant: str, baseline: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]]
 ) -> None:
-    """Check that the runs of two rows were scored on the same examples; those of folds each on its own.
+    """Check that the runs of two rows were scored on the same examples, each fold separately.
 
     Raises:
-        UserError: names the row.
+        UserError: Names the row.
     """
     has_folds = next(iter(runs.values()))["settings"].get("folds") is not None
     for name, run in runs.items():
@@ -212,12 +216,12 @@ def _labels_by_task(run: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def numbers(text: str) -> list[float]:
-    """The numbers of a run file's string."""
+    """Return the numbers in a string of a run file."""
     return [float(number) for number in text.split()]
 
 
 def task_predictions(contents: Iterable[dict[str, Any]]) -> dict[str, TaskPredictions]:
-    """What the runs of a row, one a seed, answered to the examples of each task."""
+    """Return the predictions of a row's runs, one for each seed, for the examples of each task."""
     runs = list(contents)
     return {
         task: TaskPredictions(
@@ -230,8 +234,8 @@ def task_predictions(contents: Iterable[dict[str, Any]]) -> dict[str, TaskPredic
 
 
 def correctness(contents: Iterable[dict[str, Any]]) -> np.ndarray | None:
-    """Whether each run got each example of the reported split right, `[runs, examples]`; `None` of several tasks and of
-    a regression."""
+    """Return whether each run predicted each example correctly, `[runs, examples]`; None for several tasks or a
+    regression."""
     runs = list(contents)
     if "tasks" in runs[0]["settings"]:
         (predicted, *others) = task_predictions(runs).values()

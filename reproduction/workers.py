@@ -1,4 +1,4 @@
-"""Processes that run a table's runs, each on a GPU of its own where there are several."""
+"""Worker processes for a table's runs, each on a GPU of its own if there are several."""
 
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
 def visible_devices() -> list[str]:
-    """The GPUs that this process sees, as `CUDA_VISIBLE_DEVICES` names them."""
+    """Return the GPUs that this process sees, by their names in `CUDA_VISIBLE_DEVICES`."""
     named = os.environ.get(DEVICES)
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip()]
@@ -19,19 +19,19 @@ def visible_devices() -> list[str]:
 
 
 def worker_pool(jobs: int, devices: list[str]) -> ProcessPoolExecutor:
-    """Processes that share the processor's threads, and `devices` in turn.
+    """Return a pool of processes that divide the CPU's threads and take turns on `devices`.
 
     Args:
-        jobs: how many processes.
-        devices: names of GPUs; empty where there are none.
+        jobs: number of processes.
+        devices: names of GPUs; may be empty.
     """
-    # A fresh interpreter a job: torch's thread pools do not survive a fork.
+    # New interpreters, because torch's thread pools do not survive a fork.
     context = multiprocessing.get_context("spawn")
     places: SimpleQueue[str] = context.SimpleQueue()
     for job in range(jobs if devices else 0):
         places.put(devices[job % len(devices)])
-    # What a process sees is settled when CUDA starts there, and imports ask whether there is a GPU: by NVML they can
-    # be answered without starting it.
+    # A process's devices are fixed once it initialises CUDA, which imports do by checking for a GPU. The NVML-based
+    # check does not initialise it.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     threads = max(1, (os.cpu_count() or 1) // jobs)
     return ProcessPoolExecutor(jobs, context, _start, (threads, places if devices else None))

@@ -57,7 +57,7 @@ def test_every_card_is_of_a_release_and_claims_no_weights():
     assert cards.keys() - {"README"} == MEASURED.keys()
     cards.pop("README")
     for text in cards.values():
-        assert "No weights of it are published." in text
+        assert "No weights are published." in text
         assert "from_pretrained" not in text and "pipeline(" not in text
 
 
@@ -127,8 +127,8 @@ def test_what_a_run_file_knows_of_its_machine_and_layers_is_said(release, tmp_pa
     write_run(tmp_path, release.runs[0], 0.5, **machine)
     text = release_card(release, tmp_path).text
     assert "Hardware: 2 × A GPU." in text and "Versions: torch 2.0." in text
-    assert "Of seed 0. Measured on 9 validation texts" in text and "| 2 | 10.00 | 0.2500 |" in text
-    assert "One seed has run" in text and "Each seed" not in text and "(0.0" not in text
+    assert "Seed 0. Measured on 9 validation texts" in text and "| 2 | 10.00 | 0.2500 |" in text
+    assert "Only one seed was run" in text and "Each seed" not in text and "(0.0" not in text
 
 
 def test_a_release_that_has_not_run_has_no_card(release, tmp_path):
@@ -157,7 +157,7 @@ def test_a_card_of_several_tasks_has_each_ones_figures():
         ({"encoders": ["tiny="]}, "--encoders must be NAME=MODEL, found 'tiny='"),
         (
             {"encoders": ["minilm=a/b"]},
-            "must not make the name of a measured release, found bert-attention-minilm",
+            "must not produce the name of a measured release, found bert-attention-minilm",
         ),
     ],
 )

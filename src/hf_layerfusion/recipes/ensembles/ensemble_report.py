@@ -9,6 +9,7 @@ from scipy.special import softmax
 
 from hf_layerfusion.ensembling.batched_metrics import score_of
 from hf_layerfusion.ensembling.combiners import Array
+from hf_layerfusion.ensembling.fitted import worst_if_undefined
 from hf_layerfusion.evaluation.diversity import disagreement, error_correlation, mean_of_pairs
 from hf_layerfusion.evaluation.plots.ensemble_plots import plot_gain
 from hf_layerfusion.evaluation.predictions import write_predictions
@@ -163,7 +164,7 @@ def gain_curves(comparison: CombinerComparison) -> dict[str, dict[str, list[floa
             continue
         _, score = score_of(comparison.ensemble.tasks[task].problem_type, comparison.mains[task])
         found = score(*labelled.get("validation", next(iter(labelled.values()))))
-        order = np.argsort(-np.where(np.isfinite(found), found, -np.inf), kind="stable")
+        order = np.argsort(-worst_if_undefined(found, required=False), kind="stable")
         curves[task] = {}
         for split, (each, labels) in labelled.items():
             ordered = each[order] if each.ndim == 2 else softmax(each[order].astype(np.float64), axis=2)

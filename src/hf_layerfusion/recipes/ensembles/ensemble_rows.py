@@ -8,6 +8,7 @@ from transformers import EvalPrediction
 from hf_layerfusion.ensembling.batched_metrics import score_of
 from hf_layerfusion.ensembling.combiners import Array
 from hf_layerfusion.ensembling.ensemble import Ensemble
+from hf_layerfusion.ensembling.fitted import worst_if_undefined
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.significance import Difference
 from hf_layerfusion.evaluation.task_significance import TaskPredictions, bootstrap_tasks
@@ -106,7 +107,7 @@ def best_members(comparison: CombinerComparison) -> dict[str, int]:
             kind = comparison.ensemble.tasks[task].problem_type
             _, score = score_of(kind, comparison.mains[task])
             found = score(splits[split], np.asarray(comparison.texts[task][split].labels))
-            best[task] = int(np.where(np.isfinite(found), found, -np.inf).argmax())
+            best[task] = int(worst_if_undefined(found, required=False).argmax())
     return best
 
 
