@@ -1,4 +1,4 @@
-"""What LoRA saves against full fine-tuning: weights trained, memory and time of a training step, size of what is saved.
+"""Benchmark of LoRA against full fine-tuning: trained parameters, memory and time of a training step, size on disk.
 
 A step is forward, backward and AdamW's first, on one task's batch; memory is what it allocates at most beside the
 model: activations, gradients and AdamW's two moments. All variants are measured in one run, one after the other in
@@ -30,15 +30,17 @@ TASKS = {
 
 
 def grubert(encoder: str) -> Any:
+    """Return a GRUBERT classifier on the encoder."""
     return BertForGRUFusionClassification.from_pretrained(encoder, fusion="share", num_groups=3, num_labels=5)
 
 
 def cerbertus(encoder: str, num_task_layers: int) -> Any:
+    """Return a model of three tasks on the encoder."""
     return CerbertusForMultitask.from_pretrained(encoder, tasks=TASKS, num_task_layers=num_task_layers)
 
 
 def variants(encoder: str) -> dict[str, Callable[[], Any]]:
-    """Makers of the models; each full fine-tuning is followed by what is compared with it."""
+    """Return functions that create the models; each full fine-tuning is followed by those compared with it."""
     every = LoraConfig(target_modules="all-linear")
     return {
         "grubert-share-3, full": partial(grubert, encoder),
@@ -50,6 +52,7 @@ def variants(encoder: str) -> dict[str, Callable[[], Any]]:
 
 
 def step(model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    """Perform one training step."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model(**inputs).loss.backward()
     torch.optim.AdamW(trained).step()
@@ -57,12 +60,14 @@ def step(model: Any, inputs: dict[str, torch.Tensor]) -> None:
 
 
 def saved_bytes(model: Any) -> int:
+    """Return the size of the saved model or adapter."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argument_parser(__doc__ or "", repeats=7)
     add_encoder(parser)
     parser.add_argument("--rows", type=int, default=16)

@@ -1,5 +1,7 @@
-"""What torch.compile gains in inference, with inductor (which needs a C++ compiler): the time of a plain pass as a
-multiple of a compiled one's, over batches of several lengths, and the graphs made after the warm-up.
+"""Benchmark of torch.compile in inference with inductor, which needs a C++ compiler.
+
+It reports the time of a plain pass as a multiple of a compiled one's over batches of several lengths, and the number
+of graphs compiled after the warm-up.
 
     python benchmarks/bench_compile.py
 """
@@ -33,7 +35,7 @@ WARM_UP, LENGTHS = (12, 20), (16, 32, 48, 64)
 
 
 def texts(length: int) -> dict[str, torch.Tensor]:
-    """32 texts, half of them full."""
+    """Return 32 texts, half of them of full length."""
     ids = torch.randint(1000, 20000, (32, length))
     mask = torch.ones_like(ids)
     mask[::2, length // 2 :] = 0
@@ -48,6 +50,7 @@ def seconds(model: Any, batch: dict[str, torch.Tensor]) -> float:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--repeats", type=int, default=7)

@@ -1,5 +1,6 @@
-"""How long it takes to try combiners on predictions that members have made, in seconds of one core: CPU time, so that
-a busy machine does not count.
+"""Benchmark of trying combiners on stored predictions, in CPU seconds of one core.
+
+CPU seconds do not depend on how busy the machine is.
 
 - 100 combiners on 10 members and 10,000 texts of 3 classes: votes and averages with different weights, task-based,
   greedy and stacked; each fitted, combined and measured. Target: 5 s.
@@ -25,7 +26,7 @@ TRIED = {"majority_vote": 30, "average_logits": 30, "average_probabilities": 30,
 
 
 def members(count: int, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of members that are right about six times in ten, partly in the same places, and labels."""
+    """Return labels and the logits of members that are right about 60 % of the time, with partly common errors."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, CLASSES, rows)
     shared = generator.normal(size=(rows, CLASSES))
@@ -41,6 +42,7 @@ def report(name: str, target: float, call: Callable[[], None]) -> None:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000)
     arguments = parser.parse_args()

@@ -1,5 +1,6 @@
-"""Size, speed and accuracy of an exported grubert-share-3: torch, ONNX, ONNX in int8, measured in one run, one after
-the other in every round; each ratio is the median over rounds.
+"""Benchmark of an exported grubert-share-3: size, speed and accuracy of torch, ONNX and ONNX in int8.
+
+All are timed in turn in every round, and each ratio is the median over the rounds.
 
     python benchmarks/bench_export.py
     python benchmarks/bench_export.py --model outputs/grubert-share-3 --file $DATA/tweets/dev.csv
@@ -30,7 +31,7 @@ Forward = Callable[[dict[str, torch.Tensor]], np.ndarray]
 
 
 def forwards(model: Any, folder: Path, threads: int) -> dict[str, Forward]:
-    """What is compared: a batch to its logits."""
+    """Return the compared functions from a batch to its logits."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
 
@@ -50,7 +51,7 @@ def forwards(model: Any, folder: Path, threads: int) -> dict[str, Forward]:
 
 
 def compare_speed(runs: dict[str, Forward], length: int, repeats: int) -> None:
-    """Batches of 32 texts, half of them full."""
+    """Time batches of 32 texts, half of them of full length."""
     ids = torch.randint(1000, 20000, (32, length))
     mask = torch.ones_like(ids)
     mask[::2, length // 2 :] = 0
@@ -70,7 +71,7 @@ def compare_speed(runs: dict[str, Forward], length: int, repeats: int) -> None:
 
 
 def compare_accuracy(runs: dict[str, Forward], model: Any, tokenizer: Any, file: str, length: int) -> None:
-    """On labelled texts, cleaned as in training."""
+    """Compare accuracies on labelled texts that are cleaned as in training."""
     rows = read_examples(file)
     cleaner = make_cleaner(DataArguments())
     texts = [cleaner.clean(text) for text in rows["text"]]
@@ -93,6 +94,7 @@ def compare_accuracy(runs: dict[str, Forward], model: Any, tokenizer: Any, file:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="trained classifier (default: an untrained one around MiniLM)")
     parser.add_argument("--file", help="csv file of text,label to score it on")

@@ -1,4 +1,4 @@
-"""What a frozen encoder costs with the cache of its states, as ratios.
+"""Benchmark of the cache of frozen states: training time and memory as ratios.
 
 An epoch of `LayerFusionTrainer` with and without `--cache_frozen_states`, once the cache is written, for poolings over
 [CLS] (target: without takes at least 10 times as long) and for share-3; and the epoch with the cache against fuser and
@@ -34,7 +34,7 @@ SAVING, ABOVE_BOUND = 10.0, 1.2
 
 
 def made_texts(count: int, length: int, vocabulary: int) -> Dataset:
-    """Noise of half to all of `length` tokens, of which the first is always the same."""
+    """Return random texts of half to all of `length` tokens, the first token always the same."""
     lengths = torch.randint(length // 2, length + 1, (count,)).tolist()
     ids = [[101, *torch.randint(1000, vocabulary, (n - 1,)).tolist()] for n in lengths]
     masks = [[1] * n for n in lengths]
@@ -46,7 +46,7 @@ def made_texts(count: int, length: int, vocabulary: int) -> Dataset:
 def make_trainer(
     model: PreTrainedModel, tokenizer: Any, texts: Dataset, folder: str, cache: str | None
 ) -> LayerFusionTrainer:
-    """A Trainer of one epoch over `texts`, in their order."""
+    """Return a Trainer for one epoch over `texts`, in order."""
     arguments = LayerFusionTrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=BATCH,
@@ -68,7 +68,7 @@ def make_trainer(
 
 
 class Epoch:
-    """An epoch of a Trainer from its first batch to its last step; setting up is not counted."""
+    """An epoch of a Trainer, timed from its first batch to its last step without setup."""
 
     def __init__(self, trainer: LayerFusionTrainer) -> None:
         self.trainer = trainer
@@ -88,7 +88,7 @@ class Epoch:
 
 
 def loop_over_states(trainer: LayerFusionTrainer) -> Any:
-    """The bound: fuser and head over the same batches of states, which were loaded before."""
+    """Return a function that trains fuser and head on the same batches of preloaded states, as a lower bound."""
     model = trainer.model
     batches = list(trainer.get_train_dataloader())
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], RATE)
@@ -106,6 +106,7 @@ def loop_over_states(trainer: LayerFusionTrainer) -> Any:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argument_parser(__doc__, repeats=5)
     add_encoder(parser)
     parser.add_argument("--batches", type=int, default=12, help="batches in an epoch")

@@ -1,5 +1,6 @@
-"""Peak memory of an inference pass of fused models and of their frozen copies, as multiples of the plain classifier's
-on the same encoder: what the pass allocates, and with the weights. The target is 1.1 for the copies.
+"""Benchmark of peak memory in inference: fused models and their frozen copies relative to the plain classifier.
+
+It reports what a pass allocates, without and with the weights. The target for copies is 1.1.
 
     python benchmarks/bench_inference.py
     python benchmarks/bench_inference.py --layers 12 --width 768
@@ -37,10 +38,13 @@ TARGET = 1.1
 
 
 def weights(model: Any) -> int:
+    """Return the size of the weights in bytes."""
     return sum(parameter.nbytes for parameter in model.parameters())
 
 
 def peak(model: Any, batch: dict[str, torch.Tensor]) -> int:
+    """Return the peak memory of a pass in bytes."""
+
     def step() -> Any:
         with torch.no_grad():
             return model(**batch)
@@ -50,6 +54,7 @@ def peak(model: Any, batch: dict[str, torch.Tensor]) -> int:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", help="some of the models below (default: all)")
     parser.add_argument("--layers", type=int, default=6)

@@ -1,4 +1,4 @@
-"""Time of fused and pooled models as multiples of the plain classifier's on the same encoder.
+"""Benchmark of fused and pooled models: time relative to the plain classifier on the same encoder.
 
 Forward and backward (no optimizer), and forward alone; no padding. All models are measured in one run, one after
 the other in every round; each ratio is the median over rounds. Beside it stand the bound that arithmetic sets
@@ -31,7 +31,8 @@ GATES = {nn.GRU: 3, nn.LSTM: 4}
 
 
 def multiply_adds(model: nn.Module, inputs: dict[str, torch.Tensor]) -> int:
-    """Multiply-adds of one forward pass: dense and recurrent layers, and the attention of a BERT-like encoder."""
+    """Return the multiply-adds of a forward pass: dense and recurrent layers, and the attention of a BERT-like
+    encoder."""
     total = 0
 
     def count(module: nn.Module, args: tuple[torch.Tensor, ...], output: Any) -> None:
@@ -56,7 +57,7 @@ def multiply_adds(model: nn.Module, inputs: dict[str, torch.Tensor]) -> int:
 
 
 def one_pass(model: nn.Module, inputs: dict[str, torch.Tensor], train: bool, bf16: bool) -> None:
-    """Forward alone, or forward and backward."""
+    """Perform a forward pass or, with `train`, a forward and a backward pass."""
     model.train(train)
     model.zero_grad()
     with torch.set_grad_enabled(train), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -97,6 +98,7 @@ def compare(
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argument_parser(__doc__, repeats=9)
     add_encoder(parser)
     parser.add_argument("--bf16", action="store_true", help="bf16 autocast beside fp32")

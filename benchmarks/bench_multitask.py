@@ -1,4 +1,4 @@
-"""Time of one multi-task model as a multiple of separate models', measured in one run, one after the other each round.
+"""Benchmark of one multitask model against separate models, timed in turn in every round.
 
 - Three tasks answered on the same texts, by one model with k task layers and by three separate classifiers: the bound
   is the ratio of the layers that are run, (L - k + 3k) / 3L, and the target 1.1 times that.
@@ -31,6 +31,7 @@ def texts(rows: int, length: int) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argument_parser(__doc__, repeats=7, threads=1)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--task-layers", type=int, default=2)

@@ -1,4 +1,4 @@
-"""Preparation of tweets: tweets a second, and the spelling corrector against pyspellchecker.
+"""Benchmark of text preparation: tweets per second, and the spelling corrector against pyspellchecker.
 
 Without `--tweets` the texts are made here: words of the dictionary in random order, some misspelled. All
 times are of one process on one core, and of one run. pyspellchecker takes up to a second a word, so it
@@ -28,6 +28,7 @@ SEED = 0
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -107,7 +108,7 @@ def compare_with_pyspellchecker(words: Sequence[str], checker: SpellChecker, com
 
 
 class Clock:
-    """Wall and CPU seconds since it was made; on a busy machine only the second says what the work costs."""
+    """Wall and CPU seconds since creation. On a busy machine only CPU seconds measure the work."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
@@ -117,7 +118,7 @@ class Clock:
 
 
 def made_tweets(dictionary: Sequence[str], count: int) -> list[str]:
-    """Texts of 13 words, some with one or two letters lost, doubled or swapped; names and links between."""
+    """Return texts of 13 words, some with letters lost, doubled or swapped, with names and links between them."""
     chance = random.Random(SEED)
 
     def word() -> str:

@@ -1,5 +1,6 @@
-"""Time of a step of masked-language-model training whose head sees masked tokens alone, as a share of that of the
-model's own pass, whose head sees all; and with the encoder frozen, as while a new head is trained.
+"""Benchmark of masked-language-model training whose head sees only masked tokens, relative to one that sees all.
+
+It also measures the step with a frozen encoder, as while a new head is trained.
 
 Forward and backward (no optimizer), fp32; MiniLM with a new head, 32 x 32 tokens, no padding, 15 % masked. All variants
 are measured in one run, one after the other in every round; each ratio is the median over rounds.
@@ -21,6 +22,7 @@ ROWS, TOKENS = 32, 32
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argument_parser(__doc__, repeats=7)
     add_encoder(parser)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Time and peak memory of a step with SMART, and with the other terms, as multiples of a plain step's.
+"""Benchmark of a training step with SMART and other regularizers: time and peak memory relative to a plain step.
 
 Forward and backward (no optimizer), fp32; MiniLM, 16 x 32 tokens, no padding. All variants are measured in one run,
 one after the other in every round; each ratio is the median over rounds. A step with `every=n` is the mean of n.
@@ -28,15 +28,7 @@ from hf_layerfusion.regularizers.smart import Smart
 
 @dataclass
 class Variant:
-    """What is measured.
-
-    Attributes:
-        bound: of its time, from arithmetic.
-        time_target: None where there is none.
-        terms: those of a step.
-        low_memory: as `regularized_pass` has it.
-        memory_target: None where there is none.
-    """
+    """A measured variant."""
 
     bound: float
     time_target: float | None = None
@@ -56,8 +48,8 @@ class Variant:
 
 
 class PublicSmart(Variant):
-    """The steps of the public code, rebuilt: the weights' gradients are computed in the ascent's graph too, and noise
-    goes through `inputs_embeds`."""
+    """The steps of SMART's public code: the graph of the ascent includes the weights' gradients, and noise is added
+    to `inputs_embeds`."""
 
     def run(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
         model.zero_grad()
@@ -81,6 +73,7 @@ class PublicSmart(Variant):
 
 
 def variants(depth: int) -> dict[str, Variant]:
+    """Return the measured variants."""
     upper = 1 - (depth // 2) / depth
     middle = [Smart(layer=depth // 2)]
     return {
@@ -100,6 +93,7 @@ def variants(depth: int) -> dict[str, Variant]:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argument_parser(__doc__, repeats=9)
     add_encoder(parser)
     parser.add_argument("--rows", type=int, default=16)

@@ -1,4 +1,4 @@
-"""Training's peak memory by the size of the corpus, which is streamed from a csv file.
+"""Benchmark of training's peak memory by the size of a corpus that is streamed from a CSV file.
 
 A tiny random BERT is trained one pass over random tweets, in a process of its own for each size: `--rows` of them, and
 `--times` as many. Where memory does not grow with the corpus, the ratio of the two peaks is 1.
@@ -37,7 +37,7 @@ BATCH = 256
 
 
 def write_tweets(path: Path, rows: int) -> None:
-    """A csv file `text,label` of `rows` texts of 5 to 25 words."""
+    """Write a CSV file `text,label` of `rows` texts with 5 to 25 words."""
     rng = random.Random(0)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -47,7 +47,7 @@ def write_tweets(path: Path, rows: int) -> None:
 
 
 def peak_megabytes(path: Path, rows: int) -> float:
-    """Trains one pass over the file's `rows` and returns the process's peak resident memory."""
+    """Train one pass over the file's `rows` and return the process's peak resident memory."""
     prepare(threads=1)
     tokenizer = BertTokenizer(vocab=VOCABULARY, model_max_length=64)
     config = BertConfig(
@@ -82,6 +82,7 @@ def peak_megabytes(path: Path, rows: int) -> float:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000, help="tweets of the smaller corpus")
     parser.add_argument("--times", type=int, default=10, help="how many times as many the larger one has")

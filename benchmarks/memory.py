@@ -1,4 +1,4 @@
-"""The peak of what a step allocates, as torch's profiler sees it."""
+"""Peak memory allocated by a step, measured by torch's profiler."""
 
 import json
 import tempfile
@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(step: Callable[[], Any]) -> int:
-    """Most bytes that were allocated at once during `step`, above what was allocated before it."""
+    """Return the most bytes allocated at once during `step`, beyond those allocated before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = step()
     del result

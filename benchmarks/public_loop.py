@@ -1,4 +1,4 @@
-"""The shape of GRUBERT's public code, rebuilt to measure against: its model, and its plain training loop.
+"""Reconstruction of GRUBERT's public code, as a baseline: its model and its plain training loop.
 
 Fixed padding, no attention mask, the tokens first in the recurrences, the hidden states of all layers kept.
 """
@@ -12,7 +12,8 @@ from transformers import AutoModel
 
 
 class PublicModel(nn.Module):
-    """An encoder, one embedding bi-GRU (`share`) or one a group (`cat`), a downstream bi-GRU and a dense layer."""
+    """An encoder, one embedding bi-GRU (`share`) or one for each group (`cat`), a downstream bi-GRU and a dense
+    layer."""
 
     def __init__(self, encoder: str, num_groups: int = 3, shared: bool = True, num_labels: int = 2):
         super().__init__()
@@ -30,7 +31,7 @@ class PublicModel(nn.Module):
         )
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Token ids `[B, T]` to logits `[B, num_labels]`."""
+        """Return the logits `[B, num_labels]` of token ids `[B, T]`."""
         states = self.encoder(input_ids, output_hidden_states=True).hidden_states[1:]
         fused = []
         for group in range(self.num_groups):
@@ -44,7 +45,7 @@ class PublicModel(nn.Module):
 def training_steps(
     model: nn.Module, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], rate: float = 1e-5
 ) -> Iterator[int]:
-    """One step of Adam for each of `batches` (ids `[B, T]`, labels `[B]`); yields the number of texts of the step."""
+    """Yield the number of texts after one step of Adam for each batch (ids `[B, T]`, labels `[B]`)."""
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     model.train()
     for ids, labels in batches:

@@ -1,4 +1,4 @@
-"""Exports a trained classifier to ONNX: graph, configuration and tokenizer in one folder.
+"""Export a trained classifier to ONNX: graph, configuration and tokenizer in one folder.
 
 python examples/export_onnx.py --model_name_or_path outputs/grubert-share-3 --output_dir outputs/onnx --quantize True
 

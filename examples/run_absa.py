@@ -1,4 +1,4 @@
-"""Fine-tunes a classifier of aspect sentiment with BERT-LSTM's recipe, once or in cross-validation.
+"""Fine-tune a classifier of aspect sentiment with BERT-LSTM's recipe, once or in a cross-validation.
 
 accelerate launch examples/run_absa.py --model_name_or_path bert-base-uncased --train_file $DATA/absa_laptop/train.csv \
     --folds 10 --output_dir outputs/bert-lstm-laptop

@@ -1,4 +1,4 @@
-"""Tries ensembles of trained models: each predicts once, then combiners are compared in seconds.
+"""Compare ensembles of trained models: each member predicts once, then combiners are compared in seconds.
 
 python examples/run_ensemble.py --members outputs/share-3 outputs/roberta outputs/multilingual \
     --validation_file $DATA/tweets/dev.csv --test_file $DATA/tweets/test.csv --output_dir outputs/vote

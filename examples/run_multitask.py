@@ -1,4 +1,4 @@
-"""Fine-tunes one model for several tasks with SerBERTus' recipe.
+"""Fine-tune one model for several tasks with SerBERTus' recipe.
 
 accelerate launch examples/run_multitask.py --model_name_or_path bert-base-uncased --tasks_file examples/tasks.json \
     --data_dir $DATA --num_task_layers 2 --output_dir outputs/cerbertus-2

@@ -1,4 +1,4 @@
-"""Fine-tunes a classifier of premise and hypothesis with BERT-LSTM's recipe.
+"""Fine-tune a classifier of premise and hypothesis with BERT-LSTM's recipe.
 
 accelerate launch examples/run_nli.py --model_name_or_path bert-base-uncased --train_file $DATA/snli/train.csv \
     --validation_file $DATA/snli/dev.csv --test_file $DATA/snli/test.csv --output_dir outputs/bert-lstm-snli

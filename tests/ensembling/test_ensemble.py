@@ -409,7 +409,7 @@ def test_a_fitted_ensemble_has_seen_what_it_was_fitted_on(held_out, zoo, tmp_pat
 def test_a_member_that_does_not_say_what_it_was_trained_on_is_named_in_the_card(zoo, held_out, tmp_path):
     ensemble = Ensemble.of([zoo["second"], held_out[1]])
     rows, labels = ROWS[7:], LABELS_OF_ROWS[7:]
-    with pytest.raises(UserError, match="member second: must say which texts"):
+    with pytest.raises(UserError, match="member second: must record which texts"):
         ensemble.fit("default", "greedy", rows, labels)
     with pytest.raises(UserError, match="member bpe: must not have seen"):
         ensemble.fit("default", "greedy", ROWS, LABELS_OF_ROWS, unverified_members=True)
@@ -526,9 +526,9 @@ DAMAGES = {
     "member missing": (lambda folder: shutil.rmtree(folder / "bpe"), "the member bpe must be in the folder ../bpe"),
     "no ensemble": (lambda folder: (folder / "both" / "ensemble.json").unlink(), "must be a trained model, found"),
     "no json": (
-        lambda folder: (folder / "both" / "ensemble.json").write_text("{"), "must be an ensemble as `save_pretrained`",
+        lambda folder: (folder / "both" / "ensemble.json").write_text("{"), "must be an ensemble that",
     ),
-    "entry without hash": (break_entry, "must be an ensemble as `save_pretrained` writes it, found TypeError"),
+    "entry without hash": (break_entry, "must be an ensemble that `save_pretrained` wrote, found TypeError"),
     "empty": (lambda folder: edit(folder / "both" / "ensemble.json", members=[]), "one member or more, found none"),
     "other format": (lambda folder: edit(folder / "both" / "ensemble.json", format=2), "the format 1, found 2"),
     "other labels": (

@@ -157,7 +157,7 @@ def test_a_flipped_bit_anywhere_in_a_file_of_seen_texts_is_found_or_changes_noth
 def test_unknown_members_are_named_or_refused():
     seen = [("known", {"train": text_hashes([("a",)])}), ("unknown", None)]
     assert check_held_out(seen, [("b",)], unverified_members=True) == ["unknown"]
-    with pytest.raises(UserError, match="member unknown: must say which texts"):
+    with pytest.raises(UserError, match="member unknown: must record which texts"):
         check_held_out(seen, [("b",)], unverified_members=False)
     with pytest.raises(UserError, match="member known: must not have seen"):
         check_held_out(seen, [("a",)], unverified_members=True)

@@ -133,7 +133,7 @@ def test_the_folder_is_an_ensemble_that_answers_as_its_predictions(run, files):
     assert [answer["label"] for answer in answers] == [row["label"] for row in rows]
     np.testing.assert_allclose([a["score"] for a in answers], [float(r["score"]) for r in rows], atol=1e-5)
     card = (folder / "run" / "README.md").read_text(encoding="utf-8")
-    assert "what these members were trained on" in card and ": third." in card
+    assert "training texts of these members are unknown" in card and ": third." in card
     assert "| majority_vote" in card.replace("\\_", "_") and "plots/gain.png" in card
     assert f"The ensemble here is {results['combiner']}" in card.replace("\\_", "_")
     assert "Correlation of two members' errors" in card

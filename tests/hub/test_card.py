@@ -376,13 +376,13 @@ def test_means_are_shown_with_their_deviations_and_stand_alone_in_the_metadata()
         )
     )
     assert "| test |  | 0.7500 (0.0125) | 0.5000 |" in card.text
-    assert "standard deviation over 3 seeds" in card.text
+    assert "Mean over 3 seeds, with the standard deviation in brackets." in card.text
     assert "Training time: 1 h 2 min per run, averaged over the seeds." in card.text
     assert [r.metric_value for r in card.data.eval_results] == [0.75, 0.5]
 
 
 def test_energy_and_hardware_are_said_where_they_are_known():
-    assert "Energy" not in build_card(facts()).text and "Hardware" not in build_card(facts()).text
+    assert "energy" not in build_card(facts()).text and "Hardware" not in build_card(facts()).text
     card = build_card(facts(hardware="2 × A GPU", energy_kwh=0.125))
     assert "Measured energy: 0.125 kWh." in card.text
     assert "Hardware: 2 × A GPU." in card.text
