@@ -29,17 +29,19 @@ class ReproduceArguments:
     table: list[str] | None = option(None, "Tables to run.")
     data: str | None = option(None, "Folder of the data sets.")
     results: str = option("docs/results", "Folder of the run files and reports.")
-    work: str = option("runs", "Folder for checkpoints of runs under way.")
-    jobs: int = option(1, "Runs at once; with --gpu each on a GPU of its own where there are as many.")
+    work: str = option("runs", "Folder for checkpoints of unfinished runs.")
+    jobs: int = option(1, "Number of parallel runs; with --gpu each on a GPU of its own if there are enough.")
     gpu: bool = option(
-        False, "Run on GPUs, in place of the processor that the tables name; goes with another --results."
+        False, "Run on GPUs instead of the CPU that the tables specify; needs another --results."
     )
-    encoder: str | None = option(None, "Another encoder than the table's; goes with another --results.")
-    limit_train: int | None = option(None, "Another number of training texts; goes with another --results.")
+    encoder: str | None = option(None, "Encoder to use instead of the table's; needs another --results.")
+    limit_train: int | None = option(
+        None, "Number of training texts to use instead of the table's; needs another --results."
+    )
     list: bool = option(False, "Print the tables and stop.")
     dry_run: bool = option(False, "Print the runs that would be run and stop.")
     report_only: bool = option(False, "Run nothing; report the runs that have finished.")
-    update: str | None = option(None, "Document whose tables are filled in.")
+    update: str | None = option(None, "Document whose tables are updated.")
 
 
 def overrides(arguments: ReproduceArguments) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def main() -> None:
     if not arguments.table:
         raise UserError(f"--table must name a table, found none; choose from {', '.join(all_names())}.")
     if arguments.jobs < 1:
-        raise UserError(f"--jobs must be 1 or more, found {arguments.jobs}; name how many runs go at once.")
+        raise UserError(f"--jobs must be 1 or more, found {arguments.jobs}; set the number of parallel runs.")
     for table in map(load_table, arguments.table):
         if arguments.dry_run:
             print_pending(table, results, overrides(arguments))

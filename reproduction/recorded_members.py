@@ -95,8 +95,8 @@ def read_members(table: EnsembleTable, results: Path) -> RecordedMembers:
             for split, labels in splits.items():
                 if not np.array_equal(labels, found.labels.get(task, {}).get(split, np.empty(0))):
                     raise UserError(
-                        f"{file}: must answer the {split} examples of task '{task}' that {next(iter(members.runs))} "
-                        "answers, found others; run it again."
+                        f"{file}: must predict the same {split} examples of task '{task}' as "
+                        f"{next(iter(members.runs))}, found others; run it again."
                     )
         members.runs[run] = found.predictions
     return members

@@ -31,11 +31,11 @@ class ReleaseArguments:
     data: str | None = option(None, "Folder of the data files, for measured releases.")
     output_dir: str = option("outputs", "Folder of the releases' folders.")
     settings: str | None = option(
-        None, 'Arguments of the scripts that win over the releases\', as json: \'{"bf16": true, "seed": 1}\'.'
+        None, 'Arguments of the scripts that override the releases\', as json: \'{"bf16": true, "seed": 1}\'.'
     )
-    push_to_hub: bool = option(False, "Push each to the Hub when it is whole.")
-    organization: str | None = option(None, "Whose repositories they go to; by default the token's user.")
-    private: bool | None = option(None, "Make the repositories private, where they are made.")
+    push_to_hub: bool = option(False, "Push each release to the Hub when it is complete.")
+    organization: str | None = option(None, "Owner of the repositories; by default the token's user.")
+    private: bool | None = option(None, "Make new repositories private.")
     token: str | None = secret("Token for the Hub; by default the one stored by `hf auth login`.")
 
 

@@ -204,7 +204,7 @@ def _check_same_labels(
                 counts = len(by_task[task]), len(of_other[task])
                 raise UserError(
                     f"{table.name}: '{variant}', {name}, was scored on {counts[0]} examples and the baseline on "
-                    f"{counts[1]}, which are not the same ones; delete the older run files and run them again."
+                    f"{counts[1]}, which are different ones; delete the older run files and run them again."
                 )
 
 

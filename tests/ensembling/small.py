@@ -1,4 +1,4 @@
-"""Tiny classifiers with random weights and tokenizers of three kinds, saved as members of an ensemble."""
+"""Tiny classifiers with random weights and three kinds of tokenizers, saved as members of an ensemble."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
 def byte_level_bpe() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer, as RoBERTa's, trained on the tiny texts."""
+    """Return a byte-level BPE tokenizer, as RoBERTa's, trained on the tiny texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -30,7 +30,7 @@ def byte_level_bpe() -> PreTrainedTokenizerFast:
 
 
 def unigram() -> PreTrainedTokenizerFast:
-    """A Unigram tokenizer that marks spaces, as SentencePiece does, trained on the tiny texts."""
+    """Return a Unigram tokenizer that marks spaces, as SentencePiece does, trained on the tiny texts."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -60,7 +60,7 @@ def save_member(
     tokenizer: Any = None,
     **changes: Any,
 ) -> str:
-    """A classifier whose answers are spread out; labels stand in the order given. Returns the folder."""
+    """Save a classifier with varied predictions and labels in the given order, and return its folder."""
     tokenizer = tokenizer or tiny_tokenizer()
     config = tiny_config(model_type, 2, vocab_size=len(tokenizer), **changes)
     config.id2label = dict(enumerate(labels))

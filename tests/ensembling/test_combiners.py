@@ -1,4 +1,4 @@
-"""Combiners against votes counted by hand, definitions in float64, and what must hold for any members."""
+"""Tests of combiners against votes counted by hand, definitions in float64, and properties of all of them."""
 
 import dataclasses
 import itertools
@@ -23,7 +23,7 @@ from hf_layerfusion.evaluation.metrics import compute_metrics_for
 
 
 def logits_of(*members):
-    """Logits `[M, N, C]` of members' probabilities, written as they are read."""
+    """Return the logits `[M, N, C]` of members' probabilities."""
     return np.log(np.array(members))
 
 
@@ -93,7 +93,7 @@ def test_a_probability_of_zero_stays_finite():
 
 
 def answers(seed, members=6, rows=40, classes=3, skill=1.0):
-    """Labels, and members' logits that are better than chance."""
+    """Return labels, and logits of members that are better than chance."""
     generator = np.random.default_rng(seed)
     labels = np.arange(rows) % classes
     logits = generator.normal(size=(members, rows, classes)) + skill * np.eye(classes)[labels]
@@ -101,7 +101,7 @@ def answers(seed, members=6, rows=40, classes=3, skill=1.0):
 
 
 def greedy_by_hand(predictions, labels, replacement):
-    """The rule itself, member by member, example by example."""
+    """Return the result of the greedy rule, member by member and example by example."""
     chances = softmax(predictions, axis=2)
     order, best = [], -1.0
     while len(order) < len(chances) * (2 if replacement else 1):
@@ -269,7 +269,7 @@ GOOD = np.zeros((2, 4, 3))
 MISTAKES = {
     "no members": (lambda: MajorityVote()(GOOD[:0]), "needs one member or more"),
     "one prediction": (lambda: MajorityVote()(np.zeros(3)), "needs one member or more"),
-    "not finite": (lambda: AverageLogits()(np.stack([GOOD[0], GOOD[0] * np.nan])), "infinity of member 2"),
+    "not finite": (lambda: AverageLogits()(np.stack([GOOD[0], GOOD[0] * np.nan])), "infinity for member 2"),
     "vote on values": (lambda: MajorityVote()(GOOD[:, :, 0]), "MajorityVote combines classes"),
     "too few weights": (lambda: AverageLogits((1.0,))(GOOD), "one for each of 2 members, found 1"),
     "negative weight": (lambda: AverageLogits((1.0, -1.0))(GOOD), "not negative and not all 0"),
@@ -282,7 +282,7 @@ MISTAKES = {
         lambda: Stacked().fit(GOOD, np.array([0, 0, 2, 2]), accuracy), "found none of class number 1",
     ),
     "unknown name": (lambda: make_combiner("vote"), "must be one of majority_vote"),
-    "unknown setting": (lambda: make_combiner("stacked", depth=2), "has no setting 'depth'"),
+    "unknown setting": (lambda: make_combiner("stacked", depth=2), "has no argument 'depth'"),
     "unknown metric": (lambda: score_of("regression", "accuracy"), "must be one of pearsonr"),
     "several labels": (lambda: score_of("multi_label_classification"), "problem type must be one of"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Ensembles as their users have them: against transformers' own pipelines, saved, carried, nested, and refused."""
+"""Tests of ensembles: against transformers' own pipelines, saved, copied, nested, and refused."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def zoo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chances(zoo):
-    """What transformers' own pipelines say: by member a probability of each label, by name."""
+    """Return the probabilities of each label by name, for each member, from transformers' own pipelines."""
     return {
         name: [
             {entry["label"]: entry["score"] for entry in answer}
@@ -291,7 +291,7 @@ def test_a_member_from_the_hub_is_kept_with_its_commit(zoo, tmp_path, monkeypatc
 
 @pytest.fixture(scope="module")
 def multitask(tmp_path_factory):
-    """Two models of the three tasks, with a pair in one sequence and a siamese one."""
+    """Two models of three tasks, one with joint and one with siamese pairs."""
     folder, built = tmp_path_factory.mktemp("multitask"), {}
     for seed, name in enumerate(("left", "right")):
         torch.manual_seed(seed)
@@ -305,7 +305,7 @@ PAIRS = list(zip(TEXTS[:6], TEXTS[6:], strict=True))
 
 
 def direct(model, task, rows):
-    """Each row by itself, as the model's own page has it."""
+    """Return the predictions of each row by itself, as the model's page shows it."""
     tokenizer, found = tiny_tokenizer(), []
     for row in rows:
         if task == "sts":
@@ -357,8 +357,8 @@ def test_each_task_s_own_model_answers_it(multitask, tmp_path):
 
 @pytest.fixture
 def held_out(zoo, tmp_path):
-    """Copies of two members that know their texts: the first half of `ROWS` trained one, a further row chose the
-    other."""
+    """Copies of two members that record their texts: one was trained on the first half of `ROWS`, the other selected
+    on a further row."""
     for name, parts in (("wordpiece", (ROWS[:6], [])), ("bpe", ([], ROWS[6:7]))):
         shutil.copytree(zoo[name], tmp_path / name)
         write_trained_texts(tmp_path / name, *(text_hashes(part) for part in parts))
@@ -619,12 +619,12 @@ MISTAKES = {
         "member bpe: must be given the name of its task, because others answer 'quora'",
     ),
     "a task that it lacks": (
-        lambda z, f, m: Ensemble.of([f"nli={m / 'left'}"]), "member left: must answer the task 'nli'",
+        lambda z, f, m: Ensemble.of([f"nli={m / 'left'}"]), "member left: must have the task 'nli'",
     ),
     "unfitted": (lambda z, f, m: Ensemble.of([z["bpe"]], "greedy"), "greedy must be fitted"),
     "weights": (lambda z, f, m: Ensemble.of([z["bpe"]], weights=[1, 2]), "one for each of 1 members, found 2"),
     "weights of a learner": (
-        lambda z, f, m: Ensemble.of([z["bpe"]], "task_based", weights=[1]), "has no setting 'weights'",
+        lambda z, f, m: Ensemble.of([z["bpe"]], "task_based", weights=[1]), "has no argument 'weights'",
     ),
     "length": (lambda z, f, m: Ensemble.of([z["bpe"]], max_length=0), "max_length must be 1 or more"),
     "models in memory": (lambda z, f, m: Runtime(max_loaded_members=0), "max_loaded_members must be 1 or more"),

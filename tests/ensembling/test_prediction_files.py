@@ -1,4 +1,4 @@
-"""Files of predictions and of seen texts: what is written comes back, and what does not fit is refused."""
+"""Tests of prediction files and text hashes: round trips, and refusals."""
 
 import csv
 from concurrent.futures import ThreadPoolExecutor
@@ -169,7 +169,7 @@ ANSWERS = np.arange(6, dtype=np.float32).reshape(3, 2)
 
 
 def entry(tmp_path, key=("model", "task"), answers=ANSWERS):
-    """Fills a cache with one entry, and gives its file."""
+    """Fill a cache with one entry, and return its file."""
     folder = tmp_path / "cache"
     before = set(folder.glob("*.safetensors"))
     cached(folder, key, lambda: answers, answers.shape)
@@ -178,7 +178,7 @@ def entry(tmp_path, key=("model", "task"), answers=ANSWERS):
 
 
 def asked_again(path, shape=ANSWERS.shape):
-    """What the cache gives for the entry, and whether it was made anew."""
+    """Return what the cache returns for the entry, and whether it was computed again."""
     made = []
 
     def predict():

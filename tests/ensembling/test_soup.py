@@ -1,4 +1,4 @@
-"""A soup against its definition, and what is no soup."""
+"""Tests of soups against their definition, and of refusals."""
 
 import shutil
 from pathlib import Path
@@ -60,8 +60,16 @@ def changed(folder, source, change):
 BIAS = "classifier.bias"
 MISTAKES = {
     "one member": (lambda ms, f: ms[:1], {}, "two members or more, found 1"),
-    "weights": (lambda ms, f: ms, {"weights": [1]}, "weights must be one for each of 3 members"),
-    "no weight": (lambda ms, f: ms, {"weights": [0, 0, 0]}, "weights must be one for each of 3 members"),
+    "weights": (
+        lambda ms, f: ms,
+        {"weights": [1]},
+        "weights must have one non-negative value for each of 3 members",
+    ),
+    "no weight": (
+        lambda ms, f: ms,
+        {"weights": [0, 0, 0]},
+        "weights must have one non-negative value for each of 3 members",
+    ),
     "another architecture": (
         lambda ms, f: [ms[0], save_member(f / "x", "roberta")],
         {},

@@ -1,4 +1,5 @@
-"""Manifests of saved models, adapters, checkpoints and ensembles: who writes them, and what `verify` finds."""
+"""Tests of the manifests of saved models, adapters, checkpoints and ensembles: what writes them, and what `verify`
+finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripts' arguments as their users give them."""
+"""Command-line arguments of the scripts, for tests."""
 
 import sys
 
@@ -16,8 +16,8 @@ QUICK_TRAINING = {
 
 
 def parse(classes, options, *extra):
-    """The dataclasses of a script as if it was called with `--NAME VALUE` for each of `options` that is not None, and
-    with the arguments `extra` behind them."""
+    """Return a script's dataclasses for `--NAME VALUE` of each option that is not None, followed by the arguments
+    `extra`."""
     given = [
         part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))
     ]

@@ -1,4 +1,4 @@
-"""Two folders of outputs, compared file by file: rows of tables, values of json, weights, cards."""
+"""Comparison of two output folders file by file: rows of tables, values of JSON, weights, cards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _OF_THE_RUN = re.compile(r"^Training time: .*$|(?<=^Hardware: )\d+ × ", re.MULT
 
 
 def files_of(folder: Path) -> set[str]:
-    """Every file below a folder but those excluded."""
+    """Return every file below a folder except the excluded ones."""
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     return {name for name in names if not any(fnmatch(Path(name).name, pattern) for pattern in EXCLUDED)}
 
@@ -42,16 +42,7 @@ def files_of(folder: Path) -> set[str]:
 def differences(
     first: Path, second: Path, *, exact: bool, but: frozenset[str] = frozenset(), tolerance: float = 1e-4
 ) -> Iterator[str]:
-    """What differs between two folders, a line for each.
-
-    Args:
-        first: the one.
-        second: the other.
-        exact: numbers must be the same, and pictures; else numbers may differ by `tolerance` and pictures, drawn from
-            numbers that are compared, in anything.
-        but: names of values in json that may differ.
-        tolerance: absolute.
-    """
+    """Return the differences between two folders, one line each."""
     names, others = files_of(first), files_of(second)
     if not names:
         raise FileNotFoundError(f"{first} holds nothing to compare")
@@ -63,7 +54,7 @@ def differences(
 
 
 def _pairs(first: Path, second: Path, name: str, but: frozenset[str]) -> Iterator[tuple[str, Any, Any]]:
-    """The values of a file that stands in both folders, place by place."""
+    """Return the corresponding values of a file that is in both folders."""
     one, other = (list(_values(folder, name, but)) for folder in (first, second))
     if [place for place, _ in one] != [place for place, _ in other]:
         yield "places", [place for place, _ in one], [place for place, _ in other]

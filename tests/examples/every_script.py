@@ -1,4 +1,4 @@
-"""Every script that trains, on rows whose texts hold their ids; test_every_script.py says what must come of it."""
+"""Every script that trains, run on rows whose texts contain their ids, for test_every_script.py."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ WHOLE_BATCH = 8
 
 
 def text_of(id_: int, length: int = 7) -> str:
-    """A text that holds its id, longer or shorter by it."""
+    """Return a text that contains its id, which also sets its length."""
     words = (NEUTRAL_WORDS[(id_ + place) % len(NEUTRAL_WORDS)] for place in range(id_ * 5 % length))
     return " ".join((str(id_), *words))
 
 
 def label_of(id_: int) -> str:
-    """The label of a row, which its id tells."""
+    """Return the label of a row, determined by its id."""
     return LABELS[id_ * 7 % 5 % 2]
 
 
 def value_of(id_: int) -> float:
-    """The value of a row for regression."""
+    """Return the value of a row for regression."""
     return float(id_ * 3 % 6)
 
 
 def write_data(folder: Path) -> Path:
-    """Writes the splits, with columns for every kind of task, and a tasks file."""
+    """Write the splits, with columns for every kind of task, and a tasks file."""
     folder.mkdir()
     for split, ids in SPLITS.items():
         with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
@@ -64,13 +64,7 @@ def write_data(folder: Path) -> Path:
 
 
 def settings(data: Path, encoder: str, parts: int) -> dict[str, tuple[str, dict[str, Any]]]:
-    """The runs: the script and its options, by the name of the run's folder.
-
-    Args:
-        data: where `write_data` wrote.
-        encoder: folder of the pretrained encoder.
-        parts: processes that a batch is divided among.
-    """
+    """Return the runs: script and options, by the name of the run's folder."""
     files = {f"{split}_file": data / f"{split}.csv" for split in SPLITS}
     training = {
         "model_name_or_path": encoder, "use_cpu": True, "optim": "sgd", "learning_rate": 0.1, "num_train_epochs": 2,
@@ -114,7 +108,7 @@ def settings(data: Path, encoder: str, parts: int) -> dict[str, tuple[str, dict[
 
 
 def call(script: str, options: Mapping[str, Any], *extra: str) -> None:
-    """Calls the `main` of a script as its command line does, with the arguments `extra` behind its options."""
+    """Call the `main` of a script as its command line does, with the arguments `extra` after its options."""
     spec = importlib.util.spec_from_file_location(script, EXAMPLES / f"{script}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -128,7 +122,7 @@ def call(script: str, options: Mapping[str, Any], *extra: str) -> None:
 def run_every_script(
     data: Path, encoder: str, folder: Path, parts: int = 1, names: Sequence[str] | None = None
 ) -> Path:
-    """Run all of `settings`, or those named, each in its folder in `folder`."""
+    """Run all of `settings`, or those named, each in its own folder below `folder`."""
     for name, (script, options) in settings(data, encoder, parts).items():
         if names is not None and name not in names:
             continue

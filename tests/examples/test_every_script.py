@@ -1,7 +1,5 @@
-"""What scripts write is the same again, on two processes too, and each row's answer stands beside its own id.
-
-The texts hold their ids and ids tell the labels, so that each file can be held against the rows themselves.
-"""
+"""Tests that scripts write the same when repeated and on two processes, and that each prediction is beside its own
+id."""
 
 from __future__ import annotations
 
@@ -54,7 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(data: Path, tiny_encoder_dir: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The outputs of every script: of a run, of the same again, and on two processes."""
+    """Outputs of every script: of a run, its repetition, and a run on two processes."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("once", "again", "two")}
     two = start(
         EXAMPLES.parent / "tests" / "examples" / "every_script.py",
@@ -88,7 +86,7 @@ def test_two_processes_write_what_one_does(runs: dict[str, Path]) -> None:
 
 
 def ids_of(rows: list[dict[str, str]], columns: tuple[str, ...]) -> list[int]:
-    """The ids of a file's rows, whose texts must hold them."""
+    """Return the ids of a file's rows, whose texts must contain them."""
     for row in rows:
         assert all(row[column].split()[0] == row["id"] for column in columns)
     return [int(row["id"]) for row in rows]
@@ -100,7 +98,7 @@ def logits_in(folder: Path) -> np.ndarray:
 
 
 def check_answers(folder: Path, columns: tuple[str, ...], ids: list[int]) -> None:
-    """That predictions and logits are those of the model in the folder for each text by itself."""
+    """Check that predictions and logits are the saved model's for each text by itself."""
     rows, predictions = read_csv(folder / "logits.csv"), read_csv(folder / "predictions.csv")
     assert ids_of(rows, columns) == ids_of(predictions, columns) == ids
     logits = logits_in(folder)

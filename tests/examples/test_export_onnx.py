@@ -1,4 +1,4 @@
-"""A trained model becomes a graph by one command; what is wrong is said in one line."""
+"""Tests of the export script, and of its one-line errors."""
 
 from __future__ import annotations
 

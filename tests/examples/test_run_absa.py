@@ -1,4 +1,4 @@
-"""Aspect sentiment as its users call it: the pair, the recipe, what checkpoints are chosen on, and cross-validation."""
+"""Tests of run_absa.py: the pair, the recipe, the data that select checkpoints, and cross-validation."""
 
 import csv
 import dataclasses
@@ -35,7 +35,7 @@ def write_rows(path, rows):
 
 
 def aspects(count, seed=0):
-    """`count` sentences, all different, of which every other has two aspects."""
+    """Return `count` different sentences, of which every other has two aspects."""
     rows = []
     for number, (text, label) in enumerate(tiny_texts(count, seed)):
         sentence = f"{text} {number} {NOUNS[number % 4]} {NOUNS[(number + 1) % 4]}"
@@ -54,7 +54,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def call(tiny_encoder_dir, files):
-    """Calls what the script calls, with the tiny encoder and data, as if from the command line."""
+    """Call the script's function with the tiny encoder and data, as from the command line."""
 
     def run(output, *extra, **changes):
         options = {

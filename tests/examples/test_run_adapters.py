@@ -1,4 +1,4 @@
-"""Adapters from the command line: what a run leaves, that its folder opens, and one line for every mistake."""
+"""Tests of adapters from the command line: the run's files, loading its folder, and one line for every mistake."""
 
 import json
 import re

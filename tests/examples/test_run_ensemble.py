@@ -1,4 +1,4 @@
-"""Ensembles as their users call them: members in, a folder out, and what was seen is not fitted on."""
+"""Tests of run_ensemble.py: members in, a folder out, and no fitting on texts that members have seen."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ LABELS = ("negative", "positive")
 
 @pytest.fixture(scope="module")
 def trained(tiny_encoder_dir, tiny_tweets, tmp_path_factory):
-    """Two models that were trained by this package on the tiny tweets."""
+    """Two models trained by this package on the tiny tweets."""
     folder = tmp_path_factory.mktemp("trained")
     for number, fusion in enumerate(("share", "last_mean")):
         options = {
@@ -62,7 +62,7 @@ def call(output, members, *extra, **options):
 
 @pytest.fixture(scope="module")
 def run(trained, files, tmp_path_factory):
-    """Both trained models and one with its labels the other way round that is no better than chance."""
+    """An ensemble of both trained models and one with reversed labels that is no better than chance."""
     folder = tmp_path_factory.mktemp("ensemble")
     third = save_member(folder / "third", labels=LABELS[::-1], seed=3)
     members = [*trained, third]
@@ -72,7 +72,7 @@ def run(trained, files, tmp_path_factory):
 
 
 def chances(member, rows):
-    """Probabilities `[N, 2]` by transformers' own pipeline."""
+    """Return probabilities `[N, 2]` by transformers' own pipeline."""
     answers = pipeline("text-classification", model=member, top_k=None)([row["text"] for row in rows])
     return np.array([[next(e["score"] for e in a if e["label"] == name) for name in LABELS] for a in answers])
 
@@ -184,7 +184,7 @@ def test_seen_texts_may_be_left_out_and_are_counted(trained, tiny_tweets, files,
     assert left_out >= 128
     assert f"{left_out} of {len(rows)} validation texts left out" in card
     assert len(read_csv(tmp_path / "run" / "predictions.csv")) == len(rows) - left_out
-    with pytest.raises(UserError, match="must be left that no member has seen"):
+    with pytest.raises(UserError, match="must be unseen by all members"):
         call(tmp_path / "none", trained, validation_file=tiny_tweets["train"], skip_seen_texts=True)
 
 
@@ -323,7 +323,7 @@ def test_what_cannot_be_combined_is_refused_before_members_predict(
     trained, tiny_tweets, files, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(MemberModel, "_predict", lambda *_: pytest.fail("predicted"))
-    with pytest.raises(UserError, match="must not have seen what a combiner is fitted on"):
+    with pytest.raises(UserError, match="must not have seen texts that a combiner is fitted on"):
         call(tmp_path / "a", trained, validation_file=tiny_tweets["validation"])
     other = save_member(tmp_path / "other", "roberta", LABELS)
     with pytest.raises(
@@ -369,10 +369,10 @@ MISTAKES = {
     "no data": (None, {"validation_file": None, "test_file": None}, "found neither; name one"),
     "unknown combiner": (None, {"combiner": "vote"}, "--combiner must be one of majority_vote"),
     "unknown metric": (None, {"metric": "bleu"}, "must be one of accuracy"),
-    "metric of values": (None, {"metric": "pearsonr"}, "--metric must be one that a task has"),
+    "metric of values": (None, {"metric": "pearsonr"}, "--metric must be a metric of one of the tasks"),
     "nothing to fit on": (None, {"validation_file": None, "combiner": "greedy"}, "must hold what greedy is fitted on"),
     "nothing to choose on": (None, {"validation_file": None}, "--combiner must be named where there is no validation"),
-    "weights": (None, {"weights": 2}, "weights must be one for each of 2 members, found 1"),
+    "weights": (None, {"weights": 2}, "weights must have one value for each of 2 members, found 1"),
     "missing member": (["nowhere/at/all"], {}, "must be a folder or a Hub id"),
     "no such file": (None, {"test_file": "none.csv"}, "none.csv"),
     "other labels": (None, {"class_names": "good"}, "the labels must be the members' negative, positive, found good"),

@@ -1,4 +1,4 @@
-"""Further pre-training as its users call it: texts in, an encoder out that every script takes."""
+"""Tests of run_mlm.py: texts in, an encoder out that every script accepts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """70 texts in three formats, one with pairs, and 20 to hold out."""
+    """70 texts in three formats, one with pairs, and 20 held-out texts."""
     folder = tmp_path_factory.mktemp("texts")
     write_csv(folder / "a.csv", tiny_texts(40, seed=1))
     texts = [text for text, _ in tiny_texts(30, seed=2)]
@@ -50,7 +50,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def call(files, tiny_encoder_dir):
-    """Runs the script's whole in this process."""
+    """Run the script's function in this process."""
 
     def run(output_dir, **changes):
         options = {
@@ -183,7 +183,7 @@ def test_a_resumed_run_ends_in_the_same_weights(call, tmp_path, objective, step)
 
 
 def dropping(folder):
-    """An encoder with dropout, whose masks a resumed run must draw as they would have been."""
+    """An encoder with dropout, whose masks a resumed run must repeat."""
     AutoModel.from_config(tiny_config("bert", 2, hidden_dropout_prob=0.1)).save_pretrained(
         folder / "dropping"
     )
@@ -301,7 +301,7 @@ MISTAKES = {
         "--validation_file and --validation_fraction exclude each other",
     ),
     "fraction": ({"validation_fraction": 1}, "--validation_fraction must be 0 or more and below 1"),
-    "nothing held out": ({"validation_fraction": 1e-9}, "validation: holds no texts"),
+    "nothing held out": ({"validation_fraction": 1e-9}, "validation: has no texts"),
     "evaluation": ({"eval_strategy": "epoch"}, "--eval_strategy epoch needs held-out texts"),
     "length": ({"max_seq_length": 65}, "--max_seq_length must be above 2 and at most 64"),
     "no rows": ({"max_train_samples": 0}, "--max_train_samples must be 1 or more, found 0"),

@@ -1,4 +1,4 @@
-"""Several tasks as their users call it: a tasks file in, a folder out, with every answer in the course's form too."""
+"""Tests of run_multitask.py: a tasks file in, a folder out, with all predictions in the course's format too."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ from tests.tiny import (
 
 
 def write_tsv(path, header, rows):
-    """As the course writes its files: tabs, an index column without a name."""
+    """Write a file like the course's: tabs, and an index column without a name."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter="\t").writerows(
             [("", *header), *((number, *row) for number, row in enumerate(rows))]
@@ -34,7 +34,7 @@ def write_tsv(path, header, rows):
 
 
 def pairs(count, seed):
-    """Pairs of texts of like or unlike sentiment, with their similarity: 5 or 0, less a little noise."""
+    """Return pairs of texts of equal or different sentiment, with their similarity: 5 or 0, less a little noise."""
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(count):
@@ -48,7 +48,7 @@ def pairs(count, seed):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The course's files, small, and the tasks file that ships for them."""
+    """The course's files, small, with the tasks file that ships for them."""
     folder = tmp_path_factory.mktemp("course")
     for split, count, seed in (("train", 80, 0), ("dev", 30, 1), ("test-student", 7, 2)):
         labelled = split != "test-student"
@@ -76,7 +76,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def call(tiny_encoder_dir, folder):
-    """Calls what the script calls, with the tiny encoder and data, as if from the command line."""
+    """Call the script's function with the tiny encoder and data, as from the command line."""
 
     def run(output, *extra, **changes):
         options = {

@@ -1,4 +1,4 @@
-"""Inference as its users call it: SNLI's own files in, the best checkpoint on the development set out."""
+"""Tests of run_nli.py: SNLI's own files in, the best checkpoint on the development set out."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "run_nli.py"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """SNLI's format: three hypotheses for each premise, one pair in ten undecided."""
+    """Files in SNLI's format: three hypotheses for each premise, one pair in ten without consensus."""
     folder = tmp_path_factory.mktemp("tiny-snli")
     paths = {}
     for seed, (split, size) in enumerate({"train": 90, "validation": 30, "test": 30}.items()):

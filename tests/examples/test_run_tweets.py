@@ -1,4 +1,4 @@
-"""The script as its users call it: outputs, kinds of task, seeds, resuming, and one line for every mistake."""
+"""Tests of run_tweets.py: outputs, problem types, seeds, resuming, and one line for every mistake."""
 
 import json
 import os
@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "run_tweets.py"
 
 @pytest.fixture
 def call(tiny_encoder_dir, tiny_tweets):
-    """Calls what the script calls, with the tiny encoder and data, as if from the command line."""
+    """Call the script's function with the tiny encoder and data, as from the command line."""
 
     def run(output, *extra, **changes):
         options = {

@@ -1,4 +1,4 @@
-"""A process of its own whose Hub client talks to the tests' Hub: what it is told to run, it runs as a user's would."""
+"""A process with a Hub client of its own that talks to the tests' Hub, and runs code as a user would."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ for line in calls:
 
 
 class ClientError(Exception):
-    """What the code raised: its class's name, and its message as the message."""
+    """Error that the code raised: the name of its class, with its message."""
 
     def __init__(self, kind: str, message: str):
         super().__init__(message)
@@ -48,13 +48,7 @@ class ClientError(Exception):
 
 
 class Client:
-    """The process. `everything` is all that it printed, logged and raised, tracebacks included.
-
-    Args:
-        hub: what it talks to.
-        home: folder of its caches and settings; an empty one is an empty cache.
-        options: as for `Hub.environment`.
-    """
+    """The client's process. `everything` is all that it printed, logged and raised, including tracebacks."""
 
     def __init__(self, hub: Hub, home: Path, **options: Any):
         environment = os.environ | hub.environment(home, **options)
@@ -70,8 +64,8 @@ class Client:
         self._said: list[str] = []
 
     def run(self, code: str, **values: Any) -> Any:
-        """Runs code, which finds `values` (JSON) as variables and leaves its answer (JSON) in `result`; names stay from
-        call to call. An exit gives its code.
+        """Run code, which finds `values` (JSON) as variables and leaves its result (JSON) in `result`; names persist
+        between calls.
 
         Raises:
             ClientError: whatever the code raised.

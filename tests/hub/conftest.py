@@ -1,4 +1,4 @@
-"""The tests' Hub, and two clients of it that live through the tests: with Xet and without."""
+"""The tests' Hub, and two clients that live through all tests: with Xet and without."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture(scope="session")
 def clients(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Client]]:
-    """By the way that large files go up: `xet` and `lfs`."""
+    """Clients by their way to upload large files: `xet` and `lfs`."""
     started = {
         name: Client(hub, tmp_path_factory.mktemp(name) / "home", xet=name == "xet")
         for name in ("xet", "lfs")

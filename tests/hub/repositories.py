@@ -1,4 +1,4 @@
-"""The memory of the tests' Hub: repositories with commits, branches and tags, and the store of large files."""
+"""Storage of the tests' Hub: repositories with commits, branches and tags, and the store of large files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class File:
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit: its hash, its message and all files as they are then."""
+    """A commit: its hash, its message and its files."""
 
     oid: str
     message: str
@@ -64,20 +64,14 @@ class Repository:
         return self.name.partition("/")[0]
 
     def find(self, revision: str) -> Commit | None:
-        """The commit of a branch, tag or hash, of which the first seven digits do."""
+        """Return the commit of a branch, tag or hash, of which the first seven digits suffice."""
         oid = self.branches.get(revision) or self.tags.get(revision)
         if oid is None and len(revision) >= 7:
             oid = next((each for each in self.commits if each.startswith(revision)), None)
         return None if oid is None else self.commits[oid]
 
     def commit(self, branch: str, message: str, changes: dict[str, File | None]) -> Commit:
-        """Adds a commit to a branch.
-
-        Args:
-            branch: its name.
-            message: the first line.
-            changes: files by path; None deletes one, or with a path that ends in `/` a folder.
-        """
+        """Add a commit to a branch."""
         parent = self.find(branch)
         files = dict(parent.files) if parent else {}
         for path, file in changes.items():
@@ -95,7 +89,7 @@ class Repository:
 
 
 def folders_of(paths: list[str]) -> list[str]:
-    """Every folder that holds one of the files, at any depth."""
+    """Return every folder that contains one of the files, at any depth."""
     parts = (path.split("/")[:-1] for path in paths)
     return sorted(
         {"/".join(folder) for names in parts for folder in itertools.accumulate([n] for n in names)}

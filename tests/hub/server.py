@@ -1,4 +1,4 @@
-"""A Hub of the tests' own: a real HTTP server on loopback that huggingface_hub's client talks to.
+"""A Hub for the tests: a real HTTP server on loopback that huggingface_hub's client talks to.
 
     with Hub() as hub:
         run([sys.executable, "push.py"], env=os.environ | hub.environment(tmp_path / "home"))
@@ -47,7 +47,7 @@ TOKEN = "hf_wEarENotSecretThisIsATestsToken"
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked: endpoint's name, method, path, token, and the status of the answer (0: cut off)."""
+    """A request: endpoint's name, method, path, token, and the status of the response (0: cut off)."""
 
     endpoint: str
     method: str
@@ -58,7 +58,7 @@ class Request:
 
 @dataclass
 class Fault:
-    """What goes wrong at an endpoint, and how often."""
+    """A fault of an endpoint, and how often it occurs."""
 
     endpoint: str
     status: int = 500
@@ -73,7 +73,7 @@ class Fault:
 
 @dataclass
 class Answer:
-    """A status with headers and a body."""
+    """A response with status, headers and body."""
 
     status: int = 200
     body: bytes = b""
@@ -81,7 +81,7 @@ class Answer:
 
 
 class Failure(Exception):
-    """An error that the Hub answers with."""
+    """An error response of the Hub."""
 
     def __init__(self, status: int, message: str, code: str = "", **headers: str):
         super().__init__(message)
@@ -136,14 +136,7 @@ class Hub:
     def environment(
         self, home: Path, token: str | None = TOKEN, xet: bool = True, **more: str
     ) -> dict[str, str]:
-        """The variables that send a fresh process's client here, its cache and settings below `home`.
-
-        Args:
-            home: a folder, empty for an empty cache.
-            token: the user's; None for nobody.
-            xet: whether uploads of large files go by Xet or by git-lfs.
-            more: further variables.
-        """
+        """Return the variables that make a new process's client use this Hub, with cache and settings below `home`."""
         variables = {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
@@ -156,7 +149,7 @@ class Hub:
         return variables | more
 
     def add_user(self, name: str, token: str, *organizations: str) -> None:
-        """A user with a token that writes for himself and for these organizations."""
+        """Add a user with a token that may write for the user and these organizations."""
         self.users[token] = name
         self.organizations[name] = set(organizations)
 
@@ -173,19 +166,7 @@ class Hub:
         seconds: float = 0,
         after: int = 0,
     ) -> None:
-        """Has the next requests to an endpoint fail.
-
-        Args:
-            endpoint: a name of `ENDPOINTS`, or `any`.
-            status: what is answered.
-            times: how often, before all is well again.
-            headers: of the answer, such as Retry-After.
-            cut: close the connection half-way through the body of the request, or of the answer if it has none.
-            lose_answer: do what was asked, then close the connection without an answer.
-            alter: answer as asked, but for one bit in the middle of the body.
-            seconds: answer as asked, with the second half of the body that much later.
-            after: how many requests go well before.
-        """
+        """Make the next requests to an endpoint fail."""
         if endpoint not in (*ENDPOINTS, "any"):
             raise ValueError(f"no endpoint {endpoint!r}; there are {', '.join(ENDPOINTS)}")
         self._faults.append(
@@ -193,11 +174,11 @@ class Hub:
         )
 
     def then(self, endpoint: str, action: Callable[[], Any]) -> None:
-        """Does something once, after the next successful request to an endpoint has been answered."""
+        """Call a function once, after the next successful request to an endpoint was answered."""
         self._actions.append((endpoint, action))
 
     def heal(self) -> None:
-        """Ends all faults, and forgets what was to be done."""
+        """End all faults, and forget pending calls."""
         self._faults.clear()
         self._actions.clear()
 
@@ -208,13 +189,13 @@ class Hub:
                 entry[1]()
 
     def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
-        """The files of a repository by path, without .gitattributes."""
+        """Return the files of a repository by path, without .gitattributes."""
         commit = self.repositories[name].find(revision)
         assert commit is not None
         return {path: file.content for path, file in commit.files.items() if path != ".gitattributes"}
 
     def asked(self, endpoint: str) -> list[Request]:
-        """The requests to an endpoint so far."""
+        """Return the requests to an endpoint so far."""
         return [request for request in self.requests if request.endpoint == endpoint]
 
     def _take_fault(self, endpoint: str) -> Fault | None:
@@ -366,7 +347,7 @@ _REPO = r"(?P<repo>[^/]+(?:/[^/]+)?)"
 def endpoint(
     name: str, methods: str, pattern: str
 ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
-    """Enters a function into `ENDPOINTS`; in the pattern `REPO` and `REV` stand for a repository and a revision."""
+    """Register a function in `ENDPOINTS`; in the pattern `REPO` and `REV` stand for a repository and a revision."""
     full = pattern.replace("REPO", _REPO).replace("REV", r"(?P<revision>[^/]+)")
 
     def enter(call: Callable[..., Answer]) -> Callable[..., Answer]:

@@ -1,4 +1,4 @@
-"""Cards to look at, and what a reader of Markdown makes of them."""
+"""Small cards, and a parser of their Markdown."""
 
 import itertools
 from html.parser import HTMLParser
@@ -45,7 +45,7 @@ def render(card):
 
 
 class Elements(HTMLParser):
-    """Counts the elements of a page and collects its text."""
+    """Parser that counts the elements of a page and collects its text."""
 
     def __init__(self, page):
         super().__init__()
@@ -61,7 +61,7 @@ class Elements(HTMLParser):
 
 
 def outline(card):
-    """The headings as `(level, text)`, as a Markdown parser finds them."""
+    """Return the headings as `(level, text)`, as a Markdown parser finds them."""
     tokens = MarkdownIt("gfm-like", {"html": True, "linkify": False}).parse(card.text)
     return [
         (token.tag, "".join(child.content for child in inline.children))
@@ -75,7 +75,7 @@ def headings(card):
 
 
 def manifest(text="second", task="topic", label="other"):
-    """What `ensemble.json` says of two members with two tasks."""
+    """Return the `ensemble.json` of two members with two tasks."""
     labels = {"mood": ["bad", "good"], task: [label, "rest"]}
     members = [
         {"name": "first", "hub_id": "org/first", "revision": "abc", "sha256": "1" * 64, "task": None},

@@ -1,4 +1,4 @@
-"""Whatever text a user gives, the card keeps its structure, and its metadata the text."""
+"""Tests that any text of a user leaves the card's structure and metadata intact."""
 
 import ast
 from urllib.parse import unquote
@@ -26,7 +26,7 @@ FILE_NAMES = TEXTS.filter(
 
 
 def card_of(text, file_name="a.png"):
-    """A card in which every string of a user's is `text`."""
+    """Return a card in which every string of a user is `text`."""
     return build_card(
         facts(
             model_name=text,

@@ -1,4 +1,4 @@
-"""What a card says of the encoder: its Hub id, its name and its licence, or nothing."""
+"""Tests of the card's facts on the encoder: its Hub id, name and licence, or nothing."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The card of an ensemble is made as every other card is, of what its run measured and of its members."""
+"""Tests that an ensemble's card is built like every other, from what its run measured and from its members."""
 
 from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.card_facts import CardFacts

@@ -1,4 +1,4 @@
-"""Names that others wrote, in a repository or a manifest, do not lead out of their folder."""
+"""Tests that names from repositories and manifests do not lead out of their folder."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_files_of_a_checkpoint(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ensemble that carries its two members."""
+    """An ensemble that contains its two members."""
     folder = tmp_path_factory.mktemp("ensemble")
     members = [save_member(folder / name, seed=seed) for seed, name in enumerate(("first", "second"))]
     Ensemble.of(members).save_pretrained(folder / "both", carry_members=True)
@@ -69,7 +69,7 @@ def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def changed(ensemble: Path, tmp_path: Path) -> Any:
-    """The manifest with a change in its first member."""
+    """Return the manifest with a change in its first member."""
 
     def change(**fields: Any) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((ensemble / "ensemble.json").read_text())

@@ -1,4 +1,4 @@
-"""Folders to the Hub over real HTTP, by git-lfs and by Xet: what arrives, what never does, and every way to fail."""
+"""Tests of pushes over real HTTP, by git-lfs and by Xet: what arrives, what never does, and every failure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LINKS = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A run's folder, its weights like no other's, so that no store knows them already."""
+    """A run's folder with unique weights, so that no store has them already."""
     folder = tmp_path / "outputs" / "grubert"
     files = {**PUSHED, "model.safetensors": os.urandom(20_000), **dict.fromkeys(LEFT, b"never")}
     files["README.md"] = f'---\ntags:\n- a\n---\n# grubert\n\npipeline(model="{folder}")\n'.encode()
@@ -65,7 +65,7 @@ def repo(request: pytest.FixtureRequest) -> str:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Of every file but the card, which is told the repository's name."""
+    """Return the hash of every file but the card, which names the repository."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -96,7 +96,9 @@ def test_nothing_to_push_and_a_card_that_is_a_link(lfs_client: Client, tmp_path:
     (tmp_path / "elsewhere.md").write_text(f'model="{tmp_path / "run"}"')
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "README.md").symlink_to(tmp_path / "elsewhere.md")
-    with pytest.raises(ClientError, match="must hold files to push, found none but what is never pushed"):
+    with pytest.raises(
+        ClientError, match="must contain files to push, found only files that are never pushed"
+    ):
         lfs_client.run(PUBLISH, folder=tmp_path / "run", repo=repo, options={})
     assert (tmp_path / "elsewhere.md").read_text() == f'model="{tmp_path / "run"}"'
 
@@ -127,31 +129,31 @@ def test_a_branch_and_privacy(lfs_client: Client, hub: Hub, folder: Path, repo: 
 
 FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("create", {"status": 401}, "401.*hf auth login"),
-    ("create", {"status": 403}, "403.*must not write there"),
+    ("create", {"status": 403}, "403.*has no write access"),
     ("create", {"status": 404}, "404.*check their names"),
     ("create", {"status": 409}, "cannot be opened for pushing"),
     ("create", {"status": 429, "headers": {"Retry-After": "7"}}, "429.*try again in 7 s"),
     ("create", {"status": 500}, "500.*the Hub failed"),
     ("create", {"cut": True}, "cannot be opened for pushing: RemoteProtocolError"),
     ("create", {"lose_answer": True}, "cannot be opened for pushing: RemoteProtocolError"),
-    ("branch", {"status": 403}, "403.*must not write there"),
-    ("preupload", {"status": 403}, "403.*must not write there"),
+    ("branch", {"status": 403}, "403.*has no write access"),
+    ("preupload", {"status": 403}, "403.*has no write access"),
     ("commit", {"status": 401}, "401.*hf auth login"),
-    ("commit", {"status": 403}, "403.*must not write there"),
+    ("commit", {"status": 403}, "403.*has no write access"),
     ("commit", {"status": 404}, "404.*check their names"),
     ("commit", {"status": 409}, "409.*try again"),
-    ("commit", {"status": 412}, "412.*has changed meanwhile"),
+    ("commit", {"status": 412}, "412.*has changed in the meantime"),
 ]
 # Without Xet the client asks for no commit twice; with it, it does, after a second.
 LFS_FAULTS: list[tuple[str, dict[str, Any], str]] = [
-    ("batch", {"status": 403}, "403.*must not write there"),
+    ("batch", {"status": 403}, "403.*has no write access"),
     ("commit", {"status": 429, "headers": {"Retry-After": "7"}}, "429.*try again in 7 s"),
     ("commit", {"status": 500}, "500.*the Hub failed"),
     ("commit", {"cut": True}, "failed: RemoteProtocolError"),
     ("commit", {"lose_answer": True}, "failed: RemoteProtocolError"),
 ]
 XET_FAULTS: list[tuple[str, dict[str, Any], str]] = [
-    ("xet_token", {"status": 403}, "403.*must not write there"),
+    ("xet_token", {"status": 403}, "403.*has no write access"),
     ("shard", {"status": 401}, "401.*hf auth login"),
 ]
 CASES = [

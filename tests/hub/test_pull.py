@@ -1,4 +1,5 @@
-"""A model from the Hub in fresh processes with empty caches: with the package, without it, by revision, and offline."""
+"""Tests of models from the Hub in new processes with empty caches: with the package, without it, by revision, and
+offline."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ with torch.no_grad():
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two models of one kind, `v0` and what stands on main."""
+    """Two models of one kind, `v0` and the one on main."""
     folders = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -94,7 +95,7 @@ def expected(versions: list[Path]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pullers(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Client]]:
-    """Fresh processes with empty caches: one has imported the package, the other cannot."""
+    """New processes with empty caches: one has imported the package, the other cannot."""
     started = {}
     for name, code in (("package", IMPORT), ("code", BLOCK)):
         started[name] = Client(hub, tmp_path_factory.mktemp(name) / "home")

@@ -1,4 +1,4 @@
-"""Adapters from the Hub in a fresh process with an empty cache, and the encoder that they name with them."""
+"""Tests of adapters from the Hub in a new process with an empty cache, together with their encoder."""
 
 from __future__ import annotations
 

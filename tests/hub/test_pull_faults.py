@@ -1,4 +1,5 @@
-"""Pulling from a Hub that fails: survived or one line, nothing half-pulled or mixed is used, and trying again helps."""
+"""Tests of pulls from a failing Hub: each succeeds or gives one line, nothing incomplete is used, and repeating it
+helps."""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ CALL = "constants.HF_HUB_CACHE = cache; result = {verb}(repo, cache)"
 
 
 def put(hub: Hub, repo: str, folder: Path, message: str = "first") -> None:
-    """Commits a folder to a repository, which is made where there is none."""
+    """Commit a folder to a repository, which is created if necessary."""
     repository = hub.repositories.setdefault(repo, Repository(repo))
     files: dict[str, File | None] = {}
     for path in sorted(folder.rglob("*")):
@@ -126,7 +127,7 @@ def sources(
 
 @pytest.fixture(scope="module")
 def puller(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A process that waits no longer than a second for a body."""
+    """A process that waits at most a second for a body."""
     client = Client(hub, tmp_path_factory.mktemp("puller") / "home", HF_HUB_DOWNLOAD_TIMEOUT="1")
     client.run(SETUP)
     yield client
@@ -155,7 +156,7 @@ ENDPOINTS = ("info", "resolve", "download")
 
 
 def outcome(puller: Client, call: str, repo: str, cache: str) -> tuple[Any, ClientError | None]:
-    """What a call gives, or what it raises."""
+    """Return the result of a call, or its error."""
     try:
         return puller.run(call, repo=repo, cache=cache), None
     except ClientError as error:

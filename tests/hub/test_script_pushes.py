@@ -1,4 +1,4 @@
-"""`--push_to_hub` of every script in examples/, run as it stands: what arrives, and what a failure leaves behind."""
+"""Tests of `--push_to_hub` of every script in examples/: what arrives, and what a failure leaves behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RUN_FILES = {
 
 @pytest.fixture
 def call(xet_client: Client, tiny_encoder_dir: str, tmp_path: Path) -> Any:
-    """Runs a script with these options into `tmp_path / "out"`; gives its exit code and what it printed."""
+    """Run a script with these options into `tmp_path / "out"`; return its exit code and output."""
 
     def run(script: str, *extra: str, **options: Any) -> tuple[int, str]:
         options = {"output_dir": tmp_path / "out", **options}
@@ -54,7 +54,7 @@ def tweets(tiny_tweets: dict[str, Path]) -> dict[str, Any]:
 
 
 def check_pushed(hub: Hub, repo: str, folder: Path, *more: str) -> dict[str, bytes]:
-    """The repository has these files as they are in the folder, nothing that is to stay at home, and a card."""
+    """Check that the repository has these files unchanged, nothing that must not be pushed, and a card."""
     found = hub.files(repo)
     assert RUN_FILES | set(more) <= found.keys()
     assert all(content == (folder / name).read_bytes() for name, content in found.items())
@@ -68,7 +68,7 @@ def check_pushed(hub: Hub, repo: str, folder: Path, *more: str) -> dict[str, byt
 
 
 def listed(output: str) -> list[str]:
-    """The files that a dry run says would be pushed."""
+    """Return the files that a dry run would push."""
     _, _, said = output.partition("--push_to_hub would push ")
     count, *lines = said.splitlines()
     names = [line.removeprefix("  ") for line in lines if line.startswith("  ")]

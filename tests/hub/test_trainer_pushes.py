@@ -1,4 +1,4 @@
-"""The Trainer's pushes, in the background and at the end: what they hold, and that no failure is lost."""
+"""Tests of the Trainer's pushes, in the background and at the end: their content, and that no failure is lost."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ REQUESTS_A_PUSH = 7
 
 @pytest.fixture
 def train(xet_client: Client, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
-    """Runs code about a `trainer` in `tmp_path / "run"`, for the repository `org/NAME_OF_THE_TEST`."""
+    """Run code about a `trainer` in `tmp_path / "run"`, for the repository `org/NAME_OF_THE_TEST`."""
     xet_client.run(TRAIN)
 
     def run(code: str, **options: Any) -> Any:

@@ -1,7 +1,4 @@
-"""The parts of the Xet protocol that take uploads: xorbs of chunks in, files out.
-
-Xorbs and shards are read as huggingface.co/docs/xet (xorb, shard) lays them down.
-"""
+"""The upload part of the Xet protocol: xorbs of chunks in, files out."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ _HAS_VERIFICATION, _HAS_SHA256 = 1 << 31, 1 << 30
 
 
 class ContentStore:
-    """What was uploaded: chunks by the hash of their xorb, and files by their sha256."""
+    """Store of uploads: chunks by the hash of their xorb, and files by their sha256."""
 
     def __init__(self) -> None:
         self.xorbs: dict[str, list[bytes]] = {}
@@ -43,7 +40,7 @@ class ContentStore:
 
 
 def hash_name(digest: bytes) -> str:
-    """A hash as the protocol writes it: four little-endian words of 64 bits, in hexadecimal digits."""
+    """Return a hash as the protocol writes it: four little-endian words of 64 bits, in hexadecimal digits."""
     return "".join(f"{word:016x}" for word in struct.unpack("<4Q", digest))
 
 

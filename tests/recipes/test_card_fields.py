@@ -1,4 +1,4 @@
-"""What a card says before anything was measured: the data by their name on the Hub, or as files."""
+"""Tests of the card's facts that are known before a run: data named by their Hub id, or as files."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,7 +57,7 @@ SKIPPED = "The model and its pipeline do not clean texts."
 
 
 def defined_by(code):
-    """The `prepare` of a card's code."""
+    """Return the `prepare` that a card's code defines."""
     names = {}
     exec(code, names)
     return names["prepare"]
@@ -103,7 +103,7 @@ HOSTILE = ["<img src=x onerror=alert(1)>", "a|b ## c", "`**x**` [l](http://examp
 
 
 def card_of_labels(names, folder):
-    """The card of a run whose classes have these names."""
+    """Return the card of a run whose classes have these names."""
     (folder / "data").mkdir(parents=True)
     path = write_csv(
         folder / "data" / "train.csv",

@@ -1,4 +1,4 @@
-"""What becomes of data sets, files and their labels before training."""
+"""Tests of data preparation: data sets, files and their labels before training."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=["no", "
 
 @pytest.fixture
 def kept_back(tmp_path: Path) -> str:
-    """A data set whose test labels are not given, as GLUE's."""
+    """Return a data set without test labels, as GLUE's."""
     for split, size in (("train", 40), ("validation", 6), ("test", 5)):
         labels = [-1] * size if split == "test" else [row % 2 for row in range(size)]
         rows = {"text": [f"{split} {row}" for row in range(size)], "label": labels}
@@ -73,7 +73,7 @@ POLARITIES = ["conflict", "negative", "neutral", "positive"]
 
 
 def aspects(labels: list[Any], feature: Any = None) -> Dataset:
-    """Sentences with an aspect each, the labels one after another."""
+    """Return sentences with an aspect each, with the labels in turn."""
     rows = {
         "sentence": [f"the food {row} was so" for row in range(40)],
         "aspect": ["food"] * 40,

@@ -1,4 +1,4 @@
-"""A run never goes on with other data than it began with, whichever script it is of."""
+"""Tests that a run, of any script, is never resumed on other data."""
 
 import csv
 import json
@@ -23,12 +23,12 @@ from tests.tiny import tiny_texts, write_csv
 
 
 class CutOff(Exception):
-    """In place of a kill."""
+    """Exception that stands in for a kill."""
 
 
 @pytest.fixture
 def files(tmp_path):
-    """Csv files of the tests' own."""
+    """CSV files of the test's own."""
     return {
         f"{split}_file": write_csv(tmp_path / f"{split}.csv", tiny_texts(24, seed))
         for seed, split in enumerate(("train", "validation", "test"))
@@ -36,7 +36,7 @@ def files(tmp_path):
 
 
 def invert(path):
-    """Swaps the labels of a file."""
+    """Swap the labels of a file."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = [(row["text"], row["label"]) for row in csv.DictReader(file)]
     other = {"positive": "negative", "negative": "positive"}

@@ -1,4 +1,4 @@
-"""What a run says it has seen: the texts as they were cleaned and as they were read, and those of no other part."""
+"""Tests of the texts that a run records as seen: as cleaned and as read, and of no other part."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.tiny import write_csv
 
 
 def texts(count, start=0):
-    """Texts that cleaning changes, no two alike."""
+    """Return texts that cleaning changes, all different."""
     return [
         (f"Good   DAY {chr(97 + number % 26)}{number} !!!", "ab"[number % 2])
         for number in range(start, start + count)

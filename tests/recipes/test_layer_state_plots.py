@@ -1,4 +1,4 @@
-"""Layer states that a run has left for a figure: what is damaged is refused."""
+"""Tests that damaged layer states are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dropout of an encoder, whatever its configuration calls it, in every architecture of the scripts."""
+"""Tests of the encoder's dropout, under every name and in every architecture of the scripts."""
 
 from __future__ import annotations
 

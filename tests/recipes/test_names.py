@@ -1,4 +1,4 @@
-"""Names and numbers are checked before data are read, and the nearest right name is offered."""
+"""Tests that names and numbers are checked before data are read, and that the nearest valid name is offered."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def made(script: str, options: dict[str, Any]) -> list[Any]:
-    """The dataclasses of a script's arguments, each with those of the options that are its own."""
+    """Return the dataclasses of a script's arguments, each with its own options."""
     return [
         each(**{name: value for name, value in options.items() if name in each.__dataclass_fields__})
         for each in RECIPES[script].arguments

@@ -1,4 +1,4 @@
-"""Values that no run can have are refused in one line, before any data are read."""
+"""Tests that values which no run can have are refused in one line, before any data are read."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The folder of a run: outputs in place at once, one run at a time, and one line for what stands in the way."""
+"""Tests of the run's folder: atomic outputs, one run at a time, and one line for every obstacle."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from hf_layerfusion.storage import write_json
 
 
 class Small:
-    """An experiment that trains nothing, and is cut off before its card as often as told."""
+    """An experiment that trains nothing, and is interrupted before its card as often as told."""
 
     settings: ClassVar[dict[str, int]] = {"seed": 1}
     outputs = ("README.md",)

@@ -1,4 +1,5 @@
-"""`--do_predict True` without `--do_train True`: predictions of a trained model, texts prepared as in its training."""
+"""Tests of `--do_predict True` without `--do_train True`: a trained model's predictions, with texts prepared as in
+its training."""
 
 import csv
 import json
@@ -33,7 +34,7 @@ def rows_of(path):
 
 @pytest.fixture(scope="module")
 def trained(tiny_encoder_dir, tmp_path_factory):
-    """A run on texts that preparation changes: cut to 6 tokens, users replaced."""
+    """A run on texts that preparation changes: truncated to 6 tokens, users replaced."""
     folder = tmp_path_factory.mktemp("trained")
     for name, size in {"train": 32, "validation": 8, "test": 16}.items():
         texts = [(f"@someone {text}", label) for text, label in tiny_texts(size, size)]

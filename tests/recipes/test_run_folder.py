@@ -1,4 +1,4 @@
-"""Which settings a run must share with the run that it goes on with."""
+"""Tests of the settings that a resumed run must share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of ensembles: declarations that can be met, and figures that are those of the members' run files."""
+"""Tests of tables of ensembles: valid declarations, and figures that follow from the members' run files."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def text_of(values: np.ndarray) -> str:
 
 
 def write_members(results: Path, skills: dict[str, tuple[float, float]]) -> dict[str, dict]:
-    """Runs whose predictions are the labels, `skill` strong, in noise; returns their predictions."""
+    """Write runs whose predictions are noisy labels, `skill` strong; return the predictions."""
     found: dict[str, dict] = {}
     for number, (run, (of_topic, of_score)) in enumerate(skills.items()):
         rng = np.random.default_rng(number)

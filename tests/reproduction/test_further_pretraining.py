@@ -1,4 +1,4 @@
-"""Runs of a table that start from an encoder trained further."""
+"""Tests of table runs that start from a further pretrained encoder."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The peak of a run's memory, against what was allocated."""
+"""Tests of a run's peak memory against known allocations."""
 
 import sys
 

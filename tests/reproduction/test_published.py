@@ -1,4 +1,4 @@
-"""Every published figure can be traced to a run file."""
+"""Tests that every published figure follows from a run file."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The releases that are declared can be trained, and the committed cards say what their run files say."""
+"""Tests that the declared releases can be trained, and that the committed cards agree with their run files."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The script for tables, as its users call it."""
+"""Tests of `python -m reproduction` from the command line."""
 
 import json
 import runpy
@@ -23,7 +23,7 @@ def call(monkeypatch, capsys):
 
 
 def write_votes(results: Path) -> None:
-    """A few of the members that `grubert-vote` names, with classes for four tweets."""
+    """Write a few of the members of `grubert-vote`, with classes for four tweets."""
     table = EnsembleTable.load("grubert-vote")
     for run in table.runs()[:3]:
         file = table.file(results, run)

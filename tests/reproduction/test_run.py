@@ -1,4 +1,4 @@
-"""The release script whole: an encoder from the tests' Hub, data by name, training, and the models on that Hub."""
+"""Tests of the release script as a whole: encoder and data from the tests' Hub, training, and the pushed models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTINGS = {"num_train_epochs": 1, "use_cpu": True, "max_seq_length": 24}
 
 
 def save(folder: Path, columns: tuple[str, ...], size: int, labels: list[str] | None, seed: int) -> None:
-    """Splits of a data set as the Hub has them: its column names, -1 for labels that are not given."""
+    """Save splits of a data set as on the Hub: its column names, -1 for withheld labels."""
     label = Value("float32") if labels is None else ClassLabel(names=labels)
     features = Features({**dict.fromkeys(columns, Value("string")), "label": label})
     for split, count in (("train", size), ("validation", 12), ("test", 12)):
@@ -51,7 +51,7 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the client works: in it the public data sets' names are folders, with a little of the like."""
+    """Working folder of the client, in which the public data sets' names are folders with small stand-ins."""
     home = tmp_path_factory.mktemp("release") / "home"
     save(home / "stanfordnlp" / "snli", ("premise", "hypothesis"), 48, ["yes", "maybe", "no"], 0)
     glue = {"sst2": ("sentence",), "qqp": ("question1", "question2"), "stsb": ("sentence1", "sentence2")}

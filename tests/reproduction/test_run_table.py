@@ -1,4 +1,4 @@
-"""Tables of runs: what they declare, and what their report makes of run files."""
+"""Tests of tables of runs: their declarations, and reports of run files."""
 
 import json
 from dataclasses import replace

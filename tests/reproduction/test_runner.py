@@ -1,4 +1,4 @@
-"""The runs of a table: each once, with one file left."""
+"""Tests of the runner: each run is performed once and leaves one file."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Reports as text: what stands in a cell stands in each format."""
+"""Tests of the report's text formats: each shows the content of every cell."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Reports where a figure is undefined: the correlation of answers that are all the same."""
+"""Tests of reports with undefined figures: the correlation of constant predictions."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def text_of(values):
 
 
 def write_run(results, variant, seed, predicted, folds=None):
-    """A run file of one regression; its correlation is undefined for constant answers, and null in the file."""
+    """Write a run file of one regression; the correlation of constant predictions is null in it."""
     constant = np.ptp(predicted) == 0
     figure = float("nan") if constant else float(np.corrcoef(predicted, LABELS)[0, 1])
     settings = {"tasks": TASKS, "seed": seed, **({"folds": folds[1]} if folds else {})}

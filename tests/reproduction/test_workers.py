@@ -1,4 +1,4 @@
-"""Where the processes of `--jobs` run."""
+"""Tests of the devices of `--jobs` processes."""
 
 import os
 import subprocess

@@ -69,7 +69,7 @@ class Combiner(ABC):
         if not np.isfinite(predictions).all():
             member = int((~np.isfinite(predictions)).reshape(len(predictions), -1).any(axis=1).argmax())
             raise UserError(
-                f"predictions must be finite, found NaN or infinity of member {member + 1}; leave it out."
+                f"predictions must be finite, found NaN or infinity for member {member + 1}; leave it out."
             )
         if predictions.ndim == 2 and not self.for_regression:
             raise UserError(
@@ -102,7 +102,7 @@ class Weighted(Combiner):
         weights = np.ones(count) if self.weights is None else np.asarray(self.weights, np.float64)
         if weights.shape != (count,):
             raise UserError(
-                f"weights must be one for each of {count} members, found {weights.size}; correct them."
+                f"weights must have one value for each of {count} members, found {weights.size}; correct them."
             )
         if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() == 0:
             raise UserError(

@@ -70,7 +70,7 @@ class EnsembleMember:
             )
         if self.task is not None and self.task not in own and set(own) != {ONLY_TASK}:
             raise UserError(
-                f"member {self.predictor.name}: must answer the task {self.task!r}, found only {', '.join(own)}; "
+                f"member {self.predictor.name}: must have the task {self.task!r}, found only {', '.join(own)}; "
                 "name one of them."
             )
 

@@ -37,7 +37,7 @@ def make_combiner(name: str, **fields: Any) -> Combiner:
     known = {field.name for field in dataclasses.fields(COMBINERS[name])}  # type: ignore[arg-type]
     unknown = sorted(fields.keys() - known)
     if unknown:
-        raise UserError(f"the combiner {name} has no setting {unknown[0]!r}, found one; leave it out.")
+        raise UserError(f"the combiner {name} has no argument {unknown[0]!r}; leave it out.")
     return COMBINERS[name](**fields)
 
 

@@ -46,7 +46,7 @@ def make_soup(
     given = [1.0] * len(members) if weights is None else list(weights)
     if len(given) != len(members) or min(given) < 0 or sum(given) <= 0:
         raise UserError(
-            f"weights must be one for each of {len(members)} members, not negative, found {given}."
+            f"weights must have one non-negative value for each of {len(members)} members, found {given}."
         )
     check_new(output)
     check_soup(members)

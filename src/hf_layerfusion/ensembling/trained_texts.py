@@ -102,7 +102,7 @@ def check_held_out(
             found = np.flatnonzero(seen_rows(hashes, {part: seen.get(part, np.empty(0, np.uint64))}))
             if len(found):
                 raise UserError(
-                    f"member {name}: must not have seen what a combiner is fitted on, found {len(found)} of "
+                    f"member {name}: must not have seen texts that a combiner is fitted on, found {len(found)} of "
                     f"{len(rows)} rows that it was {what} on, the first at row {found[0] + 1}; leave them out "
                     "(skip_seen_texts), or give out-of-fold predictions."
                 )

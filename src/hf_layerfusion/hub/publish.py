@@ -42,12 +42,12 @@ _XET_STATUS = re.compile(
 )  # hf_xet's errors carry the status in their text only
 
 _REASONS = {
-    401: "the token is missing or the Hub does not know it; log in by `hf auth login` or set HF_TOKEN",
-    403: "the token must not write there; take one that may, or name another repository",
-    404: "there is no such repository or branch, or the token must not see it; check their names",
-    409: "another change is under way there; try again",
-    412: "the repository has changed meanwhile; try again",
-    429: "the Hub takes no more requests for now; try again later",
+    401: "the token is missing or unknown to the Hub; log in with `hf auth login` or set HF_TOKEN",
+    403: "the token has no write access; use another token, or name another repository",
+    404: "there is no such repository or branch, or the token has no access; check their names",
+    409: "another change is in progress there; try again",
+    412: "the repository has changed in the meantime; try again",
+    429: "the Hub accepts no more requests for now; try again later",
 }
 
 
@@ -120,12 +120,12 @@ def push_folder(
     files = files_to_push(folder, leave_out)
     if not files:
         raise PushError(
-            f"push of {folder}: must hold files to push, found none but what is never pushed; check it."
+            f"push of {folder}: must contain files to push, found only files that are never pushed; check it."
         )
     links = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink())
     if links:
         logger.warning(
-            f"push of {folder}: links are not followed, so that these stay at home: {', '.join(links)}"
+            f"push of {folder}: symbolic links are not followed, so these are not pushed: {', '.join(links)}"
         )
     with _as_push_errors(f"push of {folder} to {repo_id} failed"):
         return _api(token).upload_folder(
@@ -221,7 +221,7 @@ def _as_push_errors(what: str) -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, OfflineModeIsEnabled):
-        return "the Hub's client is told to stay offline; unset HF_HUB_OFFLINE"
+        return "the Hub's client is in offline mode; unset HF_HUB_OFFLINE"
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, HfHubHTTPError):
         cause = cause.__cause__ or cause.__context__

@@ -9,6 +9,13 @@ from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.metric_registry import EVAL_PREFIX, MAIN_METRIC, PROBLEM_METRICS, selection_metrics
 from hf_layerfusion.recipes.recipe_arguments import RunTrainingArguments
 
+WITHOUT_EVALUATION: dict[str, Any] = {
+    "eval_strategy": "no",
+    "load_best_model_at_end": False,
+    "early_stopping_patience": None,
+}
+"""Training arguments of a run that has no data to evaluate on."""
+
 AnyArguments = TypeVar("AnyArguments", bound=RunTrainingArguments)
 
 

@@ -142,7 +142,7 @@ def encoder_dropout(arguments: EncoderArguments) -> dict[str, float]:
         if fields is None:
             raise UserError(
                 f"--{name}: needs an encoder whose configuration has such a dropout, found none for "
-                f"'{config.model_type}';  leave it out."
+                f"'{config.model_type}'; leave it out."
             )
         found |= dict.fromkeys(fields, rate)
     return found

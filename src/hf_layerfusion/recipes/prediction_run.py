@@ -11,6 +11,7 @@ from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.ensembling.member_models import label_values
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
+from hf_layerfusion.recipes.best_metric import WITHOUT_EVALUATION
 from hf_layerfusion.recipes.data_preparation import check_length, load_splits, tokenize
 from hf_layerfusion.recipes.model_setup import load_tokenizer, load_trained, resolve_path
 from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, RunTrainingArguments
@@ -121,7 +122,9 @@ def predict_only(
         UserError: An argument or the data are invalid, or the model cannot be loaded.
     """
     if data_arguments.test_file is None:
-        raise UserError("--do_predict without --do_train needs --test_file, found none; name the texts.")
+        raise UserError(
+            "--do_predict without --do_train needs --test_file, found none; name the file of the texts."
+        )
     for name in ("hp_search", "push_to_hub"):
         if getattr(training_arguments, name):
             raise UserError(
@@ -148,14 +151,9 @@ def predict_only(
             encoded = tokenize(data, tokenizer, data_arguments, separate_pairs=separate)
         for note in data.notes:
             logger.info(note)
-        changes: dict[str, Any] = {
-            "eval_strategy": "no",
-            "load_best_model_at_end": False,
-            "early_stopping_patience": None,
-        }
         trainer = LayerFusionTrainer(
             model=model,
-            args=dataclasses.replace(training_arguments, **changes),
+            args=dataclasses.replace(training_arguments, **WITHOUT_EVALUATION),
             processing_class=tokenizer,
             data_collator=PaddingCollator(tokenizer),
             compute_metrics=compute_metrics_for(data.schema.problem_type),

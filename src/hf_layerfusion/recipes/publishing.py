@@ -74,5 +74,7 @@ def push_outputs(folder: Path, arguments: HubArguments) -> None:
             revision=arguments.hub_revision,
         )
     except PushError as error:
-        raise PushError(f"{error} The run is whole in {folder}; the same command pushes it again.") from error
+        raise PushError(
+            f"{error} The run is complete in {folder}; the same command pushes it again."
+        ) from error
     logger.info("pushed: %s", commit.commit_url)

@@ -4,8 +4,9 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.significance import mean_sd
+from hf_layerfusion.hub.publish import PushError
 from hf_layerfusion.recipes.publishing import push_outputs
 from hf_layerfusion.recipes.recipe_arguments import CheckpointArguments, RunTrainingArguments
 from hf_layerfusion.storage import (
@@ -99,7 +101,7 @@ def check_output_dir(arguments: LayerFusionTrainingArguments, settings: dict[str
         batch = f"; global_batch, the rows of an optimizer step, was {was} and is {now}" if was != now else ""
         raise UserError(
             f"--output_dir {folder}: holds a run with other settings ({', '.join(changed)}){batch}; name another "
-            "folder or take those settings back."
+            "folder or restore those settings."
         )
 
 
@@ -226,6 +228,41 @@ def staged_outputs(folder: Path) -> Iterator[Path]:
             move_into(staging, folder, last=RESULTS_FILE)
         finally:
             remove(staging)
+
+
+def timed_training(trainer: LayerFusionTrainer) -> float:
+    """Train, resuming if the arguments ask for it, and return the seconds that it took.
+
+    A failed push of the Trainer does not end the run, whose complete outputs are pushed later, with the model.
+    """
+    start = time.perf_counter()
+    with suppress(PushError):
+        trainer.train(resume_from_checkpoint=resume_point(trainer.args))
+    return time.perf_counter() - start
+
+
+def write_results(
+    folder: Path,
+    trainer: LayerFusionTrainer,
+    metrics: Mapping[str, Mapping[str, float]],
+    seconds: float,
+    parameters: int,
+) -> None:
+    """Write `all_results.json`: the metrics as `SPLIT_NAME`, and what the training took.
+
+    Args:
+        folder: The folder.
+        trainer: The run's Trainer.
+        metrics: Metrics by split and name.
+        seconds: The training time.
+        parameters: The number of the model's parameters.
+    """
+    results: dict[str, Any] = {
+        f"{split}_{name}": value for split, found in metrics.items() for name, value in found.items()
+    }
+    results |= {"training_seconds": seconds, "parameters": parameters}
+    results |= {"skipped_steps": trainer.skipped_steps, "epochs": trainer.state.epoch}
+    write_json(folder / RESULTS_FILE, results)
 
 
 def save_trained(trainer: LayerFusionTrainer, folder: Path) -> None:

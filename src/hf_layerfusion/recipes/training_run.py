@@ -2,9 +2,8 @@
 
 import dataclasses
 import logging
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.plots.layer_plots import plot_layer_use
 from hf_layerfusion.evaluation.plots.run_plots import has_training_curves, plot_training_curves
 from hf_layerfusion.hub.card import build_card
-from hf_layerfusion.hub.publish import CARD, PushError
+from hf_layerfusion.hub.publish import CARD
 from hf_layerfusion.metric_registry import METRICS, selection_metrics
 from hf_layerfusion.recipes.adam import chosen_optimizer
 from hf_layerfusion.recipes.adapter_setup import num_parameters
-from hf_layerfusion.recipes.best_metric import check_metric, with_metric
+from hf_layerfusion.recipes.best_metric import WITHOUT_EVALUATION, check_metric, with_metric
 from hf_layerfusion.recipes.data_preparation import (
     PreparedData,
     check_length,
@@ -58,13 +57,13 @@ from hf_layerfusion.recipes.recipe_arguments import (
     RunTrainingArguments,
 )
 from hf_layerfusion.recipes.run_folder import (
-    RESULTS_FILE,
     named_checkpoint,
     open_run,
-    resume_point,
     run_seeds,
     run_settings,
     save_trained,
+    timed_training,
+    write_results,
 )
 from hf_layerfusion.recipes.run_report import RunResult, card_facts, split_metrics, training_texts
 from hf_layerfusion.recipes.search.search_run import check_search, run_with_best, varies_model
@@ -106,10 +105,7 @@ def make_trainer(
 def train_and_predict(trainer: LayerFusionTrainer, encoded: dict[str, Dataset]) -> RunResult:
     """Train, then predict the validation and test splits."""
     arguments: RunTrainingArguments = trainer.args
-    start = time.perf_counter()
-    with suppress(PushError):  # the complete outputs are pushed later, with the model
-        trainer.train(resume_from_checkpoint=resume_point(arguments))
-    seconds = time.perf_counter() - start
+    seconds = timed_training(trainer)
     metrics: dict[str, dict[str, float]] = {}
     logits, labels = np.empty((0, trainer.model.num_labels)), None
     scored = [split for split in ("validation", "test") if split in encoded]
@@ -175,13 +171,7 @@ def write_outputs(
     split = "test" if "test" in data.splits else "validation"
     if split in data.splits:
         figures += write_split_predictions(folder, data, split, result.logits, result.labels, data_arguments)
-    results = {
-        f"{name}_{metric}": v for name, values in result.metrics.items() for metric, v in values.items()
-    }
-    results |= {"training_seconds": result.training_seconds, "parameters": result.parameters}
-    results["skipped_steps"] = trainer.skipped_steps
-    results["epochs"] = trainer.state.epoch
-    write_json(folder / RESULTS_FILE, results)
+    write_results(folder, trainer, result.metrics, result.training_seconds, result.parameters)
     facts = card_facts(
         place, data, result, trainer.model, model_arguments, data_arguments, training_arguments, figures
     )
@@ -230,12 +220,7 @@ class Classification:
         """
         if self.data_arguments.train_on_all:
             # No data are left to select a checkpoint on.
-            changes: dict[str, Any] = {
-                "eval_strategy": "no",
-                "load_best_model_at_end": False,
-                "early_stopping_patience": None,
-            }
-            arguments = dataclasses.replace(arguments, **changes)
+            arguments = dataclasses.replace(arguments, **WITHOUT_EVALUATION)
         validation = self.encoded.get("validation")
         check_layer_states(arguments, self.data.schema.problem_type, validation)
         trainer = make_trainer(self.data, self.encoded, self.tokenizer, self.model_arguments, arguments)

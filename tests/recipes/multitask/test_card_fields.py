@@ -1,4 +1,4 @@
-"""What the card of a run over several tasks says before anything was measured."""
+"""Tests of the card fields of multitask runs."""
 
 from transformers import HfArgumentParser
 

@@ -1,4 +1,4 @@
-"""What a tasks file may say, against what the data side measures."""
+"""Tests of the tasks file against the data side's own measurements."""
 
 import numpy as np
 import pytest

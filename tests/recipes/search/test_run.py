@@ -1,4 +1,5 @@
-"""`--hp_search` from the command line: searched on validation data, then one ordinary run with the best settings."""
+"""Tests of `--hp_search` from the command line: a search on validation data, then one ordinary run with the best
+settings."""
 
 import csv
 import itertools
@@ -34,7 +35,7 @@ SPACE = {
 
 @pytest.fixture
 def call(tiny_encoder_dir, tmp_path):
-    """Calls what run_tweets calls; 24 texts to train on, 16 to validate, 12 to test."""
+    """Run the function of run_tweets.py on 24 training, 16 validation and 12 test texts."""
     sizes = {"train": 24, "validation": 16, "test": 12}
     files = {
         name: write_csv(tmp_path / f"{name}.csv", tiny_texts(size, size)) for name, size in sizes.items()
@@ -66,7 +67,7 @@ def call(tiny_encoder_dir, tmp_path):
 
 @pytest.fixture
 def sizes(monkeypatch):
-    """Numbers of rows of what is evaluated or predicted, one after the other."""
+    """Numbers of rows that were evaluated or predicted, in order."""
     seen = []
     loop = LayerFusionTrainer.evaluation_loop
 
@@ -114,7 +115,7 @@ def test_a_search_that_was_killed_goes_on(call, tmp_path, monkeypatch):
     call(tmp_path / "whole")
 
     class Killed(BaseException):
-        """What Optuna does not catch, so that the trial stays under way as after SIGKILL."""
+        """Exception that Optuna does not catch, so that the trial stays running as after SIGKILL."""
 
     step = LayerFusionTrainer.training_step
 
@@ -210,10 +211,10 @@ def test_trials_that_fail(call, tmp_path):
         ),
         ({"hp_trials": 0}, "--hp_trials must be 1 or more, found 0"),
         ({"hp_sampler": "grid"}, "--hp_sampler must be one of tpe, random, found 'grid'"),
-        ({"train_on_all": True}, "--hp_search needs validation data to choose on and test data to report on"),
+        ({"train_on_all": True}, "--hp_search needs validation data to select on and test data to report on"),
         (
             {"validation_file": None, "test_file": None},
-            "--hp_search needs validation data to choose on and test data to report on",
+            "--hp_search needs validation data to select on and test data to report on",
         ),
         ({"num_groups": 3, "fusion": "last_mean"}, "--hp_space: fusion: 'share': .* 3 groups for 4 layers"),
         (
@@ -234,7 +235,7 @@ def test_one_line_for_every_mistake(call, tmp_path, changes, message):
 
 
 def test_a_search_goes_the_way_of_its_metric(call, tmp_path, monkeypatch):
-    """Where nothing but the metric is named: its recipe's is the loss, of which less is better."""
+    """The recipe's metric is the loss, of which less is better; only the metric is set here."""
     values = itertools.cycle([0.5, 0.7, 0.6])
     monkeypatch.setattr("hf_layerfusion.evaluation.metrics.accuracy_score", lambda *_: next(values))
     call(tmp_path / "run", metric_for_best_model="accuracy", hp_trials=3)
@@ -263,7 +264,7 @@ def test_the_space_may_not_change_on_the_way(call, tmp_path):
 
 
 def test_a_sweep_of_wandb(call, tmp_path, monkeypatch):
-    """With a stand-in for its agent, which calls the Trainer as transformers' does."""
+    """A stand-in for W&B's agent calls the Trainer as transformers' does."""
     seen = {}
 
     def agent(trainer, n_trials, direction, metric):

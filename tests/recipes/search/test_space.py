@@ -1,4 +1,4 @@
-"""A space of settings: read, checked, drawn from, and said in the words of Ray and W&B."""
+"""Tests of search spaces: reading, checking, sampling, and the forms of Ray and W&B."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A study that was cut off goes on as if it had not been, whatever draws its trials."""
+"""Tests that an interrupted study resumes as if it had not been interrupted, with every sampler."""
 
 import contextlib
 
@@ -12,7 +12,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 class Killed(BaseException):
-    """What Optuna does not catch, so that the trial stays under way as after SIGKILL."""
+    """Exception that Optuna does not catch, so that the trial stays running as after SIGKILL."""
 
 
 def objective(trial):

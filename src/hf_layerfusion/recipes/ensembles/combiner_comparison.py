@@ -87,8 +87,8 @@ def leave_out_seen(ensemble: Ensemble, texts: dict[str, dict[str, SplitTexts]]) 
                 seen |= seen_rows(hashes, known or {})
         if seen.all():
             raise UserError(
-                f"task '{task}': validation texts must be left that no member has seen, found none of {len(rows)}; "
-                "give others."
+                f"task '{task}': some validation texts must be unseen by all members, found none of {len(rows)}; "
+                "provide others."
             )
         splits["validation"] = splits["validation"].select(~seen)
         notes.append(
@@ -151,7 +151,9 @@ def try_combiners(
         for name, task in ensemble.tasks.items()
     }
     if arguments.metric not in (None, *mains.values()):
-        raise UserError(f"--metric must be one that a task has, found {arguments.metric!r}; see --help.")
+        raise UserError(
+            f"--metric must be a metric of one of the tasks, found {arguments.metric!r}; see --help."
+        )
     notes = leave_out_seen(ensemble, texts) if arguments.skip_seen_texts else []
     _check_before_predicting(ensemble, texts, arguments, names)
     predictions = predict_members(ensemble, texts, arguments.out_of_fold)
@@ -251,9 +253,7 @@ def _soup_folders(ensemble: Ensemble) -> list[Path]:
         if isinstance(member.predictor, MemberModel) and member.task is None
     ]
     if len(folders) < len(ensemble.members):
-        raise UserError(
-            "--soup needs models that all answer the same tasks as members, found others; leave it out."
-        )
+        raise UserError("--soup needs members that are models of the same tasks, found others; leave it out.")
     return folders
 
 

@@ -24,11 +24,11 @@ class MultitaskModelArguments(AdaptedEncoderArguments):
     )
     encoders: list[str] = option(
         ["shared"],
-        "Encoders side by side: shared, own (one for each task), frozen (as it was). own alone is the paper's triple, "
-        "shared own its multi + triple, shared frozen its static + finetune.",
+        "Encoders used in parallel: shared, own (one for each task), frozen (not trained). own alone is the paper's "
+        "triple, shared own its multi + triple, shared frozen its static + finetune.",
     )
     adapter_per_task: bool = option(
-        True, "With --use_lora or --peft_config, an adapter for each task; False is one for all of them."
+        True, "With --use_lora or --peft_config, use an adapter for each task; False uses one for all tasks."
     )
 
 
@@ -43,24 +43,24 @@ class MultitaskDataArguments(DataCardArguments):
         None, "Folder that the tasks' files are relative to; by default tasks_file's own."
     )
     train_tasks: list[str] | None = option(
-        None, "Train on these tasks alone; the others are evaluated with heads as they were drawn."
+        None, "Train on these tasks only; the others are evaluated with untrained heads."
     )
     pair_order: str = option(
         "random",
-        "Order of a joint pair's texts in training: random (SerBERTus, section 3) or given. Evaluation keeps the one "
-        "given.",
+        "Order of a joint pair's texts in training: random (SerBERTus, section 3) or given. Evaluation always uses the "
+        "given order.",
     )
-    max_seq_length: int = option(128, "Tokens a text or joint pair is cut to.")
+    max_seq_length: int = option(128, "Tokens that a text or joint pair is truncated to.")
     cut: str = option(
-        "tail", "Part of an over-long text that is cut off: tail, head or middle (SerBERTus, section 6)."
+        "tail", "Part of an over-long text that is removed: tail, head or middle (SerBERTus, section 6)."
     )
-    max_train_samples: int | None = option(None, "Train on a random part of that many examples of each task.")
-    max_predict_samples: int | None = option(None, "Test on the first that many examples of each task.")
+    max_train_samples: int | None = option(None, "Train on this many random examples of each task.")
+    max_predict_samples: int | None = option(None, "Test on this many first examples of each task.")
     split_seed: int = option(42, "Seed of the splits and of --max_*_samples, the same for every run.")
     prediction_format: str = option(
         "standard",
-        "standard; spreadsheet, in which no text is run as a formula; or course for the prediction files of Stanford's "
-        "CS 224N beside the standard ones.",
+        "standard; spreadsheet, which escapes texts that would run as formulas; or course, which adds the prediction "
+        "files of Stanford's CS 224N to the standard ones.",
     )
 
     def __post_init__(self) -> None:
@@ -74,15 +74,13 @@ class MultitaskDataArguments(DataCardArguments):
 class MultitaskTrainingArguments(RunTrainingArguments):
     """Training arguments with SerBERTus' recipe as defaults (section 4.3)."""
 
-    learning_rate: float = option(1e-5, "Rate of the encoders.")
-    weight_decay: float = option(0.0, "AdamW's decay.")
+    learning_rate: float = option(1e-5, "Learning rate of the encoders.")
+    weight_decay: float = option(0.0, "Weight decay of AdamW.")
     num_train_epochs: float = option(10.0, "Most epochs.")
-    per_device_train_batch_size: int = option(32, "Texts of a task's batch on a device.")
+    per_device_train_batch_size: int = option(32, "Texts per device in a task's batch.")
     metric_for_best_model: str | None = option(
         "mean",
-        "What makes a checkpoint the best on validation data: the mean over the tasks' metrics, loss, or a metric of "
-        "one of them, TASK_METRIC.",
+        "Validation metric that selects the best checkpoint: mean (over the tasks' metrics), loss, or a metric of one "
+        "task, TASK_METRIC.",
     )
-    best_of_each_task: bool = option(
-        True, "Report each task's best epoch too, beside the best of all together (SerBERTus, Table 6)."
-    )
+    best_of_each_task: bool = option(True, "Also report each task's own best epoch (SerBERTus, Table 6).")

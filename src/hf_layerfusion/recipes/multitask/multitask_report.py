@@ -32,9 +32,8 @@ from hf_layerfusion.recipes.multitask.multitask_arguments import (
 from hf_layerfusion.recipes.multitask.multitask_card_fields import tasks_fields
 from hf_layerfusion.recipes.multitask.task_preparation import TaskSpec
 from hf_layerfusion.recipes.multitask.task_training import MultitaskData, MultitaskResult
-from hf_layerfusion.recipes.run_folder import RESULTS_FILE, save_trained
+from hf_layerfusion.recipes.run_folder import save_trained, write_results
 from hf_layerfusion.recipes.run_report import card_name, measured_fields
-from hf_layerfusion.storage import write_json
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 SHOWN_MISTAKES = 5
@@ -82,14 +81,7 @@ def write_multitask_outputs(
         sections += mistakes_section(
             folder / "mistakes", task, data, result, data_arguments.prediction_format == "spreadsheet"
         )
-    results: dict[str, Any] = {
-        f"{split}_{metric}": value
-        for split, found in result.metrics.items()
-        for metric, value in found.items()
-    }
-    results |= {"training_seconds": result.training_seconds, "parameters": result.parameters}
-    results["skipped_steps"] = trainer.skipped_steps
-    write_json(folder / RESULTS_FILE, results | {"epochs": trainer.state.epoch})
+    write_results(folder, trainer, result.metrics, result.training_seconds, result.parameters)
     place = Path(str(training_arguments.output_dir))
     facts = multitask_card_facts(
         place, data, result, trainer.model, model_arguments, data_arguments, training_arguments

@@ -1,7 +1,6 @@
 """A multitask run: preparation of the data, model, training and prediction."""
 
 import logging
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from hf_layerfusion import CerbertusConfig, CerbertusForMultitask, parameter_counts
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
-from hf_layerfusion.hub.publish import PushError
 from hf_layerfusion.recipes.adam import chosen_optimizer
 from hf_layerfusion.recipes.adapter_setup import adapter_config, num_parameters, with_adapters
 from hf_layerfusion.recipes.data_preparation import PreparedData
@@ -43,7 +41,7 @@ from hf_layerfusion.recipes.multitask.task_preparation import (
     prepare_task,
     tokenize_task,
 )
-from hf_layerfusion.recipes.run_folder import resume_point
+from hf_layerfusion.recipes.run_folder import timed_training
 from hf_layerfusion.recipes.run_report import split_metrics
 from hf_layerfusion.training.adapters import read_adapters
 from hf_layerfusion.training.multitask_evaluation import BEST_OF_TASK
@@ -236,10 +234,7 @@ def train_multitask(trainer: LayerFusionTrainer, data: MultitaskData) -> Multita
     The selected model has the best mean over the tasks.
     """
     arguments: MultitaskTrainingArguments = trainer.args
-    start = time.perf_counter()
-    with suppress(PushError):  # the complete outputs are pushed later, with the model
-        trainer.train(resume_from_checkpoint=resume_point(arguments))
-    seconds = time.perf_counter() - start
+    seconds = timed_training(trainer)
     metrics: dict[str, dict[str, float]] = {}
     logits: dict[str, dict[str, np.ndarray]] = {name: {} for name in data.tasks}
     labels: dict[str, dict[str, np.ndarray | None]] = {name: {} for name in data.tasks}

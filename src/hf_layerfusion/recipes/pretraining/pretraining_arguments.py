@@ -15,24 +15,26 @@ class PretrainingDataArguments:
     """Arguments of the texts and of how they are streamed."""
 
     train_file: list[str] | None = option(
-        None, f"Files of texts, one or several, of any of these kinds: {', '.join(STREAMS)}."
+        None, f"One or several text files, with any of these endings: {', '.join(STREAMS)}."
     )
     text_columns: list[str] = option(
-        ["text"], "Columns of texts; of several each text is one by itself, such as sentence1 sentence2."
+        ["text"],
+        "Columns of texts, such as sentence1 sentence2; the texts of several columns are read separately.",
     )
     validation_file: list[str] | None = option(None, "Files of held-out texts.")
     validation_fraction: float = option(
-        0.0, "Share of the training texts that is held out where there is no validation file."
+        0.0, "Share of the training texts to hold out if there is no validation file."
     )
     split_seed: int = option(42, "Seed of that split, the same for every run.")
     skip_incomplete: bool = option(
         False, "Leave out rows without a text, with a warning that counts them, instead of refusing the file."
     )
-    max_train_samples: int | None = option(None, "Train on the first that many texts.")
-    max_eval_samples: int | None = option(None, "Evaluate on the first that many held-out texts.")
-    max_seq_length: int = option(128, "Tokens a text is cut to.")
+    max_train_samples: int | None = option(None, "Train on this many first texts.")
+    max_eval_samples: int | None = option(None, "Evaluate on this many first held-out texts.")
+    max_seq_length: int = option(128, "Tokens that a text is truncated to.")
     shuffle_buffer_size: int = option(
-        10_000, "Texts held in memory that each next one is drawn from; 0 keeps the order of the files."
+        10_000,
+        "Texts in the shuffle buffer, from which the next one is drawn; 0 keeps the order of the files.",
     )
 
     def __post_init__(self) -> None:
@@ -54,19 +56,20 @@ class PretrainingArguments(LayerFusionTrainingArguments):
     )
     head_steps: int = option(
         500,
-        "Steps in which the language-model head is trained alone, at a rate of 1e-3, where the checkpoint has none.",
+        "Steps in which the language-model head is trained alone with a learning rate of 1e-3, if the checkpoint "
+        "has none.",
     )
     learning_rate: float = option(
-        5e-6, "Rate of the encoder (SerBERTus: 5e-6 for 8,500 sentences, 1e-5 for more)."
+        5e-6, "Learning rate of the encoder (SerBERTus: 5e-6 for 8,500 sentences, 1e-5 for more)."
     )
-    weight_decay: float = option(0.0, "AdamW's decay.")
+    weight_decay: float = option(0.0, "Weight decay of AdamW.")
     num_train_epochs: float = option(1.0, "Epochs.")
-    per_device_train_batch_size: int = option(32, "Texts a step and device.")
-    per_device_eval_batch_size: int = option(32, "Texts a step and device in evaluation.")
-    logging_steps: float = option(25, "Steps between two entries of the log.")
+    per_device_train_batch_size: int = option(32, "Texts per step and device.")
+    per_device_eval_batch_size: int = option(32, "Texts per step and device in evaluation.")
+    logging_steps: float = option(25, "Steps between log entries.")
     save_strategy: str = option("epoch", "When to save a checkpoint.")
-    save_total_limit: int | None = option(1, "Checkpoints kept.")
-    report_to: str = option("none", "Where to report, such as tensorboard.")
+    save_total_limit: int | None = option(1, "Number of checkpoints to keep.")
+    report_to: str = option("none", "Where to report to, such as tensorboard.")
     dry_run: bool = option(
         False,
         "Print the groups of parameters with their rates and, with --push_to_hub, the files that would be pushed, and "

@@ -65,7 +65,7 @@ def open_streams(
         record[part] = texts.fingerprint()
         length = record[part]["rows"]
         if not length:
-            raise UserError(f"{part}: holds no texts with --validation_fraction {fraction}; take another.")
+            raise UserError(f"{part}: has no texts with --validation_fraction {fraction}; choose another.")
         rows = datasets.IterableDataset.from_generator(corpus_rows, gen_kwargs=options)
         streams[part] = TextStream(
             rows if limit is None else rows.take(limit),

@@ -98,11 +98,11 @@ def load_pretraining_model(
     if lacking:
         raise UserError(
             f"--model_name_or_path {arguments.model_name_or_path}: lacks weights of the encoder, such as {lacking[0]}; "
-            "name a whole checkpoint."
+            "name a complete checkpoint."
         )
     if of_pooler:
         model.base_model.pooler = (
-            None  # drawn at random: nothing that should be saved as if it were pretrained
+            None  # randomly initialised, so it must not be saved as if it were pretrained
         )
     elif pooler is not None:
         pooler.requires_grad_(False)
@@ -206,7 +206,7 @@ class Pretraining:
         )
         was_trained = {name: weight.requires_grad for name, weight in model.named_parameters()}
         changes = HEAD_SETTINGS | {"max_steps": steps, "logging_steps": max(1, steps // 10)}
-        # Masks of its own: what it learns of these by heart would look like loss regained when all is trained on them.
+        # Other masks than in the training of all weights, whose loss would otherwise look better than it is.
         texts = self.streams[TRAIN].with_draws_of(arguments.seed + 1)
         alone = self.trainer_of(model, dataclasses.replace(arguments, **changes), texts)
         alone.train()
@@ -249,7 +249,7 @@ def pretrain(
     arguments = training_arguments
     settings = run_settings(model_arguments, data_arguments, arguments)
     objective = make_objective(arguments.objective)
-    if objective.least_batch > 1:  # a loss over the rows of a device
+    if objective.least_batch > 1:  # a loss that compares the rows of a device
         settings["per_device_train_batch_size"] = arguments.per_device_train_batch_size
     check_arguments(arguments, objective)
     if arguments.head_steps < 0:

@@ -102,13 +102,14 @@ def check_search(arguments: RunTrainingArguments) -> None:
             f"{nearest(arguments.hp_sampler, SAMPLERS)}"
         )
     if arguments.hp_search != "optuna" and arguments.hp_prune:
-        raise UserError(f"--hp_prune is Optuna's, found --hp_search {arguments.hp_search}; leave it out.")
+        raise UserError(f"--hp_prune needs Optuna, found --hp_search {arguments.hp_search}; leave it out.")
     if arguments.world_size > 1:
         raise UserError(
-            f"--hp_search runs in one process, found {arguments.world_size}; search in one and run with what it found."
+            f"--hp_search runs in one process, found {arguments.world_size}; search in one, then run with the "
+            "settings it found."
         )
     if arguments.eval_strategy == IntervalStrategy.NO:
-        raise UserError("--hp_search needs evaluations to choose by, found --eval_strategy no; set epoch.")
+        raise UserError("--hp_search needs evaluations to select by, found --eval_strategy no; set epoch.")
 
 
 def varies_model(arguments: RunTrainingArguments) -> bool:
@@ -135,7 +136,7 @@ def run_with_best(
         return experiment, arguments
     if not experiment.has_held_out:
         raise UserError(
-            "--hp_search needs validation data to choose on and test data to report on, found one of them at most; "
+            "--hp_search needs validation data to select on and test data to report on, found one of them at most; "
             "give --test_file; or --validation_file, which then serves as test data while others are split from "
             "training."
         )

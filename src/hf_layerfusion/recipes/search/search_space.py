@@ -73,7 +73,7 @@ def read_space(path: str | None) -> SearchSpace:
     """
     if path is None:
         raise UserError(
-            "--hp_space must name a .json file of what is searched, found none; name one, such as "
+            "--hp_space must name a .json file with the search space, found none; name one, such as "
             "examples/search_extrabert.json."
         )
     try:
