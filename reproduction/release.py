@@ -16,7 +16,7 @@ class Release:
 
     Attributes:
         name: name of the model, its card and its repository.
-        recipe: a key of `recipes.RECIPES`, whose defaults apply where `settings` sets nothing.
+        recipe: a key of `run_recipes.RUN_RECIPES`, whose defaults apply where `settings` sets nothing.
         settings: arguments, including the card's facts on the data; for several tasks as in a table.
         title: name of the data, if they are not on the Hub.
         labels: names of the classes in numeric order, by task; for one task under the empty name.

@@ -22,8 +22,8 @@ from hf_layerfusion.recipes.model_setup import ARCHITECTURES, model_settings, re
 from hf_layerfusion.recipes.multitask.multitask_card_fields import tasks_fields
 from hf_layerfusion.recipes.multitask.multitask_report import best_of_each_section
 from hf_layerfusion.recipes.multitask.task_preparation import make_tasks
-from reproduction.recipes import RECIPES, arguments_of, task_entries
 from reproduction.release import Release
+from reproduction.run_recipes import RUN_RECIPES, arguments_of, task_entries
 from reproduction.table_rows import mean_of, read_run_file
 
 Contents = Sequence[Mapping[str, Any]]
@@ -78,7 +78,7 @@ def release_card(release: Release, results: Path) -> ModelCard:
 
 
 def _classifier(release: Release) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    arguments = HfArgumentParser(RECIPES[release.recipe].arguments).parse_dict(release.settings)
+    arguments = HfArgumentParser(RUN_RECIPES[release.recipe].arguments).parse_dict(release.settings)
     model_arguments = arguments[0]
     config = ARCHITECTURES[model_arguments.architecture].config_class(
         encoder_config=AutoConfig.from_pretrained(resolve_path(model_arguments.model_name_or_path)),
@@ -90,7 +90,9 @@ def _classifier(release: Release) -> tuple[dict[str, Any], list[tuple[str, str]]
 def _tasks(
     release: Release, metrics: Mapping[str, Mapping[str, float]]
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    arguments = HfArgumentParser(RECIPES[release.recipe].arguments).parse_dict(arguments_of(release.settings))
+    arguments = HfArgumentParser(RUN_RECIPES[release.recipe].arguments).parse_dict(
+        arguments_of(release.settings)
+    )
     tasks = {
         name: replace(task, settings=task.settings_of("single_label_classification"))
         for name, task in make_tasks(task_entries(release.settings), Path(), arguments[1]).items()

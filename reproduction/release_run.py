@@ -12,8 +12,8 @@ from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.recipes.multitask.multitask_run import train_tasks
 from hf_layerfusion.recipes.recipe_arguments import option, secret
 from hf_layerfusion.recipes.training_run import classify
-from reproduction.recipes import RECIPES, arguments_of, in_folder, task_entries
 from reproduction.release import Release, choose_releases, measured_releases, public_releases
+from reproduction.run_recipes import RUN_RECIPES, arguments_of, in_folder, task_entries
 
 
 @dataclass
@@ -87,7 +87,7 @@ def train_release(release: Release, arguments: ReleaseArguments) -> Path:
     }
     if "tasks" in settings:
         options["data_dir"] = str(data_dir)
-    parser = HfArgumentParser(RECIPES[release.recipe].arguments)
+    parser = HfArgumentParser(RUN_RECIPES[release.recipe].arguments)
     try:
         model_arguments, data_arguments, training_arguments = parser.parse_dict(
             {**in_folder(arguments_of(settings), data_dir), **options}

@@ -19,7 +19,7 @@ class TableRun:
         variant: name of the row.
         seed: seed of the run.
         settings: every argument that differs from the script's default.
-        recipe: a key of `recipes.RECIPES`, which has these defaults.
+        recipe: a key of `run_recipes.RUN_RECIPES`, which has these defaults.
         fold: number of the test fold, from 1; None without folds.
     """
 
@@ -56,7 +56,7 @@ class RunTable:
         seeds: seeds of rows without their own.
         variants: rows in order: `settings`, and optionally `seeds`, a `baseline` and the `figure` that the source
             reports.
-        recipe: a key of `recipes.RECIPES`, whose defaults apply where nothing is set.
+        recipe: a key of `run_recipes.RUN_RECIPES`, whose defaults apply where nothing is set.
         also: further metrics to report.
         plotted_variant: a row of several tasks; the predictions of its first run are plotted for each task.
     """

@@ -15,14 +15,14 @@ from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 from hf_layerfusion.training.own_folders import is_own, make_own, remove_own
 from reproduction.further_pretraining import start_from_pretrained
 from reproduction.peak_memory import peak_memory, reset_peak_memory
-from reproduction.recipes import RECIPES
+from reproduction.run_recipes import RUN_RECIPES
 from reproduction.run_table import RunTable, TableRun
 from reproduction.table_rows import read_run_file
 from reproduction.workers import visible_devices, worker_pool
 
 RUNS_A_PROCESS = 10
 # Settings that affect the files of a checkpoint but not what a run measures.
-OF_CHECKPOINTS = ("save_only_model", "save_total_limit")
+CHECKPOINT_SETTINGS = ("save_only_model", "save_total_limit")
 
 
 def pending_runs(table: RunTable, results: Path, overrides: Mapping[str, Any]) -> list[TableRun]:
@@ -40,7 +40,7 @@ def pending_runs(table: RunTable, results: Path, overrides: Mapping[str, Any]) -
         stored = read_run_file(file, "settings")["settings"]
         changed = sorted(
             name
-            for name in {*stored, *run.settings} - {*OF_CHECKPOINTS}
+            for name in {*stored, *run.settings} - {*CHECKPOINT_SETTINGS}
             if stored.get(name) != run.settings.get(name)
         )
         if changed:
@@ -85,7 +85,7 @@ def _train(run: TableRun, data_dir: Path, folder: Path, file: Path, work: Path) 
     options = {"output_dir": str(folder), "disable_tqdm": True, "resume_from_checkpoint": resume}
     settings, pretraining = start_from_pretrained(run.settings, data_dir, work)
     reset_peak_memory()
-    measured = RECIPES[run.recipe].train({**settings, **options}, run.fold, data_dir)
+    measured = RUN_RECIPES[run.recipe].train({**settings, **options}, run.fold, data_dir)
     if resume:
         del measured["training_seconds"]  # covers only the part after resuming
     content = {

@@ -12,7 +12,7 @@ import pytest
 from transformers import HfArgumentParser
 
 from hf_layerfusion.metric_registry import METRICS, greater_is_better, known_direction
-from reproduction.recipes import RECIPES, arguments_of
+from reproduction.run_recipes import RUN_RECIPES, arguments_of
 from reproduction.run_table import RunTable, table_names
 from reproduction.table_rows import _labels_by_task
 
@@ -59,7 +59,7 @@ def faults(content: dict[str, Any], recipe: str) -> list[str]:
         name: settings[name] for name in ("metric_for_best_model", "greater_is_better") if name in settings
     }
     if "greater_is_better" in asked:
-        default = RECIPES[recipe].arguments[2].__dataclass_fields__["metric_for_best_model"].default
+        default = RUN_RECIPES[recipe].arguments[2].__dataclass_fields__["metric_for_best_model"].default
         metric = asked.get("metric_for_best_model", default)
         if known_direction(metric) not in (None, asked["greater_is_better"]):
             found.append(f"chosen by {metric} in the wrong direction")
@@ -139,7 +139,7 @@ def test_the_settings_of_each_are_sound(tmp_path: Path) -> None:
             continue
         seen.add(key)
         options = {**arguments_of(settings), "output_dir": str(tmp_path)}
-        HfArgumentParser(RECIPES[recipe].arguments).parse_dict(options)
+        HfArgumentParser(RUN_RECIPES[recipe].arguments).parse_dict(options)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from hf_layerfusion.recipes.recipe_arguments import (
 )
 from hf_layerfusion.recipes.run_folder import run_settings
 from hf_layerfusion.storage import writable
-from reproduction.recipes import MULTITASK_CLASSES
+from reproduction.run_recipes import MULTITASK_CLASSES
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from hf_layerfusion.recipes.adapter_setup import read_peft_config
 from hf_layerfusion.recipes.multitask.multitask_run import train_tasks
 from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, TweetTrainingArguments
 from hf_layerfusion.recipes.training_run import classify
-from reproduction.recipes import MULTITASK_CLASSES
+from reproduction.run_recipes import MULTITASK_CLASSES
 from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.tiny import read_csv
 

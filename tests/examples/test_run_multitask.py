@@ -13,7 +13,7 @@ from hf_layerfusion import CerbertusForMultitask
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.multitask.multitask_run import train_tasks
 from hf_layerfusion.recipes.multitask.task_preparation import read_tasks_file
-from reproduction.recipes import MULTITASK_CLASSES
+from reproduction.run_recipes import MULTITASK_CLASSES
 from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.tiny import (
     NEGATIVE_WORDS,

@@ -14,8 +14,8 @@ from hf_layerfusion.recipes.card_fields import classifier_fields, preparation_fi
 from hf_layerfusion.recipes.data_preparation import prepare
 from hf_layerfusion.recipes.recipe_arguments import DataArguments
 from hf_layerfusion.recipes.run_report import RunResult, card_facts
-from reproduction.recipes import RECIPES, arguments_of
 from reproduction.release import public_releases
+from reproduction.run_recipes import RUN_RECIPES, arguments_of
 from tests.hub.small import Elements, outline, render
 from tests.tiny import tiny_config, tiny_texts, write_csv
 
@@ -24,7 +24,7 @@ PUBLIC = public_releases()
 
 def parsed(name):
     release = PUBLIC[name]
-    return HfArgumentParser(RECIPES[release.recipe].arguments).parse_dict(arguments_of(release.settings))
+    return HfArgumentParser(RUN_RECIPES[release.recipe].arguments).parse_dict(arguments_of(release.settings))
 
 
 def test_data_of_the_hub_are_named_by_their_id():

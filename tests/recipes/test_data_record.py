@@ -16,7 +16,7 @@ from hf_layerfusion.recipes.pretraining.pretraining_run import pretrain
 from hf_layerfusion.recipes.recipe_arguments import EncoderArguments
 from hf_layerfusion.recipes.training_run import classify
 from hf_layerfusion.training.trainer import LayerFusionTrainer
-from reproduction import recipes, runner
+from reproduction import run_recipes, runner
 from reproduction.run_table import TableRun
 from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.tiny import tiny_texts, write_csv
@@ -69,7 +69,7 @@ def test_one_task(tiny_encoder_dir, files, tmp_path, monkeypatch, changed):
         **QUICK_TRAINING,
     }
     options |= {"text_column": "text", "architecture": "plain"}
-    classes = recipes.RECIPES["absa"].arguments
+    classes = run_recipes.RUN_RECIPES["absa"].arguments
 
     def call(**options):
         return classify(*parse(classes, options, "--sentence_only", "True", "--group_column", "text"))
@@ -89,7 +89,7 @@ def test_a_run_that_has_finished_says_nothing_of_other_data(tiny_encoder_dir, fi
         **QUICK_TRAINING,
     }
     options |= {"text_column": "text", "architecture": "plain", "num_train_epochs": 1}
-    classes = recipes.RECIPES["absa"].arguments
+    classes = run_recipes.RUN_RECIPES["absa"].arguments
 
     def call(**options):
         return classify(*parse(classes, options, "--sentence_only", "True", "--group_column", "text"))
@@ -107,7 +107,7 @@ def test_a_run_that_has_finished_says_nothing_of_other_data(tiny_encoder_dir, fi
 def test_a_checkpoint_of_another_folder(tiny_encoder_dir, files, tmp_path):
     options = {"model_name_or_path": tiny_encoder_dir, **files, **QUICK_TRAINING}
     options |= {"text_column": "text", "architecture": "plain", "num_train_epochs": 1}
-    classes = recipes.RECIPES["absa"].arguments
+    classes = run_recipes.RUN_RECIPES["absa"].arguments
     more = ("--sentence_only", "True", "--group_column", "text")
 
     def call(**changes):
@@ -147,7 +147,7 @@ def test_folds(tiny_encoder_dir, files, tmp_path, monkeypatch):
         "validation_fraction": 0.3,
         **QUICK_TRAINING,
     }
-    classes = recipes.RECIPES["absa"].arguments
+    classes = run_recipes.RUN_RECIPES["absa"].arguments
 
     def call(**options):
         return cross_validate(*parse(classes, options, "--sentence_only", "True"))
@@ -170,7 +170,7 @@ def test_several_tasks(tiny_encoder_dir, files, tmp_path, monkeypatch):
     }
 
     def call(**options):
-        classes = recipes.RECIPES["multitask"].arguments
+        classes = run_recipes.RUN_RECIPES["multitask"].arguments
         return train_tasks(*parse(classes, options))
 
     cut_off(call, monkeypatch, **options)
@@ -218,6 +218,6 @@ def test_a_run_of_a_table(tiny_encoder_dir, files, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"other settings \(learning_rate\); delete the folder"):
         call(other)
     invert(files["train_file"])
-    recipes._prepared.cache_clear()  # as another process begins
+    run_recipes._prepared.cache_clear()  # as another process begins
     with pytest.raises(UserError, match=r"other data: train \(\S+train\.csv: other content\)"):
         call()

@@ -13,7 +13,7 @@ from hf_layerfusion.recipes.ensembles.ensemble_run import make_ensemble
 from hf_layerfusion.recipes.fold_runs import cross_validate
 from hf_layerfusion.recipes.multitask.multitask_run import train_tasks
 from hf_layerfusion.recipes.training_run import classify
-from reproduction.recipes import RECIPES
+from reproduction.run_recipes import RUN_RECIPES
 from tests.tiny import tiny_config, tiny_tokenizer
 
 NO_FILE = "no-such-file.csv"  # whoever reads it says so
@@ -31,7 +31,7 @@ def made(script: str, options: dict[str, Any]) -> list[Any]:
     """Return the dataclasses of a script's arguments, each with its own options."""
     return [
         each(**{name: value for name, value in options.items() if name in each.__dataclass_fields__})
-        for each in RECIPES[script].arguments
+        for each in RUN_RECIPES[script].arguments
     ]
 
 

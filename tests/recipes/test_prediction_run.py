@@ -20,11 +20,11 @@ from hf_layerfusion.recipes.multitask.multitask_run import train_tasks
 from hf_layerfusion.recipes.recipe_arguments import ModelArguments
 from hf_layerfusion.recipes.training_run import classify
 from hf_layerfusion.training.trainer import LayerFusionTrainer
-from reproduction.recipes import RECIPES
+from reproduction.run_recipes import RUN_RECIPES
 from tests.examples.command_line import parse
 from tests.tiny import tiny_config, tiny_texts, tiny_tokenizer, write_csv
 
-CLASSES = RECIPES["tweets"].arguments
+CLASSES = RUN_RECIPES["tweets"].arguments
 
 
 def rows_of(path):
@@ -185,10 +185,10 @@ def test_a_plain_regression_of_transformers(tmp_path):
 
 def test_folds_and_several_tasks(tmp_path):
     options = {"output_dir": tmp_path / "run", "use_cpu": True, "do_predict": True}
-    absa = parse(RECIPES["absa"].arguments, {**options, "folds": 2})
+    absa = parse(RUN_RECIPES["absa"].arguments, {**options, "folds": 2})
     with pytest.raises(UserError, match="predicts --test_file and excludes --folds"):
         cross_validate(*absa)
-    tasks = parse(RECIPES["multitask"].arguments, options)
+    tasks = parse(RUN_RECIPES["multitask"].arguments, options)
     with pytest.raises(UserError, match="--do_predict without --do_train is for one task"):
         train_tasks(*tasks)
 

@@ -13,10 +13,10 @@ from transformers import HfArgumentParser
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.model_setup import model_settings
 from hf_layerfusion.recipes.multitask.task_preparation import make_tasks
-from reproduction.recipes import RECIPES, arguments_of, task_entries
 from reproduction.release import choose_releases, measured_releases, public_releases
 from reproduction.release_cards import release_card
 from reproduction.release_run import ReleaseArguments, chosen_releases, train_release
+from reproduction.run_recipes import RUN_RECIPES, arguments_of, task_entries
 
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "model_cards"
@@ -34,7 +34,7 @@ def test_the_public_releases_are_four_models_on_two_encoders():
 @pytest.mark.parametrize("release", [*PUBLIC.values(), *MEASURED.values()], ids=lambda release: release.name)
 def test_a_release_is_made_of_settings_that_exist(release, tmp_path):
     settings = {**arguments_of(release.settings), "output_dir": str(tmp_path)}
-    model, data, _ = HfArgumentParser(RECIPES[release.recipe].arguments).parse_dict(settings)
+    model, data, _ = HfArgumentParser(RUN_RECIPES[release.recipe].arguments).parse_dict(settings)
     assert data.dataset_description and data.dataset_defects
     if "tasks" in release.settings:
         assert len(make_tasks(task_entries(release.settings), tmp_path, data)) == 3

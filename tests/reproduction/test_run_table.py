@@ -14,8 +14,8 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.model_setup import model_settings
 from hf_layerfusion.recipes.multitask.task_preparation import make_tasks
 from reproduction import run_table as tables
-from reproduction.recipes import MULTITASK_CLASSES, RECIPES, arguments_of, task_entries
 from reproduction.results_document import filled
+from reproduction.run_recipes import MULTITASK_CLASSES, RUN_RECIPES, arguments_of, task_entries
 from reproduction.run_table import RunTable, table_names
 from reproduction.runner import pending_runs
 from reproduction.table_formats import to_markdown
@@ -29,7 +29,7 @@ from tests.tiny import tiny_config
 )
 def test_every_run_of_a_table_is_made_of_settings_that_exist(name, tmp_path):
     table = RunTable.load(name)
-    parser = HfArgumentParser(RECIPES[table.recipe].arguments)
+    parser = HfArgumentParser(RUN_RECIPES[table.recipe].arguments)
     runs = table.runs()
     assert len({run.file(tmp_path) for run in runs}) == len(runs)
     for run in runs:

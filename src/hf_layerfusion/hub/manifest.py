@@ -23,12 +23,12 @@ LOADED_FILES = (
 """Patterns of the files that `from_pretrained` loads. One that no manifest lists was added after the model was "
 "saved."""
 
-BESIDE_THEM = (
+COMPANION_FILES = (
     "*.py", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
 """Patterns of files that are loaded with a model and may be saved after it, such as a tokenizer's."""
 
-_OF_ENSEMBLES = ("ensemble.json", "trained_texts.npz")
+_ENSEMBLE_FILES = ("ensemble.json", "trained_texts.npz")
 _GRAPHS = ("*.onnx", "*.onnx.data")
 _ADAPTER = "adapter_config.json"
 _BELOW = "below/config.json"  # configuration of the model under an adapter, saved by `training/adapters.py`
@@ -62,13 +62,13 @@ def model_files(folder: Path) -> list[Path]:
     if not (folder / _ADAPTER).exists():
         folders += [path.parent for path in folder.glob(f"*/{_ADAPTER}") if not _manifests(path.parent)]
     found = {
-        path for each in folders for pattern in LOADED_FILES + BESIDE_THEM for path in each.glob(pattern)
+        path for each in folders for pattern in LOADED_FILES + COMPANION_FILES for path in each.glob(pattern)
     }
     return sorted(path for path in found if path.is_file())
 
 
 def _saved_files(folder: Path) -> list[Path]:
-    others = [folder / name for name in (_BELOW, *_OF_ENSEMBLES)]
+    others = [folder / name for name in (_BELOW, *_ENSEMBLE_FILES)]
     graphs = sorted(path for pattern in _GRAPHS for path in folder.glob(pattern))
     return [*model_files(folder), *(path for path in [*others, *graphs] if path.is_file())]
 
@@ -177,7 +177,7 @@ def verify_folder(folder: str | Path) -> Verified:
     listed = listed_paths(folder)
     beside = [path for path in _saved_files(folder) if path not in listed]
     if added := [
-        path for path in beside if any(path.match(name) for name in (*LOADED_FILES, *_OF_ENSEMBLES[:1]))
+        path for path in beside if any(path.match(name) for name in (*LOADED_FILES, *_ENSEMBLE_FILES[:1]))
     ]:
         raise UserError(
             f"{folder}: {added[0].relative_to(folder)} was added since the model was saved; remove it, or save the "

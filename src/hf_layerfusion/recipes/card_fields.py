@@ -20,7 +20,7 @@ from hf_layerfusion.recipes.recipe_arguments import (
 )
 
 # Settings shown on a card.
-RECIPE = ("learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_decay", "bf16", "fp16")
+CARD_SETTINGS = ("learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_decay", "bf16", "fp16")
 
 
 def classifier_fields(
@@ -42,7 +42,7 @@ def classifier_fields(
         "dataset_id": hub_id(data_arguments.dataset_name or ""),
         "text_pair": len(text_columns(data_arguments)) == 2,
         **preparation_fields({"": data_arguments}),
-        "recipe": recipe(training_arguments, more),
+        "recipe": recipe_settings(training_arguments, more),
         "limits": [
             "The model was trained on texts of one source: others may differ in language, length, topics and labels.",
             "A single run does not show whether fusing layers helps: compare with a plain model over several seeds.",
@@ -141,9 +141,9 @@ def optimizer_name(arguments: RunTrainingArguments) -> str:
     return str(getattr(arguments.optim, "value", arguments.optim))
 
 
-def recipe(arguments: RunTrainingArguments, more: Mapping[str, Any]) -> dict[str, Any]:
+def recipe_settings(arguments: RunTrainingArguments, more: Mapping[str, Any]) -> dict[str, Any]:
     """Return the training settings that a card shows, extended by `more`, without unset ones."""
-    settings = {name: getattr(arguments, name) for name in RECIPE} | dict(more)
+    settings = {name: getattr(arguments, name) for name in CARD_SETTINGS} | dict(more)
     settings |= {
         "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
         "optimizer": optimizer_name(arguments),

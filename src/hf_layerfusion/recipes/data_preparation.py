@@ -23,7 +23,7 @@ from hf_layerfusion.recipes.recipe_arguments import DataArguments
 # Choices for the texts that `--remove_duplicates` compares.
 DUPLICATES_IN = ("train", "all")
 
-KEPT_WHOLE = {"longest_first": None, "only_first": 1, "only_second": 0}
+UNTRUNCATED_TEXT = {"longest_first": None, "only_first": 1, "only_second": 0}
 """Index of the text of a pair that is not truncated, by `--truncation`."""
 
 
@@ -131,10 +131,10 @@ def check_names(arguments: DataArguments) -> None:
         )
     if arguments.problem_type is not None:
         check_problem_type(arguments.problem_type)
-    if arguments.truncation not in KEPT_WHOLE:
+    if arguments.truncation not in UNTRUNCATED_TEXT:
         raise UserError(
-            f"--truncation must be one of {', '.join(KEPT_WHOLE)}, found {arguments.truncation!r}; "
-            f"{nearest(arguments.truncation, KEPT_WHOLE)}"
+            f"--truncation must be one of {', '.join(UNTRUNCATED_TEXT)}, found {arguments.truncation!r}; "
+            f"{nearest(arguments.truncation, UNTRUNCATED_TEXT)}"
         )
 
 
@@ -425,7 +425,7 @@ def _longest(inputs: Dataset) -> int:
 
 def _check_room(data: PreparedData, tokenizer: PreTrainedTokenizerBase, arguments: DataArguments) -> None:
     """Check that a text of a pair that must not be truncated leaves room for the other one."""
-    position = KEPT_WHOLE[arguments.truncation]
+    position = UNTRUNCATED_TEXT[arguments.truncation]
     if position is None or len(data.text_columns) == 1:
         return
     column = data.text_columns[position]

@@ -5,14 +5,14 @@ from transformers import HfArgumentParser
 from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.recipes.multitask.multitask_card_fields import task_line, tasks_fields
 from hf_layerfusion.recipes.multitask.task_preparation import make_tasks
-from reproduction.recipes import RECIPES, arguments_of, task_entries
 from reproduction.release import public_releases
+from reproduction.run_recipes import RUN_RECIPES, arguments_of, task_entries
 
 RELEASE = public_releases()["cerbertus-2-bertweet"]
 
 
 def test_each_task_says_its_data_and_how_it_is_answered(tmp_path):
-    model, data, training = HfArgumentParser(RECIPES[RELEASE.recipe].arguments).parse_dict(
+    model, data, training = HfArgumentParser(RUN_RECIPES[RELEASE.recipe].arguments).parse_dict(
         arguments_of(RELEASE.settings)
     )
     entries = task_entries(RELEASE.settings)

@@ -146,18 +146,18 @@ def try_combiners(
             f"--combiner must be named where there is no validation data to choose one on, found {', '.join(names)}; "
             "name one of them."
         )
-    mains = {
+    main_metrics = {
         name: score_of(task.problem_type, _metric_of(task.is_regression, arguments))[0]
         for name, task in ensemble.tasks.items()
     }
-    if arguments.metric not in (None, *mains.values()):
+    if arguments.metric not in (None, *main_metrics.values()):
         raise UserError(
             f"--metric must be a metric of one of the tasks, found {arguments.metric!r}; see --help."
         )
     notes = leave_out_seen(ensemble, texts) if arguments.skip_seen_texts else []
     _check_before_predicting(ensemble, texts, arguments, names)
     predictions = predict_members(ensemble, texts, arguments.out_of_fold)
-    comparison = CombinerComparison(ensemble, texts, predictions, mains, [], "", notes)
+    comparison = CombinerComparison(ensemble, texts, predictions, main_metrics, [], "", notes)
     comparison.rows += _member_rows(comparison)
     for name in names:
         fit_all(comparison, name, arguments)
@@ -206,7 +206,7 @@ def fit_all(comparison: CombinerComparison, name: str, arguments: EnsembleArgume
             name,
             validation.rows,
             np.asarray(validation.labels),
-            metric=comparison.mains[task],
+            metric=comparison.main_metrics[task],
             predictions=comparison.member_predictions[task]["validation"],
             out_of_fold=arguments.out_of_fold is not None,
             unverified_members=arguments.unverified_members,

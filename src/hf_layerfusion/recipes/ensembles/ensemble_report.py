@@ -67,7 +67,7 @@ def write_comparison(
         csv.writer(file).writerows([header, *cells])
     if curves:
         (folder / "plots").mkdir()
-        names = list(dict.fromkeys(comparison.mains.values()))
+        names = list(dict.fromkeys(comparison.main_metrics.values()))
         plot_gain(curves, folder / "plots" / "gain.png", ", ".join(names).replace("_", " "))
     _write_predictions(folder, comparison, row, data_arguments.prediction_format)
     results: dict[str, Any] = {"combiner": comparison.chosen}
@@ -93,12 +93,12 @@ def table_of(comparison: CombinerComparison) -> tuple[list[str], list[list[str]]
     each task with its interval and, where there is one, a remark.
     """
     columns = [
-        (split, task, comparison.mains.get(task, "mean"))
+        (split, task, comparison.main_metrics.get(task, "mean"))
         for split in ("validation", "test")
-        for task in [*comparison.mains, "mean"]
+        for task in [*comparison.main_metrics, "mean"]
         if any(split in row.metrics.get(task, {}) for row in comparison.rows)
     ]
-    several = len(comparison.mains) > 1
+    several = len(comparison.main_metrics) > 1
     header = ["name", "kind", "members"]
     header += [
         f"{split}_{main}" if not several or task == "mean" else f"{split}_{task}_{main}"
@@ -162,7 +162,7 @@ def gain_curves(comparison: CombinerComparison) -> dict[str, dict[str, list[floa
         }
         if not labelled:
             continue
-        _, score = score_of(comparison.ensemble.tasks[task].problem_type, comparison.mains[task])
+        _, score = score_of(comparison.ensemble.tasks[task].problem_type, comparison.main_metrics[task])
         found = score(*labelled.get("validation", next(iter(labelled.values()))))
         order = np.argsort(-worst_if_undefined(found, required=False), kind="stable")
         curves[task] = {}

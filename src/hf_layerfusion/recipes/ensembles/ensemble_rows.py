@@ -50,7 +50,7 @@ class CombinerComparison:
         ensemble: the ensemble with the chosen combiner.
         texts: texts by task and split.
         member_predictions: predictions by task and split, `[M, N, C]` or `[M, N]`.
-        mains: the main metric of each task, which is maximised.
+        main_metrics: the main metric of each task, which is maximised.
         rows: rows of the table, members first.
         chosen: name of the chosen combiner.
         notes: notes on changes to the texts.
@@ -59,7 +59,7 @@ class CombinerComparison:
     ensemble: Ensemble
     texts: dict[str, dict[str, SplitTexts]]
     member_predictions: Predictions
-    mains: dict[str, str]
+    main_metrics: dict[str, str]
     rows: list[ComparisonRow]
     chosen: str
     notes: list[str]
@@ -84,7 +84,7 @@ def measure(row: ComparisonRow, comparison: CombinerComparison) -> None:
             if labels is not None:
                 found = compute_metrics_for(kind)(EvalPrediction(predictions, labels))
                 row.metrics.setdefault(task, {})[split] = found
-    if len(comparison.mains) > 1:
+    if len(comparison.main_metrics) > 1:
         for split in ("validation", "test"):
             mean = main_mean(row, comparison, split)
             if np.isfinite(mean):
@@ -93,7 +93,9 @@ def measure(row: ComparisonRow, comparison: CombinerComparison) -> None:
 
 def main_mean(row: ComparisonRow, comparison: CombinerComparison, split: str) -> float:
     """Return the mean over all tasks of their main metrics; minus infinity if one is missing."""
-    values = [row.metrics.get(task, {}).get(split, {}).get(main) for task, main in comparison.mains.items()]
+    values = [
+        row.metrics.get(task, {}).get(split, {}).get(main) for task, main in comparison.main_metrics.items()
+    ]
     known = [value for value in values if value is not None and np.isfinite(value)]
     return float(np.mean(known)) if len(known) == len(values) else -np.inf
 
@@ -105,7 +107,7 @@ def best_members(comparison: CombinerComparison) -> dict[str, int]:
         split = "validation" if "validation" in splits else comparison.reported(task)
         if split is not None:
             kind = comparison.ensemble.tasks[task].problem_type
-            _, score = score_of(kind, comparison.mains[task])
+            _, score = score_of(kind, comparison.main_metrics[task])
             found = score(splits[split], np.asarray(comparison.texts[task][split].labels))
             best[task] = int(worst_if_undefined(found, required=False).argmax())
     return best

@@ -5,7 +5,12 @@ from typing import Any
 
 from hf_layerfusion.hub.citations import METHODS
 from hf_layerfusion.hub.encoder import hub_id
-from hf_layerfusion.recipes.card_fields import data_fields, encoder_fields, preparation_fields, recipe
+from hf_layerfusion.recipes.card_fields import (
+    data_fields,
+    encoder_fields,
+    preparation_fields,
+    recipe_settings,
+)
 from hf_layerfusion.recipes.data_preparation import text_columns
 from hf_layerfusion.recipes.multitask.multitask_arguments import (
     MultitaskDataArguments,
@@ -15,7 +20,7 @@ from hf_layerfusion.recipes.multitask.multitask_arguments import (
 from hf_layerfusion.recipes.multitask.task_preparation import TaskSpec
 
 # Settings shown on a card besides those of every run.
-TASKS_RECIPE = (
+TASK_CARD_SETTINGS = (
     "task_mixing", "task_loss", "task_weights", "regularizers", "gradient_surgery", "layer_decay", "class_balance",
     "freeze_encoder",
 )  # fmt: skip
@@ -28,7 +33,7 @@ def tasks_fields(
     training_arguments: MultitaskTrainingArguments,
 ) -> dict[str, Any]:
     """Return the card's fields for a model of several tasks."""
-    more = {name: getattr(training_arguments, name) for name in TASKS_RECIPE}
+    more = {name: getattr(training_arguments, name) for name in TASK_CARD_SETTINGS}
     more |= {"tokens": data_arguments.max_seq_length, "pair_order": data_arguments.pair_order}
     texts = {name: len(text_columns(task.data)) for name, task in tasks.items()}
     ids = {name: hub_id(task.data.dataset_name or "") for name, task in tasks.items()}
@@ -46,7 +51,7 @@ def tasks_fields(
         "task_dataset_ids": {name: found for name, found in ids.items() if found is not None},
         "text_pair": next(iter(texts.values())) == 2,
         "tasks": texts,
-        "recipe": recipe(training_arguments, more),
+        "recipe": recipe_settings(training_arguments, more),
         "limits": [
             "The model was trained on texts of a few sources: others may differ in language, length, topics and labels."
         ],

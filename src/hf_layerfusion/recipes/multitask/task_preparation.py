@@ -30,7 +30,7 @@ PREDICT = "predict"
 FILE_FIELDS = ("train_file", "validation_file", "test_file")
 PAIR_ORDERS = ("random", "given")
 # Options that hold for all tasks, or that an entry sets in another way: `labels` and `--cut`.
-NOT_OF_ONE_TASK = {
+SHARED_OPTIONS = {
     "class_names", "max_seq_length", "max_predict_samples", "split_seed", "language", "truncation",
     "pad_to_max_length", "prediction_format",
 }  # fmt: skip
@@ -125,7 +125,7 @@ def make_tasks(
             the task.
     """
     types = get_type_hints(TaskDataArguments)  # `HfArgumentParser` changes the fields' own types
-    data_fields = {field.name for field in dataclasses.fields(TaskDataArguments)} - NOT_OF_ONE_TASK
+    data_fields = {field.name for field in dataclasses.fields(TaskDataArguments)} - SHARED_OPTIONS
     model_fields = {field.name for field in dataclasses.fields(TaskConfig)}
     shared = {
         name: getattr(arguments, name)

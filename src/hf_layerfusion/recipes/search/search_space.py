@@ -25,7 +25,7 @@ TRAINING_SETTINGS = (
     "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
 )  # fmt: skip
 # Options on where a model comes from, which cannot be searched.
-NOT_OF_MODEL = tuple(field.name for field in dataclasses.fields(CheckpointArguments))
+LOADING_SETTINGS = tuple(field.name for field in dataclasses.fields(CheckpointArguments))
 LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
 
 
@@ -133,7 +133,9 @@ def check_space(
     Raises:
         UserError: A setting does not exist or cannot be searched, or a value has the wrong type or is out of range.
     """
-    of_model = [field.name for field in dataclasses.fields(model_arguments) if field.name not in NOT_OF_MODEL]
+    of_model = [
+        field.name for field in dataclasses.fields(model_arguments) if field.name not in LOADING_SETTINGS
+    ]
     for name, entry in space.items():
         if name not in (*TRAINING_SETTINGS, *of_model):
             raise UserError(

@@ -52,12 +52,12 @@ Settings: TypeAlias = dict[str, Any]
 Prepared: TypeAlias = tuple[PreparedData, dict[str, Dataset]]
 
 # Settings that may change when a run is resumed.
-OF_THIS_START = ("output_dir", "resume_from_checkpoint", "disable_tqdm")
+RESUME_SETTINGS = ("output_dir", "resume_from_checkpoint", "disable_tqdm")
 FILE_SETTINGS = ("train_file", "validation_file", "test_file")
 TOKENIZER_SETTINGS = ("model_name_or_path", "tokenizer_name", "model_revision")
 
 
-class Recipe(NamedTuple):
+class RunRecipe(NamedTuple):
     """Recipe of a table's runs.
 
     Attributes:
@@ -69,7 +69,7 @@ class Recipe(NamedTuple):
     train: Callable[[Settings, int | None, Path], dict[str, Any]]
 
 
-def _one_task(model_class: type, data_class: type, training_class: type) -> Recipe:
+def _one_task(model_class: type, data_class: type, training_class: type) -> RunRecipe:
     classes = (model_class, data_class, training_class)
 
     def train(settings: Settings, fold: int | None, data_dir: Path) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> Reci
             **_machine(training_arguments),
         }
 
-    return Recipe(classes, train)
+    return RunRecipe(classes, train)
 
 
 def _store_settings(settings: Settings, record: DataRecord, files: Mapping[str, Any]) -> None:
@@ -113,7 +113,7 @@ def _store_settings(settings: Settings, record: DataRecord, files: Mapping[str, 
     """
     folder = Path(settings["output_dir"])
     path = folder / SETTINGS_FILE
-    content = {name: value for name, value in settings.items() if name not in OF_THIS_START}
+    content = {name: value for name, value in settings.items() if name not in RESUME_SETTINGS}
     if path.exists():
         stored = read_object(path, "delete the folder")
         names = {*stored, *content} - {DATA}
@@ -241,10 +241,10 @@ def _prepared_tasks(
     )
 
 
-RECIPES: dict[str, Recipe] = {
+RUN_RECIPES: dict[str, RunRecipe] = {
     "tweets": _one_task(ModelArguments, DataArguments, TweetTrainingArguments),
     "absa": _one_task(PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments),
     "nli": _one_task(PoolingModelArguments, NliDataArguments, NliTrainingArguments),
-    "multitask": Recipe(MULTITASK_CLASSES, _train_tasks),
+    "multitask": RunRecipe(MULTITASK_CLASSES, _train_tasks),
 }
 """Recipes by the names that tables use. A new script is a row here."""
