@@ -24,7 +24,7 @@ from hf_layerfusion.cli.options import RECIPES, TABLE, Option
 from hf_layerfusion.data.labels import ProblemType
 from hf_layerfusion.data.tweets import PRESETS, SPELLING, STEPS
 from hf_layerfusion.ensembling.registry import COMBINERS
-from hf_layerfusion.recipes.data_preparation import DUPLICATES_IN, KEPT_WHOLE
+from hf_layerfusion.recipes.data_preparation import DUPLICATES_IN, UNTRUNCATED_TEXT
 from hf_layerfusion.recipes.model_setup import ARCHITECTURES
 
 KNOWN: Mapping[str, Iterable[str]] = {
@@ -33,7 +33,7 @@ KNOWN: Mapping[str, Iterable[str]] = {
     "pooling": SENTENCE_FUSERS,
     "preprocessing": PRESETS,
     "preprocessing_steps": (*STEPS, SPELLING),
-    "truncation": KEPT_WHOLE,
+    "truncation": UNTRUNCATED_TEXT,
     "duplicates_in": DUPLICATES_IN,
     "problem_type": get_args(ProblemType),
     "combiner": COMBINERS,
