@@ -197,7 +197,7 @@ def test_members_of_other_examples_are_refused(tmp_path):
     content["validation_labels"]["score"] = "0.5 " + content["validation_labels"]["score"]
     path.write_text(json.dumps(content))
     table = table_of(mean=Combination("average_logits", ("a/seed-0", "b/seed-0")))
-    with pytest.raises(UserError, match=r"the validation examples of task 'score' that a/seed-0 answers"):
+    with pytest.raises(UserError, match=r"the same validation examples of task 'score' as a/seed-0"):
         read_members(table, tmp_path)
 
 
