@@ -271,7 +271,7 @@ MISTAKES = {
     "one prediction": (lambda: MajorityVote()(np.zeros(3)), "needs one member or more"),
     "not finite": (lambda: AverageLogits()(np.stack([GOOD[0], GOOD[0] * np.nan])), "infinity for member 2"),
     "vote on values": (lambda: MajorityVote()(GOOD[:, :, 0]), "MajorityVote combines classes"),
-    "too few weights": (lambda: AverageLogits((1.0,))(GOOD), "one for each of 2 members, found 1"),
+    "too few weights": (lambda: AverageLogits((1.0,))(GOOD), "one value for each of 2 members, found 1"),
     "negative weight": (lambda: AverageLogits((1.0, -1.0))(GOOD), "not negative and not all 0"),
     "no weight": (lambda: AverageLogits((0.0, 0.0))(GOOD), "not negative and not all 0"),
     "unfitted greedy": (lambda: Greedy()(GOOD), "greedy must be fitted"),

@@ -215,7 +215,9 @@ def test_rows_of_other_examples_are_not_compared(tmp_path):
     content = json.loads(path.read_text())
     content["labels"] = " ".join(reversed(content["labels"].split()))
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"'better', seed-1, was scored on 400 examples .* are different ones"):
+    with pytest.raises(
+        UserError, match=r"'better', seed-1, was scored on 400 examples .* are different ones"
+    ):
         read_variant_rows(table, tmp_path)
 
 
