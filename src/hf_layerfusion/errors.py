@@ -1,5 +1,4 @@
-"""The one error class for mistakes that the person at the command line can mend, and what other libraries raise for
-such."""
+"""Exceptions for errors that the user can fix, and the errors of other libraries that indicate such."""
 
 import re
 import zlib
@@ -11,14 +10,14 @@ from zipfile import BadZipFile
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
 
-# What the Hub's client lets through of its HTTP library, which is another from version to version: connections that are
-# cut, time out or break the protocol. The library's base class is that of the client's own error.
+# Base class of the HTTP library's errors (connections that are cut, time out or break the protocol), which the Hub's
+# client passes on. The library differs between versions, so take the base class of the client's own error.
 NETWORK_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
-# What `from_pretrained` raises where a checkpoint or a setting is wrong, or the Hub cannot be reached.
+# Errors of `from_pretrained` if a checkpoint or a setting is wrong, or the Hub cannot be reached.
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError, NETWORK_ERROR)
 
-# What numpy raises for a damaged .npz file, whose archive has checksums. RuntimeError: a flag says it is encrypted.
+# Errors of numpy for a damaged .npz file. RuntimeError: a damaged flag marks the archive as encrypted.
 NPZ_ERRORS = (
     OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, TokenError, BadZipFile, zlib.error,
 )  # fmt: skip
@@ -27,25 +26,30 @@ _STRICT_CHOICE = re.compile(r"Field '(\w+)' expected (one of \([^)]*\)), got ([^
 
 
 class UserError(ValueError):
-    """Bad input from the user: names the argument, file or row, the rule, what was found and the way out.
+    """Invalid input from the user. The message gives the argument, file or row, the rule, what was found and the way
+    out.
 
-    The message is one line. Scripts print it and exit with code 2; library callers catch it as `ValueError`.
+    The message is one line. Scripts print it and exit with code 2; library callers can catch it as `ValueError`.
     """
 
 
 class StorageError(UserError):
-    """The disk or a folder refused a file: no fault of the settings, so the same command works once there is room."""
+    """Refusal of a write by the operating system. The settings are valid, so the same command works once
+    there is room.
+    """
 
 
 def nearest(name: object, known: Iterable[str], otherwise: str = "name one of them") -> str:
-    """Return the way out for a name that is none of `known`: the nearest of them, or `otherwise` where none is near."""
+    """Return a suggestion for an unknown name: the closest match in `known`, or `otherwise` if none is close."""
     found = get_close_matches(str(name), list(known), n=1)
     return f"did you mean {found[0]!r}?" if found else otherwise
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message on one line, of 500 characters at most: some parsers print the whole row. What a strict
-    configuration says of a field's type becomes what the field must be."""
+    """Return an error's message on one line of at most 500 characters, because some parsers print the whole row.
+
+    The message of a strict configuration about a field's type is rewritten to list the accepted values.
+    """
     if isinstance(error, StrictDataclassError) and (found := _STRICT_CHOICE.search(str(error))):
         name, choices, value = found.groups()
         return f"`{name}` must be {choices}, found {value!r}; name one of them."
@@ -53,14 +57,14 @@ def one_line(error: BaseException) -> str:
 
 
 def check_characters(text: str, where: str) -> None:
-    """Check that a text holds no half of a surrogate pair: no tokenizer takes one, and it fails its whole batch.
+    """Check that a text contains no half of a surrogate pair, which tokenizers reject together with the whole batch.
 
     Args:
-        text: the text.
-        where: the row and column, for the message.
+        text: The text.
+        where: Row and column, for the error message.
 
     Raises:
-        UserError: names the place.
+        UserError: If it does; the message names the place.
     """
     try:
         text.encode()

@@ -1,21 +1,21 @@
-"""The metrics of this package: which way each is better, its range, and its name on the Hub and in print."""
+"""Registry of the metrics: direction, range, and name on the Hub and in print."""
 
 from math import inf
 from typing import NamedTuple
 
 EVAL_PREFIX = "eval_"
 MAIN_METRIC = "main"
-"""Stands for the main metric of a problem type, where that is not known yet."""
+"""Placeholder for the main metric of a problem type that is not known yet."""
 
 
 class Metric(NamedTuple):
-    """A metric: its names, its direction and its range.
+    """A metric with its names, direction and range.
 
     Attributes:
-        hub_id: its id on the Hub.
-        title: its name in print.
-        greater_is_better: whether more of it is better.
-        least, most: the range of its values; a correlation may be NaN too, where it is not defined.
+        hub_id: Id on the Hub.
+        title: Name in print.
+        greater_is_better: Whether higher values are better.
+        least, most: Range of its values; an undefined correlation may be NaN too.
     """
 
     hub_id: str
@@ -39,21 +39,21 @@ METRICS: dict[str, Metric] = {
     "perplexity": Metric("perplexity", "Perplexity", False, 0, inf),
     "mean": Metric("mean", "Mean over the tasks", True, -1, 1),
 }
-"""Every metric that a run of ours may report, by name. A new metric is a row here."""
+"""Every metric that a run may report, by name. A new metric is one row here."""
 
 PROBLEM_METRICS: dict[str, tuple[str, ...]] = {
     "single_label_classification": ("accuracy", "f1_macro", "recall_macro"),
     "multi_label_classification": ("f1_micro", "f1_macro", "subset_accuracy"),
     "regression": ("mse", "mae", "pearsonr", "spearmanr"),
 }
-"""The metrics of each problem type, in the order in which they are reported."""
+"""Metrics of each problem type, in the order in which they are reported."""
 
-# Metrics of other libraries, of which less is better; transformers itself knows only of the loss.
+# Metrics of other libraries for which lower is better; transformers itself knows only the loss.
 _LESS_IS_BETTER_ELSEWHERE = (
     "rmse", "msle", "rmsle", "mape", "smape", "error", "error_rate", "nll", "ppl", "bits_per_byte", "wer", "cer", "ter",
     "brier", "brier_score", "ece",
 )  # fmt: skip
-# A name that ends with `_mean` may be the mean of anything.
+# `mean` is left out, because a name that ends with `_mean` may be the mean of anything.
 _BY_SUFFIX = {
     **dict.fromkeys(_LESS_IS_BETTER_ELSEWHERE, False),
     **{name: metric.greater_is_better for name, metric in METRICS.items() if name != "mean"},
@@ -61,15 +61,16 @@ _BY_SUFFIX = {
 
 
 def selection_metrics(problem_type: str) -> tuple[str, ...]:
-    """Return the metrics of a problem type of which more is better. The first is its main metric."""
+    """Return the metrics of a problem type for which higher is better; the first is its main metric."""
     return tuple(name for name in PROBLEM_METRICS[problem_type] if METRICS[name].greater_is_better)
 
 
 def known_direction(name: str) -> bool | None:
-    """Return whether more of a metric is better, or None for one that no table knows.
+    """Return whether higher values of a metric are better, or None for an unknown metric.
 
     Args:
-        name: the metric, with or without `eval_`, a task or a data set before it: `eval_sts_mse` is known as `mse`.
+        name: Name of the metric, optionally with `eval_`, a task or a data set as a prefix: `eval_sts_mse` is
+            recognised as `mse`.
     """
     name = name.removeprefix(EVAL_PREFIX)
     if name in METRICS or name == MAIN_METRIC:
@@ -79,7 +80,9 @@ def known_direction(name: str) -> bool | None:
 
 
 def greater_is_better(name: str) -> bool:
-    """Return whether more of a metric is better: by `known_direction`, else as transformers guesses, whose rule is that
-    less is better of what ends with `loss`."""
+    """Return whether higher values of a metric are better.
+
+    Metrics unknown to `known_direction` are judged as in transformers: lower is better if the name ends with `loss`.
+    """
     known = known_direction(name)
     return not name.endswith("loss") if known is None else known

@@ -119,7 +119,7 @@ def test_plain_classifiers_tasks_and_pipelines() -> None:
 def test_hidden_states_are_refused() -> None:
     frozen = inference_copy(build("share-gru"))
     with pytest.raises(
-        ValueError, match=r"must be left out after `stream_layers`.* use the model as it was before"
+        ValueError, match=r"must be left out after `stream_layers`.* load the model again for hidden states"
     ):
         frozen(**inputs(), output_hidden_states=True)
 

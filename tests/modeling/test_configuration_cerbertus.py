@@ -60,8 +60,8 @@ BAD_TASKS = {
     "loss": ({**LABELS, "loss": "hinge"}, "`loss` must be one of .* found 'hinge'"),
     "loss without inputs": ({**LABELS, "loss": "cosine_embedding"}, "`loss` 'cosine_embedding' needs"),
     "feature": (
-        {**LABELS, **SIAMESE, "features": ["product"]},
-        "`features` must be one of .* found 'product'",
+        {**LABELS, **SIAMESE, "features": ["quotient"]},
+        "`features` must be one of .* found 'quotient'",
     ),
     "feature of a joint pair": (
         {**LABELS, "pair": True, "features": ["cosine"]},

@@ -1,1 +1,1 @@
-"""What is done to the gradients of several tasks before they become one."""
+"""Combination of the gradients of several tasks into one."""

@@ -1,4 +1,4 @@
-"""How often, and how far, the gradients of tasks point against each other."""
+"""Statistics of the conflicts between the gradients of tasks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from torch import Tensor
 
 
 def cosines(gramian: Tensor) -> Tensor:
-    """Cosines of the angles between the tasks' gradients, `[T, T]`, from their inner products; 0 beside a gradient of
-    zero."""
+    """Return the cosines between the tasks' gradients, `[T, T]`, from their inner products.
+
+    Cosines with a zero gradient are 0.
+    """
     norms = gramian.diagonal().sqrt()
     products = norms[:, None] * norms
     return torch.where(products > 0, gramian / products, 0)
 
 
 class ConflictStatistics:
-    """Sums up the conflicts of the steps since they were last logged.
+    """Accumulator of gradient conflicts over the steps between two logs.
 
     Args:
-        state: what another returned as its `state`, to go on from.
+        state: State returned by another instance, to continue from.
     """
 
     def __init__(self, state: dict[str, Any] | None = None) -> None:
@@ -33,12 +35,12 @@ class ConflictStatistics:
         self._any: list[bool] = list(state["any"])
 
     def state(self) -> dict[str, Any]:
-        """Return what has been counted, as JSON."""
+        """Return the accumulated statistics as JSON."""
         cosines = [[first, second, list(values)] for (first, second), values in self._cosines.items()]
         return {"cosines": cosines, "any": list(self._any)}
 
     def update(self, tasks: Sequence[str], gramian: Tensor) -> None:
-        """Counts a step: the Gram matrix `[T, T]` of the gradients of `tasks`."""
+        """Count a step with the Gram matrix `[T, T]` of the gradients of `tasks`."""
         angles = cosines(gramian)
         found = {(tasks[i], tasks[j]): angles[i, j].item() for i, j in combinations(range(len(tasks)), 2)}
         for (first, second), cosine in found.items():
@@ -46,11 +48,11 @@ class ConflictStatistics:
         self._any.append(any(cosine < 0 for cosine in found.values()))
 
     def logs(self) -> dict[str, float]:
-        """What to log, after which counting begins anew; nothing if no step was counted.
+        """Return the values to log and reset the statistics; empty if no step was counted.
 
         Returns:
             `cosine_<task>_<task>`: the mean over the steps in which both were trained. `conflict_<task>_<task>`: the
-            share of these steps in which it was negative. `conflict`: the share of steps with any such pair.
+                share of these steps in which it was negative. `conflict`: the share of steps with any such pair.
         """
         logs = {}
         for (first, second), values in sorted(self._cosines.items()):

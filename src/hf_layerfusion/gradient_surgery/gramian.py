@@ -1,4 +1,4 @@
-"""The gradients of several tasks: gathered one by one, compared by their inner products, combined into one."""
+"""Collection of each task's gradient, their inner products, and their combination."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor, distributed, nn
 
 from hf_layerfusion.errors import UserError
 
-# Values of a gradient that are compared at a time: those of all tasks together stay in a processor's cache.
+# Number of values of a gradient that are compared at a time, so that those of all tasks fit in the CPU cache.
 _CHUNK = 1 << 14
 
 
 class TaskGradients:
-    """Holds each task's gradient of one optimizer step, T gradients in all.
+    """Gradients of the tasks in one optimizer step, T in all.
 
-    For each task, in each micro-batch, run its backward inside `of(task)`; several micro-batches add up. Then
-    `gramian` says how the tasks' gradients lie to each other, and `combine` leaves the weighted sum in the parameters'
-    `grad`, where clipping and the optimizer find it.
+    For each task in each micro-batch, run its backward pass inside `of(task)`; gradients of several micro-batches add
+    up. Then `gramian` returns the inner products of the tasks' gradients, and `combine` leaves the weighted sum in the
+    parameters' `grad`, for clipping and the optimizer.
 
-    The tasks compete for the parameters that at least two of them use, and only these are compared and weighted.
-    A parameter that only one task uses keeps that task's gradient.
+    The tasks compete for the parameters that at least two of them use, and only these are compared and weighted. A
+    parameter used by a single task keeps the gradient of that task.
 
     Args:
-        parameters: the model's. Which of them are trained may change from step to step. Their `grad` must be empty
-            when a step begins.
+        parameters: Parameters of the model. Which of them require gradients may change between steps. Their `grad` must
+            be empty at the start of a step.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -36,19 +36,19 @@ class TaskGradients:
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks that have a gradient, in the order in which they first came."""
+        """Names of the tasks with a gradient, in the order in which they were added."""
         return list(self._gradients)
 
     @contextmanager
     def of(self, task: str) -> Iterator[None]:
-        """What is added to the parameters' `grad` inside the block is added to this task's gradient.
+        """Context in which gradients added to the parameters' `grad` are added to this task's gradient.
 
-        Under DDP the backward must run inside `no_sync`; `reduce` then averages over the processes.
+        Under DDP the backward pass must run inside `no_sync`; `reduce` then averages over the processes.
 
         Raises:
-            UserError: sparse gradients.
+            UserError: If a gradient is sparse.
         """
-        # The backward adds to what the task has from earlier micro-batches: no second copy of it is made.
+        # The backward pass adds to the gradient of earlier micro-batches, so that no second copy is needed.
         earlier = self._gradients.get(task, [None] * len(self._parameters))
         for parameter, gradient in zip(self._parameters, earlier, strict=True):
             parameter.grad = gradient
@@ -63,17 +63,19 @@ class TaskGradients:
             parameter.grad = None
 
     def reduce(self, average: Callable[[Sequence[Tensor]], None] | None = None) -> None:
-        """Averages each task's gradient over the processes, in place. All processes must have the same tasks.
+        """Average each task's gradient over the processes, in place. All processes must have the same tasks.
 
         Args:
-            average: does so with the tensors that it is given; `average_over_processes` by default.
+            average: Function that averages the given tensors in place; `average_over_processes` by default.
         """
         for gradients in self._gradients.values():
             (average or average_over_processes)([each for each in gradients if each is not None])
 
     def gramian(self) -> Tensor:
-        """The inner products of the tasks' gradients over the parameters that at least two tasks use: `[T, T]`, in
-        float64 on the CPU, in the order of `tasks`."""
+        """Return the inner products of the tasks' gradients over the parameters that at least two tasks use.
+
+        The matrix `[T, T]` is in float64 on the CPU, in the order of `tasks`.
+        """
         size = len(self._gradients)
         pairs = list(combinations_with_replacement(range(size), 2))
         products: dict[torch.device, list[Tensor]] = {}
@@ -92,15 +94,15 @@ class TaskGradients:
         gramian = torch.zeros(size, size, dtype=torch.float64)
         rows, columns = torch.tensor(pairs).reshape(-1, 2).unbind(dim=1)
         for parts_of_device in products.values():
-            # Summed in float64 on the CPU, as not every device knows it (Apple's MPS).
+            # Summed in float64 on the CPU, because some devices do not support it (Apple's MPS).
             gramian[rows, columns] += torch.stack(parts_of_device).cpu().double().sum(dim=0)
         return gramian + gramian.triu(1).T
 
     def combine(self, weights: Tensor) -> None:
-        """Leaves Σ w_t g_t in the parameters' `grad`, and forgets the tasks' gradients.
+        """Store Σ w_t g_t in the parameters' `grad` and discard the tasks' gradients.
 
         Args:
-            weights: `[T]`, in the order of `tasks`.
+            weights: Weights `[T]`, in the order of `tasks`.
         """
         factors = weights.tolist()
         for parameter, *gradients in zip(self._parameters, *self._gradients.values(), strict=True):
@@ -117,14 +119,14 @@ class TaskGradients:
 
 
 def _chunks(gradient: Tensor) -> Sequence[Tensor]:
-    """A gradient as vectors of float32 or better, small ones on the CPU."""
+    """Return a gradient as vectors of float32 or better, in small chunks on the CPU."""
     flat = gradient.reshape(-1)
     parts = flat.split(_CHUNK) if flat.device.type == "cpu" else (flat,)
     return [part.to(torch.promote_types(part.dtype, torch.float32)) for part in parts]
 
 
 def average_over_processes(gradients: Sequence[Tensor]) -> None:
-    """Averages tensors over the processes of torch.distributed, in place; of a single process they are the average."""
+    """Average tensors over the processes of torch.distributed, in place; with a single process they are unchanged."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return
     works = [distributed.all_reduce(gradient, async_op=True) for gradient in gradients]

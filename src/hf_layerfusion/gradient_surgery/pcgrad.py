@@ -1,4 +1,4 @@
-"""PCGrad: a task's gradient loses what points against another task's."""
+"""PCGrad: projection of a task's gradient onto the normal plane of each conflicting gradient."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Generator, Tensor
 
 
 def pcgrad(gramian: Tensor, generator: Generator) -> Tensor:
-    """Projecting conflicting gradients (Yu et al. 2020, Algorithm 1), on the Gram matrix.
+    """Return the weights of projecting conflicting gradients (Yu et al. 2020, Algorithm 1), from the Gram matrix alone.
 
-    Every projection of task i's gradient leaves a combination Σ_k c_k g_k of the tasks' gradients, whose product with
-    g_j is Σ_k c_k G_kj: no gradient has to be touched.
+    Every projection of task i's gradient is a combination Σ_k c_k g_k of the tasks' gradients, whose product with g_j
+    is Σ_k c_k G_kj. The gradients themselves are not needed.
 
     Args:
-        gramian: inner products of the tasks' gradients, `[T, T]`.
-        generator: draws for each task the order of the others.
+        gramian: Inner products of the tasks' gradients, `[T, T]`.
+        generator: Generator that draws the order of the other tasks for each task.
 
     Returns:
         Weights `[T]`: the sum of the projected gradients is Σ_t w_t g_t.

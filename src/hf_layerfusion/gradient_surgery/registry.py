@@ -1,4 +1,4 @@
-"""How the gradients of several tasks become one: rules from their Gram matrix to weights, by name."""
+"""Registry of the aggregators, which compute weights of the tasks' gradients from their Gram matrix."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from hf_layerfusion.errors import UserError, nearest, one_line
 from hf_layerfusion.gradient_surgery.pcgrad import pcgrad
 
 Aggregator = Callable[[Tensor, Generator], Tensor]
-"""From the Gram matrix `[T, T]` and a generator to the weights `[T]` of the sum of the tasks' gradients."""
+"""Function from the Gram matrix `[T, T]` and a generator to the weights `[T]` in the sum of the tasks' gradients."""
 
 REDUCTIONS = ("sum", "mean")
 
 
 def sum_weights(gramian: Tensor, generator: Generator) -> Tensor:
-    """The gradient of the sum of the losses: what every other rule must be measured against."""
+    """Return weights of 1: the gradient of the sum of the losses, the baseline for all other aggregators."""
     return gramian.new_ones(len(gramian))
 
 
 def torchjd_weights(gramian: Tensor, generator: Generator, *, weighting: str, **settings: Any) -> Tensor:
-    """A weighting of TorchJD times T: its weightings stand beside the mean of the tasks' gradients.
+    """Return T times the weights of a TorchJD weighting, because TorchJD's are relative to the mean of the gradients.
 
     Raises:
-        UserError: TorchJD, or what this weighting needs beside it, is not installed.
+        UserError: If TorchJD, or a package that the weighting requires, is not installed.
     """
     try:
         weigh = getattr(import_module("torchjd.aggregation"), weighting)(**settings)
@@ -52,16 +52,16 @@ AGGREGATORS: dict[str, Aggregator] = {
 
 
 def task_weights(name: str, gramian: Tensor, generator: Generator, reduction: str = "sum") -> Tensor:
-    """The weights `[T]` that the rule `name` gives the tasks' gradients.
+    """Return the weights `[T]` that an aggregator gives to the tasks' gradients.
 
     Args:
-        name: a name of `AGGREGATORS`.
-        gramian: `[T, T]`, as `TaskGradients.gramian` gives it.
-        generator: where rules draw from; the same on all processes.
-        reduction: `"sum"`, which goes with the sum of the losses, or `"mean"`, the T-th part of it.
+        name: Name in `AGGREGATORS`.
+        gramian: Gram matrix `[T, T]` from `TaskGradients.gramian`.
+        generator: Random generator of the aggregators, the same on all processes.
+        reduction: `"sum"`, which matches the sum of the losses, or `"mean"`, 1/T of it.
 
     Raises:
-        UserError: an unknown name or reduction; a rule that is not installed.
+        UserError: If the name or reduction is unknown, or the aggregator is not installed.
     """
     if name not in AGGREGATORS:
         raise UserError(
@@ -69,9 +69,9 @@ def task_weights(name: str, gramian: Tensor, generator: Generator, reduction: st
         )
     if reduction not in REDUCTIONS:
         raise UserError(f"the reduction must be one of {', '.join(REDUCTIONS)}, found '{reduction}'")
-    # With weights of 1, a gradient that is not finite reaches those who look for it: the scaler of fp16, the Trainer.
+    # Weights of 1 pass non-finite gradients on to the code that handles them: the fp16 scaler and the Trainer.
     weights = sum_weights(gramian, generator)
-    # A task without a gradient on what is shared has no part in it. MGDA would take that gradient of zero for all.
+    # Leave out tasks without a gradient on shared parameters, because MGDA would choose the zero gradient for all.
     shares = gramian.diagonal() > 0
     if gramian.isfinite().all() and shares.any():
         weights[shares] = AGGREGATORS[name](gramian[shares][:, shares], generator)

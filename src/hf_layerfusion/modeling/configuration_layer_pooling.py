@@ -68,7 +68,7 @@ class LayerPoolingConfig(LayerFusionConfig):
 
     @property
     def is_siamese(self) -> bool:
-        """Whether the two texts of a pair are encoded separately."""
+        """True if the two texts of a pair are encoded separately."""
         return bool(self.pair_features)
 
     @property

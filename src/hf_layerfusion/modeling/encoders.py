@@ -137,7 +137,8 @@ def refuse_first_token(config: PreTrainedConfig, name: str, value: str) -> None:
 
 
 def refuse_one_token(config: PreTrainedConfig, name: str, value: str) -> None:
-    """Raise `ValueError` if no token of an encoder has seen any other, so that none can stand for the text.
+    """Raise `ValueError` if the tokens of an encoder do not attend to each other, so that no single one represents the
+    text.
 
     The arguments are those of `refuse_first_token`.
     """
@@ -208,8 +209,9 @@ def freeze_word_encoder(encoder: PreTrainedModel) -> None:
 
 
 def default_vector(config: PreTrainedConfig) -> Literal["cls", "last", "mean"]:
-    """Return the default vector of a text: that of the first token, of the last one for a causal encoder, or the mean
-    for word embeddings, none of whose positions stands for the text."""
+    """Return the default vector of a text: the first token, the last one for a causal encoder, or the mean for word
+    embeddings.
+    """
     if getattr(config.get_text_config(), "word_level", False):
         return "mean"
     return "last" if is_causal(config) else "cls"

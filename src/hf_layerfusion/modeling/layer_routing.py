@@ -1,4 +1,4 @@
-"""Layers that every task has a copy of, in any encoder whose layers stand in one list."""
+"""Task-specific copies of an encoder's layers, for any encoder whose layers are in one list."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,18 @@ _NOT_BY_ROWS = {
     "xlnet": "have the tokens first, [T, B, H]",
     "xmod": "look up the language of each text themselves",
 }
-"""Encoders whose layers cannot be run over rows of a batch, and why."""
+"""Reason for each encoder whose layers cannot be run on some rows of a batch."""
 
 
 class Route(NamedTuple):
-    """Which rows of a batch a task answers. A row may serve several tasks: it then stands in the shared layers once.
+    """Rows of a batch that belong to a task.
+
+    A row may belong to several tasks; the shared layers then process it once.
 
     Attributes:
-        task: the task's name.
-        rows: its rows, a slice or indices `[size]`.
-        size: how many they are.
+        task: Name of the task.
+        rows: Rows of the task: a slice, or indices `[size]`.
+        size: Number of rows.
     """
 
     task: str
@@ -37,11 +39,11 @@ class Route(NamedTuple):
 
 
 class TaskStates(NamedTuple):
-    """What an encoder made of a task's rows.
+    """Encoder states of the rows of a task.
 
     Attributes:
-        last: the encoder's output `[size, T, H]`.
-        layers: outputs of transformer layers 1 to L, each `[size, T, H]`; empty where they were not asked for.
+        last: Output of the encoder, `[size, T, H]`.
+        layers: Outputs of transformer layers 1 to L, each `[size, T, H]`; empty unless requested.
     """
 
     last: torch.Tensor
@@ -53,42 +55,44 @@ class _Routing(TypedDict):
     batch_size: int
 
 
-# Of the running thread, as encoders hand on no argument of ours to their layers; torch.compile sees through it.
+# A context variable, because encoders do not pass our arguments on to their layers. torch.compile can trace it.
 _ROUTING = CompileableContextVar("routing")
 
 
 class RoutedLayer(nn.Module):
-    """Stands for one layer of an encoder: a copy of it for each task, each of which sees the rows of its task.
+    """Replacement for a layer of an encoder: one copy per task, each of which processes the rows of its task.
 
     Args:
-        layer: the pretrained layer.
-        tasks: the tasks' names.
-        is_lowest: the layer below is shared: its output holds each row once, this one's each task's rows one after
-            the other.
+        layer: The pretrained layer.
+        tasks: Names of the tasks.
+        is_lowest: Whether the layer below is shared. The input then holds each row once; otherwise it holds the rows of
+            all tasks one task after the other.
     """
 
     def __init__(self, layer: nn.Module, tasks: Sequence[str], is_lowest: bool):
         super().__init__()
         self.copies = nn.ModuleDict({task: copy_module(layer) for task in tasks})
         self.is_lowest = is_lowest
-        # Encoders read plain attributes of their layers, as ModernBERT its `attention_type`.
+        # Encoders read plain attributes of their layers, such as `attention_type` in ModernBERT.
         for name, value in vars(layer).items():
             if not name.startswith("_") and not hasattr(self, name):
                 setattr(self, name, value)
 
     def set_attention_type(self, value: str, layer_idx: int | None = None) -> None:
-        """Set the attention of every copy; BigBird calls this where a batch is too short for sparse attention."""
+        """Set the attention type of every copy; BigBird calls this if a batch is too short for sparse attention."""
         layers: Any = self.copies.values()
         for layer in layers:
             layer.set_attention_type(value, layer_idx=layer_idx)
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Runs each route's copy on its rows of `hidden_states` `[B, T, H]` and of all that has a row a text."""
+        """Run the copy of each route on its rows of `hidden_states` `[B, T, H]` and of every argument with one row per
+        text.
+        """
         routing = _ROUTING.get()
         if routing is None:
             raise ValueError(
-                f"an encoder with layers of {list(self.copies)} must be called through its model, which says whose the "
-                "rows are; call the model."
+                f"an encoder with layers of {list(self.copies)} must be called through its model, which assigns "
+                "the rows to tasks; call the model."
             )
         routes, batch_size = routing["routes"], routing["batch_size"]
         if self.is_lowest:
@@ -115,17 +119,19 @@ class RoutedLayer(nn.Module):
 def select_biases(
     alibi: torch.Tensor | None, rows: slice | torch.Tensor, batch_size: int
 ) -> torch.Tensor | None:
-    """The `rows` of the biases of BLOOM's and Falcon's attention, one for each text and head: `[B · heads, 1, T]`."""
+    """Return the `rows` of the attention biases of BLOOM and Falcon, one for each text and head: `[B ·
+    heads, 1, T]`.
+    """
     if alibi is None:
         return None
     return alibi.unflatten(0, (batch_size, -1))[rows].flatten(0, 1)
 
 
 def select_task_rows(value: Any, rows: slice | torch.Tensor, batch_size: int, length: int) -> Any:
-    """The `rows` of a layer's argument where it has one for each text: `[B, T]`, `[B, …, …]`, or a tuple of such.
+    """Return the `rows` of a layer's argument if it has one row per text: `[B, T]`, `[B, …, …]`, or a tuple of such.
 
     Raises:
-        ValueError: if it is no tensor, so that nobody knows how to take rows of it.
+        ValueError: If the argument is not a tensor, so that its rows are unknown.
     """
     if isinstance(rows, slice) and rows == ALL_ROWS:
         return value
@@ -137,14 +143,14 @@ def select_task_rows(value: Any, rows: slice | torch.Tensor, batch_size: int, le
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(
-        f"what an encoder's layer is given must be tensors where several tasks share a pass, found a "
+        f"the arguments of an encoder's layers must be tensors if several tasks share a pass, found a "
         f"{type(value).__name__}; choose attn_implementation='sdpa' or 'eager', and of a decoder "
         "use_cache=False."
     )
 
 
 def join_outputs(outputs: list[Any]) -> Any:
-    """One after the other, what the copies of a layer put out: tensors, or tuples of tensors and None."""
+    """Concatenate the outputs of the copies of a layer: tensors, or tuples of tensors and None."""
     if len(outputs) == 1 or outputs[0] is None:
         return outputs[0]
     if isinstance(outputs[0], tuple | list):
@@ -153,20 +159,22 @@ def join_outputs(outputs: list[Any]) -> Any:
 
 
 def copy_module(module: nn.Module) -> Any:
-    """A copy with weights of its own. The configuration stays one object, so that a change reaches every copy."""
+    """Return a copy with its own weights and the same configuration object, so that a change of it reaches
+    every copy.
+    """
     configs = {id(m.config): m.config for m in module.modules() if getattr(m, "config", None) is not None}
     return copy.deepcopy(module, configs)
 
 
 def find_layers(encoder: PreTrainedModel, rule: str = "`num_task_layers` must be 0") -> nn.ModuleList:
-    """The list of an encoder's L transformer layers.
+    """Return the list of an encoder's L transformer layers.
 
     Args:
-        encoder: the encoder.
-        rule: what holds for an encoder without such a list, for the error.
+        encoder: The encoder.
+        rule: Rule for encoders without such a list, for the error message.
 
     Raises:
-        ValueError: unless there is exactly one.
+        ValueError: If there is not exactly one such list.
     """
     depth = encoder.config.num_hidden_layers
     lists = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
@@ -181,11 +189,10 @@ def find_layers(encoder: PreTrainedModel, rule: str = "`num_task_layers` must be
 
 
 def add_task_layers(encoder: PreTrainedModel, tasks: Sequence[str], num_layers: int) -> None:
-    """Replaces each of the top `num_layers` layers of `encoder` by a copy for each task (SerBERTus, section 3:
-    CerBERTus).
+    """Replace each of the top `num_layers` layers of `encoder` by one copy per task (SerBERTus, section 3: CerBERTus).
 
     Raises:
-        ValueError: if the encoder's layers do not stand in one list, or cannot be run over some rows of a batch.
+        ValueError: If the encoder's layers are not in one list, or cannot be run on some rows of a batch.
     """
     if not num_layers:
         return
@@ -208,26 +215,27 @@ def run_routed(
     with_layers: bool,
     **kwargs: Any,
 ) -> tuple[Any, list[TaskStates]]:
-    """Runs an encoder over a batch in which each task has its rows: layers that tasks share once, a task's own over its
-    rows.
+    """Run an encoder on a batch with the rows of several tasks.
+
+    Shared layers run once on all rows, the layers of a task on the rows of that task.
 
     Args:
-        encoder: the encoder.
-        inputs: tensors `[B, T]` by the encoder's names for them.
-        routes: the tasks and their rows.
-        num_task_layers: number k of layers that each task has a copy of.
-        with_layers: whether the states of all layers are wanted.
-        kwargs: further arguments of the encoder.
+        encoder: The encoder.
+        inputs: Tensors `[B, T]` by the names of the encoder's arguments.
+        routes: Tasks and their rows.
+        num_task_layers: Number k of layers of which each task has a copy.
+        with_layers: Whether to return the states of all layers.
+        kwargs: Further arguments of the encoder.
 
     Returns:
         The encoder's own output, and the states of each route.
 
     Raises:
-        ValueError: if the encoder does not put out its layers' states.
+        ValueError: If the encoder does not return the states of its layers.
     """
     depth = encoder.config.num_hidden_layers
     if num_task_layers == depth and len(routes) > 1:
-        # Nothing but embeddings is shared: rows part ways before them, as some encoders come back to them above.
+        # Only the embeddings are shared. Split the rows before them: some encoders use them again in higher layers.
         inputs = {name: torch.cat([value[route.rows] for route in routes]) for name, value in inputs.items()}
         ends = list(accumulate(route.size for route in routes))
         routes = [
@@ -256,7 +264,7 @@ def run_routed(
     shared, top = outputs.hidden_states[1:first_own], outputs.hidden_states[first_own:]
     if len(top) == num_task_layers:
         top = [state.split(sizes) for state in top]
-    else:  # recorded each time that a copy ran
+    else:  # recorded once for each copy
         top = [top[start : start + len(routes)] for start in range(0, len(top), len(routes))]
     found = []
     for index, (route, part) in enumerate(zip(routes, parts, strict=True)):

@@ -1,5 +1,6 @@
-"""Layers fused as they come: a state is given to the fuser when the next layer is about to run, and is kept by nobody
-else."""
+"""Fusion of layers one at a time: each state goes to the fuser before the next layer runs, and is not kept
+elsewhere.
+"""
 
 from collections.abc import Generator
 from contextvars import ContextVar
@@ -16,15 +17,15 @@ from .layer_routing import find_layers
 
 
 class LayerStream:
-    """A fuser that is given one layer after the other.
+    """Fuser that receives one layer after the other.
 
     Args:
-        fuser: the fuser.
+        fuser: The fuser.
         attention_mask: `[B, T]`, 1 for real tokens, or `None`.
-        length: T where the encoder's states may be longer than the texts; else `None`.
+        length: Length T of the texts if the encoder's states may be longer; otherwise `None`.
 
     Attributes:
-        fused: what `fuser.forward` returns, once all of its layers have come.
+        fused: Result of `fuser.forward`, available once all of its layers have been received.
     """
 
     def __init__(self, fuser: LayerFuser, attention_mask: torch.Tensor | None, length: int | None = None):
@@ -35,7 +36,7 @@ class LayerStream:
         next(self._steps)
 
     def receive(self, layer: int, state: torch.Tensor) -> None:
-        """Takes the output `[B, T, H]` of transformer layer `layer`, counted from 0."""
+        """Receive the output `[B, T, H]` of transformer layer `layer`, counted from 0."""
         if layer not in self.layers:
             return
         try:
@@ -44,7 +45,7 @@ class LayerStream:
             self.fused = end.value
 
 
-# Of the running thread: several may use one model.
+# A context variable, because several threads may use one model.
 _STREAM: ContextVar[LayerStream | None] = ContextVar("stream", default=None)
 
 
@@ -55,11 +56,12 @@ def _hand_on(index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[s
 
 
 def install_stream(encoder: PreTrainedModel) -> None:
-    """Makes the encoder's layers hand on what they are given. That is the state which transformers records, also where
-    an encoder does something between two layers.
+    """Make the encoder's layers pass their inputs to the running stream.
+
+    The input of a layer is the state that transformers records, even if the encoder modifies it between two layers.
 
     Raises:
-        ValueError: if the layers do not stand in one list.
+        ValueError: If the layers are not in one list.
     """
     for index, layer in enumerate(find_layers(encoder, "`stream_layers` must not be called")):
         if index:
@@ -69,13 +71,13 @@ def install_stream(encoder: PreTrainedModel) -> None:
 def run_streamed(
     encoder: PreTrainedModel, fuser: LayerFuser, attention_mask: torch.Tensor | None, **kwargs: Any
 ) -> tuple[torch.Tensor, Any]:
-    """Runs an encoder with `install_stream` and fuses its layers on the way.
+    """Run an encoder prepared by `install_stream` and fuse its layers on the way.
 
     Args:
-        encoder: the encoder.
-        fuser: the fuser.
+        encoder: The encoder.
+        fuser: The fuser.
         attention_mask: `[B, T]`, 1 for real tokens, or `None`.
-        kwargs: further arguments of the encoder.
+        kwargs: Further arguments of the encoder.
 
     Returns:
         The fused states, and the encoder's own output.
@@ -89,7 +91,7 @@ def run_streamed(
     stream.receive(encoder.config.num_hidden_layers - 1, outputs.last_hidden_state)
     if stream.fused is None:
         raise ValueError(
-            f"the encoder must run each of its layers once, found fewer in '{encoder.config.model_type}'; use the "
-            "model as it was before `stream_layers`."
+            f"the encoder must run each of its layers once, found fewer in '{encoder.config.model_type}'; load the "
+            "model again without `stream_layers`."
         )
     return stream.fused, outputs

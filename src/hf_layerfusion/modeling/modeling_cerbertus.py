@@ -1,4 +1,4 @@
-"""CerBERTus: one model for several tasks, which share as much of their encoder as wanted."""
+"""CerBERTus: one model for several tasks that share any part of their encoder."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,12 @@ from .task_label_rows import rename_only_task, set_tasks
 
 @dataclass
 class MultitaskOutput(ModelOutput):
-    """Answers of several tasks.
+    """Outputs of several tasks.
 
     Attributes:
-        loss: sum of the tasks' losses; None unless every task was given labels.
-        losses: loss of each task that was given labels.
-        logits: `[B, num_labels]` of each task.
+        loss: Sum of the tasks' losses; None unless every task was given labels.
+        losses: Loss of each task that was given labels.
+        logits: Logits `[B, num_labels]` of each task.
     """
 
     loss: torch.Tensor | None = None
@@ -39,10 +39,10 @@ class MultitaskOutput(ModelOutput):
 
 
 class CerbertusForMultitask(CerbertusPreTrainedModel):
-    """CerBERTus (SerBERTus, section 3): encoders that tasks share in part, and a head for each task.
+    """CerBERTus (SerBERTus, section 3): partly shared encoders and a head for each task.
 
-    Called with `task`, it answers one; with `tasks`, several in one pass, in which the shared layers run once over all
-    their rows. Called like any classifier, it answers the default task.
+    Call it with `task` for one task, or with `tasks` for several in one pass, in which the shared layers run once on
+    all rows. Called like any other classifier, it computes the default task.
     """
 
     def __init__(self, config: CerbertusConfig, encoder: PreTrainedModel | None = None):
@@ -58,10 +58,10 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         self.post_init()
 
     def start_poolers(self, pooler: nn.Module | None) -> None:
-        """Gives the tasks' poolers the pretrained pooler's weights.
+        """Copy the weights of the pretrained pooler into the poolers of the tasks.
 
         Raises:
-            ValueError: if there are none, and one would stay at random in front of the frozen encoder.
+            ValueError: If there is no pretrained pooler and one in front of the frozen encoder would stay random.
         """
         for kind, vector in self.poolers():
             dense = getattr(pooler, "dense", None)
@@ -74,19 +74,20 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
                 )
 
     def poolers(self) -> list[tuple[str, Pooler]]:
-        """Every pooler that reads an encoder's output, with the kind of the encoder."""
+        """Return every pooler on an encoder's output, with the kind of the encoder."""
         readers = [item for head in self.heads.values() for item in head.readers.items()]
         plain = [(kind, reader.vector) for kind, reader in readers if reader.fuser is None]
         return [(kind, vector) for kind, vector in plain if isinstance(vector, Pooler)]
 
     def freeze(self) -> None:
-        """Switches off the gradients of the frozen encoder and of the poolers that belong to it."""
+        """Switch off the gradients of the frozen encoder and of its poolers."""
         self.model.freeze()
         for kind, vector in self.poolers():
             if kind == "frozen":
                 vector.requires_grad_(False)
 
     def set_labels(self, asked: RequestedLabels) -> None:
+        """Change the labels of the tasks; see `label_rows.set_labels`."""
         if self.config.tasks:
             if asked.tasks is not None:
                 set_tasks(self, asked.tasks)
@@ -96,10 +97,11 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
             rename_only_task(self, asked.names, self.config.problem_type)
 
     def task(self, name: str) -> "CerbertusForMultitask":
-        """The same model, weights and all, with another default task: what `pipeline("text-classification", …)` takes.
+        """Return the same model, sharing its weights, with another default task, for `pipeline("text-classification",
+        …)`.
 
         Raises:
-            ValueError: if there is no such task.
+            ValueError: If there is no such task.
         """
         view = copy.copy(self)
         view.config = copy.copy(self.config)
@@ -107,18 +109,20 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         return view
 
     def choose_task(self, name: str) -> None:
-        """Makes `name` the default task.
+        """Make `name` the default task.
 
         Raises:
-            ValueError: if there is no such task.
+            ValueError: If there is no such task.
         """
         self.config.task_name = name
         self.config.check()
         self.num_labels = self.config.num_labels
 
     def set_adapter(self, adapter_name: list[str] | str) -> None:
-        """As in transformers; where each task has an adapter of its own, which is active whenever the task is answered,
-        the task called so becomes the default one."""
+        """Activate an adapter as in transformers, or choose the default task if each task has its own adapter.
+
+        The adapter of a task is active whenever that task is computed.
+        """
         if isinstance(adapter_name, str) and has_task_adapters(self, self.config.task_names):
             self.choose_task(adapter_name)
         else:
@@ -136,25 +140,25 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         tasks: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput | MultitaskOutput:
-        """Answers one task or several.
+        """Compute one task or several.
 
         Args:
-            input_ids: token ids `[B, T]`, of siamese pairs `[B, 2, T]`.
-            attention_mask: of the same shape, 1 for real tokens, 0 for padding.
-            token_type_ids: of the same shape, for encoders that tell a pair's texts apart.
-            inputs_embeds: `[B, T, H]` or `[B, 2, T, H]` in place of `input_ids`, where there is one encoder.
-            labels: `[B]` classes or values, or `[B, num_labels]` for several labels a text.
-            task: the task; None is the default one.
-            tasks: in place of all these: the named tasks' batches, each a dict of them. Tasks that are given the very
-                same tensors share their rows: the texts run through the shared layers once.
-            kwargs: further arguments of the encoder, for one task.
+            input_ids: Token ids `[B, T]`, or `[B, 2, T]` for siamese pairs.
+            attention_mask: Mask of the same shape, 1 for real tokens, 0 for padding.
+            token_type_ids: Token types of the same shape, for encoders that distinguish the texts of a pair.
+            inputs_embeds: `[B, T, H]` or `[B, 2, T, H]` in place of `input_ids`, for models with one encoder.
+            labels: `[B]` classes or values, or `[B, num_labels]` for several labels per text.
+            task: Name of the task; None is the default task.
+            tasks: Batches of several tasks by name, each a dict of the arguments above, in place of these. Tasks that
+                are given the same tensors share their rows: the texts run through the shared layers once.
+            kwargs: Further arguments of the encoder, for a single task.
 
         Returns:
-            For one task `logits` `[B, num_labels]`, `loss` where `labels` are given, the first encoder's
-            `hidden_states` and `attentions` where asked. For `tasks` a `MultitaskOutput`.
+            For one task `logits` `[B, num_labels]`, `loss` if `labels` are given, and the first encoder's
+            `hidden_states` and `attentions` if requested. For `tasks` a `MultitaskOutput`.
 
         Raises:
-            ValueError: if a task is unknown, or its inputs have not its shape.
+            ValueError: If a task is unknown, or its inputs have the wrong shape.
         """
         inputs = {
             "input_ids": input_ids,
@@ -175,16 +179,16 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         with adapter_of(self, name, self.config.task_names):
             batch = flatten_pairs(inputs, name, head.task.is_siamese)
             states, outputs = self.model.encode_one(name, batch, head.reads_layers, **kwargs)
-            answer = head(states, batch.get("attention_mask"), labels)
+            output = head(states, batch.get("attention_mask"), labels)
         return SequenceClassifierOutput(
-            loss=answer.loss,
-            logits=answer.logits,
+            loss=output.loss,
+            logits=output.logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
 
     def forward_tasks(self, tasks: Mapping[str, Mapping[str, torch.Tensor]]) -> MultitaskOutput:
-        """Answers `tasks` of `forward`."""
+        """Compute the tasks given as `tasks` of `forward`."""
         batches, labels = {}, {}
         for name, batch in tasks.items():
             self.head_of(name)
@@ -197,12 +201,12 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
                 labels[name] = batch["labels"]
         siamese = [name for name in tasks if self.heads[name].task.is_siamese]
         pad_token_id = getattr(self.config.get_text_config(), "pad_token_id", None) or 0
-        answers = self.forward_routes(*join_batches(batches, siamese, pad_token_id), labels)
-        losses = {name: answer.loss for name, answer in answers.items() if answer.loss is not None}
+        outputs = self.forward_routes(*join_batches(batches, siamese, pad_token_id), labels)
+        losses = {name: output.loss for name, output in outputs.items() if output.loss is not None}
         return MultitaskOutput(
             loss=torch.stack(list(losses.values())).sum() if len(losses) == len(tasks) else None,
             losses=losses or None,
-            logits={name: answer.logits for name, answer in answers.items()},
+            logits={name: output.logits for name, output in outputs.items()},
         )
 
     def forward_routes(
@@ -211,17 +215,23 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         routes: Sequence[Route],
         labels: Mapping[str, torch.Tensor] | None = None,
     ) -> dict[str, TaskOutput]:
-        """Answers each route's task on its rows of one batch of sequences `[B, T]`; the rows of siamese pairs stand one
-        text after the other. `labels` are by task. Where each task has an adapter of its own, they share no layer and
-        run one after the other."""
+        """Compute each route's task on its rows of one batch of sequences.
+
+        If each task has its own adapter, the tasks share no layers and run one after the other.
+
+        Args:
+            inputs: Tensors `[B, T]`; the two texts of a siamese pair are consecutive rows.
+            routes: Tasks and their rows.
+            labels: Labels by task.
+        """
         if not has_task_adapters(self, self.config.task_names):
             return self.forward_jointly(inputs, routes, labels)
-        answers: dict[str, TaskOutput] = {}
+        outputs: dict[str, TaskOutput] = {}
         for route in routes:
             rows = {name: value[route.rows] for name, value in inputs.items()}
             with adapter_of(self, route.task, self.config.task_names):
-                answers |= self.forward_jointly(rows, [route._replace(rows=ALL_ROWS)], labels)
-        return answers
+                outputs |= self.forward_jointly(rows, [route._replace(rows=ALL_ROWS)], labels)
+        return outputs
 
     def forward_jointly(
         self,
@@ -229,7 +239,7 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         routes: Sequence[Route],
         labels: Mapping[str, torch.Tensor] | None,
     ) -> dict[str, TaskOutput]:
-        """As `forward_routes`, in one pass."""
+        """Compute the tasks of all routes in one pass; see `forward_routes`."""
         with_layers = any(self.head_of(route.task).reads_layers for route in routes)
         states, _ = self.model.encode(inputs, routes, with_layers)
         mask = inputs.get("attention_mask")
@@ -241,10 +251,10 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         }
 
     def head_of(self, task: str) -> Any:
-        """The head of `task`.
+        """Return the head of `task`.
 
         Raises:
-            ValueError: if there is no such task.
+            ValueError: If there is no such task.
         """
         if task not in self.heads:
             raise ValueError(

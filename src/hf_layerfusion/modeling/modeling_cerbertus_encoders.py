@@ -1,4 +1,4 @@
-"""The encoders of CerBERTus: shared by its tasks as far as wanted."""
+"""The encoders of CerBERTus, shared by its tasks in any part."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,42 +25,46 @@ def take_extra_inputs(kwargs: Any, config: CerbertusConfig) -> dict[str, torch.T
 
 
 class CerbertusPreTrainedModel(LayerFusionPreTrainedModel):
-    """What CerBERTus' models share: loading an encoder with its pooler, and a vocabulary that grows in all encoders."""
+    """Base class of the CerBERTus models: loading an encoder with its pooler, and resizing the vocabulary of all
+    encoders.
+    """
 
     config: CerbertusConfig
 
     @classmethod
     def encoder_arguments(cls, config: Any) -> dict[str, bool]:
+        """Keep the pooler of the encoder if a task uses it."""
         pooled = any(task.sentence_vector == "pooler" for task in config.task_configs.values())
         return {} if pooled else super().encoder_arguments(config)
 
     @classmethod
     def may_start_at_random(cls, name: str, config: Any) -> bool:
+        """Allow a missing pooler, which is then trained, unless it belongs to the frozen encoder."""
         # A pooler is learned, unless it belongs to the frozen encoder.
         return name.startswith("pooler.") and "frozen" not in config.encoders
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """As in transformers, in every encoder."""
+        """Resize the embeddings of every encoder; see `PreTrainedModel.resize_token_embeddings`."""
         for encoder in list(self.base_model.encoders.values())[1:]:
             encoder.resize_token_embeddings(*args, **kwargs)
         return super().resize_token_embeddings(*args, **kwargs)
 
 
 class CerbertusModel(CerbertusPreTrainedModel):
-    """CerBERTus' encoders. The shared one's top layers stand there once for each task (SerBERTus, section 3).
+    """The encoders of CerBERTus; the shared one has a copy of its top layers for each task (SerBERTus, section 3).
 
     Args:
-        config: the model's configuration.
-        encoder: a loaded encoder, which all of them start as; random weights where it is missing.
+        config: Configuration of the model.
+        encoder: Loaded encoder from which all encoders are copied; None uses random weights.
     """
 
     def __init__(self, config: CerbertusConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
-        config.check()  # loading may have changed fields since it was made
+        config.check()  # loading may have changed fields
         if encoder is None:
             encoder = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
         elif without_pooler(encoder.config) and encoder.pooler is not None:
-            encoder.pooler = None  # of the tasks that want one
+            encoder.pooler = None  # tasks that need one have their own
         adopt_encoder_config(config, encoder)
         self.max_tokens = position_limit(encoder)
         tasks = config.task_names
@@ -77,42 +81,45 @@ class CerbertusModel(CerbertusPreTrainedModel):
         self.post_init()
 
     def freeze(self) -> None:
-        """Switches off the gradients of the frozen encoder and of word embeddings that are not trained."""
+        """Switch off the gradients of the frozen encoder."""
         for encoder in self.encoders.values():
             freeze_word_encoder(encoder)
         if "frozen" in self.config.encoders:
             self.encoders["frozen"].requires_grad_(False)
 
     def train(self, mode: bool = True) -> "CerbertusModel":
-        """As in torch, but that the frozen encoder stays as it is at inference, without dropout."""
+        """Set the training mode; the frozen encoder stays in evaluation mode, without dropout."""
         super().train(mode)
         if "frozen" in self.config.encoders:
             self.encoders["frozen"].eval()
         return self
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the word embeddings of the first encoder."""
         return next(iter(self.encoders.values())).get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings of the first encoder."""
         next(iter(self.encoders.values())).set_input_embeddings(value)
 
     def encode(
         self, inputs: Mapping[str, torch.Tensor], routes: Sequence[Route], with_layers: bool, **kwargs: Any
     ) -> tuple[list[dict[str, TaskStates]], BaseModelOutput]:
-        """Runs the encoders over a batch in which each task has its rows: each shared layer once, each task's own
-        layers over the task's rows.
+        """Run the encoders on a batch with the rows of several tasks.
+
+        Each shared layer runs once on all rows, each layer of a task on the rows of that task.
 
         Args:
-            inputs: tensors `[B, T]` by the encoder's names for them.
-            routes: the tasks and their rows.
-            with_layers: whether the states of all layers are wanted.
-            kwargs: further arguments of the encoders, for a single route.
+            inputs: Tensors `[B, T]` by the names of the encoder's arguments.
+            routes: Tasks and their rows.
+            with_layers: Whether to return the states of all layers.
+            kwargs: Further arguments of the encoders, for a single route.
 
         Returns:
-            The states of each route's rows, by the kind of the encoder, and the first encoder's own output.
+            The states of each route's rows by the kind of the encoder, and the first encoder's own output.
 
         Raises:
-            ValueError: if embeddings are given to several encoders.
+            ValueError: If embeddings are given to several encoders.
         """
         if "inputs_embeds" in inputs and len(self.encoders) > 1:
             raise ValueError(
@@ -124,7 +131,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
         first = None
         for kind in self.config.encoders:
             num_layers = self.config.num_task_layers if kind == "shared" else 0
-            # An encoder of a task's own sees the task's rows, the others all.
+            # A task's own encoder processes the rows of the task, the others all rows.
             for group in [[index] for index in range(len(routes))] if kind == "own" else [range(len(routes))]:
                 here, batch = [routes[index] for index in group], inputs
                 if kind == "own":
@@ -147,19 +154,19 @@ class CerbertusModel(CerbertusPreTrainedModel):
         task: str | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Encodes texts for one task.
+        """Encode texts for one task.
 
         Args:
-            input_ids: token ids `[B, T]`.
+            input_ids: Token ids `[B, T]`.
             attention_mask: `[B, T]`, 1 for real tokens, 0 for padding.
-            token_type_ids: `[B, T]`, for encoders that tell a pair's texts apart.
-            inputs_embeds: `[B, T, H]` in place of `input_ids`, where there is one encoder.
-            task: whose layers; None is the default task.
-            kwargs: further arguments of the encoder; `output_hidden_states` may be a list of indices.
+            token_type_ids: `[B, T]`, for encoders that distinguish the texts of a pair.
+            inputs_embeds: `[B, T, H]` in place of `input_ids`, for models with one encoder.
+            task: Task whose layers are used; None is the default task.
+            kwargs: Further arguments of the encoder; `output_hidden_states` may be a list of indices.
 
         Returns:
-            `last_hidden_state` `[B, T, H]`, of several encoders side by side; the first one's `hidden_states` and
-            `attentions` where asked.
+            `last_hidden_state` `[B, T, H]`, concatenated over several encoders; the first encoder's `hidden_states` and
+            `attentions` if requested.
         """
         inputs = flatten_pairs(
             {
@@ -181,10 +188,10 @@ class CerbertusModel(CerbertusPreTrainedModel):
     def encode_one(
         self, task: str, inputs: Mapping[str, torch.Tensor], with_layers: bool, **kwargs: Any
     ) -> tuple[dict[str, TaskStates], BaseModelOutput]:
-        """As `encode` with the whole batch for one task; `hidden_states` and `attentions` only where asked.
+        """Encode the whole batch for one task, with `hidden_states` and `attentions` only if requested; see `encode`.
 
         Raises:
-            ValueError: if there is no such task.
+            ValueError: If there is no such task.
         """
         if task not in self.config.task_names:
             raise ValueError(
@@ -208,5 +215,5 @@ class CerbertusModel(CerbertusPreTrainedModel):
 
 
 def encoder_key(kind: str, task: str) -> str:
-    """Where an encoder stands among the model's: each task's own below the task's name."""
+    """Return the key of an encoder in the model: the encoder of a task is named after the task."""
     return f"own_{task}" if kind == "own" else kind

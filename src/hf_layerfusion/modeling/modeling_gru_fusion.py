@@ -1,4 +1,4 @@
-"""GRUBERT: GRUs fuse groups of an encoder's hidden layers."""
+"""GRUBERT: GRUs that fuse groups of an encoder's hidden layers."""
 
 from typing import Any
 
@@ -19,12 +19,12 @@ from .residual_head import FusionOutput, ResidualHead
 
 
 def visible_mask(config: GRUFusionConfig, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """The mask that the model goes by: `None`, nothing is masked, where `config.mask_padding` is off."""
+    """Return the mask that the model uses: `None` if `config.mask_padding` is off, so that nothing is masked."""
     return attention_mask if config.mask_padding else None
 
 
 class GRUFusionModel(LayerFusionModel):
-    """An encoder whose layers are fused into one embedding a token (GRUBERT, section 2.2, the shaded part of Figure 1).
+    """Encoder whose layers are fused into one embedding per token (GRUBERT, section 2.2, the shaded part of Figure 1).
 
     `last_hidden_state` is `[B, T, D]`, with D = 200 · c for `share` and `cat` at the paper's sizes.
     """
@@ -33,6 +33,7 @@ class GRUFusionModel(LayerFusionModel):
 
     @staticmethod
     def build_fuser(config: GRUFusionConfig) -> LayerFuser:
+        """Return the token fuser named by `config.fusion`."""
         return build_token_fuser(config)
 
     def read_states(
@@ -42,6 +43,7 @@ class GRUFusionModel(LayerFusionModel):
         token_type_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
+        """Run the encoder and return the states that the fuser uses; see `LayerFusionModel.read_states`."""
         return super().read_states(
             input_ids, visible_mask(self.config, attention_mask), token_type_ids, **kwargs
         )
@@ -56,7 +58,7 @@ class GRUFusionModel(LayerFusionModel):
         encoder_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> FusionOutput:
-        """Encodes and fuses; the arguments are those of `LayerFusionModel.encode_and_fuse`."""
+        """Encode and fuse; the arguments are those of `LayerFusionModel.encode_and_fuse`."""
         mask = visible_mask(self.config, attention_mask)
         fused, outputs = self.encode_and_fuse(
             input_ids, mask, token_type_ids, inputs_embeds, encoder_states, **kwargs
@@ -70,10 +72,11 @@ class GRUFusionModel(LayerFusionModel):
 
 
 class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
-    """GRUBERT's classifier: fused embeddings, a downstream bi-GRU, ReLU, a dense layer, logits a token, reduced over
-    the tokens (section 2.2; ReLU after the GRU and the sum over tokens are the public code's).
+    """GRUBERT's classifier: fused embeddings, a downstream bi-GRU, ReLU, a dense layer, and logits per token, reduced
+    over the tokens.
 
-    The name says Bert because the paper does; the encoder may be of any architecture.
+    It follows section 2.2 of the paper; ReLU after the GRU and the sum over tokens are those of the public code. The
+    class is named after BERT because the paper uses it, but the encoder may be of any architecture.
     """
 
     config: GRUFusionConfig
@@ -108,20 +111,20 @@ class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
         encoder_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
-        """Classifies texts.
+        """Classify texts.
 
         Args:
-            input_ids: token ids `[B, T]`.
+            input_ids: Token ids `[B, T]`.
             attention_mask: `[B, T]`, 1 for real tokens, 0 for padding.
-            token_type_ids: `[B, T]`, for encoders that tell a pair's texts apart.
+            token_type_ids: `[B, T]`, for encoders that distinguish the texts of a pair.
             inputs_embeds: `[B, T, H]` in place of `input_ids`.
-            labels: `[B]` class indices or targets, or `[B, num_labels]` for several labels a text.
-            encoder_states: `[B, R, T, H]`, what `model.read_states` gave, in place of the encoder's inputs.
-            kwargs: further arguments of the encoder.
+            labels: `[B]` class indices or targets, or `[B, num_labels]` for several labels per text.
+            encoder_states: `[B, R, T, H]` from `model.read_states`, in place of the encoder's inputs.
+            kwargs: Further arguments of the encoder.
 
         Returns:
-            `logits` `[B, num_labels]`, `loss` where `labels` are given, the encoder's `hidden_states` and
-            `attentions` where asked.
+            `logits` `[B, num_labels]`, `loss` if `labels` are given, and the encoder's `hidden_states` and `attentions`
+            if requested.
         """
         outputs = self.model(
             input_ids, attention_mask, token_type_ids, inputs_embeds, encoder_states, **kwargs

@@ -1,5 +1,7 @@
-"""What all models of the package share: an encoder of any architecture, loaded from its own checkpoint or from ours,
-and a fuser over its layers."""
+"""Base classes of all models of the package: an encoder of any architecture with a fuser over its layers.
+
+They load from the checkpoint of a plain encoder or from their own.
+"""
 
 import dataclasses
 import math
@@ -41,19 +43,19 @@ from .revisions import REVISION_OPTIONS, resolve_revision
 from .saved_files import write_manifest
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-# Fields of every configuration that say how the encoder is loaded, not what our model is.
+# Fields of every configuration that determine how the encoder is loaded, not what the model is.
 LOADING_FIELDS = {"dtype"}
-# Names of the encoders' weights begin so.
+# Prefixes of the names of the encoders' weights.
 ENCODER_PREFIXES = ("encoder", "model.encoder")
 
 
 class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
-    """Base of the package's models: loading, saving and initialisation."""
+    """Base class of the package's models: loading, saving and initialisation."""
 
     config: LayerFusionConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    # The loss is a mean over the batch: the Trainer must divide it when it accumulates gradients.
+    # The loss is a mean over the batch, so the Trainer must divide it when it accumulates gradients.
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -70,26 +72,27 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         output_loading_info: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Loads a checkpoint of this class, or builds a new model around the checkpoint of a plain encoder of any
-        architecture and key style; what stands beside the encoder then starts at random. A folder of adapters is
-        loaded onto the checkpoint that they name.
+        """Load a checkpoint of this class, or build a new model around the checkpoint of a plain encoder.
+
+        The plain encoder may be of any architecture and key style; all other parts of the model are then initialised at
+        random. A folder of adapters is loaded onto the checkpoint that they name.
 
         Args:
-            pretrained_model_name_or_path: folder or Hub id.
-            config: configuration; for a plain encoder, its `encoder_config` is replaced by the encoder's. Where this or
-                `kwargs` name other labels than a checkpoint of ours, its head's rows follow the names; new ones start
-                at random, with a warning.
+            pretrained_model_name_or_path: Folder or Hub id.
+            config: Configuration; for a plain encoder, its `encoder_config` is replaced by the encoder's. If this or
+                `kwargs` name other labels than the checkpoint of a model of this package, the rows of its head follow
+                the names; new rows are initialised at random, with a warning.
             use_safetensors: `True` refuses weights stored as pickle; `None` or `False` accepts them.
-            output_loading_info: returns the model and what transformers tells of missing and unexpected weights; what
-                our own checkpoint lacks is then the caller's to judge.
-            kwargs: those of `PreTrainedModel.from_pretrained`, and fields of the configuration (`fusion`,
-                `num_labels`, …). `encoder_config` may be a dict of those of the encoder's fields that are to differ
-                from the checkpoint's, such as `{"hidden_dropout_prob": 0.2}`.
+            output_loading_info: Whether to return the model and transformers' report of missing and unexpected weights.
+                Missing weights of the encoder are then not an error.
+            kwargs: Arguments of `PreTrainedModel.from_pretrained`, and fields of the configuration (`fusion`,
+                `num_labels`, …). `encoder_config` may be a dict of the encoder's fields that should differ from the
+                checkpoint's, such as `{"hidden_dropout_prob": 0.2}`.
 
         Raises:
-            ValueError: if the checkpoint lacks weights of the encoder, which would stay random.
+            ValueError: If the checkpoint lacks weights of the encoder, which would stay random.
         """
-        # The Auto classes say so where they were given adapters and have turned to the checkpoint below them.
+        # The Auto classes pass this if they were given adapters and have resolved the checkpoint below them.
         source = (kwargs.get("adapter_kwargs") or {}).get(
             "_adapter_model_path", pretrained_model_name_or_path
         )
@@ -114,7 +117,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
                     str(pretrained_model_name_or_path), config, output_loading_info, **kwargs
                 )
             if config is None and kwargs.get("tasks") and stored.get("task_name") not in kwargs["tasks"]:
-                # What was meant where no task was named is no task of the new ones.
+                # The stored default task is none of the new tasks.
                 kwargs.setdefault("task_name", next(iter(kwargs["tasks"])))
             config, asked = pop_labels(cls, source, config, kwargs, options)
         model, info = super().from_pretrained(
@@ -129,27 +132,27 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
             missing = [name for name in info["missing_keys"] if name.startswith(ENCODER_PREFIXES)]
             refuse_missing(missing, pretrained_model_name_or_path, model.config.get_text_config().model_type)
         model.set_labels(asked)
-        # Loading puts new parameters in place of those that were frozen.
+        # Loading replaces the frozen parameters by new ones.
         model.freeze()
         return (model, info) if output_loading_info else model
 
     def set_labels(self, asked: RequestedLabels) -> None:
-        """Give a head that was loaded with its checkpoint's labels others; see `label_rows.set_labels`."""
+        """Change the labels of a head that was loaded with its checkpoint's labels; see `label_rows.set_labels`."""
         set_labels(self, asked)
 
     def freeze(self) -> None:
-        """Switches off the gradients of what the configuration keeps at its first values."""
+        """Switch off the gradients of the parts that the configuration keeps at their initial values."""
         if self.base_model is not self:
             self.base_model.freeze()
 
     @classmethod
     def encoder_arguments(cls, config: Any) -> dict[str, bool]:
-        """Arguments of the class of the encoder that `config` describes, when a checkpoint of it is loaded."""
+        """Return the arguments for loading a checkpoint of the encoder that `config` describes."""
         return without_pooler(config.encoder_config)
 
     @classmethod
     def may_start_at_random(cls, name: str, config: Any) -> bool:
-        """Whether a plain encoder's checkpoint may lack the weight `name` of the encoder."""
+        """Return whether the checkpoint of a plain encoder may lack the encoder's weight `name`."""
         return False
 
     @classmethod
@@ -166,7 +169,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         changes = settings.pop("encoder_config", None)
         changes = changes if isinstance(changes, dict) else {}
         encoder_config = AutoConfig.from_pretrained(name_or_path, **options, **changes)
-        # Before any weight is read: a setting that does not fit the encoder is refused here.
+        # Settings that do not fit the encoder are refused here, before any weight is read.
         if isinstance(config, PreTrainedConfig):
             settings = {**config.to_diff_dict(), **settings}
         elif config is not None:
@@ -184,18 +187,22 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         missing = [name for name in info["missing_keys"] if not cls.may_start_at_random(name, config)]
         refuse_missing(missing, name_or_path, encoder_config.model_type)
         if os.path.isdir(name_or_path):
-            encoder.config._name_or_path = ""  # a folder of this machine tells nobody else anything
+            encoder.config._name_or_path = ""  # a local path is of no use to others
         model = cls(config, encoder=encoder).to(device=encoder.device, dtype=encoder.dtype).eval()
-        model.name_or_path = os.fspath(name_or_path)  # not saved; what an adapter names as the model below it
+        model.name_or_path = os.fspath(
+            name_or_path
+        )  # not saved; adapters store it as the name of their base model
         if not output_loading_info:
             return model
         added = {name for name in model.state_dict() if not name.startswith(ENCODER_PREFIXES)}
         return model, {**info, "missing_keys": added}
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """As in transformers. The folder of a classifier also says where remote code finds its base model, so that
-        `AutoModel` opens it too. Of a model that adapters were opened in, the active adapter is saved. A manifest of
-        checksums is written last."""
+        """Save the model as transformers does, with a manifest of checksums.
+
+        The folder of a classifier also states where remote code finds its base model, so that `AutoModel` can open it
+        too. If adapters were loaded into the model, only the active adapter is saved.
+        """
         self._map_base_model()
         super().save_pretrained(save_directory, **kwargs)
         if self.should_save_on_this_rank(kwargs.get("is_main_process", True)):
@@ -204,8 +211,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
             write_manifest(save_directory)
 
     def save_configuration(self, save_directory: str | os.PathLike[str]) -> None:
-        """Saves what a folder holds beside weights: the configuration, and the code for where the package is not
-        installed."""
+        """Save everything except the weights: the configuration, and the code for environments without the package."""
         self._map_base_model()
         self.config.architectures = [type(self).__name__]
         if self._auto_class is not None:
@@ -222,17 +228,21 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
     def _upload_modified_files(
         self, working_dir: str | os.PathLike[str], repo_id: str, *args: Any, **kwargs: Any
     ) -> Any:
-        # The last step of `push_to_hub`. A repository without a card would get a template to be filled in.
+        # The last step of `push_to_hub`, which would give a repository without a card an unfilled template.
         path = os.path.join(working_dir, "README.md")
         card = ModelCard.load(path)
         if TEMPLATE_SIGN in card.text:
             bare_card(self, repo_id, card.data.tags or []).save(path)
-        write_manifest(working_dir)  # `save_pretrained` with `push_to_hub=True` comes here before its own
+        write_manifest(
+            working_dir
+        )  # `save_pretrained(push_to_hub=True)` uploads before it writes its own manifest
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Glorot for dense layers (GRUBERT, section 2.3), torch's own rule for recurrences; an encoder initialises
-        itself."""
+        """Initialise a module: Glorot for dense layers (GRUBERT, section 2.3), torch's own rule for recurrences.
+
+        An encoder initialises itself.
+        """
         if isinstance(module, LayerFuser | ScalarMix):
             module.reset_parameters()
         elif isinstance(module, nn.Linear):
@@ -251,16 +261,16 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
 
 
 class LayerFusionModel(LayerFusionPreTrainedModel):
-    """An encoder of any architecture and a fuser over the outputs of its layers.
+    """Encoder of any architecture with a fuser over the outputs of its layers.
 
     Args:
-        config: the model's configuration.
-        encoder: a loaded encoder; built from `config.encoder_config` with random weights where it is missing.
+        config: Configuration of the model.
+        encoder: Loaded encoder; by default it is built from `config.encoder_config` with random weights.
     """
 
     def __init__(self, config: LayerFusionConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
-        # The fuser first: it refuses settings that do not fit before the encoder takes memory.
+        # Build the fuser first, so that it refuses unsuitable settings before the encoder takes memory.
         self.fuser = self.build_fuser(config)
         if encoder is None:
             encoder = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
@@ -272,8 +282,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         self.post_init()
 
     def freeze(self) -> None:
-        """Switches off the fuser's gradients where `freeze_fusion` is set, and those of word embeddings unless their
-        configuration says `train_embeddings`."""
+        """Switch off the gradients of the fuser if `freeze_fusion` is set."""
         freeze_word_encoder(self.encoder)
         if getattr(self.config, "freeze_fusion", False):
             self.fuser.requires_grad_(False)
@@ -281,23 +290,26 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
     @staticmethod
     @abstractmethod
     def build_fuser(config: Any) -> LayerFuser:
-        """The fuser that `config` names."""
+        """Return the fuser that `config` names."""
 
     def stream_layers(self) -> None:
-        """From now on fuses each layer as it comes, where that is possible, so that its state need not be kept: for
-        inference. The model then returns no hidden states. Nothing of this is saved.
+        """Fuse each layer as soon as it is computed from now on, so that its state need not be kept; for inference.
+
+        The model then returns no hidden states. The setting is not saved.
 
         Raises:
-            ValueError: if the encoder's layers do not stand in one list.
+            ValueError: If the encoder's layers are not in one list.
         """
         if not self.streams_layers:
             install_stream(self.encoder)
         self.streams_layers = True
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the word embeddings of the encoder."""
         return self.encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings of the encoder."""
         self.encoder.set_input_embeddings(value)
 
     def encode_and_fuse(
@@ -309,37 +321,37 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         encoder_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, BaseModelOutput]:
-        """Runs the encoder and fuses the outputs of its layers.
+        """Run the encoder and fuse the outputs of its layers.
 
         Args:
-            input_ids: token ids `[B, T]`.
-            attention_mask: `[B, T]`, 1 for real tokens, 0 for padding; every position is real where it is missing.
-            token_type_ids: `[B, T]`, for encoders that tell a pair's texts apart.
+            input_ids: Token ids `[B, T]`.
+            attention_mask: `[B, T]`, 1 for real tokens, 0 for padding; by default every position is real.
+            token_type_ids: `[B, T]`, for encoders that distinguish the texts of a pair.
             inputs_embeds: `[B, T, H]` in place of `input_ids`.
-            encoder_states: `[B, R, T, H]`, what `read_states` gave for these texts, in place of all that the encoder is
-                given; it then does not run.
-            kwargs: further arguments of the encoder; `output_hidden_states` may be a list of indices.
+            encoder_states: `[B, R, T, H]` from `read_states` for these texts, in place of all inputs of the encoder,
+                which then does not run.
+            kwargs: Further arguments of the encoder; `output_hidden_states` may be a list of indices.
 
         Returns:
-            The fused states, `[B, T, D]` or `[B, D]`, and the encoder's own output: `hidden_states` (embeddings and L
-            layers) and `attentions` only where asked.
+            The fused states, `[B, T, D]` or `[B, D]`, and the encoder's own output, with `hidden_states` (embeddings
+            and L layers) and `attentions` only if requested.
 
         Raises:
-            ValueError: if the encoder does not put out its layers' states, `encoder_states` come beside other inputs or
-                in another shape, or hidden states are asked for after `stream_layers`.
+            ValueError: If the encoder does not return the states of its layers, if `encoder_states` come with other
+                inputs or in another shape, or if hidden states are requested after `stream_layers`.
         """
         if encoder_states is not None:
-            beside = {
+            other_inputs = {
                 "input_ids": input_ids, "token_type_ids": token_type_ids, "inputs_embeds": inputs_embeds, **kwargs
             }  # fmt: skip
             depth = self.config.num_hidden_layers
-            given = scatter_states(encoder_states.to(self.dtype), self.state_spec, depth, beside)
+            given = scatter_states(encoder_states.to(self.dtype), self.state_spec, depth, other_inputs)
             return self.fuser(given, attention_mask), BaseModelOutput(last_hidden_state=given[-1])
         if self.streams_layers:
             if kwargs.pop("output_hidden_states", None) or self.config.output_hidden_states:
                 raise ValueError(
                     "`output_hidden_states` must be left out after `stream_layers`, which keeps none, found it set; "
-                    "use the model as it was before."
+                    "load the model again for hidden states."
                 )
             inputs = self.encoder_inputs(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
             fused, encoded = run_streamed(self.encoder, self.fuser, **inputs)
@@ -349,7 +361,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
 
     @property
     def state_spec(self) -> StateSpec:
-        """What `read_states` gives of a text."""
+        """Specification of the states that `read_states` returns."""
         return StateSpec(self.fuser.layers, self.fuser.token_selection, self.config.hidden_size)
 
     def read_states(
@@ -359,8 +371,11 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Runs the encoder for what the fuser reads of it, `[B, R, T, H]`: the layers and tokens of `state_spec`, with
-        T = 1 or 2 where that is one vector a text or two. Given back as `encoder_states`, they spare the encoder."""
+        """Run the encoder and return the states that the fuser uses, `[B, R, T, H]`.
+
+        They are the layers and tokens of `state_spec`, with T = 1 or 2 if these are one or two vectors per text. Pass
+        them as `encoder_states` to skip the encoder.
+        """
         states, _ = self.encode(input_ids, attention_mask, token_type_ids, **kwargs)
         return self.fuser.select_states(states, attention_mask)
 
@@ -372,8 +387,10 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[tuple[torch.Tensor, ...], BaseModelOutput]:
-        """The outputs of the encoder's L layers, each `[B, T, H]`, and its own output; the arguments are those of
-        `encode_and_fuse`."""
+        """Return the outputs of the encoder's L layers, each `[B, T, H]`, and its own output.
+
+        The arguments are those of `encode_and_fuse`.
+        """
         asked = kwargs.pop("output_hidden_states", None)
         asked = self.config.output_hidden_states if asked is None else asked
         depth = self.config.num_hidden_layers
@@ -404,7 +421,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         inputs_embeds: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> dict[str, Any]:
-        """What the encoder is called with: not every encoder takes token types, and all take the rest."""
+        """Return the arguments for the encoder; token types and embeddings are left out if they are not given."""
         given: dict[str, Any] = {**kwargs, "input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             given["token_type_ids"] = token_type_ids

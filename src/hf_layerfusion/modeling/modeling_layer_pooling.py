@@ -1,4 +1,4 @@
-"""BERT-LSTM and BERT-Attention: the text's vector at every layer, pooled over the layers."""
+"""BERT-LSTM and BERT-Attention: one vector of the text per layer, pooled over the layers."""
 
 import torch
 from transformers import PreTrainedModel
@@ -17,17 +17,20 @@ from .residual_head import ResidualHead
 
 
 class LayerPoolingModel(LayerFusionModel):
-    """An encoder and a pooling over its layers: `pooler_output` is the pooled vector `[B, D]`, `last_hidden_state`
-    the encoder's own, `[2B, T, H]` where the texts of pairs are encoded separately.
+    """Encoder with a pooling over its layers.
+
+    `pooler_output` is the pooled vector `[B, D]`, `last_hidden_state` the encoder's own output `[B, T, H]`, or `[2B, T,
+    H]` if the texts of pairs are encoded separately.
 
     Raises:
-        ValueError: if `config.pooling` names no pooling.
+        ValueError: If `config.pooling` names no pooling.
     """
 
     config: LayerPoolingConfig
 
     @staticmethod
     def build_fuser(config: LayerPoolingConfig) -> LayerFuser:
+        """Return the pooling named by `config.pooling`."""
         if config.pooling not in SENTENCE_FUSERS:
             raise unknown_name("pooling", config.pooling, SENTENCE_FUSERS)
         fuser = SENTENCE_FUSERS[config.pooling]
@@ -55,7 +58,7 @@ class LayerPoolingModel(LayerFusionModel):
         """
         if self.config.is_siamese:
             input_ids, attention_mask, token_type_ids, inputs_embeds, encoder_states = (
-                flatten_pairs(name, values, dims)
+                flatten_siamese(name, values, dims)
                 for name, values, dims in (
                     ("input_ids", input_ids, 3),
                     ("attention_mask", attention_mask, 3),
@@ -65,14 +68,14 @@ class LayerPoolingModel(LayerFusionModel):
                 )
             )
             given = kwargs.keys() & set(self.config.extra_inputs)
-            kwargs |= {name: flatten_pairs(name, kwargs[name], 4) for name in given}
+            kwargs |= {name: flatten_siamese(name, kwargs[name], 4) for name in given}
         pooled, outputs = self.encode_and_fuse(
             input_ids, attention_mask, token_type_ids, inputs_embeds, encoder_states, **kwargs
         )
         return BaseModelOutputWithPooling(pooler_output=pooled, **outputs)
 
 
-def flatten_pairs(name: str, values: torch.Tensor | None, dims: int) -> torch.Tensor | None:
+def flatten_siamese(name: str, values: torch.Tensor | None, dims: int) -> torch.Tensor | None:
     """Return the values of pairs `[B, 2, ...]` as those of single texts `[2B, ...]`.
 
     Raises:
@@ -87,9 +90,10 @@ def flatten_pairs(name: str, values: torch.Tensor | None, dims: int) -> torch.Te
 
 
 class BertWithPoolingModule(LayerFusionPreTrainedModel):
-    """The pooled vector, dropout and a dense layer to the labels (Song et al. 2020, section 2.2 and Figure 1).
+    """Classifier on the pooled vector: dropout and a dense layer to the labels (Song et al. 2020, section 2.2 and
+    Figure 1).
 
-    The name says Bert because the paper does; the encoder may be of any architecture.
+    The class is named after BERT because the paper uses it, but the encoder may be of any architecture.
     """
 
     config: LayerPoolingConfig

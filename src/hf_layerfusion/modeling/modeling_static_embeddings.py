@@ -24,9 +24,11 @@ class StaticEmbeddingsModel(WordEncoder):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the word embeddings."""
         return self.embeddings
 
     def set_input_embeddings(self, value: Any) -> None:
+        """Replace the word embeddings."""
         self.embeddings = value
         self.freeze_embeddings()
 

@@ -1,7 +1,7 @@
 """Registration of the package's own encoders with the Auto classes.
 
 Imported by the configuration of every model, so that a checkpoint around such an encoder opens where the package is not
-installed. A type that is known already is left alone: the installed package comes before the code of a checkpoint.
+installed. A registered type is not replaced: the installed package takes precedence over the code of a checkpoint.
 """
 
 from typing import Any

@@ -19,8 +19,8 @@ class EncodedText(NamedTuple):
     """One side of a batch of pairs.
 
     Attributes:
-        vector: `[B, D]`.
-        tokens: states of the tokens, `[B, T, W]`.
+        vector: Vectors of the texts, `[B, D]`.
+        tokens: States of the tokens, `[B, T, W]`.
         attention_mask: `[B, T]`, 1 for real tokens, or `None`.
     """
 
@@ -30,16 +30,16 @@ class EncodedText(NamedTuple):
 
 
 class PairFeature(nn.Module, ABC):
-    """Turns two texts into `[B, output_size]`.
+    """Base class of the features, which map two texts to `[B, output_size]`.
 
     Args:
-        vector_size: width D of the texts' vectors.
-        token_size: width W of their tokens' states.
+        vector_size: Width D of the texts' vectors.
+        token_size: Width W of their tokens' states.
     """
 
     output_size: int
     reads_tokens = False
-    """Whether the feature needs the states of the tokens, beside the texts' vectors."""
+    """True if the feature needs the states of the tokens in addition to the texts' vectors."""
 
     def __init__(self, vector_size: int, token_size: int):
         super().__init__()
@@ -47,17 +47,18 @@ class PairFeature(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
-        """Computes the feature, `[B, output_size]`."""
+        """Compute the feature, `[B, output_size]`."""
 
 
 class Concatenation(PairFeature):
-    """(u, v) side by side (ExTraBERT, section 4)."""
+    """(u, v), concatenated (ExTraBERT, section 4)."""
 
     def __init__(self, vector_size: int, token_size: int):
         super().__init__(vector_size, token_size)
         self.output_size = 2 * vector_size
 
     def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
+        """Return `[B, 2D]`."""
         return torch.cat([first.vector, second.vector], dim=-1)
 
 
@@ -65,6 +66,7 @@ class SquaredSum(PairFeature):
     """(u + v)² (ExTraBERT, section 4)."""
 
     def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
+        """Return `[B, D]`."""
         return (first.vector + second.vector).square()
 
 
@@ -72,6 +74,7 @@ class SquaredDifference(PairFeature):
     """(u − v)² (ExTraBERT, section 4)."""
 
     def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
+        """Return `[B, D]`."""
         return (first.vector - second.vector).square()
 
 
@@ -79,6 +82,7 @@ class AbsoluteDifference(PairFeature):
     """|u − v| (Reimers and Gurevych 2019, section 3)."""
 
     def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
+        """Return `[B, D]`."""
         return (first.vector - second.vector).abs()
 
 
@@ -86,6 +90,7 @@ class Product(PairFeature):
     """u ∘ v (Conneau et al. 2017, section 3.1)."""
 
     def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
+        """Return `[B, D]`."""
         return first.vector * second.vector
 
 
@@ -93,6 +98,7 @@ class NormalizedDifference(PairFeature):
     """|u − v| / ‖u − v‖ (SerBERTus, section 3); 0 for equal vectors."""
 
     def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
+        """Return `[B, D]`."""
         return F.normalize((first.vector - second.vector).abs(), dim=-1)
 
 
@@ -104,12 +110,16 @@ class Cosine(PairFeature):
         self.output_size = 1
 
     def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
+        """Return `[B, 1]`."""
         return F.cosine_similarity(first.vector, second.vector, dim=-1).unsqueeze(-1)
 
 
 class CrossAttention(PairFeature):
-    """Each text's tokens attend to the other's, one head, the same weights both ways; what they gather is averaged over
-    the real tokens, both texts side by side (SerBERTus, section 6, as future work)."""
+    """Cross-attention between the tokens of two texts, averaged over the real tokens (SerBERTus, section 6, as future
+    work).
+
+    One head with the same weights attends in both directions; the two averages are concatenated.
+    """
 
     reads_tokens = True
 
@@ -121,7 +131,7 @@ class CrossAttention(PairFeature):
         self.value = nn.Linear(token_size, token_size)
 
     def gather(self, reader: EncodedText, read: EncodedText) -> torch.Tensor:
-        """The mean over `reader`'s tokens of what they attend to in `read`, `[B, W]`."""
+        """Return the mean over the tokens of `reader` of their attention outputs on `read`, `[B, W]`."""
         visible = None if read.attention_mask is None else read.attention_mask.bool().unsqueeze(1)
         gathered = F.scaled_dot_product_attention(
             self.query(reader.tokens), self.key(read.tokens), self.value(read.tokens), attn_mask=visible
@@ -129,6 +139,7 @@ class CrossAttention(PairFeature):
         return reduce_tokens(gathered, reader.attention_mask, "mean")
 
     def forward(self, first: EncodedText, second: EncodedText) -> torch.Tensor:
+        """Return `[B, 2W]`."""
         return torch.cat([self.gather(first, second), self.gather(second, first)], dim=-1)
 
 

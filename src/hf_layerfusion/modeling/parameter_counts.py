@@ -1,4 +1,4 @@
-"""How large the parts of a multi-task model are."""
+"""Parameter counts of the parts of a multi-task model."""
 
 import copy
 from typing import NamedTuple
@@ -15,10 +15,10 @@ class ParameterCounts(NamedTuple):
     """Numbers of parameters (SerBERTus, Table 7).
 
     Attributes:
-        shared: of the shared encoder, without the tasks' copies of its layers.
-        frozen: of the frozen encoder.
-        tasks: of each task: its layers, its own encoder, its head.
-        total: of all.
+        shared: Parameters of the shared encoder, without the tasks' copies of its layers.
+        frozen: Parameters of the frozen encoder.
+        tasks: Parameters of each task: its layers, its own encoder and its head.
+        total: All parameters.
     """
 
     shared: int
@@ -28,7 +28,9 @@ class ParameterCounts(NamedTuple):
 
 
 def parameter_counts(model: "CerbertusForMultitask | CerbertusConfig") -> ParameterCounts:
-    """Counts the parameters of a model, or of the model that a configuration describes, which takes no memory."""
+    """Count the parameters of a model, or of the model that a configuration describes, without allocating memory for
+    it.
+    """
     if isinstance(model, CerbertusConfig):
         with torch.device("meta"):
             model = CerbertusForMultitask(copy.deepcopy(model))

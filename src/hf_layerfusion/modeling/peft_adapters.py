@@ -1,4 +1,4 @@
-"""PEFT's adapters in our models: opened from their folders and, where each task has one, switched by task."""
+"""PEFT adapters in the package's models: loading them from folders and switching between the adapters of tasks."""
 
 import json
 import math
@@ -18,28 +18,28 @@ from transformers.utils.output_capturing import CompileableContextVar
 from .label_rows import RequestedLabels
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-# peft's name for the only adapter of a folder. Others stand in folders called as they are.
+# peft's name for the only adapter of a folder. Several adapters are in subfolders named after them.
 ONLY_ADAPTER = "default"
-# The task that is being answered, if its adapter is to be used. A context variable: threads share one model.
+# The running task, if it has an adapter. A context variable, because threads may share one model.
 _TASK = CompileableContextVar("adapted_task")
 _ADAPTED_CLASSES: dict[type, type] = {}
 
 
 def find_adapters(source: str | os.PathLike[str], tasks: Sequence[str], **options: Any) -> dict[str, str]:
-    """The adapters in a folder or repository.
+    """Find the adapters in a folder or repository.
 
     Args:
-        source: folder or Hub id.
-        tasks: names that adapters in folders of their own may have.
-        options: which revision and so on, as `from_pretrained` takes it.
+        source: Folder or Hub id.
+        tasks: Names of subfolders to search for adapters.
+        options: Hub options of `from_pretrained`, such as the revision.
 
     Returns:
-        The subfolder of each adapter by the adapter's name.
+        The subfolder of each adapter by the name of the adapter.
     """
     top = options.pop("subfolder", "")
     places = {ONLY_ADAPTER: top}
     if adapter_config_file(source, top, **options) is None:
-        # A name from a repository must not lead out of its folder.
+        # A name from a repository must not point outside its folder.
         places = {task: os.path.join(top, task) for task in tasks if re.fullmatch(r"[\w-]+", task)}
     found = {
         name: place
@@ -50,9 +50,9 @@ def find_adapters(source: str | os.PathLike[str], tasks: Sequence[str], **option
 
 
 def adapter_config_file(source: str | os.PathLike[str], subfolder: str, **options: Any) -> str | None:
-    """The file with the settings of the adapter in a subfolder, None where there is no such adapter."""
+    """Return the path of the adapter configuration in a subfolder, or None if there is no such adapter."""
     if os.path.isdir(source):
-        # Not by transformers, which before 5.23 looks into no subfolder of a local folder.
+        # transformers before 5.23 does not search the subfolders of local folders.
         path = os.path.join(source, subfolder, ADAPTER_CONFIG_NAME)
         return path if os.path.isfile(path) else None
     return find_adapter_config_file(os.fspath(source), subfolder=subfolder, **options)
@@ -68,21 +68,21 @@ def from_adapters(
     output_loading_info: bool,
     **kwargs: Any,
 ) -> Any:
-    """Loads the checkpoint that adapters name, with the adapters in it.
+    """Load the checkpoint that adapters name, together with the adapters.
 
     Args:
-        model_class: the class that is asked for.
-        source: folder or Hub id of the adapters.
-        adapters: as `find_adapters` gives them.
-        options: which revision of the adapters and so on, as `from_pretrained` takes it.
-        config: as for `from_pretrained`; None for what lies beside the adapters.
-        labels: those to give the model, if they are others than the adapters'.
-        output_loading_info: returns the model and `missing_keys`, what an adapter should have and has not, which is
-            then the caller's to judge.
-        kwargs: those of `from_pretrained`.
+        model_class: Class to load.
+        source: Folder or Hub id of the adapters.
+        adapters: Subfolders by name, as returned by `find_adapters`.
+        options: Hub options of the adapters, as for `from_pretrained`.
+        config: Configuration as for `from_pretrained`; None uses the one saved with the adapters.
+        labels: Labels to set, if they differ from those of the adapters.
+        output_loading_info: Whether to return the model and `missing_keys`, the weights missing from an adapter, which
+            are then not an error.
+        kwargs: Arguments of `from_pretrained`.
 
     Raises:
-        ValueError: if the adapters were trained in another kind of model, or lack weights.
+        ValueError: If the adapters were trained in another kind of model, or lack weights.
     """
     if not isinstance(config, PreTrainedConfig):
         name = source if config is None else config
@@ -94,7 +94,7 @@ def from_adapters(
             )
         config = model_class.config_class.from_pretrained(name, **options)
     if model_class._auto_class == "AutoModel":
-        # An adapter is a classifier's; its base model is opened by way of it.
+        # Adapters belong to classifiers: load the classifier and take its base model.
         code = kwargs.get("trust_remote_code")
         whole, info = AutoModelForSequenceClassification.from_pretrained(
             source, config=config, trust_remote_code=code, output_loading_info=True, **options
@@ -120,7 +120,7 @@ def load_base_checkpoint(
     config: PreTrainedConfig,
     **kwargs: Any,
 ) -> Any:
-    """The checkpoint that adapters name, as `model_class`; the arguments are those of `from_adapters`."""
+    """Load the checkpoint that adapters name as `model_class`; the arguments are those of `from_adapters`."""
     hub = without_subfolder(options)
     settings, *others = (
         read_adapter_config(str(adapter_config_file(source, at, **hub))) for at in adapters.values()
@@ -128,7 +128,7 @@ def load_base_checkpoint(
     bases = {each["base_model_name_or_path"] for each in (settings, *others)}
     if len(bases) > 1:
         raise ValueError(f"the adapters in '{source}' must name one checkpoint, found {sorted(bases)}.")
-    # The revision and subfolder that were asked for are the adapter's.
+    # The requested revision and subfolder are those of the adapter.
     kwargs = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
     return model_class.from_pretrained(
         settings["base_model_name_or_path"],
@@ -139,10 +139,10 @@ def load_base_checkpoint(
 
 
 def read_adapter_config(path: str) -> dict[str, Any]:
-    """The settings in an adapter's file.
+    """Return the settings in the configuration file of an adapter.
 
     Raises:
-        ValueError: if they are none, or name no checkpoint.
+        ValueError: If they cannot be read, or name no checkpoint.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -161,10 +161,13 @@ def read_adapter_config(path: str) -> dict[str, Any]:
 
 
 def check_numbers(config: Any, weights: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> None:
-    """Raises `ValueError` if an adapter's settings have a number that is not finite, or a rank that none of its weights
-    has, which could take all memory."""
-    # Before training, `training/adapter_settings.py` compares the numbers of every method with the model's layers. Here
-    # the weights are at hand and the layers are not built, and this folder imports nothing from there.
+    """Raise `ValueError` if a number in an adapter's settings is not finite, or a rank exceeds the shapes of its
+    weights.
+
+    Such a rank could exhaust the memory.
+    """
+    # Before training, `training/adapter_settings.py` compares these numbers with the model's layers. Here the weights
+    # are known and the layers do not exist yet, and this folder must not import from `training`.
     largest = max((max(weight.shape, default=1) for weight in weights.values()), default=0)
     ranks = {"r": getattr(config, "r", None), **(getattr(config, "rank_pattern", None) or {})}
     numbers = {**vars(config), **(getattr(config, "alpha_pattern", None) or {})}
@@ -178,30 +181,30 @@ def check_numbers(config: Any, weights: dict[str, torch.Tensor], source: str | o
 
 
 def without_subfolder(options: dict[str, Any]) -> dict[str, Any]:
-    """`options` but for the subfolder, which the adapters' places hold already."""
+    """Return `options` without the subfolder, which is already part of the adapters' paths."""
     return {name: value for name, value in options.items() if name != "subfolder"}
 
 
 def load_adapters(
     model: PreTrainedModel, source: str | os.PathLike[str], adapters: dict[str, str], **options: Any
 ) -> set[str]:
-    """Puts the adapters that `find_adapters` found into a model.
+    """Load adapters into a model.
 
     Args:
-        model: the model that they were trained in, around the same checkpoint.
-        source: folder or Hub id.
-        adapters: as `find_adapters` gives them.
-        options: which revision and so on, as `from_pretrained` takes it.
+        model: Model of the kind that they were trained in, around the same checkpoint.
+        source: Folder or Hub id.
+        adapters: Subfolders by name, as returned by `find_adapters`.
+        options: Hub options of `from_pretrained`, such as the revision.
 
     Returns:
-        The names of weights that an adapter should have and has not.
+        The names of the weights missing from the adapters.
 
     Raises:
-        OSError: if an adapter has no weights in safetensors.
-        ValueError: if its settings are damaged.
+        OSError: If an adapter has no weights in safetensors.
+        ValueError: If its settings are damaged.
     """
-    # Not by an import, which would make peft a need of every model that is opened by remote code. And not by
-    # transformers' `load_adapter`, which takes what is called as a task for the weights of the task's adapter.
+    # A plain import would make peft a requirement of every model loaded by remote code. transformers' `load_adapter`
+    # would mistake modules named like a task for the weights of the task's adapter.
     peft = import_module("peft")
     adapted, missing = None, set()
     for name, subfolder in adapters.items():
@@ -212,7 +215,7 @@ def load_adapters(
                 os.fspath(source), subfolder=subfolder or None, **options
             )
             check_numbers(config, weights, source)
-            # Not frozen, as no loaded model is: a frozen GRU rounds differently on a CPU.
+            # Not frozen, like any loaded model: a frozen GRU rounds differently on a CPU.
             config.inference_mode = False
             if adapted is None:
                 adapted = peft.PeftModel(model, config, name)
@@ -234,14 +237,14 @@ def load_adapters(
 
 @contextmanager
 def adapter_of(model: PreTrainedModel, task: str, tasks: Sequence[str]) -> Iterator[None]:
-    """Context in which the layers of `model` use the adapter named `task`. Nothing changes if no adapter is named after
-    one of `tasks`, or if adapters are disabled.
+    """Context in which the layers of `model` use the adapter named `task`.
 
-    The choice lives in a context variable and not in the layers, so that threads may answer different tasks with one
-    model, and neither active adapters nor `requires_grad` flags change.
+    Nothing changes if no adapter is named after one of `tasks`, or if adapters are disabled. The choice is kept in a
+    context variable instead of the layers, so that threads can run different tasks with one model, and neither active
+    adapters nor `requires_grad` flags change.
 
     Raises:
-        ValueError: if other tasks have adapters of their own and this one has none.
+        ValueError: If other tasks have adapters of their own but this one has none.
     """
     layers = adapted_layers(model) if may_have_task_adapters(model, tasks) else []
     names = {name for layer in layers for name in adapter_names(layer)}
@@ -262,17 +265,17 @@ def adapter_of(model: PreTrainedModel, task: str, tasks: Sequence[str]) -> Itera
 
 
 def has_task_adapters(model: PreTrainedModel, tasks: Sequence[str]) -> bool:
-    """Return whether adapters of a classifier are named after its tasks."""
+    """Return whether a classifier has adapters named after its tasks."""
     return not set(tasks).isdisjoint(getattr(model, "peft_config", ()))
 
 
 def may_have_task_adapters(model: PreTrainedModel, tasks: Sequence[str]) -> bool:
-    """Return `has_task_adapters`, or True for a base model, on which peft does not note the names."""
+    """Return `has_task_adapters`, or True for a base model, on which peft does not store the names."""
     return model.base_model is model or has_task_adapters(model, tasks)
 
 
 def adapted_layers(model: PreTrainedModel) -> list[Any]:
-    """The modules that peft has put into a model: its layers, and the wrappers of modules that are trained in full."""
+    """Return the modules that peft has added to a model: its layers, and the wrappers of fully trained modules."""
     return [
         module
         for module in model.modules()
@@ -281,38 +284,42 @@ def adapted_layers(model: PreTrainedModel) -> list[Any]:
 
 
 def is_wrapper(layer: Any) -> bool:
-    """Return whether a module of `adapted_layers` is the wrapper of a module that is trained in full."""
+    """Return whether a module of `adapted_layers` is the wrapper of a fully trained module."""
     return hasattr(layer, "original_module")
 
 
 def adapter_names(layer: Any) -> set[str]:
-    """The names of the adapters in a module of `adapted_layers`."""
+    """Return the names of the adapters in a module of `adapted_layers`."""
     return layer._get_available_adapters()
 
 
 class TaskAdapterMixin:
-    """Mixin for the modules that peft puts into a model: while a task is being answered, the task's adapter is the
-    active one, whatever peft has set. See `switch_by_task`.
+    """Mixin for the modules that peft adds to a model: while a task is running, its adapter is the active one.
+
+    It overrides the adapters that peft has set; see `switch_by_task`.
 
     Raises:
-        ValueError: if the layer is run again in a backward pass, which knows of no task.
+        ValueError: If the layer is run again in a backward pass, where the task is unknown.
     """
 
     _disable_adapters: bool
 
     @property
     def active_adapter(self) -> Any:
+        """Adapter of the running task, otherwise the one set in peft."""
         task = self._current_task()
         return super().active_adapter if task is None else [task]  # type: ignore[misc]
 
     @property
     def active_adapters(self) -> list[str]:
+        """Adapters in use: that of the running task, otherwise those set in peft."""
         task = self._current_task()
         return super().active_adapters if task is None else [task]  # type: ignore[misc]
 
     @property
     def disable_adapters(self) -> bool:
-        # transformers' `enable_adapters` forgets the wrappers that its `disable_adapters` has disabled.
+        """True if adapters are disabled; the wrappers of fully trained modules never are while a task is running."""
+        # transformers' `enable_adapters` does not enable the wrappers that its `disable_adapters` has disabled.
         return self._disable_adapters and (not is_wrapper(self) or self._current_task() is None)
 
     def _current_task(self) -> str | None:
@@ -325,12 +332,12 @@ class TaskAdapterMixin:
         return task if not is_wrapper(self) or task in adapter_names(self) else None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # So that models can be pickled: the class is made again where it is needed.
+        # Makes models picklable: the class is created again when they are loaded.
         return _new_adapted_module, (type(self).__mro__[2],), vars(self)
 
 
 def switch_by_task(layer: object) -> None:
-    """Makes a module of `adapted_layers` a `TaskAdapterMixin`, if it is not one already."""
+    """Make a module of `adapted_layers` follow the running task by giving its class the `TaskAdapterMixin`."""
     if not isinstance(layer, TaskAdapterMixin):
         layer.__class__ = _adapted_class(type(layer))
 

@@ -10,15 +10,15 @@ from transformers.utils import output_capturing
 
 
 class PickledWithoutHooks:
-    """Makes a module that has run fit for `pickle`, `torch.save` and `copy`.
+    """Mixin that makes a module that has run compatible with `pickle`, `torch.save` and `copy`.
 
     To record hidden states, transformers registers hooks on an encoder's layers in the first forward pass. These hooks
-    are local functions, which Python cannot pickle. They are left out of the pickle, and transformers registers them
-    anew in the first pass of the model that is loaded from it.
+    are local functions, which cannot be pickled. They are left out of the pickle, and transformers registers them again
+    in the first forward pass of the loaded model.
     """
 
     def __copy__(self) -> Any:
-        # What the default would do by way of `__reduce_ex__`: submodules and weights are shared.
+        # The default shallow copy without `__reduce_ex__`: submodules and weights are shared.
         shallow = type(self).__new__(type(self))
         shallow.__dict__.update(self.__dict__)
         return shallow
@@ -31,7 +31,7 @@ class PickledWithoutHooks:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         module: Any = self
-        # The modules are copied, the weights are not.
+        # Copy the modules but share the weights.
         shared = [*module.parameters(), *module.buffers()]
         clone = copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
         remove_recording_hooks(clone)
@@ -40,7 +40,7 @@ class PickledWithoutHooks:
     def __setstate__(self, state: dict[str, Any]) -> None:
         module: Any = self
         nn.Module.__setstate__(module, state)
-        # Known to transformers only of classes that were instantiated in this process.
+        # transformers fills this registry only for classes that were instantiated in this process.
         for each in module.modules():
             if isinstance(each, PreTrainedModel):
                 key = str(type(each))
@@ -48,7 +48,7 @@ class PickledWithoutHooks:
 
 
 def remove_recording_hooks(model: nn.Module) -> None:
-    """Removes transformers' hooks that record hidden states and attentions; the next pass registers them again."""
+    """Remove transformers' hooks that record hidden states and attentions; the next pass registers them again."""
     for module in model.modules():
         module.__dict__.pop("_output_capturing_hooks_installed", None)
         for key, hook in list(module._forward_hooks.items()):

@@ -1,4 +1,4 @@
-"""Several tasks answered on raw texts in one pass."""
+"""Pipeline that predicts several tasks for raw texts in one pass."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,19 +13,21 @@ from .task_config import TaskConfig
 
 
 class MultitaskPipeline:
-    """Answers several tasks on texts or pairs of texts. Each sequence runs through the shared layers once, whichever
-    and however many tasks read it. A text of more tokens than the model takes is cut off.
+    """Pipeline that predicts several tasks for texts or pairs of texts.
+
+    Each sequence runs through the shared layers once, however many tasks use it. Texts with more tokens than the model
+    accepts are truncated.
 
     Args:
-        model: a `CerbertusForMultitask`; it is set to inference.
-        tokenizer: its tokenizer.
-        batch_size: how many inputs go through the model at a time.
+        model: A `CerbertusForMultitask`; it is set to evaluation mode.
+        tokenizer: Tokenizer of the model.
+        batch_size: Number of inputs per forward pass.
 
     Example:
         ```python
-        ask = MultitaskPipeline.from_pretrained("outputs/multitask")
-        ask("a moving film")  # {"sst5": {"label": "positive", "score": 0.61}}
-        ask({"text": "A man sings.", "text_pair": "Someone sings."}, tasks=["quora", "sts"])
+        predict = MultitaskPipeline.from_pretrained("outputs/multitask")
+        predict("a moving film")  # {"sst5": {"label": "positive", "score": 0.61}}
+        predict({"text": "A man sings.", "text_pair": "Someone sings."}, tasks=["quora", "sts"])
         ```
     """
 
@@ -40,8 +42,14 @@ class MultitaskPipeline:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, batch_size: int = 32, **kwargs: Any) -> "MultitaskPipeline":
-        """Loads model and tokenizer from a folder or the Hub; `kwargs` are those of the model's `from_pretrained`, of
-        which the tokenizer is given those that say where it is (`revision`, `token`, `subfolder`, …)."""
+        """Load a model and its tokenizer from a folder or the Hub.
+
+        Args:
+            name_or_path: Folder or Hub id.
+            batch_size: Number of inputs per forward pass.
+            kwargs: Arguments of the model's `from_pretrained`. Hub options (`revision`, `token`, `subfolder`, …) are
+                passed to the tokenizer too.
+        """
         place = {name: kwargs[name] for name in (*HUB_OPTIONS, "trust_remote_code") if name in kwargs}
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **place)
         return cls(
@@ -54,20 +62,20 @@ class MultitaskPipeline:
         inputs: str | dict[str, str] | Sequence[str | dict[str, str]],
         tasks: Sequence[str] | None = None,
     ) -> Any:
-        """Answers.
+        """Predict tasks for one input or a list of inputs.
 
         Args:
-            inputs: a text, a pair `{"text": …, "text_pair": …}`, or a list of such.
-            tasks: which tasks; None is every task that the input is enough for.
+            inputs: A text, a pair `{"text": …, "text_pair": …}`, or a list of these.
+            tasks: Names of the tasks; None predicts every task that the input allows.
 
         Returns:
-            For each input its answers by task: `{"label", "score"}` of the likeliest class, a list of them, the
-            likeliest first, where a text may have several, a number for a regression. Tasks of single texts are
-            answered for both texts of a pair, in a list.
+            For each input its predictions by task: `{"label", "score"}` of the most likely class; a list of these, the
+                most likely first, if a text may have several labels; or a number for a regression. Tasks on single
+                texts are predicted for both texts of a pair, in a list.
 
         Raises:
-            ValueError: if a task is unknown, or needs a pair where there is none, or an input is neither, or holds
-                half a surrogate pair, which no tokenizer takes.
+            ValueError: If a task is unknown or needs a pair, or if an input is neither a text nor a pair or contains
+                half a surrogate pair, which tokenizers reject.
         """
         if isinstance(inputs, str | dict):
             return self([inputs], tasks)[0]
@@ -82,37 +90,38 @@ class MultitaskPipeline:
     def predict_batch(
         self, items: list[tuple[str, str | None]], tasks: Sequence[str] | None
     ) -> list[dict[str, Any]]:
-        """The answers of one batch, of each text, or text and second text."""
+        """Return the predictions for one batch of texts and pairs."""
         configs = self.model.config.task_configs
         rows: dict[tuple[str, str | None], int] = {}
         wanted: dict[str, list[int]] = {}
-        # Whose answers they are, in the order in which a task gives them.
+        # The inputs that the predictions of each task belong to, in the order of its rows.
         owners: dict[str, list[dict[str, Any]]] = {}
         found: list[dict[str, Any]] = [{} for _ in items]
-        for (text, second), answers in zip(items, found, strict=True):
+        for (text, second), predictions in zip(items, found, strict=True):
             for name in self.select_tasks(configs, second is not None, tasks):
                 sequences: list[tuple[str, str | None]] = [(text, second)]
                 if second is not None and (configs[name].is_siamese or not configs[name].pair):
                     sequences = [(text, None), (second, None)]
                 wanted.setdefault(name, []).extend(rows.setdefault(each, len(rows)) for each in sequences)
                 times = 1 if configs[name].pair else len(sequences)
-                owners.setdefault(name, []).extend([answers] * times)
+                owners.setdefault(name, []).extend([predictions] * times)
         batch = self.encode(list(rows))
         routes = [
             Route(name, torch.tensor(each, device=self.model.device), len(each))
             for name, each in wanted.items()
         ]
-        for name, answer in self.model.forward_routes(batch, routes).items():
-            for answers, logits in zip(owners[name], answer.logits, strict=True):
-                answers.setdefault(name, []).append(format_prediction(logits, configs[name]))
+        for name, output in self.model.forward_routes(batch, routes).items():
+            for predictions, logits in zip(owners[name], output.logits, strict=True):
+                predictions.setdefault(name, []).append(format_prediction(logits, configs[name]))
         return [
-            {name: each[0] if len(each) == 1 else each for name, each in answers.items()} for answers in found
+            {name: each[0] if len(each) == 1 else each for name, each in predictions.items()}
+            for predictions in found
         ]
 
     def select_tasks(
         self, configs: dict[str, TaskConfig], is_pair: bool, tasks: Sequence[str] | None
     ) -> list[str]:
-        """The tasks to answer on a text or a pair: those that were named, or all that can be."""
+        """Return the tasks to predict for a text or a pair: the requested ones, or all possible ones."""
         named = list(configs) if tasks is None else list(tasks)
         unknown = sorted(set(named) - set(configs))
         if unknown:
@@ -126,8 +135,8 @@ class MultitaskPipeline:
         return possible
 
     def encode(self, sequences: list[tuple[str, str | None]]) -> dict[str, torch.Tensor]:
-        """Texts, and pairs in one sequence, as one batch `[B, T]`."""
-        # With adapters of peft around it, the model's own `base_model` is one level further down.
+        """Tokenize texts, and pairs as one sequence, into one batch `[B, T]`."""
+        # In a peft model, the model's own `base_model` is one level deeper.
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         most = model.base_model.max_tokens
         limit = (
@@ -140,10 +149,10 @@ class MultitaskPipeline:
 
 
 def text_and_pair(item: Any) -> tuple[str, str | None]:
-    """An input's text and second text.
+    """Return the text and the second text of an input.
 
     Raises:
-        ValueError: if it is neither a text nor a pair: a second text under another name would be left unread.
+        ValueError: If it is neither a text nor a pair; a second text under another name would be ignored silently.
     """
     if isinstance(item, str):
         return item, None
@@ -155,12 +164,13 @@ def text_and_pair(item: Any) -> tuple[str, str | None]:
 
 
 def check_characters(item: tuple[str, str | None], number: int) -> None:
-    """Check that the texts of an input hold no half of a surrogate pair.
+    """Check that the texts of an input contain no half of a surrogate pair.
 
     Raises:
-        ValueError: names the input by its number; without it, the tokenizer refuses the whole batch.
+        ValueError: If they do; the message gives the number of the input, where the tokenizer would reject the whole
+            batch.
     """
-    # As `errors.check_characters`, which this folder does not import.
+    # Same as `errors.check_characters`, which this folder must not import.
     for text in item:
         try:
             (text or "").encode()
@@ -172,7 +182,7 @@ def check_characters(item: tuple[str, str | None], number: int) -> None:
 
 
 def format_prediction(logits: torch.Tensor, task: TaskConfig) -> Any:
-    """A task's answer on one input, from its logits `[num_labels]`."""
+    """Return the prediction of a task for one input from its logits `[num_labels]`."""
     if task.is_regression:
         return logits.item()
     if task.problem_type == "multi_label_classification":

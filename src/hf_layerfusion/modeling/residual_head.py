@@ -1,4 +1,6 @@
-"""The plain classifier beside a fusing branch, so that training starts from plain fine-tuning."""
+"""Plain classifier whose logits are added to those of a fusion branch, so that training starts from plain
+fine-tuning.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,25 +19,25 @@ class FusionOutput(BaseModelOutput):
     """Output of a model that fuses its encoder's layers.
 
     Attributes:
-        encoder_last_hidden_state: the encoder's own output `[B, T, H]`; None unless a residual head reads it.
+        encoder_last_hidden_state: The encoder's own output `[B, T, H]`; None unless a residual head uses it.
     """
 
     encoder_last_hidden_state: torch.Tensor | None = None
 
 
 class ResidualHead(nn.Module):
-    """The plain classifier: dropout and one dense layer on a vector of the encoder's last layer.
+    """Plain classifier: dropout and one dense layer on a vector of the encoder's last layer.
 
-    Its logits are added to those of the branch over all layers, whose last projection starts at zero. Before the first
-    step the model is the plain classifier exactly, and the branch can only add to it (as in ReZero, Bachlechner et al.
-    2020, and the zero-initialised residual branches of Goyal et al. 2017).
+    Its logits are added to those of the branch over all layers, whose last projection is initialised to zero. Before
+    the first step the model is exactly the plain classifier, and the branch can only add to it (as in ReZero,
+    Bachlechner et al. 2020, and the zero-initialised residual branches of Goyal et al. 2017).
 
     Args:
-        vector: name of the vector of the last layer, in `SENTENCE_VECTORS`.
-        hidden_size: width H of the encoder.
-        num_labels: width of the logits.
-        dropout: probability.
-        pair_features: names of features in `PAIR_FEATURES`, where the texts of pairs are encoded separately.
+        vector: Name of the vector of the last layer, in `SENTENCE_VECTORS`.
+        hidden_size: Width H of the encoder.
+        num_labels: Width of the logits.
+        dropout: Dropout probability.
+        pair_features: Names of features in `PAIR_FEATURES` if the texts of pairs are encoded separately.
     """
 
     def __init__(
@@ -53,6 +55,6 @@ class ResidualHead(nn.Module):
         self.head = ClassificationHead(size, 0, num_labels, dropout)
 
     def forward(self, last_state: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Return logits `[B, num_labels]` of the last layer's state `[B, T, H]`, or `[2B, T, H]` of pairs."""
+        """Return logits `[B, num_labels]` from the last layer's states `[B, T, H]`, or `[2B, T, H]` for pairs."""
         vector = self.vector(last_state, attention_mask)
         return self.head(vector if self.pairs is None else self.pairs(vector))

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_layerfusion team
-"""The manifest of a saved model: size and sha256 of its files, by which damage is found later."""
+"""Manifest of a saved model: size and SHA-256 of each file, to detect damage later."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 MANIFEST_NAME = "model_manifest.json"
-# What a model itself saves. Its tokenizer may be saved afterwards, and is not listed here.
+# Files saved by a model itself. Its tokenizer may be saved later and is not listed.
 OWN_FILES = (
     "model*.safetensors", "model*.safetensors.index.json", "adapter_model*.safetensors", "adapter_config.json",
     "config.json", "*.py",
@@ -15,8 +15,7 @@ OWN_FILES = (
 
 
 def write_manifest(folder: str | os.PathLike[str]) -> None:
-    """Writes the manifest of a model that has just been saved, whole or not at all; `hf_layerfusion.verify_saved`
-    compares the folder with it."""
+    """Write the manifest of a model that has just been saved, atomically; `hf_layerfusion.verify_saved` checks it."""
     place = Path(folder)
     paths = sorted({path for pattern in OWN_FILES for path in place.glob(pattern) if path.is_file()})
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}
@@ -29,7 +28,7 @@ def write_manifest(folder: str | os.PathLike[str]) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the sha256 of a file, as `hub/manifest.py` does, which this folder does not import."""
+    """Return the SHA-256 of a file, as `hub/manifest.py` does, which this folder must not import."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""What a task of CerBERTus declares: its data, its sentence vector, its head and its loss."""
+"""Configuration of a CerBERTus task: its data, sentence vector, head and loss."""
 
 import math
 from dataclasses import dataclass, field
@@ -19,33 +19,32 @@ DEFAULT_LOSSES = {
 @strict
 @dataclass
 class TaskConfig:
-    """One task: an entry of `CerbertusConfig.tasks`.
+    """Configuration of one task, an entry of `CerbertusConfig.tasks`.
 
     Args:
-        pair: the task is about two texts.
-        problem_type: one class a text, several, or a number.
-        labels: names of the classes; none for regression.
-        value_range: lowest and highest value of a regression.
-        metric: what the task is measured by, as the data side names it; None goes by `problem_type`.
-        pair_encoding: the texts of a pair in one sequence, `[SEP]` between them (`"joint"`, SerBERTus, section 3), or
-            each by itself (`"siamese"`).
-        sentence_vector: a text's vector: `"cls"`, `"pooler"`, `"mean"`, `"last"`, `"dot_attention"` or
-            `"multiplicative_attention"`. Where a task names none, it is `"last"` for a causal encoder and
-            `"mean"` for word embeddings.
-        vector_layers: dense layers on that vector (ExTraBERT, section 4: 3 for classes, none for STS).
-        fusion: a fuser between encoder and vector: settings of `GRUFusionConfig`, as in
-            `{"fusion": "share", "num_groups": 3}`, or of `LayerPoolingConfig`, as in `{"pooling": "lstm"}`, which is a
-            sentence vector by itself.
-        features: what the head sees of a siamese pair: names of `PAIR_FEATURES`.
-        head: `"linear"`, or the `"cosine"` of a siamese pair, scaled to `value_range`.
-        dense_size: units of a dense layer with ReLU before the labels; 0 leaves it out.
-        dropout: before the labels (SerBERTus, section 4.3.2).
-        loss: a name of `TASK_LOSSES`; None goes by `problem_type` and `head`.
-        output: what becomes of a regression's values at inference: left as they are (`"raw"`), cut off at
-            `value_range` (`"clamp"`), or bent into it (`"squash"`).
+        pair: Whether the inputs are pairs of texts.
+        problem_type: One class per text, several, or a number.
+        labels: Names of the classes; none for a regression.
+        value_range: Lowest and highest value of a regression.
+        metric: Main metric of the task, by the names used for its data; None depends on `problem_type`.
+        pair_encoding: Encoding of a pair: in one sequence with `[SEP]` between the texts (`"joint"`, SerBERTus, section
+            3), or each text separately (`"siamese"`).
+        sentence_vector: Vector of a text: `"cls"`, `"pooler"`, `"mean"`, `"last"`, `"dot_attention"` or
+            `"multiplicative_attention"`. The default is `"last"` for causal encoders and `"mean"` for word embeddings.
+        vector_layers: Number of dense layers on that vector (ExTraBERT, section 4: 3 for classes, none for STS).
+        fusion: Fuser between the encoder and the vector: settings of `GRUFusionConfig`, such as `{"fusion": "share",
+            "num_groups": 3}`, or of `LayerPoolingConfig`, such as `{"pooling": "lstm"}`, which replaces the sentence
+            vector.
+        features: Features of a siamese pair for the head: names in `PAIR_FEATURES`.
+        head: `"linear"`, or `"cosine"` for the cosine of a siamese pair, scaled to `value_range`.
+        dense_size: Units of a dense layer with ReLU before the output layer; 0 omits it.
+        dropout: Dropout probability before the output layer (SerBERTus, section 4.3.2).
+        loss: Name in `TASK_LOSSES`; None depends on `problem_type` and `head`.
+        output: Treatment of a regression's values at inference: unchanged (`"raw"`), clipped to `value_range`
+            (`"clamp"`), or mapped into it by a sigmoid (`"squash"`).
 
     Raises:
-        ValueError: if fields contradict each other or a number is out of bounds.
+        ValueError: If fields contradict each other or a number is out of bounds.
     """
 
     pair: bool = False
@@ -81,17 +80,17 @@ class TaskConfig:
 
     @property
     def is_regression(self) -> bool:
-        """Whether the answer is a number."""
+        """Whether the task predicts a number."""
         return self.problem_type == "regression"
 
     @property
     def is_siamese(self) -> bool:
-        """Whether the texts of a pair are encoded each by itself."""
+        """Whether the texts of a pair are encoded separately."""
         return self.pair_encoding == "siamese"
 
     @property
     def is_binary(self) -> bool:
-        """Whether the answer is one of two classes."""
+        """Whether the task has exactly two classes, one of which applies to each text."""
         return self.problem_type == "single_label_classification" and len(self.labels) == 2
 
     @property
@@ -100,7 +99,7 @@ class TaskConfig:
         return 1 if self.is_regression else len(self.labels)
 
     def check_labels(self) -> None:
-        """Raises `ValueError` unless labels or range are those of the problem type."""
+        """Raise `ValueError` unless the labels or the value range fit the problem type."""
         if self.is_regression and self.labels:
             raise ValueError(
                 f"`labels` must be empty for a regression, found {self.labels}; name a `value_range`."
@@ -128,7 +127,7 @@ class TaskConfig:
             )
 
     def check_pair(self) -> None:
-        """Raises `ValueError` unless what needs two vectors has them."""
+        """Raise `ValueError` unless options for two vectors are used with siamese pairs only."""
         if self.is_siamese and not self.pair:
             raise ValueError(
                 "`pair_encoding` must be 'joint' where `pair` is False, found 'siamese'; set `pair`."

@@ -1,4 +1,4 @@
-"""From the encoders' states to a task's answer: fuser, sentence vector, pair features, head, loss."""
+"""Heads of the tasks: fuser, sentence vector, pair features, classifier and loss on the encoders' states."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,10 +28,10 @@ SENTENCE_FUSION = ("pooling", "token_pooling")
 
 
 def lookup(table: Mapping[str, Any], field: str, name: str) -> Any:
-    """The row `name` of a table.
+    """Return the entry `name` of a registry.
 
     Raises:
-        ValueError: if there is none; `field` says where the name stood.
+        ValueError: If there is none; `field` is the setting that gave the name.
     """
     if name not in table:
         raise unknown_name(field, name, table)
@@ -39,16 +39,16 @@ def lookup(table: Mapping[str, Any], field: str, name: str) -> Any:
 
 
 def build_fuser(settings: dict[str, Any], encoder_config: PreTrainedConfig) -> LayerFuser:
-    """The fuser that a task's `fusion` names.
+    """Return the fuser described by a task's `fusion`.
 
     Raises:
-        ValueError: if a setting is none of a fuser's or does not fit the encoder.
+        ValueError: If a setting is unknown or does not fit the encoder.
     """
     known = SENTENCE_FUSION if "pooling" in settings else TOKEN_FUSION
     unknown = sorted(settings.keys() - set(known))
     if unknown:
         raise ValueError(f"`fusion` must hold settings of {list(known)}, found {unknown}; leave them out.")
-    # A copy: a configuration that is wrapped forgets which attention it uses.
+    # A copy, because wrapping a configuration resets its attention implementation.
     encoder = encoder_config.to_dict()
     if "pooling" in settings:
         return LayerPoolingModel.build_fuser(LayerPoolingConfig(encoder_config=encoder, **settings))
@@ -56,18 +56,18 @@ def build_fuser(settings: dict[str, Any], encoder_config: PreTrainedConfig) -> L
 
 
 def mixes_tokens(settings: dict[str, Any] | None) -> bool:
-    """Return whether a fuser's recurrences run along the tokens, so that each of them has seen the whole text."""
+    """Return whether a fuser has recurrences along the tokens, so that every output has seen the whole text."""
     if settings is None or settings.get("fusion_cell") == "linear":
         return False
     return not str(settings.get("fusion")).endswith("_depth")
 
 
 class TextReader(nn.Module):
-    """What a task makes of one encoder's states: [a fuser,] a sentence vector, `vector_layers` dense layers.
+    """Text vector of a task from one encoder's states: [a fuser,] a sentence vector and `vector_layers` dense layers.
 
     Args:
-        task: the task.
-        encoder_config: the encoder's configuration.
+        task: Configuration of the task.
+        encoder_config: Configuration of the encoder.
     """
 
     def __init__(self, task: TaskConfig, encoder_config: PreTrainedConfig):
@@ -93,7 +93,7 @@ class TextReader(nn.Module):
         self.output_size = size
 
     def forward(self, states: TaskStates, attention_mask: torch.Tensor | None) -> EncodedText:
-        """Reads an encoder's states; `attention_mask` is `[B, T]` or `None`."""
+        """Return the vector and the tokens of the texts; `attention_mask` is `[B, T]` or `None`."""
         tokens, vector = states.last, None
         if self.fuser is not None:
             fused = self.fuser(states.layers, attention_mask)
@@ -104,13 +104,13 @@ class TextReader(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """A text's vector, or the features of a siamese pair, through dropout and a dense layer.
+    """Dropout and a dense layer on a text's vector, or on the features of a siamese pair.
 
     Args:
-        task: the task.
-        vector_size: width D of a text's vector.
-        token_size: width W of its tokens' states.
-        num_outputs: width of what the head puts out.
+        task: Configuration of the task.
+        vector_size: Width D of a text's vector.
+        token_size: Width W of its tokens' states.
+        num_outputs: Width of the output.
     """
 
     def __init__(self, task: TaskConfig, vector_size: int, token_size: int, num_outputs: int):
@@ -123,15 +123,17 @@ class LinearHead(nn.Module):
         self.classifier = ClassificationHead(size, task.dense_size, num_outputs, task.dropout)
 
     def forward(self, texts: Sequence[EncodedText]) -> torch.Tensor:
-        """Maps one text, or the two of a pair, to `[B, num_outputs]`."""
+        """Map one text, or the two of a pair, to `[B, num_outputs]`."""
         if len(texts) == 1:
             return self.classifier(texts[0].vector)
         return self.classifier(torch.cat([feature(*texts) for feature in self.features], dim=-1))
 
 
 class CosineHead(nn.Module):
-    """The cosine of a pair's vectors, scaled to the task's range, `low + (high - low) * cos`: 5·cos for STS (ExTraBERT,
-    section 4). The plain cosine where the task has no range.
+    """Cosine of a pair's vectors scaled to the task's range, `low + (high - low) * cos`: 5·cos for STS (ExTraBERT,
+    section 4).
+
+    A task without a range uses the plain cosine.
 
     Args:
         value_range: `[low, high]`.
@@ -142,19 +144,19 @@ class CosineHead(nn.Module):
         self.low, self.high = (0.0, 1.0) if value_range is None else value_range
 
     def forward(self, texts: Sequence[EncodedText]) -> torch.Tensor:
-        """Maps the two texts of a pair to `[B, 1]`."""
+        """Map the two texts of a pair to `[B, 1]`."""
         cosine = F.cosine_similarity(texts[0].vector, texts[1].vector, dim=-1)
         return (self.low + (self.high - self.low) * cosine).unsqueeze(-1)
 
 
 def bound(values: torch.Tensor, low: float, high: float, output: str) -> torch.Tensor:
-    """Brings values into `[low, high]` (ExTraBERT, section 6, as future work).
+    """Restrict values to `[low, high]` (ExTraBERT, section 6, as future work).
 
     Args:
-        values: of any shape.
-        low: lowest value.
-        high: highest value.
-        output: `"clamp"` cuts off; `"squash"` bends by a sigmoid that leaves the middle and its slope as they are.
+        values: Values of any shape.
+        low: Lowest value.
+        high: Highest value.
+        output: `"clamp"` clips; `"squash"` applies a sigmoid that keeps the midpoint and the slope there.
     """
     if output == "clamp":
         return values.clamp(low, high)
@@ -163,22 +165,22 @@ def bound(values: torch.Tensor, low: float, high: float, output: str) -> torch.T
 
 
 class TaskOutput(NamedTuple):
-    """A task's `logits` `[B, num_labels]`, and its `loss` where labels were given."""
+    """Output of a task: `logits` `[B, num_labels]`, and `loss` if labels were given."""
 
     logits: torch.Tensor
     loss: torch.Tensor | None
 
 
 class TaskHead(nn.Module):
-    """A task's answer from the states of its encoders, whose vectors stand side by side.
+    """Head of a task on the concatenated vectors of its encoders.
 
     Args:
-        task: the task.
-        encoders: kinds of the encoders, as `CerbertusConfig.encoders`.
-        encoder_config: configuration of all of them.
+        task: Configuration of the task.
+        encoders: Kinds of the encoders, as in `CerbertusConfig.encoders`.
+        encoder_config: Configuration of all of them.
 
     Raises:
-        ValueError: if the task names something unknown, or lacks the inputs of its loss.
+        ValueError: If the task names something unknown, or lacks what its loss requires.
     """
 
     def __init__(self, task: TaskConfig, encoders: Sequence[str], encoder_config: PreTrainedConfig):
@@ -196,7 +198,7 @@ class TaskHead(nn.Module):
 
     @property
     def reads_layers(self) -> bool:
-        """Whether the task needs the states of all layers."""
+        """True if the task needs the states of all layers."""
         return self.task.fusion is not None
 
     def forward(
@@ -205,12 +207,13 @@ class TaskHead(nn.Module):
         attention_mask: torch.Tensor | None,
         labels: torch.Tensor | None = None,
     ) -> TaskOutput:
-        """Answers.
+        """Return the logits and the loss of the task.
 
         Args:
-            states: of each encoder, by its kind. The texts of siamese pairs stand one after the other: `[2B, T, H]`.
-            attention_mask: `[B, T]`, of siamese pairs `[2B, T]`, or `None`.
-            labels: as in `TaskLoss`.
+            states: States of each encoder by its kind. The two texts of a siamese pair are consecutive rows: `[2B, T,
+                H]`.
+            attention_mask: `[B, T]`, or `[2B, T]` for siamese pairs, or `None`.
+            labels: Labels as in `TaskLoss`.
         """
         read = [reader(states[kind], attention_mask) for kind, reader in self.readers.items()]
         text = EncodedText(
@@ -230,7 +233,7 @@ class TaskHead(nn.Module):
 
 
 def select_side(text: EncodedText, side: int) -> EncodedText:
-    """The first (`side` 0) or second (1) text of each pair."""
+    """Return the first (`side` 0) or second (1) text of each pair."""
     mask = None if text.attention_mask is None else text.attention_mask[side::2]
     return EncodedText(text.vector[side::2], text.tokens[side::2], mask)
 
@@ -238,10 +241,10 @@ def select_side(text: EncodedText, side: int) -> EncodedText:
 def build_heads(
     tasks: Mapping[str, TaskConfig], encoders: Sequence[str], encoder_config: PreTrainedConfig
 ) -> nn.ModuleDict:
-    """The tasks' heads by name.
+    """Return the heads of the tasks by name.
 
     Raises:
-        ValueError: if a task is not sound; the message names it.
+        ValueError: If a task is invalid; the message names it.
     """
     heads = nn.ModuleDict()
     for name, task in tasks.items():

@@ -1,4 +1,4 @@
-"""Heads of several tasks whose rows follow the names of their labels; see `label_rows`."""
+"""Output layers of several tasks whose rows follow the names of their labels; see `label_rows`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +15,13 @@ logger = logging.get_logger(__name__)
 
 
 def set_tasks(model: Any, tasks: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give the heads of a model of several tasks, which were loaded with the labels of their checkpoint, those of
-    `tasks`, as `label_rows.set_labels` does. A regression with another `value_range` gets a new head too.
+    """Change the tasks of a multi-task model that was loaded with the labels of its checkpoint.
+
+    The rows of each head follow the names of the labels, as in `label_rows.set_labels`. A regression with another
+    `value_range` gets a new head too.
 
     Raises:
-        ValueError: Two classes of a cosine head in another order.
+        ValueError: If the two classes of a cosine head are in another order.
     """
     for name, fields in tasks.items():
         wanted = TaskConfig(**fields)
@@ -32,7 +34,7 @@ def set_tasks(model: Any, tasks: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def rename_only_task(model: Any, names: list[str], problem_type: str | None) -> None:
-    """Tell the head of a model that declares no tasks which labels its rows stand for."""
+    """Set the labels of the head of a model that declares no tasks."""
     for name in model.heads:
         for head in _task_heads(model, name):
             labels = [] if head.task.is_regression and len(names) == 1 else names

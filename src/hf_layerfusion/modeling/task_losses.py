@@ -1,4 +1,4 @@
-"""A task's loss, which travels with its model: a new one is one class and one row in the table."""
+"""Losses of the tasks, saved as part of the model; a new one is one class and one row in the registry."""
 
 from abc import ABC, abstractmethod
 
@@ -7,28 +7,28 @@ from torch.nn import functional as F
 
 from .task_config import TaskConfig
 
-IGNORED = -100  # the label of a row that has none, as in torch
+IGNORED = -100  # label of a row without a label, as in torch
 
 
 def binary_logits(values: torch.Tensor) -> torch.Tensor:
-    """Logits `[B, 2]` from the logit `[B, 1]` of the second class: their softmax is its sigmoid."""
+    """Return logits `[B, 2]` from the logit `[B, 1]` of the second class: their softmax is its sigmoid."""
     return torch.cat([torch.zeros_like(values), values], dim=-1)
 
 
 def mean_of_labelled(losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The mean of `losses` over those of `labels`, of the same shape, that are any, as `F.cross_entropy` takes it."""
+    """Return the mean of `losses` over the entries that have a label, as `F.cross_entropy` does."""
     has_label = labels != IGNORED
     return losses.where(has_label, 0).sum() / has_label.sum()
 
 
 class TaskLoss(ABC):
-    """What a head has to put out for a task, how its logits come from that, and the loss.
+    """Loss of a task, with the output width that it requires and its conversion of outputs to logits.
 
     Args:
-        task: the task.
+        task: Configuration of the task.
 
     Raises:
-        ValueError: if the task lacks the loss's inputs.
+        ValueError: If the task lacks what the loss requires.
     """
 
     needs: str
@@ -43,38 +43,40 @@ class TaskLoss(ABC):
 
     @abstractmethod
     def fits(self) -> bool:
-        """Whether the task has what the loss needs."""
+        """Return whether the task has what the loss requires."""
 
     @property
     def num_outputs(self) -> int:
-        """Width of what the head puts out."""
+        """Width of the head's output."""
         return 1
 
     def logits(self, values: torch.Tensor) -> torch.Tensor:
-        """`[B, num_labels]` from what the head puts out, `[B, num_outputs]`."""
+        """Convert the head's output `[B, num_outputs]` to logits `[B, num_labels]`."""
         return values
 
     @abstractmethod
     def __call__(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The mean loss of the batch, a scalar.
+        """Return the mean loss of the batch, a scalar.
 
         Args:
-            values: what the head puts out, `[B, num_outputs]`.
-            labels: `[B]` classes or values, `[B, num_labels]` zeros and ones for several labels a text. A label
-                of -100 counts for nothing, but in a regression.
+            values: Output of the head, `[B, num_outputs]`.
+            labels: `[B]` classes or values, or `[B, num_labels]` zeros and ones for several labels per text. Labels of
+                -100 are ignored, except in a regression.
         """
 
 
 class CrossEntropy(TaskLoss):
-    """Cross-entropy of one class a text."""
+    """Cross-entropy for one class per text."""
 
     needs = "one class a text and the linear head"
 
     def fits(self) -> bool:
+        """Return whether the task has one class per text and a linear head."""
         return self.task.problem_type == "single_label_classification" and self.task.head == "linear"
 
     @property
     def num_outputs(self) -> int:
+        """Number of classes."""
         return self.task.num_labels
 
     def __call__(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -82,20 +84,26 @@ class CrossEntropy(TaskLoss):
 
 
 class BinaryCrossEntropy(TaskLoss):
-    """Binary cross-entropy: on one logit for two classes (SerBERTus, section 3), on one a label for several labels a
-    text. The logit of a cosine head is the cosine."""
+    """Binary cross-entropy: on one logit for two classes (SerBERTus, section 3), or on one logit per label for several
+    labels per text.
+
+    The logit of a cosine head is the cosine.
+    """
 
     needs = "two classes, or several labels a text and the linear head"
 
     def fits(self) -> bool:
+        """Return whether the task has two classes, or several labels per text and a linear head."""
         several = self.task.problem_type == "multi_label_classification" and self.task.head == "linear"
         return self.task.is_binary or several
 
     @property
     def num_outputs(self) -> int:
+        """One for two classes, otherwise the number of labels."""
         return 1 if self.task.is_binary else self.task.num_labels
 
     def logits(self, values: torch.Tensor) -> torch.Tensor:
+        """Return logits of both classes, or of all labels."""
         return binary_logits(values) if self.task.is_binary else values
 
     def __call__(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -105,18 +113,20 @@ class BinaryCrossEntropy(TaskLoss):
 
 
 class ProbabilityLoss(TaskLoss):
-    """Base of the losses by which the head of a two-class task estimates the second class's probability itself."""
+    """Base class of the losses whose head directly estimates the probability of the second of two classes."""
 
     def logits(self, values: torch.Tensor) -> torch.Tensor:
+        """Convert the probability of the second class to logits of both classes."""
         return binary_logits(values.float().logit(eps=1e-6)) if self.task.is_binary else values
 
 
 class MeanSquaredError(ProbabilityLoss):
-    """Mean squared error to the value, or of two classes to 0 and 1 (Iterative ensembles, section 6.1.1)."""
+    """Mean squared error to the value, or for two classes to 0 and 1 (Iterative ensembles, section 6.1.1)."""
 
     needs = "a regression or two classes"
 
     def fits(self) -> bool:
+        """Return whether the task is a regression or has two classes."""
         return self.task.is_regression or self.task.is_binary
 
     def __call__(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -126,12 +136,14 @@ class MeanSquaredError(ProbabilityLoss):
 
 
 class CosineEmbedding(ProbabilityLoss):
-    """1 − cos(u, v) for pairs of the second class, max(0, cos(u, v)) for those of the first (Iterative ensembles,
-    section 2)."""
+    """1 − cos(u, v) for pairs of the second class, max(0, cos(u, v)) for pairs of the first (Iterative ensembles,
+    section 2).
+    """
 
     needs = "two classes and the cosine head"
 
     def fits(self) -> bool:
+        """Return whether the task has two classes and a cosine head."""
         return self.task.is_binary and self.task.head == "cosine"
 
     def __call__(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

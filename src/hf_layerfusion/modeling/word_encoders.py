@@ -17,7 +17,7 @@ class WordEncoder(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; the weights are frozen again, as loading replaces them."""
+        """Load a model and freeze its weights again, because loading replaces them."""
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_embeddings()
         return loaded
@@ -28,7 +28,7 @@ class WordEncoder(PreTrainedModel):
             self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "WordEncoder":
-        """As in torch, except that a frozen encoder stays in evaluation mode."""
+        """Set the training mode; a frozen encoder stays in evaluation mode."""
         return super().train(mode and self.config.train_embeddings)
 
 

@@ -1,1 +1,1 @@
-"""What training adds to a model's own loss: terms that need further passes over the batch."""
+"""Regularization terms that are added to a model's own loss and need further forward passes over the batch."""

@@ -1,4 +1,4 @@
-"""SMART's other half: the model must not move far from where it was."""
+"""Bregman proximal term of SMART, which keeps the model close to its previous weights."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ from hf_layerfusion.regularizers.task_outputs import divergence
 
 @dataclass(kw_only=True)
 class Bregman(Regularizer):
-    """Bregman proximal term with momentum (Jiang et al. 2020, section 3.2, equations 3 to 5):
+    """Bregman proximal term with momentum (Jiang et al. 2020, section 3.2, equations 3 to 5).
 
-    μ · mean over texts of ℓ_s(f(x; θ), f(x; θ̃)), with a teacher θ̃ ← (1 − β) θ + β θ̃ after each step.
-
-    ℓ_s is that of `Smart`. The teacher has a copy of the trained weights, in their precision, and sees the dropout
+    The term is μ · mean over texts of ℓ_s(f(x; θ), f(x; θ̃)), with a teacher θ̃ ← (1 − β) θ + β θ̃ after each step. ℓ_s
+    is that of `Smart`. The teacher holds a copy of the trained weights in their own precision, and uses the dropout
     masks of the clean pass.
 
     Args:
-        weight: μ.
-        every: see `Regularizer`.
-        momentum: β, from 0 to 1. 0 is the step before, 1 the weights at the start.
+        weight: Factor μ.
+        every: See `Regularizer`.
+        momentum: Momentum β, from 0 to 1. With 0 the teacher is the previous step, with 1 the initial weights.
 
     Logs:
-        `bregman` (`bregman_<task>` for a named task): the term without weight.
+        `bregman` (`bregman_<task>` for a named task): The term without weight.
 
     Raises:
-        UserError: a setting out of its range; a saved teacher of another model.
+        UserError: If a setting is out of range, or a saved teacher belongs to another model.
     """
 
     momentum: float = 0.99
@@ -46,8 +45,9 @@ class Bregman(Regularizer):
         self._check(0 <= self.momentum <= 1, "momentum", "lie between 0 and 1")
 
     def penalty(self, passes: ForwardPasses) -> Penalty:
+        """Compute the divergence between the model and its teacher."""
         self._start(passes.module)
-        # Frozen, so that autocast does not hand out the copies that it made of the model's own weights.
+        # Frozen, so that autocast does not reuse its cached copies of the model's own weights.
         with torch.no_grad(), frozen(passes.module), self._teaching(passes.module):
             targets = passes.logits(passes.rerun())
         kinds = passes.problem_types()
@@ -60,16 +60,18 @@ class Bregman(Regularizer):
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
-        """Moves the teacher towards the model."""
+        """Move the teacher towards the model."""
         model = extract_model_from_parallel(model)
         self._start(model)
         for name, parameter in _trained(model):
             self._teacher[name].lerp_(parameter, 1 - self.momentum)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the teacher's weights."""
         return dict(self._teacher)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the teacher's weights."""
         self._teacher = dict(state)
 
     def _start(self, model: nn.Module) -> None:
@@ -81,14 +83,17 @@ class Bregman(Regularizer):
                 "that the run began with"
             )
         for name, weight in trained.items():
-            # Layers that are unfrozen later are until then what they were. What was loaded may be on the CPU.
+            # Layers unfrozen later start from their current weights. A loaded teacher may be on the CPU.
             known = self._teacher.get(name)
             self._teacher[name] = weight.clone() if known is None else known.to(weight.device)
 
     @contextmanager
     def _teaching(self, model: nn.Module) -> Iterator[None]:
-        """The model has the teacher's weights inside the block. In place, as recurrences hold their weights in lists
-        of their own and would not see others that are put beside them."""
+        """Give the model the teacher's weights inside the block.
+
+        The weights are replaced in place, because recurrences keep lists of their weights and would not notice new
+        parameters.
+        """
         own = {name: model.get_parameter(name) for name in self._teacher}
         kept = {name: parameter.data for name, parameter in own.items()}
         for name, parameter in own.items():

@@ -1,4 +1,6 @@
-"""The encoders inside a model and their layers: found, replaced for a pass, and run without keeping activations."""
+"""Access to the encoders inside a model and to their layers, with activation checkpointing and replaced
+forward passes.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,9 @@ from hf_layerfusion.errors import UserError
 
 
 def get_encoders(model: nn.Module) -> list[PreTrainedModel]:
-    """The pretrained encoders in `model`: the transformers models that hold no further one.
+    """Return the pretrained encoders in `model`: the transformers models that contain no other transformers model.
 
-    That is `model.bert` in a `BertForSequenceClassification`, and the wrapped encoder in a model that nests one two
+    This is `model.bert` in a `BertForSequenceClassification`, and the wrapped encoder in a model that nests one two
     levels deep.
     """
     models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
@@ -26,17 +28,17 @@ def get_encoders(model: nn.Module) -> list[PreTrainedModel]:
 
 
 def get_layers(encoder: nn.Module) -> nn.ModuleList | None:
-    """The list of an encoder's L layers; `None` where they do not stand in exactly one list."""
+    """Return the list of an encoder's L layers, or `None` if they are not in exactly one list."""
     depth = getattr(getattr(encoder, "config", None), "num_hidden_layers", None)
     lists = [found for found in _outermost_lists(encoder) if len(found) == depth]
     return lists[0] if len(lists) == 1 else None
 
 
 def require_encoders(model: nn.Module) -> list[PreTrainedModel]:
-    """As `get_encoders`.
+    """Return the pretrained encoders in `model`; see `get_encoders`.
 
     Raises:
-        UserError: there is none.
+        UserError: If there is none.
     """
     inner = get_encoders(model)
     if not inner:
@@ -48,10 +50,10 @@ def require_encoders(model: nn.Module) -> list[PreTrainedModel]:
 
 
 def require_layers(encoder: PreTrainedModel) -> nn.ModuleList:
-    """As `get_layers`.
+    """Return the list of an encoder's L layers; see `get_layers`.
 
     Raises:
-        UserError: they do not stand in exactly one list.
+        UserError: If they are not in exactly one list.
     """
     layers = get_layers(encoder)
     if layers is None:
@@ -64,8 +66,11 @@ def require_layers(encoder: PreTrainedModel) -> nn.ModuleList:
 
 @contextmanager
 def checkpointed(model: nn.Module) -> Iterator[None]:
-    """The layers of all encoders keep no activations but their inputs in a pass inside the block, and are run again in
-    its backward; where the model checkpoints its layers itself, nothing changes."""
+    """Context in which the layers of all encoders keep no activations except their inputs, and are recomputed in the
+    backward pass.
+
+    Layers that the model checkpoints itself are left alone.
+    """
     with ExitStack() as stack:
         for encoder in require_encoders(model):
             for layer in _to_checkpoint(encoder):
@@ -76,7 +81,7 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """`module` runs `forward` inside the block in place of its own; its hooks run as ever."""
+    """Context in which `module` runs `forward` in place of its own; its hooks still run."""
     before = vars(module).get("forward")
     module.forward = forward
     try:

@@ -1,4 +1,4 @@
-"""Passes of a model over one batch: the clean one, and others beside it."""
+"""Forward passes of a model over one batch: the clean pass and further ones."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ from hf_layerfusion.regularizers.task_outputs import (
 
 
 class ForwardPasses:
-    """Runs the clean pass of a batch, and others over the same batch, with the same dropout masks unless asked
-    otherwise.
+    """The clean pass of a model over a batch, and further passes over the same batch.
+
+    All passes have the same dropout masks unless requested otherwise.
 
     Args:
-        model: the model, bare or wrapped for several processes. Only the clean pass goes through the wrapper: what DDP
-            does in a pass, it must do once a backward.
-        inputs: the batch, as the model takes it.
-        layers: numbers of the layers that noise will be added to, 0 the word embeddings.
-        losses: the losses of a batch by task, given its inputs and outputs; the model's own by default.
-        low_memory: the encoders' layers keep no activations; each is run again in the backward, with the same
-            gradients.
+        model: The model, bare or wrapped for distributed training. Only the clean pass goes through the wrapper,
+            because DDP must prepare each backward pass exactly once.
+        inputs: The batch, as the arguments of the model.
+        layers: Indices of the layers that noise will be added to; 0 is the word embeddings.
+        losses: Function that returns the losses of a batch by task from its inputs and outputs; by default the model's
+            own losses.
+        low_memory: Whether the encoders' layers keep no activations and are recomputed in the backward pass, with the
+            same gradients.
 
     Attributes:
-        outputs: what the clean pass put out.
+        outputs: Outputs of the clean pass.
 
     Raises:
-        UserError: a model that noise cannot be added to.
+        UserError: If noise cannot be added to the model.
     """
 
     def __init__(
@@ -66,16 +68,16 @@ class ForwardPasses:
             self.outputs = model(**inputs)
 
     def injector(self, layer: int) -> NoiseInjector:
-        """Where noise on `layer` enters."""
+        """Return the injector of noise at `layer`."""
         return self._injectors[layer]
 
     def rerun(self, noise: Sequence[Tensor] | None = None, layer: int = 0, same_dropout: bool = True) -> Any:
-        """What a further pass puts out.
+        """Return the outputs of a further pass.
 
         Args:
-            noise: a tensor for each place of `injector(layer)`; none is added by default.
-            layer: where it is added.
-            same_dropout: whether the dropout masks are those of the clean pass, or drawn anew.
+            noise: One tensor for each site of `injector(layer)`; by default no noise is added.
+            layer: Layer at which noise is added.
+            same_dropout: Whether to reuse the dropout masks of the clean pass instead of drawing new ones.
         """
         with ExitStack() as stack:
             stack.enter_context(self._memory_saving())
@@ -92,26 +94,29 @@ class ForwardPasses:
         layer: int = 0,
         same_dropout: bool = True,
     ) -> list[Tensor]:
-        """The gradient by `noise` of `objective`, a scalar of the outputs; none by the weights is computed."""
+        """Return the gradient of `objective` with respect to `noise`.
+
+        The objective is a scalar function of the outputs. No gradients with respect to the weights are computed.
+        """
         leaves = [each.detach().requires_grad_() for each in noise]
         with frozen(self.module), ExitStack() as stack:
             if same_dropout:
                 stack.enter_context(self._start.replayed())
             stack.enter_context(self._injectors[layer].inject(leaves, same_dropout))
             value = objective(self.module(**self.inputs))
-            # Still frozen: layers that the model itself checkpoints are run again here.
+            # Still frozen, because layers that the model checkpoints itself are recomputed here.
             return list(torch.autograd.grad(value, leaves, materialize_grads=True))
 
     def logits(self, outputs: Any) -> TaskTensors:
-        """The logits `[B, num_labels]` of each task in what a pass put out."""
+        """Return the logits `[B, num_labels]` of each task in the outputs of a pass."""
         return task_logits(self.inputs, outputs)
 
     def losses(self, outputs: Any) -> TaskTensors:
-        """The loss of each task in what a pass put out."""
+        """Return the loss of each task in the outputs of a pass."""
         return self._losses(self.inputs, outputs)
 
     def problem_types(self) -> dict[str, str]:
-        """What each task of the batch is about."""
+        """Return the problem type of each task of the batch."""
         return problem_types(self.module.config, self.inputs)
 
     def _memory_saving(self) -> Any:
@@ -120,8 +125,10 @@ class ForwardPasses:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No gradients by the weights of `module` inside the block. A pass then keeps less, and takes none of the copies of
-    the weights that autocast made before."""
+    """Context without gradients with respect to the weights of `module`.
+
+    A pass then keeps fewer activations, and does not use autocast's cached copies of the weights.
+    """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

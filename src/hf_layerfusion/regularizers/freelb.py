@@ -1,4 +1,4 @@
-"""FreeLB: the loss over the path of an ascent in the space of word embeddings."""
+"""FreeLB: the mean loss along adversarial perturbations of the word embeddings."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from hf_layerfusion.regularizers.regularizer import Penalty, Regularizer
 
 @dataclass(kw_only=True)
 class FreeLB(Regularizer):
-    """Free large-batch adversarial training (Zhu et al. 2020, Algorithm 1, equations 4 and 5), from the clean input.
+    """Free large-batch adversarial training (Zhu et al. 2020, Algorithm 1, equations 4 and 5), starting from the clean
+    input.
 
-    With weight 1 the loss is the mean over K passes t = 0 … K − 1 of the loss at x + δ_t. δ_0 = 0 is the clean pass;
-    each step goes along the gradient of the loss, scaled to norm 1, and back into the ball: each text's Frobenius norm
-    is at most ε. All passes have the same dropout masks.
+    With weight 1 the loss is the mean over K passes t = 0 … K − 1 of the loss at x + δ_t. δ_0 = 0 is the clean pass.
+    Each step follows the gradient of the loss, scaled to norm 1, and is projected back into the ball: the Frobenius
+    norm of each text's perturbation is at most ε. All passes have the same dropout masks.
 
     Args:
         weight: λ in L + λ (mean − L).
-        every: see `Regularizer`.
-        passes: K, 2 or more, the clean one included.
-        eta: step size α.
-        epsilon: radius ε.
+        every: See `Regularizer`.
+        passes: Number K of passes, at least 2, including the clean one.
+        eta: Step size α.
+        epsilon: Radius ε.
 
     Logs:
-        `freelb` (`freelb_<task>` for a named task): by how much the mean exceeds the clean loss. `freelb_radius`: the
-        largest norm of a perturbation.
+        `freelb` (`freelb_<task>` for a named task): Excess of the mean over the clean loss.
+        `freelb_radius`: Largest norm of a perturbation.
 
     Raises:
-        UserError: a setting out of its range.
+        UserError: If a setting is out of range.
     """
 
     passes: int = 3
@@ -49,9 +50,12 @@ class FreeLB(Regularizer):
 
     @property
     def noise_layer(self) -> int:
+        """The word embeddings, layer 0."""
         return 0
 
     def penalty(self, passes: ForwardPasses) -> Penalty:
+        """Compute the excess of the mean loss over the clean loss."""
+
         def objective(outputs: Any) -> Tensor:
             return torch.stack(list(passes.losses(outputs).values())).sum()
 
@@ -69,7 +73,7 @@ class FreeLB(Regularizer):
         return Penalty({task: self.weight * value for task, value in excess.items()}, logs)
 
     def ascent_step(self, noise: Tensor, gradient: Tensor, site: NoiseSite) -> Tensor:
-        """The perturbation `[N, T, H]` after a step of ascent along `gradient`."""
+        """Return the perturbation `[N, T, H]` after a step of ascent along `gradient`."""
         gradient = gradient * site.mask
         size = _frobenius(gradient)
         noise = noise + self.eta * torch.where(size > 0, gradient / size, 0)

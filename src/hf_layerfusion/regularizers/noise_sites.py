@@ -1,9 +1,9 @@
-"""Where noise enters a model: behind its word embeddings, or behind one of its encoders' layers.
+"""Injection of noise into a model, at the word embeddings or at the output of an encoder layer.
 
-Noise is added by a hook on the embedding module itself, not handed to the model as `inputs_embeds`. So position and
-LayerNorm are applied once, whatever the encoder; what an encoder derives from `input_ids` stays as it is (RoBERTa and
-MPNet number positions around the padding only if they see the ids); models that run several encoders, or know no
-`inputs_embeds`, work too; and the sum with zeros is the plain pass, bit for bit.
+Noise is added by a hook on the embedding module itself instead of passing `inputs_embeds` to the model. Position
+embeddings and LayerNorm are thus applied once, whatever the encoder. Everything that an encoder derives from
+`input_ids` is unchanged (RoBERTa and MPNet skip padding in their position ids only if they receive the ids). Models
+with several encoders or without `inputs_embeds` work too, and zero noise reproduces the plain pass bit for bit.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from hf_layerfusion.regularizers.rng_states import RandomStates
 
 
 class NoiseSite(NamedTuple):
-    """A state that noise is added to in each pass.
+    """State to which noise is added in each pass.
 
     Attributes:
-        state: as the clean pass had it, part of its graph, `[N, T, H]`: N texts of T tokens.
+        state: The state in the clean pass, part of its graph, `[N, T, H]`: N texts of T tokens.
         mask: `[N, T, 1]`, 1 for real tokens, 0 for padding.
     """
 
@@ -36,11 +36,11 @@ class NoiseSite(NamedTuple):
 
 
 class NoiseInjector(ABC):
-    """Where noise enters a model.
+    """Base class of the injectors of noise into a model.
 
     Attributes:
-        sites: the states there, in the order in which the clean pass made them. There is one, unless the model runs
-            several encoders.
+        sites: States that receive noise, in the order of the clean pass. There is one, unless the model runs several
+            encoders.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -50,10 +50,10 @@ class NoiseInjector(ABC):
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Finds the sites: the clean pass runs inside the block.
+        """Context that finds the sites while the clean pass runs.
 
         Raises:
-            UserError: nothing to add noise to, or not in a way that noise survives.
+            UserError: If there is no state to add noise to, or the noise would be lost.
         """
         with ExitStack() as stack:
             for encoder in self.encoders:
@@ -72,7 +72,7 @@ class NoiseInjector(ABC):
 
     @abstractmethod
     def inject(self, noise: Sequence[Tensor], same_dropout: bool) -> Any:
-        """A context in which a pass has `noise`, a tensor for each site, added to its states."""
+        """Return a context in which a pass has `noise`, one tensor for each site, added to its states."""
 
     def _remember_mask(self, encoder: nn.Module, args: Any, kwargs: Any) -> None:
         given = inspect.signature(encoder.forward).bind_partial(*args, **kwargs).arguments
@@ -117,22 +117,24 @@ class EmbeddingNoise(NoiseInjector):
 
     @contextmanager
     def inject(self, noise: Sequence[Tensor], same_dropout: bool) -> Iterator[None]:
-        # Added to the clean pass's own embeddings: the table's gradient, as large as the table, is made only once.
+        """Add noise to the word embeddings of the clean pass."""
+        # Add noise to the embeddings of the clean pass, so that the large gradient of the table is computed only once.
         states = iter([site.state + each for site, each in zip(self.sites, noise, strict=True)])
         with _hooked(self._embeddings, lambda module, args, output: next(states)):
             yield
 
 
 class LayerNoise(NoiseInjector):
-    """Noise on the output of a layer of every encoder. The layers up to it are not run again: a pass takes their
-    outputs from the clean one.
+    """Noise on the output of a layer of every encoder.
+
+    The layers up to this one are not run again: further passes use their outputs in the clean pass.
 
     Args:
-        model: the model.
-        layer: number of the layer, from 1 to L − 1.
+        model: The model.
+        layer: Index of the layer, from 1 to L − 1.
 
     Raises:
-        UserError: a layer that the encoder has not, or layers that do not stand in one list.
+        UserError: If the encoder does not have this layer, or its layers are not in one list.
     """
 
     def __init__(self, model: nn.Module, layer: int) -> None:
@@ -145,7 +147,7 @@ class LayerNoise(NoiseInjector):
                     f"the layer that noise is added to must lie between 1 and {depth - 1} of {depth}, found {layer}; "
                     "0 adds it to the word embeddings"
                 )
-        # Outputs of each of these layers, and the generators' states behind the last of them.
+        # Outputs of each of these layers, and the random states after the last of them.
         self._outputs: dict[nn.Module, list[Any]] = {layer: [] for below in self._below for layer in below}
         self._states: list[RandomStates] = []
 
@@ -164,6 +166,7 @@ class LayerNoise(NoiseInjector):
 
     @contextmanager
     def inject(self, noise: Sequence[Tensor], same_dropout: bool) -> Iterator[None]:
+        """Add noise to the recorded outputs of the layer."""
         remaining = iter(zip(noise, self._states, strict=True))
 
         def recorded(outputs: list[Any], is_last: bool) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""R-Drop: two passes with different dropout masks must agree."""
+"""R-Drop: consistency between two passes with different dropout masks."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from hf_layerfusion.regularizers.task_outputs import divergence
 
 @dataclass(kw_only=True)
 class RDrop(Regularizer):
-    """R-Drop (Liang et al. 2021, equations 2 to 4), for regression with the squared error in place of the KL
-    divergence.
+    """R-Drop (Liang et al. 2021, equations 2 to 4), with the squared error in place of the KL divergence for
+    regression.
 
-    With it the loss is ½(L₁ + L₂) + α · ½ (KL(p₁‖p₂) + KL(p₂‖p₁)): half of the paper's sum of losses, so that the
-    learning rate keeps its meaning. α is then half of the paper's.
+    The resulting loss is ½(L₁ + L₂) + α · ½ (KL(p₁‖p₂) + KL(p₂‖p₁)). This is half of the paper's sum of losses, so that
+    the learning rate keeps its meaning; α is therefore half of the paper's.
 
     Args:
-        weight: α.
-        every: see `Regularizer`.
+        weight: Factor α.
+        every: See `Regularizer`.
 
     Logs:
-        `rdrop` (`rdrop_<task>` for a named task): the divergence ½(…), without weight.
+        `rdrop` (`rdrop_<task>` for a named task): The divergence ½(…), without weight.
     """
 
     def penalty(self, passes: ForwardPasses) -> Penalty:
+        """Compute the second loss and the divergence between the two passes."""
         second = passes.rerun(same_dropout=False)
         first_losses, second_losses = passes.losses(passes.outputs), passes.losses(second)
         second_logits = passes.logits(second)

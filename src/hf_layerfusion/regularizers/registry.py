@@ -1,4 +1,4 @@
-"""Regularizers by name."""
+"""Registry of the regularizers."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ REGULARIZERS: dict[str, type[Regularizer]] = {
 
 
 def make_regularizers(settings: dict[str, dict[str, Any]]) -> dict[str, Regularizer]:
-    """The regularizers by name, each with its settings.
+    """Return the regularizers by name, each with its settings.
 
     Raises:
-        UserError: an unknown name or setting, or a value out of its range.
+        UserError: If a name or setting is unknown, or a value is out of range.
     """
     made = {}
     for name, options in settings.items():

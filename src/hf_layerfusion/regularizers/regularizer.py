@@ -1,4 +1,4 @@
-"""The interface of what is added to a model's own loss, and the one call that adds it."""
+"""Interface of the regularization terms, and the function that adds them to a model's loss."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ SETTING_TYPES: dict[str, tuple[Any, str]] = {
     "str": (str, "a name"),
     "bool | None": ((bool, type(None)), "true or false, or left out"),
 }
-"""By the annotation of a setting, what its values must be."""
+"""Accepted types of a setting, and their description, by its annotation."""
 
 
 class Penalty(NamedTuple):
-    """What a regularizer adds to a batch's loss.
+    """Contribution of a regularizer to the loss of a batch.
 
     Attributes:
-        losses: by task, scalars in the unit of the task's loss, weighted.
-        logs: what is worth logging, scalars by name.
+        losses: Weighted terms by task, scalars in the unit of the task's loss.
+        logs: Scalars to log, by name.
     """
 
     losses: TaskTensors
@@ -38,16 +38,17 @@ class Penalty(NamedTuple):
 
 @dataclass(kw_only=True)
 class Regularizer(ABC):
-    """A term beside the model's own loss, from further passes over the batch.
+    """Base class of the terms that are added to the model's own loss and need further passes over the batch.
 
     A new one is a subclass with `penalty` and a row in `REGULARIZERS`.
 
     Args:
-        weight: its factor λ.
-        every: it is added at every n-th step only, n times as heavy, which costs an n-th.
+        weight: Factor λ of the term.
+        every: Interval n in steps. The term is added at every n-th step only, multiplied by n, which costs an n-th of
+            the time.
 
     Raises:
-        UserError: a setting of another type or out of its range.
+        UserError: If a setting has the wrong type or is out of range.
     """
 
     weight: float = 1.0
@@ -67,33 +68,33 @@ class Regularizer(ABC):
 
     @property
     def noise_layer(self) -> int | None:
-        """The layer whose output it adds noise to, 0 the word embeddings; None for no noise."""
+        """Layer whose output receives noise; 0 is the word embeddings, None means no noise."""
         return None
 
     @abstractmethod
     def penalty(self, passes: ForwardPasses) -> Penalty:
-        """The term for a batch, whose clean pass is made."""
+        """Compute the term for a batch whose clean pass has been run."""
 
     def after_step(self, model: nn.Module) -> None:
-        """Called when an optimizer step has changed the weights."""
+        """Update internal state after an optimizer step has changed the weights."""
         return
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside the settings."""
+        """Return the state that a resumed run needs in addition to the settings."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
+        """Restore the state returned by `state_dict`."""
         return
 
 
 class RegularizedPass(NamedTuple):
-    """A training pass and what is added to its loss.
+    """Result of a training pass with regularization terms.
 
     Attributes:
-        outputs: the model's, of the clean pass.
-        losses: by task, the loss and all that is added to it.
-        logs: scalars by name.
+        outputs: Outputs of the model in the clean pass.
+        losses: Loss of each task, including all terms.
+        logs: Scalars to log, by name.
     """
 
     outputs: Any
@@ -109,20 +110,21 @@ def regularized_pass(
     losses: Callable[[ModelInputs, Any], TaskTensors] = task_losses,
     low_memory: bool = False,
 ) -> RegularizedPass:
-    """Runs a batch, and adds to its loss what `regularizers` make of further passes.
+    """Run a batch and add regularization terms to its losses.
 
     Args:
-        model: the model, bare or wrapped for several processes: any `PreTrainedModel` that classifies texts.
-        inputs: the batch, labels included, as the model takes it: of one task, of a named `task`, or of several
+        model: Any `PreTrainedModel` that classifies texts, bare or wrapped for distributed training.
+        inputs: The batch with labels, as the arguments of the model: of one task, of a named `task`, or of several
             `tasks`.
-        regularizers: the terms.
-        step: number of the optimizer step, for terms that are not added at each.
-        losses: the losses of a batch by task, given its inputs and outputs; the model's own by default.
-        low_memory: the encoders' layers keep no activations, but are run again in the backward: the same gradients, in
-            less memory than a plain step's, for a quarter more time.
+        regularizers: The terms to add.
+        step: Index of the optimizer step, for terms that are not added at every step.
+        losses: Function that returns the losses of a batch by task from its inputs and outputs; by default the model's
+            own losses.
+        low_memory: Whether the encoders' layers keep no activations and are recomputed in the backward pass: the same
+            gradients with less memory than a plain step, for a quarter more time.
 
     Raises:
-        UserError: a model or a batch that a term cannot be made of.
+        UserError: If a term cannot be computed for the model or the batch.
     """
     due = [each for each in regularizers if step % each.every == 0]
     if not due:

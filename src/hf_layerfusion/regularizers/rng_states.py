@@ -1,4 +1,4 @@
-"""The states of torch's random generators: dropout masks that come back."""
+"""Capture and replay of torch's random states, so that passes share their dropout masks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 class RandomStates(NamedTuple):
-    """States of the generators that a model draws its dropout masks from.
+    """States of the random generators that a model draws dropout masks from.
 
     Attributes:
-        device: where the model is.
-        cpu: the CPU generator's.
-        accelerator: that of the generator of `device`; None on the CPU.
+        device: Device of the model.
+        cpu: State of the CPU generator.
+        accelerator: State of the generator of `device`; None on the CPU.
     """
 
     device: torch.device
@@ -25,21 +25,21 @@ class RandomStates(NamedTuple):
 
     @classmethod
     def capture(cls, device: torch.device) -> RandomStates:
-        """The present ones."""
+        """Capture the current states."""
         accelerator = None
         if device.type != "cpu":
             accelerator = torch.get_device_module(device).get_rng_state(device)
         return cls(device, torch.get_rng_state(), accelerator)
 
     def restore(self) -> None:
-        """Makes them the present ones."""
+        """Make these states the current ones."""
         torch.set_rng_state(self.cpu)
         if self.accelerator is not None:
             torch.get_device_module(self.device).set_rng_state(self.accelerator, self.device)
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """Draws anew from these inside the block, and goes on after it as if the block had drawn nothing."""
+        """Context that draws from these states, and restores the previous ones at its end."""
         before = RandomStates.capture(self.device)
         self.restore()
         try:

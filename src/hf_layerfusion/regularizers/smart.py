@@ -1,4 +1,4 @@
-"""SMART: the model's answer must not change much where its input changes a little."""
+"""SMART: consistency of a model's outputs under small adversarial perturbations of its input."""
 
 from __future__ import annotations
 
@@ -17,52 +17,53 @@ from hf_layerfusion.regularizers.smart_modes import SMART_MODES
 
 @dataclass(kw_only=True)
 class Smart(Regularizer):
-    """Smoothness-inducing adversarial regularization (Jiang et al. 2020, section 3.1 and Algorithm 1):
+    """Smoothness-inducing adversarial regularization (Jiang et al. 2020, section 3.1 and Algorithm 1).
 
-    R_s = mean over texts of max over ‖x̃ − x‖_p ≤ ε of ℓ_s(f(x̃), f(x)), x the embedded text.
+    R_s = mean over texts of max over ‖x̃ − x‖_p ≤ ε of ℓ_s(f(x̃), f(x)), where x is the embedded text.
 
-    ℓ_s is the symmetric KL divergence for classes, summed over labels where a text may have several, and the squared
-    error for regression. The maximum is sought from Gaussian noise of standard deviation σ by steps of ascent along
-    the gradient. The defaults are SerBERTus' (section 4.3.5).
+    ℓ_s is the symmetric KL divergence for classes (summed over the labels of a multi-label task) and the squared error
+    for regression. The maximum is approximated by gradient ascent from Gaussian noise of standard deviation σ. The
+    defaults are those of SerBERTus (section 4.3.5).
 
-    `mode="paper"` is that. `mode="smart-pytorch"` is the function that SerBERTus ran (its footnote 4), which differs in
+    `mode="paper"` is the method above. `mode="smart-pytorch"` is the implementation that SerBERTus used (its footnote
+    4), which differs in these points:
 
-    - the sum: R_s of classes is the sum over the texts of a pass, not their mean, so that λ grows with
-      `per_device_train_batch_size`; a regression's is the mean in both;
-    - the gradient: of KL(p‖q) it is taken by q alone, p is a constant;
-    - the ascent: along the gradient of KL(clean‖perturbed), the mean over the texts, with its own length, where the
-      paper's mode takes the symmetric divergence and scales each text's gradient to norm 1;
-    - the perturbation: each token's is scaled to norm 1, and ε only guards that division, where the paper's mode keeps
-      each text's inside the ball;
-    - dropout: each pass draws its own masks, where the paper's mode has those of the clean pass in all.
+    - Sum: R_s for classes is the sum over the texts of a pass instead of their mean, so that λ scales with
+      `per_device_train_batch_size`. For regression it is the mean in both modes.
+    - Gradient: that of KL(p‖q) is taken with respect to q alone; p is constant.
+    - Ascent: it follows the gradient of KL(clean‖perturbed), averaged over the texts, with its own length. The paper's
+      mode uses the symmetric divergence and scales each text's gradient to norm 1.
+    - Perturbation: that of each token is scaled to norm 1, and ε only guards the division. The paper's mode keeps the
+      perturbation of each text inside the ball.
+    - Dropout: each pass draws its own masks. In the paper's mode all passes use those of the clean pass.
 
-    That is `SMARTLoss` of archinetai/smart-pytorch 0.0.4 with its `kl_loss` in the ascent and its `sym_kl_loss` at the
-    end, and the mean squared error for both of a regression. It has no function for several labels a text; here each
-    label is then a distribution of its own. MT-DNN's public code is a third way: it averages over texts, and moves each
-    token by η along its own gradient, scaled to norm 1.
+    This is `SMARTLoss` of archinetai/smart-pytorch 0.0.4 with `kl_loss` in the ascent and `sym_kl_loss` at the end, and
+    the mean squared error for both in a regression. It does not support multi-label tasks; here each label is then a
+    distribution of its own. MT-DNN's public code is a third variant: it averages over texts and moves each token by η
+    along its own gradient, scaled to norm 1.
 
-    The paper's radius of 1e-6 is below what bf16 and fp16 arithmetic tell apart: train in fp32 or choose a larger
-    epsilon; the logged `smart` shows when nothing is left of it.
+    The paper's radius of 1e-6 is below the resolution of bf16 and fp16: train in fp32 or choose a larger epsilon. A
+    logged `smart` of 0 indicates that the perturbation was lost.
 
     Args:
-        weight: λ_s.
-        every: see `Regularizer`.
-        steps: steps of ascent.
-        epsilon: ε.
-        sigma: standard deviation σ of the noise at the start.
-        eta: step size η.
-        norm: p, 2 or infinity.
+        weight: Factor λ_s.
+        every: See `Regularizer`.
+        steps: Number of ascent steps.
+        epsilon: Radius ε.
+        sigma: Standard deviation σ of the initial noise.
+        eta: Step size η.
+        norm: Order p of the norm: 2 or infinity.
         mode: `"paper"` or `"smart-pytorch"`.
-        layer: 0 perturbs the word embeddings. Another number perturbs the output of that layer instead, and the layers
-            up to it are not run again.
-        same_dropout: whether all passes of a batch have the same dropout masks; None leaves it to the mode.
+        layer: 0 perturbs the word embeddings. Any other index perturbs the output of that layer, and the layers up to
+            it are not run again.
+        same_dropout: Whether all passes of a batch have the same dropout masks; None depends on the mode.
 
     Logs:
-        `smart` (`smart_<task>` for a named task): R_s, without weight. `smart_radius`: the largest norm of a
-        perturbation.
+        `smart` (`smart_<task>` for a named task): R_s, without weight.
+        `smart_radius`: Largest norm of a perturbation.
 
     Raises:
-        UserError: a setting out of its range.
+        UserError: If a setting is out of range.
     """
 
     steps: int = 1
@@ -85,9 +86,11 @@ class Smart(Regularizer):
 
     @property
     def noise_layer(self) -> int:
+        """Layer whose output is perturbed."""
         return self.layer
 
     def penalty(self, passes: ForwardPasses) -> Penalty:
+        """Compute the divergence between the clean pass and a perturbed one."""
         mode = SMART_MODES[self.mode]
         same_dropout = mode.same_dropout if self.same_dropout is None else self.same_dropout
         clean = passes.logits(passes.outputs)
@@ -110,7 +113,7 @@ class Smart(Regularizer):
         return Penalty({task: self.weight * value for task, value in values.items()}, logs)
 
     def ascent_step(self, noise: Tensor, gradient: Tensor, site: NoiseSite) -> Tensor:
-        """The perturbation `[N, T, H]` after a step of ascent along `gradient`."""
+        """Return the perturbation `[N, T, H]` after a step of ascent along `gradient`."""
         gradient = gradient * site.mask
         if self.mode == "smart-pytorch":
             noise = noise + self.eta * gradient
@@ -122,6 +125,6 @@ class Smart(Regularizer):
         return noise * (self.epsilon / self._norm(noise)).clamp(max=1)
 
     def _norm(self, values: Tensor) -> Tensor:
-        """p-norm of each text's values, or of each token's, by the mode."""
+        """Return the p-norm of each text's values, or of each token's, depending on the mode."""
         dims = 2 if SMART_MODES[self.mode].is_by_token else (1, 2)
         return torch.linalg.vector_norm(values, self.norm, dim=dims, keepdim=True)

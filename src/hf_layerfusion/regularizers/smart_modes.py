@@ -1,4 +1,4 @@
-"""The modes of SMART: what a perturbation is scaled to, and how far apart two answers are."""
+"""Modes of SMART, which differ in the scaling of perturbations and the divergence between outputs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hf_layerfusion.regularizers.task_outputs import checked_logits, divergence
 
 
 class SmartMode(NamedTuple):
-    """A mode of SMART: the ways in which the modes differ.
+    """Settings in which the modes of SMART differ.
 
     Attributes:
-        ascent: the scalar whose gradient the perturbation follows, of a problem type and the logits `[B, C]` of the
-            perturbed and of the clean pass.
-        distance: R_s, likewise.
-        same_dropout: whether the passes of a batch share their dropout masks, unless set otherwise.
-        is_by_token: whether the norm of a perturbation is that of each token, rather than that of the whole text.
+        ascent: Function of a problem type and the logits `[B, C]` of the perturbed and the clean pass. It returns the
+            scalar whose gradient the perturbation follows.
+        distance: Function of the same arguments that returns R_s.
+        same_dropout: Whether the passes of a batch share their dropout masks by default.
+        is_by_token: Whether the norm of a perturbation is computed per token instead of per text.
     """
 
     ascent: Callable[[str, Tensor, Tensor], Tensor]
@@ -37,7 +37,7 @@ def _paper_distance(problem_type: str, perturbed: Tensor, clean: Tensor) -> Tens
 
 
 def _public_ascent(problem_type: str, perturbed: Tensor, clean: Tensor) -> Tensor:
-    """KL(clean ‖ perturbed), the mean over the texts; for regression the mean squared error."""
+    """Return KL(clean ‖ perturbed), the mean over the texts; for regression the mean squared error."""
     perturbed, clean = checked_logits(perturbed, clean)
     if problem_type == "regression":
         return F.mse_loss(perturbed, clean)
@@ -49,10 +49,11 @@ def _public_ascent(problem_type: str, perturbed: Tensor, clean: Tensor) -> Tenso
 
 
 def _public_distance(problem_type: str, perturbed: Tensor, clean: Tensor) -> Tensor:
-    """KL(clean ‖ perturbed) + KL(perturbed ‖ clean), each by its second argument alone, the sum over the texts; for
-    regression the mean squared error.
+    """Return KL(clean ‖ perturbed) + KL(perturbed ‖ clean), summed over the texts; for regression the mean squared
+    error.
 
-    Σ (p − q)(log p − log q) with a constant p − q has this value and these gradients.
+    Gradients are taken with respect to the second argument of each divergence. Σ (p − q)(log p − log q) with a constant
+    p − q has this value and these gradients.
     """
     perturbed, clean = checked_logits(perturbed, clean)
     if problem_type == "regression":
@@ -69,4 +70,4 @@ SMART_MODES = {
     "paper": SmartMode(_paper_ascent, _paper_distance, same_dropout=True, is_by_token=False),
     "smart-pytorch": SmartMode(_public_ascent, _public_distance, same_dropout=False, is_by_token=True),
 }
-"""The modes by name."""
+"""Modes by name."""

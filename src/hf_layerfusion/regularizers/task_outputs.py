@@ -1,4 +1,4 @@
-"""What a model puts out for a batch, task by task, and how far two outputs are apart."""
+"""Logits and losses of a batch by task, and divergences between the outputs of two passes."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ ModelInputs = Mapping[str, Any]
 TaskTensors = dict[str, Tensor]
 
 ONE_TASK = ""
-"""The name of the task of a batch that names none."""
+"""Name of the task in a batch that names none."""
 
 
 def symmetric_kl(first: Tensor, second: Tensor) -> Tensor:
-    """KL(p‖q) + KL(q‖p) of the distributions of two logits `[B, C]`, for each row: `[B]` (SMART, section 3.1).
+    """Return KL(p‖q) + KL(q‖p) of the distributions of two logits `[B, C]`, one value per row: `[B]` (SMART, section
+    3.1).
 
-    Computed as Σ (p − q)(log p − log q): the difference of two sums would lose what small perturbations change.
+    It is computed as Σ (p − q)(log p − log q), because the difference of two sums would lose the effect of small
+    perturbations.
     """
     first, second = F.log_softmax(first, dim=-1), F.log_softmax(second, dim=-1)
     return ((first.exp() - second.exp()) * (first - second)).sum(dim=-1)
 
 
 def symmetric_bernoulli_kl(first: Tensor, second: Tensor) -> Tensor:
-    """As `symmetric_kl`, where each logit is a label of its own, which holds or not; summed over the labels."""
+    """Return the symmetric KL divergence of independent binary labels, summed over the labels: `[B]`."""
     return ((first.sigmoid() - second.sigmoid()) * (first - second)).sum(dim=-1)
 
 
 def squared_error(first: Tensor, second: Tensor) -> Tensor:
-    """(a − b)², for each row the mean over its values: `[B]` (SMART, section 3.1)."""
+    """Return (a − b)², the mean over the values of each row: `[B]` (SMART, section 3.1)."""
     return (first - second).square().mean(dim=-1)
 
 
@@ -45,19 +47,20 @@ DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def divergence(problem_type: str, first: Tensor, second: Tensor) -> Tensor:
-    """How far two logits `[B, C]` of the same texts are apart, for each text: `[B]`, in float32 or better.
+    """Return the divergence between two logits `[B, C]` of the same texts, one value per text: `[B]`, in float32 or
+    better.
 
     Raises:
-        UserError: logits of another shape, as of a model that labels tokens.
+        UserError: If the logits have another shape, such as those of a token classifier.
     """
     return DIVERGENCES[problem_type](*checked_logits(first, second))
 
 
 def checked_logits(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Two logits `[B, C]` of the same texts, in float32 or better.
+    """Return two logits `[B, C]` of the same texts in float32 or better.
 
     Raises:
-        UserError: logits of another shape, as of a model that labels tokens.
+        UserError: If the logits have another shape, such as those of a token classifier.
     """
     if first.dim() != 2 or first.shape != second.shape:
         raise UserError(
@@ -70,13 +73,15 @@ def checked_logits(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def task_inputs(inputs: ModelInputs) -> dict[str, Any]:
-    """The batch of each task in `inputs`: of those below `tasks`, or of the one that it names, or names not."""
+    """Return the batch of each task: the entries of `tasks`, or the whole batch for the task that it names, if any."""
     return dict(inputs["tasks"]) if "tasks" in inputs else {inputs.get("task", ONE_TASK): inputs}
 
 
 def problem_types(config: Any, inputs: ModelInputs) -> dict[str, str]:
-    """What each task of a batch is about, by the model's configuration; where that does not say, guessed from the
-    number of labels and their type as transformers does."""
+    """Return the problem type of each task of a batch.
+
+    It is read from the model's configuration, or guessed from the number and type of labels as in transformers.
+    """
     return {task: _problem_type(config, task, batch) for task, batch in task_inputs(inputs).items()}
 
 
@@ -94,19 +99,19 @@ def _problem_type(config: Any, task: str, inputs: ModelInputs) -> str:
 
 
 def task_logits(inputs: ModelInputs, outputs: Any) -> TaskTensors:
-    """The logits `[B, num_labels]` of each task of a batch.
+    """Return the logits `[B, num_labels]` of each task of a batch.
 
     Raises:
-        UserError: outputs that hold none.
+        UserError: If the outputs contain none.
     """
     return _by_task(inputs, outputs, "logits", "logits")
 
 
 def task_losses(inputs: ModelInputs, outputs: Any) -> TaskTensors:
-    """The model's own loss of each task of a batch.
+    """Return the model's own loss of each task of a batch.
 
     Raises:
-        UserError: outputs that hold none, because the batch has no labels or the model computes no loss.
+        UserError: If the outputs contain none, because the batch has no labels or the model computes no loss.
     """
     return _by_task(inputs, outputs, "loss", "losses")
 
