@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all, locks between processes, and refusals of the disk in one line.
+"""Atomic writing of files and folders, locks between processes, and disk errors in one line.
 
-Whatever the package writes goes through here. A file is written under a temporary name beside its place, flushed to
-the disk and renamed, so that neither a kill nor a loss of power leaves half of it. Temporary names and lock files are
-hidden and recognised (`is_ours`): one that a killed process left behind never stands in the way.
+All writing of the package goes through this module. A file is written under a temporary name in the same folder,
+flushed to the disk and renamed, so that neither a kill nor a power failure leaves half of it. Temporary names and lock
+files are hidden and recognised (`is_ours`), so that leftovers of a killed process never get in the way.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 LOCK_FILE = ".lock"
-# Lock files keep the process that holds them; one that died may have left children that die a little later.
+# Lock files name the process that holds them. A dead process may have left children that end a little later.
 _SECONDS_FOR_ORPHANS = 15
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without locks says one of these
 _WAYS_OUT = {
@@ -44,10 +44,10 @@ _WAYS_OUT = {
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what is written there takes its place when the block ends.
+    """Yield a temporary path next to `path`, whose content replaces `path` when the block ends.
 
-    The file is on the disk before it is renamed, and the rename before this returns. If the block raises, `path` is
-    as it was.
+    The file is flushed to the disk before it is renamed, and the rename before this returns. If the block raises,
+    `path` is unchanged.
     """
     path = Path(path)
     partial = path.with_name(f".{uuid.uuid4().hex[:12]}{PARTIAL}")
@@ -62,13 +62,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write JSON, whole or not at all; numbers that are not finite, which JSON has not, are written as null."""
+    """Write JSON atomically; numbers that are not finite, which JSON cannot represent, are written as null."""
     strict = json.dumps(finite_or_none(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, strict + "\n")
 
@@ -89,10 +89,10 @@ def read_json(path: str | os.PathLike[str], way_out: str) -> Any:
 
     Args:
         path: The file.
-        way_out: What to do if it is damaged, for the message.
+        way_out: Remedy for a damaged file, for the error message.
 
     Raises:
-        UserError: It cannot be read, or is not JSON.
+        UserError: If it cannot be read, or is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -107,10 +107,10 @@ def read_object(path: str | os.PathLike[str], way_out: str) -> dict[str, Any]:
 
     Args:
         path: The file.
-        way_out: What to do if it is damaged, for the message.
+        way_out: Remedy for a damaged file, for the error message.
 
     Raises:
-        UserError: It cannot be read, or holds anything but a JSON object.
+        UserError: If it cannot be read, or contains anything but a JSON object.
     """
     content = read_json(path, way_out)
     if not isinstance(content, dict):
@@ -120,15 +120,16 @@ def read_object(path: str | os.PathLike[str], way_out: str) -> dict[str, Any]:
 
 @contextmanager
 def new_folder(path: str | os.PathLike[str], option: str = "") -> Iterator[Path]:
-    """Yield a temporary folder beside `path` that becomes `path`, with all that was written into it, when the block
-    ends. If the block raises, nothing is left.
+    """Yield a temporary folder next to `path` that becomes `path` when the block ends.
+
+    If the block raises, nothing is left.
 
     Args:
         path: The folder.
-        option: What names it on the command line, for messages.
+        option: Command-line option that gives the path, for error messages.
 
     Raises:
-        UserError: `path` is not new or empty, another process is making it, or the disk refuses.
+        UserError: If `path` is not new or empty, another process is creating it, or the disk refuses.
     """
     path = Path(path)
     check_new(path, option)
@@ -146,7 +147,7 @@ def new_folder(path: str | os.PathLike[str], option: str = "") -> Iterator[Path]
                 sync_tree(partial)
                 for left in path.iterdir() if path.exists() else ():
                     remove(left)
-                # With its lock, so that nobody takes the temporary folder for a leftover.
+                # Rename while holding the lock, so that nobody treats the temporary folder as a leftover.
                 os.replace(partial, path)
                 with suppress(OSError):
                     (path / LOCK_FILE).unlink()
@@ -157,14 +158,14 @@ def new_folder(path: str | os.PathLike[str], option: str = "") -> Iterator[Path]
 
 
 def check_new(path: Path, option: str = "") -> None:
-    """Refuse a folder that holds anything but temporary files of ours, or that no other can take the place of.
+    """Refuse a folder that contains anything but our temporary files, or that cannot be replaced.
 
     Args:
         path: The folder; it need not exist.
-        option: What names it on the command line, for the message.
+        option: Command-line option that gives the path, for the error message.
 
     Raises:
-        UserError: There are files in it, or it is a file, the working folder or a mount point.
+        UserError: If it contains files, or is a file, the working folder or a mount point.
     """
     what = f"{option} {path}".strip()
     with writable(what):
@@ -181,9 +182,9 @@ def check_new(path: Path, option: str = "") -> None:
 
 
 def move_into(source: Path, folder: Path, last: str) -> None:
-    """Move all files of `source`, and of folders in it, to the same places in `folder`, and remove `source`.
+    """Move all files of `source` and its subfolders to the same places in `folder`, and remove `source`.
 
-    Every file is on the disk before the first one is moved; all others are in place before `last` is.
+    Every file is flushed to the disk before the first one is moved, and `last` is moved after all others are in place.
     """
     sync_tree(source)
     files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
@@ -202,23 +203,23 @@ def move_into(source: Path, folder: Path, last: str) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Return whether a file or folder is, by its name, a lock file or a temporary one of this package."""
+    """Return whether a file or folder is, by its name, a lock file or a temporary file of this package."""
     return path.name.startswith(".") and path.name.endswith((PARTIAL, LOCK_FILE))
 
 
 def is_empty(folder: Path) -> bool:
-    """Return whether a folder holds nothing but lock files and temporary files of this package."""
+    """Return whether a folder contains nothing but lock files and temporary files of this package."""
     return all(map(is_ours, folder.iterdir()))
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left in a folder, at any depth. Call it while holding the folder's lock."""
+    """Remove the leftovers of killed processes in a folder, at any depth. The caller must hold the folder's lock."""
     for path in sorted(folder.rglob(f".*{PARTIAL}")):
         remove(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder; it need not exist any more."""
+    """Remove a file or a folder, which may already be gone."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -227,19 +228,19 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path, what: str | Path, wait: bool = False) -> Iterator[None]:
-    """Hold a lock between processes, and threads, for the length of the block.
+    """Hold a lock between processes and threads for the duration of the block.
 
-    The lock belongs to the operating system and ends with its process, however that ends; the file stays, and means
-    nothing by itself. On a file system without locks the block runs unguarded, which is logged.
+    The lock belongs to the operating system and ends with its process in any case; the file remains and has no meaning
+    by itself. On a file system without locks the block runs unprotected, which is logged.
 
     Args:
-        path: The lock file; its folder is made if it is missing.
-        what: What is locked, for the message.
-        wait: Wait until the lock is free instead of refusing.
+        path: The lock file; a missing folder is created.
+        what: Description of the locked object, for the error message.
+        wait: Whether to wait until the lock is free instead of refusing.
 
     Raises:
-        UserError: Another process holds it.
-        StorageError: The file cannot be made.
+        UserError: If another process holds it.
+        StorageError: If the file cannot be created.
     """
     lock = FileLock(path)
     with writable(what):
@@ -277,10 +278,10 @@ def _acquire(lock: Any, path: Path, what: str | Path, wait: bool) -> None:
 
 
 def _holder(path: Path) -> str | None:
-    """The process that a lock file names, if it is alive."""
+    """Return the process named in a lock file, if it is alive."""
     try:
         number = int(path.read_text(encoding="ascii"))
-        with suppress(PermissionError):  # somebody else's, and alive
+        with suppress(PermissionError):  # alive, but owned by another user
             os.kill(number, 0)
     except (OSError, ValueError, OverflowError):
         return None
@@ -289,13 +290,13 @@ def _holder(path: Path) -> str | None:
 
 @contextmanager
 def writable(what: str | Path) -> Iterator[None]:
-    """Turn a refusal of the operating system in the block into one line.
+    """Context that turns an `OSError` into an error of one line.
 
     Args:
-        what: What is being written, for the message.
+        what: Description of what is written, for the error message.
 
     Raises:
-        StorageError: In place of an `OSError`; a lost connection is raised as it is.
+        StorageError: In place of an `OSError`.
     """
     try:
         yield
@@ -308,7 +309,7 @@ def writable(what: str | Path) -> Iterator[None]:
 
 
 def refusal(error: OSError) -> str:
-    """Return what the operating system refused and the way out, in words."""
+    """Return a description of what the operating system refused, with the way out."""
     found = (error.strerror or one_line(error)).strip()
     file = f" ({error.filename})" if error.filename else ""
     return (
@@ -326,13 +327,13 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's list of names to the disk, where the system can."""
+    """Flush a folder's entries to the disk, if the system supports it."""
     with suppress(PermissionError, IsADirectoryError):  # Windows opens no folders
         sync_file(folder)
 
 
 def sync_tree(folder: Path) -> None:
-    """Flush every file and folder below `folder`, and itself, to the disk."""
+    """Flush `folder` and every file and folder in it to the disk."""
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir():
             sync_folder(path)

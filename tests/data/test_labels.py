@@ -413,7 +413,7 @@ def test_integers_for_a_model_with_names(values, labels, encoded, caplog):
     schema = LabelSchema(SINGLE, ("n", "p"), values).with_numeric_labels(dataset, "F")
     assert schema.encode(dataset, "F")["label"][:] == encoded
     assert caplog.messages == (
-        ["F: labels are read as the numbers of the classes 'n', 'p'"] if labels == [1, 0] else []
+        ["F: labels are read as ids of the classes 'n', 'p'"] if labels == [1, 0] else []
     )
 
 

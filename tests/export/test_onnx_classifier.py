@@ -66,7 +66,9 @@ def test_siamese_pairs(siamese: tuple[Any, Path]) -> None:
     expected = MultitaskPipeline(model, tiny_tokenizer())(PAIR, tasks=["sts"])["sts"]
     assert classify(PAIR)["score"] == pytest.approx(expected, abs=1e-5)
     assert len(classify([PAIR, PAIR])) == 2
-    with pytest.raises(UserError, match=r"must be a pair .* here, found another; correct it\.$"):
+    with pytest.raises(
+        UserError, match=r"must be a pair .* for this model, found something else; correct it\.$"
+    ):
         classify("a good day")
     with pytest.raises(UserError, match=r"input 2: the text holds '\\udc80', half a surrogate pair"):
         classify([PAIR, {**PAIR, "text_pair": "\udc80"}])

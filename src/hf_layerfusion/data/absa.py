@@ -1,7 +1,8 @@
-"""The published formats of aspect sentiment: SemEval-2014's XML and the three-line `.raw` files of ACL-14's tweets.
+"""Readers of the published aspect sentiment formats: SemEval-2014's XML and the three-line `.raw` files of ACL-14.
 
-Both give the columns `sentence`, `aspect` and `label`, the latter `negative`, `neutral` or `positive`; SemEval's also
-`id`, the sentence's own, which is the same for each of its aspects. An aspect's row is its line in the file.
+Both give the columns `sentence`, `aspect` and `label`, where the label is `negative`, `neutral` or `positive`.
+SemEval's also gives `id`, the id of the sentence, which is the same for each of its aspects. The row of an aspect is
+its line in the file.
 """
 
 from pathlib import Path
@@ -22,14 +23,14 @@ TARGET = "$T$"
 
 
 def read_semeval(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Columns:
-    """Reads the aspect terms of SemEval-2014, task 4 (Pontiki et al. 2014): `<sentence id>` holds `<text>` and
-    `<aspectTerms>`, these `<aspectTerm term polarity>`.
+    """Read the aspect terms of SemEval-2014, task 4 (Pontiki et al. 2014).
 
-    Sentences without aspect terms give no examples. A file without polarities is one to predict only.
+    `<sentence id>` contains `<text>` and `<aspectTerms>`, which contains `<aspectTerm term polarity>`. Sentences
+    without aspect terms give no examples. A file without polarities is for prediction only.
 
     Raises:
-        UserError: XML that is not well formed, or has a document type declaration, which could define entities; an
-            aspect without sentence, text or term; an unknown polarity.
+        UserError: If the XML is not well-formed or has a document type declaration, which could define entities; if an
+            aspect has no sentence, text or term; or if a polarity is unknown.
     """
     raw = path.read_bytes()
     if not raw.strip():
@@ -51,7 +52,7 @@ def read_semeval(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> C
 
 
 class _SemEvalParser:
-    """Collects the aspects of one file; expat calls the methods as it meets the tags."""
+    """Parser that collects the aspects of one file; expat calls its methods for each tag."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -123,11 +124,13 @@ class _SemEvalParser:
 
 
 def read_acl14(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Columns:
-    """Reads the tweets of Dong et al. (ACL 2014): three lines an example, the sentence with `$T$` where the target
-    stands, the target, and its polarity, -1, 0 or 1. The sentence is given with the target in its place.
+    """Read the tweets of Dong et al. (ACL 2014).
+
+    Each example has three lines: the sentence with `$T$` in place of the target, the target, and its polarity, -1, 0 or
+    1. The sentence is returned with the target inserted.
 
     Raises:
-        UserError: lines that do not come in threes, a sentence without `$T$`, or an unknown polarity.
+        UserError: If the number of lines is no multiple of three, a sentence has no `$T$`, or a polarity is unknown.
     """
     lines = split_lines(read_utf8(path))
     rows = []
@@ -160,7 +163,7 @@ def read_acl14(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Col
 
 
 def count_absent_aspects(dataset: Dataset, sentence_column: str, aspect_column: str) -> int:
-    """The number of rows whose aspect does not stand in their sentence, whatever its capitals."""
+    """Return the number of rows whose aspect does not occur in their sentence, ignoring letter case."""
     pairs = zip(column_values(dataset, sentence_column), column_values(dataset, aspect_column), strict=True)
     return sum(aspect.casefold() not in sentence.casefold() for sentence, aspect in pairs)
 

@@ -1,4 +1,4 @@
-"""Which columns the user asks for, found in a file's header or refused."""
+"""Columns requested by the user, and their lookup in the header of a file."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ Columns: TypeAlias = dict[str, pa.Array | pa.ChunkedArray]
 
 @dataclass(frozen=True)
 class RequestedColumns:
-    """Which columns the user asks for.
+    """Columns requested by the user.
 
     Attributes:
-        text: the columns of the texts.
-        label: the column of the label, if any.
-        id: the column of the id, if any.
-        label_required: whether a file without the label column is refused.
+        text: Names of the text columns.
+        label: Name of the label column, if any.
+        id: Name of the id column, if any.
+        label_required: Whether a file without the label column is refused.
 
     Raises:
-        UserError: no text column, one column for two purposes, or a text column with a name that is taken.
+        UserError: If no text column is given, a column is requested twice, or a text column has a reserved name.
     """
 
     text: tuple[str, ...]
@@ -49,14 +49,14 @@ class RequestedColumns:
             )
 
     def find(self, found: Sequence[str], where: str) -> dict[str, str]:
-        """Maps the names of the result to those of the file.
+        """Map the column names of the result to those of the file.
 
         Args:
-            found: the file's header.
-            where: the file, for messages.
+            found: Header of the file.
+            where: Name of the file, for error messages.
 
         Raises:
-            UserError: a name that stands twice in the header, or a column that is missing.
+            UserError: If a name occurs twice in the header, or a column is missing.
         """
         repeated = [name for name in found if found.count(name) > 1]
         if repeated:
@@ -75,7 +75,7 @@ class RequestedColumns:
 
 
 def missing_columns(missing: Sequence[str], found: Iterable[str], where: str) -> UserError:
-    """The error for columns that are not there; lists those that are."""
+    """Return the error for missing columns, which lists the existing ones."""
     names = ", ".join(map(excerpt, list(found)[:20])) or "none"
     return UserError(
         f"{where}: no column {', '.join(map(repr, missing))} (found: {names}); name the right "
@@ -84,6 +84,6 @@ def missing_columns(missing: Sequence[str], found: Iterable[str], where: str) ->
 
 
 def excerpt(value: Any) -> str:
-    """`repr`, which leaves no line break, cut to 60 characters."""
+    """Return the `repr` of a value, which contains no line break, truncated to 60 characters."""
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."

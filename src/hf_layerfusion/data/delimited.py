@@ -1,4 +1,4 @@
-"""Comma- and tab-separated values: rows of strings, with the quoting that the file was written with."""
+"""Readers of comma- and tab-separated values that handle files written with or without quoting."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from hf_layerfusion.data.columns import Columns, RequestedColumns
 from hf_layerfusion.data.utf8 import read_utf8
 from hf_layerfusion.errors import UserError
 
-# Gives the lines of a file from its start, each time that it is called.
+# Function that returns the lines of a file from its start.
 Lines: TypeAlias = Callable[[], Iterable[str]]
 
 # Numbers as JSON writes them, a plus sign allowed: "007" and "1_000" are names, not numbers.
@@ -23,7 +23,7 @@ _FLOAT = re.compile(
     r"[+-]?(((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|nan|inf)", re.IGNORECASE
 )
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
-# Columns with at most this many different values are taken for classes, not for texts or ids.
+# Columns with at most this many different values are considered classes instead of texts or ids.
 _MOST_CLASSES = 100
 
 
@@ -31,7 +31,7 @@ def read_csv(path: Path, wanted: RequestedColumns, max_text_bytes: int, delimite
     """Read comma-separated values with a header line; see `delimited_rows`.
 
     Raises:
-        UserError: a fault of the file, by its row; the header is row 1.
+        UserError: If the file is malformed, with the row; the header is row 1.
     """
     text = read_utf8(path)
     header, *rows = delimited_rows(path, lambda: io.StringIO(text, newline=""), max_text_bytes, delimiter)
@@ -52,7 +52,7 @@ def read_tsv(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Colum
 
 
 def _typed_labels(strings: Sequence[str]) -> pa.Array:
-    # An absent label does not make strings of the numbers beside it.
+    # A missing label does not turn the other labels into strings.
     given = [string.strip() or None for string in strings]
     for pattern, number, kind in ((_INTEGER, int, pa.int64()), (_FLOAT, float, pa.float64())):
         if all(string is None or pattern.fullmatch(string) for string in given):
@@ -63,22 +63,22 @@ def _typed_labels(strings: Sequence[str]) -> pa.Array:
 def delimited_rows(
     path: Path, lines: Lines, max_text_bytes: int, delimiter: str = ","
 ) -> Iterator[list[str]]:
-    """Yield the rows of a csv or tsv file, its header first; blank lines at the end are left out.
+    """Yield the rows of a CSV or TSV file, starting with its header; trailing blank lines are skipped.
 
-    Commas mean RFC 4180: a field may be in double quotes, within which `""` stands for one. Tab-separated files are
-    written with this quoting or without any; `is_unquoted` tells which, and without it double quotes are part of the
-    text. A file whose header has tabs and no comma is separated by tabs whatever its suffix, as those of Stanford's
-    CS 224N are.
+    Comma-separated files follow RFC 4180: a field may be in double quotes, inside which `""` is a literal quote.
+    Tab-separated files are written with this quoting or without any; `is_unquoted` detects which, and without quoting
+    double quotes are part of the text. A file whose header has tabs and no comma is tab-separated whatever its suffix,
+    like those of Stanford's CS 224N.
 
     Args:
-        path: The file, for messages.
-        lines: Gives its lines, at least one; called twice for tabs.
-        max_text_bytes: The longest field.
-        delimiter: What separates fields.
+        path: The file, for error messages.
+        lines: Function that returns the lines of the file, at least one; called twice for tabs.
+        max_text_bytes: Maximum length of a field.
+        delimiter: Field separator.
 
     Raises:
-        UserError: A fault of the file, with its row. A text in double quotes that runs over several lines is refused
-            where these lines are rows by themselves, because a stray quote would have swallowed them.
+        UserError: If the file is malformed, with the row. A quoted text over several lines is refused if these lines
+            are valid rows themselves, because a stray quote would have merged them.
     """
     first_line = next(iter(lines()))
     if "\t" in first_line and "," not in first_line:
@@ -96,7 +96,7 @@ def delimited_rows(
     guard = _SwallowedRows(path, delimiter)
     for number in itertools.count(1):
         read.clear()
-        # The limit is global to the csv module. A field beyond it is mostly a quote that was never closed.
+        # The limit is global to the csv module. A longer field is usually a quote that was never closed.
         former_limit = csv.field_size_limit(max_text_bytes)
         try:
             fields = next(reader, None)
@@ -127,9 +127,9 @@ def delimited_rows(
 def is_unquoted(lines: Iterable[str]) -> bool:
     """Return whether tab-separated lines were written without quoting, so that double quotes are part of the texts.
 
-    That is so if every line has as many tabs as the header, and either a field opens with a double quote that is not
-    closed at the field's end, or fields are in double quotes that no writer would have put there: nothing in them needs
-    it, and neither the header nor all of the column is in quotes.
+    This is so if every line has as many tabs as the header, and one of the following holds: a field starts with a
+    double quote that is not closed at its end; or fields are in double quotes that no writer would have added, because
+    nothing in them requires quoting and neither the header nor the whole column is quoted.
     """
     width = 0
     stray = needless = needed = False
@@ -153,18 +153,18 @@ def is_unquoted(lines: Iterable[str]) -> bool:
                 # Excel quotes fields with commas in tab-separated files too.
                 needed = needed or bool(closed and ('""' in field[1:-1] or "," in field))
                 needless = True
-    # In a file of one column, a text over several lines and a stray quote look the same: refused when it is read.
+    # In a file with one column, a multi-line text and a stray quote look the same; reading refuses both.
     if stray:
         return width > 1
     return needless and not needed and not quoted_columns
 
 
 class _SwallowedRows:
-    """Refuses rows that a stray double quote has made of several lines.
+    """Detector of rows that a stray double quote has merged.
 
-    Of tab-separated values, a record over several lines is refused if two of these lines are rows by themselves. Texts
-    with commas and line breaks are too common in csv files for that: there, all lines must be rows, and in a column of
-    classes all must hold values that rows of the file have.
+    In tab-separated files, a record over several lines is refused if two of these lines are valid rows themselves. In
+    CSV files, texts with commas and line breaks are too common for that: there, all lines must be rows, and in some
+    column of classes all of them must hold values that occur in other rows.
     """
 
     def __init__(self, path: Path, delimiter: str) -> None:
@@ -174,13 +174,13 @@ class _SwallowedRows:
         self.suspects: list[tuple[int, list[list[str]]]] = []
 
     def check(self, row: int, fields: list[str], lines: Sequence[str], width: int) -> None:
-        """Look at one record.
+        """Check one record.
 
         Args:
-            row: Its number.
-            fields: Its fields.
-            lines: The lines of the file that it was made of.
-            width: The number of the header's fields.
+            row: Number of the record.
+            fields: Fields of the record.
+            lines: Lines of the file that form the record.
+            width: Number of fields in the header.
         """
         if len(fields) == width and self.delimiter == ",":
             if self.classes is None:
@@ -197,7 +197,7 @@ class _SwallowedRows:
             self.suspects.append((row, parts))
 
     def close(self) -> None:
-        """Judge what must be judged by the whole file."""
+        """Check the records that can be judged only with the whole file."""
         for row, parts in self.suspects:
             for column, values in enumerate(self.classes or ()):
                 if len(values) <= _MOST_CLASSES and all(part[column] in values for part in parts):
@@ -217,7 +217,7 @@ def _remembered(lines: Iterable[str], read: list[str]) -> Iterator[str]:
 
 
 def _csv_fault(message: str, delimiter: str, max_text_bytes: int) -> str:
-    """The csv module's three strict errors in a user's words."""
+    """Return a user-level description of the three strict errors of the csv module."""
     if "field limit" in message:
         return (
             f"a field is longer than the limit of {max_text_bytes:,} bytes; shorten it, or look for a double "

@@ -1,15 +1,15 @@
-"""Data files or Hub data sets in, one kind of `datasets.Dataset` out; what is doubtful is an error.
+"""Readers of data files and Hub data sets that return a `datasets.Dataset` and raise an error for anything doubtful.
 
 Every reader keeps the order of the file and returns these columns:
 
 | column | type | content |
 |---|---|---|
-| the text columns, by their own names | string | the text as it stands; "NA", "null" and "nan" are texts |
-| `label` | int64, double, string, a list of these or of `ClassLabel` | raw, strings without blanks around them |
-| `id` | string | the value of the id column, else the number of the example, from 0 |
-| `row` | int64 | its row in the file as a spreadsheet counts: the header of csv and tsv is row 1 (xml, raw: line) |
+| the text columns, by their own names | string | the unchanged text; "NA", "null" and "nan" are texts |
+| `label` | int64, double, string, a list of these or of `ClassLabel` | raw label; strings are stripped |
+| `id` | string | the value of the id column, otherwise the number of the example, from 0 |
+| `row` | int64 | row in the file as in a spreadsheet: the header of csv and tsv is row 1 (xml, raw: line) |
 
-`row` survives selecting and splitting, so that later errors still name the row of the file.
+`row` is kept when selecting and splitting, so that later errors can still name the row of the file.
 """
 
 import functools
@@ -63,32 +63,32 @@ def read_examples(
     max_text_bytes: int = MAX_TEXT_BYTES,
     skip_incomplete: bool = False,
 ) -> Dataset:
-    """Reads one file of examples; its suffix says the format.
+    """Read one file of examples; its suffix determines the format.
 
-    - `.csv`, `.tsv`: UTF-8 after RFC 4180 with a header line; tab-separated files may also be written without
-      quoting, double quotes then being part of the texts (`delimited.is_unquoted`). Labels are integers if all of
-      them are, else floats if all are, else strings. Quoted texts may hold line breaks.
-    - `.jsonl`, `.json`: one object a line, or one array of objects. A list as label means several classes.
-      SNLI's files are known by their fields (`formats.read_json`).
-    - `.parquet`: labels by the type of their column; class names that `Dataset.to_parquet` has stored are kept.
-    - `.xml`, `.raw`: the aspect terms of SemEval-2014 and the tweets of ACL-14, with the columns `sentence`,
-      `aspect` and `label` (`data/absa.py`).
+    - `.csv`, `.tsv`: UTF-8 following RFC 4180 with a header line. Tab-separated files may also be written without
+      quoting; double quotes are then part of the texts (`delimited.is_unquoted`). Labels are integers if all of them
+      are, otherwise floats if all are, otherwise strings. Quoted texts may contain line breaks.
+    - `.jsonl`, `.json`: one object per line, or one array of objects. A list as label means several classes. SNLI's
+      files are recognised by their fields (`formats.read_json`).
+    - `.parquet`: labels by the type of their column; class names stored by `Dataset.to_parquet` are kept.
+    - `.xml`, `.raw`: the aspect terms of SemEval-2014 and the tweets of ACL-14, with the columns `sentence`, `aspect`
+      and `label` (`data/absa.py`).
     - `.txt`: the competition's numbered tweets without labels (`data/numbered_tweets.py`).
 
-    Blank lines at the end of a file are ignored. Repeated ids are kept and counted in a warning.
+    Blank lines at the end of a file are ignored. Repeated ids are kept, and their number is logged as a warning.
 
     Args:
-        path: the file.
-        text_columns: one column, or two for text pairs.
-        label_column: the column of the label; None reads none.
-        label_required: False takes a file without the label column as one to predict only.
-        id_column: the column of the id; None numbers the examples from 0, but for the ids of a `.txt`.
-        max_text_bytes: the longest text, in UTF-8 bytes.
-        skip_incomplete: leave out rows without a text or label, counted in a warning, instead of refusing them.
+        path: The file.
+        text_columns: One column, or two for text pairs.
+        label_column: Label column; None reads no labels.
+        label_required: Whether a file without the label column is refused instead of being read for prediction only.
+        id_column: Id column; None numbers the examples from 0, except for `.txt` files, which contain ids.
+        max_text_bytes: Maximum length of a text, in UTF-8 bytes.
+        skip_incomplete: Whether to skip rows without a text or label, with a warning, instead of refusing them.
 
     Raises:
-        UserError: with file, row and the way out, for any file that is not as above or breaks a rule of
-            `check_examples`.
+        UserError: If the file is not as described above or violates a rule of `check_examples`; with file, row and the
+            way out.
     """
     path = Path(path)
     wanted = RequestedColumns(tuple(text_columns), label_column, id_column, label_required)
@@ -113,7 +113,7 @@ def read_examples(
 
 
 def complete_rows(dataset: Dataset, text_columns: Sequence[str]) -> Dataset:
-    """The rows that lack no text and, where there is a column `label`, no label."""
+    """Return the rows that have all texts and, if there is a column `label`, a label."""
     table = to_table(dataset)
     incomplete = functools.reduce(pc.or_, [_is_blank(table[name]) for name in text_columns])
     if "label" in table.column_names:
@@ -131,14 +131,14 @@ def _complete_rows(dataset: Dataset, where: str, text_columns: Sequence[str]) ->
 def read_competition(
     positive: FilePath, negative: FilePath, *, text_column: str = "text", max_text_bytes: int = MAX_TEXT_BYTES
 ) -> Dataset:
-    """Reads the pair of files of GRUBERT's competition, `train_pos.txt` and `train_neg.txt`.
+    """Read the pair of files of GRUBERT's competition, `train_pos.txt` and `train_neg.txt`.
 
-    One tweet a line; lines end at LF or CR LF only. The labels are "positive" and "negative", the positive
-    file comes first. Blank lines (tweets of nothing but the smiley that was removed) are left out and counted
-    in a warning.
+    Each line is a tweet; lines end at LF or CR LF only. The labels are "positive" and "negative", and the positive file
+    comes first. Blank lines (tweets that consisted only of the removed smiley) are skipped, and their number is logged
+    as a warning.
 
     Raises:
-        UserError: as `read_examples`.
+        UserError: In the same cases as `read_examples`.
     """
     parts = [
         _read_tweets(Path(path), label, text_column, max_text_bytes)
@@ -159,21 +159,21 @@ def read_hub(
     skip_incomplete: bool = False,
     max_text_bytes: int = MAX_TEXT_BYTES,
 ) -> dict[str, Dataset]:
-    """Loads every split of a data set of the Hub, for instance `cardiffnlp/tweet_eval`, `sentiment`.
+    """Load every split of a data set on the Hub, for instance `cardiffnlp/tweet_eval`, `sentiment`.
 
-    A `ClassLabel` column stays one: it holds the class names and their order, which `LabelSchema.infer` takes
-    over. A split without the label column, or with -1 (the Hub's "not given") for every label, is for
-    prediction and has no column `label`. With `skip_incomplete` rows without a text or label, such as SNLI's pairs
-    that raters did not agree on, are left out, counted in a warning, instead of refused.
+    A `ClassLabel` column remains one: it holds the class names and their order, which `LabelSchema.infer` uses. A split
+    without the label column, or with -1 (the Hub's "not given") for every label, is for prediction and has no column
+    `label`. With `skip_incomplete`, rows without a text or label, such as SNLI's pairs without agreement, are skipped
+    with a warning instead of being refused.
 
     Raises:
-        UserError: the data set cannot be loaded (name, configuration, network), no split has the label
-            column, or a split breaks a rule of `check_examples`.
+        UserError: If the data set cannot be loaded (name, configuration, network), if no split has the label column, or
+            if a split violates a rule of `check_examples`.
     """
     source = name if config is None else f"{name}/{config}"
     try:
         splits = datasets.load_dataset(name, config)
-    except Exception as error:  # the client's errors share no base class, and each of them means: not loaded
+    except Exception as error:  # the client's errors have no common base class
         raise UserError(
             f"the data set {source!r} cannot be loaded ({type(error).__name__}: {one_line(error)}); "
             "check name, configuration and network, or name local files"
@@ -198,18 +198,18 @@ def read_hub(
 def check_examples(
     dataset: Dataset, *, text_columns: Sequence[str], where: str, max_text_bytes: int = MAX_TEXT_BYTES
 ) -> None:
-    """Checks that there are examples, each with its texts and, where there is a column `label`, its label.
+    """Check that there are examples, each with its texts and, if there is a column `label`, its label.
 
-    All readers call it; call it on a `Dataset` that came by another way.
+    All readers call it; call it on a `Dataset` from another source.
 
     Args:
-        dataset: columns as at the top of this module; `id` and `row` may be missing.
-        text_columns: strings, not blank, free of NUL and at most `max_text_bytes` long.
-        where: the file or split, for messages.
-        max_text_bytes: the longest text, in UTF-8 bytes.
+        dataset: Data set with the columns described at the top of this module; `id` and `row` may be missing.
+        text_columns: Columns of strings that must not be blank, contain NUL or be longer than `max_text_bytes`.
+        where: Name of the file or split, for error messages.
+        max_text_bytes: Maximum length of a text, in UTF-8 bytes.
 
     Raises:
-        UserError: the rule and the row of the first example that breaks it.
+        UserError: If an example violates a rule; the message names the rule and the row of the first one.
     """
     if len(dataset) == 0:
         raise UserError(f"{where}: holds no examples; give at least one")
@@ -243,7 +243,10 @@ def check_examples(
 
 
 def _with_given_names(dataset: Dataset, feature: Any, where: str, required: bool) -> Dataset:
-    """Return the dataset with the source's class names; without labels if all are "not given" and none are required."""
+    """Return the dataset with the source's class names.
+
+    The labels are removed if all of them are "not given" and none are required.
+    """
     may_be_absent = isinstance(feature, ClassLabel) and not required
     if may_be_absent and set(pc.unique(to_table(dataset)["label"]).to_pylist()) <= {-1, None}:
         return dataset.remove_columns("label")
@@ -251,7 +254,7 @@ def _with_given_names(dataset: Dataset, feature: Any, where: str, required: bool
 
 
 def _stripped(labels: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-    """Return strings, in lists too, without the blanks around them; other labels as they are."""
+    """Return stripped strings, also inside lists; other labels are unchanged."""
     if pa.types.is_string(labels.type):
         return pc.utf8_trim_whitespace(labels)
     if pa.types.is_list(labels.type) and pa.types.is_string(labels.type.value_type):
@@ -262,7 +265,7 @@ def _stripped(labels: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
 
 
 def _labels(dataset: Dataset) -> pa.ChunkedArray:
-    """The column `label`, null for the Hub's -1."""
+    """Return the column `label`, with null for the Hub's -1."""
     labels = to_table(dataset)["label"]
     is_class = isinstance(dataset.features["label"], ClassLabel)
     return pc.if_else(pc.equal(labels, -1), None, labels) if is_class else labels
@@ -299,7 +302,7 @@ def _read_tweets(path: Path, label: str, text_column: str, max_text_bytes: int) 
 
 
 def _with_id_and_row(columns: Columns, where: str, first_row: int) -> Dataset:
-    """Numbers the examples and their rows where they have no numbers yet; checks the ids that are there."""
+    """Number the examples and their rows if they have no numbers yet, and check existing ids."""
     size = len(next(iter(columns.values())))
     if "label" in columns:
         columns = columns | {"label": _stripped(columns["label"])}

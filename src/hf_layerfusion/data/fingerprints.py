@@ -1,4 +1,4 @@
-"""Fingerprints of rows, by which a resumed run knows whether its data have changed."""
+"""Fingerprints of rows that tell a resumed run whether its data have changed."""
 
 import hashlib
 import json
@@ -13,27 +13,27 @@ from hf_layerfusion.errors import UserError
 
 
 class Fingerprint(TypedDict):
-    """The number of rows, and a hash of their content in order."""
+    """Number of rows, and a hash of their content in order."""
 
     rows: int
     sha256: str
 
 
 class RowHash:
-    """Hashes rows one after another, without keeping them."""
+    """Incremental hash of rows that does not keep them."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
         self._rows = 0
 
     def add(self, row: Iterable[Any]) -> None:
-        """Add a row's values."""
-        # As JSON in ASCII, so that no two rows have one form and that any string can be encoded.
+        """Add the values of a row."""
+        # JSON in ASCII, so that different rows have different forms and any string can be encoded.
         self._digest.update(json.dumps(list(row), default=str).encode() + b"\n")
         self._rows += 1
 
     def fingerprint(self) -> Fingerprint:
-        """Return the fingerprint of all rows that were added."""
+        """Return the fingerprint of all added rows."""
         return {"rows": self._rows, "sha256": self._digest.hexdigest()}
 
 
@@ -41,9 +41,9 @@ def fingerprint(dataset: Dataset, columns: Sequence[str], label_names: Sequence[
     """Return the fingerprint of the rows of `dataset`.
 
     Args:
-        dataset: the rows.
-        columns: those of them that count; what is not there is left out.
-        label_names: names of encoded labels, which count too.
+        dataset: The rows.
+        columns: Columns to include; missing ones are ignored.
+        label_names: Names of encoded labels, which are included too.
     """
     found = [name for name in columns if name in dataset.column_names]
     rows = RowHash()
@@ -55,10 +55,10 @@ def fingerprint(dataset: Dataset, columns: Sequence[str], label_names: Sequence[
 
 
 def file_fingerprint(path: str | Path) -> Fingerprint:
-    """Return the fingerprint of a file's lines, or those of all csv files of a folder.
+    """Return the fingerprint of the lines of a file, or of all CSV files in a folder.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: If it cannot be read.
     """
     path, lines = Path(path), RowHash()
     try:

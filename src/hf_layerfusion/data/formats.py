@@ -1,4 +1,6 @@
-"""JSON and parquet: bytes in, the wanted columns out as Arrow arrays. `data/files.py` is the public side."""
+"""Readers of JSON and parquet that return the requested columns as Arrow arrays; `data/files.py` is the public
+interface.
+"""
 
 import json
 import logging
@@ -18,20 +20,20 @@ from hf_layerfusion.errors import UserError, check_characters, one_line
 
 logger = logging.getLogger(__name__)
 
-# The fields of an SNLI file, and its label for pairs on which the annotators did not agree.
+# Fields of an SNLI file, and its label for pairs without agreement among the annotators.
 _SNLI_FIELDS = {"gold_label", "sentence1", "sentence2"}
 _SNLI_UNDECIDED = "-"
 _LABEL_KINDS = {str: "string", bool: "number", int: "number", float: "number"}
 
 
 def read_json(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Columns:
-    """Reads one object a line, or one array of objects.
+    """Read one object per line, or one array of objects.
 
-    SNLI's files are known by their fields gold_label, sentence1 and sentence2 (Bowman et al. 2015): where they lack
-    the label column wanted, gold_label is it. Pairs whose gold_label is "-" are left out and counted in a warning.
+    SNLI's files are recognised by their fields gold_label, sentence1 and sentence2 (Bowman et al. 2015): if they lack
+    the requested label column, gold_label is used. Pairs whose gold_label is "-" are skipped, with a warning.
 
     Raises:
-        UserError: a fault of the file, by its row; the first object is row 1.
+        UserError: If the file is malformed, with the row; the first object is row 1.
     """
     text = read_utf8(path)
     if text.lstrip().startswith("["):
@@ -69,7 +71,7 @@ def read_json(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Colu
 
 
 def _without_undecided(arrays: Columns, where: str) -> Columns:
-    """The pairs of SNLI that have a label, with their rows."""
+    """Return the labelled pairs of SNLI with their rows."""
     decided = pc.not_equal(arrays["label"], _SNLI_UNDECIDED)
     undecided = pc.sum(pc.invert(decided)).as_py()
     if not undecided:
@@ -80,7 +82,7 @@ def _without_undecided(arrays: Columns, where: str) -> Columns:
 
 
 class _RepeatedKeyError(ValueError):
-    """An object names a key twice, of which `json` would silently keep the last."""
+    """Error for an object with a repeated key, of which `json` would silently keep the last."""
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -92,10 +94,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The value that a JSON text stands for.
+    """Return the value of a JSON text.
 
     Raises:
-        UserError: no valid JSON, or a key that stands twice in one object.
+        UserError: If the JSON is invalid, or an object has a repeated key.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique_keys)
@@ -116,10 +118,11 @@ def parse_json(text: str, where: str) -> Any:
 def json_strings(
     raw: Sequence[Any], what: str, where: str, *, may_be_integer: bool = False, first_row: int = 1
 ) -> pa.Array:
-    """Values of a column that holds strings, or integers where it may.
+    """Return the values of a column of strings, or of integers if allowed.
 
     Raises:
-        UserError: another value, or half a surrogate pair, with its row, `first_row` being that of the first.
+        UserError: If there is another value or half a surrogate pair, with its row; the first value has row
+            `first_row`.
     """
     for row, value in enumerate(raw, start=first_row):
         if isinstance(value, str):
@@ -132,7 +135,7 @@ def json_strings(
 
 
 def _json_labels(raw: Sequence[Any], where: str) -> pa.Array:
-    """Labels of one kind: strings, numbers (true and false count as 1 and 0), or lists of one of these."""
+    """Return labels of one kind: strings, numbers (true and false count as 1 and 0), or lists of one of these."""
     nested = isinstance(raw[0], list)
     first: tuple[str, int] | None = None
     for row, label in enumerate(raw, start=1):
@@ -169,10 +172,10 @@ def _unbool(value: Any) -> Any:
 
 
 def read_parquet(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Columns:
-    """Reads the wanted columns and no others.
+    """Read only the requested columns.
 
     Raises:
-        UserError: a damaged file, or a column of a type that is no text or label.
+        UserError: If the file is damaged, or a column has a type that is no text or label.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -187,10 +190,10 @@ def read_parquet(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> C
 
 
 def parquet_label(path: Path, column: str) -> Any:
-    """Return the `datasets` feature of a column that `Dataset.to_parquet` has stored beside it, None without one.
+    """Return the `datasets` feature of a column as stored by `Dataset.to_parquet`, or None if there is none.
 
     Raises:
-        UserError: A description that `datasets` cannot read.
+        UserError: If `datasets` cannot read the stored description.
     """
     schema = pq.read_schema(path)
     if not (schema.metadata or {}).get(b"huggingface"):
@@ -205,15 +208,15 @@ def parquet_label(path: Path, column: str) -> Any:
 
 
 def arrow_columns(table: pa.Table, columns: Mapping[str, str], where: str) -> Columns:
-    """The result's columns from a table: one type for each kind, whatever width or encoding the table has.
+    """Return the columns of the result from a table, with one type for each kind whatever its width or encoding.
 
     Args:
-        table: holds the columns.
-        columns: names of the result to names of the table.
-        where: the file or split, for messages.
+        table: Table with the columns.
+        columns: Names in the result mapped to names in the table.
+        where: Name of the file or split, for error messages.
 
     Raises:
-        UserError: a column of another type.
+        UserError: If a column has an unsupported type.
     """
     arrays: Columns = {}
     for name, source in columns.items():
@@ -236,7 +239,7 @@ def arrow_columns(table: pa.Table, columns: Mapping[str, str], where: str) -> Co
 
 
 def _decoded(array: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values in place of a dictionary's indices, in lists too."""
+    """Return values in place of dictionary indices, also inside lists."""
     kind = array.type
     if pa.types.is_dictionary(kind):
         return array.cast(kind.value_type)
@@ -247,7 +250,7 @@ def _decoded(array: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _label_type(kind: pa.DataType) -> pa.DataType | None:
-    """The one type that stands for all of its kind; None for a kind that is neither text nor label."""
+    """Return the common type of a kind, or None for a kind that is neither text nor label."""
     types = pa.types
     if types.is_list(kind) or types.is_large_list(kind):
         item = _label_type(kind.value_type)

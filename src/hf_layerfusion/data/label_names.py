@@ -1,4 +1,4 @@
-"""Labels and their names as the data have them, before `labels` makes numbers of them."""
+"""Raw labels and class names of a data set, before `labels` encodes them."""
 
 import logging
 import unicodedata
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def class_names(dataset: Dataset) -> list[str] | None:
-    """Return the names of a `ClassLabel` column, or of a column of lists of them; None for any other."""
+    """Return the names of a `ClassLabel` column or a column of lists of them, or None for any other."""
     feature = dataset.features["label"]
     feature = getattr(feature, "feature", feature)
     return feature.names if isinstance(feature, ClassLabel) else None
@@ -25,7 +25,7 @@ def class_names(dataset: Dataset) -> list[str] | None:
 def raw_labels(dataset: Dataset) -> list[Any]:
     """Return the labels as Python values, those of a `ClassLabel` column by name.
 
-    Its -1, which stands for "not given", becomes None.
+    A label of -1, "not given", becomes None.
     """
     labels = tables.column_values(dataset, "label")
     names = class_names(dataset)
@@ -39,16 +39,16 @@ def raw_labels(dataset: Dataset) -> list[Any]:
 
 
 def with_class_names(dataset: Dataset, feature: Any, where: str) -> Dataset:
-    """Return the dataset with the class names that its source has for the integers of column `label`.
+    """Return the dataset with the source's class names for the integers in column `label`.
 
     Args:
         dataset: Examples with integers, or lists of them, as labels.
-        feature: What the source says of the column: a `ClassLabel`, a list of one, or anything else, which changes
-            nothing. Blanks around a name are removed.
-        where: The file or split, for messages.
+        feature: Feature of the column in its source: a `ClassLabel`, a list of one, or anything else, which changes
+            nothing. Names are stripped.
+        where: Name of the file or split, for error messages.
 
     Raises:
-        UserError: An integer without a name; -1, which stands for "not given", is none only in a list.
+        UserError: If an integer has no name; -1, "not given", is allowed except inside a list.
     """
     named = getattr(feature, "feature", feature)
     if not isinstance(named, ClassLabel) or "label" not in dataset.column_names:
@@ -80,14 +80,14 @@ def with_class_names(dataset: Dataset, feature: Any, where: str) -> Dataset:
 
 
 def without_label(dataset: Dataset, dropped: str, names: Mapping[Any, str] | None = None) -> Dataset:
-    """Return the rows that have another label than `dropped`, whatever its capitals and the blanks around it.
+    """Return the rows with a label other than `dropped`, ignoring letter case and surrounding whitespace.
 
-    A `ClassLabel` column loses the name too. A dataset without labels stays as it is.
+    The name is also removed from a `ClassLabel` column. A dataset without labels is returned unchanged.
 
     Args:
-        dataset: Any split, with raw labels.
-        dropped: The name of the class to leave out.
-        names: The classes' names by their raw labels, where the labels are not names themselves.
+        dataset: Any split with raw labels.
+        dropped: Name of the class to leave out.
+        names: Class names by raw label, if the labels are not names themselves.
     """
     if "label" not in dataset.column_names:
         return dataset
@@ -107,7 +107,7 @@ def without_label(dataset: Dataset, dropped: str, names: Mapping[Any, str] | Non
 
 
 def same_name(first: str, second: str) -> bool:
-    """Return whether two names differ at most in capitals, blanks and the way their characters are composed."""
+    """Return whether two names differ at most in letter case, whitespace and Unicode composition."""
     return _plain(first) == _plain(second)
 
 
@@ -116,7 +116,7 @@ def _plain(name: str) -> str:
 
 
 def warn_of_like_names(names: Sequence[str], where: str) -> None:
-    """Log a warning for each group of names that `same_name` takes for one."""
+    """Log a warning for each group of names that `same_name` considers equal."""
     like: dict[str, list[str]] = {}
     for name in names:
         like.setdefault(_plain(name), []).append(name)
@@ -139,7 +139,7 @@ def with_labels(dataset: Dataset, labels: Sequence[Any], feature: ClassLabel | L
 
 
 def row_error(dataset: Dataset, where: str, index: int, problem: str) -> UserError:
-    """Return the error for the example `index`, with its row in the file."""
+    """Return the error for example `index`, with its row in the file."""
     return UserError(f"{where}: row {tables.row_number(dataset, index)}: {problem}")
 
 

@@ -1,4 +1,4 @@
-"""What a data set's labels are, and their numbers: the rules of transformers' own classification script."""
+"""Label schema of a data set, following the rules of transformers' text classification script."""
 
 import logging
 import math
@@ -29,16 +29,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelSchema:
-    """The problem type, and the classes in the order of their ids.
+    """Problem type of a data set, and its classes in the order of their ids.
 
     Attributes:
-        problem_type: as in a transformers config.
-        names: the class names, position i for id i; for a regression the name of the one output.
-        values: the raw label of each class as text, for instance `("-1", "1")` where the names are
-            `("negative", "positive")`; by default the names themselves.
+        problem_type: Problem type as in a transformers configuration.
+        names: Class names, where position i is id i; for a regression the name of the single output.
+        values: Raw label of each class as text, for instance `("-1", "1")` for the names `("negative", "positive")`; by
+            default the names.
 
     Raises:
-        UserError: an unknown problem type, or two classes of one name.
+        UserError: If the problem type is unknown, or two classes have the same name.
     """
 
     problem_type: ProblemType
@@ -61,23 +61,22 @@ class LabelSchema:
         problem_type: str | None = None,
         where: str = "the training data",
     ) -> "LabelSchema":
-        """Reads the schema off the training data's column `label`.
+        """Infer the schema from the column `label` of the training data.
 
-        Floats mean regression, lists multi-label classification, all else single-label classification.
-        Integers are classes in ascending order, named "0", "1", … as they stand, or in the same order by
-        `declared`. Strings are in the order of `declared`, else of a `ClassLabel` column, else of the
-        alphabet. Classes whose names differ in capitals or blanks alone are different classes; a warning names
-        them.
+        Floats mean regression, lists multi-label classification, everything else single-label classification. Integers
+        are classes in ascending order, named "0", "1", … or, in the same order, by `declared`. Strings are in the order
+        of `declared`, otherwise of a `ClassLabel` column, otherwise alphabetical. Classes whose names differ only in
+        letter case or whitespace are different classes; a warning names them.
 
         Args:
-            train: the training data, before a validation part is split off.
-            declared: the names of all classes.
-            problem_type: overrides the inference: integers may be regression targets, whole floats classes.
-            where: the file or split, for messages.
+            train: Training data, before a validation part is split off.
+            declared: Names of all classes.
+            problem_type: Overrides the inference: integers may be regression targets, whole floats classes.
+            where: Name of the file or split, for error messages.
 
         Raises:
-            UserError: no labels; labels that do not fit `problem_type`; fewer than two classes; a class that
-                occurs once (single-label only) or never; a class that is not among the declared ones.
+            UserError: If there are no labels; if labels do not fit `problem_type`; if there are fewer than two classes;
+                if a class occurs once (single-label only) or never; or if a class is not among the declared ones.
         """
         if "label" not in train.column_names:
             raise UserError(f"{where}: has no labels; name their column")
@@ -145,28 +144,28 @@ class LabelSchema:
 
     @property
     def num_labels(self) -> int:
-        """The number of the model's outputs: one for each class, one for a regression."""
+        """Number of the model's outputs: one per class, or one for a regression."""
         return len(self.names)
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Names by id, for the model's config."""
+        """Names by id, for the model's configuration."""
         return dict(enumerate(self.names))
 
     @property
     def label2id(self) -> dict[str, int]:
-        """Ids by name, for the model's config."""
+        """Ids by name, for the model's configuration."""
         return {name: index for index, name in enumerate(self.names)}
 
     def with_numeric_labels(self, dataset: Dataset, where: str) -> "LabelSchema":
-        """Return the schema for a file that was not the training data.
+        """Return the schema for a file other than the training data.
 
-        It is this one, or, if the file's labels are integers that are neither among the values nor among the names, one
-        that takes them for class numbers.
+        It is this schema, unless the file's labels are integers that are neither values nor names; then the integers
+        are read as class ids.
 
         Args:
-            dataset: The file's examples.
-            where: The file, for the warning.
+            dataset: Examples of the file.
+            where: Name of the file, for the warning.
         """
         if self.problem_type == "regression" or "label" not in dataset.column_names:
             return self
@@ -178,27 +177,25 @@ class LabelSchema:
         numbered = all(type(value) is int and 0 <= value < self.num_labels for value in found)
         if not found or not numbered or any(str(value) in {*self.names, *self.values} for value in found):
             return self
-        logger.warning("%s: labels are read as the numbers of the classes %s", where, format_list(self.names))
+        logger.warning("%s: labels are read as ids of the classes %s", where, format_list(self.names))
         return replace(self, values=tuple(str(number) for number in range(self.num_labels)))
 
     def encode(self, dataset: Dataset, where: str) -> Dataset:
-        """Replaces raw labels by what a loss is computed from; a dataset without a column `label` stays as it
-        is.
+        """Replace raw labels by the targets of a loss; a dataset without a column `label` is returned unchanged.
 
-        - single-label: class ids, in a `ClassLabel` column that knows the names, so that encoding twice is
-          safe;
-        - multi-label: lists of `num_labels` floats, 1.0 for each class in the row's list, which may be empty;
+        - single-label: class ids, in a `ClassLabel` column with the names, so that encoding twice is safe;
+        - multi-label: lists of `num_labels` floats, 1.0 for each class of the row, of which there may be none;
         - regression: floats.
 
-        A class may be given by its raw value or by its name; where these clash the raw value counts.
+        A class may be given by its raw value or by its name; the raw value takes precedence.
 
         Args:
-            dataset: any split.
-            where: its file or name, for messages.
+            dataset: Any split.
+            where: Name of its file or split, for error messages.
 
         Raises:
-            UserError: a class that the training data lacks, a target that is not a finite number, or a label
-                of the wrong kind, with the row.
+            UserError: If a class does not occur in the training data, a target is not a finite number, or a label has
+                the wrong kind; with the row.
         """
         if "label" not in dataset.column_names:
             return dataset
@@ -207,7 +204,7 @@ class LabelSchema:
             targets = [_target(dataset, where, index, label) for index, label in enumerate(labels)]
             return with_labels(dataset, targets, Value("float32"))
         multiple = self.problem_type == "multi_label_classification"
-        # Readers strip labels; a model may have been trained on names with blanks around them.
+        # Readers strip labels, but a model may have been trained on names with surrounding whitespace.
         stripped = {name.strip(): index for index, name in enumerate(self.names)}
         ids = stripped | self.label2id | {value: index for index, value in enumerate(self.values)}
         rows = []
@@ -231,10 +228,10 @@ class LabelSchema:
 
 
 def check_problem_type(problem_type: str) -> ProblemType:
-    """Return the problem type of that name.
+    """Return `problem_type` if it is known.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: If it is not.
     """
     for known in get_args(ProblemType):
         if problem_type == known:
@@ -254,7 +251,7 @@ def _problem_type(labels: Sequence[Any]) -> ProblemType:
 
 
 def _classes(dataset: Dataset, where: str, index: int, label: Any, multiple: bool) -> list[int | str]:
-    """The classes of one row: integers or strings, exactly one unless `multiple`."""
+    """Return the classes of one row, integers or strings; exactly one unless `multiple`."""
     if multiple != isinstance(label, list):
         wanted, other = ("a list of classes", "single") if multiple else ("one class", "multi")
         raise row_error(

@@ -1,4 +1,6 @@
-"""The test file of GRUBERT's competition, `test_data.txt`: a number, a comma and a tweet on each line, no labels."""
+"""Reader of the test file of GRUBERT's competition, `test_data.txt`: a number, a comma and a tweet per
+line, no labels.
+"""
 
 import re
 from pathlib import Path
@@ -13,12 +15,12 @@ _LINE = re.compile(r"([1-9][0-9]*),(.*)")
 
 
 def read_numbered_tweets(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Columns:
-    """Reads `id,tweet` a line; lines end at LF or CR LF only, and all behind the first comma is the tweet.
+    """Read `id,tweet` lines; lines end at LF or CR LF only, and everything after the first comma is the tweet.
 
-    The one text column has the name that is wanted; the ids are the file's.
+    The single text column has the requested name; the ids are those of the file.
 
     Raises:
-        UserError: a line of another form, by its number; a label or a second text asked for.
+        UserError: If a line has another form, with its number, or a label or a second text is requested.
     """
     if wanted.label is not None and wanted.label_required:
         raise UserError(

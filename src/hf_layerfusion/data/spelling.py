@@ -1,10 +1,10 @@
-"""Spelling correction: pyspellchecker's answers in a fraction of a millisecond a word.
+"""Fast spelling correction with the results of pyspellchecker, in a fraction of a millisecond per word.
 
-pyspellchecker (Barros 2018, used by GRUBERT, section 2.1) writes out every string within two edits of a
-word, some hundred thousand of them, and looks each up. Here its dictionary is searched the other way round: a
-bit mask of each dictionary word's letters leaves a few hundred words that can be within two edits, and
-rapidfuzz's unrestricted Damerau-Levenshtein distance, which counts exactly pyspellchecker's edits (deletion,
-insertion, replacement, swap of neighbours, one after the other), decides among those.
+pyspellchecker (Barros 2018, used by GRUBERT, section 2.1) generates every string within two edits of a word, some
+hundred thousand of them, and looks each up. Here the dictionary is searched instead: a bit mask of each dictionary
+word's letters leaves a few hundred words that can be within two edits, and rapidfuzz's unrestricted Damerau-Levenshtein
+distance, which counts exactly the edits of pyspellchecker (successive deletions, insertions, replacements and swaps of
+neighbours), decides among those.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ LINK = (
     r"|(?<![\w.-])\w[\w-]*(?:\.[\w-]+)*\.[a-z]{2,}/\S*[^\s.,;:!?'\"()\[\]<>]"
 )
 USER = r"<user>|(?<!\w)[@＠]\w+"
-# Apostrophes that are read as "'" within a word.
+# Characters that are read as "'" inside a word.
 _APOSTROPHES = "\u2019\u2018\u02bc\u00b4\uff07"
 _MARKS = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff"
 # Soft hyphen, zero-width signs and joiners, variation selectors; emoji and their modifiers.
@@ -43,39 +43,38 @@ _TOKEN = re.compile(
 )
 _AS_APOSTROPHE = str.maketrans(dict.fromkeys(_APOSTROPHES, "'"))
 _NO_LETTER_OR_APOSTROPHE = re.compile(r"[\d_]|[^\w']")
-# Part of what a data set's cached texts are known by: a new number where the same text is corrected otherwise.
+# Version of the rules, part of the fingerprint of cached texts. Increase it when corrections change.
 _RULES = 2
 
 
 class SpellingCorrector:
-    """Corrects misspelled words as `spellchecker.SpellChecker(distance=2).correction` does.
+    """Corrector of misspelled words with the results of `spellchecker.SpellChecker(distance=2).correction`.
 
-    The answer to an unknown word is the most frequent word of the dictionary one edit away, else two edits
-    away; candidates that differ from it in diacritics alone come first. pyspellchecker breaks ties by hash
-    order, here the smallest word wins. A word with no candidate stays as it is.
+    The correction of an unknown word is the most frequent dictionary word one edit away, otherwise two edits away;
+    candidates that differ from it only in diacritics come first. pyspellchecker breaks ties by hash order, here the
+    alphabetically first word wins. A word without candidates is unchanged.
 
-    Words are those of pyspellchecker's `split_words` (`\\w[\\w']*\\w` or a single `\\w`: letters and digits,
-    with apostrophes inside), so punctuation and white space around a word stay as they are. Left alone are
-    known words, words with a digit or underscore, placeholders (`xxuser`, `xxurl`, `xxemot…`, `HTTPURL`,
-    `<user>`, `<url>`), hashtags (also with one space after `#`), @names, links and HTML entities. `Teh`
-    becomes `The`, `TEH` `THE`.
+    Words are those of pyspellchecker's `split_words` (`\\w[\\w']*\\w` or a single `\\w`: letters and digits, with
+    apostrophes inside), so punctuation and whitespace around a word are unchanged. The following are not corrected:
+    known words, words with a digit or underscore, placeholders (`xxuser`, `xxurl`, `xxemot…`, `HTTPURL`, `<user>`,
+    `<url>`), hashtags (also with one space after `#`), @names, links and HTML entities. `Teh` becomes `The`, `TEH`
+    `THE`.
 
-    Beyond plain ASCII, words are read in Unicode's composed form (NFC) and with the typographic apostrophes of
-    `isn’t` as `'`; a word keeps the apostrophe that it had. Left alone are also words with a letter that is neither
-    ASCII nor one that the dictionary's language writes (another script; accents in English) and words with a soft
-    hyphen, a zero-width sign or an emoji inside.
+    Non-ASCII words are read in Unicode's composed form (NFC), with the typographic apostrophes of `isn’t` as `'`; the
+    corrected word keeps the original apostrophe. Words are also left alone if they contain a letter that is neither
+    ASCII nor used in the dictionary's language (another script; accents in English), or a soft hyphen, a zero-width
+    character or an emoji.
 
-    An instance remembers its answers to unknown words (`corrections`, in lower case): over a corpus each distinct
-    word is searched once. Pickling keeps the settings and a digest of the dictionary, not the answers, so that
-    a `datasets` fingerprint is the same in every process.
+    An instance caches its corrections of unknown words (`corrections`, in lower case), so that each distinct word of a
+    corpus is searched once. Pickling keeps the settings and a digest of the dictionary instead of the corrections, so
+    that a `datasets` fingerprint is the same in every process.
 
     Args:
-        language: a language of pyspellchecker (`SpellChecker.languages()`); not read where `dictionary` is
-            given.
-        dictionary: a file of pyspellchecker's format instead: JSON, `{word: frequency}`, `.gz` or plain.
+        language: Language of pyspellchecker (`SpellChecker.languages()`); ignored if `dictionary` is given.
+        dictionary: File in pyspellchecker's format: JSON, `{word: frequency}`, `.gz` or plain.
 
     Raises:
-        UserError: unknown language; dictionary that is missing, unreadable or empty.
+        UserError: If the language is unknown, or the dictionary is missing, unreadable or empty.
     """
 
     def __init__(self, language: str = "en", dictionary: str | Path | None = None) -> None:
@@ -83,7 +82,7 @@ class SpellingCorrector:
         self.dictionary = None if dictionary is None else str(dictionary)
         checker = _load(language, self.dictionary)
         frequencies = checker.word_frequency.dictionary
-        # `known` leaves out what pyspellchecker never answers: numbers and single punctuation marks.
+        # `known` leaves out words that pyspellchecker never returns: numbers and single punctuation marks.
         self._frequencies = {word: frequencies[word] for word in checker.known(frequencies)}
         words = sorted(self._frequencies, key=len)
         self._words = np.array(words, dtype=object)
@@ -93,11 +92,11 @@ class SpellingCorrector:
         self.corrections: dict[str, str] = {}
 
     def correct(self, text: str) -> str:
-        """Correct a word, or each word of a text, and leave everything between words as it is."""
+        """Correct a word, or each word of a text, leaving everything between words unchanged."""
         return _TOKEN.sub(self._correct_token, text)
 
     def correct_many(self, words: Iterable[str], progress: bool = True) -> dict[str, str]:
-        """Correct each distinct one of `words`, with a progress bar, and return `{word: correction}`."""
+        """Correct each distinct word with a progress bar, and return `{word: correction}`."""
         distinct = dict.fromkeys(words)
         bar = tqdm(distinct, "spelling", unit="word", disable=not progress)
         return {word: self.correct(word) for word in bar}
@@ -120,7 +119,7 @@ class SpellingCorrector:
         return self._in_case_of(word, answer).replace("'", apostrophe)
 
     def _has_its_letters(self, word: str) -> bool:
-        """Return True if every letter of the word is ASCII or one that the dictionary's language writes."""
+        """Return whether every letter of the word is ASCII or used in the dictionary's language."""
         return word.isascii() or all(letter.isascii() or letter in self._letters for letter in word)
 
     @staticmethod
@@ -130,7 +129,7 @@ class SpellingCorrector:
         return answer[:1].upper() + answer[1:] if word[0].isupper() else answer
 
     def _nearest(self, word: str) -> str:
-        """The dictionary's best word within two edits of an unknown lower-case word, else the word itself."""
+        """Return the best dictionary word within two edits of an unknown lower-case word, or the word itself."""
         start, end = np.searchsorted(self._lengths, [len(word) - MAX_EDITS, len(word) + MAX_EDITS + 1])
         if start == end:
             return word
@@ -177,7 +176,7 @@ def _load(language: str, dictionary: str | None) -> SpellChecker:
 
 
 def _letter_mask(word: str) -> int:
-    """For each of 32 classes of letters, whether the word holds one (low half) and a second (high half)."""
+    """Return a bit mask of 32 letter classes: one occurrence in the low half, a second one in the high half."""
     mask = 0
     for letter in word:
         bit = 1 << (ord(letter) & 31)
@@ -186,8 +185,11 @@ def _letter_mask(word: str) -> int:
 
 
 def _letters_beyond_ascii(frequencies: Mapping[str, int]) -> frozenset[str]:
-    """The letters beyond ASCII that the language writes, as ä in German; English has them in loan words alone, which do
-    not count: those in at least one of 20,000 words of running text."""
+    """Return the non-ASCII letters used in the language, such as ä in German.
+
+    A letter counts if it occurs in at least one of 20,000 words of running text; English has such letters only in rare
+    loan words.
+    """
     total = 0
     counts: Counter[str] = Counter()
     for word, frequency in frequencies.items():

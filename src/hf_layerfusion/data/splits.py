@@ -1,7 +1,7 @@
-"""Parts of a `datasets.Dataset`: without duplicates, training and validation, a subset, what two parts share.
+"""Operations on `datasets.Dataset`: deduplication, training and validation splits, subsets and overlap.
 
-What draws at random draws from a NumPy `Generator` with the seed given and keeps the order of the rows: the
-same seed gives the same rows in every process.
+Random operations use a NumPy `Generator` with the given seed and keep the order of the rows, so that the same seed
+gives the same rows in every process.
 """
 
 import logging
@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 def remove_duplicates(dataset: Dataset, columns: Sequence[str]) -> Dataset:
-    """Keeps the first of all rows whose `columns` hold exactly the same texts (GRUBERT, section 2.1).
+    """Keep the first of all rows whose `columns` hold exactly the same texts (GRUBERT, section 2.1).
 
-    The first row's label is kept even where later ones differ; how many texts stand with differing labels is
-    logged as a warning, for their labels are noise.
+    The label of the first row is kept even if later ones differ; the number of texts with differing labels is logged as
+    a warning, because such labels are noise.
     """
     keys = _keys(dataset, columns)
     first: dict[Hashable, int] = {}
@@ -41,10 +41,10 @@ def remove_duplicates(dataset: Dataset, columns: Sequence[str]) -> Dataset:
 
 
 def check_fraction(validation_fraction: float) -> None:
-    """Check a share of rows that is to be cut off for validation.
+    """Check the share of rows to split off for validation.
 
     Raises:
-        UserError: if it is not between 0 and 1.
+        UserError: If it is not between 0 and 1.
     """
     if not 0 < validation_fraction < 1:
         raise UserError(
@@ -56,23 +56,23 @@ def check_fraction(validation_fraction: float) -> None:
 def split_train_validation(
     dataset: Dataset, validation_fraction: float = 0.3, seed: int = 0, *, group_column: str | None = None
 ) -> tuple[Dataset, Dataset]:
-    """Cuts a validation part off, 30 % by default (GRUBERT, section 2.4).
+    """Split off a validation part, 30 % by default (GRUBERT, section 2.4).
 
-    Class labels are stratified: each class has its share of both parts, and at least one row in each if it
-    has two. Floats and lists as labels, or no labels, are cut at random.
+    Class labels are stratified: each class has its share of both parts, and at least one row in each if it has two.
+    Floats, lists and missing labels are split at random.
 
     Args:
-        dataset: rows with or without a column `label`, raw or encoded.
-        validation_fraction: the share of rows (of groups, if grouped) for validation, rounded to whole ones.
-        seed: of the draw.
-        group_column: rows with equal values in this column stay together, so that a sentence with several
-            aspects never stands in both parts. A group counts as one unit, of its most frequent class.
+        dataset: Rows with or without a column `label`, raw or encoded.
+        validation_fraction: Share of rows (or groups) for validation, rounded to whole ones.
+        seed: Seed of the random split.
+        group_column: Column whose equal values keep rows together, so that a sentence with several aspects is never in
+            both parts. A group counts as one unit of its most frequent class.
 
     Returns:
         The training and the validation part.
 
     Raises:
-        UserError: if the fraction is not between 0 and 1, or leaves a part or a class without a row.
+        UserError: If the fraction is not between 0 and 1, or leaves a part or a class without a row.
     """
     check_fraction(validation_fraction)
     members: dict[Hashable, list[int]] = {}
@@ -101,12 +101,12 @@ def split_train_validation(
 
 
 def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
-    """Draws `n` rows, stratified by class as in `split_train_validation`; all rows where there are no more.
+    """Draw `n` rows, stratified by class as in `split_train_validation`; all rows if there are no more.
 
-    Every class keeps two rows where it has them and `n` allows, so that the subset can still be split.
+    Every class keeps two rows if it has them and `n` allows, so that the subset can still be split.
 
     Raises:
-        UserError: if `n` is less than 1.
+        UserError: If `n` is less than 1.
     """
     if n < 1:
         raise UserError(f"the number of rows to keep must be at least 1, found {n}; leave it out to keep all")
@@ -121,7 +121,7 @@ def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
 
 
 def text_overlap(a: Dataset, b: Dataset, columns: Sequence[str]) -> int:
-    """The number of rows of `a` whose texts in `columns` also stand, exactly, in one row of `b`."""
+    """Return the number of rows of `a` whose texts in `columns` also occur, exactly, in one row of `b`."""
     known = set(_keys(b, columns))
     return sum(key in known for key in _keys(a, columns))
 
@@ -131,7 +131,7 @@ def _keys(dataset: Dataset, columns: Sequence[str]) -> list[Hashable]:
 
 
 def _strata(dataset: Dataset) -> Integers:
-    """A class number for each row, the rank of its label; 0 throughout where labels are no classes."""
+    """Return a class number for each row, the rank of its label; 0 throughout if the labels are no classes."""
     feature = dataset.features.get("label")
     if not isinstance(feature, Value | ClassLabel) or feature.dtype.startswith("float"):
         return np.zeros(len(dataset), dtype=np.int64)
@@ -141,7 +141,7 @@ def _strata(dataset: Dataset) -> Integers:
 
 
 def _most_frequent(strata: Integers) -> int:
-    """The smallest of the most frequent values."""
+    """Return the smallest of the most frequent values."""
     counts = Counter(strata.tolist())
     return min(counts, key=lambda stratum: (-counts[stratum], stratum))
 
@@ -153,7 +153,7 @@ def _draw(
     upper: Integers,
     seed: int,
 ) -> Integers:
-    """Draws `count` indices with each stratum's share within its bounds, by the largest remainder."""
+    """Draw `count` indices with each stratum's share within its bounds, by the largest remainder method."""
     share = np.bincount(strata) * count / len(strata)
     quota = np.clip(np.floor(share).astype(np.int64), lower, upper)
     while quota.sum() < count:

@@ -1,4 +1,4 @@
-"""Words per text by class, before and after cleaning (GRUBERT, appendix A.1: Table 4 and Figure 3)."""
+"""Statistics of words per text by class, before and after cleaning (GRUBERT, appendix A.1: Table 4 and Figure 3)."""
 
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -18,13 +18,13 @@ WordCounts: TypeAlias = dict[Hashable, np.ndarray]
 
 
 def word_counts(texts: Sequence[str], labels: Sequence[Hashable]) -> WordCounts:
-    """Number of words (runs without white space) of each text, by class.
+    """Return the number of words (runs of non-whitespace) of each text, by class.
 
     Returns:
         `{label: int array [number of texts]}`, labels in ascending order.
 
     Raises:
-        ValueError: no texts, or not one label a text.
+        ValueError: If there are no texts, or the numbers of texts and labels differ.
     """
     if len(texts) != len(labels):
         raise ValueError(f"labels must be one a text. Found {len(labels)} labels and {len(texts)} texts")
@@ -37,18 +37,19 @@ def word_counts(texts: Sequence[str], labels: Sequence[Hashable]) -> WordCounts:
 
 
 def corpus_statistics(texts: Sequence[str], labels: Sequence[Hashable]) -> Statistics:
-    """Table 4: for each class `texts`, and `mean`, `sd`, `max`, `min`, `q0.05` … `q0.95` of words a text.
+    """Return the statistics of Table 4 for each class: `texts`, and `mean`, `sd`, `max`, `min`, `q0.05` … `q0.95` of
+    words per text.
 
-    `sd` is the standard deviation of the texts at hand (divided by n); quantiles interpolate linearly.
-    Figures are plain Python numbers. Arguments and errors are those of `word_counts`.
+    `sd` is the population standard deviation (divided by n); quantiles are interpolated linearly. Values are plain
+    Python numbers. Arguments and errors are those of `word_counts`.
     """
     return {label: _describe(counts) for label, counts in word_counts(texts, labels).items()}
 
 
 def statistics_table(before: Statistics, after: Statistics) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of Table 4: a column for each class before and after cleaning (`–` where it is gone).
+    """Return the header and the rows of Table 4: a column for each class before and after cleaning (`–` if it is gone).
 
-    The names of classes are the data's own, for whoever prints the table to escape.
+    Class names are unescaped; the caller must escape them for its format.
     """
     splits = _named(before, after)
     columns = [(f"{label}, {when}", split.get(label)) for label in before for when, split in splits]
@@ -60,10 +61,10 @@ def statistics_table(before: Statistics, after: Statistics) -> tuple[list[str], 
 
 
 def plot_word_counts(path: str | Path, before: WordCounts, after: WordCounts) -> None:
-    """Figure 3 as a PNG file: histograms of words per text by class, before and after cleaning side by side.
+    """Draw Figure 3 as a PNG file: histograms of words per text by class, before and after cleaning.
 
     Args:
-        path: the file to write.
+        path: File to write.
         before: `word_counts` of the raw texts.
         after: `word_counts` of the cleaned texts.
     """
@@ -88,7 +89,7 @@ def plot_word_counts(path: str | Path, before: WordCounts, after: WordCounts) ->
 
 
 def _in_legend(label: str) -> str:
-    """Return the name as `evaluation.plots.run_plots.shortened` does, which this package does not import."""
+    """Return the name as `evaluation.plots.run_plots.shortened` does, which this package must not import."""
     line = " ".join(label.split())
     line = line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…"
     return f" {line}" if line.startswith("_") else line

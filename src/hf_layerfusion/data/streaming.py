@@ -1,4 +1,4 @@
-"""Texts of files one after another, for corpora larger than memory; what is doubtful is an error, as in `files`."""
+"""Streaming of texts from files, for corpora larger than memory, with the strict rules of `files`."""
 
 import functools
 import hashlib
@@ -26,13 +26,13 @@ from hf_layerfusion.errors import UserError, one_line
 logger = logging.getLogger(__name__)
 
 BATCH_ROWS = 1000
-# The longest object of a JSON array; beyond it something is not closed.
+# Maximum length of an object in a JSON array; a longer one is probably not closed.
 MAX_OBJECT_CHARACTERS = 16 * MAX_TEXT_BYTES
 
 _SIGN = re.compile(r"[^ \t\r\n]")
 ITEM = "an item"
 
-# What a reader yields: the wanted columns of some rows, and `row`, which is that of the file.
+# Output of a reader: batches of the requested columns, with the `row` in the file.
 Batches = Iterator[Columns]
 
 
@@ -43,19 +43,21 @@ def stream_texts(
     skip_incomplete: bool = False,
     max_text_bytes: int = MAX_TEXT_BYTES,
 ) -> Iterator[str]:
-    """Yields the texts of a file in its order; memory does not grow with the file.
+    """Yield the texts of a file in order, with memory use independent of the file size.
 
-    `.csv`, `.tsv`, `.jsonl`, `.json` (one object a line, or one array of objects) and `.parquet` are read as
-    strictly as by `files.read_examples`, without labels; of `.txt` each line is a text, and blank ones are left out.
+    `.csv`, `.tsv`, `.jsonl`, `.json` (one object per line, or one array of objects) and `.parquet` are read as strictly
+    as by `files.read_examples`, without labels. Each line of a `.txt` file is a text, and blank ones are skipped.
 
     Args:
-        path: the file; its suffix says the format.
-        text_columns: columns of texts, each of which is a text by itself: of a row with two, both are yielded.
-        skip_incomplete: leave out rows without a text, counted in a warning, instead of refusing them.
-        max_text_bytes: the longest text, in UTF-8 bytes.
+        path: The file; its suffix determines the format.
+        text_columns: Columns of texts, each of which is a text of its own: for two columns, both texts of a row are
+            yielded.
+        skip_incomplete: Whether to skip rows without a text, with a warning, instead of refusing them.
+        max_text_bytes: Maximum length of a text, in UTF-8 bytes.
 
     Raises:
-        UserError: with file, row and the way out, when the row that is at fault is reached; or a file without texts.
+        UserError: If a row is invalid, raised when it is reached, with file, row and the way out; or if a file has no
+            texts.
     """
     path = Path(path)
     wanted = RequestedColumns(tuple(text_columns))
@@ -96,8 +98,10 @@ def _warn_once(message: str) -> None:
 
 
 def is_held_out(text: str, share: float, seed: int) -> bool:
-    """Whether a text belongs to the share that is kept from training, which depends on the text and the seed alone:
-    equal texts are on one side, and nothing need be stored."""
+    """Return whether a text belongs to the share held out from training.
+
+    The result depends only on the text and the seed: equal texts are on the same side, and nothing needs to be stored.
+    """
     digest = hashlib.blake2b(text.encode(), digest_size=8, key=str(seed).encode())
     return int.from_bytes(digest.digest(), "big") < share * 2**64
 
@@ -180,14 +184,14 @@ def _json_lines(path: Path) -> Iterator[Any]:
 
 
 def array_items(blocks: Iterable[str], where: str) -> Iterator[Any]:
-    """The items of one JSON array, each as soon as it is whole.
+    """Yield the items of one JSON array, each as soon as it is complete.
 
     Args:
-        blocks: the text, cut anywhere.
-        where: the file, for messages.
+        blocks: The JSON text in arbitrary blocks.
+        where: Name of the file, for error messages.
 
     Raises:
-        UserError: no valid array.
+        UserError: If the array is invalid.
     """
     decoder = json.JSONDecoder()
     row, rest, expected = 1, "", "["
@@ -201,7 +205,7 @@ def array_items(blocks: Iterable[str], where: str) -> Iterator[Any]:
                 try:
                     _, end = decoder.raw_decode(rest, at)
                 except (ValueError, RecursionError):
-                    break  # it goes on in the next block, or is at fault
+                    break  # incomplete until the next block, or invalid
                 yield parse_json(rest[at:end], f"{where}: row {row}")
                 row, at, expected = row + 1, end, ",]"
             elif sign[0] in expected:
@@ -216,7 +220,7 @@ def array_items(blocks: Iterable[str], where: str) -> Iterator[Any]:
         if len(rest) > MAX_OBJECT_CHARACTERS:
             break
     if expected == ITEM:
-        parse_json(rest, f"{where}: row {row}")  # raises: it was not whole
+        parse_json(rest, f"{where}: row {row}")  # raises, because it is incomplete
     if expected:
         raise UserError(f"{where}: not valid JSON (no ']' after row {row - 1}); close the array")
 
@@ -244,4 +248,4 @@ STREAMS: dict[str, Callable[[Path, RequestedColumns, int], Batches]] = {
     ".txt": _txt_batches,
     ".parquet": _parquet_batches,
 }
-"""What reads a format: a new one is a generator and a row here."""
+"""Reader of each format: a new one is a generator and a row here."""

@@ -1,4 +1,4 @@
-"""Texts longer than a model takes: which part of them is cut off."""
+"""Truncation of texts that are longer than a model accepts."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_layerfusion.errors import UserError, nearest
 
 CUTS = ("tail", "head", "middle")
-"""The parts that can be cut off; `"tail"` is what tokenizers do by themselves."""
+"""Parts of a text that can be removed; `"tail"` is the default of tokenizers."""
 
 
 def encode(
@@ -18,25 +18,25 @@ def encode(
     max_length: int,
     cut: str = "tail",
 ) -> dict[str, list[list[int]]]:
-    """Turns texts, or pairs of them, into model inputs of at most `max_length` tokens each.
+    """Tokenize texts, or pairs of them, into model inputs of at most `max_length` tokens each.
 
-    Of a pair, the longer text is cut first, down to the length of the shorter, then both alike, as transformers'
-    `longest_first` does. With `cut="middle"` a text that has room for n tokens keeps n · 128 / 510 from its beginning
-    and the rest from its end (Sun et al. 2019, head+tail: 128 and 382 of 510).
+    In a pair, the longer text is truncated first, to the length of the shorter, then both equally, like `longest_first`
+    in transformers. With `cut="middle"` a text with room for n tokens keeps n · 128 / 510 from its beginning and the
+    rest from its end (Sun et al. 2019, head+tail: 128 and 382 of 510).
 
     Args:
-        tokenizer: a tokenizer that knows which token is of which text (a "fast" one).
-        texts: one text a row.
-        pairs: the second text of each row.
-        max_length: most tokens of a row, special ones included.
-        cut: one of `CUTS`.
+        tokenizer: Tokenizer that knows which token belongs to which text (a "fast" one).
+        texts: One text per row.
+        pairs: Second text of each row.
+        max_length: Maximum number of tokens per row, including special tokens.
+        cut: Part to remove, one of `CUTS`.
 
     Returns:
         `input_ids`, `attention_mask`, …, a list for each row, without padding.
 
     Raises:
-        UserError: an unknown `cut`, a tokenizer of the other kind, or a `max_length` with no room for a token of each
-            text.
+        UserError: If `cut` is unknown, the tokenizer is not a fast one, or `max_length` leaves no room for a token of
+            each text.
     """
     if cut not in CUTS:
         raise UserError(f"cut must be one of {', '.join(CUTS)}, found {cut!r}; {nearest(cut, CUTS)}")
@@ -61,7 +61,7 @@ def encode(
 
 
 def _kept(sequence_ids: Sequence[int | None], max_length: int, cut: str) -> list[int]:
-    """The places of a row's tokens that stay."""
+    """Return the positions of a row's tokens to keep."""
     texts = [[place for place, text in enumerate(sequence_ids) if text == number] for number in (0, 1)]
     special = [place for place, text in enumerate(sequence_ids) if text is None]
     rooms = _rooms(len(texts[0]), len(texts[1]), max_length - len(special))
@@ -73,7 +73,7 @@ def _kept(sequence_ids: Sequence[int | None], max_length: int, cut: str) -> list
 
 
 def _rooms(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens each of two texts keeps of so many."""
+    """Return the numbers of tokens that two texts keep if there is room for `room` in total."""
     if first + second <= room:
         return first, second
     shorter = min(first, second, room // 2)

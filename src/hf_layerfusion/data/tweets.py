@@ -1,4 +1,4 @@
-"""Cleaning of tweets (GRUBERT, section 2.1): functions from text to text, and their use on a data set."""
+"""Cleaning of tweets (GRUBERT, section 2.1): functions from text to text, and a preprocessor for data sets."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,10 @@ _LINK = re.compile(LINK, re.IGNORECASE)
 _USER = re.compile(USER, re.IGNORECASE)
 _HASHTAG = re.compile(r"#(?=\w)")
 
-# The semicolon that ends an HTML entity is no eye: `&quot;)` closes a bracket.
+# The semicolon at the end of an HTML entity is not an eye: `&quot;)` closes a bracket.
 _EYES = r"(?<!\d)(?<!&quot)(?<!&amp)(?<!&[lg]t)[:;=]"
 _TEAR_OR_NOSE = r"['’`*]?[-o^]?"
-# A run of brackets is entered at its first alone, or a long one would take quadratic time.
+# Match a run of brackets only from its first, because a long one would take quadratic time otherwise.
 _EMOTICON = re.compile(
     rf"""
       (?P<heart>   (?:<|&lt;)3+(?!\d) )
@@ -33,7 +33,7 @@ _EMOTICON = re.compile(
 
 
 def collapse_whitespace(text: str) -> str:
-    """Make each run of white space (U+0085 and no-break spaces too) one space; none at the ends."""
+    """Replace each run of whitespace (including U+0085 and no-break spaces) by one space, and strip the text."""
     return " ".join(text.split())
 
 
@@ -51,16 +51,15 @@ def mask_links(text: str, placeholder: str = "xxurl") -> str:
 
 
 def space_hashtags(text: str) -> str:
-    """Set a hashtag's word apart: `#fail` becomes `# fail` (GRUBERT's public code)."""
+    """Separate a hashtag from its word: `#fail` becomes `# fail` (GRUBERT's public code)."""
     return _HASHTAG.sub("# ", text)
 
 
 def name_emoticons(text: str) -> str:
     """Replace emoticons by `xxemotsmile`, `xxemotfrown`, `xxemotneutral` or `xxemotheart`.
 
-    The four names are those of GRUBERT's public code. Emoticons are recognised by their parts (eyes, tear or
-    nose, mouth, either way round); a lone colon, `http://` and HTML entities are none. White space is
-    collapsed.
+    The four names are those of GRUBERT's public code. Emoticons are recognised by their parts (eyes, tear or nose,
+    mouth, in either order); a single colon, `http://` and HTML entities are not emoticons. Whitespace is collapsed.
     """
     return collapse_whitespace(_EMOTICON.sub(lambda match: f" xxemot{match.lastgroup} ", text))
 
@@ -75,7 +74,7 @@ STEPS: Mapping[str, Callable[[str], str]] = {
     "lowercase": str.lower,
     "whitespace": collapse_whitespace,
 }
-"""Every step by name, except `spelling`, which is the corrector's."""
+"""Every step by name, except `spelling`, which uses the corrector."""
 
 SPELLING = "spelling"
 
@@ -84,25 +83,25 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
     # The placeholders that BERTweet (Nguyen et al. 2020, section 2) was trained with. Its emoji names and its
     # word tokenisation are left to its own tokenizer (`normalization=True`).
     "light": ("bertweet_users", "bertweet_links", "whitespace"),
-    # GRUBERT, section 2.1. Duplicates are a matter of rows, not of a text: remove them beside.
+    # GRUBERT, section 2.1. Duplicate rows are removed separately.
     "paper": ("users", "links", SPELLING, "whitespace"),
 }
-"""`--preprocessing` by name: the steps in their order."""
+"""Steps of each preset of `--preprocessing`, in order."""
 
 
 class TweetPreprocessor:
-    """Cleans the text columns of a data set: `dataset.map(TweetPreprocessor("paper"), batched=True)`.
+    """Cleaner of the text columns of a data set: `dataset.map(TweetPreprocessor("paper"), batched=True)`.
 
-    Picklable, and with the same `datasets` fingerprint in every process, so that a cleaned data set is found
-    in the cache again. A cleaned text may be empty; `empty_rows` finds those.
+    It can be pickled and has the same `datasets` fingerprint in every process, so that a cleaned data set is found in
+    the cache. A cleaned text may be empty; `empty_rows` finds such texts.
 
     Args:
-        steps: a preset (`none`, `light`, `paper`) or the names of steps, in the order in which they run.
-        spelling: the corrector of the step `spelling`; None stands for pyspellchecker's English.
-        text_columns: the columns to clean; all others stay.
+        steps: A preset (`none`, `light`, `paper`) or the names of steps in the order in which they run.
+        spelling: Corrector for the step `spelling`; None uses pyspellchecker's English.
+        text_columns: Columns to clean; all others are unchanged.
 
     Raises:
-        UserError: unknown preset or step; a column that a batch lacks; a value that is no text.
+        UserError: If a preset or step is unknown, a batch lacks a column, or a value is not a text.
     """
 
     def __init__(
@@ -151,5 +150,5 @@ def _texts(batch: Mapping[str, Sequence[Any]], column: str) -> Sequence[str]:
 
 
 def empty_rows(texts: Sequence[str]) -> list[int]:
-    """Positions of the texts that are empty or white space alone, as cleaning may leave them."""
+    """Return the indices of the texts that are empty or only whitespace, as cleaning may leave them."""
     return [row for row, text in enumerate(texts) if not text.strip()]

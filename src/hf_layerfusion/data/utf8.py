@@ -1,4 +1,4 @@
-"""Text files as strings: UTF-8 or refused, whole or bit by bit."""
+"""Reading of UTF-8 text files, as a whole or in blocks; other encodings are refused."""
 
 import codecs
 from collections.abc import Iterator
@@ -10,15 +10,16 @@ BLOCK_BYTES = 1 << 20
 
 
 def utf8_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[str]:
-    """The text of a file in blocks, so that no more than one is held in memory: UTF-8, with or without a byte order
-    mark, free of NUL and not blank.
+    """Yield the text of a file in blocks, of which only one is held in memory at a time.
+
+    The file must be UTF-8, with or without a byte order mark, free of NUL and not blank.
 
     Args:
-        path: the file.
-        block_bytes: size of a block.
+        path: The file.
+        block_bytes: Size of a block.
 
     Raises:
-        UserError: otherwise, with line and offset (in bytes, from 0).
+        UserError: If it is not, with line and offset (in bytes, from 0).
     """
     decode = codecs.getincrementaldecoder("utf-8")().decode
     offset, line, is_first, is_blank = 0, 1, True, True
@@ -28,7 +29,7 @@ def utf8_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[str]:
             try:
                 text = decode(raw, not raw)
             except UnicodeDecodeError as error:
-                # `object` begins with the bytes of a character that the block before has cut.
+                # `object` starts with the bytes of a character that began in the previous block.
                 start = offset + len(raw) - len(error.object) + error.start
                 line += error.object.count(b"\n", 0, error.start)
                 raise UserError(
@@ -56,10 +57,10 @@ def utf8_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[str]:
 
 
 def utf8_lines(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[str]:
-    """The lines of a file with their ends, one after another; they end at LF only.
+    """Yield the lines of a file with their line ends; lines end at LF only.
 
     Raises:
-        UserError: as `utf8_blocks`.
+        UserError: In the same cases as `utf8_blocks`.
     """
     rest = ""
     for block in utf8_blocks(path, block_bytes):
@@ -70,16 +71,16 @@ def utf8_lines(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[str]:
 
 
 def read_utf8(path: Path) -> str:
-    """The file's whole text.
+    """Return the whole text of a file.
 
     Raises:
-        UserError: as `utf8_blocks`.
+        UserError: In the same cases as `utf8_blocks`.
     """
     return "".join(utf8_blocks(path))
 
 
 def split_lines(text: str) -> list[str]:
-    """The lines of a text that is not blank, up to the last that is not; they end at LF or CR LF only."""
+    """Return the lines of a text that is not blank, up to the last non-blank one; lines end at LF or CR LF only."""
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     while not lines[-1].strip():
         lines.pop()
@@ -87,5 +88,5 @@ def split_lines(text: str) -> list[str]:
 
 
 def empty_file(path: Path) -> UserError:
-    """The error for a file without content."""
+    """Return the error for a file without content."""
     return UserError(f"{path}: the file is empty; give one with at least one example")

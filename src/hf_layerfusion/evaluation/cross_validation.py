@@ -1,4 +1,4 @@
-"""Cross-validation: which examples each fold tests on."""
+"""Folds of a cross-validation, stratified by class and optionally by group."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeAlias
@@ -15,42 +15,41 @@ Fold: TypeAlias = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.
 def stratified_group_folds(
     labels: Sequence[Hashable], groups: Sequence[Hashable], n_folds: int = 10, seed: int = 0
 ) -> list[Fold]:
-    """Folds of like shares of each class, with every group whole in one of them.
+    """Return stratified folds in which every group is entirely in one fold.
 
     Args:
-        labels: the class of each example.
-        groups: what must not stand in two folds, such as the sentence of each aspect.
-        n_folds: the number of folds, at least 2.
-        seed: of the order in which groups of like classes are shared out.
+        labels: Class of each example.
+        groups: Group of each example, such as the sentence of an aspect.
+        n_folds: Number of folds, at least 2.
+        seed: Seed of the order in which groups with similar classes are assigned.
 
     Returns:
-        For each fold the numbers of the examples to train on and of those to test on, both ascending.
+        For each fold the indices of the examples to train on and of those to test on, both ascending.
 
     Raises:
-        UserError: fewer groups than folds, or labels that are no classes.
+        UserError: If there are fewer groups than folds, or the labels are no classes.
     """
     order = list(dict.fromkeys(groups))
     _check_number(n_folds, len(order), "groups")
-    # The splitter itself, told to shuffle, gave groups the classes of others before scikit-learn 1.8.
+    # Shuffled here, because the splitter's own shuffle mixed up the classes of groups before scikit-learn 1.8.
     numbers = {group: number for number, group in enumerate(shuffle(order, random_state=seed))}
     splitter = StratifiedGroupKFold(n_folds)
     return _folds(splitter.split(labels, labels, [numbers[group] for group in groups]), n_folds)
 
 
 def stratified_folds(labels: Sequence[Hashable], n_folds: int = 10, seed: int = 0) -> list[Fold]:
-    """Folds of like shares of each class, and nothing more: where a sentence stands with several aspects, it is
-    tested on and trained on.
+    """Return stratified folds without groups: a sentence with several aspects may be in both training and test data.
 
     Args:
-        labels: the class of each example.
-        n_folds: the number of folds, at least 2.
-        seed: of the draw.
+        labels: Class of each example.
+        n_folds: Number of folds, at least 2.
+        seed: Seed of the random assignment.
 
     Returns:
-        As `stratified_group_folds`.
+        For each fold the indices of the examples to train on and of those to test on, both ascending.
 
     Raises:
-        UserError: fewer examples than folds, or labels that are no classes.
+        UserError: If there are fewer examples than folds, or the labels are no classes.
     """
     _check_number(n_folds, len(labels), "examples")
     return _folds(StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(labels, labels), n_folds)
@@ -69,7 +68,7 @@ def _check_number(n_folds: int, available: int, what: str) -> None:
 def _folds(split: Iterable[Any], n_folds: int) -> list[Fold]:
     try:
         folds = [(np.sort(train), np.sort(test)) for train, test in split]
-    except ValueError as error:  # scikit-learn's word on labels that cannot be stratified
+    except ValueError as error:  # scikit-learn's error for labels that cannot be stratified
         raise UserError(
             f"{n_folds} stratified folds cannot be made ({one_line(error)}); ask for fewer folds, or give "
             "one class an example"

@@ -1,6 +1,7 @@
-"""The metrics of this package as `evaluate.Metric`s: classes, so that no metric's script is fetched from the Hub.
+"""The package's metrics as `evaluate.Metric` classes, so that no metric script is fetched from the Hub.
 
-They take predictions, not logits, as `evaluate.evaluator`, `evaluate.combine` and that library's other metrics do.
+They take predictions instead of logits, like `evaluate.evaluator`, `evaluate.combine` and the other metrics of that
+library.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ __all__ = ["MultiLabelMetrics", "RegressionMetrics", "SingleLabelMetrics"]
 
 
 class SingleLabelMetrics(evaluate.Metric):
-    """`accuracy`, `f1_macro` and `recall_macro` of classes, as `single_label_metrics` has them.
+    """Metric of predicted classes: `accuracy`, `f1_macro` and `recall_macro`, computed by `single_label_metrics`.
 
     Example:
         >>> SingleLabelMetrics().compute(predictions=[0, 1, 1], references=[0, 1, 0])["recall_macro"]
@@ -41,7 +42,9 @@ class SingleLabelMetrics(evaluate.Metric):
 
 
 class MultiLabelMetrics(evaluate.Metric):
-    """`f1_micro`, `f1_macro` and `subset_accuracy` of 0/1 labels `[N, C]`, as `multi_label_metrics` has them."""
+    """Metric of 0/1 labels `[N, C]`: `f1_micro`, `f1_macro` and `subset_accuracy`, computed by
+    `multi_label_metrics`.
+    """
 
     def _info(self) -> evaluate.MetricInfo:
         return _info(
@@ -57,7 +60,7 @@ class MultiLabelMetrics(evaluate.Metric):
 
 
 class RegressionMetrics(evaluate.Metric):
-    """`mse`, `mae`, `pearsonr` and `spearmanr` of numbers, as `regression_metrics` has them."""
+    """Metric of numbers: `mse`, `mae`, `pearsonr` and `spearmanr`, computed by `regression_metrics`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return _info(

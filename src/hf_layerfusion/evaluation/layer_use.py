@@ -1,6 +1,6 @@
-"""Which of its encoder's layers a model uses, and what they hold.
+"""Measurement of the layers that a model uses, and extraction of their states.
 
-Layers are numbered as in transformers' `hidden_states`: 1 to L, 0 is the embedding output, which no fuser reads.
+Layers are numbered as in transformers' `hidden_states`: 1 to L; 0 is the embedding output, which no fuser uses.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,24 +16,24 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 ModelInputs = Mapping[str, torch.Tensor]
-# Hidden states of layers 1 to L, and the mask that the fuser goes by.
+# Hidden states of layers 1 to L, and the attention mask.
 FuserInputs = tuple[Sequence[torch.Tensor], torch.Tensor | None]
 
 
 @dataclass(frozen=True)
 class LayerUse:
-    """Which layers a model uses: the result of `layer_use`. `dataclasses.asdict` makes it JSON.
+    """Use of each layer by a model, the result of `layer_use`. `dataclasses.asdict` converts it to JSON.
 
-    Every list has one entry for each of the layers 1 to L; a layer that the fuser does not read counts 0.
+    Every list has one entry for each of the layers 1 to L; layers that the fuser does not use have the value 0.
 
     Attributes:
-        num_texts: number of texts that it was measured on.
-        loss: of the whole model, the mean over the texts.
-        accuracy: of the whole model, 0 to 1; None where a text has not exactly one class.
-        loss_rise: by how much the loss grows if the layer's states are replaced by their mean.
-        accuracy_drop: by how much the accuracy falls, in the same way; None where there is no accuracy.
-        weights: the fuser's weight of the layer, the mean over the texts; None where the fuser has no weights.
-        weights_by_class: the same over the texts of each true class, by its name; empty where there are none.
+        num_texts: Number of texts used for the measurement.
+        loss: Mean loss of the whole model over the texts.
+        accuracy: Accuracy of the whole model, 0 to 1; None unless each text has exactly one class.
+        loss_rise: Increase of the loss if the layer's states are replaced by their mean.
+        accuracy_drop: Decrease of the accuracy in the same case; None if there is no accuracy.
+        weights: Mean weight of the layer in the fuser over the texts; None if the fuser has no weights.
+        weights_by_class: Mean weights over the texts of each true class, by class name; empty if there are none.
     """
 
     num_texts: int
@@ -45,13 +45,15 @@ class LayerUse:
     weights_by_class: dict[str, list[float]] = field(default_factory=dict)
 
     def ranking(self) -> list[int]:
-        """The layers 1 to L, the most used first: by `accuracy_drop`, among equals by `loss_rise`."""
+        """Return the layers 1 to L, the most used first: by `accuracy_drop`, with ties broken by `loss_rise`."""
         drops = self.accuracy_drop or [0.0] * len(self.loss_rise)
         order = sorted(zip(drops, self.loss_rise, range(-1, -len(drops) - 1, -1), strict=True), reverse=True)
         return [-layer for *_, layer in order]
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows, one row a layer; accuracy in percentage points, weights in percent."""
+        """Return the header and the rows of a table, one row per layer: accuracy in percentage points, weights in
+        percent.
+        """
         header, columns = ["Layer"], [[str(layer) for layer in range(1, len(self.loss_rise) + 1)]]
         if self.accuracy_drop is not None:
             header.append("Drop in accuracy, points")
@@ -66,27 +68,27 @@ class LayerUse:
 
 
 def layer_use(model: PreTrainedModel, batches: Iterable[ModelInputs], *, by_class: bool = True) -> LayerUse:
-    """Measure which layers a model uses, whatever its fuser.
+    """Measure how much a model uses each layer, for any fuser.
 
-    Ablation: the states of one layer are replaced by their mean over the data, all else is kept, and accuracy and
-    loss are compared with the whole model's. The mean is taken over what the fuser reads: over all real tokens or,
-    for a sentence fuser, over the texts' vectors. Layers that say the same can stand in for each other: each of them
-    alone then has a small drop. The data is read twice, first for the means; each time the encoder runs once a batch,
-    then the fuser and head once a layer.
+    The states of one layer are replaced by their mean over the data, everything else is kept, and accuracy and loss are
+    compared with those of the whole model (ablation). The mean is taken over what the fuser uses: all real tokens or,
+    for a sentence fuser, the texts' vectors. Layers with the same information can replace each other, so that each
+    alone has a small drop. The data are read twice, first for the means; each time the encoder runs once per batch,
+    then the fuser and head once per layer.
 
-    A model has one submodule with two children: `encoder`, which puts out `hidden_states`, and `fuser`, which is
-    called with those of layers 1 to L and the attention mask. `fuser.layers` are the indices it reads. Of the same
-    arguments it may have two more methods: `layer_weights`, the weights `[B, len(layers)]` or None, and, a sentence
-    fuser, `vectors`, the texts' vectors that it reads, `[B, len(layers), H]` or two side
-    by side.
+    The model must have one submodule with two children: `encoder`, which returns `hidden_states`, and `fuser`, which is
+    called with those of layers 1 to L and the attention mask. `fuser.layers` are the indices that it uses. The fuser
+    may have two more methods with the same arguments: `layer_weights`, which returns weights `[B, len(layers)]` or
+    None, and, for a sentence fuser, `vectors`, which returns the texts' vectors, `[B, len(layers), H]` or two of them
+    concatenated.
 
     Args:
-        model: a classifier with a fuser. It is left as it was, also after an error.
-        batches: the model's inputs, `labels` among them, moved to its device as they come.
-        by_class: also take the mean of the weights over each class.
+        model: Classifier with a fuser. It is unchanged afterwards, even after an error.
+        batches: Inputs of the model including `labels`; each batch is moved to the model's device.
+        by_class: Whether to compute the mean weights of each class too.
 
     Raises:
-        ValueError: batches that can be read only once, without `labels`, or none at all; a model without fuser.
+        ValueError: If the batches can be read only once, lack `labels` or are empty, or the model has no fuser.
     """
     if isinstance(batches, Iterator):
         raise ValueError("`batches` must be readable twice, found an iterator; pass a list or a DataLoader.")
@@ -116,7 +118,7 @@ def layer_use(model: PreTrainedModel, batches: Iterable[ModelInputs], *, by_clas
         spread = dict(zip(means, map(float, values), strict=True))
         return [spread.get(layer, 0.0) for layer in range(depth)]
 
-    # Of counts, not of quotients, so that equal drops are exactly equal.
+    # Differences of counts instead of quotients, so that equal drops are exactly equal.
     drops = by_layer((whole.correct - score.correct) / whole.texts for score in ablated.values())
     weights_by_class: dict[str, list[float]] = {}
     if weights and by_class and whole.one_class:
@@ -138,16 +140,17 @@ def layer_use(model: PreTrainedModel, batches: Iterable[ModelInputs], *, by_clas
 def cls_states(
     model: PreTrainedModel, batches: Iterable[ModelInputs], layers: Sequence[int]
 ) -> npt.NDArray[np.float32]:
-    """The state of each text's first real token at each of `layers`, `[N, len(layers), H]`, of any model that puts out
-    its `hidden_states`. The model is left as it was.
+    """Return the state of each text's first real token at each of `layers`, `[N, len(layers), H]`.
+
+    The model may be any that returns `hidden_states`; it is unchanged afterwards.
 
     Args:
-        model: the model.
-        batches: its inputs, `attention_mask` among them; `labels` are not used.
-        layers: indices into `hidden_states`, such as `range(-6, 0)` for the last six.
+        model: The model.
+        batches: Inputs of the model including `attention_mask`; `labels` are ignored.
+        layers: Indices into `hidden_states`, such as `range(-6, 0)` for the last six.
 
     Raises:
-        ValueError: no batches.
+        ValueError: If there are no batches.
     """
     rows = []
     with _evaluating(model):
@@ -163,7 +166,7 @@ def cls_states(
 
 
 class _Score:
-    """Sums over texts; `correct` means something only where each text has one class."""
+    """Sums of loss and correct predictions; `correct` is meaningful only if each text has one class."""
 
     def __init__(self) -> None:
         self.texts = 0
@@ -180,20 +183,20 @@ class _Score:
 
 
 class _Record:
-    """What the encoder put out and the fuser took in, in one run of the model."""
+    """Output of the encoder and input of the fuser in one forward pass."""
 
     outputs: BaseModelOutput
     fuser_inputs: FuserInputs
 
     def ablated(self, layer: int, mean: torch.Tensor) -> BaseModelOutput:
-        """The encoder's output with the `mean` `[H]` as every state of the layer of this index."""
+        """Return the encoder's output with every state of the layer replaced by `mean` `[H]`."""
         states = list(self.outputs.hidden_states)
         states[layer + 1] = mean.to(states[layer + 1]).expand_as(states[layer + 1])
         return replace(self.outputs, hidden_states=tuple(states))
 
 
 class _Replay(nn.Module):
-    """Stands in for an encoder that has run already."""
+    """Replacement of an encoder that returns recorded outputs."""
 
     def __init__(self, outputs: BaseModelOutput):
         super().__init__()
@@ -231,7 +234,7 @@ def _replayed(fusing: Any, outputs: BaseModelOutput) -> Iterator[None]:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """No gradients and no dropout; afterwards every module is in the mode that it was in."""
+    """Context without gradients and dropout; at its end every module has its previous mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -262,14 +265,14 @@ def _on_device(batches: Iterable[ModelInputs], model: PreTrainedModel) -> Iterat
 def _mean_states(
     model: PreTrainedModel, fusing: Any, batches: Iterable[ModelInputs]
 ) -> dict[int, torch.Tensor]:
-    """Mean `[H]` of what the fuser reads at each of its layers, by their index."""
+    """Return the mean `[H]` of what the fuser uses at each of its layers, by layer index."""
     total: Any = 0.0
     count = 0
     for batch in _on_device(batches, model):
         with _recorded(fusing) as record:
             model(**batch)
         vectors = torch.stack(_read(fusing.fuser, record.fuser_inputs))
-        # On the CPU, as not every device knows float64.
+        # On the CPU, because some devices do not support float64.
         total = total + vectors.float().sum(dim=1).cpu().double()
         count += vectors.shape[1]
     if not count:
@@ -278,11 +281,11 @@ def _mean_states(
 
 
 def _read(fuser: Any, inputs: FuserInputs) -> list[torch.Tensor]:
-    """What the fuser reads at each of its layers, `[n, H]`: the vectors of the texts or of all real tokens."""
+    """Return what the fuser uses at each of its layers, `[n, H]`: the vectors of the texts or of all real tokens."""
     states, mask = inputs
     if hasattr(fuser, "vectors"):
         width = states[fuser.layers[0]].shape[-1]
-        # Where a fuser reads two vectors of a layer, side by side, one value replaces both: their mean.
+        # If a fuser uses two concatenated vectors of a layer, both are replaced by their common mean.
         vectors = fuser.vectors(states, mask).unflatten(-1, (-1, width)).mean(dim=-2)
         return list(vectors.unbind(dim=1))
     return [

@@ -1,4 +1,4 @@
-"""Regularised linear models on fixed features, their strength chosen by cross-validation."""
+"""Regularised linear models on fixed features, with the strength of the penalty chosen by cross-validation."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ Floats = npt.NDArray[np.floating[Any]]
 ProbeProblem = Literal["single_label_classification", "regression"]
 
 STRENGTHS = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
-"""Penalties on the squared weights of standardised features, relative to the sum of the losses: 1/C of scikit-learn's
-logistic regression, alpha of its ridge regression."""
+"""Penalties on the squared weights of standardised features, relative to the sum of the losses.
+
+They are 1/C in scikit-learn's logistic regression and alpha in its ridge regression.
+"""
 
 NUM_FOLDS = 3
 _MOST_ROWS_TO_CHOOSE_ON = 4_000
@@ -27,14 +29,14 @@ _TOLERANCE, _MOST_STEPS = 1e-3, 500
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A linear model on features as they are: its standardisation is part of the weights.
+    """Linear model on raw features; the standardisation is part of its weights.
 
     Attributes:
-        weight: `[C, D]`, C the number of classes, or 1 for regression.
+        weight: `[C, D]`, where C is the number of classes, or 1 for a regression.
         bias: `[C]`.
-        strength: the penalty that was chosen, of `STRENGTHS`.
-        cv_score: what it was chosen by, on rows left out: the mean log-likelihood, or the negative mean squared error
-            in units of the targets' variance.
+        strength: Chosen penalty, one of `STRENGTHS`.
+        cv_score: Cross-validation score of the chosen penalty: the mean log-likelihood, or the negative mean squared
+            error in units of the targets' variance.
     """
 
     weight: npt.NDArray[np.float64]
@@ -43,11 +45,11 @@ class LinearProbe:
     cv_score: float
 
     def outputs(self, features: Floats) -> npt.NDArray[np.float64]:
-        """Return logits, or values, `[N, C]` of features `[N, D]`."""
+        """Return the logits or values `[N, C]` for features `[N, D]`."""
         return features @ self.weight.T.astype(features.dtype) + self.bias
 
     def predictions(self, features: Floats) -> npt.NDArray[Any]:
-        """Return classes, or values, `[N]` of features `[N, D]`."""
+        """Return the classes or values `[N]` for features `[N, D]`."""
         outputs = self.outputs(features)
         return outputs[:, 0] if len(self.bias) == 1 else outputs.argmax(axis=1)
 
@@ -62,23 +64,23 @@ def fit_linear_probe(
 ) -> LinearProbe:
     """Fit a logistic or ridge regression on standardised features.
 
-    The strength of the L2 penalty is chosen from `STRENGTHS` by cross-validation on the rows given, at most 4,000 of
-    them, drawn at random.
+    The strength of the L2 penalty is chosen from `STRENGTHS` by cross-validation on the given rows, or on a random
+    sample of 4,000 if there are more.
 
     Args:
         features: `[N, D]`.
         targets: `[N]`, classes from 0 or values.
-        problem: what the targets are.
-        num_classes: number C of classes; by default one more than the largest target. Classes without a row get the
-            lowest logit of their text.
-        seed: of the folds and the drawn rows.
+        problem: Type of the targets.
+        num_classes: Number C of classes; by default one more than the largest target. Classes without a row get the
+            lowest logit.
+        seed: Seed of the folds and the sample.
 
     Returns:
-        The model of all rows with the strength that was chosen.
+        The model fitted on all rows with the chosen strength.
 
     Raises:
-        ValueError: features or values that are not finite, fewer than two rows of a class or six in all, one class
-            only, or values that are all equal.
+        ValueError: If features or values are not finite, there are fewer than two rows of a class or six in total,
+            there is only one class, or all values are equal.
     """
     y = np.asarray(targets)
     _check(features, y, problem)
@@ -159,7 +161,7 @@ def _logistic(
     fewest = int(np.unique(y[chosen_on], return_counts=True)[1].min())
     folds = StratifiedKFold(min(NUM_FOLDS, fewest), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # A weak penalty may end at the limit of steps; it is compared as it stands.
+        # A weak penalty may reach the limit of steps; its current solution is used in the comparison.
         warnings.simplefilter("ignore", ConvergenceWarning)
         search = LogisticRegressionCV(
             Cs=[1 / strength for strength in reversed(STRENGTHS)],
@@ -178,7 +180,7 @@ def _logistic(
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     count = int(y.max()) + 1 if num_classes is None else num_classes
     all_weights = np.zeros((count, x.shape[1]))
-    # Far below the others, but finite, so that training may go on from here.
+    # Far below the others, but finite, so that training can continue from here.
     all_biases = np.full(count, bias.min() - 10.0)
     all_weights[model.classes_], all_biases[model.classes_] = weight, bias
     return strength, float(scores.max()), all_weights, all_biases

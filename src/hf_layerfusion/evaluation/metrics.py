@@ -1,4 +1,4 @@
-"""Metrics of one classification or regression task, as the `compute_metrics` of a `transformers.Trainer`."""
+"""Metrics of one classification or regression task, for use as `compute_metrics` of a `transformers.Trainer`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.metric_registry import PROBLEM_METRICS
 
 MULTI_LABEL_THRESHOLD = 0.5
-"""A label of a multi-label task is predicted where its sigmoid exceeds this."""
+"""Sigmoid above which a label of a multi-label task is predicted."""
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class ComputeMetrics:
-    """Turns an `EvalPrediction` into the metrics of a problem type; see `compute_metrics_for`."""
+    """Function that converts an `EvalPrediction` to the metrics of a problem type; see `compute_metrics_for`."""
 
     problem_type: str
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The metrics that it computes."""
+        """Names of the computed metrics."""
         return PROBLEM_METRICS[self.problem_type]
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -37,22 +37,22 @@ class ComputeMetrics:
 
 
 def compute_metrics_for(problem_type: str) -> ComputeMetrics:
-    """Return the function that turns an `EvalPrediction` into the metrics of a `problem_type`.
+    """Return the function that converts an `EvalPrediction` to the metrics of a `problem_type`.
 
-    - `"single_label_classification"` (logits `[N, C]`, labels `[N]`): `accuracy`, `f1_macro`,
-      `recall_macro` (the figure of TweetEval's sentiment task). Macro averages run over the classes that
-      occur among labels or predictions; a class that is predicted but never right counts 0.
-    - `"multi_label_classification"` (logits and 0/1 labels `[N, C]`): `f1_micro`, `f1_macro`,
-      `subset_accuracy` (all labels of a text right). A label that is neither present nor predicted counts 0.
-    - `"regression"` (predictions `[N]` or `[N, 1]`, targets `[N]`): `mse`, `mae`, `pearsonr`, `spearmanr`.
-      The two correlations are `nan` where predictions or targets are constant or there is one row: there
-      they are undefined, and a 0 would read as "measured, no correlation".
+    - `"single_label_classification"` (logits `[N, C]`, labels `[N]`): `accuracy`, `f1_macro`, `recall_macro` (the
+      metric of TweetEval's sentiment task). Macro averages include the classes that occur among labels or predictions;
+      a class that is predicted but never correctly counts as 0.
+    - `"multi_label_classification"` (logits and 0/1 labels `[N, C]`): `f1_micro`, `f1_macro`, `subset_accuracy` (all
+      labels of a text correct). A label that is neither present nor predicted counts as 0.
+    - `"regression"` (predictions `[N]` or `[N, 1]`, targets `[N]`): `mse`, `mae`, `pearsonr`, `spearmanr`. The
+      correlations are `nan` if predictions or targets are constant or there is only one row: they are undefined then,
+      and 0 would mean a measured absence of correlation.
 
-    Predictions may be a tuple, whose first entry is taken: models that also return hidden states give one.
+    Predictions may be a tuple, as returned by models that also output hidden states; the first entry is used.
 
     Raises:
-        ValueError: an unknown `problem_type`; and when called: no rows, shapes that do not fit, or
-            predictions that are not finite (arg max would call a NaN the first class).
+        ValueError: If `problem_type` is unknown. When called: if there are no rows, shapes do not match, or predictions
+            are not finite (arg max would treat NaN as the first class).
     """
     if problem_type not in _METRICS:
         raise ValueError(f"problem_type must be one of {', '.join(_METRICS)}; found {problem_type!r}")
@@ -60,7 +60,7 @@ def compute_metrics_for(problem_type: str) -> ComputeMetrics:
 
 
 def predicted_labels(logits: Array) -> Array:
-    """Return the 0/1 matrix `[N, C]` of the labels that multi-label `logits` `[N, C]` predict."""
+    """Return the predicted 0/1 labels `[N, C]` for multi-label `logits` `[N, C]`."""
     return (expit(logits) > MULTI_LABEL_THRESHOLD).astype(np.int64)
 
 
@@ -96,10 +96,11 @@ def regression_metrics(values: Array, targets: Array) -> dict[str, float]:
 
 
 def check_rows(predictions: Array, labels: Array) -> None:
-    """Check that there are rows, one prediction for each label, and that the predictions are finite.
+    """Check that there are rows, with one finite prediction for each label.
 
     Raises:
-        ValueError: what was found instead; a UserError where it is not finite.
+        ValueError: If there are none or their numbers differ.
+        UserError: If a prediction is not finite.
     """
     if len(predictions) == 0:
         raise ValueError("metrics need at least one row; found none: check the evaluation file")

@@ -1,4 +1,4 @@
-"""The examples that a model gets most wrong, to be read."""
+"""Selection of the examples with the worst predictions, for manual inspection."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +10,13 @@ from scipy.special import log_softmax
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer.
+    """A wrong prediction.
 
     Attributes:
-        row: the example's place in its split.
-        true: the true class or value.
-        predicted: the model's.
-        severity: how wrong: the cross-entropy of the true class, or the distance of the values.
+        row: Index of the example in its split.
+        true: True class or value.
+        predicted: Predicted class or value.
+        severity: Cross-entropy of the true class, or absolute error of the value.
     """
 
     row: int
@@ -28,13 +28,15 @@ class Mistake:
 def worst_mistakes(
     logits: npt.NDArray[Any], labels: npt.NDArray[Any], names: list[str] | None, count: int = 20
 ) -> list[Mistake]:
-    """The `count` worst answers, the worst first (ExTraBERT, section 6; SerBERTus, section 5); ties as they stand.
+    """Return the `count` worst predictions, the worst first (ExTraBERT, section 6; SerBERTus, section 5).
+
+    Ties keep the order of the examples.
 
     Args:
-        logits: `[N, C]`; of a regression `[N]` or `[N, 1]`.
-        labels: class indices or values, `[N]`.
-        names: the classes; None for a regression.
-        count: how many at most. Of classes only wrong answers count.
+        logits: `[N, C]`; for a regression `[N]` or `[N, 1]`.
+        labels: Class indices or values, `[N]`.
+        names: Names of the classes; None for a regression.
+        count: Maximum number of examples. For classes only wrong predictions are included.
     """
     if names is None:
         values = np.asarray(logits, np.float64).reshape(-1)

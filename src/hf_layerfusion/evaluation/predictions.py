@@ -1,4 +1,4 @@
-"""Predictions of a run as a file: a table to read, or the form that the original competition took."""
+"""Prediction files of a run, as a table or in the format of the original competition."""
 
 import csv
 import os
@@ -19,7 +19,7 @@ from hf_layerfusion.storage import replacing, write_text
 PredictionFormat = Literal["standard", "spreadsheet", "kaggle"]
 PREDICTION_FORMATS: tuple[str, ...] = get_args(PredictionFormat)
 
-# What a spreadsheet takes for the start of a formula, the wide forms of East Asian keyboards among them.
+# Characters that start a formula in a spreadsheet, including the full-width forms of East Asian keyboards.
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 COURSE_COLUMNS = {
@@ -28,7 +28,7 @@ COURSE_COLUMNS = {
     "sts": "Predicted_Similiary",
     "cfimdb": "Predicted_Sentiment",
 }
-"""What the prediction files of Stanford's CS 224N call each task's predictions, spelled as there."""
+"""Column name of each task's predictions in the prediction files of Stanford's CS 224N, with its original spelling."""
 
 
 def write_predictions(
@@ -41,34 +41,35 @@ def write_predictions(
     label_names: Sequence[str] = (),
     format: PredictionFormat = "standard",  # noqa: A002 - the command line's own name
 ) -> None:
-    """Write one row for each text to a CSV file (RFC 4180, UTF-8), whole or not at all.
+    """Write one row per text to a CSV file (RFC 4180, UTF-8), atomically.
 
     `"standard"` writes the columns `id`, one for each of `texts`, and then
 
     - single label: `label` (its name) and `score` (its probability);
-    - multi-label: `label` (names of all labels predicted, joined by `;`, possibly none) and `score` (their
+    - multi-label: `label` (names of all predicted labels, joined by `;`, possibly none) and `score` (their
       probabilities, in the same order);
     - regression: `value`.
 
-    `"spreadsheet"` writes the same, but for names, texts and ids that a spreadsheet would take for a formula: see
-    `spreadsheet_cell`.
+    `"spreadsheet"` writes the same, with an apostrophe before names, texts and ids that a spreadsheet would interpret
+    as a formula; see `spreadsheet_cell`.
 
-    `"kaggle"` writes `Id,Prediction`: each of `ids`, a whole number from 1 on, and 1 for the second of two classes, -1
-    for the first.
+    `"kaggle"` writes `Id,Prediction`: each of `ids`, a positive integer, and 1 for the second of two classes or -1 for
+    the first.
 
     Args:
-        path: the file; one that is there is replaced.
-        ids: the rows' names, `[N]`.
-        texts: text columns by name, each `[N]`, such as `{"text": [...]}` or the two of a pair.
-        logits: `[N, C]`; regression: `[N]` or `[N, 1]`.
-        problem_type: as in `PretrainedConfig`.
-        label_names: C names, by index; not used for regression.
+        path: The file; an existing one is replaced.
+        ids: Ids of the rows, `[N]`.
+        texts: Text columns by name, each `[N]`, such as `{"text": [...]}` or the two of a pair.
+        logits: `[N, C]`; for a regression `[N]` or `[N, 1]`.
+        problem_type: Problem type as in `PreTrainedConfig`.
+        label_names: Names of the C labels by index; ignored for a regression.
         format: `"standard"`, `"spreadsheet"` or `"kaggle"`.
 
     Raises:
-        UserError: kaggle's form asked of anything but two classes or of ids that are no whole numbers or not all
-            different, a label name with `;` in a multi-label task, a text column named as one of ours.
-        ValueError: lengths or number of labels that do not fit, an unknown `problem_type` or `format`.
+        UserError: If the Kaggle format is requested for anything but two classes, or for ids that are not distinct
+            positive integers; if a label name in a multi-label task contains `;`; or if a text column has the name of
+            an output column.
+        ValueError: If lengths or the number of labels do not match, or `problem_type` or `format` is unknown.
     """
     logits = np.asarray(logits)
     for name, column in (("ids", ids), *texts.items()):
@@ -88,25 +89,29 @@ def write_predictions(
             texts = {
                 spreadsheet_cell(name): [*map(spreadsheet_cell, column)] for name, column in texts.items()
             }
-        header, answers = _answers(logits, problem_type, label_names)
+        header, predictions = _prediction_columns(logits, problem_type, label_names)
         clash = sorted({"id", *header} & set(texts))
         if clash:
             raise UserError(
                 f"text column {clash[0]!r} is named as a column of the predictions: rename it in the data"
             )
         header = ["id", *texts, *header]
-        rows = ((id_, *row, *answer) for id_, *row, answer in zip(ids, *texts.values(), answers, strict=True))
+        rows = (
+            (id_, *row, *cells) for id_, *row, cells in zip(ids, *texts.values(), predictions, strict=True)
+        )
     else:
         raise ValueError(f"format must be 'standard', 'spreadsheet' or 'kaggle'; found {format!r}")
     _write_csv(Path(path), header, rows)
 
 
 def spreadsheet_cell(cell: Any) -> Any:
-    """Return a cell that spreadsheets show and do not run: an apostrophe stands before a string that begins like a
-    formula (OWASP, "CSV Injection"), such as `=1+1` or `@name`. Whoever reads the file by a program must take it off.
+    """Return a cell that spreadsheets display instead of evaluating (OWASP, "CSV Injection").
+
+    An apostrophe is put before strings that start like a formula, such as `=1+1` or `@name`. Programs that read the
+    file must remove it.
 
     Args:
-        cell: a number, which is returned as it is, or a string.
+        cell: A string, or a number, which is returned unchanged.
     """
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_SIGNS) else cell
 
@@ -131,10 +136,10 @@ def _kaggle_rows(
     return ((name, 1 if second else -1) for name, second in zip(names, logits.argmax(axis=1), strict=True))
 
 
-def _answers(
+def _prediction_columns(
     logits: npt.NDArray[Any], problem_type: str, label_names: Sequence[str]
 ) -> tuple[list[str], Iterator[tuple[str, ...]]]:
-    """Our own columns' names, and their cells for each row."""
+    """Return the names of the prediction columns, and their cells for each row."""
     if problem_type == "regression":
         if logits.size != len(logits):
             raise ValueError(f"logits of a regression must be [N] or [N, 1]; found {logits.shape}")
@@ -183,19 +188,21 @@ def write_course_predictions(
     problem_type: str,
     course_name: str,
 ) -> None:
-    """Write predictions as the default project of Stanford's CS 224N wants them: `id , value` on each line, below a
-    header with a tab; the class's number, for paraphrases as a float, or the value of a regression.
+    """Write predictions in the format of the default project of Stanford's CS 224N.
+
+    Each line is `id , value`, below a header with a tab. The value is the class id (as a float for paraphrases) or the
+    value of a regression.
 
     Raises:
-        ValueError: an unknown `course_name`, or lengths that do not fit.
+        ValueError: If `course_name` is unknown, or lengths do not match.
     """
     if course_name not in COURSE_COLUMNS:
         raise ValueError(f"course_name must be one of {', '.join(COURSE_COLUMNS)}; found {course_name!r}")
     if problem_type == "regression":
-        answers = [float(value) for value in np.asarray(logits).reshape(-1)]
+        values = [float(value) for value in np.asarray(logits).reshape(-1)]
     else:
         classes = np.asarray(logits).argmax(axis=1).tolist()
-        answers = [float(number) if course_name == "para" else number for number in classes]
+        values = [float(number) if course_name == "para" else number for number in classes]
     lines = [f"id \t {COURSE_COLUMNS[course_name]} "]
-    lines += [f"{id_} , {answer} " for id_, answer in zip(ids, answers, strict=True)]
+    lines += [f"{id_} , {value} " for id_, value in zip(ids, values, strict=True)]
     write_text(path, "\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""Is a difference between two models more than noise: tests over examples and folds, Holm's correction, mean and sd."""
+"""Significance tests of the difference between two models, Holm's correction, and mean with standard deviation."""
 
 import math
 from collections.abc import Sequence
@@ -10,24 +10,24 @@ import numpy.typing as npt
 from scipy import stats
 
 CHUNK_DRAWS = 2**20
-"""Numbers of draws times examples that are held at once."""
+"""Maximum of draws times examples held in memory at once."""
 
 ZERO = 1e-12
-"""Largest difference that counts as none, so that thirds of three seeds cancel."""
+"""Largest absolute difference that counts as zero, so that rounded thirds of three seeds cancel."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better a variant is than the baseline, in the unit of their scores.
+    """Difference between a variant and a baseline, in the unit of their scores.
 
     Attributes:
-        difference: mean of the variant less mean of the baseline; positive where the variant is better. NaN where a
-            model's score is undefined, such as the correlation of answers that are all the same.
-        low: lower end of the 95 % interval of the difference.
-        high: upper end of it.
-        p_value: two-sided, of "there is no difference"; None where the data do not define one.
-        undefined: draws of a bootstrap whose difference is undefined. They count as draws against a difference.
-        draws: how many draws there were; 0 without a bootstrap.
+        difference: Mean of the variant minus mean of the baseline; positive if the variant is better. NaN if a model's
+            score is undefined, such as the correlation of constant predictions.
+        low: Lower end of the 95 % confidence interval.
+        high: Upper end of the 95 % confidence interval.
+        p_value: Two-sided p-value of "there is no difference"; None if the data do not define one.
+        undefined: Number of bootstrap draws with an undefined difference. They count as draws against a difference.
+        draws: Number of draws; 0 without a bootstrap.
     """
 
     difference: float
@@ -39,7 +39,7 @@ class Difference:
 
     @property
     def remark(self) -> str:
-        """Return why a difference or its p-value is undefined, in a few words; empty where both are defined."""
+        """Short reason why the difference or its p-value is undefined; empty if both are defined."""
         if not math.isfinite(self.difference):
             return "undefined: a model's answers are all the same"
         if self.p_value is None:
@@ -48,32 +48,32 @@ class Difference:
 
 
 UNDEFINED = Difference(math.nan, math.nan, math.nan, None)
-"""The difference of scores of which one is undefined."""
+"""Difference of scores of which one is undefined."""
 
 
 def paired_bootstrap(
     baseline: npt.ArrayLike, variant: npt.ArrayLike, num_resamples: int = 10_000, seed: int = 0
 ) -> Difference:
-    """Bootstrap the difference of two models over the examples that both were tested on.
+    """Bootstrap the difference of two models over the examples on which both were tested.
 
-    Scores are averaged over each model's seeds first; then examples are drawn with replacement,
-    `num_resamples` times, and the mean difference is taken of each draw. The interval is the 2.5 to 97.5
-    percentile (Efron and Tibshirani 1993, section 13.3). With B draws d* and the count c of the smaller
-    side, `c = min(#{d* <= 0}, #{d* >= 0})`, the p-value is `min(1, 2 (c + 1) / (B + 1))`: it is below 0.05
-    where the interval leaves out 0, up to the one draw added. It is never below `2^(1 - n)`, the least that an exact
-    sign test gives n examples whose scores differ: draws of one or two such examples are all alike.
+    Scores are first averaged over each model's seeds; then examples are drawn with replacement, `num_resamples` times,
+    and the mean difference of each draw is taken. The interval ranges from the 2.5 to the 97.5 percentile (Efron and
+    Tibshirani 1993, section 13.3). With B draws d* and the count c of the smaller side, `c = min(#{d* <= 0}, #{d* >=
+    0})`, the p-value is `min(1, 2 (c + 1) / (B + 1))`. It is below 0.05 if the interval excludes 0, except for the one
+    added draw. It is never below `2^(1 - n)`, the minimum of an exact sign test on n examples with different scores,
+    because all draws of one or two such examples are alike.
 
-    It speaks of the choice of test examples. Of the spread between seeds it knows only what the average over
-    seeds leaves: report that beside it (`mean_sd`).
+    The test accounts for the choice of test examples. The variation between seeds is averaged out; report it separately
+    (`mean_sd`).
 
     Args:
-        baseline: a score per example, such as 0/1 for wrong and right, `[seeds_a, N]` or `[N]`.
-        variant: the same examples in the same order, `[seeds_b, N]` or `[N]`.
-        num_resamples: number of draws B.
-        seed: of the draws.
+        baseline: Score of each example, such as 0/1 for wrong and correct, `[seeds_a, N]` or `[N]`.
+        variant: Scores of the same examples in the same order, `[seeds_b, N]` or `[N]`.
+        num_resamples: Number B of draws.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: no examples, numbers of examples that differ, or scores that are not finite.
+        ValueError: If there are no examples, their numbers differ, or scores are not finite.
     """
     baseline, variant = np.asarray(baseline, np.float64), np.asarray(variant, np.float64)
     for name, scores in (("baseline", baseline), ("variant", variant)):
@@ -96,8 +96,8 @@ def paired_bootstrap(
 
 
 def from_draws(difference: float, draws: npt.NDArray[np.float64], least: float) -> Difference:
-    """Percentile interval and p-value, of `least` or more, of the differences that were drawn."""
-    # Thirds of three seeds do not sum to an exact zero; a draw without a difference must count on both sides.
+    """Return the percentile interval and the p-value, at least `least`, of drawn differences."""
+    # Rounded thirds of three seeds do not sum to zero exactly; a draw without a difference must count on both sides.
     draws[np.abs(draws) < ZERO] = 0.0
     low, high = np.quantile(draws, [0.025, 0.975])
     smaller_side = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
@@ -106,15 +106,17 @@ def from_draws(difference: float, draws: npt.NDArray[np.float64], least: float) 
 
 
 def least_p_value(number: int) -> float:
-    """The least p-value of an exact two-sided sign test on that many examples that differ."""
+    """Return the minimum p-value of an exact two-sided sign test on `number` differing examples."""
     return float(2.0 ** (1 - number)) if number else 1.0
 
 
 def draw_counts(chosen: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
-    """Return how often each of n examples is in each draw, `[draws, n]`: a multinomial's law, three times as fast.
+    """Return the number of times that each of n examples occurs in each draw, `[draws, n]`.
+
+    This follows a multinomial distribution, but is three times as fast as drawing from it.
 
     Args:
-        chosen: the examples that were drawn with replacement, `[draws, n]`, numbers from 0; it is overwritten.
+        chosen: Indices of the examples drawn with replacement, `[draws, n]`; overwritten.
     """
     draws, size = chosen.shape
     chosen += np.arange(draws, dtype=chosen.dtype)[:, None] * size
@@ -124,7 +126,7 @@ def draw_counts(chosen: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]
 def _resampled_means(
     values: npt.NDArray[np.float64], num_resamples: int, seed: int
 ) -> npt.NDArray[np.float64]:
-    """Means `[num_resamples]` of draws with replacement, in chunks, so that memory stays at a few MB."""
+    """Return the means `[num_resamples]` of draws with replacement, in chunks that need only a few MB of memory."""
     generator = np.random.default_rng(seed)
     means = np.empty(num_resamples)
     chunk = max(1, CHUNK_DRAWS // len(values))
@@ -138,19 +140,19 @@ def _resampled_means(
 def mcnemar(baseline: npt.ArrayLike, variant: npt.ArrayLike) -> float:
     """Test two single models on the same examples by McNemar's exact test.
 
-    Only the n examples that one model gets right and the other wrong tell them apart. If the models were equally good,
-    each of these would fall to either with probability 1/2, so that the number of those that the variant gets right
-    is binomial (McNemar 1947). Dietterich (1998) recommends the test where each model was trained once.
+    Only the n examples that exactly one model gets right distinguish them. If the models were equally good, each of
+    these would favour either with probability 1/2, so that the number favouring the variant is binomial (McNemar 1947).
+    Dietterich (1998) recommends the test for models that were trained once.
 
     Args:
-        baseline: whether each example is right, `[N]`.
-        variant: the same examples in the same order, `[N]`.
+        baseline: Whether each example is correct, `[N]`.
+        variant: The same examples in the same order, `[N]`.
 
     Returns:
-        The two-sided p-value; 1 where the models are right on the same examples.
+        The two-sided p-value; 1 if the models are correct on the same examples.
 
     Raises:
-        ValueError: no examples, or numbers of examples that differ.
+        ValueError: If there are no examples, or their numbers differ.
     """
     first, second = np.asarray(baseline, bool), np.asarray(variant, bool)
     if first.ndim != 1 or first.shape != second.shape or first.size == 0:
@@ -165,21 +167,21 @@ def mcnemar(baseline: npt.ArrayLike, variant: npt.ArrayLike) -> float:
 def nadeau_bengio(differences: Sequence[float], test_fraction: float) -> Difference:
     """Test differences over the folds of a cross-validation by the corrected resampled t-test.
 
-    The training parts of the folds overlap, so that their results are not independent. With n folds of which each
-    tests on the share f of the data, `t = mean / sqrt((1 / n + f / (1 - f)) var)`, with n - 1 in the sample
-    variance and n - 1 degrees of freedom (Nadeau and Bengio 2003, Inference for the Generalization Error, section
-    3). The plain t-test lacks the second term and finds too much. The interval is the test's own.
+    The training parts of the folds overlap, so that their results are not independent. With n folds that each test on a
+    share f of the data, `t = mean / sqrt((1 / n + f / (1 - f)) var)`, with n - 1 in the sample variance and n - 1
+    degrees of freedom (Nadeau and Bengio 2003, Inference for the Generalization Error, section 3). The plain t-test
+    lacks the second term and rejects too often. The interval is that of the test.
 
     Args:
-        differences: variant less baseline, one for each fold.
-        test_fraction: the share f, 0.1 for 10 folds.
+        differences: Variant minus baseline, one for each fold.
+        test_fraction: Share f, 0.1 for 10 folds.
 
     Returns:
-        The mean difference. Where all differences are equal its interval is a point, and p is 1 for 0; for another
-        number there is none, as their spread says nothing. Where a difference is not finite, so is the mean.
+        The mean difference. If all differences are equal, its interval is a point and the p-value is 1 for 0 and None
+        otherwise, because there is no variance. If a difference is not finite, the result is undefined.
 
     Raises:
-        ValueError: fewer than two differences, or a share not between 0 and 1.
+        ValueError: If there are fewer than two differences, or the share is not between 0 and 1.
     """
     values = np.asarray(differences, np.float64)
     if values.ndim != 1 or len(values) < 2:
@@ -198,14 +200,14 @@ def nadeau_bengio(differences: Sequence[float], test_fraction: float) -> Differe
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust `p_values` for their number by Holm's step-down rule, in the order given.
+    """Adjust `p_values` for multiple testing by Holm's step-down method, in the given order.
 
-    The k-th smallest of m is multiplied by `m - k + 1`, never falls below a smaller one's, and stops at 1
-    (Holm 1979). Compare the result with the level that one test alone would have. None stands for a test that is
-    undefined: it stays None, and is not counted among the m.
+    The k-th smallest of m is multiplied by `m - k + 1`, is at least as large as the smaller ones, and at most 1 (Holm
+    1979). Compare the result with the level of a single test. None stands for an undefined test: it stays None and does
+    not count among the m.
 
     Raises:
-        ValueError: a value outside 0 to 1, or NaN.
+        ValueError: If a value is outside 0 to 1, or NaN.
     """
     known = [(p_value, index) for index, p_value in enumerate(p_values) if p_value is not None]
     for p_value, _ in known:
@@ -220,10 +222,10 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean of `values` and their sample standard deviation (n - 1), None for a single value.
+    """Return the mean of `values` and their sample standard deviation (n - 1), which is None for a single value.
 
     Raises:
-        ValueError: no values.
+        ValueError: If there are no values.
     """
     if len(values) == 0:
         raise ValueError("mean_sd needs at least one value; found none")
@@ -234,12 +236,13 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def format_mean_sd(values: Sequence[float], scale: float = 100, digits: int = 2) -> str:
-    """Return `"89.66 (0.18)"`: mean and standard deviation times `scale`; a single value stands alone.
+    """Return `"89.66 (0.18)"`: mean and standard deviation times `scale`, or only the mean for a single value.
 
-    Where values are not finite, as a correlation of constant answers, it says in how many: `"undefined in 1 of 3"`.
+    If values are not finite, such as the correlation of constant predictions, the result states their number:
+    `"undefined in 1 of 3"`.
 
     Raises:
-        ValueError: no values.
+        ValueError: If there are no values.
     """
     undefined = sum(not math.isfinite(value) for value in values)
     if undefined:

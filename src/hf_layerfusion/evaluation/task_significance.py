@@ -1,4 +1,4 @@
-"""The difference of two models on several tasks, each with its own metric: a bootstrap over the tasks' examples."""
+"""Bootstrap test of the difference between two models on several tasks, each with its own metric."""
 
 import math
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ from hf_layerfusion.evaluation.significance import (
 
 @dataclass(frozen=True)
 class TaskPredictions:
-    """A model's answers to the examples of one task.
+    """Predictions of a model for the examples of one task.
 
     Attributes:
-        labels: classes or values, `[N]`.
-        predictions: of each seed, `[seeds, N]`.
-        is_correlation: the task is measured by Pearson's correlation; else by accuracy.
+        labels: True classes or values, `[N]`.
+        predictions: Predictions of each seed, `[seeds, N]`.
+        is_correlation: Whether the metric is Pearson's correlation instead of accuracy.
     """
 
     labels: npt.NDArray[np.float64]
@@ -33,16 +33,20 @@ class TaskPredictions:
     is_correlation: bool
 
     def scores(self, counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the metric, averaged over seeds, of draws that hold each example `counts` times, `[draws, N]`.
+        """Return the metric, averaged over seeds, of draws in which each example occurs `counts` times, `[draws, N]`.
 
-        It is NaN where it is undefined for a seed: the labels or the answers that were drawn are all the same."""
+        It is NaN if it is undefined for a seed, because the drawn labels or predictions are constant.
+        """
         return self._scored(counts, with_influence=False)[0]
 
     def influence(
         self, counts: npt.NDArray[np.float64]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return `scores` and what each example adds to the metric of each draw, `[draws, N]`: the influence function,
-        whose mean over a draw is 0 and whose mean square over N is the variance of the metric."""
+        """Return `scores` and the contribution of each example to the metric of each draw, `[draws, N]`.
+
+        The contributions are the influence function, whose mean over a draw is 0 and whose mean square over N is the
+        variance of the metric.
+        """
         return self._scored(counts, with_influence=True)
 
     def _scored(
@@ -53,7 +57,7 @@ class TaskPredictions:
             correct = (self.predictions == self.labels).mean(axis=0)
             accuracy = (counts @ correct) / total
             return accuracy, correct - accuracy[:, None] if with_influence else np.empty((0, 0))
-        # Centred, so that the moments lose no digits.
+        # Centred, so that the moments lose no precision.
         y = self.labels - self.labels.mean()
         mean_y, variance_y = _moments(counts, y, total)
         scores = np.zeros(len(counts))
@@ -76,8 +80,10 @@ class TaskPredictions:
 def _moments(
     counts: npt.NDArray[np.float64], values: npt.NDArray[np.float64], total: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and variance of `values` in each draw; a variance of NaN where all values drawn are the same, to within the
-    digits that the moments keep."""
+    """Return the mean and variance of `values` in each draw.
+
+    The variance is NaN if all drawn values are equal within numerical precision.
+    """
     mean, square = counts @ values / total, counts @ values**2 / total
     variance = square - mean**2
     return mean, np.where(variance > ZERO * square, variance, np.nan)
@@ -89,27 +95,27 @@ def bootstrap_tasks(
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> Difference:
-    """Test the difference of two models' mean over tasks of each task's metric by a bootstrap, as `paired_bootstrap`.
+    """Test the difference of two models' mean over the tasks' metrics by a bootstrap, like `paired_bootstrap`.
 
-    The examples of each task are drawn by themselves, the same for both models.
+    The examples of each task are drawn separately, the same for both models.
 
-    Where a task is measured by a correlation the bootstrap is studentized (Efron and Tibshirani 1993, section 12.5):
-    with the difference d of the data, that of a draw d* and their standard errors s and s* by the influence function,
-    the p-value is the share of draws with `|d* - d| / s* >= |d| / s`, and the interval `d ± q s` with the 95 %
-    quantile q of the former. Percentiles reject too often there: docs/reproduce.md has the rates.
+    If a task is measured by a correlation, the bootstrap is studentized (Efron and Tibshirani 1993, section 12.5). With
+    the difference d in the data, the difference d* in a draw, and their standard errors s and s* from the influence
+    function, the p-value is the share of draws with `|d* - d| / s* >= |d| / s`, and the interval is `d ± q s` with the
+    95 % quantile q of the left side. Percentiles reject too often in this case; docs/reproduce.md gives the rates.
 
     Returns:
-        The difference. It is undefined where a model's metric is, such as the correlation of constant answers.
-        Draws whose difference is undefined are counted in `undefined`, and for the p-value as draws against a
-        difference; the interval is that of the others.
+        The difference. It is undefined if a model's metric is, such as the correlation of constant predictions. Draws
+        with an undefined difference are counted in `undefined` and, for the p-value, as draws against a difference; the
+        interval is that of the others.
 
     Raises:
-        ValueError: other tasks or examples for the one than for the other.
+        ValueError: If the models have different tasks or examples.
     """
     sizes = {task: answers.labels.shape for task, answers in baseline.items()}
     if sizes != {task: answers.labels.shape for task, answers in variant.items()}:
         raise ValueError(
-            f"baseline and variant must answer the same tasks and examples; found {sizes} for the first"
+            f"baseline and variant must have the same tasks and examples; found {sizes} for the first"
         )
     studentized = any(answers.is_correlation for answers in baseline.values())
     generator = np.random.default_rng(seed)
@@ -139,7 +145,7 @@ def bootstrap_tasks(
 
 
 def _differ(baseline: TaskPredictions, variant: TaskPredictions) -> npt.NDArray[np.bool_]:
-    """Return a mask of the examples that the two models answer differently, on the average of their seeds, `[N]`."""
+    """Return a mask of the examples on which the two models differ, averaged over their seeds, `[N]`."""
     first, second = (
         answers.predictions.mean(axis=0)
         if answers.is_correlation
@@ -153,7 +159,7 @@ def _differ(baseline: TaskPredictions, variant: TaskPredictions) -> npt.NDArray[
 def _task_difference(
     pair: tuple[TaskPredictions, TaskPredictions], counts: npt.NDArray[np.float64], studentized: bool
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The difference of two models' metrics in each draw and, where asked for, its variance; else zeros."""
+    """Return the difference of two models' metrics in each draw and, if requested, its variance; otherwise zeros."""
     baseline, variant = pair
     if not studentized:
         return variant.scores(counts) - baseline.scores(counts), np.zeros(len(counts))
@@ -173,10 +179,10 @@ def _from_studentized(
     errors: npt.NDArray[np.float64],
     least: float,
 ) -> Difference:
-    """Interval and p-value, of `least` or more, of differences that were drawn with their standard errors."""
+    """Return the interval and the p-value, at least `least`, of drawn differences with their standard errors."""
     distances = np.abs(draws - difference)
     distances[distances < ZERO] = 0.0
-    # A draw in which both models answer alike has no error: without a distance it is one of no difference.
+    # A draw in which both models agree has no standard error; it is defined if its distance is zero too.
     known = np.isfinite(draws) & ((errors > ZERO) | (distances == 0))
     undefined = int((~known).sum())
     ratios = np.divide(distances, errors, out=np.zeros_like(draws), where=errors > ZERO)[known]

@@ -1,4 +1,4 @@
-"""A copy of a model that does nothing but answer, in as little memory as that takes."""
+"""Frozen copy of a model for inference with little memory."""
 
 import copy
 from typing import Any
@@ -9,18 +9,20 @@ from hf_layerfusion.errors import UserError
 
 
 def inference_copy(model: PreTrainedModel) -> Any:
-    """A frozen copy of `model` for inference. It fuses each layer as it comes, so that states are not kept until the
-    encoder is done, and returns no hidden states. Everything else is as in the model: `pipeline` takes it too.
+    """Return a frozen copy of `model` for inference, which fuses each layer as soon as it is computed.
 
-    The fusers that put groups of layers side by side keep, of one group at a time, its states or what these give the
-    group's recurrence, whichever is less. A CerBERTus task reads its encoder's output alone, so that nothing is
-    kept there anyway, unless it declares a `fusion`.
+    States are then not kept until the encoder is done, and the copy returns no hidden states. Everything else is as in
+    the model; `pipeline` accepts the copy too.
+
+    Fusers that concatenate groups of layers keep, for one group at a time, its states or their projections for the
+    group's recurrence, whichever is smaller. A CerBERTus task without a `fusion` uses only its encoder's output, so
+    that nothing is kept in any case.
 
     Args:
-        model: any model of the package, or a plain classifier.
+        model: Any model of the package, or a plain classifier.
 
     Raises:
-        UserError: if the layers of its encoder do not stand in one list, as ALBERT's.
+        UserError: If the layers of its encoder are not in one list, as in ALBERT.
     """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     frozen.config.output_hidden_states = False

@@ -1,4 +1,4 @@
-"""An exported classifier, answering as transformers' pipeline does."""
+"""Text classification pipeline on an exported ONNX classifier."""
 
 import os
 from pathlib import Path
@@ -13,11 +13,11 @@ from hf_layerfusion.export.onnx_export import MODEL_FILE, read_settings, require
 
 
 class OnnxModel(PreTrainedModel):
-    """A graph that is called as a classifier of transformers.
+    """ONNX graph with the interface of a transformers classifier.
 
     Args:
-        config: the exported model's configuration.
-        session: an `onnxruntime.InferenceSession`.
+        config: Configuration of the exported model.
+        session: An `onnxruntime.InferenceSession`.
     """
 
     config_class = PreTrainedConfig
@@ -29,31 +29,31 @@ class OnnxModel(PreTrainedModel):
 
     @property
     def device(self) -> torch.device:
-        """Where inputs are expected; onnxruntime moves them on."""
+        """Device of the inputs; onnxruntime moves them to its own."""
         return torch.device("cpu")
 
     def forward(self, **inputs: torch.Tensor) -> SequenceClassifierOutput:
-        """Classifies texts, `[B, T]` or `[B, 2, T]`, with the inputs of the exported model."""
+        """Classify texts, `[B, T]` or `[B, 2, T]`, with the inputs of the exported model."""
         feed = {name: value.cpu().numpy() for name, value in inputs.items() if name in self.input_names}
         return SequenceClassifierOutput(logits=torch.from_numpy(self.session.run(["logits"], feed)[0]))
 
 
 class OnnxClassifier(TextClassificationPipeline):
-    """transformers' text-classification pipeline over a folder of `export_onnx`.
+    """transformers' text classification pipeline on a folder written by `export_onnx`.
 
-    Texts, pairs `{"text": …, "text_pair": …}` and lists of them, `top_k`, `function_to_apply`, `batch_size` and the
-    tokenizer's options are the pipeline's; texts of more tokens than the tokenizer allows are cut off. The texts of
-    siamese pairs are encoded each by itself, one pair at a time.
+    Texts, pairs `{"text": …, "text_pair": …}`, lists of them, `top_k`, `function_to_apply`, `batch_size` and the
+    tokenizer's options work as in the pipeline. Texts longer than the tokenizer's limit are truncated. The texts of
+    siamese pairs are encoded separately, one pair at a time.
 
     Args:
-        folder: the folder.
+        folder: The folder.
         file_name: `"model.onnx"`, or `"model_quantized.onnx"` for int8.
-        session_options: `onnxruntime.SessionOptions`, such as the number of threads.
-        providers: onnxruntime's, the first that is there; by default the CPU's.
-        kwargs: the pipeline's own.
+        session_options: `onnxruntime.SessionOptions`, for instance for the number of threads.
+        providers: Providers of onnxruntime, of which the first available one is used; by default the CPU.
+        kwargs: Arguments of the pipeline.
 
     Raises:
-        UserError: if onnxruntime is missing, or the folder is no export.
+        UserError: If onnxruntime is missing, or the folder is not an export.
 
     Example:
         ```python
@@ -83,13 +83,13 @@ class OnnxClassifier(TextClassificationPipeline):
         super().__init__(model=OnnxModel(config, session), tokenizer=tokenizer, device="cpu", **kwargs)
 
     def check_model_type(self, supported_models: Any) -> None:
-        """Nothing to check: what was exported is a classifier."""
+        """Accept the model: every exported model is a classifier."""
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        """Answer, as transformers' pipeline does.
+        """Classify like transformers' pipeline.
 
         Raises:
-            UserError: a text that holds half a surrogate pair, with its number.
+            UserError: If a text contains half a surrogate pair, with its number.
         """
         for number, item in enumerate(inputs if isinstance(inputs, list | tuple) else [inputs], start=1):
             for text in item.values() if isinstance(item, dict) else [item]:
@@ -98,11 +98,12 @@ class OnnxClassifier(TextClassificationPipeline):
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> Any:
+        """Tokenize an input; the texts of siamese pairs are tokenized separately."""
         if not self.is_siamese:
             return super().preprocess(inputs, **tokenizer_kwargs)
         if not isinstance(inputs, dict) or set(inputs) != {"text", "text_pair"}:
             raise UserError(
-                'an input must be a pair {"text": …, "text_pair": …} here, found another; correct it.'
+                'an input must be a pair {"text": …, "text_pair": …} for this model, found something else; correct it.'
             )
         texts = [inputs["text"], inputs["text_pair"]]
         batch = self.tokenizer(texts, padding=True, return_tensors="pt", **tokenizer_kwargs)

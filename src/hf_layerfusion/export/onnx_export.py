@@ -1,4 +1,4 @@
-"""A trained classifier as an ONNX graph."""
+"""Export of a trained classifier as an ONNX graph."""
 
 import copy
 import os
@@ -28,14 +28,14 @@ QUANTIZED_FILE = "model_quantized.onnx"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 LARGEST_DIFFERENCE = 1e-4
 QUANTIZED = ["MatMul", "Gather"]  # and Gemm, which onnxruntime makes a MatMul
-# Of the norm of the logits. A graph in int8 that works is within a few hundredths, a broken one as far as their norm.
+# Relative to the norm of the logits. A working int8 graph differs by a few percent, a broken one by about 100 %.
 LARGEST_QUANTIZED_DIFFERENCE = 0.5
-# Batches (texts, tokens of the longest); see `examples`.
+# Batch shapes (texts, tokens of the longest text); see `examples`.
 SHAPES = ((3, 8), (1, 5), (4, 13))
 
 
 class Logits(nn.Module):
-    """A classifier that puts out its logits alone."""
+    """Wrapper of a classifier that returns only its logits."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
@@ -47,6 +47,7 @@ class Logits(nn.Module):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """Return logits `[B, num_labels]`."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         return self.model(**{name: value for name, value in inputs.items() if value is not None}).logits
 
@@ -57,25 +58,25 @@ def export_onnx(
     folder: str | os.PathLike[str],
     quantize: bool = False,
 ) -> float:
-    """Write a classifier as ONNX graph, with its configuration, its tokenizer and a manifest of checksums.
+    """Write a classifier as an ONNX graph, with its configuration, its tokenizer and a manifest of checksums.
 
-    `OnnxClassifier` opens the folder, `verify_saved` compares it with its manifest. Batch and length are free, and
-    padding may stand on either side. The graph is fp32, whatever the model is.
+    `OnnxClassifier` opens the folder, and `verify_saved` checks its manifest. Batch size and length are dynamic, and
+    padding may be on either side. The graph is in fp32, whatever the model's precision.
 
     Args:
-        model: a classifier of the package or of transformers; of a CerBERTus model its default task, so that
+        model: Classifier of this package or of transformers. Of a CerBERTus model the default task is exported, so that
             `model.task("sst5")` exports sst5.
-        tokenizer: its tokenizer, which says what the graph's inputs are.
-        folder: where to; must be new or empty.
-        quantize: writes `model_quantized.onnx` beside `model.onnx`, see `quantize_onnx`.
+        tokenizer: Tokenizer of the model, which determines the inputs of the graph.
+        folder: Output folder; must be new or empty.
+        quantize: Whether to write `model_quantized.onnx` in addition to `model.onnx`; see `quantize_onnx`.
 
     Returns:
-        The largest difference between the graph's logits and the model's, on batches of several sizes with padding.
+        The largest difference between the logits of the graph and the model, on batches of several sizes with padding.
 
     Raises:
-        UserError: if packages are missing, the folder holds files, the tokenizer puts out what the graph has no place
-            for, or graph and model differ by more than 1e-4, as they do where an encoder takes an example's length for
-            every text's, or as `quantize_onnx`. Nothing is written then.
+        UserError: If packages are missing, the folder contains files, the tokenizer returns inputs that the graph does
+            not have, the logits of graph and model differ by more than 1e-4 (as with encoders that fix the length of
+            the example), or quantisation fails. Nothing is written then.
     """
     require("onnx", "onnxscript", "onnxruntime")
     target = Path(folder)
@@ -87,7 +88,7 @@ def export_onnx(
         )
     if unknown := sorted(set(tokenizer.model_input_names) - set(INPUTS)):
         raise UserError(
-            f"tokenizer: must put out no other inputs than {list(INPUTS)}, found {unknown}; use another."
+            f"tokenizer: must return no other inputs than {list(INPUTS)}, found {unknown}; use another."
         )
     exported = Logits(copy.deepcopy(model).cpu().float().eval())
     batches = examples(tokenizer, is_siamese(model.config))
@@ -112,16 +113,17 @@ def export_onnx(
 
 
 def quantize_onnx(folder: str | os.PathLike[str]) -> Path:
-    """Writes `model_quantized.onnx` beside `model.onnx`: weights of dense layers and embeddings in int8, a scale for
-    each channel, activations quantised as they come (onnxruntime's dynamic quantisation). Recurrences and products with
-    weights that are no matrix, such as an attention's query vector, stay in fp32.
+    """Write `model_quantized.onnx` next to `model.onnx`, with int8 weights of dense layers and embeddings.
+
+    Each channel has its own scale, and activations are quantised at run time (onnxruntime's dynamic quantisation).
+    Recurrences and products with weights that are not matrices, such as the query vector of an attention, stay in fp32.
 
     Returns:
         The new file.
 
     Raises:
-        UserError: if packages are missing, the folder is no export, the new file is there already, onnxruntime cannot
-            open it, or its logits have little to do with those of `model.onnx`. Nothing is written then.
+        UserError: If packages are missing, the folder is not an export, the new file exists already, onnxruntime cannot
+            open it, or its logits are far from those of `model.onnx`. Nothing is written then.
     """
     require("onnx", "onnxruntime")
     import onnx
@@ -134,9 +136,9 @@ def quantize_onnx(folder: str | os.PathLike[str]) -> Path:
         raise UserError(f"file {target}: must not be there yet, found it; remove it.")
     config, tokenizer = read_settings(folder)
     graph = onnx.load(source)
-    # onnxruntime transposes weights and then takes offence at the shapes that stood there for them.
+    # onnxruntime transposes weights and then rejects the shapes recorded for them.
     del graph.graph.value_info[:]
-    # A scale for each channel is made for matrices; of other weights the graph cannot be opened.
+    # Per-channel scales work for matrices only; with other weights the graph cannot be opened.
     other = {weight.name for weight in graph.graph.initializer if len(weight.dims) != 2}
     kept = [
         node.name for node in graph.graph.node if node.op_type in QUANTIZED and other.intersection(node.input)
@@ -156,9 +158,9 @@ def quantize_onnx(folder: str | os.PathLike[str]) -> Path:
 
 
 def check_quantized(source: Path, quantized: Path, batches: list[dict[str, torch.Tensor]], name: str) -> None:
-    """Raise `UserError` if onnxruntime cannot open a quantised graph, or its logits are not near those of `source`.
+    """Raise `UserError` if onnxruntime cannot open a quantised graph, or its logits are far from those of `source`.
 
-    `name` is what the file will be called, for the message.
+    `name` is the final name of the file, for the error message.
     """
     expected = np.concatenate(run(source, batches))
     try:
@@ -177,10 +179,10 @@ def check_quantized(source: Path, quantized: Path, batches: list[dict[str, torch
 
 
 def read_settings(folder: str | os.PathLike[str]) -> tuple[PreTrainedConfig, Any]:
-    """Configuration and tokenizer of an export.
+    """Return the configuration and the tokenizer of an export.
 
     Raises:
-        UserError: if the folder lacks them.
+        UserError: If the folder lacks them.
     """
     try:
         return AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -200,15 +202,19 @@ def is_siamese(config: Any) -> bool:
 
 
 def examples(tokenizer: PreTrainedTokenizerBase, siamese: bool) -> list[dict[str, torch.Tensor]]:
-    """The batches on which graphs are held against each other and against the model; the first is exported."""
+    """Return the batches on which graphs are compared with each other and with the model; the first one is used for
+    export.
+    """
     return [example(tokenizer, siamese, *shape) for shape in SHAPES]
 
 
 def example(
     tokenizer: PreTrainedTokenizerBase, siamese: bool, rows: int, length: int
 ) -> dict[str, torch.Tensor]:
-    """A batch `[B, T]`, of siamese pairs `[B, 2, T]`, of ids without meaning; rows differ in length, the last is full,
-    and padding stands where the tokenizer puts it."""
+    """Return a batch of random ids `[B, T]`, or `[B, 2, T]` for siamese pairs.
+
+    Rows differ in length, the last is full, and padding is on the tokenizer's side.
+    """
     count = 2 * rows if siamese else rows
     real = torch.arange(length) < torch.linspace(max(2, length // 3), length, count).ceil()[:, None]
     if tokenizer.padding_side == "left":
@@ -225,10 +231,10 @@ def example(
 
 
 def write_graph(model: nn.Module, batch: dict[str, torch.Tensor], path: Path) -> None:
-    """Exports `model` with batch and length free."""
+    """Export `model` with dynamic batch size and length."""
     dimensions = {name: {0: "batch", value.dim() - 1: "length"} for name, value in batch.items()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about itself
+        warnings.simplefilter("ignore")  # torch's warnings about its own code
         program: Any = torch.onnx.export(
             model.eval(),
             kwargs=batch,
@@ -242,7 +248,7 @@ def write_graph(model: nn.Module, batch: dict[str, torch.Tensor], path: Path) ->
 
 
 def run(path: Path, batches: list[dict[str, torch.Tensor]]) -> list[np.ndarray[Any, Any]]:
-    """The logits of each batch by the graph at `path`."""
+    """Return the logits of each batch from the graph at `path`."""
     from onnxruntime import InferenceSession
 
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -250,7 +256,7 @@ def run(path: Path, batches: list[dict[str, torch.Tensor]]) -> list[np.ndarray[A
 
 
 def require(*packages: str) -> None:
-    """Raises `UserError` if a package is not installed."""
+    """Raise `UserError` if a package is not installed."""
     if missing := [name for name in packages if find_spec(name) is None]:
         raise UserError(
             f'ONNX needs {", ".join(packages)}, found no {missing[0]}; run `pip install "hf_layerfusion[onnx]"`.'

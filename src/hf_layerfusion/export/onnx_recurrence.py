@@ -1,8 +1,8 @@
-"""ONNX's own recurrences in place of torch's, which export with a fixed length, or not at all where they are packed.
+"""ONNX recurrences that replace torch's, which are exported with a fixed length, or not at all if they are packed.
 
-No node is given `sequence_lens`, which runtimes other than onnxruntime read wrongly: OpenVINO 2026 ignores it in the
+No node uses `sequence_lens`, which runtimes other than onnxruntime interpret wrongly: OpenVINO 2026 ignores it in the
 backward direction. Both directions are forward recurrences instead, the second one over each text's real tokens in
-reverse order, and padding comes last in both, where no real token sees it.
+reverse order. Padding comes last in both, where it affects no real token.
 """
 
 from typing import Any
@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-# Which of torch's gates stand first, second, … in ONNX: torch orders a GRU's as r, z, n and an LSTM's as i, f, g, o;
+# Indices of torch's gates in the order of ONNX. torch orders those of a GRU as r, z, n and of an LSTM as i, f, g, o;
 # ONNX as z, r, h and i, o, f, c.
 GATES = {nn.GRU: (1, 0, 2), nn.LSTM: (0, 3, 1, 2)}
 
 
 class OnnxRNN(nn.Module):
-    """An `nn.GRU` or `nn.LSTM` of one layer, batch first, as one ONNX node. It can be exported, not run.
+    """Single-layer, batch-first `nn.GRU` or `nn.LSTM` as one ONNX node. It can be exported but not run.
 
     Args:
-        rnn: the recurrence; the weights are copied.
-        sides: the directions to take of it, `""` the forward one, `"_reverse"` the backward one, which alone is run
-            forward; None: all that it has.
+        rnn: The recurrence; its weights are copied.
+        sides: Directions to use: `""` for the forward one, `"_reverse"` for the backward one, which by itself is run
+            forward. None uses all of the recurrence's directions.
     """
 
     def __init__(self, rnn: nn.GRU | nn.LSTM, sides: tuple[str, ...] | None = None):
@@ -41,7 +41,7 @@ class OnnxRNN(nn.Module):
         self.biases = stacked("bias_ih", "bias_hh")
 
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | tuple[torch.Tensor, ...]]:
-        """Maps `[B, T, F]` as torch does."""
+        """Map `[B, T, F]` like torch's recurrence."""
         directions = len(self.input_weights)
         attributes: dict[str, Any] = {
             "hidden_size": self.hidden_size,
@@ -59,15 +59,15 @@ class OnnxRNN(nn.Module):
             dtypes=(inputs.dtype,) * len(shapes),
             shapes=shapes,
         )
-        # ONNX puts out [T, directions, B, H].
+        # ONNX returns [T, directions, B, H].
         return outputs.permute(2, 0, 1, 3).flatten(2), states[0] if self.kind == "GRU" else tuple(states)
 
 
 class OnnxBidirectionalRNN(nn.Module):
-    """The package's recurrence over tokens, whichever side padding stands on.
+    """The package's recurrence over tokens, with padding on either side.
 
     Args:
-        rnn: its `nn.GRU` or `nn.LSTM`.
+        rnn: Its `nn.GRU` or `nn.LSTM`.
     """
 
     def __init__(self, rnn: nn.GRU | nn.LSTM):
@@ -75,14 +75,14 @@ class OnnxBidirectionalRNN(nn.Module):
         self.onward, self.backward = OnnxRNN(rnn, ("",)), OnnxRNN(rnn, ("_reverse",))
 
     def forward(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Maps `[B, T, F]` to `[B, T, 2 * hidden_size]`, zero at padding."""
+        """Map `[B, T, F]` to `[B, T, 2 * hidden_size]`, zero at padding."""
         if attention_mask is None:
             return torch.cat([self.onward(inputs)[0], self.backward(inputs.flip(1))[0].flip(1)], dim=-1)
         real = attention_mask.bool()
         padding = (~real).long()
         batch, length = real.shape
         lengths = real.sum(dim=1, keepdim=True)
-        # Where each token goes when the real ones stand first, in their order or in reverse.
+        # Position of each token if the real ones come first, in their order or reversed.
         behind = lengths + padding.cumsum(1) - 1
         rank = real.long().cumsum(1)
         rows = torch.arange(batch)[:, None]
@@ -95,9 +95,9 @@ class OnnxBidirectionalRNN(nn.Module):
 
 
 def replace_recurrences(module: nn.Module) -> None:
-    """Puts ONNX's recurrences in place of all below `module`."""
+    """Replace all recurrences in `module` by ONNX recurrences."""
     for name, child in module.named_children():
-        # By what it has and not by its class: code that came with a checkpoint has classes of its own.
+        # Recognised by its attribute instead of its class, because code saved with a checkpoint has its own classes.
         inner = getattr(child, "rnn", None)
         if isinstance(child, nn.GRU | nn.LSTM):
             setattr(module, name, OnnxRNN(child))

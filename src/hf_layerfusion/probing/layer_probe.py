@@ -1,4 +1,4 @@
-"""Asks an encoder, before anything is trained, whether its other layers know more of a task than its last one."""
+"""Linear probes that compare an encoder's layers with its last one, before anything is trained."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from hf_layerfusion.probing.settings import check_probe, load_settings, resolve_
 from hf_layerfusion.probing.vectors import TextVectors, read_vectors
 
 NUM_FOLDS = 5
-"""Folds in which data without a test split are predicted."""
+"""Number of folds for data without a test split."""
 
 _READINGS = {1: {"": False}, 2: {"read jointly": False, "read apart": True}}
 
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """A linear probe's score on the test rows.
+    """Score of a linear probe on the test rows.
 
     Attributes:
-        layers: the layers that it reads, 1 the first.
-        pooling: of the tokens at each layer, `"cls"` (`"last"` of causal encoders) or `"mean"`.
-        reading: of pairs, `"read jointly"` or `"read apart"`; else empty.
-        score: on the test rows.
-        low: lower end of the score's 95 % bootstrap interval over test rows.
-        high: upper end.
-        cv_score: log-likelihood (or negative squared error) in cross-validation inside the training rows, by which
-            every choice is made.
-        strength: of the L2 penalty.
+        layers: Layers that the probe uses; 1 is the first.
+        pooling: Pooling of the tokens at each layer: `"cls"` (`"last"` for causal encoders) or `"mean"`.
+        reading: Encoding of pairs: `"read jointly"` or `"read apart"`; otherwise empty.
+        score: Score on the test rows.
+        low: Lower end of the 95 % bootstrap interval over the test rows.
+        high: Upper end of the interval.
+        cv_score: Log-likelihood (or negative squared error) in cross-validation on the training rows, the criterion of
+            every choice.
+        strength: Strength of the L2 penalty.
     """
 
     layers: tuple[int, ...]
@@ -63,20 +63,21 @@ class ProbeScore:
 
 @dataclass
 class LayerProbe:
-    """The scores of linear probes of an encoder's layers: the result of `layer_probe`.
+    """Scores of linear probes of an encoder's layers, the result of `layer_probe`.
 
     Attributes:
-        encoder: its name.
-        data: name of the data.
+        encoder: Name of the encoder.
+        data: Name of the data.
         metric: `"accuracy"`, `"macro_f1"` or `"pearson"`.
-        num_train: training rows.
-        num_test: test rows; without a test split, the training rows, each predicted by probes that did not see it.
-        layers: a score for each layer, the first to the last.
-        last: of the last layer; one of `layers`.
-        best: of the layer that is best in cross-validation inside the training rows; one of `layers`.
-        all: of all layers together.
-        gain: all layers against the last one, a paired bootstrap over test rows.
-        notes: what the reader should know of the rows, a sentence each.
+        num_train: Number of training rows.
+        num_test: Number of test rows. Without a test split these are the training rows, each predicted by probes that
+            were fitted without it.
+        layers: Score of each layer, from the first to the last.
+        last: Score of the last layer; one of `layers`.
+        best: Score of the best layer in cross-validation on the training rows; one of `layers`.
+        all: Score of all layers together.
+        gain: Difference between all layers and the last one, from a paired bootstrap over test rows.
+        notes: Remarks about the rows, one sentence each.
     """
 
     encoder: str
@@ -93,7 +94,7 @@ class LayerProbe:
 
     @property
     def advice(self) -> str:
-        """Return one sentence that says whether to fuse the layers."""
+        """One sentence that says whether to fuse the layers."""
         gain, unit = 100 * self.gain.difference, "points"
         reach = f"95 % interval {100 * self.gain.low:+.1f} to {100 * self.gain.high:+.1f}"
         if self.gain.low > 0:
@@ -108,7 +109,7 @@ class LayerProbe:
         )
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return a header and rows: each layer, then all layers together; scores times 100."""
+        """Return the header and the rows of a table: each layer, then all layers together; scores times 100."""
         header = ["layers", f"{self.metric} x 100", "95 % interval", "tokens", "strength"]
         named = [(str(each.layers[0]), each) for each in self.layers] + [("all", self.all)]
         rows = []
@@ -120,12 +121,12 @@ class LayerProbe:
         return header, rows
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the probe as JSON takes it, with its advice."""
+        """Return the probe as a JSON-compatible dict, with its advice."""
         return {**asdict(self), "advice": self.advice}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> LayerProbe:
-        """Return the probe that `to_dict` made JSON of."""
+        """Return the probe from the dict made by `to_dict`."""
 
         def numbers(fields: Mapping[str, Any]) -> dict[str, Any]:  # JSON has null for what is not finite
             return {
@@ -160,35 +161,35 @@ def layer_probe(
     seed: int = 0,
     **options: Any,
 ) -> LayerProbe:
-    """Fit linear probes on each layer of a frozen encoder, on the last one and on all of them together.
+    """Fit linear probes on each layer of a frozen encoder and on all of its layers together.
 
-    The encoder reads each text once; its states (mean and first token of every layer, in half precision) are kept in
-    `cache_dir`, so that a second call takes seconds. Strength of the penalty, pooling of the tokens and, for pairs, the
-    reading (jointly, or each text by itself with the features u, v, |u - v| and u * v) are chosen by cross-validation
-    inside the training rows. The pooling is that which is best for the last layer.
+    The encoder processes each text once. Its states (mean and first token of every layer, in half precision) are cached
+    in `cache_dir`, so that a second call takes seconds. The strength of the penalty, the pooling of the tokens and, for
+    pairs, the encoding (jointly, or each text separately with the features u, v, |u - v| and u * v) are chosen by
+    cross-validation on the training rows. The pooling is the one that is best for the last layer.
 
     Args:
-        encoder: folder or Hub id of an encoder of any architecture that the package's models take.
-        data: splits `"train"` and `"test"`, or training rows alone: these are then predicted in five folds.
-        text_columns: one column, or two for pairs.
-        label_column: classes (integers or strings) or values (floats).
-        group_column: column whose equal values never stand on both sides of a fold, where there is no test split.
-        metric: `"accuracy"` (default for classes), `"macro_f1"` or `"pearson"` (default for values).
-        name: of the data, for the report.
-        max_length: tokens of a text (of a pair read jointly, of both) that are read; by default what the encoder takes,
-            at most 512.
-        batch_size: texts a batch.
-        cache_dir: folder of the states; by default `hf_layerfusion/states` beside the Hub's cache.
-        seed: of folds and bootstrap.
-        **options: of `from_pretrained`, such as `revision`, `token` or `trust_remote_code`.
+        encoder: Folder or Hub id of an encoder of any architecture that the package supports.
+        data: Splits `"train"` and `"test"`, or training rows alone, which are then predicted in five folds.
+        text_columns: One text column, or two for pairs.
+        label_column: Column of classes (integers or strings) or values (floats).
+        group_column: Column whose equal values are never on both sides of a fold, for data without a test split.
+        metric: `"accuracy"` (the default for classes), `"macro_f1"` or `"pearson"` (the default for values).
+        name: Name of the data, for the report.
+        max_length: Maximum number of tokens of a text, or of both texts of a jointly encoded pair; by default the limit
+            of the encoder, at most 512.
+        batch_size: Texts per batch.
+        cache_dir: Folder of the cached states; by default `hf_layerfusion/states` next to the Hub's cache.
+        seed: Seed of the folds and the bootstrap.
+        **options: Options of `from_pretrained`, such as `revision`, `token` or `trust_remote_code`.
 
     Returns:
         The scores, with `advice` in one sentence. `plot_layer_probe` draws them.
 
     Raises:
-        UserError: as `check_probe`, before the data are looked at; a stream, missing columns, one class only, labels or
-            rows too few for the folds, an encoder with one layer, states or values that are not finite, values that
-            are all the same.
+        UserError: In the cases of `check_probe`, before the data are read; if the data are a stream, lack columns, have
+            one class only or too few labels or rows for the folds; if the encoder has one layer; or if states or values
+            are not finite, or all values are the same.
     """
     check_probe(
         [encoder],
@@ -249,15 +250,16 @@ def layer_probes(
     """Probe several encoders on several data sets.
 
     Args:
-        encoders: folders or Hub ids.
-        data: data sets by name, each as `layer_probe` takes it.
-        **settings: of `layer_probe`, for every data set.
+        encoders: Folders or Hub ids.
+        data: Data sets by name, each as for `layer_probe`.
+        **settings: Arguments of `layer_probe`, for every data set.
 
     Returns:
-        A probe for each pair; for each data set, the encoder with the best score of all layers first.
+        A probe for each pair of encoder and data set; for each data set, the encoder with the best score of all layers
+        first.
 
     Raises:
-        UserError: as `layer_probe`.
+        UserError: In the cases of `layer_probe`.
     """
     found = []
     for name, each in data.items():
@@ -343,7 +345,7 @@ def _folds(
 
 @dataclass
 class _Fitted:
-    """A probe's predictions of the test rows, and how it came to be."""
+    """Predictions of a probe for the test rows, with the choices made."""
 
     predictions: npt.NDArray[Any]
     pooling: str
@@ -354,7 +356,7 @@ class _Fitted:
 
 @dataclass
 class _Probes:
-    """Fits probes of every layer and of all, and chooses among poolings and readings."""
+    """Fitting of probes on each layer and on all layers, with the choice of pooling and pair encoding."""
 
     readings: dict[str, list[TextVectors]]
     targets: dict[str, npt.NDArray[Any]]
@@ -363,7 +365,7 @@ class _Probes:
     seed: int
 
     def run(self, folds: Any) -> dict[tuple[int, ...], _Fitted]:
-        """Return the best probe of each layer and of all layers; in folds, each fold's chosen by itself."""
+        """Return the best probe of each layer and of all layers; with folds, chosen separately in each fold."""
         if folds is None:
             rows = np.arange(len(self.targets["train"]))
             return self._best(rows, None)
@@ -415,7 +417,7 @@ class _Probes:
     def _probe(
         self, layers: tuple[int, ...], features: npt.NDArray[np.float32], targets: npt.NDArray[Any]
     ) -> LinearProbe:
-        """Return the probe of features `[N, D]`, from the cache where it was fitted before."""
+        """Return the probe of features `[N, D]`, from the cache if it was fitted before."""
         count = 1 if self.problem == "regression" else int(self.targets["train"].max()) + 1
 
         def fit() -> npt.NDArray[np.float32]:
@@ -424,7 +426,7 @@ class _Probes:
             except ValueError as error:
                 numbers = ", ".join(str(layer + 1) for layer in layers)
                 raise UserError(f"probe of layer {numbers}: {error}") from error
-            # One row a class and one of what else there is, so that the cache holds one array.
+            # One row per class and one with the other values, so that the cache holds a single array.
             rest = np.zeros(features.shape[1] + 1)
             rest[:2] = probe.strength, probe.cv_score
             return np.vstack([np.column_stack([probe.weight, probe.bias]), rest]).astype(np.float32)

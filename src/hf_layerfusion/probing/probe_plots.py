@@ -1,4 +1,4 @@
-"""A figure of a layer probe, as a PNG file."""
+"""Figures of layer probes as PNG files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ALL = "#d55e00"
 
 
 def plot_layer_probe(probes: LayerProbe | Sequence[LayerProbe], path: PathLike) -> None:
-    """Draw the score of each layer with its interval, and that of all layers as a band; a panel for each probe."""
+    """Draw the score of each layer with its interval, and that of all layers as a band, one panel per probe."""
     shown = [probes] if isinstance(probes, LayerProbe) else list(probes)
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
@@ -51,7 +51,7 @@ def plot_layer_probe(probes: LayerProbe | Sequence[LayerProbe], path: PathLike) 
 
 
 def plot_gains(probes: Sequence[LayerProbe], path: PathLike) -> None:
-    """Draw how far all layers are ahead of the last one in each probe, with the interval, the largest gain on top."""
+    """Draw the gain of all layers over the last one in each probe with its interval, the largest on top."""
     shown = sorted(probes, key=lambda probe: probe.gain.difference)
     points = np.array([100 * probe.gain.difference for probe in shown])
     ends = np.array([[100 * probe.gain.low, 100 * probe.gain.high] for probe in shown])
@@ -69,7 +69,7 @@ def plot_gains(probes: Sequence[LayerProbe], path: PathLike) -> None:
 
 
 def _reach(scores: Sequence[ProbeScore]) -> np.ndarray:
-    """Return how far the intervals reach below and above the scores, `[2, L]`, times 100."""
+    """Return the distances from the scores to both ends of their intervals, `[2, L]`, times 100."""
     return 100 * np.array(
         [[max(0.0, s.score - s.low) for s in scores], [max(0.0, s.high - s.score) for s in scores]]
     )

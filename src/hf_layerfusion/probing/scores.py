@@ -1,4 +1,4 @@
-"""Scores of predictions, and their bootstrap over test rows."""
+"""Scores of predictions, computed for bootstrap draws of the test rows."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from hf_layerfusion.evaluation.significance import CHUNK_DRAWS, draw_counts
 
 Array = npt.NDArray[Any]
 Score = Callable[[Array, Array, Array], Array]
-"""Takes predictions `[N]`, targets `[N]` and how often each row counts, `[draws, N]`; returns `[draws]`."""
+"""Function of predictions `[N]`, targets `[N]` and the count of each row in each draw, `[draws, N]`;
+returns `[draws]`.
+"""
 
 
 def accuracy(predictions: Array, targets: Array, counts: Array) -> Array:
-    """Return the share of rows that are predicted right."""
+    """Return the share of correctly predicted rows."""
     return np.asarray(counts @ (predictions == targets).astype(np.float64) / counts.sum(axis=1))
 
 
 def macro_f1(predictions: Array, targets: Array, counts: Array) -> Array:
-    """Return the mean over classes of F1 = 2 TP / (predicted + true), of the classes that are either."""
+    """Return the mean of F1 = 2 TP / (predicted + true) over the classes that are predicted or true."""
     found = []
     for each in np.union1d(predictions, targets):
         guessed, true = predictions == each, targets == each
@@ -32,7 +34,7 @@ def macro_f1(predictions: Array, targets: Array, counts: Array) -> Array:
 
 
 def pearson(predictions: Array, targets: Array, counts: Array) -> Array:
-    """Return Pearson's correlation; 0 where one side does not vary."""
+    """Return Pearson's correlation; 0 if one side is constant."""
     x, y, total = predictions - predictions.mean(), targets - targets.mean(), counts.sum(axis=1)
     mean_x, mean_y = counts @ x / total, counts @ y / total
     product = counts @ (x * y) / total - mean_x * mean_y
@@ -46,14 +48,14 @@ SCORES: dict[str, Score] = {"accuracy": accuracy, "macro_f1": macro_f1, "pearson
 def bootstrap_scores(
     score: Score, predictions: list[Array], targets: Array, *, num_draws: int = 2_000, seed: int = 0
 ) -> Array:
-    """Return the score of several models on the same draws of rows with replacement, `[models, num_draws]`.
+    """Return the scores of several models on the same draws of rows with replacement, `[models, num_draws]`.
 
     Args:
-        score: one of `SCORES`.
-        predictions: of each model, `[N]`.
+        score: One of `SCORES`.
+        predictions: Predictions of each model, `[N]`.
         targets: `[N]`.
-        num_draws: number of draws.
-        seed: of the draws.
+        num_draws: Number of draws.
+        seed: Seed of the draws.
     """
     generator = np.random.default_rng(seed)
     size = len(targets)

@@ -1,4 +1,4 @@
-"""What a probe can be asked: checked before data are read."""
+"""Validation of the settings of a probe, before data are read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hf_layerfusion.modeling.encoders import max_tokens
 from hf_layerfusion.probing.scores import SCORES
 
 LARGEST_SEED = 2**32 - 1
-"""NumPy's."""
+"""NumPy's largest seed."""
 
 DEFAULT_LENGTH = 512
-"""Tokens of a text that are read, where the encoder takes as many."""
+"""Default maximum number of tokens of a text, if the encoder accepts as many."""
 
 
 def check_probe(
@@ -29,11 +29,11 @@ def check_probe(
     seed: int = 0,
     **options: Any,
 ) -> None:
-    """Check what `layer_probe` is asked, but for the data, with the configuration and tokenizer of each encoder.
+    """Check the arguments of `layer_probe` except the data, with the configuration and tokenizer of each encoder.
 
     Raises:
-        UserError: An unknown metric, a number out of its range, text columns that are not one or two, or an encoder
-            that cannot be loaded.
+        UserError: If the metric is unknown, a number is out of range, there are not one or two text columns, or an
+            encoder cannot be loaded.
     """
     if len(text_columns) not in (1, 2):
         raise UserError(f"text_columns must name one column, or two for pairs, found {list(text_columns)}")
@@ -55,7 +55,7 @@ def load_settings(
     """Return the configuration and the tokenizer of an encoder.
 
     Raises:
-        UserError: They cannot be loaded.
+        UserError: If they cannot be loaded.
     """
     try:
         return AutoConfig.from_pretrained(encoder, **options), AutoTokenizer.from_pretrained(
@@ -68,16 +68,16 @@ def load_settings(
 def resolve_max_length(
     config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, asked: int | None, is_pair: bool
 ) -> int:
-    """Return how many tokens of a text, of a pair of both, the encoder reads.
+    """Return the maximum number of tokens of a text, or of both texts of a pair.
 
     Args:
-        config: The encoder's.
-        tokenizer: Adds its special tokens.
-        asked: The number asked for; None is the most that the encoder takes, up to 512.
-        is_pair: Whether texts come in pairs.
+        config: Configuration of the encoder.
+        tokenizer: Tokenizer, for its special tokens.
+        asked: Requested number; None uses the limit of the encoder, at most 512.
+        is_pair: Whether the texts come in pairs.
 
     Raises:
-        UserError: More are asked for than the encoder takes, or so few that special tokens leave no room for a text.
+        UserError: If the number exceeds the encoder's limit, or leaves no room for a text beside the special tokens.
     """
     limits = [tokenizer.model_max_length, max_tokens(config)]
     limit = min((each for each in limits if each), default=int(1e9))

@@ -1,4 +1,4 @@
-"""The vectors that the layers of a frozen encoder have of texts, and the features that a probe reads."""
+"""Vectors of texts at the layers of a frozen encoder, and the features of a probe."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Halves = npt.NDArray[np.float16]
 
 @dataclass
 class TextVectors:
-    """The vectors of texts at every layer of an encoder.
+    """Vectors of texts at every layer of an encoder.
 
     Attributes:
-        sides: `[N, L, 2, H]` of each text of a row, the vectors in the order of `poolings`: one array for single texts
-            and for pairs that are read jointly, two for pairs that are read apart.
-        poolings: names of the two vectors of a layer: `"cls"` (`"last"` of causal encoders) and `"mean"`.
-        num_truncated: number of rows of which a text was cut off.
+        sides: `[N, L, 2, H]` for each text of a row, the vectors in the order of `poolings`: one array for single texts
+            and jointly encoded pairs, two for separately encoded pairs.
+        poolings: Names of the two vectors of a layer: `"cls"` (`"last"` for causal encoders) and `"mean"`.
+        num_truncated: Number of rows with a truncated text.
     """
 
     sides: list[Halves]
@@ -39,14 +39,14 @@ class TextVectors:
         return int(self.sides[0].shape[1])
 
     def features(self, layers: Sequence[int], pooling: str) -> npt.NDArray[np.float32]:
-        """Return what a probe of some layers reads, `[N, D]`.
+        """Return the features for a probe of some layers, `[N, D]`.
 
-        That is the layers' vectors side by side. For pairs that are read apart, u and v of the two texts become
-        (u, v, |u - v|, u * v) (Conneau et al. 2017, section 3.1).
+        They are the concatenated vectors of the layers. For separately encoded pairs, the vectors u and v of the two
+        texts become (u, v, |u - v|, u * v) (Conneau et al. 2017, section 3.1).
 
         Args:
-            layers: the layers, 0 the first.
-            pooling: one of `poolings`.
+            layers: Indices of the layers; 0 is the first.
+            pooling: One of `poolings`.
         """
         place = self.poolings.index(pooling)
         flat = [side[:, list(layers), place].reshape(len(side), -1).astype(np.float32) for side in self.sides]
@@ -66,20 +66,20 @@ def read_vectors(
     cache_dir: str,
     batch_size: int,
 ) -> list[TextVectors]:
-    """Return the vectors of the texts of each split; the encoder reads what is not in the cache.
+    """Return the vectors of the texts of each split, running the encoder on those that are not cached.
 
     Args:
-        model: the encoder inside a pooling model that reads two vectors of each layer (`token_pooling="cls_mean"` or
+        model: Encoder inside a pooling model that uses two vectors of each layer (`token_pooling="cls_mean"` or
             `"last_mean"`).
-        tokenizer: the encoder's.
-        splits: data sets whose columns are the texts: one, or two for pairs.
-        apart: read the two texts of a pair each by itself.
-        max_length: tokens that the encoder takes; what is longer is cut off.
-        cache_dir: folder of the cache.
-        batch_size: texts a batch.
+        tokenizer: Tokenizer of the encoder.
+        splits: Data sets whose columns are the texts: one, or two for pairs.
+        apart: Whether to encode the two texts of a pair separately.
+        max_length: Maximum number of tokens; longer texts are truncated.
+        cache_dir: Folder of the cache.
+        batch_size: Texts per batch.
 
     Raises:
-        UserError: states that are not finite in half precision, or a disk without room.
+        UserError: If states are not finite in half precision, or the disk is full.
     """
     encoded, truncated = [], []
     for split in splits:
@@ -93,7 +93,7 @@ def read_vectors(
     for rows, cut in zip(encoded, truncated, strict=True):
         keys = [[text_key(text, inputs) for text in texts_of(row, inputs)] for row in rows]
         sides = [np.stack([cache[key].numpy() for key in side]) for side in zip(*keys, strict=True)]
-        # Stored as two tokens of this first (or last) one and this mean.
+        # Stored as two tokens with this first (or last) one and this mean.
         token = 0 if poolings[0] == "cls" else 1
         both = [np.stack([side[:, :, token], side.mean(axis=2, dtype=np.float32)], axis=2) for side in sides]
         found.append(TextVectors(both, poolings, cut))
@@ -103,7 +103,7 @@ def read_vectors(
 def _encode(
     split: Dataset, tokenizer: PreTrainedTokenizerBase, apart: bool, max_length: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """Return the encoder's inputs of each row, and the number of rows of which a text was cut off."""
+    """Return the encoder's inputs of each row, and the number of rows with a truncated text."""
     columns = [list(split[name]) for name in split.column_names]
     groups = [[column] for column in columns] if apart else [columns]
     sides = [tokenizer(*group, truncation=True, max_length=max_length) for group in groups]

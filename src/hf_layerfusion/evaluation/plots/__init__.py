@@ -1,1 +1,1 @@
-"""Figures as PNG files, a file for each kind of run or result."""
+"""Figures as PNG files, one module for each kind of run or result."""

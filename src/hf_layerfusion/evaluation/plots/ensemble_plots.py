@@ -1,4 +1,4 @@
-"""Figures of an ensemble, as PNG files."""
+"""Figures of an ensemble as PNG files."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,16 +10,18 @@ from hf_layerfusion.evaluation.plots.run_plots import BLUE, RED, STYLE, PathLike
 
 
 def plot_gain(curves: Mapping[str, Mapping[str, Sequence[float]]], path: PathLike, metric: str) -> None:
-    """Draw what each further member brings: for each task a panel with a line for each split, of the ensembles of the
-    first 1, 2, … members. A dashed line marks the first member alone, which is the best.
+    """Draw the gain from each further member: for each task a panel with a line for each split, of the ensembles of the
+    first 1, 2, … members.
+
+    A dashed line marks the first member alone, which is the best.
 
     Args:
-        curves: by task, then by split, the ensembles' figures by their number of members.
-        path: the PNG file.
-        metric: what they measure, in words.
+        curves: Metric of the ensembles by their number of members, for each task and split.
+        path: PNG file.
+        metric: Description of the metric.
 
     Raises:
-        ValueError: no curves.
+        ValueError: If there are no curves.
     """
     if not curves or not all(splits and all(splits.values()) for splits in curves.values()):
         raise ValueError("curves must hold a figure or more for each task and split; found none")
@@ -37,6 +39,6 @@ def plot_gain(curves: Mapping[str, Mapping[str, Sequence[float]]], path: PathLik
             axes.legend()
             if len(curves) > 1:
                 axes.set_title(shortened(task), fontsize="medium")
-        panels[-1].set_xlabel("members whose answers are averaged, the best first")
+        panels[-1].set_xlabel("members whose predictions are averaged, the best first")
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         save_figure(figure, path)

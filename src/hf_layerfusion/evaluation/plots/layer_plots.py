@@ -1,4 +1,4 @@
-"""Figures of what a model's layers hold and which of them it uses, as PNG files."""
+"""Figures of the states in a model's layers and of their use, as PNG files."""
 
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
@@ -13,13 +13,15 @@ from sklearn.decomposition import PCA
 from hf_layerfusion.evaluation.layer_use import LayerUse
 from hf_layerfusion.evaluation.plots.run_plots import BLUE, STYLE, PathLike, save_figure, shortened
 
-# Blue, green, red and on: the paper's three first, in shades that the colour-blind tell apart.
+# Starts with blue, green and red as in the paper, in shades that are distinguishable for the colour-blind.
 _CLASS_COLORS = ("#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b8a800")
 
 
 def plot_layer_use(use: LayerUse, path: PathLike) -> None:
-    """Draw the drop in accuracy by layer as bars, of regressions and multi-label tasks the rise in loss; below them,
-    where the fuser has weights, their mean as a line, and a thin one for each class."""
+    """Draw the drop in accuracy by layer as bars, or the rise in loss for regressions and multi-label tasks.
+
+    If the fuser has weights, a second panel shows their mean as a line, and a thin line for each class.
+    """
     numbers = range(1, len(use.loss_rise) + 1)
     heights, label = use.loss_rise, "rise in loss"
     if use.accuracy_drop is not None:
@@ -61,17 +63,19 @@ def plot_layer_pca(
     layers: Sequence[int],
 ) -> None:
     """Draw the texts' states at each layer on their first two principal components, coloured by class (Song et al.
-    2020, Figure 2). Each panel has components, and a scale, of its own.
+    2020, Figure 2).
+
+    Each panel has its own components and scale.
 
     Args:
-        states: by model, or model and epoch, one row of panels each: `[N, len(layers), H]`, as `cls_states` gives.
-        labels: class of each text, `[N]`, as indices into `names`; the same texts in all rows.
-        names: the classes.
-        path: the PNG file.
-        layers: numbers of the layers, the columns.
+        states: States by model, or model and epoch, one row of panels each: `[N, len(layers), H]` from `cls_states`.
+        labels: Class of each text, `[N]`, as indices into `names`; the same texts in all rows.
+        names: Names of the classes.
+        path: PNG file.
+        layers: Numbers of the layers, one column each.
 
     Raises:
-        ValueError: no states, less than two texts, shapes that do not fit or a class that `names` lacks.
+        ValueError: If there are no states, fewer than two texts, shapes that do not match, or a class without a name.
     """
     labels = np.asarray(labels)
     for title, values in states.items():
@@ -97,7 +101,7 @@ def plot_layer_pca(
         for row, (title, values) in zip(panels, states.items(), strict=True):
             row[0].set_ylabel(shortened(title))
             for column, axes in enumerate(row):
-                # Texts stay in their order: drawn class by class, the last would hide the others.
+                # Texts are drawn in their order; class by class, the last class would hide the others.
                 points = PCA(n_components=2).fit_transform(values[:, column].astype(np.float64))
                 axes.scatter(*points.T, s=9, c=colors, alpha=0.6, linewidths=0)
                 axes.set(xticks=[], yticks=[], box_aspect=1)
@@ -118,5 +122,5 @@ def _class_colors(count: int) -> list[Any]:
 
 
 def _key_height(names: Sized) -> float:
-    """Inches that the key of the classes takes, one below the other."""
+    """Return the height of the vertical legend of the classes in inches."""
     return 0.8 + 0.22 * len(names)

@@ -1,7 +1,7 @@
-"""Figures of a run as PNG files: training curves, confusion matrix, regression, a table of results.
+"""Figures of a run as PNG files: training curves, confusion matrix, regression, and a table of results.
 
-They are drawn on `Figure` objects of their own, without pyplot: no display, no state shared between figures.
-Text from the user is never read as mathematics (`$`).
+They are drawn on separate `Figure` objects without pyplot, so that they need no display and share no state. Text from
+the user is never interpreted as mathematics (`$`).
 """
 
 import os
@@ -37,18 +37,18 @@ PathLike = str | os.PathLike[str]
 
 
 def save_figure(figure: Figure, path: PathLike) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as a PNG file, atomically."""
     with replacing(path) as partial:
         figure.savefig(partial, dpi=DPI, format="png")
 
 
 class TableRow(NamedTuple):
-    """A row of `plot_table`.
+    """Row of `plot_table`.
 
     Attributes:
-        name: what was run.
-        mean: the dot, in the unit of the axis.
-        error: how far the bar reaches to each side, or to the left and to the right; None for no bar.
+        name: Name of the variant.
+        mean: Position of the dot, in the unit of the axis.
+        error: Length of the bar to both sides, or to the left and to the right; None for no bar.
     """
 
     name: str
@@ -57,26 +57,26 @@ class TableRow(NamedTuple):
 
 
 def has_training_curves(history: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a log has a loss that `plot_training_curves` could draw."""
+    """Return whether a log has a loss that `plot_training_curves` can draw."""
     return any(len(metric_curve(history, name)) for name in ("loss", "eval_loss"))
 
 
 def plot_training_curves(
     history: Sequence[Mapping[str, Any]], path: PathLike, metric: str = "accuracy"
 ) -> None:
-    """Draw loss (left axis) and a metric (right axis) by epoch, after GRUBERT, Figure 2.
+    """Draw loss (left axis) and a metric (right axis) by epoch, like Figure 2 of GRUBERT.
 
-    A vertical line marks the epoch of the lowest validation loss, the one that the paper keeps.
+    A vertical line marks the epoch with the lowest validation loss, whose weights the paper keeps.
 
     Args:
-        history: `log_history` of a `transformers.Trainer`. Of each entry with an `epoch` are read: `loss`
-            (training), `eval_loss`, `eval_<metric>`, and `train_<metric>`, which is there if the run also
-            evaluated its training data with `metric_key_prefix="train"`.
-        path: the PNG file.
-        metric: which metric; where the history has none of that name, the figure shows the losses alone.
+        history: `log_history` of a `transformers.Trainer`. From each entry with an `epoch` it uses `loss` (training),
+            `eval_loss`, `eval_<metric>`, and `train_<metric>`, which exists if the run also evaluated its training data
+            with `metric_key_prefix="train"`.
+        path: PNG file.
+        metric: Name of the metric; if the history does not contain it, the figure shows only the losses.
 
     Raises:
-        ValueError: a history with no finite `loss` or `eval_loss`.
+        ValueError: If the history has no finite `loss` or `eval_loss`.
     """
     train_loss, eval_loss = metric_curve(history, "loss"), metric_curve(history, "eval_loss")
     if not has_training_curves(history):
@@ -112,16 +112,16 @@ def plot_training_curves(
 def plot_confusion_matrix(
     labels: npt.ArrayLike, predictions: npt.ArrayLike, names: Sequence[str], path: PathLike
 ) -> None:
-    """Draw a matrix of true against predicted classes: counts, and percent of each true class.
+    """Draw a matrix of true and predicted classes, with counts and percentages of each true class.
 
     Args:
-        labels: true class of each text, `[N]`, as indices into `names`.
-        predictions: predicted class of each text, `[N]`.
-        names: the classes.
-        path: the PNG file.
+        labels: True class of each text, `[N]`, as indices into `names`.
+        predictions: Predicted class of each text, `[N]`.
+        names: Names of the classes.
+        path: PNG file.
 
     Raises:
-        ValueError: no rows, or an index that `names` lacks.
+        ValueError: If there are no rows, or an index has no name.
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     indices = np.concatenate([labels, predictions])
@@ -158,15 +158,15 @@ def plot_confusion_matrix(
 
 
 def plot_regression(targets: npt.ArrayLike, predictions: npt.ArrayLike, path: PathLike) -> None:
-    """Draw predicted against true values, with the line on which they are equal.
+    """Draw predicted against true values, with the line of equality.
 
     Args:
-        targets: true values, `[N]`.
-        predictions: predicted values, `[N]` or `[N, 1]`.
-        path: the PNG file.
+        targets: True values, `[N]`.
+        predictions: Predicted values, `[N]` or `[N, 1]`.
+        path: PNG file.
 
     Raises:
-        ValueError: no rows, or numbers of rows that differ.
+        ValueError: If there are no rows, or their numbers differ.
     """
     true, predicted = np.asarray(targets, np.float64).ravel(), np.asarray(predictions, np.float64).ravel()
     if not len(true) or len(true) != len(predicted):
@@ -192,13 +192,13 @@ def plot_regression(targets: npt.ArrayLike, predictions: npt.ArrayLike, path: Pa
 
 
 def plot_table(rows: Sequence[TableRow], path: PathLike, xlabel: str, title: str) -> None:
-    """Draw the rows of a results table, top to bottom: a dot for the mean, and a bar to each side of it.
+    """Draw the rows of a results table from top to bottom: a dot for the mean, with a bar to each side.
 
-    Dots, not columns: results of one table differ by a few percent, which columns from zero would hide and
-    columns from anywhere else would exaggerate.
+    Dots are used instead of columns because the results in a table differ by a few percent, which columns from zero
+    would hide and columns from any other value would exaggerate.
 
     Raises:
-        ValueError: no rows.
+        ValueError: If there are no rows.
     """
     if not rows:
         raise ValueError("rows of a table's figure must not be empty")
@@ -211,16 +211,17 @@ def plot_table(rows: Sequence[TableRow], path: PathLike, xlabel: str, title: str
         axes.set_yticks(range(len(rows)), [shortened(row.name) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set(xlabel=xlabel)
-        # Over the whole figure, as the axes begin behind the rows' names; a long one would be cut off.
+        # Centred over the whole figure; over the axes, which begin after the row names, a long title would be cut off.
         figure.suptitle(textwrap.fill(title, _TITLE_WIDTH), fontsize=STYLE["axes.titlesize"])
         axes.grid(axis="x", alpha=0.25)
         save_figure(figure, path)
 
 
 def metric_curve(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
-    """Epochs and finite values of `key`, `[points, 2]`.
+    """Return the epochs and finite values of `key`, `[points, 2]`.
 
-    Of several at one epoch the first counts: the last is the best checkpoint, evaluated again at the end.
+    The first of several values at one epoch is used, because the last is the best checkpoint evaluated again at the
+    end.
     """
     points: dict[float, float] = {}
     for entry in history:
@@ -237,8 +238,10 @@ def _draw(axes: Axes, curve: npt.NDArray[np.float64], label: str, color: str, st
 
 
 def shortened(name: str) -> str:
-    """The name on one line, cut where it is too long for a label. A legend leaves out what starts with an underscore,
-    so a space comes before it."""
+    """Return the name on one line, truncated to the length of a label.
+
+    A space is put before a leading underscore, because matplotlib omits such names from a legend.
+    """
     line = " ".join(name.split())
     line = line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…"
     return f" {line}" if line.startswith("_") else line

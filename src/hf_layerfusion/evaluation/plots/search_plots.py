@@ -1,4 +1,4 @@
-"""Figures of a search for settings, as PNG files: its trials in their order, and by each setting."""
+"""Figures of a hyperparameter search as PNG files: its history, and the objective by setting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ _MOST_TICKS = 8
 
 @dataclass(frozen=True)
 class SearchTrial:
-    """A trial of a search.
+    """Trial of a hyperparameter search.
 
     Attributes:
-        number: its number, from 0.
+        number: Number of the trial, from 0.
         state: `finished`, `pruned`, `failed` or `interrupted`.
-        objective: what the search is judged by; of a pruned trial the last that was measured.
-        settings: what was drawn, by name.
-        seconds: how long it took.
-        error: why it failed.
-        folder: of its checkpoints, below the search's; empty where it had none.
+        objective: Objective of the search; the last measured value of a pruned trial.
+        settings: Drawn settings by name.
+        seconds: Duration.
+        error: Reason for a failure.
+        folder: Folder of its checkpoints, relative to the search's; empty if it has none.
     """
 
     number: int
@@ -40,10 +40,10 @@ class SearchTrial:
 
 
 def best_of(trials: Sequence[SearchTrial], maximize: bool) -> SearchTrial:
-    """The best of the finished trials, the first of equal ones.
+    """Return the best of the finished trials, the first in case of ties.
 
     Raises:
-        ValueError: if none has finished.
+        ValueError: If none has finished.
     """
     finished = _measured(trials, "finished")
     if not finished:
@@ -55,13 +55,13 @@ def plot_history(trials: Sequence[SearchTrial], objective: str, maximize: bool, 
     """Draw each trial's objective in the order of the trials, and the best so far as a line.
 
     Args:
-        trials: one at least has finished.
-        objective: its name, for the axis, such as "validation loss".
-        maximize: whether more of it is better.
-        path: the PNG file.
+        trials: Trials, of which at least one has finished.
+        objective: Name of the objective for the axis, such as "validation loss".
+        maximize: Whether higher values are better.
+        path: PNG file.
 
     Raises:
-        ValueError: as `best_of`.
+        ValueError: If no trial has finished.
     """
     best = best_of(trials, maximize)
     finished = _measured(trials, "finished")
@@ -94,17 +94,17 @@ def plot_history(trials: Sequence[SearchTrial], objective: str, maximize: bool, 
 def plot_settings(
     trials: Sequence[SearchTrial], objective: str, maximize: bool, log_settings: Sequence[str], path: PathLike
 ) -> None:
-    """Draw the objective against each setting, a panel for each; whole numbers and names stand side by side.
+    """Draw the objective against each setting, one panel each; integers and names are placed as categories.
 
     Args:
-        trials: as for `plot_history`.
-        objective: as for `plot_history`.
-        maximize: as for `plot_history`.
-        log_settings: settings with a logarithmic axis.
-        path: the PNG file.
+        trials: Trials, of which at least one has finished.
+        objective: Name of the objective for the axis.
+        maximize: Whether higher values are better.
+        log_settings: Settings with a logarithmic axis.
+        path: PNG file.
 
     Raises:
-        ValueError: as `best_of`.
+        ValueError: If no trial has finished.
     """
     best = best_of(trials, maximize)
     names = list(best.settings)
@@ -143,7 +143,7 @@ def _value(trial: SearchTrial) -> float:
 
 
 def _places(axes: Axes, values: Sequence[Any], log: bool) -> list[float]:
-    """Where the values stand on the axis, which gets its scale or the values' names."""
+    """Return the positions of the values on the axis, and set its scale or its category names."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     if numbers and (len(set(values)) > _MOST_TICKS or any(isinstance(value, float) for value in values)):
         if log:

@@ -1,4 +1,4 @@
-"""Figures of how the gradients of tasks lay to each other during training, as PNG files."""
+"""Figures of the conflicts between the tasks' gradients during training, as PNG files."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,16 +13,16 @@ _COSINE, _CONFLICT = "cosine_", "conflict_"
 
 
 def plot_conflicts(history: Sequence[Mapping[str, Any]], path: PathLike) -> None:
-    """Draw, by step, the cosine between the gradients of each pair of tasks, and below it the share of steps in which
-    they pointed against each other.
+    """Draw the cosine between the gradients of each pair of tasks by step, and below it the share of steps in which
+    they conflicted.
 
     Args:
-        history: `log_history` of a Trainer. Of each entry with a `step` are read `cosine_<pair>` and
-            `conflict_<pair>`, means over the steps since the entry before.
-        path: the PNG file.
+        history: `log_history` of a Trainer. From each entry with a `step` it uses `cosine_<pair>` and
+            `conflict_<pair>`, means over the steps since the previous entry.
+        path: PNG file.
 
     Raises:
-        ValueError: a history without any of them.
+        ValueError: If the history contains none of them.
     """
     pairs = sorted(
         {name.removeprefix(_COSINE) for entry in history for name in entry if name.startswith(_COSINE)}

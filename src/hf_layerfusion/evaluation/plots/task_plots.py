@@ -1,4 +1,4 @@
-"""Figures of a model of several tasks, as PNG files."""
+"""Figures of a multi-task model as PNG files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,14 +26,14 @@ from hf_layerfusion.evaluation.plots.run_plots import (
 def plot_task_metrics(
     history: Sequence[Mapping[str, Any]], metrics: Mapping[str, str], path: PathLike, title: str
 ) -> None:
-    """Draw a metric of each task by epoch, one panel below the other, each with a scale of its own; a dashed line marks
-    the task's best epoch.
+    """Draw a metric of each task by epoch, one panel per task with its own scale; a dashed line marks the task's best
+    epoch.
 
     Args:
         history: `log_history` of a Trainer.
-        metrics: for each task its key in the history, such as `{"sst5": "eval_sst5_accuracy"}`.
-        path: the PNG file.
-        title: of the figure.
+        metrics: Key of each task's metric in the history, such as `{"sst5": "eval_sst5_accuracy"}`.
+        path: PNG file.
+        title: Title of the figure.
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 0.8 + 1.9 * len(metrics)), layout="constrained")
@@ -66,12 +66,12 @@ def plot_task_predictions(
     """Draw a task's confusion matrix, or its predicted against its true values, and the distributions of both.
 
     Args:
-        labels: true classes or values, `[N]`.
-        predictions: predicted ones, `[N]`.
-        folder: of the two PNG files.
-        stem: what their names begin with.
-        title: of the distributions.
-        names: the classes; None for values.
+        labels: True classes or values, `[N]`.
+        predictions: Predicted classes or values, `[N]`.
+        folder: Folder of the two PNG files.
+        stem: Prefix of their names.
+        title: Title of the distributions.
+        names: Names of the classes; None for values.
 
     Returns:
         The names of the two files.
@@ -92,15 +92,15 @@ def plot_distributions(
     title: str,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Draw how often each class, or each range of values, is true and is predicted, side by side (ExTraBERT, section
+    """Draw the number of true and of predicted texts in each class or range of values, side by side (ExTraBERT, section
     6).
 
     Args:
-        labels: true classes or values, `[N]`.
-        predictions: predicted ones, `[N]`.
-        path: the PNG file.
-        title: of the figure.
-        names: the classes; None for values.
+        labels: True classes or values, `[N]`.
+        predictions: Predicted classes or values, `[N]`.
+        path: PNG file.
+        title: Title of the figure.
+        names: Names of the classes; None for values.
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 3.2), layout="constrained")
