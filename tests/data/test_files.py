@@ -214,7 +214,7 @@ def test_repeated_ids_are_kept_and_counted(tmp_path, caplog):
     path = write(tmp_path / "a.csv", [{"n": number, "text": "x", "label": 1} for number in (1, 2, 1, 1)])
     with caplog.at_level(logging.WARNING):
         assert read_examples(path, id_column="n")["id"][:] == ["1", "2", "1", "1"]
-    assert "2 ids stand more than once" in caplog.text
+    assert "2 ids occur more than once" in caplog.text
 
 
 # What the file is made of.
@@ -259,15 +259,15 @@ def test_missing_columns_are_named_with_those_found(tmp_path, suffix):
 
 
 def test_repeated_columns(tmp_path):
-    refused_file(tmp_path / "a.csv", "text,label,text\nx,1,y\n", "'text' stands twice in the header; rename")
+    refused_file(tmp_path / "a.csv", "text,label,text\nx,1,y\n", "'text' occurs twice in the header; rename")
     refused_file(
         tmp_path / "a.jsonl",
         '{"text": "x", "label": 1}\n{"text": "x", "text": "y"}',
-        "row 2: .*'text' stands twice",
+        "row 2: .*'text' occurs twice",
     )
     table = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["text", "text"])
     pq.write_table(table, tmp_path / "a.parquet")
-    refused("'text' stands twice", read_examples, tmp_path / "a.parquet", label_column=None)
+    refused("'text' occurs twice", read_examples, tmp_path / "a.parquet", label_column=None)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json"])
@@ -305,7 +305,7 @@ def test_nul_by_escape_or_in_parquet(tmp_path):
     [
         (
             "x,1\na,b,0\n",
-            "row 3: 3 fields where the header has 2; mend the row, or put a text that holds a comma",
+            "row 3: 3 fields where the header has 2; correct the row, or put a text that holds a comma",
         ),
         ("x,1\ny\n", "row 3: 1 fields where the header has 2"),
         ("x,1\n\ny,0\n", "row 3 is blank; delete the line"),
@@ -358,13 +358,13 @@ def test_broken_json_array_names_line_and_row(tmp_path):
 )
 def test_corrupt_parquet(tmp_path, damage):
     path = write(tmp_path / "a.parquet", [{"text": "x", "label": 1}])
-    refused_file(path, damage(path.read_bytes()), "not a sound parquet file .*; write it anew")
+    refused_file(path, damage(path.read_bytes()), "not a valid parquet file .*; write it again")
 
 
 def test_parquet_text_that_is_no_utf8(tmp_path):
     array = pa.Array.from_buffers(pa.string(), 1, pa.array([b"caf\xe9"], pa.binary()).buffers())
     pq.write_table(pa.table({"text": array, "label": [1]}), tmp_path / "a.parquet")
-    refused(r"a\.parquet: not a sound parquet file", read_examples, tmp_path / "a.parquet")
+    refused(r"a\.parquet: not a valid parquet file", read_examples, tmp_path / "a.parquet")
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_parquet_columns_of_a_wrong_type(tmp_path, column, array, kind):
     columns = {"text": pa.array(["x"]), "label": pa.array([1]), "n": pa.array([1])} | {column: array}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     refused(
-        f"column '{column}' holds .*, which is no {kind}",
+        f"column '{column}' holds .*, which is not a valid {kind}",
         read_examples,
         tmp_path / "a.parquet",
         id_column="n",
@@ -426,8 +426,8 @@ def test_blank_label(tmp_path, suffix):
         ([["a"], "a"], "row 2: the label 'a' is not a list, unlike that of row 1"),
         (["a", ["a"]], r"row 2: the label \['a'\] is a list, unlike that of row 1"),
         ([["a"], [1]], "row 2: the label 1 is a number, that of row 1 a string"),
-        ([1, {"a": 1}], r"row 2: \{'a': 1\} is no label; write a string, a number or a list"),
-        ([["a"], [["b"]]], r"row 2: \['b'\] is no label"),
+        ([1, {"a": 1}], r"row 2: \{'a': 1\} is not a label; write a string, a number or a list"),
+        ([["a"], [["b"]]], r"row 2: \['b'\] is not a label"),
         ([["a"], [None]], "row 2: the label is empty"),
         ([1, 2**70], "a label is an integer beyond 64 bits; write labels as strings"),
     ],
@@ -603,7 +603,7 @@ def test_hub_passes_name_and_configuration(monkeypatch):
     [
         ({"a": ["x", " "]}, "mine: row 2: the text in column 'a' is empty"),
         ({"b": ["x"]}, "mine: no column 'a' .found: 'b'."),
-        ({"a": [1]}, "mine: column 'a' holds int64, which is no text"),
+        ({"a": [1]}, "mine: column 'a' holds int64, which is not text"),
         ({"a": []}, "mine: holds no examples; give at least one"),
     ],
 )

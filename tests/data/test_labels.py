@@ -27,7 +27,7 @@ def test_minus_one_of_named_classes_is_no_class() -> None:
     feature = ClassLabel(names=["zebra", "ant"])
     assert raw_labels(labelled([1, -1, 0], label=feature)) == ["ant", None, "zebra"]
     schema = LabelSchema(SINGLE, ("zebra", "ant"))
-    refused("^F: row 3: None is no class", schema.encode, labelled([1, -1], label=feature), "F")
+    refused("^F: row 3: None is not a class", schema.encode, labelled([1, -1], label=feature), "F")
 
 
 def refused(pattern: str, function, *arguments) -> None:
@@ -191,7 +191,7 @@ def test_without_labels_nothing_changes():
             [1.0, 1.5],
             None,
             SINGLE,
-            "^F: row 3: 1.5 is no class; write a name or an integer, or train a regression",
+            "^F: row 3: 1.5 is not a class; write a name or an integer, or train a regression",
         ),
         (
             [["a"], ["b"]],
@@ -200,9 +200,9 @@ def test_without_labels_nothing_changes():
             r"^F: row 2: the label \['a'\] is not one class; .* multi_label_class",
         ),
         (["a", "b"], None, MULTI, "^F: row 2: the label 'a' is not a list of classes; .* single_label_class"),
-        ([["a"], ["b", "b"]], None, None, "^F: row 3: the class 'b' stands twice in one label; list"),
-        ([[0.0, 1.0], [0.0, 0.0]], None, None, "^F: row 3: the class 0 stands twice .* not zeros and ones$"),
-        ([[0.5]], None, None, "^F: row 2: 0.5 is no class"),
+        ([["a"], ["b", "b"]], None, None, "^F: row 3: the class 'b' occurs twice in one label; list"),
+        ([[0.0, 1.0], [0.0, 0.0]], None, None, "^F: row 3: the class 0 occurs twice .* not zeros and ones$"),
+        ([[0.5]], None, None, "^F: row 2: 0.5 is not a class"),
     ],
 )
 def test_training_labels_that_are_refused(labels, declared, problem_type, pattern):
@@ -233,7 +233,7 @@ def test_training_data_without_labels_is_refused():
             [1, 0],
             "^F: row 3: the label '0' is not in .* '-1', '1';",
         ),
-        (LabelSchema(SINGLE, ("0", "1")), [0.5], "^F: row 2: 0.5 is no class"),
+        (LabelSchema(SINGLE, ("0", "1")), [0.5], "^F: row 2: 0.5 is not a class"),
         (LabelSchema(SINGLE, ("0", "1")), [["0"]], "^F: row 2: .* is not one class"),
         (
             LabelSchema(MULTI, ("a", "b")),

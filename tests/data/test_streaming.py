@@ -86,7 +86,7 @@ FAULTS = {
         GOOD[".jsonl"] + b'{"text": 5}\n',
         "row 1501: column 'text' holds 5, not a string",
     ),
-    "jsonl twice": (".jsonl", b'{"text": "a", "text": "b"}\n', "row 1: the column 'text' stands twice"),
+    "jsonl twice": (".jsonl", b'{"text": "a", "text": "b"}\n', "row 1: the column 'text' occurs twice"),
     "jsonl missing": (".jsonl", b'{"text": "a"}\n{"body": "b"}\n', "row 2: no column 'text'"),
     "jsonl blank": (".jsonl", b'{"text": "a"}\n\n{"text": "b"}\n', "row 2 is blank"),
     "jsonl null": (".jsonl", b'{"text": null}\n', "row 1: the text in column 'text' is empty"),
@@ -96,8 +96,8 @@ FAULTS = {
     "json comma": (".json", b'[{"text": "a"} {"text": "b"}]', "before row 2: '{' in place of , or ]"),
     "json trailing": (".json", b'[{"text": "a"}] x', "before row 2: 'x' in place of the end"),
     "json half": (".json", b'[{"text": "a"}, {"text": "b]', "row 2: not valid JSON"),
-    "json twice": (".json", b'[{"text": "a", "text": "b"}]', "row 1: the column 'text' stands twice"),
-    "parquet": (".parquet", b"PAR1 no", "not a sound parquet file"),
+    "json twice": (".json", b'[{"text": "a", "text": "b"}]', "row 1: the column 'text' occurs twice"),
+    "parquet": (".parquet", b"PAR1 no", "not a valid parquet file"),
     "suffix": (".doc", b"a", "the suffix '.doc' is not that of a known text format"),
 }
 

@@ -25,12 +25,12 @@ SIGNS = {"passes": "✓", "limited": "✓", "refused": "refused", "fails": "✗"
 INTRODUCTION = """# Encoders
 
 Which architectures can be the encoder of a model, checked with transformers {version} on small models with random
-weights. `make encoders` makes this page anew; `python -m tests.encoders.run bert gpt2` checks some. Each cell builds
+weights. `make encoders` regenerates this page; `python -m tests.encoders.run bert gpt2` checks some. Each cell builds
 GRUBERT, the pooling over layers or CerBERTus with k layers of each task's own, and checks that
 
 - a text alone is answered as in a batch that is padded on the right;
 - every token of a text changes the logits;
-- the states that are fused are what the encoder's layers put out;
+- the states that are fused are what the encoder's layers return;
 - a saved model answers alike when the Auto class opens it, and a model around an encoder's own checkpoint reads that
   encoder's states;
 - all tasks in one pass are answered as each by itself.

@@ -174,14 +174,14 @@ def every_token(model: Any) -> str:
 
 
 def keep(output: Any, seen: list[torch.Tensor]) -> None:
-    """Keeps what a layer put out, where that is a state."""
+    """Keeps what a layer returned, where that is a state."""
     state = output[0] if isinstance(output, tuple | list) else output
     if isinstance(state, torch.Tensor):
         seen.append(state)
 
 
 def states_of_layers(model: Any) -> str:
-    """The states that the model reads are what the encoder's layers put out."""
+    """The states that the model reads are what the encoder's layers return."""
     from hf_layerfusion.modeling.layer_routing import RoutedLayer, find_layers
 
     base = model.base_model
@@ -210,7 +210,7 @@ def states_of_layers(model: Any) -> str:
         for hook in hooks:
             hook.remove()
     if len(seen) != depth:
-        return ""  # its layers put out something else, or several run at once
+        return ""  # its layers return something else, or several run at once
     for index, (state, expected) in enumerate(zip(states[1:-1], seen[:-1], strict=True), 1):
         if expected.shape == state.transpose(0, 1).shape and expected.shape != state.shape:
             expected = expected.transpose(0, 1)

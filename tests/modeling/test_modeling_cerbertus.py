@@ -134,7 +134,7 @@ def test_the_same_texts_run_through_the_shared_layers_once() -> None:
             torch.testing.assert_close(joined[name], model(task=name, **batch).logits, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "mpnet"])  # the latter puts out its states by itself
+@pytest.mark.parametrize("model_type", ["bert", "mpnet"])  # the latter returns its states by itself
 def test_fusers_read_the_states_of_their_task(model_type: str) -> None:
     model = build(model_type, tasks=FUSED, num_task_layers=2).double()
     batch, other = sequences(3, 5), sequences(2, 5)

@@ -73,7 +73,7 @@ class _SemEvalParser:
             self.parser.Parse(raw, True)
         except expat.ExpatError as error:
             raise UserError(
-                f"{self.path}: line {error.lineno}: not well-formed XML ({expat.ErrorString(error.code)}); mend it, or "
+                f"{self.path}: line {error.lineno}: not well-formed XML ({expat.ErrorString(error.code)}); fix it, or "
                 "download it again"
             ) from error
         except (LookupError, ValueError) as error:

@@ -61,7 +61,7 @@ class RequestedColumns:
         repeated = [name for name in found if found.count(name) > 1]
         if repeated:
             raise UserError(
-                f"{where}: the column {excerpt(repeated[0])} stands twice in the header; rename one"
+                f"{where}: the column {excerpt(repeated[0])} occurs twice in the header; rename one"
             )
         columns = {name: name for name in self.text}
         if self.label is not None and (self.label_required or self.label in found):

@@ -118,7 +118,7 @@ def delimited_rows(
             guard.check(number, fields, read, width)
         if len(fields) != width:
             raise UserError(
-                f"{path}: row {number}: {len(fields)} fields where the header has {width}; mend "
+                f"{path}: row {number}: {len(fields)} fields where the header has {width}; correct "
                 f"the row, or put a text that holds a {separator} in double quotes"
             )
         yield fields
@@ -226,4 +226,4 @@ def _csv_fault(message: str, delimiter: str, max_text_bytes: int) -> str:
     doubled = 'a quote that is part of the text is written "" inside a quoted text'
     if "unexpected end of data" in message:
         return f"a double quote opens a field and is never closed; close it ({doubled})"
-    return f"a closing double quote is not followed by {delimiter!r} or a line's end; mend it ({doubled})"
+    return f"a closing double quote is not followed by {delimiter!r} or a line end; correct it ({doubled})"

@@ -227,7 +227,7 @@ def check_examples(
         texts = table[name]
         if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
             raise UserError(
-                f"{where}: column {name!r} holds {texts.type}, which is no text; name another column"
+                f"{where}: column {name!r} holds {texts.type}, which is not text; name another column"
             )
         refuse(_is_blank(texts), f"the text in column {name!r} is empty; fill it in or delete the row")
         refuse(
@@ -313,7 +313,7 @@ def _with_id_and_row(columns: Columns, where: str, first_row: int) -> Dataset:
             raise UserError(f"{where}: row {row}: the id is empty; fill it in, or name no id column")
         repeated = size - pc.count_distinct(columns["id"]).as_py()
         if repeated:
-            logger.warning("%s: %d ids stand more than once", where, repeated)
+            logger.warning("%s: %d ids occur more than once", where, repeated)
     numbered = {
         "id": pa.array(map(str, range(size)), pa.string()),
         "row": pa.array(range(first_row, first_row + size), pa.int64()),

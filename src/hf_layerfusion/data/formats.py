@@ -103,7 +103,7 @@ def parse_json(text: str, where: str) -> Any:
         return json.loads(text, object_pairs_hook=_unique_keys)
     except _RepeatedKeyError as error:
         raise UserError(
-            f"{where}: the column {excerpt(str(error))} stands twice in one object; rename one"
+            f"{where}: the column {excerpt(str(error))} occurs twice in one object; rename one"
         ) from error
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, " if "\n" in text else ""
@@ -150,7 +150,7 @@ def _json_labels(raw: Sequence[Any], where: str) -> pa.Array:
                 raise UserError(f"{where}: row {row}: the label is empty; fill it in or delete the row")
             if kind is None:
                 raise UserError(
-                    f"{where}: row {row}: {excerpt(value)} is no label; write a string, a number or a list "
+                    f"{where}: row {row}: {excerpt(value)} is not a label; write a string, a number or a list "
                     "of them"
                 )
             first = first or (kind, row)
@@ -185,7 +185,7 @@ def read_parquet(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> C
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise UserError(f"{path}: not a sound parquet file ({one_line(error)}); write it anew") from error
+        raise UserError(f"{path}: not a valid parquet file ({one_line(error)}); write it again") from error
     return arrow_columns(table, columns, str(path))
 
 
@@ -203,7 +203,7 @@ def parquet_label(path: Path, column: str) -> Any:
     except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise UserError(
             f"{path}: its description of columns (metadata 'huggingface') cannot be read ({one_line(error)}); write "
-            "the file anew"
+            "the file again"
         ) from error
 
 
@@ -227,7 +227,7 @@ def arrow_columns(table: pa.Table, columns: Mapping[str, str], where: str) -> Co
         if target is None:
             what = name if name in ("label", "id") else "text"
             raise UserError(
-                f"{where}: column {source!r} holds {array.type}, which is no {what}; name another column"
+                f"{where}: column {source!r} holds {array.type}, which is not a valid {what}; name another column"
             )
         try:
             arrays[name] = array.cast(pa.string() if name == "id" else target)

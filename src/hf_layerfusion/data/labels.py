@@ -270,14 +270,14 @@ def _classes(dataset: Dataset, where: str, index: int, label: Any, multiple: boo
                 dataset,
                 where,
                 index,
-                f"{excerpt(value)} is no class; write a name or an integer, or train a regression",
+                f"{excerpt(value)} is not a class; write a name or an integer, or train a regression",
             )
         if value in classes:
             raise row_error(
                 dataset,
                 where,
                 index,
-                f"the class {excerpt(value)} stands twice in one label; list the row's classes, not zeros and ones",
+                f"the class {excerpt(value)} occurs twice in one label; list the row's classes, not zeros and ones",
             )
         classes.append(value)
     return classes

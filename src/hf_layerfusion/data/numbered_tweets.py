@@ -37,8 +37,8 @@ def read_numbered_tweets(path: Path, wanted: RequestedColumns, max_text_bytes: i
         match = _LINE.fullmatch(line)
         if match is None:
             raise UserError(
-                f"{path}: row {number}: must be a number from 1 on, a comma and a tweet, found {excerpt(line)}; mend "
-                "the line"
+                f"{path}: row {number}: must be a number from 1 on, a comma and a tweet, found {excerpt(line)}; "
+                "correct the line"
             )
         found.append(match.groups())
     ids, tweets = zip(*found, strict=True)

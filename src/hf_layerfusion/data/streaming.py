@@ -237,7 +237,7 @@ def _parquet_batches(path: Path, wanted: RequestedColumns, max_text_bytes: int) 
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise UserError(f"{path}: not a sound parquet file ({one_line(error)}); write it anew") from error
+        raise UserError(f"{path}: not a valid parquet file ({one_line(error)}); write it again") from error
 
 
 STREAMS: dict[str, Callable[[Path, RequestedColumns, int], Batches]] = {

@@ -130,8 +130,8 @@ def _kaggle_rows(
     wrong += [name for name, count in Counter(names).items() if count > 1]
     if wrong:
         raise UserError(
-            f"prediction_format kaggle needs ids that are different whole numbers from 1 on; found {wrong[0]!r}: mend "
-            "the ids, or leave out id_column to number the rows"
+            f"prediction_format kaggle needs ids that are different whole numbers from 1 on; found {wrong[0]!r}: "
+            "correct the ids, or leave out id_column to number the rows"
         )
     return ((name, 1 if second else -1) for name, second in zip(names, logits.argmax(axis=1), strict=True))
 

@@ -128,7 +128,7 @@ class LayerFusionConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if sorted(self.id2label or ()) != list(range(self.num_labels)):
             raise ValueError(
-                f"`id2label` must number its names from 0, found {sorted(self.id2label or ())[:10]}; number them anew."
+                f"`id2label` must number its names from 0, found {sorted(self.id2label or ())[:10]}; renumber them."
             )
         if not labels.label2id:
             labels.label2id = {name: number for number, name in labels.id2label.items()}
@@ -192,5 +192,5 @@ class LayerFusionConfig(PreTrainedConfig):
             if not isinstance(value, int) or not 1 <= value <= largest:
                 raise ValueError(
                     f"`encoder_config.{name}` must lie between 1 and {largest}, found {value} in the configuration of "
-                    f"'{encoder.model_type}'; use an encoder whose layers put out hidden states."
+                    f"'{encoder.model_type}'; use an encoder whose layers return hidden states."
                 )

@@ -65,24 +65,27 @@ def encoder_module(config: PreTrainedConfig) -> Any:
 _OTHER_INPUTS = {"pixel_values", "pixel_values_videos", "input_features", "input_values"}
 
 _UNFIT = {
-    "bros": ("needs the place of each word on its page", "use BERT, of which it is made"),
+    "bros": ("needs the position of each word on its page", "use BERT, on which it is based"),
     "canine": (
-        "puts out states of characters and of groups of them",
+        "returns states of characters and of groups of them",
         "use a multilingual encoder such as XLM-RoBERTa",
     ),
-    "cpmant": ("puts out states of prompts beside those of the text", "use another decoder such as Qwen3"),
-    "deepseek_v4": ("puts out several states of each token", "use another decoder such as Qwen3"),
-    "dpr": ("puts out a vector of the text alone", "use BERT, of which it is made"),
-    "falcon_h1": (
-        "comes back from a file without the scales of its states",
+    "cpmant": (
+        "returns states of prompts in addition to those of the text",
         "use another decoder such as Qwen3",
     ),
-    "fnet": ("takes no attention mask, so that it reads padding as text", "use BERT"),
+    "deepseek_v4": ("returns several states of each token", "use another decoder such as Qwen3"),
+    "dpr": ("returns only a vector of the text", "use BERT, on which it is based"),
+    "falcon_h1": (
+        "loses the scales of its states when loaded from a file",
+        "use another decoder such as Qwen3",
+    ),
+    "fnet": ("takes no attention mask, so that it treats padding as text", "use BERT"),
     "mra": (
-        "looks at single blocks of a text, and on the CPU at none beside a token's own",
+        "attends to single blocks of a text, and on the CPU only to a token's own",
         "use Longformer or BigBird",
     ),
-    "reformer": ("puts out the states of two residual streams", "use Longformer or BigBird for long texts"),
+    "reformer": ("returns the states of two residual streams", "use Longformer or BigBird for long texts"),
 }
 """Reason and alternative for each encoder that cannot be used inside a model."""
 
@@ -96,7 +99,7 @@ def refuse_unfit(config: PreTrainedConfig) -> None:
     if config.model_type in _UNFIT:
         reason, way_out = _UNFIT[config.model_type]
         raise ValueError(
-            f"`encoder_config` must describe an encoder that puts out its tokens' states, found '{config.model_type}', "
+            f"`encoder_config` must describe an encoder that returns its tokens' states, found '{config.model_type}', "
             f"which {reason}; {way_out}."
         )
     if config.model_type == "xmod" and config.default_language is None:

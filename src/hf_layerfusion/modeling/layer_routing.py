@@ -15,7 +15,7 @@ from .encoders import complete_inputs, length_before_padding
 ALL_ROWS = slice(None)
 
 _NOT_BY_ROWS = {
-    "squeezebert": "put out dictionaries",
+    "squeezebert": "return dictionaries",
     "xlnet": "have the tokens first, [T, B, H]",
     "xmod": "look up the language of each text themselves",
 }
@@ -254,7 +254,7 @@ def run_routed(
         return outputs, [TaskStates(part) for part in parts]
     if outputs.hidden_states is None:
         raise ValueError(
-            f"the encoder must put out its layers' states, found none from '{encoder.config.model_type}'; use an "
+            f"the encoder must return its layers' states, found none from '{encoder.config.model_type}'; use an "
             "encoder that does."
         )
     length = length_before_padding(encoder, given)

@@ -171,7 +171,7 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
             given = {name: value for name, value in inputs.items() if value is not None}
             if given or labels is not None or task is not None:
                 raise ValueError(
-                    "`tasks` must hold all inputs and labels, found others beside it; move them there."
+                    "`tasks` must hold all inputs and labels, found others outside it; move them there."
                 )
             return self.forward_tasks(tasks)
         name = self.config.default_task if task is None else task

@@ -400,7 +400,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         if states is None or len(states) != depth + 1:
             found = "none" if states is None else len(states)
             raise ValueError(
-                f"the encoder must put out the states of its embeddings and {depth} layers, found {found} from "
+                f"the encoder must return the states of its embeddings and {depth} layers, found {found} from "
                 f"'{self.config.get_text_config().model_type}'; use an encoder that does."
             )
         length = length_before_padding(self.encoder, inputs)

@@ -158,7 +158,7 @@ def text_and_pair(item: Any) -> tuple[str, str | None]:
         return item, None
     if not isinstance(item, dict) or "text" not in item or item.keys() - {"text", "text_pair"}:
         raise ValueError(
-            f'`inputs` must be texts or pairs {{"text": …, "text_pair": …}}, found {item!r}; name the texts so.'
+            f'`inputs` must be texts or pairs {{"text": …, "text_pair": …}}, found {item!r}; use these names.'
         )
     return item["text"], item.get("text_pair")
 

@@ -302,7 +302,7 @@ def _targets(splits: dict[str, Dataset], column: str) -> tuple[dict[str, npt.NDA
             if not np.isfinite(each).all() or np.ptp(each) == 0:
                 raise UserError(
                     f"column '{column}' of split '{name}' must hold finite values that differ, found others; a "
-                    "correlation is undefined there"
+                    "correlation is undefined otherwise"
                 )
         return values, "regression"
     names = np.unique(raw["train"])

@@ -124,7 +124,7 @@ def _by_task(inputs: ModelInputs, outputs: Any, of_one: str, of_several: str) ->
     if found is None or by_task.keys() != task_inputs(inputs).keys():
         names = sorted(outputs) if isinstance(outputs, Mapping) else "no names"
         raise UserError(
-            f"the model must put out '{name}' of every task by name, found {type(outputs).__name__} with {names}; "
+            f"the model must return '{name}' of every task by name, found {type(outputs).__name__} with {names}; "
             "give labels, and use a model that computes its loss and returns a ModelOutput"
         )
     return by_task
