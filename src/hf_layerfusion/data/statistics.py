@@ -1,16 +1,10 @@
-"""Statistics of words per text by class, before and after cleaning (GRUBERT, appendix A.1: Table 4 and Figure 3)."""
+"""Statistics of words per text by class, before and after cleaning (GRUBERT, appendix A.1, Table 4)."""
 
 from collections.abc import Hashable, Sequence
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
-from hf_layerfusion.storage import replacing
-
-_LONGEST_NAME = 32
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 Statistics: TypeAlias = dict[Hashable, dict[str, float]]
@@ -51,52 +45,13 @@ def statistics_table(before: Statistics, after: Statistics) -> tuple[list[str], 
 
     Class names are unescaped; the caller must escape them for its format.
     """
-    splits = _named(before, after)
+    splits = (("before", before), ("after", after))
     columns = [(f"{label}, {when}", split.get(label)) for label in before for when, split in splits]
     rows = [
         [row, *("–" if values is None else f"{values[row]:,.10g}" for _, values in columns)]
         for row in next(iter(before.values()))
     ]
     return ["words a text", *(name for name, _ in columns)], rows
-
-
-def plot_word_counts(path: str | Path, before: WordCounts, after: WordCounts) -> None:
-    """Draw Figure 3 as a PNG file: histograms of words per text by class, before and after cleaning.
-
-    Args:
-        path: File to write.
-        before: `word_counts` of the raw texts.
-        after: `word_counts` of the cleaned texts.
-    """
-    most = max(counts.max() for split in (before, after) for counts in split.values())
-    width = max(1, most // 100)
-    edges = np.arange(-0.5, most + width + 0.5, width)
-    labels = list(before | after)
-    with rc_context({"text.parse_math": False}):  # a class may be named "$x$"
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        figure.suptitle("Words a text by class")
-        panels = figure.subplots(1, 2, sharex=True, sharey=True)
-        for axes, (when, split) in zip(panels, _named(before, after), strict=True):
-            for label, counts in split.items():
-                colour = f"C{labels.index(label)}"
-                name = f"{_in_legend(str(label))} ({len(counts):,} texts)"
-                axes.hist(counts, bins=edges, histtype="step", linewidth=1.8, color=colour, label=name)
-            axes.set(title=f"{when} cleaning", xlabel="words a text", ylabel="texts")
-            axes.label_outer()
-            axes.legend(title="class")
-        with replacing(path) as partial:
-            figure.savefig(partial, dpi=150, format="png")
-
-
-def _in_legend(label: str) -> str:
-    """Return the name as `evaluation.plots.run_plots.shortened` does, which this package must not import."""
-    line = " ".join(label.split())
-    line = line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…"
-    return f" {line}" if line.startswith("_") else line
-
-
-def _named(before: dict, after: dict) -> tuple[tuple[str, dict], tuple[str, dict]]:
-    return ("before", before), ("after", after)
 
 
 def _describe(counts: np.ndarray) -> dict[str, float]:

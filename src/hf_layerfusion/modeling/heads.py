@@ -11,7 +11,9 @@ def classification_loss(
     """Return the loss of transformers' sequence classifiers, a scalar.
 
     It is the cross-entropy, the mean squared error or the binary cross-entropy, by `problem_type`. `None` is resolved
-    as in transformers: one label means regression, integer labels mean one class per text, other labels several.
+    as in transformers: one label means regression, integer labels mean one class per text, other labels several. Unlike
+    `ForSequenceClassificationLoss` of transformers, the function leaves the configuration unchanged and computes in
+    float32.
 
     Args:
         logits: `[B, num_labels]`.

@@ -19,6 +19,7 @@ class SeparatePairsPipeline(TextClassificationPipeline):
         super().__init__(*args, **{"truncation": True, **kwargs})
 
     def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> dict[str, Any]:
+        """Tokenize the two texts of a pair separately."""
         if not isinstance(inputs, dict) or set(inputs) != {"text", "text_pair"}:
             raise ValueError(
                 '`inputs` must be pairs {"text": …, "text_pair": …} for this model, found another; correct them.'

@@ -16,8 +16,9 @@ from transformers import (
     set_seed,
 )
 
-from hf_layerfusion.data.statistics import plot_word_counts, word_counts
+from hf_layerfusion.data.statistics import word_counts
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
+from hf_layerfusion.evaluation.plots.corpus_plots import plot_word_counts
 from hf_layerfusion.evaluation.plots.layer_plots import plot_layer_use
 from hf_layerfusion.evaluation.plots.run_plots import has_training_curves, plot_training_curves
 from hf_layerfusion.hub.card import build_card
