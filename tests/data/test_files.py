@@ -310,7 +310,7 @@ def test_nul_by_escape_or_in_parquet(tmp_path):
         ("x,1\ny\n", "row 3: 1 fields where the header has 2"),
         ("x,1\n\ny,0\n", "row 3 is blank; delete the line"),
         ('x,1\n"y,0\nz,1\n', "row 3: a double quote opens a field and is never closed; close it"),
-        ('x,1\n"y"z,0\n', "row 3: a closing double quote is not followed by ',' or a line's end"),
+        ('x,1\n"y"z,0\n', "row 3: a closing double quote is not followed by ',' or a line end"),
         ('"x\ny",1\nz\n', "row 3: 1 fields"),
     ],
 )
