@@ -146,7 +146,7 @@ class LayerFusionConfig(PreTrainedConfig):
 
     @property
     def extra_inputs(self) -> tuple[str, ...]:
-        """What the encoder reads of a text beside its ids, masks and types: such as `char_ids` for ELMo."""
+        """Names of the encoder's inputs other than ids, masks and token types, such as `char_ids` for ELMo."""
         return extra_inputs(self.get_text_config())
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> Any:

@@ -114,15 +114,17 @@ class ElmoModel(ContextualWordEncoder):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The module whose output is a vector of each word."""
+        """Return the module whose output is a vector of each word."""
         return self.projection
 
     def set_input_embeddings(self, value: Any) -> None:
+        """Refuse: the table of characters has a row for every byte and cannot grow."""
         raise NotImplementedError(
             "ELMo reads characters, whose table has a row for every byte; it cannot grow."
         )
 
     def embed_words(self, char_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return a vector of each word from its characters, `[B, T, E]`."""
         real = torch.arange(char_ids.shape[1], device=char_ids.device) < lengths.unsqueeze(1)
         words = self.read_characters(word_bytes(char_ids[real], self.config.max_characters))
         features = words.new_zeros(*real.shape, words.shape[-1]).masked_scatter(real.unsqueeze(-1), words)
@@ -139,6 +141,7 @@ class ElmoModel(ContextualWordEncoder):
         return words
 
     def read_words(self, embedded: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
+        """Return the states of the L layers, `[B, T, 2p]` each."""
         states, _ = self.run_language_model(embedded, lengths, None)
         return states
 

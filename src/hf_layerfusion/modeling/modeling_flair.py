@@ -48,13 +48,15 @@ class FlairModel(ContextualWordEncoder):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The module whose output is a vector of each word."""
+        """Return the module whose output is a vector of each word."""
         return self.words
 
     def set_input_embeddings(self, value: Any) -> None:
+        """Refuse: the dictionary of characters is fixed and cannot grow."""
         raise NotImplementedError("Flair reads characters of a fixed dictionary; it cannot grow.")
 
     def embed_words(self, char_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return the states of both character language models at each word, `[B, T, E]`."""
         rows, sizes = self.character_rows(char_ids), char_ids.ne(0).sum(dim=-1)
         steps = torch.arange(char_ids.shape[1], device=char_ids.device)
         # The real words in the other order, and the letters of each.
@@ -67,6 +69,7 @@ class FlairModel(ContextualWordEncoder):
         return torch.cat([ahead, behind.gather(1, turned.unsqueeze(-1).expand_as(behind))], dim=-1)
 
     def read_words(self, embedded: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
+        """Return the words' vectors as the states of a single layer."""
         return [self.words(embedded)]
 
     def states_at_blanks(

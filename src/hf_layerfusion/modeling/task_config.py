@@ -80,17 +80,17 @@ class TaskConfig:
 
     @property
     def is_regression(self) -> bool:
-        """Whether the task predicts a number."""
+        """True if the task predicts a number."""
         return self.problem_type == "regression"
 
     @property
     def is_siamese(self) -> bool:
-        """Whether the texts of a pair are encoded separately."""
+        """True if the texts of a pair are encoded separately."""
         return self.pair_encoding == "siamese"
 
     @property
     def is_binary(self) -> bool:
-        """Whether the task has exactly two classes, one of which applies to each text."""
+        """True if the task has two classes, exactly one of which applies to each text."""
         return self.problem_type == "single_label_classification" and len(self.labels) == 2
 
     @property

@@ -61,7 +61,7 @@ class WordTokenizer(PreTrainedTokenizerFast):
         return_tensors: Any = None,
         **kwargs: Any,
     ) -> BatchEncoding:
-        """As in transformers; words are padded to the longest of the batch too."""
+        """Pad as in transformers, and the characters of words to the longest word of the batch."""
         if not isinstance(encoded_inputs, Mapping):
             names = encoded_inputs[0].keys()
             encoded_inputs = {name: [row[name] for row in encoded_inputs] for name in names}
