@@ -31,7 +31,17 @@ ARROWS: dict[str, set[str]] = {
     "storage": set(),
     "__init__": {"modeling", "embeddings", "training", "ensembling", "hub", "probing"},
     "__main__": {"cli"},
-    "cli": {"__init__", "embeddings", "recipes", "probing", "ensembling", "data", "training", "hub"},
+    "cli": {
+        "__init__",
+        "evaluation",
+        "embeddings",
+        "recipes",
+        "probing",
+        "ensembling",
+        "data",
+        "training",
+        "hub",
+    },
     "recipes": {
         "__init__",
         "modeling",

@@ -40,6 +40,20 @@ COMMANDS = {
         "hf_layerfusion.cli.pretrain_command", "train an encoder further on texts without labels"
     ),
     "search": Command("hf_layerfusion.cli.search_command", "search the best settings, and train with them"),
+    "predict": Command(
+        "hf_layerfusion.cli.predict_command", "write a trained model's answers to a file of texts"
+    ),
+    "evaluate": Command("hf_layerfusion.cli.evaluate_command", "measure a trained model on labelled texts"),
+    "compare": Command(
+        "hf_layerfusion.cli.compare_command", "test whether runs differ on the texts that they were tested on"
+    ),
+    "layers": Command(
+        "hf_layerfusion.cli.layers_command", "show which layers of its encoder a trained model uses"
+    ),
+    "debug-data": Command(
+        "hf_layerfusion.cli.debug_data_command",
+        "look for what is wrong in data files before training on them",
+    ),
     "ensemble": Command(
         "hf_layerfusion.cli.ensemble_command", "combine trained models, and write the best ensemble"
     ),

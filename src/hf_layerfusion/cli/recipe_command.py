@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hf_layerfusion.cli.launch import is_launched, launch
@@ -96,23 +97,24 @@ class RecipeCommand:
         _write_config(self.name, options, values, made)
 
 
-def check_paths(values: Mapping[str, Any]) -> None:
+def check_paths(values: Mapping[str, Any], shown: Mapping[str, str] = MappingProxyType({})) -> None:
     """Check that files and folders that options name are there, before anything is imported.
 
     Args:
         values: of options, by name.
+        shown: by name, how a message names an option, where that is not `--NAME`.
 
     Raises:
         UserError: names the option and the path.
     """
     for name in _FILES:
-        files = values.get(name)
+        files, option = values.get(name), shown.get(name, f"--{name}")
         for file in files if isinstance(files, list) else [files]:
             if file and Path(file).is_dir():
-                raise UserError(f"--{name} {file}: must be a file, found a folder; name a file in it")
+                raise UserError(f"{option} {file}: must be a file, found a folder; name a file in it")
             if file and not Path(file).exists():
                 raise UserError(
-                    f"--{name} {file}: cannot be read (No such file or directory); check the path"
+                    f"{option} {file}: cannot be read (No such file or directory); check the path"
                 )
     for name in _FOLDERS:
         if (folder := values.get(name)) and not Path(folder).is_dir():

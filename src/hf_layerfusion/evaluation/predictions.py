@@ -1,10 +1,12 @@
 """Prediction files of a run, as a table or in the format of the original competition."""
 
 import csv
+import operator
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -40,6 +42,8 @@ def write_predictions(
     problem_type: str,
     label_names: Sequence[str] = (),
     format: PredictionFormat = "standard",  # noqa: A002 - the command line's own name
+    id_name: str = "id",
+    class_scores: bool = False,
 ) -> None:
     """Write one row per text to a CSV file (RFC 4180, UTF-8), atomically.
 
@@ -64,6 +68,8 @@ def write_predictions(
         problem_type: Problem type as in `PreTrainedConfig`.
         label_names: Names of the C labels by index; ignored for a regression.
         format: `"standard"`, `"spreadsheet"` or `"kaggle"`.
+        id_name: name of the column of the ids, not for kaggle.
+        class_scores: whether each class has a column `score_NAME` too, not for kaggle and regression.
 
     Raises:
         UserError: If the Kaggle format is requested for anything but two classes, or for ids that are not distinct
@@ -90,12 +96,15 @@ def write_predictions(
                 spreadsheet_cell(name): [*map(spreadsheet_cell, column)] for name, column in texts.items()
             }
         header, predictions = _prediction_columns(logits, problem_type, label_names)
-        clash = sorted({"id", *header} & set(texts))
+        if class_scores and problem_type != "regression":
+            header = [*header, *(f"score_{name}" for name in label_names)]
+            predictions = map(operator.add, predictions, _class_scores(logits, problem_type))
+        clash = sorted({id_name, *header} & set(texts))
         if clash:
             raise UserError(
                 f"text column {clash[0]!r} is named as a column of the predictions: rename it in the data"
             )
-        header = ["id", *texts, *header]
+        header = [spreadsheet_cell(id_name) if format == "spreadsheet" else id_name, *texts, *header]
         rows = (
             (id_, *row, *cells) for id_, *row, cells in zip(ids, *texts.values(), predictions, strict=True)
         )
@@ -167,6 +176,12 @@ def _prediction_columns(
         "problem_type must be single_label_classification, multi_label_classification or regression; "
         f"found {problem_type!r}"
     )
+
+
+def _class_scores(logits: npt.NDArray[Any], problem_type: str) -> Iterator[tuple[str, ...]]:
+    """The probability of each class, for each row."""
+    of_row = expit if problem_type == "multi_label_classification" else partial(softmax, axis=1)
+    return (tuple(map(_probability, row)) for row in of_row(logits.astype(np.float64)))
 
 
 def _probability(value: float) -> str:

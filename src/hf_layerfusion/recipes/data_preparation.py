@@ -26,13 +26,17 @@ DUPLICATES_IN = ("train", "all")
 UNTRUNCATED_TEXT = {"longest_first": None, "only_first": 1, "only_second": 0}
 """Index of the text of a pair that is not truncated, by `--truncation`."""
 
+AS_READ = "as read: "
+"""Before the name of a column that holds a text column's texts as they were before cleaning."""
+
 
 @dataclass
 class PreparedData:
     """Cleaned splits of a run with encoded labels.
 
     Attributes:
-        splits: the available splits among `train`, `validation` and `test`; columns: the texts, `label`, `id`, `row`.
+        splits: the available splits among `train`, `validation` and `test`; columns: the texts, `label`, `id`, `row`,
+            and of cleaned texts what `as_read` returns.
         raw_train: training texts before cleaning.
         schema: problem type and label names.
         text_columns: one name, or two for pairs.
@@ -167,6 +171,13 @@ def make_cleaner(arguments: DataArguments) -> TweetPreprocessor:
     return TweetPreprocessor(steps or arguments.preprocessing, spelling, text_columns=text_columns(arguments))
 
 
+def as_read(split: Dataset, column: str) -> list[str]:
+    """Return the texts of a column as they were before cleaning."""
+    return column_values(
+        split, f"{AS_READ}{column}" if f"{AS_READ}{column}" in split.column_names else column
+    )
+
+
 def clean(split: Dataset, cleaner: TweetPreprocessor, name: str) -> tuple[Dataset, int]:
     """Clean a split.
 
@@ -178,6 +189,8 @@ def clean(split: Dataset, cleaner: TweetPreprocessor, name: str) -> tuple[Datase
     """
     if not cleaner.steps:
         return split, 0
+    for column in cleaner.text_columns:
+        split = split.add_column(f"{AS_READ}{column}", column_values(split, column))
     cleaned = split.map(cleaner, batched=True, desc=f"cleaning {name}")
     emptied = {row for column in cleaner.text_columns for row in empty_rows(cleaned[column])}
     if name == "train":

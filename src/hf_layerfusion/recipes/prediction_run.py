@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.ensembling.member_models import label_values
@@ -95,12 +95,16 @@ def prepared_as_trained(arguments: AnyDataArguments, stored: dict[str, Any]) -> 
 
 
 def schema_of(model: PreTrainedModel) -> LabelSchema:
+    """As `config_schema`, of a model."""
+    return config_schema(model.config)
+
+
+def config_schema(config: PreTrainedConfig) -> LabelSchema:
     """Return the labels of a model's configuration with the raw labels that it was trained on.
 
     Raises:
         UserError: Two labels have the same name.
     """
-    config = model.config
     guessed = "regression" if config.num_labels == 1 else "single_label_classification"
     problem_type: Any = config.problem_type or guessed
     names = tuple(str(config.id2label[index]) for index in range(config.num_labels))

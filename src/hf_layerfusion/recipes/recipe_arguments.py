@@ -262,6 +262,7 @@ class DataArguments(DataCardArguments):
         "standard",
         "standard; spreadsheet, in which no text is run as a formula; or kaggle for the competition's Id,Prediction.",
     )
+    class_scores: bool = option(False, "Write one column of scores for each class into predictions.csv too.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from hf_layerfusion.evaluation.plots.run_plots import plot_confusion_matrix, plot_regression
 from hf_layerfusion.evaluation.predictions import write_predictions
-from hf_layerfusion.recipes.data_preparation import PreparedData
+from hf_layerfusion.recipes.data_preparation import PreparedData, as_read
 from hf_layerfusion.recipes.ensemble_artifacts import write_split_logits
 from hf_layerfusion.recipes.recipe_arguments import DataArguments
 
@@ -39,11 +39,13 @@ def write_split_predictions(
     write_predictions(
         folder / "predictions.csv",
         ids=prediction_ids(rows, arguments),
-        texts={column: rows[column] for column in data.text_columns},
+        texts={column: as_read(rows, column) for column in data.text_columns},
         logits=logits,
         problem_type=schema.problem_type,
         label_names=schema.names,
         format=arguments.prediction_format,  # type: ignore[arg-type]
+        id_name=arguments.id_column or "id",
+        class_scores=arguments.class_scores,
     )
     write_split_logits(folder, data, rows, logits)
     plots = folder / "plots"

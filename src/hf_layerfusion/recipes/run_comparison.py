@@ -1,0 +1,199 @@
+"""Runs compared on the texts that all of them were tested on."""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset
+from transformers import PreTrainedConfig
+
+from hf_layerfusion.data.arrow_tables import column_values
+from hf_layerfusion.data.label_names import raw_labels
+from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.significance import Difference, holm, paired_bootstrap
+from hf_layerfusion.recipes.data_preparation import read_splits
+from hf_layerfusion.recipes.prediction_run import config_schema
+from hf_layerfusion.recipes.recipe_arguments import DataArguments
+from hf_layerfusion.recipes.run_folder import SETTINGS_FILE
+from hf_layerfusion.storage import read_object
+
+PREDICTIONS_FILE = "predictions.csv"
+MEASURES = {
+    "single_label_classification": "accuracy",
+    "multi_label_classification": "subset accuracy",
+    "regression": "negative squared error",
+}
+"""By problem type, the score of a text, whose mean is compared."""
+
+
+class RunScores(NamedTuple):
+    """How right a run was.
+
+    Attributes:
+        scores: of each text by each seed, `[seeds, N]`.
+        rows: what names the texts, `[N]`.
+        measure: the name of the score.
+    """
+
+    scores: npt.NDArray[np.float64]
+    rows: list[tuple[str, ...]]
+    measure: str
+
+
+class RunDifference(NamedTuple):
+    """How much better a run is than the first.
+
+    Attributes:
+        run: its folder.
+        mean: of its scores.
+        difference: mean difference, interval and p-value of a paired bootstrap; None for the first run.
+        adjusted: the p-value after Holm's correction for the number of runs.
+    """
+
+    run: str
+    mean: float
+    difference: Difference | None
+    adjusted: float | None
+
+
+def compare_runs(folders: Sequence[str]) -> tuple[str, list[RunDifference]]:
+    """Compare runs with the first of them, over the texts that they were tested on.
+
+    Args:
+        folders: of runs, those of several seeds above their `seed-…`.
+
+    Returns:
+        The name of the score, and a row for each run, the first without a difference.
+
+    Raises:
+        UserError: a folder without predictions, data that cannot be read again, or runs that were tested on different
+            texts.
+    """
+    runs = [run_scores(Path(folder)) for folder in folders]
+    first = runs[0]
+    for folder, run in zip(folders, runs, strict=True):
+        if run.rows != first.rows or run.measure != first.measure:
+            raise UserError(
+                f"{folder}: must have been tested on the texts of {folders[0]}, found other texts or labels; compare "
+                "runs on the same test data"
+            )
+    differences = [paired_bootstrap(first.scores, run.scores) for run in runs[1:]]
+    adjusted = holm([each.p_value for each in differences])
+    rows = [RunDifference(folders[0], float(first.scores.mean()), None, None)]
+    for folder, run, difference, p_value in zip(folders[1:], runs[1:], differences, adjusted, strict=True):
+        rows.append(RunDifference(folder, float(run.scores.mean()), difference, p_value))
+    return first.measure, rows
+
+
+def run_scores(folder: Path) -> RunScores:
+    """Read how right a run was on each text that it was tested on.
+
+    Raises:
+        UserError: as `compare_runs`.
+    """
+    stored = read_object(folder / SETTINGS_FILE, "name the folder of a run") if folder.is_dir() else {}
+    if not stored:
+        raise UserError(f"{folder}: must be the folder of a run, found no {SETTINGS_FILE}; name one")
+    seeds = sorted(folder.glob(f"seed-*/{PREDICTIONS_FILE}")) or [folder / PREDICTIONS_FILE]
+    if not seeds[0].is_file():
+        raise UserError(f"{folder}: holds no {PREDICTIONS_FILE}; name a run that has ended")
+    arguments = _data_arguments(stored)
+    schema = config_schema(PreTrainedConfig.from_pretrained(_model_folder(seeds[0].parent, stored)))
+    truth = _truth(arguments, schema)
+    scores, rows = [], []
+    for path in seeds:
+        answers = _read_rows(path)
+        names = [_name_of(row, arguments) for row in answers]
+        unknown = [name for name in names if name not in truth]
+        if unknown:
+            raise UserError(
+                f"{path}: the text {unknown[0][-1][:60]!r} is in none of the run's data files, or without a label; put "
+                "the files back as they were"
+            )
+        scores.append([_score(row, truth[name], schema) for row, name in zip(answers, names, strict=True)])
+        rows.append(names)
+    if any(names != rows[0] for names in rows):
+        raise UserError(f"{folder}: its seeds were tested on different texts; compare runs of one split")
+    return RunScores(np.array(scores, dtype=np.float64), rows[0], MEASURES[schema.problem_type])
+
+
+def _model_folder(folder: Path, stored: dict[str, Any]) -> Path:
+    """Return the folder of a run's model: its own, or of a prediction the model's that it asked."""
+    if (folder / "config.json").is_file():
+        return folder
+    return Path(str(stored["model_name_or_path"]))
+
+
+def _data_arguments(stored: dict[str, Any]) -> DataArguments:
+    known = {field.name for field in dataclasses.fields(DataArguments)}
+    # Whatever limits the rows is left out, so that all are known.
+    settings = {name: stored[name] for name in known & stored.keys() if not name.startswith("max_")}
+    return DataArguments(**settings)
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _name_of(row: dict[str, str], arguments: DataArguments) -> tuple[str, ...]:
+    columns = [arguments.text_column, *filter(None, [arguments.text_pair_column])]
+    if not set(columns) <= row.keys():
+        raise UserError(
+            f"{PREDICTIONS_FILE}: must have the columns {', '.join(columns)}, found {', '.join(row)}; compare runs of "
+            "--prediction_format standard"
+        )
+    return (row.get(arguments.id_column or "id", ""), *(row[column] for column in columns))
+
+
+def _truth(arguments: DataArguments, schema: LabelSchema) -> dict[tuple[str, ...], Any]:
+    """Return the labels of all rows of the run's data by id and texts; of equal ones the test's win."""
+    if arguments.train_file is None and arguments.dataset_name is None and arguments.train_pos_file is None:
+        arguments = dataclasses.replace(arguments, train_file=arguments.test_file)
+    names = dict(zip(schema.values, schema.names, strict=True))
+    columns = [arguments.text_column, *filter(None, [arguments.text_pair_column])]
+    truth: dict[tuple[str, ...], Any] = {}
+    for split in read_splits(arguments).values():  # train, validation, test
+        if "label" not in split.column_names:
+            continue
+        rows = zip(*(column_values(split, name) for name in ("id", *columns)), strict=True)
+        for row, label in zip(rows, _named(split, names), strict=True):
+            truth[tuple(row)] = label
+    return truth
+
+
+def _named(split: Dataset, names: dict[str, str]) -> list[Any]:
+    def name(label: Any) -> Any:
+        if isinstance(label, list):
+            return {names.get(str(each), str(each)) for each in label}
+        return label if isinstance(label, float) else names.get(str(label), str(label))
+
+    return [name(label) for label in raw_labels(split)]
+
+
+def _score(row: dict[str, str], truth: Any, schema: LabelSchema) -> float:
+    if schema.problem_type == "regression":
+        return -((float(row["value"]) - float(truth)) ** 2)
+    if schema.problem_type == "multi_label_classification":
+        return float(set(filter(None, row["label"].split(";"))) == truth)
+    return float(row["label"] == truth)
+
+
+def comparison_json(measure: str, rows: Sequence[RunDifference]) -> str:
+    """Return a comparison as JSON."""
+    runs = [
+        {
+            "run": row.run,
+            "mean": row.mean,
+            "difference": None if row.difference is None else dataclasses.asdict(row.difference),
+            "p_holm": row.adjusted,
+        }
+        for row in rows
+    ]
+    return json.dumps({"measure": measure, "runs": runs}, indent=2)
