@@ -12,16 +12,22 @@ PACKAGE = ROOT / "src" / "hf_layerfusion"
 
 # Parts of the package, and folders beside it, that follow the rules. Add one as soon as it does.
 CHECKED = (
+    PACKAGE / "__init__.py",
+    PACKAGE / "__main__.py",
     PACKAGE / "data",
+    PACKAGE / "ensembling",
     PACKAGE / "errors.py",
     PACKAGE / "evaluation",
     PACKAGE / "export",
     PACKAGE / "gradient_surgery",
+    PACKAGE / "hub",
     PACKAGE / "metric_registry.py",
     PACKAGE / "modeling",
     PACKAGE / "probing",
     PACKAGE / "regularizers",
     PACKAGE / "storage.py",
+    ROOT / "reproduction",
+    ROOT / "examples",
 )
 CEILING = 0.02
 """Largest share of first lines that may open with a question word or "As", in each part."""

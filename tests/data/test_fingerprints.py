@@ -1,4 +1,4 @@
-"""What a fingerprint notices, and what it does not."""
+"""Tests of the changes that a fingerprint detects and of those that it ignores."""
 
 import pytest
 from datasets import Dataset

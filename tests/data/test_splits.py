@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_layerfusion.data.splits import limit, remove_duplicates, split_train_validation, text_overlap
+from hf_layerfusion.data.splits import draw_subset, remove_duplicates, split_train_validation, text_overlap
 from hf_layerfusion.errors import UserError
 
 
@@ -48,7 +48,7 @@ def test_remove_duplicates_with_list_labels(caplog):
 def test_duplicates_and_splits_start_from_the_rows_selected():
     chosen = numbered([0, 1] * 10).select([5, 3, 3, 1])
     assert remove_duplicates(chosen, ["text"])["text"][:] == ["t5", "t3", "t1"]
-    assert set(limit(chosen, 2)["text"][:]) <= {"t5", "t3", "t1"}
+    assert set(draw_subset(chosen, 2)["text"][:]) <= {"t5", "t3", "t1"}
 
 
 @pytest.mark.parametrize("kind", ["int", "string", "class"])
@@ -179,24 +179,28 @@ def test_split_refuses_to_leave_a_part_or_a_class_without_rows(labels, fraction,
 
 def test_limit_is_stratified_ordered_and_by_seed():
     dataset = numbered([0] * 80 + [1] * 20)
-    chosen = limit(dataset, 10, seed=3)
+    chosen = draw_subset(dataset, 10, seed=3)
     assert Counter(chosen["label"]) == {0: 8, 1: 2}
     numbers = [int(text[1:]) for text in chosen["text"]]
     assert numbers == sorted(numbers)
-    assert chosen["text"][:] == limit(dataset, 10, seed=3)["text"][:] != limit(dataset, 10, seed=4)["text"][:]
-    assert len(limit(dataset, 100)) == len(limit(dataset, 1000)) == 100
+    assert (
+        chosen["text"][:]
+        == draw_subset(dataset, 10, seed=3)["text"][:]
+        != draw_subset(dataset, 10, seed=4)["text"][:]
+    )
+    assert len(draw_subset(dataset, 100)) == len(draw_subset(dataset, 1000)) == 100
 
 
 def test_limit_keeps_two_of_each_class_where_it_can():
     dataset = numbered([0] * 95 + [1] * 4 + [2])
-    assert Counter(limit(dataset, 10)["label"]) == {0: 7, 1: 2, 2: 1}
-    assert len(limit(dataset, 3)) == 3
+    assert Counter(draw_subset(dataset, 10)["label"]) == {0: 7, 1: 2, 2: 1}
+    assert len(draw_subset(dataset, 3)) == 3
 
 
 @pytest.mark.parametrize("n", [0, -5])
 def test_limit_refuses_less_than_one(n):
     with pytest.raises(UserError, match=f"must be at least 1, found {n}; leave it out to keep all"):
-        limit(numbered([0, 1]), n)
+        draw_subset(numbered([0, 1]), n)
 
 
 def test_text_overlap_counts_rows_of_the_first():
@@ -209,11 +213,11 @@ def test_text_overlap_counts_rows_of_the_first():
 
 DRAW = """
 from datasets import Dataset
-from hf_layerfusion.data.splits import limit, remove_duplicates, split_train_validation
+from hf_layerfusion.data.splits import draw_subset, remove_duplicates, split_train_validation
 words = [f"w{number % 97}" for number in range(400)]
 data = Dataset.from_dict({"text": words, "label": [word[-1] for word in words]})
 unique = remove_duplicates(data, ["text"])
-parts = [unique, limit(data, 30, 1), *split_train_validation(unique, 0.4, 7)]
+parts = [unique, draw_subset(data, 30, 1), *split_train_validation(unique, 0.4, 7)]
 parts += split_train_validation(data, 0.4, 7, group_column="text")
 drawn = [part["text"][:] for part in parts]
 """

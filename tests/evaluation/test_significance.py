@@ -71,7 +71,7 @@ def test_smallest_p_value_is_two_in_b_plus_one():
 
 @pytest.mark.parametrize(("examples", "p_value"), [(1, 1.0), (2, 0.5), (5, 1 / 16), (20, 2 / 1000)])
 def test_few_examples_prove_little(examples, p_value):
-    """All of them better: every draw is alike, but an exact sign test gives 2 / 2^n at best."""
+    """If all differ in one direction, every draw is alike, but an exact sign test gives at least 2 / 2^n."""
     found = paired_bootstrap(np.zeros(examples), np.ones(examples), num_resamples=999)
     assert found.p_value == pytest.approx(p_value)
 

@@ -37,7 +37,7 @@ def metric(answers, rows):
 
 
 def difference(models, rows):
-    """Of the means over tasks, with a standard error by the jackknife (Efron and Tibshirani 1993, section 11.5)."""
+    """Difference of the means over tasks, with a jackknife standard error (Efron and Tibshirani 1993, section 11.5)."""
     total, variance = 0.0, 0.0
     for task, chosen in rows.items():
         size = len(chosen)

@@ -1,4 +1,4 @@
-"""What stands for an encoder where tracing a real one would take most of a test's time."""
+"""Replacement for an encoder in tests where tracing a real one would take most of the time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each process runs in test_two_processes.py: half of each batch, under DDP."""
+"""Script that each process runs in test_two_processes.py: half of each batch, under DDP."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def model_class(case: str) -> type[PreTrainedModel]:
 
 
 def settings(case: str) -> dict[str, Any]:
-    """What `from_pretrained` and the configuration take, but for the encoder."""
+    """Return the arguments of `from_pretrained` and of the configuration, except the encoder."""
     return {**(SMALL if case in TOKEN_CASES else {}), **CASES[case], "num_labels": LABELS}
 
 

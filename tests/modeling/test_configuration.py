@@ -307,7 +307,7 @@ def test_numbers_of_labels_as_keyword(tmp_path: Path, value: Any) -> None:
 
 
 def reserved_names() -> set[str]:
-    """What `from_pretrained`, `pipeline` and every configuration of transformers give a meaning of their own."""
+    """Names that `from_pretrained`, `pipeline` and every configuration of transformers already use."""
     functions = (
         AutoConfig.from_pretrained,
         AutoModel.from_pretrained,

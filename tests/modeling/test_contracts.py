@@ -1,4 +1,4 @@
-"""What every fuser and every model of the tables promises."""
+"""Tests of the interface of every fuser and every model in the registries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of an encoder beyond its configuration."""
+"""Tests of the properties of encoders beyond their configurations."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def text(length: int, seed: int) -> EncodedText:
 
 
 def gathered(feature: torch.nn.Module, reader: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
-    """What the tokens `[T, W]` of one text gather from another's, by the formula, averaged."""
+    """Return the mean cross-attention of the tokens `[T, W]` of one text on another's, by the formula."""
     rows = []
     for state in reader:
         query = feature.query.weight @ state + feature.query.bias

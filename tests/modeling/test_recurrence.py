@@ -8,7 +8,7 @@ from hf_layerfusion.modeling.recurrence import CELLS, BidirectionalRNN
 
 
 def plain(rnn: BidirectionalRNN, inputs: torch.Tensor, cell: str) -> torch.Tensor:
-    """What torch's own recurrence with the same weights gives for `[B, T, F]` without padding."""
+    """Return the output of torch's recurrence with the same weights for `[B, T, F]` without padding."""
     stock = CELLS[cell](inputs.shape[-1], 3, batch_first=True, bidirectional=True).to(inputs)
     stock.load_state_dict(rnn.rnn.state_dict())
     return stock(inputs)[0]

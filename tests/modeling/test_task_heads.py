@@ -13,7 +13,7 @@ from hf_layerfusion.modeling.fusion_registry import TOKEN_FUSERS
 from hf_layerfusion.modeling.layer_routing import TaskStates
 from hf_layerfusion.modeling.pair_features import PAIR_FEATURES
 from hf_layerfusion.modeling.sentence_vectors import SENTENCE_VECTORS
-from hf_layerfusion.modeling.task_heads import CosineHead, TaskHead, bound
+from hf_layerfusion.modeling.task_heads import CosineHead, TaskHead, restrict_values
 from tests.tiny import tiny_config
 
 TEXT = {"labels": ["no", "yes"], "dropout": 0.0}
@@ -161,7 +161,7 @@ def test_outputs_are_brought_into_the_range_at_inference_only(output: str) -> No
 
 def test_squashing_leaves_the_middle_as_it_is() -> None:
     values = torch.tensor([2.5, 2.5001, -100.0, 100.0], dtype=torch.float64)
-    middle, above, low, high = bound(values, 0, 5, "squash").tolist()
+    middle, above, low, high = restrict_values(values, 0, 5, "squash").tolist()
     assert middle == 2.5
     assert (above - middle) / 1e-4 == pytest.approx(1)
     assert (low, high) == (pytest.approx(0), pytest.approx(5))

@@ -69,7 +69,7 @@ def test_mean_squared_error_by_hand(labels: torch.Tensor) -> None:
     ],
 )
 def test_rows_without_a_class_count_for_nothing(name: str, fields: dict[str, Any], outputs: int) -> None:
-    """As in torch's cross-entropy, and as the Trainer counts them."""
+    """Unlabelled rows are ignored, as in torch's cross-entropy and in the Trainer's counts."""
     loss = loss_of(name, **fields)
     values = torch.randn(5, outputs, requires_grad=True)
     labels = torch.tensor([1, -100, 0, 1, -100])

@@ -65,7 +65,7 @@ def build(encoder: Encoder, case: str) -> PreTrainedModel:
 
 
 def fits(kind: str, case: str) -> bool:
-    """Whether a pooling reads what the encoder has: no single token of static vectors stands for a text."""
+    """Return whether a pooling fits an encoder: no single token of static vectors represents a text."""
     tokens = SENTENCE_CASES.get(case, {}).get("token_pooling", "mean")
     return kind != "static" or tokens == "mean"
 

@@ -115,7 +115,7 @@ def test_a_damaged_probe_is_fitted_anew(
 
 
 def test_pairs_are_read_jointly_and_apart(tiny_encoder_dir: str, tmp_path: Path) -> None:
-    """Whether two texts are equal shows in |u - v|, not in one pass of a random encoder over both."""
+    """Equality of two texts shows in |u - v|, but not in one pass of a random encoder over both."""
     words = [text for text, _ in tiny_texts(160, 3)]
     labels = np.arange(160) % 2
     second = [

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.labels import LabelSchema
-from hf_layerfusion.data.splits import limit, remove_duplicates
+from hf_layerfusion.data.splits import draw_subset, remove_duplicates
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.probing import LayerProbe, layer_probes, plot_gains, plot_layer_probe
 from hf_layerfusion.probing.settings import check_probe
@@ -89,7 +89,7 @@ def _read(arguments: Namespace, train: str, test: str | None, columns: list[str]
         )
     encoded = {name: schema.encode(split, files[name]) for name, split in splits.items()}
     if arguments.max_train_samples is not None:
-        encoded["train"] = limit(encoded["train"], arguments.max_train_samples, arguments.seed)
+        encoded["train"] = draw_subset(encoded["train"], arguments.max_train_samples, arguments.seed)
     return encoded
 
 

@@ -100,7 +100,7 @@ def split_train_validation(
     )
 
 
-def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
+def draw_subset(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
     """Draw `n` rows, stratified by class as in `split_train_validation`; all rows if there are no more.
 
     Every class keeps two rows if it has them and `n` allows, so that the subset can still be split.

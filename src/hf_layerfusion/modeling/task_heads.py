@@ -149,7 +149,7 @@ class CosineHead(nn.Module):
         return (self.low + (self.high - self.low) * cosine).unsqueeze(-1)
 
 
-def bound(values: torch.Tensor, low: float, high: float, output: str) -> torch.Tensor:
+def restrict_values(values: torch.Tensor, low: float, high: float, output: str) -> torch.Tensor:
     """Restrict values to `[low, high]` (ExTraBERT, section 6, as future work).
 
     Args:
@@ -228,7 +228,7 @@ class TaskHead(nn.Module):
         logits = self.loss.logits(values)
         if self.task.output != "raw" and not self.training:
             low, high = self.task.value_range or (0.0, 1.0)
-            logits = bound(logits, low, high, self.task.output)
+            logits = restrict_values(logits, low, high, self.task.output)
         return TaskOutput(logits, loss)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from hf_layerfusion.evaluation.plots.run_plots import BLUE, STYLE, PathLike, save_figure, shortened
+from hf_layerfusion.evaluation.plots.run_plots import BLUE, STYLE, PathLike, save_figure, shorten_label
 from hf_layerfusion.probing.layer_probe import LayerProbe, ProbeScore
 
 _ALL = "#d55e00"
@@ -40,8 +40,8 @@ def plot_layer_probe(probes: LayerProbe | Sequence[LayerProbe], path: PathLike) 
             axes.axhline(100 * probe.all.score, color=_ALL, linewidth=1.5, label="all layers")
             axes.set_xticks(numbers if len(numbers) <= 12 else numbers[:: len(numbers) // 8])
             axes.set(xlabel="layer", ylabel=probe.metric.replace("_", " ") + " x 100")
-            encoder = shortened(Path(probe.encoder).name)
-            axes.set_title(f"{shortened(probe.data)}, {probe.num_train:,} rows\n{encoder}", fontsize=9)
+            encoder = shorten_label(Path(probe.encoder).name)
+            axes.set_title(f"{shorten_label(probe.data)}, {probe.num_train:,} rows\n{encoder}", fontsize=9)
             axes.grid(axis="y", alpha=0.25)
         for axes in panels[len(shown) :]:
             axes.set_axis_off()
@@ -62,7 +62,9 @@ def plot_gains(probes: Sequence[LayerProbe], path: PathLike) -> None:
         reach = np.maximum(0, [points - ends[:, 0], ends[:, 1] - points])
         axes.errorbar(points, places, xerr=reach, fmt="o", color=BLUE, capsize=3, markersize=5)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(places, [f"{shortened(probe.data)} ({probe.num_train:,} rows)" for probe in shown])
+        axes.set_yticks(
+            places, [f"{shorten_label(probe.data)} ({probe.num_train:,} rows)" for probe in shown]
+        )
         axes.set_xlabel("points that all layers are ahead of the last one")
         axes.grid(axis="x", alpha=0.25)
         save_figure(figure, path)

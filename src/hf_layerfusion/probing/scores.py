@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_layerfusion.evaluation.significance import CHUNK_DRAWS, draw_counts
+from hf_layerfusion.evaluation.task_significance import TaskPredictions
 
 Array = npt.NDArray[Any]
 Score = Callable[[Array, Array, Array], Array]
@@ -19,7 +20,7 @@ returns `[draws]`.
 
 def accuracy(predictions: Array, targets: Array, counts: Array) -> Array:
     """Return the share of correctly predicted rows."""
-    return np.asarray(counts @ (predictions == targets).astype(np.float64) / counts.sum(axis=1))
+    return TaskPredictions(targets, predictions[None], is_correlation=False).scores(counts)
 
 
 def macro_f1(predictions: Array, targets: Array, counts: Array) -> Array:
@@ -35,11 +36,7 @@ def macro_f1(predictions: Array, targets: Array, counts: Array) -> Array:
 
 def pearson(predictions: Array, targets: Array, counts: Array) -> Array:
     """Return Pearson's correlation; 0 if one side is constant."""
-    x, y, total = predictions - predictions.mean(), targets - targets.mean(), counts.sum(axis=1)
-    mean_x, mean_y = counts @ x / total, counts @ y / total
-    product = counts @ (x * y) / total - mean_x * mean_y
-    spread = (counts @ x**2 / total - mean_x**2) * (counts @ y**2 / total - mean_y**2)
-    return np.divide(product, np.sqrt(np.maximum(spread, 0)), out=np.zeros(len(counts)), where=spread > 1e-24)
+    return np.nan_to_num(TaskPredictions(targets, predictions[None], is_correlation=True).scores(counts))
 
 
 SCORES: dict[str, Score] = {"accuracy": accuracy, "macro_f1": macro_f1, "pearson": pearson}

@@ -15,7 +15,7 @@ from hf_layerfusion.data.files import read_competition, read_examples, read_hub
 from hf_layerfusion.data.label_names import raw_labels, same_name, without_label
 from hf_layerfusion.data.labels import LabelSchema, check_problem_type
 from hf_layerfusion.data.spelling import SpellingCorrector
-from hf_layerfusion.data.splits import limit, remove_duplicates, split_train_validation, text_overlap
+from hf_layerfusion.data.splits import draw_subset, remove_duplicates, split_train_validation, text_overlap
 from hf_layerfusion.data.tweets import PRESETS, SPELLING, TweetPreprocessor, empty_rows
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.recipes.recipe_arguments import DataArguments
@@ -219,9 +219,9 @@ def load_splits(arguments: DataArguments, schema: LabelSchema | None = None) -> 
     splits = read_splits(arguments) if schema is None else {"test": read_file(arguments, "test")}
     seed = arguments.split_seed
     if arguments.max_train_samples is not None and "train" in splits:
-        splits["train"] = limit(splits["train"], arguments.max_train_samples, seed)
+        splits["train"] = draw_subset(splits["train"], arguments.max_train_samples, seed)
     if arguments.max_eval_samples is not None and "validation" in splits:
-        splits["validation"] = limit(splits["validation"], arguments.max_eval_samples, seed)
+        splits["validation"] = draw_subset(splits["validation"], arguments.max_eval_samples, seed)
     if arguments.max_predict_samples is not None and "test" in splits:
         splits["test"] = limit_first(splits["test"], arguments.max_predict_samples)
     notes = [f"{name}: {len(split):,} texts read" for name, split in splits.items()]

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from hf_layerfusion.evaluation.plots.run_plots import STYLE, PathLike, save_figure, shortened
+from hf_layerfusion.evaluation.plots.run_plots import STYLE, PathLike, save_figure, shorten_label
 
 WordCounts = Mapping[Hashable, npt.NDArray[np.integer]]
 """Number of words of each text, by class."""
@@ -31,7 +31,7 @@ def plot_word_counts(path: PathLike, before: WordCounts, after: WordCounts) -> N
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         for axes, when, split in zip(panels, ("before", "after"), (before, after), strict=True):
             for label, counts in split.items():
-                name = f"{shortened(str(label))} ({len(counts):,} texts)"
+                name = f"{shorten_label(str(label))} ({len(counts):,} texts)"
                 color = f"C{labels.index(label)}"
                 axes.hist(counts, bins=edges, histtype="step", linewidth=1.8, color=color, label=name)
             axes.set(title=f"{when} cleaning", xlabel="words per text", ylabel="texts")

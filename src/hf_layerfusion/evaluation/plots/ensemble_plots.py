@@ -6,7 +6,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hf_layerfusion.evaluation.plots.run_plots import BLUE, RED, STYLE, PathLike, save_figure, shortened
+from hf_layerfusion.evaluation.plots.run_plots import BLUE, RED, STYLE, PathLike, save_figure, shorten_label
 
 
 def plot_gain(curves: Mapping[str, Mapping[str, Sequence[float]]], path: PathLike, metric: str) -> None:
@@ -34,11 +34,11 @@ def plot_gain(curves: Mapping[str, Mapping[str, Sequence[float]]], path: PathLik
                 axes.plot(counts, values, "o-", color=color, markersize=4, label=split)
                 alone = axes.axhline(values[0], color=color, linestyle="--", linewidth=1)
             alone.set_label("the best alone")
-            axes.set_ylabel(shortened(metric))
+            axes.set_ylabel(shorten_label(metric))
             axes.grid(axis="y", alpha=0.25)
             axes.legend()
             if len(curves) > 1:
-                axes.set_title(shortened(task), fontsize="medium")
+                axes.set_title(shorten_label(task), fontsize="medium")
         panels[-1].set_xlabel("members whose predictions are averaged, the best first")
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         save_figure(figure, path)

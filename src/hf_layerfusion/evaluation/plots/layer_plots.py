@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from sklearn.decomposition import PCA
 
 from hf_layerfusion.evaluation.layer_use import LayerUse
-from hf_layerfusion.evaluation.plots.run_plots import BLUE, STYLE, PathLike, save_figure, shortened
+from hf_layerfusion.evaluation.plots.run_plots import BLUE, STYLE, PathLike, save_figure, shorten_label
 
 # Starts with blue, green and red as in the paper, in shades that are distinguishable for the colour-blind.
 _CLASS_COLORS = ("#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b8a800")
@@ -41,7 +41,7 @@ def plot_layer_use(use: LayerUse, path: PathLike) -> None:
             colors = _class_colors(len(use.weights_by_class))
             for (name, weights), color in zip(use.weights_by_class.items(), colors, strict=True):
                 shares = [100 * weight for weight in weights]
-                panels[1].plot(numbers, shares, color=color, linewidth=1, label=shortened(name))
+                panels[1].plot(numbers, shares, color=color, linewidth=1, label=shorten_label(name))
             shares = [100 * weight for weight in use.weights]
             panels[1].plot(numbers, shares, "o-", color="black", markersize=4, label="all texts")
             panels[1].set_ylim(bottom=0)
@@ -99,7 +99,7 @@ def plot_layer_pca(
         figure = Figure(figsize=(2 + 1.9 * len(layers), height), layout="constrained")
         panels = figure.subplots(len(states), len(layers), squeeze=False)
         for row, (title, values) in zip(panels, states.items(), strict=True):
-            row[0].set_ylabel(shortened(title))
+            row[0].set_ylabel(shorten_label(title))
             for column, axes in enumerate(row):
                 # Texts are drawn in their order; class by class, the last class would hide the others.
                 points = PCA(n_components=2).fit_transform(values[:, column].astype(np.float64))
@@ -108,7 +108,7 @@ def plot_layer_pca(
         for axes, layer in zip(panels[0], layers, strict=True):
             axes.set_title(f"layer {layer}")
         handles = [
-            Line2D([], [], linestyle="", marker="o", color=palette[index], label=shortened(name))
+            Line2D([], [], linestyle="", marker="o", color=palette[index], label=shorten_label(name))
             for index, name in enumerate(names)
         ]
         figure.legend(handles=handles, loc="outside right center")

@@ -136,7 +136,7 @@ def plot_confusion_matrix(
         figure = Figure(figsize=(size + 0.9, size), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-        shown = [shortened(name) for name in names]
+        shown = [shorten_label(name) for name in names]
         tilt = 45 if max(map(len, shown)) * len(names) > 36 else 0
         axes.set_xticks(range(len(names)), shown, rotation=tilt, ha="right" if tilt else "center")
         axes.set_yticks(range(len(names)), shown)
@@ -208,7 +208,7 @@ def plot_table(rows: Sequence[TableRow], path: PathLike, xlabel: str, title: str
         for position, row in enumerate(rows):
             ends = None if row.error is None else np.reshape(row.error, (-1, 1)) * np.ones((2, 1))
             axes.errorbar(row.mean, position, xerr=ends, fmt="o", color=BLUE, capsize=3, markersize=5)
-        axes.set_yticks(range(len(rows)), [shortened(row.name) for row in rows])
+        axes.set_yticks(range(len(rows)), [shorten_label(row.name) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set(xlabel=xlabel)
         # Centred over the whole figure; over the axes, which begin after the row names, a long title would be cut off.
@@ -237,7 +237,7 @@ def _draw(axes: Axes, curve: npt.NDArray[np.float64], label: str, color: str, st
     return list(axes.plot(*curve.T, style, color=color, marker=marker, markersize=4, label=label))
 
 
-def shortened(name: str) -> str:
+def shorten_label(name: str) -> str:
     """Return the name on one line, truncated to the length of a label.
 
     A space is put before a leading underscore, because matplotlib omits such names from a legend.

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from hf_layerfusion.evaluation.plots.run_plots import BLUE, RED, STYLE, PathLike, save_figure, shortened
+from hf_layerfusion.evaluation.plots.run_plots import BLUE, RED, STYLE, PathLike, save_figure, shorten_label
 
 _GREY = "#777777"
 _MOST_TICKS = 8
@@ -119,7 +119,7 @@ def plot_settings(
             known = [trial for trial in trials if name in trial.settings]
             places = _places(axes, [trial.settings[name] for trial in known], name in log_settings)
             _points(axes, list(zip(places, known, strict=True)), best)
-            axes.set(xlabel=shortened(name))
+            axes.set(xlabel=shorten_label(name))
             _finish(axes)
         for axes in panels[::columns]:
             axes.set_ylabel(objective)
@@ -154,7 +154,7 @@ def _places(axes: Axes, values: Sequence[Any], log: bool) -> list[float]:
             axes.tick_params(axis="x", labelrotation=45)
         return [float(value) for value in values]
     kinds = sorted(set(values)) if numbers else sorted({str(value) for value in values})
-    axes.set_xticks(range(len(kinds)), [shortened(str(kind)) for kind in kinds])
+    axes.set_xticks(range(len(kinds)), [shorten_label(str(kind)) for kind in kinds])
     axes.set_xlim(-0.5, len(kinds) - 0.5)
     return [float(kinds.index(value if numbers else str(value))) for value in values]
 

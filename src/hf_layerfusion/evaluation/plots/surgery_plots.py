@@ -7,7 +7,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hf_layerfusion.evaluation.plots.run_plots import STYLE, PathLike, save_figure, shortened
+from hf_layerfusion.evaluation.plots.run_plots import STYLE, PathLike, save_figure, shorten_label
 
 _COSINE, _CONFLICT = "cosine_", "conflict_"
 
@@ -38,7 +38,9 @@ def plot_conflicts(history: Sequence[Mapping[str, Any]], path: PathLike) -> None
             steps = [entry["step"] for entry in entries]
             color = colors(index if len(pairs) <= 10 else index / (len(pairs) - 1))
             style: dict[str, Any] = {"color": color, "linewidth": 1.2, "marker": "o", "markersize": 2.5}
-            angles.plot(steps, [entry[_COSINE + pair] for entry in entries], label=shortened(pair), **style)
+            angles.plot(
+                steps, [entry[_COSINE + pair] for entry in entries], label=shorten_label(pair), **style
+            )
             shares.plot(steps, [100 * entry[_CONFLICT + pair] for entry in entries], **style)
         angles.axhline(0, color="black", linewidth=0.8)
         angles.set(ylabel="cosine", title="Gradients of two tasks: below 0 they conflict")

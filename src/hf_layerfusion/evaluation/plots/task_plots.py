@@ -19,7 +19,7 @@ from hf_layerfusion.evaluation.plots.run_plots import (
     plot_confusion_matrix,
     plot_regression,
     save_figure,
-    shortened,
+    shorten_label,
 )
 
 
@@ -40,14 +40,14 @@ def plot_task_metrics(
         panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (task, key) in zip(panels, metrics.items(), strict=True):
             curve = metric_curve(history, key)
-            axes.set_ylabel(shortened(key.removeprefix("eval_").replace("_", " ")))
+            axes.set_ylabel(shorten_label(key.removeprefix("eval_").replace("_", " ")))
             axes.grid(axis="y", alpha=0.25)
             if len(curve):
                 axes.plot(*curve.T, "o-", color=BLUE, markersize=4)
                 best = curve[curve[:, 1].argmax()]
                 axes.axvline(best[0], color="grey", linestyle="--", linewidth=1)
                 axes.set_title(
-                    f"{shortened(task)}: best {best[1]:.3f} after epoch {best[0]:g}", fontsize="medium"
+                    f"{shorten_label(task)}: best {best[1]:.3f} after epoch {best[0]:g}", fontsize="medium"
                 )
         panels[-1].set_xlabel("epoch")
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -110,7 +110,7 @@ def plot_distributions(
             for offset, values, label, color in _sides(labels, predictions, 0.2):
                 counts = np.bincount(values.astype(int), minlength=len(names))
                 axes.bar(places + offset, counts, width=0.4, label=label, color=color)
-            axes.set_xticks(places, [shortened(name) for name in names])
+            axes.set_xticks(places, [shorten_label(name) for name in names])
             axes.set_xlabel("class")
         else:
             edges = np.histogram_bin_edges(np.concatenate([labels, predictions]), bins=20).tolist()
