@@ -1,12 +1,14 @@
 """Benchmark of LoRA against full fine-tuning: trained parameters, memory and time of a training step, size on disk.
 
-A step is forward, backward and AdamW's first, on one task's batch; memory is what it allocates at most beside the
-model: activations, gradients and AdamW's two moments. All variants are measured in one run, one after the other in
-every round; ratios are medians over rounds, against the full fine-tuning of the same architecture. CerBERTus has three
-tasks, with two layers of their own (full) or an adapter each over the shared encoder; its file is that of all tasks.
+A step consists of the forward and backward passes and AdamW's first update on one task's batch. Memory is the peak
+that it allocates beyond the model: activations, gradients and AdamW's two moments. All variants are timed in turn in
+every round, and ratios to the full fine-tuning of the same architecture are medians over rounds. CerBERTus has three
+tasks, with two layers of their own (full) or an adapter each on the shared encoder; its file size covers all tasks.
 
-    python benchmarks/bench_adapters.py
-    python benchmarks/bench_adapters.py --encoder random-bert-base --repeats 3
+```
+python benchmarks/bench_adapters.py
+python benchmarks/bench_adapters.py --encoder random-bert-base --repeats 3
+```
 """
 
 import tempfile

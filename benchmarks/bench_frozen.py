@@ -1,11 +1,13 @@
 """Benchmark of the cache of frozen states: training time and memory as ratios.
 
-An epoch of `LayerFusionTrainer` with and without `--cache_frozen_states`, once the cache is written, for poolings over
-[CLS] (target: without takes at least 10 times as long) and for share-3; and the epoch with the cache against fuser and
-head alone, forward, backward and optimizer in a plain loop over states that lie ready in memory, batch by batch (target
-for share-3: at most 1.2 times). All take turns; each ratio is the median over rounds. The texts are noise.
+It times an epoch of `LayerFusionTrainer` with and without `--cache_frozen_states`, once the cache is written, for
+poolings over [CLS] (target: at least 10 times as long without) and for share-3. It also compares the epoch with the
+cache to training fuser and head alone, in a plain loop over states in memory (target for share-3: at most 1.2 times).
+All are timed in turn, and each ratio is the median over rounds. The texts are random.
 
-    python benchmarks/bench_frozen.py
+```
+python benchmarks/bench_frozen.py
+```
 """
 
 import tempfile

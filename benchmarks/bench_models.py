@@ -1,11 +1,13 @@
 """Benchmark of fused and pooled models: time relative to the plain classifier on the same encoder.
 
-Forward and backward (no optimizer), and forward alone; no padding. All models are measured in one run, one after
-the other in every round; each ratio is the median over rounds. Beside it stand the bound that arithmetic sets
-(multiply-adds of the model over the plain one's) and the target: 0.05 above that for GRUBERT, 1.03 for pooled models.
+It times forward and backward passes without optimizer, and forward passes alone, without padding. All models are
+timed in turn in every round, and each ratio is the median over rounds. For comparison it prints the arithmetic bound,
+the ratio of multiply-adds, and the target: 0.05 above the bound for GRUBERT, 1.03 for pooled models.
 
-    python benchmarks/bench_models.py
-    python benchmarks/bench_models.py --encoder random-bert-base --repeats 5
+```
+python benchmarks/bench_models.py
+python benchmarks/bench_models.py --encoder random-bert-base --repeats 5
+```
 """
 
 from functools import partial

@@ -1,12 +1,14 @@
 """Benchmark of one multitask model against separate models, timed in turn in every round.
 
-- Three tasks answered on the same texts, by one model with k task layers and by three separate classifiers: the bound
-  is the ratio of the layers that are run, (L - k + 3k) / 3L, and the target 1.1 times that.
-- A training step on the sum of three tasks' losses, the shared layers run once over the joined batch, and three steps,
-  one for each task's batch: forward, backward and AdamW. The target is 1.
+- Prediction of three tasks on the same texts, by one model with k task layers and by three separate classifiers. The
+  bound is the ratio of executed layers, (L - k + 3k) / 3L, and the target 1.1 times that.
+- A training step on the summed loss of three tasks, with the shared layers run once on the joined batch, against
+  three steps with one task's batch each. A step has forward and backward passes and AdamW. The target is 1.
 
-    python benchmarks/bench_multitask.py
-    python benchmarks/bench_multitask.py --width 768 --rows 32 --repeats 10
+```
+python benchmarks/bench_multitask.py
+python benchmarks/bench_multitask.py --width 768 --rows 32 --repeats 10
+```
 """
 
 from statistics import median

@@ -1,11 +1,13 @@
 """Benchmark of text preparation: tweets per second, and the spelling corrector against pyspellchecker.
 
-Without `--tweets` the texts are made here: words of the dictionary in random order, some misspelled. All
-times are of one process on one core, and of one run. pyspellchecker takes up to a second a word, so it
-corrects a sample (`--compare`). It breaks ties by hash order: there our answer counts as equal if it is the
-smallest of its most frequent candidates.
+Without `--tweets` the texts are random words of the dictionary, some misspelled. All times are of one process on one
+core, from a single run. pyspellchecker takes up to a second for a word, so it corrects only a sample (`--compare`).
+It breaks ties by hash order; such a correction counts as equal if ours is the smallest of its most frequent
+candidates.
 
-    python benchmarks/bench_preparation.py [--tweets F.csv] [--words 5000] [--compare 100]
+```
+python benchmarks/bench_preparation.py [--tweets F.csv] [--words 5000] [--compare 100]
+```
 """
 
 import argparse
@@ -56,7 +58,7 @@ def main() -> None:
 
 
 def prepare_all(texts: Sequence[str]) -> dict[str, str]:
-    """Prepare every text as in the paper, without and with spelling; return the unknown words and their answers."""
+    """Prepare every text as in the paper, without and with spelling; return the unknown words and their corrections."""
     corrector = SpellingCorrector()
     without_spelling = [step for step in PRESETS["paper"] if step != SPELLING]
     for name, preprocessor in (
@@ -74,7 +76,7 @@ def prepare_all(texts: Sequence[str]) -> dict[str, str]:
 
 
 def compare_with_pyspellchecker(words: Sequence[str], checker: SpellChecker, compare: int) -> None:
-    """Time both on the same words, ours with its index built inside the timing, and count equal answers."""
+    """Time both on the same words, building our index included, and count equal corrections."""
     clock = Clock()
     answers = SpellingCorrector().correct_many(words)
     wall, cpu = clock.seconds()

@@ -1,12 +1,14 @@
 """Benchmark of a training step with SMART and other regularizers: time and peak memory relative to a plain step.
 
-Forward and backward (no optimizer), fp32; MiniLM, 16 x 32 tokens, no padding. All variants are measured in one run,
-one after the other in every round; each ratio is the median over rounds. A step with `every=n` is the mean of n.
-Beside the time stands the bound that arithmetic sets, in which a forward pass is 1, a backward 2, and a backward that
-only goes to the input 1. Memory is what a step allocates at most: activations and gradients.
+A step has forward and backward passes without optimizer, in fp32: MiniLM, 16 x 32 tokens without padding. All
+variants are timed in turn in every round, and each ratio is the median over rounds. A step with `every=n` is the mean
+of n steps. For comparison it prints the arithmetic bound, which counts a forward pass as 1, a backward pass as 2, and
+a backward pass to the input only as 1. Memory is the peak of activations and gradients that a step allocates.
 
-    python benchmarks/bench_smart.py
-    python benchmarks/bench_smart.py --encoder random-bert-base --repeats 3
+```
+python benchmarks/bench_smart.py
+python benchmarks/bench_smart.py --encoder random-bert-base --repeats 3
+```
 """
 
 from dataclasses import dataclass, field

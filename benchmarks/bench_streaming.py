@@ -1,9 +1,11 @@
 """Benchmark of training's peak memory by the size of a corpus that is streamed from a CSV file.
 
-A tiny random BERT is trained one pass over random tweets, in a process of its own for each size: `--rows` of them, and
-`--times` as many. Where memory does not grow with the corpus, the ratio of the two peaks is 1.
+A tiny random BERT is trained for one pass over random tweets, in a process of its own for each size: `--rows`, and
+`--times` as many. If memory does not grow with the corpus, the ratio of the two peaks is 1.
 
-    python benchmarks/bench_streaming.py [--rows 110763] [--times 10]
+```
+python benchmarks/bench_streaming.py [--rows 110763] [--times 10]
+```
 """
 
 import argparse

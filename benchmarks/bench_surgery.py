@@ -1,12 +1,14 @@
 """Benchmark of gradient surgery: time and peak memory relative to three passes with summed gradients.
 
-MiniLM with three heads, 16 x 64 tokens a task, fp32, no optimizer. All ways are measured in one run, one after the
-other in every round; each ratio is the median over rounds. `public class` is the way of the well-known public class,
-rebuilt from its description: each task's gradient flattened, masks and copies beside it, projections on whole vectors.
-Memory is what a step allocates at most, activations and gradients; beside it stands by how many gradients of the whole
-model it exceeds the first way's, which holds one.
+The model is MiniLM with three heads, with 16 x 64 tokens for each task, in fp32 and without optimizer. All variants
+are timed in turn in every round, and each ratio is the median over rounds. `public class` reconstructs the well-known
+public class from its description: flattened gradients of each task with masks and copies, and projections on whole
+vectors. Memory is the peak of activations and gradients that a step allocates, also given as the number of
+whole-model gradients beyond the first variant, which holds one.
 
-    python benchmarks/bench_surgery.py
+```
+python benchmarks/bench_surgery.py
+```
 """
 
 import copy

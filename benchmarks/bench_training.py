@@ -1,12 +1,14 @@
 """Benchmark of training: tweets per second, against a loop like the public code's.
 
-Both train share-3 on the same tweets, batch 64, cut at 40 tokens. The loop pads every tweet to 40 tokens, in fp32; ours
-is `LayerFusionTrainer` with batches grouped by length and padded to their longest, in fp32 and in bf16. The batches
-are drawn at random from those that the Trainer's sampler makes of 12,800 tweets, as many as it groups at its best.
-Loop and Trainer take turns on the same few batches; each ratio is the median over turns. Setting up (tokenising,
-building the Trainer) is not counted, loading batches is. Targets: 1.7 times in fp32, 2.5 in bf16.
+Both train share-3 on the same tweets, in batches of 64 truncated to 40 tokens. The loop pads every tweet to 40
+tokens, in fp32. `LayerFusionTrainer` groups batches by length and pads them to their longest, in fp32 and in bf16.
+The batches are a random sample of those that the Trainer's sampler makes of 12,800 tweets, the number it groups best.
+Loop and Trainer take turns on the same few batches, and each ratio is the median over turns. Setup (tokenization,
+building the Trainer) is not timed, loading batches is. Targets: 1.7 times in fp32, 2.5 in bf16.
 
-    python benchmarks/bench_training.py --tweets $DATA/tweets/train.csv
+```
+python benchmarks/bench_training.py --tweets $DATA/tweets/train.csv
+```
 """
 
 import random

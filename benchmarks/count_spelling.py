@@ -1,15 +1,17 @@
 """Count the words of tweets that spelling correction changes, and print a sample of them to be judged.
 
-The counts need no judge. Whether a change helps was decided by one reader for a random sample of changed words, each
-with the words around it; `benchmarks/spelling_judged.csv` keeps the verdicts, without the tweets. `--sample N` writes
-such a sample, `--judged FILE` reads one back with a column `verdict`:
+Whether a change helps was decided by one reader for a random sample of changed words in context;
+`benchmarks/spelling_judged.csv` keeps the verdicts without the tweets. `--sample N` writes such a sample, and
+`--judged FILE` reads one with a column `verdict`:
 
 - `helps`: the word was misspelled, and the correction is what the writer meant;
-- `harms`: the word was right as it stood (a name, slang, another language, an abbreviation), and its meaning changed;
-- `neither`: the word was misspelled and another wrong one took its place, or the change does not matter.
+- `harms`: the word was correct (a name, slang, another language, an abbreviation), and its meaning changed;
+- `neither`: the word was misspelled and became another wrong one, or the change does not matter.
 
-    python benchmarks/count_spelling.py --tweets $DATA/tweets/test.csv [--sample 200 --seed 0 > sample.csv]
-    python benchmarks/count_spelling.py --tweets $DATA/tweets/test.csv --judged benchmarks/spelling_judged.csv
+```
+python benchmarks/count_spelling.py --tweets $DATA/tweets/test.csv [--sample 200 --seed 0 > sample.csv]
+python benchmarks/count_spelling.py --tweets $DATA/tweets/test.csv --judged benchmarks/spelling_judged.csv
+```
 """
 
 import argparse

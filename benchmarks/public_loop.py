@@ -1,6 +1,7 @@
 """Reconstruction of GRUBERT's public code, as a baseline: its model and its plain training loop.
 
-Fixed padding, no attention mask, the tokens first in the recurrences, the hidden states of all layers kept.
+It has fixed padding, no attention mask, the tokens as the first dimension of the recurrences, and keeps the hidden
+states of all layers.
 """
 
 from collections.abc import Iterator

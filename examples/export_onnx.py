@@ -2,7 +2,7 @@
 
 python examples/export_onnx.py --model_name_or_path outputs/grubert-share-3 --output_dir outputs/onnx --quantize True
 
-`OnnxClassifier("outputs/onnx")` answers from it as a pipeline does; docs/export.md says more.
+`OnnxClassifier("outputs/onnx")` predicts with it as a pipeline does; see docs/export.md.
 """
 
 from hf_layerfusion.cli.export_command import RECIPE

@@ -3,8 +3,8 @@
 python examples/run_ensemble.py --members outputs/share-3 outputs/roberta outputs/multilingual \
     --validation_file $DATA/tweets/dev.csv --test_file $DATA/tweets/test.csv --output_dir outputs/vote
 
-The folder is the ensemble of the best combiner, or of `--combiner majority_vote`, with its card, the table of all of
-them, predictions and a plot; `Ensemble.from_pretrained` opens it. docs/ensembles.md says what each option is for.
+The output folder holds the ensemble with the best combiner, or with `--combiner majority_vote`, its card, a table of
+all combiners, predictions and a plot; `Ensemble.from_pretrained` loads it. docs/ensembles.md explains the options.
 """
 
 from hf_layerfusion.cli.ensemble_command import RECIPE

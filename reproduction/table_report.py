@@ -22,11 +22,11 @@ class Report(NamedTuple):
     """Report of a table.
 
     Attributes:
-        title: what it shows.
+        title: title of the table.
         table: its rows and columns, as text.
-        bars: the same as a figure.
-        axis: what the figure's axis and bars are.
-        notes: what stands below the markdown table, a line each.
+        bars: bars of the plot.
+        axis: label of the plot's axis.
+        notes: notes below the Markdown table, one line each.
     """
 
     title: str

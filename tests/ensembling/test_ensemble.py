@@ -377,7 +377,7 @@ def test_rows_that_a_member_was_trained_or_chosen_on_are_refused(held_out):
             match=r"member wordpiece: .* found 6 of 12 rows that it was trained on",
         ):
             ensemble.fit("default", learner, ROWS, LABELS_OF_ROWS)
-        with pytest.raises(UserError, match=r"member bpe: .* found 1 of 6 rows that it was chosen on"):
+        with pytest.raises(UserError, match=r"member bpe: .* found 1 of 6 rows that it was selected on"):
             ensemble.fit("default", learner, ROWS[6:], LABELS_OF_ROWS[6:])
     assert ensemble.sha256 == before
     ensemble.fit("default", "majority_vote", ROWS, LABELS_OF_ROWS)  # learns nothing
@@ -616,7 +616,7 @@ MISTAKES = {
     ),
     "no task among tasks": (
         lambda z, f, m: Ensemble.of([str(m / "left"), z["bpe"]]),
-        "member bpe: must be given the name of its task, because others answer 'quora'",
+        "member bpe: must be given the name of its task, because others have 'quora'",
     ),
     "a task that it lacks": (
         lambda z, f, m: Ensemble.of([f"nli={m / 'left'}"]), "member left: must have the task 'nli'",

@@ -271,9 +271,9 @@ class Ensemble:
         if not out_of_fold:
             unknown = check_held_out(seen_by(members), rows, unverified_members)
             self.unverified = sorted({*self.unverified, *unknown})
-        answers = self.member_predictions(task, rows) if predictions is None else predictions
-        fitted = made.fit(answers, np.asarray(labels), score)
-        reached = float(score(fitted(answers)[None], np.asarray(labels))[0])
+        predicted = self.member_predictions(task, rows) if predictions is None else predictions
+        fitted = made.fit(predicted, np.asarray(labels), score)
+        reached = float(score(fitted(predicted)[None], np.asarray(labels))[0])
         self.set_combiner(task, fitted)
         self.fits[task] = CombinerFit(metric, reached, len(rows), rows_hash(rows), out_of_fold)
         if self._fitted_on is not None:

@@ -80,13 +80,13 @@ class EnsembleManifest:
     @property
     def sha256(self) -> str:
         """Hash of everything that predictions depend on. Folders are left out, as a copy changes them."""
-        answers = {
+        hashed = {
             "members": [(entry.sha256, entry.task) for entry in self.members],
             "labels": self.labels,
             "combiners": {task: combiner_to_json(combiner) for task, combiner in self.combiners.items()},
             "max_length": self.max_length,
         }
-        return hashlib.sha256(json.dumps(answers, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON; `from_json` is the inverse."""

@@ -127,7 +127,7 @@ def common_tasks(members: Sequence[EnsembleMember]) -> dict[str, TaskSchema]:
         other = next(name for name in tasks if name != ONLY_TASK)
         nameless = next(member.predictor.name for member in members if ONLY_TASK in member.tasks)
         raise UserError(
-            f"member {nameless}: must be given the name of its task, because others answer {other!r}, found none; give "
+            f"member {nameless}: must be given the name of its task, because others have {other!r}, found none; give "
             f"it as {other}={nameless}."
         )
     return tasks

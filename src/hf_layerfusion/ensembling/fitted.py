@@ -61,21 +61,21 @@ class Greedy(Combiner):
 
     def fit(self: AnyGreedy, predictions: Array, labels: Array, score: Score) -> AnyGreedy:
         """Select members greedily; the first of equals. With replacement, stop at twice the number of members."""
-        answers = np.asarray(predictions, np.float64)
-        if answers.ndim == 3:
-            answers = softmax(answers, axis=2)
-        total, order, best = np.zeros(answers.shape[1:]), list[int](), -np.inf
-        while len(order) < (1 + self.replacement) * len(answers):
+        predicted = np.asarray(predictions, np.float64)
+        if predicted.ndim == 3:
+            predicted = softmax(predicted, axis=2)
+        total, order, best = np.zeros(predicted.shape[1:]), list[int](), -np.inf
+        while len(order) < (1 + self.replacement) * len(predicted):
             found = worst_if_undefined(
-                score((total + answers) / (len(order) + 1), labels), required=not order
+                score((total + predicted) / (len(order) + 1), labels), required=not order
             )
-            is_in = np.isin(np.arange(len(answers)), order)
+            is_in = np.isin(np.arange(len(predicted)), order)
             may_come = np.where(is_in, self.replacement & (found > best), found >= best)
             if not may_come.any():
                 break
             chosen = int(np.where(may_come, found, -np.inf).argmax())
             order.append(chosen)
-            total, best = total + answers[chosen], found[chosen]
+            total, best = total + predicted[chosen], found[chosen]
         return replace(self, order=tuple(order))
 
     def combine(self, predictions: Array) -> Array:

@@ -31,13 +31,13 @@ def run_pipeline(
         return []
     predictions = predict(rows)
     scores = predictions[:, None] if task.is_regression else softmax(predictions, axis=1)
-    answers = []
+    predicted = []
     for row in scores:
         ranked = [{"label": task.labels[i], "score": float(row[i])} for i in np.argsort(-row, kind="stable")]
-        answers.append(ranked[0] if isinstance(top_k, str) else ranked[:top_k])
+        predicted.append(ranked[0] if isinstance(top_k, str) else ranked[:top_k])
     # A pipeline returns a list for a bare text, unless `top_k` was given.
     is_bare = is_single and not (isinstance(inputs, str) and isinstance(top_k, str))
-    return answers[0] if is_bare else answers
+    return predicted[0] if is_bare else predicted
 
 
 def as_row(item: Any) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def check_held_out(
                 )
             unknown.append(name)
             continue
-        for part, what in (("train", "trained"), ("selection", "chosen")):
+        for part, what in (("train", "trained"), ("selection", "selected")):
             found = np.flatnonzero(seen_rows(hashes, {part: seen.get(part, np.empty(0, np.uint64))}))
             if len(found):
                 raise UserError(

@@ -31,7 +31,7 @@ def check_plotted_epochs(arguments: RunTrainingArguments) -> None:
     if not all(1 <= epoch <= arguments.num_train_epochs for epoch in epochs):
         raise UserError(
             f"--plot_layers must name epochs from 1 to --num_train_epochs {arguments.num_train_epochs:g}, found "
-            f"{epochs}; choose among these."
+            f"{epochs}; choose from these."
         )
     beside = arguments.plot_layers_beside
     if beside and not read_states(Path(beside)):

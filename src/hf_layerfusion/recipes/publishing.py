@@ -24,11 +24,11 @@ def open_hub(arguments: HubArguments, several: bool = False) -> None:
     """Open the repository of `--push_to_hub`, creating it if necessary, and set `hub_model_id` to its full name.
 
     Args:
-        arguments: `output_dir` names the repository where they do not.
-        several: whether the run makes several models.
+        arguments: Hub options; without `hub_model_id`, the repository has the name of `output_dir`.
+        several: whether the run produces several models.
 
     Raises:
-        PushError: if there is no such repository, or several models.
+        PushError: The repository cannot be opened, or there are several models.
     """
     if not arguments.push_to_hub:
         return
@@ -61,7 +61,7 @@ def push_outputs(folder: Path, arguments: HubArguments) -> None:
     """Push a finished run's folder if `--push_to_hub` is set.
 
     Raises:
-        PushError: if it does not get there.
+        PushError: The push failed.
     """
     if not arguments.push_to_hub:
         return

@@ -126,7 +126,7 @@ def card_facts(
     ):
         fields["limits"].insert(
             0,
-            "The checkpoint was chosen on the validation split, whose figures above are therefore optimistic.",
+            "The checkpoint was selected on the validation split, whose figures above are therefore optimistic.",
         )
     notes = "\n".join(f"- {escape_markdown(note)}" for note in data.notes)
     sections = [("Notes on the texts", notes)]

@@ -1,4 +1,4 @@
-"""How many tokens a text is cut to, where the data say so, and how many texts that cuts."""
+"""The number of tokens that texts are truncated to if it depends on the data, and how many texts that truncates."""
 
 import dataclasses
 import logging
@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 
 PERCENTILE = 99
 MOST_CUT = 0.01
-"""Share of cut texts above which a warning says so."""
+"""Share of truncated texts above which there is a warning."""
 
 MOST_TEXTS = 20_000
-"""Texts whose lengths are looked at, taken at equal distances from a longer split."""
+"""Maximum number of texts to measure; a longer split is sampled at equal distances."""
 
 AnyDataArguments = TypeVar("AnyDataArguments", bound=DataArguments)
 
@@ -28,8 +28,10 @@ AnyDataArguments = TypeVar("AnyDataArguments", bound=DataArguments)
 def token_lengths(
     split: Dataset, columns: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, separate_pairs: bool = False
 ) -> np.ndarray[Any, Any]:
-    """Return the number of tokens of the texts or pairs of a split, special ones among them, `[min(N, 20000)]`; of
-    pairs whose texts are encoded separately, that of the longer text."""
+    """Return the number of tokens of a split's texts or pairs, special tokens included, `[min(N, 20000)]`.
+
+    For pairs whose texts are encoded separately, it is that of the longer text.
+    """
     step = math.ceil(len(split) / MOST_TEXTS) or 1
     texts = [column_values(split, column)[::step] for column in columns]
     found = []
@@ -45,14 +47,16 @@ def with_token_limit(
     *,
     separate_pairs: bool = False,
 ) -> AnyDataArguments:
-    """Return the arguments with a limit in place of None: the length that 99 % of the training texts stay below or
-    reach, at most what the encoder takes. A split of which more than 1 % is cut gets a warning.
+    """Return the arguments with `max_seq_length` set, if it was None, to the length that 99 % of the training texts
+    do not exceed.
+
+    The limit is at most what the encoder takes. A split with more than 1 % truncated texts gets a warning.
 
     Args:
         data: the splits.
-        tokenizer: its `model_max_length` is at most what the encoder takes.
-        arguments: those of the run.
-        separate_pairs: whether each text of a pair is encoded by itself.
+        tokenizer: the tokenizer, whose `model_max_length` is at most what the encoder takes.
+        arguments: the run's data arguments.
+        separate_pairs: whether the texts of a pair are encoded separately.
     """
     lengths = {
         name: token_lengths(split, data.text_columns, tokenizer, separate_pairs)
@@ -61,14 +65,14 @@ def with_token_limit(
     if arguments.max_seq_length is None:
         wanted = math.ceil(np.percentile(lengths["train"], PERCENTILE))
         limit = min(wanted, tokenizer.model_max_length)
-        logger.info("texts are cut to %d tokens (--max_seq_length)", limit)
+        logger.info("texts are truncated to %d tokens (--max_seq_length)", limit)
         arguments = dataclasses.replace(arguments, max_seq_length=limit)
     most: Any = arguments.max_seq_length
     for name, found in lengths.items():
         share = float((found > most).mean()) if len(found) else 0.0
         if share > MOST_CUT:
             logger.warning(
-                "%s: %.1f %% of the texts have more than %d tokens, up to %d, and are cut (--max_seq_length)",
+                "%s: %.1f %% of the texts have more than %d tokens, up to %d, and are truncated (--max_seq_length)",
                 name, 100 * share, most, found.max(),
             )  # fmt: skip
     return arguments

@@ -143,7 +143,7 @@ def try_combiners(
     names = combiners_to_try(arguments, ensemble, has_validation)
     if arguments.combiner is None and not has_validation and len(names) > 1:
         raise UserError(
-            f"--combiner must be named where there is no validation data to choose one on, found {', '.join(names)}; "
+            f"--combiner must be named if there are no validation data to select one on, found {', '.join(names)}; "
             "name one of them."
         )
     main_metrics = {

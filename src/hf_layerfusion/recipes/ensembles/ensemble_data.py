@@ -82,7 +82,7 @@ def _sources(arguments: EnsembleDataArguments, tasks: Mapping[str, TaskSchema]) 
         if len(tasks) > 1:
             raise UserError(
                 f"--tasks_file must name the data of the members' tasks {', '.join(tasks)}, found none; name it, or "
-                "the one task that each member answers (TASK=MEMBER)."
+                "the one task that each member is used for (TASK=MEMBER)."
             )
         known = {field.name for field in dataclasses.fields(DataArguments)}
         given = {name: value for name, value in vars(arguments).items() if name in known}

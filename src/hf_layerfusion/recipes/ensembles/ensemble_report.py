@@ -143,10 +143,10 @@ def diversity_of(comparison: CombinerComparison) -> dict[str, dict[str, Array]]:
         if comparison.ensemble.tasks[task].is_regression:
             found[task] = {"error_correlation": error_correlation(splits[split] - labels)}
         else:
-            answers = splits[split].argmax(axis=2)
+            predicted = splits[split].argmax(axis=2)
             found[task] = {
-                "disagreement": disagreement(answers),
-                "error_correlation": error_correlation(answers != labels),
+                "disagreement": disagreement(predicted),
+                "error_correlation": error_correlation(predicted != labels),
             }
     return found
 

@@ -138,5 +138,5 @@ def add_gains(comparison: CombinerComparison) -> None:
 def _task_predictions(comparison: CombinerComparison, task: str, predictions: Array) -> TaskPredictions:
     labels = np.asarray(comparison.texts[task][str(comparison.reported(task))].labels, np.float64)
     is_correlation = comparison.ensemble.tasks[task].is_regression
-    answers = predictions if is_correlation else predictions.argmax(axis=1)
-    return TaskPredictions(labels, np.asarray(answers, np.float64)[None], is_correlation)
+    predicted = predictions if is_correlation else predictions.argmax(axis=1)
+    return TaskPredictions(labels, np.asarray(predicted, np.float64)[None], is_correlation)

@@ -48,8 +48,8 @@ class SearchableExperiment(Experiment, Protocol):
     """Interface of an experiment whose settings can be searched.
 
     Attributes:
-        model_arguments: which model.
-        sections: what the model card says beside its own, `(title, Markdown)`.
+        model_arguments: the model's arguments.
+        sections: further sections of the model card, `(title, Markdown)`.
     """
 
     model_arguments: Any
