@@ -622,7 +622,7 @@ MISTAKES = {
         lambda z, f, m: Ensemble.of([f"nli={m / 'left'}"]), "member left: must have the task 'nli'",
     ),
     "unfitted": (lambda z, f, m: Ensemble.of([z["bpe"]], "greedy"), "greedy must be fitted"),
-    "weights": (lambda z, f, m: Ensemble.of([z["bpe"]], weights=[1, 2]), "one for each of 1 members, found 2"),
+    "weights": (lambda z, f, m: Ensemble.of([z["bpe"]], weights=[1, 2]), "one value for each of 1 members, found 2"),
     "weights of a learner": (
         lambda z, f, m: Ensemble.of([z["bpe"]], "task_based", weights=[1]), "has no argument 'weights'",
     ),

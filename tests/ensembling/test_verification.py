@@ -257,9 +257,10 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str], monkeypatch:
     shown = capsys.readouterr().out
     for name, command in COMMANDS.items():
         assert f"  {name} " in shown and command.summary in shown
-        with pytest.raises(SystemExit) as stopped:
+        try:
             main([name, "--help"])
-        assert stopped.value.code == 0
+        except SystemExit as ended:  # argparse exits, the help of a recipe returns
+            assert ended.code == 0  # noqa: PT017
         assert f"{name} " in capsys.readouterr().out
     with pytest.raises(SystemExit) as stopped:
         main(["unheard-of"])

@@ -344,7 +344,7 @@ def test_gains_on_data_that_chose_are_said_to_be_such(trained, files, tmp_path):
     )
     call(tmp_path / "b", trained, combiner="average_logits", test_file=files["test_file"])
     card = (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
-    assert "over the best member of each task on the test data, measured on the test data" in card
+    assert "the best member of each task on the test data. They are measured on the test data" in card
     assert (
         "selected on the reported texts, its score is optimistic" in card
         and "also fitted and selected" not in card
@@ -356,7 +356,7 @@ def test_texts_without_labels_are_predicted(trained, tmp_path):
         file.write("text\ngood day\nbad day\n")
     results = call(tmp_path / "run", trained, combiner="average_logits", test_file=tmp_path / "texts.csv")
     assert results == {"combiner": "average_logits"}
-    assert "No gain is measured" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "Gains were not measured" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     rows = read_csv(tmp_path / "run" / "predictions.csv")
     assert [row["text"] for row in rows] == ["good day", "bad day"]
 
