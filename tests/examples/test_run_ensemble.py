@@ -371,7 +371,7 @@ MISTAKES = {
     "unknown metric": (None, {"metric": "bleu"}, "must be one of accuracy"),
     "metric of values": (None, {"metric": "pearsonr"}, "--metric must be a metric of one of the tasks"),
     "nothing to fit on": (None, {"validation_file": None, "combiner": "greedy"}, "must hold what greedy is fitted on"),
-    "nothing to choose on": (None, {"validation_file": None}, "--combiner must be named where there is no validation"),
+    "nothing to choose on": (None, {"validation_file": None}, "--combiner must be named if there are no validation"),
     "weights": (None, {"weights": 2}, "weights must have one value for each of 2 members, found 1"),
     "missing member": (["nowhere/at/all"], {}, "must be a folder or a Hub id"),
     "no such file": (None, {"test_file": "none.csv"}, "none.csv"),
