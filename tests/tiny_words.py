@@ -10,13 +10,17 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_layerfusion import import_embeddings
-from hf_layerfusion.embeddings.word_tokenizers import character_tokenizer
+from hf_layerfusion.embeddings.word_tokenizers import word_tokenizer
 from hf_layerfusion.modeling.configuration_elmo import ElmoConfig
 from hf_layerfusion.modeling.configuration_flair import FlairConfig
 from hf_layerfusion.modeling.modeling_elmo import ElmoModel
 from hf_layerfusion.modeling.modeling_flair import FlairModel
 from tests.tiny import NEGATIVE_WORDS, NEUTRAL_WORDS, POSITIVE_WORDS
 
+ELMO_FILES = tuple(
+    Path(__file__).parent / "embeddings" / "fixtures" / "elmo" / name
+    for name in ("options.json", "lm_weights.hdf5")
+)
 WORDS = tuple(dict.fromkeys((*POSITIVE_WORDS, *NEGATIVE_WORDS, *NEUTRAL_WORDS, ",", ".", "!")))
 
 
@@ -50,7 +54,7 @@ def elmo_folder(folder: Path) -> Path:
 def saved(model: PreTrainedModel, folder: Path) -> Path:
     """Save an encoder of characters with its tokenizer."""
     model.save_pretrained(folder)
-    character_tokenizer((), "whitespace").save_pretrained(folder)
+    word_tokenizer((), "whitespace").save_pretrained(folder)
     return folder
 
 
@@ -59,9 +63,17 @@ def flair_folder(folder: Path) -> Path:
     return saved(FlairModel(FlairConfig(char_embedding_sizes=[3, 2], lstm_sizes=[3, 4])), folder / "encoder")
 
 
+def stack_folder(folder: Path, **options: Any) -> Path:
+    """Import two static embeddings and ELMo's fixture as a stack of three layers, width 8 + 3 + 32."""
+    folder.mkdir(exist_ok=True, parents=True)
+    glove = [write_glove(folder / "a.txt"), write_glove(folder / "b.txt", width=3, seed=1)]
+    return import_embeddings(folder / "encoder", glove=glove, elmo=ELMO_FILES, **options)
+
+
 WORD_ENCODERS: dict[str, Callable[..., Path]] = {
     "static": static_folder,
     "elmo": elmo_folder,
     "flair": flair_folder,
+    "stack": stack_folder,
 }
 """Functions that make an encoder's folder inside of the one that they are given, by the kind of encoder."""

@@ -117,9 +117,10 @@ def test_first_and_last_word_cannot_stand_for_a_text(tmp_path: Path) -> None:
 
 REFUSED = {
     "no such format": ({"sources": {"gluve": "x"}}, "found 'gluve'; did you mean 'glove'"),
-    "no source": ({"sources": {}}, "must be given, found 0"),
+    "no source": ({"sources": {}}, "embeddings must be given, found none"),
     "no file": ({"sources": {"glove": "missing.txt"}}, "--glove missing.txt: must be a file"),
-    "too many files": ({"sources": {"glove": ["a", "b"]}}, "--glove must name 1 of FILE, found 2"),
+    "too few files": ({"sources": {"elmo": ["a"]}}, "--elmo must name 2 of OPTIONS WEIGHTS, found 1"),
+    "lookup": ({"lookup": "lower"}, "--lookup must be one of exact, fallback"),
     "tokenization": (
         {"tokenization": "twet"},
         "--tokenization must be one of whitespace, tweet.*did you mean 'tweet'",

@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from hf_layerfusion import BertForGRUFusionClassification, LayerFusionTrainer, LayerFusionTrainingArguments
+from hf_layerfusion.regularizers.noise_sites import EmbeddingNoise
 from tests.tiny import tiny_texts
 from tests.tiny_words import WORD_ENCODERS
 
@@ -52,3 +53,24 @@ def test_cached_states_train_the_same_weights(kind: str, tmp_path: Path) -> None
     assert trained[0].keys() == trained[1].keys()
     for name, value in trained[0].items():
         torch.testing.assert_close(trained[1][name], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", WORD_ENCODERS)
+def test_noise_is_added_to_each_words_vector(kind: str, tmp_path: Path) -> None:
+    """What regularizers such as SMART move reaches every layer: the loss has a gradient there."""
+    folder = WORD_ENCODERS[kind](tmp_path)
+    model = BertForGRUFusionClassification.from_pretrained(folder, fusion="scalar_mix").eval()
+    batch = AutoTokenizer.from_pretrained(folder)(["good day", "bad"], padding=True, return_tensors="pt")
+    site = EmbeddingNoise(model)
+    with site.recording():
+        logits = model(**batch).logits
+    ((state, mask),) = site.sites
+    assert mask.squeeze(-1).tolist() == [[1, 1], [1, 0]]
+    with site.inject([torch.zeros_like(state)], False):
+        assert torch.equal(model(**batch).logits, logits)
+    noise = 0.1 * torch.randn_like(state)
+    with site.inject([noise], False):
+        moved = model(**batch, output_hidden_states=True)
+    assert not torch.equal(moved.logits, logits)
+    plain = model(**batch, output_hidden_states=True).hidden_states
+    assert all(not torch.equal(a, b) for a, b in zip(moved.hidden_states, plain, strict=True))

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from hf_layerfusion.data.truncation import encode
-from hf_layerfusion.embeddings.word_tokenizers import character_tokenizer
+from hf_layerfusion.embeddings.word_tokenizers import static_tokenizer, word_tokenizer
 from hf_layerfusion.training.collators import PaddingCollator
 
 TEXTS = ["Grün ist 😀", "a", "no words of the vocabulary"]
@@ -20,7 +20,7 @@ TEXTS = ["Grün ist 😀", "a", "no words of the vocabulary"]
 
 @pytest.fixture
 def tokenizer() -> Any:
-    return character_tokenizer(("grün", "a", "of"), "whitespace")
+    return word_tokenizer(("grün", "a", "of"), "whitespace")
 
 
 def words(characters: Any) -> list[str]:
@@ -92,8 +92,34 @@ def test_cutting_off_cuts_characters_with_ids(cut: str, tokenizer: Any) -> None:
             assert words(characters)[0] == text.split()[0]
 
 
-def test_saved_and_loaded(tokenizer: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lookup", ["exact", "fallback"])
+def test_saved_and_loaded(lookup: str, tmp_path: Path) -> None:
+    tokenizer = word_tokenizer(("grün", "a", "of"), "whitespace", lookup)
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert type(loaded).__name__ == "WordTokenizer"
+    assert loaded.lookup == lookup
     assert dict(loaded(TEXTS)) == dict(tokenizer(TEXTS))
+
+
+def test_lookup_falls_back_as_in_flair() -> None:
+    words = ("Turkey", "turkey", "##:##", "00", "user")
+    expected = {
+        "Turkey": "Turkey",
+        "TURKEY": "turkey",
+        "12:45": "##:##",
+        "42": "00",
+        "User": "user",
+        "7": "[UNK]",
+    }
+    for has_characters in (True, False):
+        tokenizer = word_tokenizer(words, "whitespace", "fallback", has_characters)
+        found = tokenizer(" ".join(expected))
+        assert tokenizer.convert_ids_to_tokens(found["input_ids"]) == list(expected.values())
+        assert ("char_ids" in found) == has_characters
+        batch = tokenizer(["12:45 TURKEY", "7"], padding=True, return_tensors="pt")
+        assert tokenizer.batch_decode(batch["input_ids"]) == ["##:## turkey", "[UNK] [PAD]"]
+    plain = static_tokenizer(words, "whitespace")
+    assert plain.tokenize("Turkey TURKEY 42") == ["Turkey", "[UNK]", "[UNK]"]
+    with pytest.raises(ValueError, match="`lookup` must be one of exact, fallback, found 'lower'"):
+        word_tokenizer(words, "whitespace", "lower")("a")

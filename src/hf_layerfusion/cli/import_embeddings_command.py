@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_layerfusion.embeddings.importing import UNKNOWN_VECTORS, ImportOptions, convert
 from hf_layerfusion.embeddings.registry import SOURCES
-from hf_layerfusion.embeddings.word_tokenizers import TOKENIZATIONS
+from hf_layerfusion.embeddings.word_tokenizers import LOOKUPS, TOKENIZATIONS
 from hf_layerfusion.embeddings.word_vectors import BAD_ROWS, ReadOptions
 
 
@@ -37,12 +37,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="how texts are split into words: at white space, or with punctuation and clitics apart",
     )
     parser.add_argument(
+        "--lookup",
+        default="exact",
+        metavar="|".join(LOOKUPS),
+        help="look words up as they are, or also in lower case and with digits as # and 0",
+    )
+    parser.add_argument(
         "--unknown", default="zero", metavar="|".join(UNKNOWN_VECTORS), help="the vector of unknown words"
     )
     parser.add_argument(
         "--train_embeddings",
-        action="store_true",
-        help="models around the encoder train it; by default it is frozen",
+        nargs="*",
+        metavar="FORMAT",
+        help="models around the encoder train it, of a stack the members of these formats; by default it is frozen",
     )
     parser.add_argument(
         "--max_words", type=int, metavar="N", help="keep the first N words, the most frequent ones"
@@ -62,6 +69,13 @@ def run(arguments: Namespace) -> None:
         UserError: as `import_embeddings`.
     """
     read = ReadOptions(arguments.max_words, arguments.bad_rows)
-    options = ImportOptions(arguments.tokenization, arguments.unknown, arguments.train_embeddings, read)
+    trained = arguments.train_embeddings
+    options = ImportOptions(
+        arguments.tokenization,
+        arguments.lookup,
+        arguments.unknown,
+        trained if trained else trained is not None,
+        read,
+    )
     folder = convert(arguments.sources, arguments.output_dir, options)
     print(f"{folder}: an encoder, to be named as --model_name_or_path or opened by AutoModel")

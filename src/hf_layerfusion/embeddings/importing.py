@@ -14,14 +14,19 @@ from transformers.utils import logging
 
 from hf_layerfusion.embeddings.registry import SOURCES
 from hf_layerfusion.embeddings.word_tokenizers import (
+    LOOKUPS,
     SPECIAL_WORDS,
     TOKENIZATIONS,
-    character_tokenizer,
+    UNKNOWN,
+    is_lower_case,
     static_tokenizer,
+    word_tokenizer,
 )
 from hf_layerfusion.embeddings.word_vectors import BAD_ROWS, ReadOptions, WordVectors
 from hf_layerfusion.errors import UserError, nearest
+from hf_layerfusion.modeling.configuration_embedding_stack import EmbeddingStackConfig
 from hf_layerfusion.modeling.configuration_static_embeddings import StaticEmbeddingsConfig
+from hf_layerfusion.modeling.modeling_embedding_stack import EmbeddingStackModel
 from hf_layerfusion.modeling.modeling_static_embeddings import StaticEmbeddingsModel
 from hf_layerfusion.modeling.saved_files import write_manifest
 from hf_layerfusion.storage import check_new, new_folder
@@ -36,8 +41,9 @@ class ImportOptions(NamedTuple):
     """Options of an import, those of `import_embeddings`."""
 
     tokenization: str = "whitespace"
+    lookup: str = "exact"
     unknown: str = "zero"
-    train_embeddings: bool = False
+    train_embeddings: bool | Sequence[str] = False
     read: ReadOptions = ReadOptions()
 
 
@@ -45,24 +51,28 @@ def import_embeddings(
     output_dir: str | os.PathLike[str],
     *,
     tokenization: str = "whitespace",
+    lookup: str = "exact",
     unknown: str = "zero",
-    train_embeddings: bool = False,
+    train_embeddings: bool | Sequence[str] = False,
     max_words: int | None = None,
     bad_rows: str = "error",
     **sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
 ) -> Path:
     """Convert pretrained word embeddings to a folder that `AutoModel` and `AutoTokenizer` open, and that is an encoder
-    like any other (`--model_name_or_path`).
+    like any other (`--model_name_or_path`). Several become a stack: their vectors side by side.
 
     Args:
         output_dir: the new folder.
         tokenization: how the folder's tokenizer splits texts, one of `TOKENIZATIONS`.
+        lookup: how words are looked up, one of `LOOKUPS`.
         unknown: the vector of unknown words, one of `UNKNOWN_VECTORS`.
-        train_embeddings: whether models around the encoder train it; `encoder_config={"train_embeddings": True}` of
-            `from_pretrained` changes it later.
+        train_embeddings: whether models around the encoder train it, or the names in `sources` of those members of a
+            stack that they train. `encoder_config={"train_embeddings": True}` of `from_pretrained` changes it later.
         max_words: keeps this many words, the most frequent ones; `None` keeps all.
         bad_rows: one of `BAD_ROWS`.
-        sources: a file, or several, by the names in `SOURCES`, such as `glove="glove.6B.300d.txt"`.
+        sources: by the names in `SOURCES` a file, or as many as the format has, such as
+            `glove="glove.6B.300d.txt", elmo=("options.json", "weights.hdf5")`; several files of a format of one file
+            are several members.
 
     Returns:
         The folder.
@@ -70,29 +80,28 @@ def import_embeddings(
     Raises:
         UserError: an unknown option, a file that cannot be read, or a folder that is not new. Nothing is left then.
     """
-    named = [
-        (name, [given] if isinstance(given, str | os.PathLike) else list(given))
-        for name, given in sources.items()
-    ]
-    options = ImportOptions(tokenization, unknown, train_embeddings, ReadOptions(max_words, bad_rows))
-    return convert(
-        [(name, [Path(file) for file in files]) for name, files in named], Path(output_dir), options
-    )
+    options = ImportOptions(tokenization, lookup, unknown, train_embeddings, ReadOptions(max_words, bad_rows))
+    pairs: list[tuple[str, list[Path]]] = []
+    for name, given in sources.items():
+        files = [Path(given)] if isinstance(given, str | os.PathLike) else [Path(file) for file in given]
+        is_several = name in SOURCES and len(SOURCES[name].files) == 1
+        pairs += [(name, [file]) for file in files] if is_several else [(name, files)]
+    return convert(pairs, Path(output_dir), options)
 
 
 def convert(sources: Sequence[tuple[str, Sequence[Path]]], output_dir: Path, options: ImportOptions) -> Path:
-    """As `import_embeddings`; a name may be given several times, and the order of `sources` is that of the members."""
+    """As `import_embeddings`; a name may stand several times, and the order of `sources` is that of the members."""
     _check(sources, options)
     check_new(output_dir, "--output_dir")
-    ((name, files),) = sources
-    found = SOURCES[name].read(*files, options.read)
+    found = [SOURCES[name].read(*files, options.read) for name, files in sources]
+    trained = [_is_trained(name, options) for name, _ in sources]
     with new_folder(output_dir, "--output_dir") as folder:
-        if isinstance(found, WordVectors):
-            _save_static(found, folder, options)
+        if len(found) == 1:
+            model, words = _member(found[0], trained[0], options)
         else:
-            found.config.train_embeddings = options.train_embeddings
-            found.save_pretrained(folder)
-            character_tokenizer((), options.tokenization).save_pretrained(folder)
+            model, words = _stack(found, trained, options)
+        model.save_pretrained(folder)
+        _tokenizer(model, words, options).save_pretrained(folder)
         write_manifest(folder)
     return output_dir
 
@@ -100,6 +109,7 @@ def convert(sources: Sequence[tuple[str, Sequence[Path]]], output_dir: Path, opt
 def _check(sources: Sequence[tuple[str, Sequence[Path]]], options: ImportOptions) -> None:
     for option, value, known in (
         ("tokenization", options.tokenization, TOKENIZATIONS),
+        ("lookup", options.lookup, LOOKUPS),
         ("unknown", options.unknown, UNKNOWN_VECTORS),
         ("bad_rows", options.read.bad_rows, BAD_ROWS),
     ):
@@ -111,6 +121,8 @@ def _check(sources: Sequence[tuple[str, Sequence[Path]]], options: ImportOptions
         raise UserError(
             f"--max_words must be 1 or more, found {options.read.max_words}; leave it out for all words."
         )
+    if not sources:
+        raise UserError(f"embeddings must be given, found none; name --{', --'.join(SOURCES)}.")
     for name, files in sources:
         if name not in SOURCES:
             raise UserError(
@@ -124,17 +136,70 @@ def _check(sources: Sequence[tuple[str, Sequence[Path]]], options: ImportOptions
         for file in files if source.reads_files else ():
             if not file.is_file():
                 raise UserError(f"--{name} {file}: must be a file, found none; check the name.")
-    if len(sources) != 1:
-        raise UserError(
-            f"exactly one of --{', --'.join(SOURCES)} must be given, found {len(sources)}; name one."
-        )
+    if not isinstance(options.train_embeddings, bool):
+        names = [name for name, _ in sources]
+        for name in options.train_embeddings:
+            if name not in names:
+                raise UserError(
+                    f"--train_embeddings must name formats that are imported, {', '.join(names)}, found {name!r}; "
+                    f"{nearest(name, names)}"
+                )
 
 
-def _save_static(found: WordVectors, folder: Path, options: ImportOptions) -> None:
-    words, vectors = without_special_words(found)
-    model = static_model(vectors, options.unknown, options.train_embeddings)
-    model.save_pretrained(folder)
-    static_tokenizer(words, options.tokenization).save_pretrained(folder)
+def _is_trained(name: str, options: ImportOptions) -> bool:
+    given = options.train_embeddings
+    return given if isinstance(given, bool) else name in given
+
+
+def _member(found: Any, is_trained: bool, options: ImportOptions) -> tuple[Any, list[str]]:
+    """The encoder that a reader's result is, and its vocabulary."""
+    if isinstance(found, WordVectors):
+        words, vectors = without_special_words(found)
+        return static_model(vectors, options.unknown, is_trained), words
+    found.config.train_embeddings = is_trained
+    return found, []
+
+
+def _stack(
+    found: Sequence[Any], trained: Sequence[bool], options: ImportOptions
+) -> tuple[EmbeddingStackModel, list[str]]:
+    """The stack of several members, and the vocabulary of all together."""
+    members, vocabularies = [], []
+    for each, is_trained in zip(found, trained, strict=True):
+        model, words = _member(each, is_trained, options)
+        members.append(model)
+        vocabularies.append(words)
+    union = list(dict.fromkeys(word for words in vocabularies for word in words))
+    rows = [_rows(words, union) if words else None for words in vocabularies]
+    config = EmbeddingStackConfig(
+        members=[_plain_config(member) for member in members],
+        vocab_size=len(SPECIAL_WORDS) + len(union),
+        dtype="float32",
+    )
+    return EmbeddingStackModel(config, members, rows), union
+
+
+def _rows(words: Sequence[str], union: Sequence[str]) -> torch.Tensor:
+    """A static member's row for each id of the stack. Words that it lacks are unknown to it; a member in lower case
+    knows every word in lower case."""
+    known = {word: row for row, word in enumerate(words, len(SPECIAL_WORDS))}
+    unknown = SPECIAL_WORDS.index(UNKNOWN)
+    lowers = is_lower_case(words)
+    found = [known.get(word.lower() if lowers else word, unknown) for word in union]
+    return torch.tensor([*range(len(SPECIAL_WORDS)), *found], dtype=torch.int32)
+
+
+def _plain_config(member: Any) -> dict[str, Any]:
+    left_out = ("auto_map", "architectures", "transformers_version", "_name_or_path")
+    return {name: value for name, value in member.config.to_dict().items() if name not in left_out}
+
+
+def _tokenizer(model: Any, words: Sequence[str], options: ImportOptions) -> Any:
+    """The tokenizer of an encoder: of `tokenizers` alone where that can do it."""
+    has_characters = bool(model.config.extra_inputs)
+    if not has_characters and options.lookup == "exact":
+        return static_tokenizer(words, options.tokenization)
+    return word_tokenizer(words, options.tokenization, options.lookup, has_characters)
 
 
 def without_special_words(found: WordVectors) -> WordVectors:

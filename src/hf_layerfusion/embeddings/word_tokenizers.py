@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from hf_layerfusion.modeling.tokenization_words import WordTokenizer
+from hf_layerfusion.modeling.tokenization_words import CHARACTERS, WordTokenizer
+from hf_layerfusion.modeling.tokenization_words import LOOKUPS as LOOKUPS
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 SPECIAL_WORDS = (PAD, UNKNOWN)
@@ -40,10 +41,10 @@ def word_splitter(tokenization: str) -> tuple[normalizers.Normalizer | None, pre
     return apostrophe, pre_tokenizers.Split(Regex(f"(?i:{_TWEET})"), "removed", invert=True)
 
 
-def word_level(words: Sequence[str], tokenization: str) -> Tokenizer:
+def word_level(words: Sequence[str], tokenization: str, may_lower: bool = True) -> Tokenizer:
     """Return a tokenizer whose vocabulary is `SPECIAL_WORDS` and `words`.
 
-    Texts are lower-cased where no word has a capital letter.
+    Texts are lower-cased where no word has a capital letter and `may_lower` allows it.
 
     Args:
         words: different words, none of them special.
@@ -53,7 +54,7 @@ def word_level(words: Sequence[str], tokenization: str) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     normalizer, tokenizer.pre_tokenizer = word_splitter(tokenization)
     steps = [] if normalizer is None else [normalizer]
-    if words and is_lower_case(words):
+    if may_lower and words and is_lower_case(words):
         steps.append(normalizers.Lowercase())
     if steps:
         tokenizer.normalizer = normalizers.Sequence(steps)
@@ -75,15 +76,26 @@ def static_tokenizer(words: Sequence[str], tokenization: str) -> PreTrainedToken
     )
 
 
-def character_tokenizer(words: Sequence[str], tokenization: str) -> WordTokenizer:
-    """Return `word_level` as a tokenizer that gives words' characters too, and tells the texts of a pair apart.
+def word_tokenizer(
+    words: Sequence[str], tokenization: str, lookup: str = "exact", has_characters: bool = True
+) -> WordTokenizer:
+    """Return `word_level` as a tokenizer that tells the texts of a pair apart and can give words' characters.
 
     Args:
         words: the vocabulary; empty where words are read by their characters alone.
         tokenization: one of `TOKENIZATIONS`.
+        lookup: one of `LOOKUPS`.
+        has_characters: whether it gives `char_ids`.
     """
-    tokenizer = word_level(words, tokenization)
+    tokenizer = word_level(words, tokenization, may_lower=lookup == "exact")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A:0", pair="$A:0 $B:1", special_tokens=[]
     )
-    return WordTokenizer(tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN)
+    names = ["input_ids", "token_type_ids", "attention_mask", CHARACTERS]
+    return WordTokenizer(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        lookup=lookup,
+        model_input_names=names if has_characters else ["input_ids", "attention_mask"],
+    )

@@ -107,21 +107,17 @@ class ElmoModel(ContextualWordEncoder):
         )
         self.highways: Any = nn.ModuleDict({str(n): Highway(size) for n in range(config.num_highway)})
         self.projection = nn.Linear(size, config.projection_size)
+        self.words = nn.Identity()
         layers = range(config.num_lstm_layers)
         self.forward_lstms: Any = nn.ModuleDict({str(n): ProjectedLSTM(config) for n in layers})
         self.backward_lstms: Any = nn.ModuleDict({str(n): ProjectedLSTM(config) for n in layers})
         self.freeze_embeddings()
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the module whose output is a vector of each word."""
-        return self.projection
-
-    def set_input_embeddings(self, value: Any) -> None:
-        """Refuse: the table of characters has a row for every byte and cannot grow."""
-        raise NotImplementedError(
-            "ELMo reads characters, whose table has a row for every byte; it cannot grow."
-        )
+    @property
+    def embedded_size(self) -> int:
+        """Width p of the words' vectors before the LSTM layers."""
+        return self.config.projection_size
 
     def embed_words(self, char_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return a vector of each word from its characters, `[B, T, E]`."""
@@ -185,10 +181,7 @@ class ElmoModel(ContextualWordEncoder):
         marks = torch.full((2, self.config.max_characters), _WORD_PADDING, device=embedded.device)
         marks[:, 0], marks[:, 2] = _WORD_START, _WORD_END
         marks[0, 1], marks[1, 1] = _SENTENCE_START, _SENTENCE_END
-        # Not by the module itself, whose output is of the words alone.
-        start, end = nn.functional.linear(
-            self.read_characters(marks), self.projection.weight, self.projection.bias
-        )
+        start, end = self.projection(self.read_characters(marks))
         rows = embedded.shape[0]
         text = torch.cat([start.expand(rows, 1, -1), embedded, end.expand(rows, 1, -1)], dim=1)
         is_end = torch.arange(text.shape[1], device=text.device) == lengths.unsqueeze(1) + 1

@@ -47,13 +47,11 @@ class FlairModel(ContextualWordEncoder):
         self.freeze_embeddings()
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the module whose output is a vector of each word."""
-        return self.words
-
-    def set_input_embeddings(self, value: Any) -> None:
-        """Refuse: the dictionary of characters is fixed and cannot grow."""
-        raise NotImplementedError("Flair reads characters of a fixed dictionary; it cannot grow.")
+    @property
+    def embedded_size(self) -> int:
+        """Width H of the words' vectors, which are the only layer's states."""
+        size: Any = self.config.hidden_size
+        return size
 
     def embed_words(self, char_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return the states of both character language models at each word, `[B, T, E]`."""
@@ -70,7 +68,7 @@ class FlairModel(ContextualWordEncoder):
 
     def read_words(self, embedded: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
         """Return the words' vectors as the states of a single layer."""
-        return [self.words(embedded)]
+        return [embedded]
 
     def states_at_blanks(
         self, model: nn.Module, rows: torch.Tensor, sizes: torch.Tensor, lengths: torch.Tensor

@@ -8,7 +8,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_static_embeddings import StaticEmbeddingsConfig
-from .word_encoders import WordEncoder
+from .word_encoders import WordEncoder, shown_states
 
 
 class StaticEmbeddingsModel(WordEncoder):
@@ -59,5 +59,15 @@ class StaticEmbeddingsModel(WordEncoder):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of `input_ids` and `inputs_embeds` must be given; give the ids.")
         states = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        shown = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        return BaseModelOutput(last_hidden_state=states, hidden_states=(states, states) if shown else None)
+        return shown_states([states], self.config, output_hidden_states)
+
+    @property
+    def embedded_size(self) -> int:
+        """Width of what stands for a word in a stack of embeddings."""
+        return self.config.hidden_size
+
+    def read_texts(
+        self, embedded: torch.Tensor, real: torch.Tensor, types: torch.Tensor | None
+    ) -> list[torch.Tensor]:
+        """Return the only layer's states in a stack of embeddings: the vectors themselves, zeros at padding."""
+        return [embedded.masked_fill(~real.unsqueeze(-1), 0.0)]

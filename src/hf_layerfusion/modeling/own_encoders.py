@@ -10,15 +10,18 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .configuration_elmo import ElmoConfig
+from .configuration_embedding_stack import EmbeddingStackConfig
 from .configuration_flair import FlairConfig
 from .configuration_static_embeddings import StaticEmbeddingsConfig
 from .modeling_elmo import ElmoModel
+from .modeling_embedding_stack import EmbeddingStackModel
 from .modeling_flair import FlairModel
 from .modeling_static_embeddings import StaticEmbeddingsModel
 from .tokenization_words import WordTokenizer
 
 OWN_ENCODERS: dict[Any, Any] = {
     ElmoConfig: ElmoModel,
+    EmbeddingStackConfig: EmbeddingStackModel,
     FlairConfig: FlairModel,
     StaticEmbeddingsConfig: StaticEmbeddingsModel,
 }

@@ -1,5 +1,6 @@
 """A tokenizer of words that gives their characters too."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 from transformers.utils import PaddingStrategy
 
 CHARACTERS = "char_ids"
+LOOKUPS = ("exact", "fallback")
+"""How a word is looked up: as it is, or, where that is unknown, also in lower case, and with digits as # or as 0."""
 
 
 class WordTokenizer(PreTrainedTokenizerFast):
@@ -15,10 +18,25 @@ class WordTokenizer(PreTrainedTokenizerFast):
 
     Beside `input_ids` it returns `char_ids`, the Unicode code points of each word's characters, 0 at padding: a list of
     words of different lengths, or `[B, T, W]` where texts are padded, W the characters of the longest word. Encoders of
-    characters (ELMo, Flair) read these, and `input_ids` only says where words are.
+    characters (ELMo, Flair) read these, and `input_ids` only says where words are. Without `char_ids` among its
+    `model_input_names` it gives ids alone.
+
+    Args:
+        lookup: how words are looked up, one of `LOOKUPS`. `"fallback"` is the order of flair's code, GRUBERT's.
     """
 
     model_input_names = ["input_ids", "token_type_ids", "attention_mask", CHARACTERS]  # noqa: RUF012  as transformers'
+
+    # An `__init__` of its own would make transformers build it of the vocabulary alone, and not of `tokenizer.json`.
+    @property
+    def lookup(self) -> str:
+        """How words are looked up."""
+        lookup: str = self.init_kwargs.get("lookup", LOOKUPS[0])
+        if lookup not in LOOKUPS:
+            raise ValueError(
+                f"`lookup` must be one of {', '.join(LOOKUPS)}, found {lookup!r}; name one of them."
+            )
+        return lookup
 
     def _encode_plus(
         self,
@@ -44,14 +62,32 @@ class WordTokenizer(PreTrainedTokenizerFast):
             word_characters(encoding, texts[sample], is_split_into_words)
             for encoding, sample in zip(encoded.encodings, samples, strict=True)
         ]
+        found = dict(encoded)
+        is_single = not is_batch and "overflow_to_sample_mapping" not in encoded
+        if self.lookup == "fallback":
+            ids = [found["input_ids"]] if is_single else found["input_ids"]
+            looked_up = [self.looked_up(*each) for each in zip(ids, characters, strict=True)]
+            found["input_ids"] = looked_up[0] if is_single else looked_up
         if return_tensors is not None or padding_strategy != PaddingStrategy.DO_NOT_PAD:
             characters = rectangular(characters, [len(words) for words in characters], "right")
-        is_single = not is_batch and "overflow_to_sample_mapping" not in encoded
-        found = dict(encoded)
-        found[CHARACTERS] = characters[0] if is_single else characters
+        if CHARACTERS in self.model_input_names:
+            found[CHARACTERS] = characters[0] if is_single else characters
         if is_single and return_tensors is not None:
             found = {name: [values] for name, values in found.items()}
         return BatchEncoding(found, encoded.encodings, tensor_type=return_tensors)
+
+    def looked_up(self, ids: Sequence[int], characters: Sequence[Sequence[int]]) -> list[int]:
+        """Return a text's ids with those of unknown words that are known in another form."""
+        unknown: Any = self.unk_token_id
+        found = list(ids)
+        for place, (number, points) in enumerate(zip(ids, characters, strict=True)):
+            if number == unknown:
+                lower = "".join(map(chr, points)).lower()
+                for form in (lower, re.sub(r"\d", "#", lower), re.sub(r"\d", "0", lower)):
+                    if (known := self._tokenizer.token_to_id(form)) is not None:
+                        found[place] = known
+                        break
+        return found
 
     def pad(
         self,

@@ -1,9 +1,11 @@
 """The base of encoders whose positions are words: static vectors, ELMo, Flair and stacks of these."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
@@ -39,6 +41,9 @@ class ContextualWordEncoder(WordEncoder):
     on whichever side that stands. Of a pair, whose second text has `token_type_ids` of 1, each text is read by itself.
     """
 
+    words: nn.Module
+    """The identity, through which each word's vector goes before the layers read it."""
+
     @abstractmethod
     def embed_words(self, char_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return a vector of each word, `[B, T, E]`.
@@ -51,6 +56,20 @@ class ContextualWordEncoder(WordEncoder):
     @abstractmethod
     def read_words(self, embedded: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
         """Return the states of the L layers, `[B, T, H]` each, from what `embed_words` gives."""
+
+    @property
+    @abstractmethod
+    def embedded_size(self) -> int:
+        """E, the width of what `embed_words` gives."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The module whose output is a vector of each word, `[B, T, E]`."""
+        return self.words
+
+    def set_input_embeddings(self, value: Any) -> None:
+        raise NotImplementedError(
+            f"'{self.config.model_type}' reads characters of a fixed table, which cannot grow."
+        )
 
     @can_return_tuple
     def forward(
@@ -70,7 +89,7 @@ class ContextualWordEncoder(WordEncoder):
             attention_mask: `[B, T]`, 1 for real words; by default all words that have characters.
             token_type_ids: `[B, T]`, 1 for the words of a pair's second text.
             char_ids: code points of each word's characters, `[B, T, W]`, 0 at padding.
-            inputs_embeds: `[B, T, E]`, what `embed_words` gives, in place of `char_ids`.
+            inputs_embeds: `[B, T, E]`, the output of `get_input_embeddings()`, in place of `char_ids`.
             output_hidden_states: returns `hidden_states` too: the first layer's twice, then those of the others.
             kwargs: arguments of other encoders; ignored.
 
@@ -83,48 +102,91 @@ class ContextualWordEncoder(WordEncoder):
         if (char_ids is None) == (inputs_embeds is None):
             raise ValueError(
                 f"exactly one of `char_ids` and `inputs_embeds` must be given to '{self.config.model_type}', found "
-                f"{'neither' if char_ids is None else 'both'}; give all that its tokenizer returns (in a plain "
-                "transformers.Trainer with remove_unused_columns=False)."
+                f"{'neither' if char_ids is None else 'both'}; {_ALL_INPUTS}"
             )
-        given: Any = char_ids if inputs_embeds is None else inputs_embeds
+        given: Any = inputs_embeds if char_ids is None else char_ids
+        real = given.new_ones(given.shape[:2], dtype=torch.bool)
         if attention_mask is not None:
             real = attention_mask.bool()
         elif char_ids is not None:
             real = char_ids.ne(0).any(dim=-1)
-        else:
-            real = given.new_ones(given.shape[:2], dtype=torch.bool)
-        states = self.encode_texts(given, real, token_type_ids, inputs_embeds is not None)
-        shown = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        return BaseModelOutput(
-            last_hidden_state=states[-1], hidden_states=(states[0], *states) if shown else None
+        embedded = (
+            self.embed_texts(char_ids, real, token_type_ids) if inputs_embeds is None else inputs_embeds
         )
+        states = self.read_texts(self.words(embedded), real, token_type_ids)
+        return shown_states(states, self.config, output_hidden_states)
 
-    # Which words are real and where they stand depends on values.
-    @torch.compiler.disable
-    def encode_texts(
-        self, given: torch.Tensor, real: torch.Tensor, types: torch.Tensor | None, is_embedded: bool
-    ) -> list[torch.Tensor]:
-        """Return the L layers' states of the words, `[B, T, H]` each.
+    def embed_texts(
+        self, char_ids: torch.Tensor | None, real: torch.Tensor, types: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return a vector of each word, `[B, T, E]`, wherever padding stands.
 
         Args:
-            given: `char_ids` or `inputs_embeds`.
+            char_ids: as in `forward`.
             real: `[B, T]`, true for real words.
             types: `token_type_ids`.
-            is_embedded: whether `given` are embedded words.
+
+        Raises:
+            ValueError: if `char_ids` are missing.
         """
-        second = None if types is None else types.bool() & real
-        if second is not None and second.any():
-            rows = torch.cat([real & ~second, second])
-            both = self.encode_texts(torch.cat([given, given]), rows, None, is_embedded)
-            return [first + other for first, other in (states.chunk(2) for states in both)]
-        lengths = real.sum(dim=1)
-        # Real words first, in their order: the identity for padding on the right.
-        order = torch.argsort(~real, dim=1, stable=True)
-        ordered = given.gather(1, order.unsqueeze(-1).expand(-1, -1, given.shape[-1]))
-        embedded = ordered if is_embedded else self.embed_words(ordered, lengths)
-        states = self.read_words(embedded, lengths)
-        place = torch.argsort(order, dim=1).unsqueeze(-1)
-        return [
-            state.gather(1, place.expand(-1, -1, state.shape[-1])).masked_fill(~real.unsqueeze(-1), 0.0)
-            for state in states
-        ]
+        if char_ids is None:
+            raise ValueError(
+                f"`char_ids` must be given to '{self.config.model_type}', found none; {_ALL_INPUTS}"
+            )
+        return by_text(lambda *ordered: [self.embed_words(*ordered)], char_ids, real, types)[0]
+
+    def read_texts(
+        self, embedded: torch.Tensor, real: torch.Tensor, types: torch.Tensor | None
+    ) -> list[torch.Tensor]:
+        """Return the states of the L layers, `[B, T, H]` each, zeros at padding; see `embed_texts`."""
+        return by_text(self.read_words, embedded, real, types)
+
+
+_ALL_INPUTS = (
+    "give all that its tokenizer returns (in a plain transformers.Trainer with remove_unused_columns=False)."
+)
+
+
+# Which words are real and where they stand depends on values.
+@torch.compiler.disable
+def by_text(
+    function: Callable[[torch.Tensor, torch.Tensor], list[torch.Tensor]],
+    given: torch.Tensor,
+    real: torch.Tensor,
+    types: torch.Tensor | None,
+) -> list[torch.Tensor]:
+    """Return what `function` makes of each text, with zeros at padding.
+
+    Args:
+        function: takes rows whose first words are real, and the number of these; returns tensors `[B, T, F]`.
+        given: of each word, `[B, T, …]`.
+        real: `[B, T]`, true for real words.
+        types: `[B, T]`, 1 for the second text of a pair, or `None`.
+    """
+    second = None if types is None else types.bool() & real
+    if second is not None and second.any():
+        both = by_text(function, torch.cat([given, given]), torch.cat([real & ~second, second]), None)
+        return [first + other for first, other in (found.chunk(2) for found in both)]
+    # Real words first, in their order: the identity for padding on the right.
+    order = torch.argsort(~real, dim=1, stable=True).unsqueeze(-1)
+    place = torch.argsort(order, dim=1)
+    ordered = given.gather(1, order.expand_as(given))
+    return [
+        found.gather(1, place.expand_as(found)).masked_fill(~real.unsqueeze(-1), 0.0)
+        for found in function(ordered, real.sum(dim=1))
+    ]
+
+
+def real_words(input_ids: Any, char_ids: torch.Tensor | None, pad_token_id: int | None) -> torch.Tensor:
+    """Return which words are real where no mask says so: those with characters, or with ids that are no padding."""
+    if char_ids is not None:
+        return char_ids.ne(0).any(dim=-1)
+    return input_ids.ne(pad_token_id)
+
+
+def shown_states(states: list[torch.Tensor], config: Any, asked: bool | None) -> BaseModelOutput:
+    """Return the states of L layers as an encoder's output: `hidden_states`, the first layer's twice, where asked."""
+    shown = config.output_hidden_states if asked is None else asked
+    return BaseModelOutput(
+        last_hidden_state=states[-1], hidden_states=(states[0], *states) if shown else None
+    )

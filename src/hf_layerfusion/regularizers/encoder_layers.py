@@ -21,10 +21,16 @@ def get_encoders(model: nn.Module) -> list[PreTrainedModel]:
     """Return the pretrained encoders in `model`: the transformers models that contain no other transformers model.
 
     This is `model.bert` in a `BertForSequenceClassification`, and the wrapped encoder in a model that nests one two
-    levels deep.
+    levels deep. A stack of embeddings (`is_encoder_stack`) is one encoder.
     """
     models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    return [module for module in models if not _holds(module, PreTrainedModel)]
+    stacks = [module for module in models if getattr(module, "is_encoder_stack", False)]
+    members = {inner for stack in stacks for inner in stack.modules() if inner is not stack}
+    return [
+        module
+        for module in models
+        if module in stacks or (module not in members and not _holds(module, PreTrainedModel))
+    ]
 
 
 def get_layers(encoder: nn.Module) -> nn.ModuleList | None:

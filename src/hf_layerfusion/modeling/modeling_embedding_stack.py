@@ -1,0 +1,153 @@
+"""Several word embeddings side by side (GRUBERT, Table 5: ELMo-mix, Flair-mix)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import can_return_tuple
+
+from .configuration_embedding_stack import EmbeddingStackConfig
+from .word_encoders import ContextualWordEncoder, WordEncoder, real_words, shown_states
+
+
+class EmbeddingStackModel(WordEncoder):
+    """The vectors of several embeddings of the same words side by side, as one encoder.
+
+    H is the sum of the members' widths, L the depth of the deepest. A member of fewer layers has each of them several
+    times: a static one in every layer.
+
+    Args:
+        config: the configuration.
+        members: loaded members; built from `config.members` with random weights where they are missing.
+        rows: of each static member, its row for each id, `[vocab_size]`; the others' entries are not read.
+    """
+
+    config: EmbeddingStackConfig
+    config_class = EmbeddingStackConfig
+    # One encoder, though it holds others.
+    is_encoder_stack = True
+
+    def __init__(
+        self,
+        config: EmbeddingStackConfig,
+        members: Sequence[WordEncoder] | None = None,
+        rows: Sequence[torch.Tensor | None] | None = None,
+    ):
+        super().__init__(config)
+        if members is None:
+            configured: Any = config.members
+            members = [AutoModel.from_config(AutoConfig.for_model(**member)) for member in configured]
+        else:
+            for module in (module for member in members for module in member.modules()):
+                module._is_hf_initialized = True  # else `post_init` draws its weights anew
+        # In a dict, as a list of L modules would be taken for the layers.
+        self.members: Any = nn.ModuleDict({str(number): member for number, member in enumerate(members)})
+        self.words = nn.Identity()
+        for number, member in enumerate(members):
+            if reads_characters(member):
+                continue
+            given = None if rows is None else rows[number]
+            if given is None:
+                given = torch.arange(config.vocab_size).clamp(max=member.config.vocab_size - 1)
+            self.register_buffer(rows_name(number), given.to(torch.int32))
+        config.hidden_size = sum(member.config.hidden_size for member in members)
+        config.num_hidden_layers = max(member.config.num_hidden_layers for member in members)
+        self.freeze_embeddings()
+        self.post_init()
+
+    def freeze_embeddings(self) -> None:
+        """Freeze the members that are not trained; see `EmbeddingStackConfig`."""
+        for member in self.members.values():
+            member.config.train_embeddings = self.config.train_embeddings or member.config.train_embeddings
+            member.freeze_embeddings()
+
+    def train(self, mode: bool = True) -> "EmbeddingStackModel":
+        """As in torch, except that frozen members stay in evaluation mode."""
+        nn.Module.train(self, mode)
+        self.training = any(member.training for member in self.members.values())
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The module whose output is the members' vectors of each word, before they see each other."""
+        return self.words
+
+    def set_input_embeddings(self, value: Any) -> None:
+        raise NotImplementedError("The members of a stack have vocabularies of their own, which cannot grow.")
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        char_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """Encode words; arguments and output are those of `ContextualWordEncoder.forward`.
+
+        Raises:
+            ValueError: if a member lacks its input.
+        """
+        if inputs_embeds is None and input_ids is None:
+            raise ValueError(
+                "one of `input_ids` and `inputs_embeds` must be given, found neither; give the ids."
+            )
+        given: Any = inputs_embeds if input_ids is None else input_ids
+        real = given.new_ones(given.shape[:2], dtype=torch.bool)
+        if attention_mask is not None:
+            real = attention_mask.bool()
+        elif inputs_embeds is None:
+            real = real_words(input_ids, char_ids, self.config.pad_token_id)
+        if inputs_embeds is None:
+            embedded = torch.cat(
+                [
+                    self.embed(number, member, input_ids, char_ids, real, token_type_ids)
+                    for number, member in enumerate(self.members.values())
+                ],
+                dim=-1,
+            )
+        else:
+            embedded = inputs_embeds
+        widths = [member.embedded_size for member in self.members.values()]
+        parts = self.words(embedded).split(widths, dim=-1)
+        layers = [
+            member.read_texts(part, real, token_type_ids)
+            for member, part in zip(self.members.values(), parts, strict=True)
+        ]
+        depth: Any = self.config.num_hidden_layers
+        states = [
+            torch.cat([of_member[level * len(of_member) // depth] for of_member in layers], dim=-1)
+            for level in range(depth)
+        ]
+        return shown_states(states, self.config, output_hidden_states)
+
+    def embed(
+        self,
+        number: int,
+        member: Any,
+        input_ids: torch.Tensor | None,
+        char_ids: torch.Tensor | None,
+        real: torch.Tensor,
+        types: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return what a member makes of each word before it sees the others, `[B, T, E]`."""
+        if reads_characters(member):
+            return member.embed_texts(char_ids, real, types)
+        return member.embeddings(getattr(self, rows_name(number))[input_ids].long())
+
+
+def reads_characters(member: Any) -> bool:
+    """Return whether a member reads `char_ids` in place of ids."""
+    return isinstance(member, ContextualWordEncoder) or "char_ids" in getattr(
+        member.config, "extra_inputs", ()
+    )
+
+
+def rows_name(number: int) -> str:
+    """Return the name of the buffer of a static member's rows."""
+    return f"rows_{number}"
