@@ -9,13 +9,14 @@ STAMP  := $(VENV)/.installed
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test faults test-lowest test-common encoders test-wheel lint docs bench cards release clean
+.PHONY: help demo test faults test-lowest test-next test-common encoders test-wheel lint docs bench cards release clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         train on the sample, offline, and show what the model says (under 5 minutes)"
 	@echo "make test         run the test suite (under 10 minutes)"
 	@echo "make test-lowest  run it with the lowest versions that setup.cfg allows (Python 3.10 to 3.12)"
+	@echo "make test-next    run the Trainer's tests with the newest transformers that the registry has"
 	@echo "make test-common  run transformers' own model tests on every model class (downloads its sources)"
 	@echo "make encoders     check every architecture as an encoder and write docs/encoders.md"
 	@echo "make test-wheel   build the wheel, install it into an empty environment and use it"
@@ -25,7 +26,7 @@ help:
 	@echo "make bench        print the benchmarks' ratios"
 	@echo "make cards        write the cards of model_cards/ from the run files of docs/results/"
 	@echo "make release      train the releases on public data (docs/releasing.md); ARGS='--push_to_hub True' publishes them"
-	@echo "make clean        remove what was built, .venv and .venv-lowest too; outputs/ and runs/ stay"
+	@echo "make clean        remove what was built, .venv, .venv-lowest and .venv-next too; outputs/ and runs/ stay"
 
 $(STAMP): $(PINS) setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed; name one: make PYTHON=python3.12 ...")'
@@ -46,6 +47,12 @@ test: $(STAMP)
 # `make test` in an environment of its own.
 test-lowest:
 	$(MAKE) test VENV=$(VENV)-lowest PINS=requirements/lowest.txt
+
+# The Trainer's tests in an environment of their own, with a transformers that setup.cfg may not allow yet.
+test-next:
+	$(MAKE) $(VENV)-next/.installed VENV=$(VENV)-next
+	$(VENV)-next/bin/python -m pip install --disable-pip-version-check --upgrade transformers
+	$(VENV)-next/bin/python -m pytest --numprocesses 2 --dist loadfile tests/training
 
 test-common: $(STAMP)
 	$(BIN)/python tests/common/run.py
@@ -78,5 +85,5 @@ release: $(STAMP)
 	$(LAUNCH) -m reproduction.train_releases $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest .cache .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-next .cache .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

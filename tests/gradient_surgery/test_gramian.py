@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.gradient_surgery.gramian import TaskGradients
+from hf_layerfusion.gradient_surgery.gramian import TaskGradients, buckets
 from hf_layerfusion.gradient_surgery.registry import task_weights
 from tests.gradient_surgery.test_pcgrad import algorithm_1
 
@@ -171,7 +171,7 @@ def test_the_average_is_the_callers():
     before = gradients.gramian()
     gradients.reduce(halve)
     torch.testing.assert_close(gradients.gramian(), before / 4)
-    assert seen == [6, 6]  # trunk, pair and a head, weight and bias each
+    assert seen == [12]  # of both tasks: trunk, pair and a head, weight and bias each
 
 
 def test_alone_the_average_is_the_gradient():
@@ -187,3 +187,12 @@ def test_sparse_gradients_are_refused():
     gradients = TaskGradients(table.parameters())
     with pytest.raises(UserError, match="sparse=False"), gradients.of("a"):
         table(torch.tensor([1])).sum().backward()
+
+
+def test_gradients_are_reduced_in_buckets():
+    sizes = (3, 5, 40, 1, 2)  # floats of 4 bytes
+    tensors = [torch.zeros(size) for size in sizes]
+    tensors.insert(1, torch.zeros(2, dtype=torch.float64))
+    found = [[each.numel() for each in bucket] for bucket in buckets(tensors, 32)]
+    assert found == [[3, 5], [40], [2], [1, 2]]
+    assert [bucket[0].dtype for bucket in buckets(tensors, 32)].count(torch.float64) == 1

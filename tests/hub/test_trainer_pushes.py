@@ -139,7 +139,7 @@ def test_what_was_skipped_arrives(train: Any, hub: Hub, tmp_path: Path) -> None:
     code = """
 import threading
 done = threading.Event()
-push, finish = trainer._push_copy, trainer._finish_current_push
+push, finish = trainer.hub_push.push_copy, trainer._finish_current_push
 
 def slow_push(copy, *args):
     if copy.name.endswith("-1"):
@@ -150,7 +150,7 @@ def finish_all():
     done.set()
     finish()
 
-trainer._push_copy, trainer._finish_current_push = slow_push, finish_all
+trainer.hub_push.push_copy, trainer._finish_current_push = slow_push, finish_all
 trainer.train()
 result = trainer.hub_model_id
 """

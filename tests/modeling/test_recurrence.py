@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hf_layerfusion.modeling import recurrence
 from hf_layerfusion.modeling.fusion_grouped import token_cell
 from hf_layerfusion.modeling.recurrence import CELLS, BidirectionalRNN
+from tests.modeling.cases import build, inputs
 
 
 def plain(rnn: BidirectionalRNN, inputs: torch.Tensor, cell: str) -> torch.Tensor:
@@ -56,3 +58,30 @@ def test_no_gradient_comes_through_padding() -> None:
     mask = torch.tensor([[1, 1, 0, 0, 0], [0, 1, 1, 0, 1]])
     rnn(inputs, mask).sum().backward()
     assert torch.equal(inputs.grad.abs().sum(dim=-1) > 0, mask.bool())
+
+
+@pytest.mark.parametrize("case", ["cat-gru", "share-gru"])
+def test_a_forward_pass_reads_its_mask_once(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reading waits for the device. The recurrences are those of the groups and, on top, GRUBERT's own."""
+    model, given = build(case), inputs(3, 8)
+    read = []
+    packed = recurrence._packed
+    monkeypatch.setattr(recurrence, "_packed", lambda mask: read.append(mask) or packed(mask))
+    for _ in range(2):  # a mask may be given twice, unchanged or not
+        expected = [*read]
+        given["attention_mask"] = given["attention_mask"].clone()
+        model(**given)
+        assert len(read) == len(expected) + 1
+
+
+def test_a_mask_that_was_changed_is_read_again() -> None:
+    rnn = BidirectionalRNN(4, 3)
+    values, mask = torch.randn(2, 5, 4), torch.ones(2, 5)
+    rnn(values, mask)
+    mask[:, 3:] = 0
+    assert not rnn(values, mask)[:, 3:].any()
+    with torch.inference_mode():
+        mask = torch.ones(2, 5)
+        rnn(values, mask)
+        mask[:, 3:] = 0
+        assert not rnn(values, mask)[:, 3:].any()

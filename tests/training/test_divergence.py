@@ -189,7 +189,7 @@ def test_the_teacher_of_bregman_does_not_move_in_a_skipped_step(tmp_path: Path) 
     before = weights_digest(trainer.model)
     with pytest.raises(UserError, match="every step"):
         trainer.train()
-    state = trainer._regularizers["bregman"].state_dict()
+    state = trainer.loss_terms.regularizers["bregman"].state_dict()
     assert weights_digest(trainer.model) == before
     for name, value in state.items():
         assert torch.equal(value, trainer.model.state_dict()[name]), name

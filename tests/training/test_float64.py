@@ -1,14 +1,17 @@
 """Nothing of training makes float64 on a device that has none, as Apple's MPS."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
+from torch.utils.data import DataLoader
 
 from hf_layerfusion.gradient_surgery.gramian import TaskGradients
 from hf_layerfusion.regularizers.registry import REGULARIZERS
 from hf_layerfusion.regularizers.regularizer import regularized_pass
 from hf_layerfusion.regularizers.smart import Smart
-from hf_layerfusion.training.sharded_evaluation import EvaluatingTrainer
+from hf_layerfusion.training.sharded_evaluation import ShardedEvaluation
 from tests.float64 import device_without_float64, without_float64
 from tests.regularizers.small import batch, classifier
 
@@ -44,11 +47,10 @@ def test_regularizers(regularizer):
 
 
 def test_the_loss_of_an_evaluation():
-    class Evaluated(EvaluatingTrainer):
-        def __init__(self, losses):
-            self.accelerator = type("Accelerator", (), {"gather": staticmethod(lambda tensor: tensor)})()
-            self._batch_losses = losses
-
+    accelerator = SimpleNamespace(gather=lambda tensor: tensor)
+    evaluation = ShardedEvaluation(DataLoader([]), accelerator, ["labels"])
     # As far as it looks at values, which such tensors have none of.
-    with device_without_float64() as device, pytest.raises(DynamicOutputShapeException):
-        Evaluated([torch.ones(2, device=device)])._mean_loss()
+    with device_without_float64() as device:
+        evaluation.add_loss(torch.ones((), device=device), torch.ones((), device=device))
+        with pytest.raises(DynamicOutputShapeException):
+            evaluation.loss()

@@ -155,7 +155,7 @@ def test_another_encoder_tokenizer_or_precision_is_another_key(tmp_path: Path) -
     trainer = frozen_trainer(tmp_path, same_model("mean-cls"), cache, bf16=True)
     trainer.get_train_dataloader()
     assert folders(cache) == 4
-    assert trainer._states.dtype == torch.bfloat16
+    assert trainer.frozen_states.states.dtype == torch.bfloat16
 
 
 def test_bf16_trains_from_states_of_half_the_size(tmp_path: Path) -> None:

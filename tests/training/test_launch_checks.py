@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
-from transformers.utils import logging as transformers_logging
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.launch_checks import check_processes
@@ -18,7 +16,14 @@ ALONE = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT"
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "ACCELERATE_USE_FSDP", *ALONE):
+    for name in (
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "ACCELERATE_USE_FSDP",
+        "ACCELERATE_USE_DEEPSPEED",
+        *ALONE,
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -46,15 +51,18 @@ def test_processes_that_would_each_train_alone(tmp_path: Path, monkeypatch: pyte
         check_processes(args)
 
 
-def test_fsdp_on_the_cpu_is_said_to_be_ddp(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(transformers_logging.get_logger("transformers"), "propagate", True)
-    with caplog.at_level(logging.WARNING):
+@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
+def test_what_is_not_tested_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    small_arguments(tmp_path)
+    monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
+    with pytest.raises(
+        UserError, match=f"must train by DDP, found {name}, which is not supported; leave it out"
+    ):
         small_arguments(tmp_path)
-        assert not caplog.messages
-        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-        small_arguments(tmp_path)
-        small_arguments(tmp_path)
-    (message,) = caplog.messages
-    assert message.startswith("FSDP does not run on the CPU: the processes train by DDP")
+
+
+def test_several_gpus_in_one_process_are_refused(tmp_path: Path) -> None:
+    args = small_arguments(tmp_path)
+    args._n_gpu = 2
+    with pytest.raises(UserError, match=r"a process each, found 2 in one, .*--num_processes 2"):
+        check_processes(args)

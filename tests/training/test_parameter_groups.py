@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,12 +14,13 @@ from transformers import (
     BertModel,
     PreTrainedModel,
     Trainer,
+    get_constant_schedule,
 )
 
 from hf_layerfusion import CerbertusConfig, CerbertusForMultitask
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.callbacks import EpochDecay
 from hf_layerfusion.training.parameter_groups import (
-    epoch_decay_schedule,
     freeze_encoder,
     group_rows,
     parameter_groups,
@@ -122,7 +124,10 @@ def test_nothing_to_train_is_refused(tmp_path: Path) -> None:
 
 def test_epoch_decay_schedule() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = epoch_decay_schedule(optimizer, 0.5, steps_per_epoch=3)
+    schedule = get_constant_schedule(optimizer)
+    args = SimpleNamespace(epoch_decay=0.5, gradient_accumulation_steps=2)
+    batches = [None] * 5  # three steps of two micro-batches, the last of one
+    EpochDecay().on_train_begin(args, None, None, lr_scheduler=schedule, train_dataloader=batches)
     rates = []
     for _ in range(7):
         rates.append(optimizer.param_groups[0]["lr"])

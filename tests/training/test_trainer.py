@@ -145,9 +145,8 @@ def test_a_stream_has_no_epochs_to_decay_by(tmp_path: Path) -> None:
         def __iter__(self) -> Any:
             return iter(rows(32))
 
-    trainer = small_trainer(tmp_path, train=Stream(), epoch_decay=0.5, max_steps=2)
     with pytest.raises(UserError, match="epoch_decay"):
-        trainer.train()
+        small_trainer(tmp_path, train=Stream(), epoch_decay=0.5, max_steps=2)
 
 
 def test_an_optimizer_with_groups_of_its_own_excludes_the_fusion_rate(tmp_path: Path) -> None:
@@ -409,7 +408,7 @@ def test_the_manifest_is_there_before_older_checkpoints_are_deleted(
         for folder in tmp_path.glob("checkpoint-*"):
             verify_checkpoint(folder)
 
-    monkeypatch.setattr("hf_layerfusion.training.checkpointing.rotate", rotate)
+    monkeypatch.setattr("hf_layerfusion.training.checkpoints.rotate", rotate)
     small_trainer(tmp_path, save_strategy="steps", save_steps=2, save_total_limit=1).train()
     assert len(list(tmp_path.glob("checkpoint-*"))) == 2
 

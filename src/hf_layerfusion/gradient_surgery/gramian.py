@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations_with_replacement
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -13,6 +15,9 @@ from hf_layerfusion.errors import UserError
 
 # Number of values of a gradient that are compared at a time, so that those of all tasks fit in the CPU cache.
 _CHUNK = 1 << 14
+
+BUCKET_BYTES = 25 * 2**20
+"""Bytes that are reduced over the processes at a time, as in DDP."""
 
 
 class TaskGradients:
@@ -68,8 +73,8 @@ class TaskGradients:
         Args:
             average: Function that averages the given tensors in place; `average_over_processes` by default.
         """
-        for gradients in self._gradients.values():
-            (average or average_over_processes)([each for each in gradients if each is not None])
+        found = [each for gradients in self._gradients.values() for each in gradients if each is not None]
+        (average or average_over_processes)(found)
 
     def gramian(self) -> Tensor:
         """Return the inner products of the tasks' gradients over the parameters that at least two tasks use.
@@ -125,11 +130,42 @@ def _chunks(gradient: Tensor) -> Sequence[Tensor]:
     return [part.to(torch.promote_types(part.dtype, torch.float32)) for part in parts]
 
 
-def average_over_processes(gradients: Sequence[Tensor]) -> None:
-    """Average tensors over the processes of torch.distributed, in place; with a single process they are unchanged."""
+def average_over_processes(gradients: Sequence[Tensor], bucket_bytes: int = BUCKET_BYTES) -> None:
+    """Average tensors over the processes of torch.distributed, in place; with a single process they are unchanged.
+
+    Tensors are reduced in buckets, as in DDP: a model has hundreds of small ones, and each reduction costs a round
+    trip. While one bucket is on its way the next is filled.
+
+    Args:
+        gradients: Dense tensors, the same on all processes in number, shape and order.
+        bucket_bytes: Size of a bucket; a larger tensor is a bucket of its own.
+    """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return
-    works = [distributed.all_reduce(gradient, async_op=True) for gradient in gradients]
-    for gradient, work in zip(gradients, works, strict=True):
-        work.wait()
-        gradient.div_(distributed.get_world_size())
+    on_their_way: deque[tuple[list[Tensor], Tensor, Any]] = deque()
+    for bucket in buckets(gradients, bucket_bytes):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        on_their_way.append((bucket, flat, distributed.all_reduce(flat, async_op=True)))
+        if len(on_their_way) > 2:
+            _take_average(*on_their_way.popleft())
+    while on_their_way:
+        _take_average(*on_their_way.popleft())
+
+
+def buckets(tensors: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
+    """Yield tensors in groups of one type and device, of at most `size` bytes each unless a single one is larger."""
+    open_buckets: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        bucket = open_buckets.setdefault((tensor.dtype, tensor.device), [])
+        if bucket and sum(each.nbytes for each in bucket) + tensor.nbytes > size:
+            yield open_buckets.pop((tensor.dtype, tensor.device))
+            bucket = open_buckets.setdefault((tensor.dtype, tensor.device), [])
+        bucket.append(tensor)
+    yield from open_buckets.values()
+
+
+def _take_average(bucket: list[Tensor], flat: Tensor, work: Any) -> None:
+    work.wait()
+    flat.div_(distributed.get_world_size())
+    for tensor, average in zip(bucket, flat.split([each.numel() for each in bucket]), strict=True):
+        tensor.copy_(average.view_as(tensor))

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .fusion_base import LayerFuser, collect_states
-from .recurrence import BidirectionalRNN
+from .recurrence import BidirectionalRNN, repeat_mask
 
 
 def consecutive_groups(depth: int, num_groups: int) -> tuple[tuple[int, ...], ...]:
@@ -103,7 +103,7 @@ class GroupedFuser(LayerFuser):
             )
         # Run the cell over all groups at once: a batch c times as large takes the same number of steps.
         count = len(self.groups)
-        mask = None if attention_mask is None else attention_mask.repeat(count, 1)
+        mask = None if attention_mask is None else repeat_mask(attention_mask, count)
         outputs = self.cells[0](torch.cat(inputs), mask)
         return outputs.unflatten(0, (count, -1)).permute(1, 2, 0, 3).flatten(2)
 

@@ -1,5 +1,7 @@
 """Bidirectional recurrence over tokens that ignores padding."""
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -62,27 +64,77 @@ class BidirectionalRNN(nn.Module):
         return run_unpadded(rnn, gates.to(recurrent.dtype), attention_mask)
 
 
+class Packing(NamedTuple):
+    """How the real tokens of a batch are packed.
+
+    Attributes:
+        real: `[B, T]`, true for real tokens.
+        lengths: `[B]` on the CPU, the number of real tokens, at least 1: a row without any takes one step,
+            which the mask wipes out.
+        order: `[B, T, 1]`, positions with real tokens first, or None where they come first anyway (right padding).
+        is_full: Whether there is no padding.
+    """
+
+    real: torch.Tensor
+    lengths: torch.Tensor
+    order: torch.Tensor | None
+    is_full: bool
+
+
+def packing_of(attention_mask: torch.Tensor) -> Packing:
+    """Return the packing of a mask `[B, T]`.
+
+    Reading it waits for the device once. The packing is kept with the mask, so that all recurrences of a forward pass
+    share one.
+    """
+    # Tensors of inference mode do not tell whether they were changed.
+    version = None if attention_mask.is_inference() else attention_mask._version
+    known = getattr(attention_mask, "_packing", None)
+    if known is not None and version is not None and known[0] == version:
+        packing: Packing = known[1]
+        return packing
+    original, count = getattr(attention_mask, "_repeats", (None, 1))
+    packing = _packed(attention_mask) if original is None else _repeated(packing_of(original), count)
+    attention_mask._packing = (version, packing)  # type: ignore[attr-defined]
+    return packing
+
+
+def repeat_mask(attention_mask: torch.Tensor, count: int) -> torch.Tensor:
+    """Return a mask `[B, T]` repeated to `[count * B, T]`, which shares its packing."""
+    repeated = attention_mask.repeat(count, 1)
+    if not torch.compiler.is_compiling():
+        repeated._repeats = (attention_mask, count)  # type: ignore[attr-defined]
+    return repeated
+
+
+def _packed(attention_mask: torch.Tensor) -> Packing:
+    real = attention_mask.bool()
+    is_right_padded = (real[:, 1:] <= real[:, :-1]).all()
+    *lengths, stands_first = torch.cat([real.sum(dim=1), is_right_padded.view(1)]).tolist()
+    order = None if stands_first else torch.argsort(~real, dim=1, stable=True).unsqueeze(-1)
+    is_full = all(length == real.shape[1] for length in lengths)
+    return Packing(real, torch.tensor(lengths).clamp(min=1), order, is_full)
+
+
+def _repeated(packing: Packing, count: int) -> Packing:
+    order = None if packing.order is None else packing.order.repeat(count, 1, 1)
+    return Packing(packing.real.repeat(count, 1), packing.lengths.repeat(count), order, packing.is_full)
+
+
 # Packing depends on the values of a batch, and torch does not compile recurrences: break the graph once, here.
 @torch.compiler.disable
 def run_unpadded(
     rnn: nn.GRU | nn.LSTM, inputs: torch.Tensor, attention_mask: torch.Tensor | None
 ) -> torch.Tensor:
     """Run `rnn` over the real tokens of `inputs` `[B, T, F]`; the output at padding is zero."""
+    packing = None if attention_mask is None else packing_of(attention_mask)
     # The same memory layout with and without padding, so that the code after it is compiled only once.
-    if attention_mask is None:
+    if packing is None or packing.is_full:
         return rnn(inputs)[0].contiguous()
-    real = attention_mask.bool()
-    lengths = real.sum(dim=1).cpu()
-    if bool((lengths == inputs.shape[1]).all()):  # nothing to pack
-        return rnn(inputs)[0].contiguous()
-    # Move real tokens to the front, in order; for right padding, which is most common, they are already there.
-    order = None
-    if not bool((real[:, 1:] <= real[:, :-1]).all()):
-        order = torch.argsort(~real, dim=1, stable=True).unsqueeze(-1)
-        inputs = inputs.gather(1, order.expand_as(inputs))
-    # A row without real tokens cannot be packed; it takes one step, which the final mask removes.
-    packed = pack_padded_sequence(inputs, lengths.clamp(min=1), batch_first=True, enforce_sorted=False)
+    if packing.order is not None:
+        inputs = inputs.gather(1, packing.order.expand_as(inputs))
+    packed = pack_padded_sequence(inputs, packing.lengths, batch_first=True, enforce_sorted=False)
     outputs, _ = pad_packed_sequence(rnn(packed)[0], batch_first=True, total_length=inputs.shape[1])
-    if order is not None:
-        outputs = torch.zeros_like(outputs).scatter(1, order.expand_as(outputs), outputs)
-    return outputs.masked_fill(~real.unsqueeze(-1), 0.0)
+    if packing.order is not None:
+        outputs = torch.zeros_like(outputs).scatter(1, packing.order.expand_as(outputs), outputs)
+    return outputs.masked_fill(~packing.real.unsqueeze(-1), 0.0)

@@ -1,1 +1,1 @@
-"""The Trainer, its arguments, optimizer groups and callbacks."""
+"""The Trainer with the objects that it wires together, its arguments and its callbacks."""

@@ -1,4 +1,4 @@
-"""Settings of peft's methods that cannot be trained, saved and opened again here: refused before memory is taken."""
+"""Checks of adapter settings: what cannot be trained, saved and loaded here is refused before memory is taken."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REFUSED_METHODS = {
     "ADAPTION_PROMPT": "is made for LLaMA's layers",
     "TRAINABLE_TOKENS": "would leave fuser and heads at random, as LoraConfig(trainable_token_indices=…) does not",
 }
-"""Methods of peft without virtual tokens that are refused, each with the reason."""
+"""Methods of peft without virtual tokens that are refused, with the reason."""
 
 REFUSED_SETTINGS = {
     "layer_replication": "would change how many layers there are",
@@ -30,7 +30,7 @@ REFUSED_SETTINGS = {
     "alora_invocation_tokens": "is made for texts that are generated",
     "arrow_config": "combines adapters that were trained before",
 }
-"""Settings of LoRA that are refused wherever they are given, each with the reason."""
+"""Settings of LoRA that are always refused, with the reason."""
 
 OWN_STEPS = ("corda", "eva", "lora_ga", "loftq")
 """Values of `init_lora_weights` that read data or the quantised encoder before training."""
@@ -40,8 +40,15 @@ RANKS = ("r", "init_r", "target_r", "rank_pattern", "vector_length")
 
 
 def check_settings(peft_config: PeftConfig, tasks: Sequence[str]) -> None:
-    """Raises `UserError` for a method or setting that cannot be used, with an adapter for each of `tasks` if there are
-    any."""
+    """Check the method and the settings of an adapter.
+
+    Args:
+        peft_config: The settings.
+        tasks: The tasks that are to have an adapter each; empty for one adapter.
+
+    Raises:
+        UserError: A method or setting that cannot be used.
+    """
     config: Any = peft_config
     kind = PeftType(config.peft_type).value
     if config.is_prompt_learning:
@@ -78,7 +85,11 @@ def check_settings(peft_config: PeftConfig, tasks: Sequence[str]) -> None:
 
 
 def check_task_names(model: PreTrainedModel, tasks: Sequence[str]) -> None:
-    """Raises `UserError` if a task is called as a module or weight of the model: peft tells adapters apart by names."""
+    """Check that no task has the name of a module or weight of the model: peft tells adapters apart by names.
+
+    Raises:
+        UserError: Names the task.
+    """
     own = {"heads", "copies"}  # what stands below these is called as the tasks
     parts = {"base_layer", "modules_to_save", "original_module"}
     for name, _ in model.named_parameters():
@@ -92,8 +103,11 @@ def check_task_names(model: PreTrainedModel, tasks: Sequence[str]) -> None:
 
 
 def check_numbers(peft_config: PeftConfig, model: nn.Module) -> None:
-    """Raises `UserError` for a number that is not finite, or larger than anything the model has: adapters of it would
-    take all memory."""
+    """Check that numbers are finite and no larger than anything the model has: such adapters would take all memory.
+
+    Raises:
+        UserError: Names the setting.
+    """
     widest = max((max(m.weight.shape) for m in model.modules() if isinstance(m, nn.Linear)), default=0)
     for field in dataclasses.fields(peft_config):
         for name, value in _numbers(field.name, getattr(peft_config, field.name)):

@@ -1,4 +1,4 @@
-"""What of a model an adapter changes, and what is trained and saved beside it: found from the model."""
+"""The modules of a model that an adapter changes, and those that are trained and saved beside it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALL_LINEAR = "all-linear"
 
 
 def task_names(model: nn.Module) -> list[str]:
-    """The tasks that a model declares by name; none for a model of one task."""
+    """Return the tasks that a model declares by name; none for a model of one task."""
     return list(getattr(getattr(model, "config", None), "tasks", None) or ())
 
 
@@ -132,7 +132,11 @@ def chosen_layers(config: Any, encoders: dict[str, Any]) -> list[str] | None:
 
 
 def check_patterns(config: Any, targets: Collection[str]) -> None:
-    """Raises `UserError` for a pattern of modules that fits none of `targets`, so that it would be ignored."""
+    """Check that every pattern of modules fits one of `targets`; it would be ignored otherwise.
+
+    Raises:
+        UserError: Names the pattern.
+    """
     excluded = getattr(config, "exclude_modules", None) or ()
     if isinstance(excluded, str):
         unused = (
@@ -155,7 +159,11 @@ def check_patterns(config: Any, targets: Collection[str]) -> None:
 
 
 def check_token_indices(config: Any, model: PreTrainedModel) -> None:
-    """Raises `UserError` for a `trainable_token_indices` that the vocabulary has not."""
+    """Check that `trainable_token_indices` are in the vocabulary.
+
+    Raises:
+        UserError: Names the first that is not.
+    """
     indices = getattr(config, "trainable_token_indices", None) or ()
     embeddings: Any = model.get_input_embeddings()
     size = embeddings.weight.shape[0]
@@ -168,7 +176,7 @@ def check_token_indices(config: Any, model: PreTrainedModel) -> None:
 
 
 def named(model: PreTrainedModel, asked: str, task: str | None, targets: Collection[str]) -> list[str]:
-    """Return the full names of the modules that `modules_to_save` calls `asked`, but for those of other tasks.
+    """Return the full names of the modules that an entry of `modules_to_save` names, except those of other tasks.
 
     Raises:
         UserError: there is none, or it holds modules that are adapted.
@@ -191,7 +199,7 @@ def named(model: PreTrainedModel, asked: str, task: str | None, targets: Collect
 
 
 def _is_called(name: str, asked: str) -> bool:
-    """Return whether a module's full name ends with `asked`, whole steps of it."""
+    """Return whether a module's full name ends with `asked`, in whole parts between dots."""
     return f".{name}".endswith(f".{asked}")
 
 
@@ -203,12 +211,12 @@ def _matches(pattern: str, name: str, option: str) -> bool:
 
 
 def _of_no_other(task: str | None) -> str:
-    """An expression in front of another one, which then fits no layer that is the copy of another task than `task`."""
+    """Return an expression that, put before another one, excludes layers copied for other tasks than `task`."""
     return "" if task is None else rf"(?!.*\.copies\.(?!{re.escape(task)}\.))"
 
 
 def default_targets(config: Any, model_type: str) -> Collection[str] | str:
-    """The modules that peft has for a method and an architecture, `"all-linear"` where it has none."""
+    """Return peft's default modules for a method and an architecture, or `"all-linear"` if it has none."""
     if config.peft_type == PeftType.IA3:
         table = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
     else:
@@ -217,7 +225,7 @@ def default_targets(config: Any, model_type: str) -> Collection[str] | str:
 
 
 def adaptable_encoders(model: PreTrainedModel, task: str | None) -> dict[str, Any]:
-    """The encoders of a model by their names in it, but for those that are frozen or of another task than `task`.
+    """Return the encoders of a model by name, except those that are frozen or of another task than `task`.
 
     Raises:
         UserError: there is none.
@@ -238,7 +246,7 @@ def adaptable_encoders(model: PreTrainedModel, task: str | None) -> dict[str, An
 
 
 def inner_layers(encoders: dict[str, Any]) -> dict[str, nn.Module]:
-    """What stands in the layers of encoders, by name: below a number, as the members of a list do."""
+    """Return the modules inside the layers of encoders, by name: those below a number, as members of a list are."""
     return {
         f"{prefix}.{name}": module
         for prefix, encoder in encoders.items()
@@ -250,8 +258,14 @@ def inner_layers(encoders: dict[str, Any]) -> dict[str, nn.Module]:
 def inside(
     encoders: dict[str, Any], names: Collection[str], task: str | None, layers: Collection[str] | None = None
 ) -> str:
-    """An expression that matches the modules called so in the encoders' layers, or those of `layers`, and nowhere else,
-    of layers that tasks have copies of only those of `task`."""
+    """Return an expression that matches modules in the layers of encoders and nowhere else.
+
+    Args:
+        encoders: The encoders by name.
+        names: The last parts of the modules' names.
+        task: Of layers that tasks have copies of, only this task's are matched.
+        layers: The layers by name; None for all.
+    """
     # A copy of a layer is called as its task, which may be called as a module.
     suffixes = rf"(?<!\.copies\.)({'|'.join(map(re.escape, sorted(names)))})"
     places = "|".join(map(re.escape, sorted(encoders if layers is None else layers)))
@@ -260,8 +274,11 @@ def inside(
 
 
 def modules_beside(model: PreTrainedModel, task: str | None) -> list[str]:
-    """The names of the largest modules that belong to no encoder, and of the encoders' poolers: what a plain encoder's
-    checkpoint may lack. Of the heads of several tasks only that of `task`."""
+    """Return the names of the modules that a plain encoder's checkpoint may lack.
+
+    These are the largest modules that belong to no encoder, and the encoders' poolers. Of the heads of several tasks
+    only that of `task` is named.
+    """
     encoders = {id(encoder) for encoder in get_encoders(model)}
     others = {name for name in task_names(model) if task not in (None, name)}
     found: list[str] = []

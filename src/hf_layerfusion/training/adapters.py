@@ -1,4 +1,4 @@
-"""LoRA and the other methods of PEFT on any classifier: adapters added, saved and opened."""
+"""LoRA and other methods of PEFT on any classifier: adding, saving and loading adapters."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper, PeftType
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import CONFIG_NAME as MODEL_CONFIG_NAME
 
@@ -20,19 +21,21 @@ from hf_layerfusion.training.adapter_targets import completed, task_names
 from hf_layerfusion.training.training_arguments import CHECKPOINTING, LayerFusionTrainingArguments
 
 ONLY_ADAPTER = "default"
-"""What an adapter is called that is the model's only one."""
+"""The name of an adapter that is the model's only one."""
 
 BELOW = "below"
-"""Where transformers' own classifiers leave their configuration: beside an adapter, it would be taken for a sign that
-the whole model lies there."""
+"""The subfolder for the configuration of transformers' own classifiers: beside an adapter, it would be taken for that
+of a whole model."""
 
 
 class AdaptedModel(PeftModel):
-    """A `PeftModel` whose folder holds all that opening it takes, and whose adapters of tasks, where it has such, come
-    with their tasks. See `add_adapters`."""
+    """A `PeftModel` whose folder holds everything that loading needs, and whose task adapters follow the task.
+
+    See `add_adapters`.
+    """
 
     def save_pretrained(self, save_directory: str, *args: Any, **kwargs: Any) -> None:
-        """As in peft; adds the model's configuration, of a model of this package its code, and a manifest of
+        """Save as in peft, with the model's configuration, the code of a model of this package, and a manifest of
         checksums."""
         # The adapted layers lie inside the encoders: no embedding is trained.
         kwargs.setdefault("save_embedding_layers", False)
@@ -46,8 +49,23 @@ class AdaptedModel(PeftModel):
             model.config.save_pretrained(os.path.join(save_directory, BELOW))
         write_model_manifest(save_directory)
 
+    def load_adapter(
+        self, model_id: str | os.PathLike[str], adapter_name: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load an adapter, as in peft.
+
+        An adapter that the model already has is given the weights of the folder, all of which must be there. What is
+        trained stays as it is, as a resumed run needs it.
+        """
+        if adapter_name not in self.peft_config:
+            return super().load_adapter(model_id, adapter_name, *args, **kwargs)
+        return set_peft_model_state_dict(
+            self, _checked_weights(self, adapter_name, Path(model_id)), adapter_name=adapter_name
+        )
+
     def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
-        """As in peft; an adapter of a task makes the task the default one. Trained are the adapters that were."""
+        """Set the active adapter, as in peft; that of a task makes the task the default. Trained parameters stay the
+        same."""
         flags = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
         super().set_adapter(adapter_name, inference_mode)
         if self.adapts_tasks:
@@ -58,7 +76,7 @@ class AdaptedModel(PeftModel):
                 model.choose_task(adapter_name)
 
     def merge_and_unload(self, *args: Any, **kwargs: Any) -> Any:
-        """As in peft: the model itself, its weights changed by the adapter.
+        """Return the model itself, its weights changed by the adapter, as in peft.
 
         Raises:
             UserError: adapters of several tasks, of which layers that the tasks share can take up one, or of a method
@@ -87,15 +105,16 @@ class AdaptedModel(PeftModel):
 
     @property
     def adapts_tasks(self) -> bool:
-        """Whether each task has an adapter of its own."""
+        """True if each task has an adapter of its own."""
         return not set(self.peft_config).isdisjoint(task_names(self.get_base_model()))
 
 
 def add_adapters(
     model: PreTrainedModel, peft_config: PeftConfig | None = None, each_task: bool = True
 ) -> AdaptedModel:
-    """Freezes a pretrained encoder and puts adapters into its layers; all else (fuser, heads, poolers) is trained in
-    full and saved with them.
+    """Freeze a pretrained encoder and add adapters to its layers.
+
+    Everything else (fuser, heads, poolers) is trained in full and saved with them.
 
     Args:
         model: a classifier, loaded from a checkpoint, which must be there when the adapters are opened again.
@@ -131,7 +150,7 @@ def add_adapters(
 
 
 def _frozen_as_configured(model: Any) -> Any:
-    """`model`, without gradients of what its configuration keeps as it is, which adapters save but do not train."""
+    """Return `model`, without gradients for what its configuration freezes: adapters save it, but do not train it."""
     if hasattr(model, "freeze"):
         model.freeze()
     return model
@@ -160,8 +179,9 @@ def load_adapter_model(
     token: str | None = None,
     **kwargs: Any,
 ) -> AdaptedModel:
-    """Opens what `AdaptedModel.save_pretrained` or a run with adapters has left: the checkpoint that the adapters name,
-    with the adapters on it, bit by bit as they were. Like any model that is loaded, it may be trained on.
+    """Load adapters and the checkpoint that they name, as `AdaptedModel.save_pretrained` or a run has saved them.
+
+    The weights are the same bit for bit. Like any loaded model, it can be trained further.
 
     Args:
         name_or_path: folder or Hub id.
@@ -241,7 +261,7 @@ def load_adapter_model(
 
 
 def read_settings(folder: Path) -> PeftConfig:
-    """The settings of the adapter in a folder.
+    """Return the settings of the adapter in a folder.
 
     Raises:
         UserError: if they are none, or name no checkpoint.
@@ -262,39 +282,54 @@ def read_settings(folder: Path) -> PeftConfig:
 
 
 def adapter_places(folder: str | Path) -> dict[str, Path]:
-    """The folder of each adapter in `folder` by its name: `folder` itself, or those in it that are called as the
-    adapters."""
+    """Return the folder of each adapter in `folder` by name: `folder` itself, or subfolders named as the adapters."""
     if (Path(folder) / CONFIG_NAME).exists():
         return {ONLY_ADAPTER: Path(folder)}
     return {path.parent.name: path.parent for path in sorted(Path(folder).glob(f"*/{CONFIG_NAME}"))}
 
 
 def read_adapters(model: PeftModel, folder: str | Path) -> None:
-    """Reads the weights of every adapter of `model` from a folder that it was saved to.
+    """Read the weights of every adapter of `model` from a folder that it was saved to.
 
     Raises:
-        UserError: if the folder has not the weights of just these adapters.
+        UserError: The folder does not hold the weights of exactly these adapters.
     """
-    for name in model.peft_config:
-        place = Path(folder) if name == ONLY_ADAPTER else Path(folder) / name
-        path = place / SAFETENSORS_WEIGHTS_NAME
-        if not path.exists():
-            raise UserError(
-                f"{folder}: must hold the adapter '{name}', found no {path.name} of it; save it again"
-            )
-        weights = load_file(path)
-        expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-        if weights.keys() != expected.keys():
-            differing = sorted(weights.keys() ^ expected.keys())
-            raise UserError(
-                f"{path}: must hold the weights of the model's adapter '{name}', found {len(differing)} others or "
-                f"missing, such as {differing[0]}; open it with the model that it was saved from"
-            )
+    for name, weights in adapter_weights(model, folder).items():
         set_peft_model_state_dict(model, weights, adapter_name=name)
 
 
+def adapter_weights(model: PeftModel, folder: str | Path) -> dict[str, dict[str, Tensor]]:
+    """Return the weights of every adapter of `model` in a folder that it was saved to.
+
+    Raises:
+        UserError: The folder does not hold the weights of exactly these adapters.
+    """
+    folder = Path(folder)
+    return {
+        name: _checked_weights(model, name, folder if name == ONLY_ADAPTER else folder / name)
+        for name in model.peft_config
+    }
+
+
+def _checked_weights(model: PeftModel, name: str, folder: Path) -> dict[str, Tensor]:
+    path = folder / SAFETENSORS_WEIGHTS_NAME
+    if not path.exists():
+        raise UserError(
+            f"{folder}: must hold the adapter '{name}', found no {path.name} of it; save it again"
+        )
+    weights: dict[str, Tensor] = load_file(path)
+    expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    if weights.keys() != expected.keys():
+        differing = sorted(weights.keys() ^ expected.keys())
+        raise UserError(
+            f"{path}: must hold the weights of the model's adapter '{name}', found {len(differing)} others or "
+            f"missing, such as {differing[0]}; open it with the model that it was saved from"
+        )
+    return weights
+
+
 def check_adapters(model: Any, args: LayerFusionTrainingArguments) -> None:
-    """That a model's adapters, if it has any, can be trained as the arguments say.
+    """Check that the adapters of a model, if it has any, can be trained as the arguments say.
 
     Raises:
         UserError: an encoder that is to stay as it is; with an adapter for each task also surgery on gradients that no

@@ -1,9 +1,11 @@
-"""Callbacks of the Trainer."""
+"""Callbacks that change rates, what is trained and when training ends."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     EarlyStoppingCallback,
     TrainerCallback,
@@ -34,6 +36,37 @@ class EarlyStopping(EarlyStoppingCallback):
         )
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        """Count as the stock callback does, with the patience of the arguments: a resumed run may evaluate before it
+        begins to train."""
+        self.early_stopping_patience = cast(
+            int, cast(LayerFusionTrainingArguments, args).early_stopping_patience
+        )
+        super().on_evaluate(args, state, control, metrics, **kwargs)
+
+
+class EpochDecay(TrainerCallback):
+    """Multiplies every rate by `epoch_decay` after each epoch (GRUBERT, section 2.3).
+
+    It takes the place of the constant schedule, whose state a checkpoint keeps.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set the factor of each step."""
+        decay = cast(LayerFusionTrainingArguments, args).epoch_decay
+        steps_per_epoch = math.ceil(len(kwargs["train_dataloader"]) / args.gradient_accumulation_steps)
+        schedule = cast(LambdaLR, kwargs["lr_scheduler"])
+        schedule.lr_lambdas = [lambda step: decay ** (step // steps_per_epoch)] * len(schedule.lr_lambdas)
 
 
 class GradualUnfreezing(TrainerCallback):

@@ -6,18 +6,35 @@ a checkpoint is one only if its manifest is there and each file still has the co
 
 from __future__ import annotations
 
+import copy
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import StorageError, UserError, one_line
 from hf_layerfusion.hub import manifest as manifests
 from hf_layerfusion.hub.manifest import CHECKPOINT_MANIFEST
 from hf_layerfusion.hub.paths import inside
-from hf_layerfusion.storage import PARTIAL, remove, sync_folder, sync_tree
+from hf_layerfusion.storage import (
+    PARTIAL,
+    remove,
+    sync_folder,
+    sync_tree,
+    writable,
+    write_text,
+)
+from hf_layerfusion.training.global_batch import ARGUMENTS_NAME
 from hf_layerfusion.training.own_folders import MARK, make_own, remove_own
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 logger = logging.get_logger(__name__)
 
@@ -31,11 +48,13 @@ _ONLY_MODEL = (
 
 
 def write_manifest(folder: str | Path) -> Path:
-    """Record size and sha256 of every file below `folder` but `training_args.bin` in `checkpoint_manifest.json`; return
-    its path.
+    """Write `checkpoint_manifest.json` with size and sha256 of every file below `folder` except `training_args.bin`.
 
-    Call it when all else has been written. Every file is flushed to the disk first, and the manifest appears whole or
+    Call it after everything else is written. Every file is flushed to the disk first, and the manifest appears whole or
     not at all.
+
+    Returns:
+        Its path.
     """
     folder = Path(folder)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _NOT_LISTED]
@@ -45,9 +64,73 @@ def write_manifest(folder: str | Path) -> Path:
     return manifest
 
 
+class CheckpointSaver:
+    """Saves checkpoints that are whole or not there, and arguments that are readable and hold no token.
+
+    Args:
+        args: The run's options.
+        wait: Returns when all processes have called it.
+    """
+
+    def __init__(self, args: LayerFusionTrainingArguments, wait: Callable[[], None]) -> None:
+        self.args, self.wait = args, wait
+        self._as_given: dict[str, Any] = {}  # options that are set otherwise while a checkpoint is saved
+
+    @contextmanager
+    def saving(self, folder: Path) -> Iterator[None]:
+        """Save a checkpoint in the block; its manifest is written after it.
+
+        In the block, `save_total_limit` and `push_to_hub` are off: the stock Trainer would delete older checkpoints,
+        and push, before there is a manifest.
+
+        Raises:
+            StorageError: The checkpoint could not be written; what there was of it is deleted.
+        """
+        args = self.args
+        if args.should_save:
+            make_room(folder)
+        self.wait()
+        self._as_given = {"save_total_limit": args.save_total_limit, "push_to_hub": args.push_to_hub}
+        args.save_total_limit, args.push_to_hub = None, False
+        try:
+            yield
+        # What safetensors and torch raise for a full disk.
+        except (OSError, RuntimeError, SafetensorError, UserError) as error:
+            remove_own(folder)
+            raise StorageError(
+                f"checkpoint {folder} could not be written: {one_line(error)}; make room "
+                "(save_total_limit bounds the number of checkpoints) and resume from the one before"
+            ) from error
+        finally:
+            for name, value in self._as_given.items():
+                setattr(args, name, value)
+            self._as_given = {}
+        self.wait()
+        if args.should_save:
+            with writable(f"checkpoint {folder}"):
+                finish(folder)
+
+    def rotate(self, run_dir: Path, best: str | None) -> None:
+        """Delete old checkpoints beyond `save_total_limit`, and wait: other processes may be about to load one."""
+        if self.args.should_save:
+            rotate(run_dir, self.args.save_total_limit, best)
+        self.wait()
+
+    def save_arguments(self, folder: Path) -> None:
+        """Write the run's options, as they were given, into a folder."""
+        args = copy.copy(self.args)
+        for name, value in self._as_given.items():
+            setattr(args, name, value)
+        torch.save(args, folder / TRAINING_ARGS_NAME)
+        write_text(folder / ARGUMENTS_NAME, args.to_json_string() + "\n")
+
+
 def make_room(folder: Path) -> None:
-    """Prepare the folder of a checkpoint. Of one of that name, what its manifest lists is deleted, or all of it where
-    saving it was interrupted; files of others stay."""
+    """Prepare the folder of a checkpoint.
+
+    An earlier checkpoint of that name is deleted: the files that its manifest lists, or everything if saving it was
+    interrupted. Files of others stay.
+    """
     remove_own(folder)
     if folder.exists() and (folder / MANIFEST_NAME).exists():
         for name in manifests.listed_files(folder / MANIFEST_NAME):
@@ -58,7 +141,7 @@ def make_room(folder: Path) -> None:
 
 
 def finish(folder: Path) -> None:
-    """Write the manifest of a checkpoint that stands whole in its folder."""
+    """Write the manifest of a checkpoint that is complete otherwise."""
     (folder / MARK).unlink(missing_ok=True)
     write_manifest(folder)
 
@@ -119,6 +202,38 @@ def verify_resumable(folder: str | Path) -> None:
         )
 
 
+def check_fits(model: nn.Module, folder: str | Path) -> None:
+    """Check that the weights of a checkpoint are those of a model, by their names.
+
+    Raises:
+        UserError: Names weights that are missing or not expected. The stock Trainer warns of them.
+    """
+    saved = _weight_names(Path(folder))
+    if saved is None:
+        return
+    expected = model.state_dict().keys()
+    not_saved = getattr(model, "_keys_to_ignore_on_save", None) or ()
+    absent = {*not_saved, *getattr(model, "all_tied_weights_keys", ())}
+    missing = [name for name in expected if name not in saved and name not in absent]
+    unexpected = [name for name in sorted(saved) if name not in expected]
+    if missing or unexpected:
+        raise UserError(
+            f"checkpoint does not fit {type(model).__name__}: {len(missing)} weights are missing, such as "
+            f"{missing[:2]}, and {len(unexpected)} not expected, such as {unexpected[:2]}; "
+            "resume with the model that the run began with"
+        )
+
+
+def _weight_names(folder: Path) -> set[str] | None:
+    """Return the names of the weights that a checkpoint holds, or None where they are in another format."""
+    if (folder / SAFE_WEIGHTS_INDEX_NAME).exists():
+        return set(json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))["weight_map"])
+    if not (folder / SAFE_WEIGHTS_NAME).exists():
+        return None
+    with safe_open(folder / SAFE_WEIGHTS_NAME, framework="pt") as file:
+        return set(file.keys())
+
+
 def newest_valid_checkpoint(output_dir: str | Path) -> Path | None:
     """Return the newest `checkpoint-<step>` folder of `output_dir` that training can go on from, or None.
 
@@ -148,7 +263,7 @@ def _has_training_state(folder: Path) -> bool:
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in words, or None."""
+    """Return what is wrong with a checkpoint, in words, or None."""
     if not folder.is_dir():
         return "there is no such folder"
     if not (folder / MANIFEST_NAME).exists():

@@ -1,4 +1,4 @@
-"""Classes of unequal size: shown equally often, or weighed (ExTraBERT's future work)."""
+"""Balancing of classes of unequal size, by sampling or by weights (ExTraBERT's future work)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.regularizers.task_outputs import task_inputs
 
 IGNORED = -100  # the label of a row that has none
 
 
 def balanced_rows(classes: Sequence[int], generator: torch.Generator) -> list[int]:
-    """As many rows as there are, each class as often as any other to within one row.
+    """Draw as many rows as there are, each class equally often to within one row.
 
     Rows of a rare class come several times, each as often as the others to within one; of a frequent one, those
     that come are drawn at random.
@@ -42,7 +43,7 @@ def balanced_rows(classes: Sequence[int], generator: torch.Generator) -> list[in
 
 
 def class_weights(classes: Sequence[int]) -> Tensor:
-    """The weight `[C]` of each class, N / (C · n_c): over all rows their mean is 1.
+    """Return the weight `[C]` of each class, N / (C · n_c); their mean over all rows is 1.
 
     Args:
         classes: class of each row, 0 to C - 1; rows of class -100 do not count. A class without rows weighs 1 and
@@ -56,7 +57,7 @@ def class_weights(classes: Sequence[int]) -> Tensor:
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean over the rows of the cross-entropy times the weight of the row's class.
+    """Return the mean over the rows of the cross-entropy times the weight of the row's class.
 
     The sum is divided by the number of rows, not by that of their weights, so that the means of the parts of a batch
     make up that of the whole.
@@ -71,7 +72,7 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | Non
 
 
 def class_labels(labels: Sequence[Any]) -> list[int] | None:
-    """The class of each row; None where the labels are no single whole numbers, or none is given."""
+    """Return the class of each row, or None if labels are not single whole numbers or no row has one."""
     if not all(isinstance(label, Integral) for label in labels):
         return None
     classes = [int(label) for label in labels]
@@ -89,8 +90,26 @@ class ClassWeights:
         self.weights = {task: class_weights(of_task) for task, of_task in classes.items()}
         self._checked: set[str] = set()
 
+    def weigh(self, inputs: dict[str, Any], outputs: Any, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses of a batch's tasks, by class where they have classes.
+
+        Args:
+            inputs: The batch, of one task or of several.
+            outputs: The model's output for it.
+            losses: The model's own losses, by task.
+
+        Raises:
+            UserError: As `weighed`.
+        """
+        batches = task_inputs(inputs) if self.weights else {}
+        for task in losses.keys() & self.weights.keys():
+            logits = outputs["logits"]
+            of_task = logits[task] if isinstance(logits, Mapping) else logits
+            losses[task] = self.weighed(task, losses[task], of_task, batches[task]["labels"])
+        return losses
+
     def weighed(self, task: str, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a task's batch; as it is where the task has no classes.
+        """Return the loss of a task's batch, weighed by class; a task without classes keeps its loss.
 
         Args:
             task: the task's name.

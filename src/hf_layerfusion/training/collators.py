@@ -1,4 +1,4 @@
-"""Rows to batches: padding, texts that stand apart, and the name of the task."""
+"""Collators that pad the rows of one task, or make batches by task."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PaddingCollator:
 
 
 class MultitaskCollator:
-    """Rows with the name of their task to `{"task": name, …}`; rows of several to `{"tasks": {name: {…}}}`.
+    """Makes `{"task": name, …}` of rows of one task, and `{"tasks": {name: {…}}}` of rows of several.
 
     Args:
         collate: makes a batch of the rows of one task, such as `PaddingCollator`.

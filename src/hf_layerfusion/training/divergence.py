@@ -1,29 +1,32 @@
-"""A Trainer whose weights no loss or gradient reaches that is not finite: the run stops, or skips the step."""
+"""Keeps losses and gradients that are not finite away from the weights: the run stops, or skips the step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.gradient_combination import SurgicalTraining
+from hf_layerfusion.training.log_aggregation import Logs, LogSource
+from hf_layerfusion.training.stock_trainer import mark_skipped
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 logger = logging.get_logger(__name__)
 
 
 class SkippedSteps(TrainerCallback, ExportableState):
-    """Counts the steps that were not taken, and ends a run that diverged in every step of an epoch. The count lies in
-    `trainer_state.json`, and a resumed run goes on with it."""
+    """Counts skipped optimizer steps, and ends a run that diverged in every step of an epoch.
+
+    The count is part of `trainer_state.json`, and a resumed run continues it.
+    """
 
     def __init__(self) -> None:
         self.total = 0
@@ -31,19 +34,19 @@ class SkippedSteps(TrainerCallback, ExportableState):
         self.diverged_in_epoch = 0
 
     def count(self, is_taken: bool, has_diverged: bool) -> None:
-        """Counts a step. One that an fp16 scaler skips, as it looks for its scale, has not diverged."""
+        """Count a step. One that an fp16 scaler skips while it looks for its scale has not diverged."""
         self.total += not is_taken
         self.steps_of_epoch += 1
         self.diverged_in_epoch += has_diverged
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """Return what a checkpoint keeps."""
         return {"args": {}, "attributes": dict(vars(self))}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Finds a place in the state, also in that of a checkpoint which knew of no counting."""
+        """Register the counter in `TrainerState`, including for checkpoints written before it existed."""
         state.stateful_callbacks[type(self).__name__] = self.state()
 
     on_step_end = on_train_begin
@@ -51,7 +54,7 @@ class SkippedSteps(TrainerCallback, ExportableState):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Raises `UserError` if the epoch had steps, and all were skipped."""
+        """Raise `UserError` if the epoch had steps and all of them were skipped."""
         steps, diverged = self.steps_of_epoch, self.diverged_in_epoch
         self.steps_of_epoch = self.diverged_in_epoch = 0
         if steps and diverged == steps:
@@ -62,105 +65,84 @@ class SkippedSteps(TrainerCallback, ExportableState):
             )
 
 
-class GuardedTraining(SurgicalTraining):
-    """A loss or gradient that is not finite never reaches the weights.
+class DivergenceGuard(TrainerCallback, LogSource):
+    """Stops a run, or skips a step, whose loss or gradient is not finite.
 
-    By `on_divergence`, the run stops, or the step is skipped on all processes: weights, the optimizer's state and the
-    schedule stay as they were, its losses are in no mean of the log, and `skipped_steps` counts it.
+    With `on_divergence="skip"` the step is skipped on all processes: weights, optimizer state and schedule stay as they
+    were, its losses are in no mean of the log, and it is counted as skipped. Losses are observed without waiting for
+    the device; the decision falls once a step, before the optimizer's.
+
+    Args:
+        args: `on_divergence`, and what messages name.
+        accelerator: Gathers over the processes, and holds the gradient scaler, if there is one.
+        counter: Returns the counter of skipped steps; a resumed run replaces it.
+        snapshot: Returns a function that takes back what the log sums up from then on.
+        diverged_tasks: Returns the tasks of the step whose loss or gradient was not finite, where that is known.
     """
-
-    args: LayerFusionTrainingArguments
 
     def __init__(
         self,
-        model: PreTrainedModel | nn.Module | None = None,
-        args: LayerFusionTrainingArguments | None = None,
-        **kwargs: Any,
+        args: LayerFusionTrainingArguments,
+        accelerator: Callable[[], Accelerator],
+        counter: Callable[[], SkippedSteps],
+        snapshot: Callable[[], Callable[[], None]],
+        diverged_tasks: Callable[[], Iterable[str]],
     ) -> None:
-        super().__init__(model, args, **kwargs)
-        self.add_callback(SkippedSteps())
+        self.args, self.accelerator, self.counter = args, accelerator, counter
+        self.snapshot_log, self.diverged_tasks = snapshot, diverged_tasks
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget earlier steps."""
+        self.grad_norm: Tensor | float | None = None
         self._losses_are_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
         self._is_taken = True
-        self._take_back: Callable[[], None] = lambda: None
+        self._rollback: Callable[[], None] = lambda: None
         # Steps, and those whose loss was left out: since the last entry of the log, and in all.
         self._steps, self._left_out = [0, 0], [0, 0]
 
-    @property
-    def skipped_steps(self) -> int:
-        """Optimizer steps of the run that were not taken, an fp16 scaler's among them."""
-        return self._counter.total
-
-    @property
-    def _counter(self) -> SkippedSteps:
-        # Not kept: a resumed run puts another in its place.
-        return next(each for each in self.callback_handler.callbacks if isinstance(each, SkippedSteps))
-
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As the stock method."""
-        self._losses_are_finite.fill_(True)
-        self._steps, self._left_out = [0, 0], [0, 0]
-        self.remove_callback(SkippedSteps)
-        self.add_callback(SkippedSteps())
-        output = super().train(*args, **kwargs)
-        return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
-
-    def log_state(self) -> dict[str, Any]:
-        """Return `SurgicalTraining.log_state` with the steps that were left out."""
-        return super().log_state() | {"steps": self._steps, "left_out": self._left_out}
-
-    def load_log_state(self, state: dict[str, Any]) -> None:
-        """Take up what `log_state` returned."""
-        super().load_log_state(state)
-        self._steps, self._left_out = list(state["steps"]), list(state["left_out"])
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Tensor | int | None]:
-        """As the stock method; a step begins."""
+    def begin_step(self) -> None:
+        """Remember the log's sums, to which the step's losses will be added."""
         if self.args.on_divergence == "skip":
-            total, rollback = self._tr_loss.clone(), self.keep_losses()
+            self._rollback = self.snapshot_log()
 
-            def begin_again() -> None:
-                self._tr_loss.copy_(total)
-                rollback()
+    def observe(self, loss: Tensor) -> None:
+        """Remember whether the loss of a micro-batch is finite, without waiting for its value."""
+        self._losses_are_finite &= torch.isfinite(loss.detach()).all()
 
-            self._take_back = begin_again
-        return super().get_batch_samples(epoch_iterator, num_batches, device)
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Decide whether the step is taken.
 
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
-        """As `SurgicalTraining.training_step`; remembers whether the loss was finite, without waiting for it."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._losses_are_finite &= torch.isfinite(loss)
-        return loss
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
-        # The last call before the optimizer's step: the weights are still those of the step before.
-        norm = super()._get_grad_norm(model, grad_norm)
-        losses_are_finite = bool(self.accelerator.gather(self._losses_are_finite.int()).all())
-        self._is_taken = losses_are_finite and math.isfinite(norm)
-        # An fp16 scaler skips steps whose gradients overflow by itself, and goes on.
-        by_scaler = losses_are_finite and self.accelerator.scaler is not None
+        Raises:
+            UserError: The loss or the gradient is not finite, with `on_divergence="stop"`.
+        """
+        accelerator = self.accelerator()
+        losses_are_finite = bool(accelerator.gather(self._losses_are_finite.int()).all())
+        self._is_taken = losses_are_finite and math.isfinite(self.grad_norm or 0.0)
+        # An fp16 scaler skips steps whose gradients overflow by itself, and lowers its scale.
+        by_scaler = losses_are_finite and accelerator.scaler is not None
         has_diverged = not self._is_taken and not by_scaler
         if has_diverged:
-            self._skip_or_stop(model, "gradient" if losses_are_finite else "training loss")
+            self._skip_or_stop(state, "gradient" if losses_are_finite else "training loss")
+            # Without gradients the optimizer's step does nothing.
+            kwargs["model"].zero_grad(set_to_none=True)
         self._losses_are_finite.fill_(True)
         self._steps = [count + 1 for count in self._steps]
         self._left_out = [count + has_diverged for count in self._left_out]
-        self._counter.count(self._is_taken, has_diverged)
-        return norm
+        self.counter().count(self._is_taken, has_diverged)
 
-    def _get_learning_rate(self) -> float:
-        # Called between the optimizer's step and the scheduler's, which is not made where accelerate says that the
-        # optimizer's was skipped. It knows only of scalers, and not of those of fused optimizers.
-        self.optimizer._is_overflow = not self._is_taken
-        return super()._get_learning_rate()
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let the scheduler wait for a step that was skipped."""
+        mark_skipped(kwargs["optimizer"], not self._is_taken)
 
-    def _skip_or_stop(self, model: nn.Module, what: str) -> None:
-        tasks = sorted(set(gather_object(self.diverged_tasks())))
+    def _skip_or_stop(self, state: TrainerState, what: str) -> None:
+        tasks = sorted(set(gather_object(list(self.diverged_tasks()))))
         what += f" of {', '.join(tasks)}" if tasks else ""
-        what += f" is not finite at step {self.state.global_step + 1} (epoch {self.state.epoch or 0:.2f}, "
+        what += f" is not finite at step {state.global_step + 1} (epoch {state.epoch or 0:.2f}, "
         what += f"learning_rate={self.args.learning_rate})"
         if self.args.on_divergence == "stop":
             raise UserError(
@@ -168,19 +150,24 @@ class GuardedTraining(SurgicalTraining):
                 "resume with a lower learning_rate, look for labels that are not finite, or set on_divergence=skip"
             )
         logger.warning(f"{what}; the step is skipped")
-        self._take_back()
-        # Without gradients the optimizer's step does nothing.
-        model.zero_grad(set_to_none=True)
+        self._rollback()
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the stock method; a mean loss is that of the steps that it was not left out of, not a number where there
-        was none. Adds `skipped_steps`, the number so far, where steps may be skipped or were."""
+    def add_to(self, logs: Logs, is_step: bool) -> None:
+        """Leave skipped steps out of mean losses, which are not a number where all were skipped; add `skipped_steps`,
+        the number so far, where steps may be skipped or were."""
         for name, place in (("loss", 0), ("train_loss", 1)):
             if self._left_out[place] and name in logs:
                 counted = self._steps[place] - self._left_out[place]
                 logs[name] = logs[name] * self._steps[place] / counted if counted else math.nan
-        if "learning_rate" in logs:
+        if is_step:
             self._steps[0] = self._left_out[0] = 0
-            if self.args.on_divergence == "skip" or self.skipped_steps:
-                logs["skipped_steps"] = self.skipped_steps
-        super().log(logs, start_time)
+            if self.args.on_divergence == "skip" or self.counter().total:
+                logs["skipped_steps"] = self.counter().total
+
+    def log_state(self) -> dict[str, Any]:
+        """Return the number of steps, and of those left out."""
+        return {"steps": self._steps, "left_out": self._left_out}
+
+    def load_log_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self._steps, self._left_out = list(state["steps"]), list(state["left_out"])

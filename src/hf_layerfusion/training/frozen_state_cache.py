@@ -1,16 +1,15 @@
-"""A Trainer whose frozen encoder runs once for each text, however many epochs there are."""
+"""Batches that hold the cached states of a frozen encoder, which thus reads each text once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import TrainOutput
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers.encoder_layers import get_encoders
@@ -20,17 +19,17 @@ from hf_layerfusion.training.task_data import Row
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 ENCODER_STATES = "encoder_states"
-"""What a batch holds in place of the encoder's inputs: `[B, R, T, H]`."""
+"""The key under which a batch holds states `[B, R, T, H]` in place of the encoder's inputs."""
 
 STORED = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""How states lie on disk, by the run's precision; else as the model computes."""
+"""The type in which states are stored, by the run's precision; any other run stores them as the model computes them."""
 
 
 def check_cacheable(model: nn.Module, args: LayerFusionTrainingArguments) -> None:
-    """Checks that the states of the model's encoder can be cached, where the arguments ask for it.
+    """Check that the states of the model's encoder can be cached, if the arguments ask for it.
 
     Raises:
-        UserError: a model that takes no states, an encoder that is trained, or one that sees padding.
+        UserError: A model that takes no states, an encoder that is trained, or one that sees padding.
     """
     if args.cache_frozen_states is None:
         return
@@ -55,16 +54,16 @@ def check_cacheable(model: nn.Module, args: LayerFusionTrainingArguments) -> Non
 
 
 class StateCollator:
-    """Batches that hold the cached states of texts in place of their ids; those of other texts stay as they are.
+    """Puts the cached states of texts in place of their ids; batches with a text that is not cached stay as they are.
 
     Args:
-        collate: makes a batch of rows of ids.
-        cache: the states.
-        inputs: the names of the encoder's inputs.
+        collate: Makes a batch of rows of ids.
+        cache: The states.
+        inputs: The names of the encoder's inputs.
 
     Returns, when called:
         `encoder_states` `[B, R, T, H]`, padded with zeros on the right, their `attention_mask` `[B, T]`, and what the
-        batch holds beside the encoder's inputs. Where the texts of pairs stand apart, `[B, 2, R, T, H]` and
+        batch holds beside the encoder's inputs. Where the texts of pairs are encoded apart, `[B, 2, R, T, H]` and
         `[B, 2, T]`.
     """
 
@@ -97,96 +96,82 @@ class StateCollator:
         return {**others, ENCODER_STATES: padded, "attention_mask": mask}
 
 
-def _versions(module: nn.Module) -> list[tuple[int, int]]:
-    """What changes when a weight is replaced or written to."""
-    return [(weight.data_ptr(), weight._version) for weight in (*module.parameters(), *module.buffers())]
+class FrozenStateCache:
+    """The states of a run's training and evaluation texts, computed once and again only for another encoder.
 
+    Args:
+        args: `cache_frozen_states`, and batch sizes and processes.
+        tokenizer: Made the ids.
+    """
 
-class FrozenStates(Trainer):
-    """With `cache_frozen_states`, the encoder reads each text of the training and evaluation data once, as at
-    inference; training and evaluation then begin at the fuser. What `predict` is given goes through the encoder."""
+    def __init__(self, args: LayerFusionTrainingArguments, tokenizer: Any) -> None:
+        self.args, self.tokenizer = args, tokenizer
+        self.reset()
 
-    args: LayerFusionTrainingArguments
-    train_dataset: Any
-    eval_dataset: Any
-    data_collator: Any
-    _states: StateCache | None = None
-    _read_with: list[tuple[int, int]] | None = None
+    def reset(self) -> None:
+        """Read the texts again when states are next asked for: the data may have changed."""
+        self.states: StateCache | None = None
+        self._read_with: list[tuple[int, int]] | None = None
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As the stock method."""
-        self._states = None  # the data may be others
-        return super().train(*args, **kwargs)
+    def collator(
+        self, collate: Any, model: PreTrainedModel, accelerator: Accelerator, datasets: Iterable[Any]
+    ) -> StateCollator:
+        """Return a collator whose batches hold the states of the texts of `datasets`.
 
-    def call_model_init(self, trial: Any = None) -> PreTrainedModel:
-        """As the stock method."""
-        self._states = None
-        return super().call_model_init(trial)
+        Args:
+            collate: Makes a batch of rows of ids.
+            model: The model; states are computed again once its encoder has other weights.
+            accelerator: Gives the precision, and waits for all processes.
+            datasets: The data sets to cache, or dictionaries of them; None is skipped.
 
-    def get_train_dataloader(self) -> DataLoader:
-        """As the stock method; its batches hold states in place of ids."""
-        with self._collating_states():
-            return super().get_train_dataloader()
+        Raises:
+            UserError: As `StateReader.fill`.
+        """
+        (encoder,) = get_encoders(model)
+        # A checkpoint, or the user, may have brought other weights.
+        if self.states is None or self._read_with != _versions(encoder):
+            self._read_with = _versions(encoder)
+            each = [
+                rows
+                for given in datasets
+                for rows in (given.values() if isinstance(given, Mapping) else [given])
+            ]
+            self.states = self._reader(model, accelerator).fill(each)
+        return StateCollator(collate, self.states, encoder_inputs(model))
 
-    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """As the stock method; its batches hold states in place of ids where these are texts of training."""
-        with self._collating_states():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def training_states(self) -> Iterator[dict[str, Any]]:
-        """Yield the training data in the order of its rows, every row in every process: states and labels."""
-        with self._collating_states():
-            collate = self.data_collator
-        columns = (*encoder_inputs(self.model), "labels")
-        rows = DataLoader(
-            self.train_dataset,
-            self.args.eval_batch_size,
-            collate_fn=lambda batch: collate([{n: row[n] for n in columns if n in row} for row in batch]),
-        )
-        yield from rows
-
-    def floating_point_ops(self, inputs: dict[str, Tensor | Any]) -> int:
-        """As the stock method; of a batch of states, 6 for each token and trained parameter."""
-        states = inputs.get(ENCODER_STATES)
-        if states is None:
-            return super().floating_point_ops(inputs)
-        trained = sum(parameter.numel() for parameter in self._model.parameters() if parameter.requires_grad)
-        return 6 * states.shape[0] * states.shape[2] * trained
-
-    @property
-    def _model(self) -> PreTrainedModel:
-        return cast(PreTrainedModel, self.model)
-
-    @contextmanager
-    def _collating_states(self) -> Iterator[None]:
-        given = self.data_collator
-        if self.args.cache_frozen_states is not None:
-            (encoder,) = get_encoders(self._model)
-            # A checkpoint may have brought other weights, or the user.
-            if self._states is None or self._read_with != _versions(encoder):
-                self._read_with = _versions(encoder)
-                self._states = self._filled_cache()
-            self.data_collator = StateCollator(given, self._states, encoder_inputs(self.model))
-        try:
-            yield
-        finally:
-            self.data_collator = given
-
-    def _filled_cache(self) -> StateCache:
-        """Return the cache, filled with the states of all texts of training and evaluation."""
-        given = self.eval_dataset
-        evaluation = list(given.values()) if isinstance(given, Mapping) else [given]
-        precision = self.accelerator.mixed_precision
-        reader = StateReader(
-            self._model,
-            self.processing_class,
+    def _reader(self, model: PreTrainedModel, accelerator: Accelerator) -> StateReader:
+        return StateReader(
+            model,
+            self.tokenizer,
             str(self.args.cache_frozen_states),
             self.args.eval_batch_size,
-            precision,
-            self.accelerator.autocast,
-            STORED.get(precision),
+            accelerator.mixed_precision,
+            accelerator.autocast,
+            STORED.get(accelerator.mixed_precision),
             self.args.process_index,
             self.args.world_size,
-            self.accelerator.wait_for_everyone,
+            accelerator.wait_for_everyone,
         )
-        return reader.fill([self.train_dataset, *evaluation])
+
+
+def rows_in_order(
+    dataset: Any, collate: Callable[[list[Row]], Any], batch_size: int, inputs: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a data set in their order, `inputs` and labels, every row in every process."""
+    columns = (*inputs, "labels")
+    yield from DataLoader(
+        dataset,
+        batch_size,
+        collate_fn=lambda batch: collate([{n: row[n] for n in columns if n in row} for row in batch]),
+    )
+
+
+def count_operations(states: torch.Tensor, model: nn.Module) -> int:
+    """Return the floating-point operations of a training pass on states: 6 for each token and trained parameter."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return 6 * states.shape[0] * states.shape[2] * trained
+
+
+def _versions(module: nn.Module) -> list[tuple[int, int]]:
+    """Return numbers that change when a weight is replaced or written to."""
+    return [(weight.data_ptr(), weight._version) for weight in (*module.parameters(), *module.buffers())]

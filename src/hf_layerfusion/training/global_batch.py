@@ -1,4 +1,4 @@
-"""The rows of an optimizer step, which a resumed run must share with the run that it goes on with."""
+"""The global batch of a run, which a resumed run must keep."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class GlobalBatch(NamedTuple):
 
 
 def global_batch(args: TrainingArguments) -> GlobalBatch:
-    """The global batch of a run."""
+    """Return the global batch of a run."""
     return GlobalBatch(args.train_batch_size, args.gradient_accumulation_steps, args.world_size)
 
 
 def global_batch_of(checkpoint: Path) -> GlobalBatch | None:
-    """The global batch that a checkpoint was trained with; None where it does not say."""
+    """Return the global batch that a checkpoint was trained with, or None if it does not say."""
     try:
         rows = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).train_batch_size
         options = json.loads((checkpoint / ARGUMENTS_NAME).read_text(encoding="utf-8"))

@@ -1,101 +1,104 @@
-"""A Trainer that combines the gradients of tasks instead of adding them."""
+"""Gradients of tasks that are combined by a rule instead of being added up."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from hf_layerfusion.gradient_surgery.conflicts import ConflictStatistics
 from hf_layerfusion.gradient_surgery.gramian import TaskGradients
 from hf_layerfusion.gradient_surgery.registry import task_weights
 from hf_layerfusion.training.collators import TASKS
-from hf_layerfusion.training.loss_terms import RegularizedTraining
+from hf_layerfusion.training.log_aggregation import Logs, LogSource
 from hf_layerfusion.training.loss_weighting import SHARES
 from hf_layerfusion.training.samplers import seeded_generator
 from hf_layerfusion.training.task_data import TASK
-from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 
-class SurgicalTraining(RegularizedTraining):
-    """With `gradient_surgery`, takes each task's gradient by itself, and steps along what the rule makes of them.
+class GradientSurgery(LogSource):
+    """Takes each task's gradient by itself, and leaves in the parameters' `grad` what a rule makes of them.
 
-    A step has one forward and backward for each task, over all its micro-batches and processes; the rule sees the
-    gradients of the whole step.
+    A step has one forward and one backward for each task, over all its micro-batches and processes; the rule sees the
+    gradients of the whole step. Logs the cosines between the tasks' gradients, and how often they conflict.
+
+    Args:
+        rule: A name in `AGGREGATORS`.
+        seed: The seed of rules that draw.
+        step_losses: Returns the loss of each task of a micro-batch as it enters the sum of the step.
+        averages: Whether the losses of a step's tasks are averaged instead of added up.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel | nn.Module | None = None,
-        args: LayerFusionTrainingArguments | None = None,
-        **kwargs: Any,
+        rule: str,
+        seed: int,
+        step_losses: Callable[[nn.Module, dict[str, Any]], dict[str, Tensor]],
+        averages: bool = False,
     ) -> None:
-        super().__init__(model, args, **kwargs)
-        self._gradients: TaskGradients | None = None
-        self._conflicts = ConflictStatistics()
-        self._diverged: list[str] = []
+        self.rule, self.seed, self.step_losses, self.averages = rule, seed, step_losses, averages
+        self.diverged: list[str] = []
+        """Tasks whose gradient was not finite in the last step."""
+        self.reset()
 
     def reset(self) -> None:
-        """As `MultitaskTraining.reset`; the gradients' parameters may be another model's now."""
-        super().reset()
-        self._gradients = None
+        """Start over, with another model's parameters."""
+        self._gradients: TaskGradients | None = None
         self._conflicts = ConflictStatistics()
 
-    def log_state(self) -> dict[str, Any]:
-        """Return `RegularizedTraining.log_state` with the conflicts."""
-        return super().log_state() | {"conflicts": self._conflicts.state()}
-
-    def load_log_state(self, state: dict[str, Any]) -> None:
-        """Take up what `log_state` returned."""
-        super().load_log_state(state)
-        self._conflicts = ConflictStatistics(state["conflicts"])
-
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    def backward(
+        self, model: nn.Module, batch: dict[str, Any], accelerator: Accelerator, step: int
     ) -> Tensor:
-        """As the stock method; with surgery, a backward for each task, and at the step's last micro-batch the combined
-        gradient in the parameters' `grad`."""
-        if self.args.gradient_surgery is None:
-            return super().training_step(model, inputs, num_items_in_batch)
-        model.train()
+        """Run the backward passes of a micro-batch; at the last one of a step, combine the gradients.
+
+        Args:
+            model: The model, wrapped or not.
+            batch: A micro-batch of several tasks.
+            accelerator: Runs the backward.
+            step: Number of the optimizer step.
+
+        Returns:
+            The sum of the losses, detached.
+        """
         if self._gradients is None:
-            self._gradients = TaskGradients(self.accelerator.unwrap_model(model).parameters())
-        inputs = self._prepare_inputs(inputs)
-        shares, total = inputs[SHARES], torch.zeros((), device=self.args.device)
-        divisor = len(inputs[TASKS]) if self.args.task_loss == "mean" else 1
-        for task, batch in inputs[TASKS].items():
-            one = {TASK: task, **batch, SHARES: {task: shares[task]}}
+            self._gradients = TaskGradients(accelerator.unwrap_model(model).parameters())
+        total: Tensor = torch.zeros((), device=accelerator.device)
+        divisor = len(batch[TASKS]) if self.averages else 1
+        for task, of_task in batch[TASKS].items():
+            one = {TASK: task, **of_task, SHARES: {task: batch[SHARES][task]}}
             # The processes' gradients are averaged task by task below, before they are compared.
-            with self._gradients.of(task), self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager():
-                    loss = self.step_losses(model, one)[0][task] / divisor
-                self.accelerator.backward(loss)
-            total += loss.detach()
-        if self.accelerator.sync_gradients:
-            self._combine(self._gradients)
+            with self._gradients.of(task), accelerator.no_sync(model):
+                loss = self.step_losses(model, one)[task] / divisor
+                accelerator.backward(loss)
+            total = total + loss.detach()
+        if accelerator.sync_gradients:
+            self._combine(self._gradients, step)
         return total
 
-    def _combine(self, gradients: TaskGradients) -> None:
+    def _combine(self, gradients: TaskGradients, step: int) -> None:
         gradients.reduce()
         gramian = gradients.gramian()
         squares = gramian.diagonal()
-        self._diverged = [task for task, x in zip(gradients.tasks, squares, strict=True) if not x.isfinite()]
+        self.diverged = [task for task, x in zip(gradients.tasks, squares, strict=True) if not x.isfinite()]
         if not gramian.isfinite().all():
-            # No rule knows what to make of it: the sum carries it on to where it stops the run or skips the step.
+            # No rule can handle it: the sum carries it on to where it stops the run or skips the step.
             gradients.combine(torch.ones(len(squares)))
             return
         self._conflicts.update(gradients.tasks, gramian)
-        generator = seeded_generator(self.args.seed, self.state.global_step)
-        gradients.combine(task_weights(str(self.args.gradient_surgery), gramian, generator))
+        gradients.combine(task_weights(self.rule, gramian, seeded_generator(self.seed, step)))
 
-    def diverged_tasks(self) -> list[str]:
-        """As `MultitaskTraining.diverged_tasks`; else the tasks whose gradient was not finite in this step."""
-        return super().diverged_tasks() or self._diverged
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the stock method; adds the cosines between the tasks' gradients, and how often they were in conflict."""
-        if "learning_rate" in logs:
+    def add_to(self, logs: Logs, is_step: bool) -> None:
+        """Add the cosines and the share of conflicts since the last entry."""
+        if is_step:
             logs |= self._conflicts.logs()
-        super().log(logs, start_time)
+
+    def log_state(self) -> dict[str, Any]:
+        """Return the conflicts since the last entry."""
+        return {"conflicts": self._conflicts.state()}
+
+    def load_log_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self._conflicts = ConflictStatistics(state["conflicts"])

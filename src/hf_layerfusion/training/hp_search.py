@@ -1,15 +1,15 @@
-"""A Trainer whose `hyperparameter_search` judges each trial by the model that it would keep."""
+"""A trial of `hyperparameter_search`, judged by the model that it would keep."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
-from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from hf_layerfusion.errors import StorageError, UserError, one_line
@@ -26,118 +26,137 @@ class SearchStopped(Exception):  # noqa: N818
     """A search that cannot go on, for a reason that lies in none of its trials, such as a full disk."""
 
 
-class SearchingTrainer(Trainer):
-    """The stock Trainer, which in a search
+class SearchTrial:
+    """One trial: its folder, its objectives, and what becomes of both.
 
-    - has a trial's arguments set before its model is made (stock: after it, so that frozen layers are those of the
-      trial before);
-    - takes as a trial's objective, where `load_best_model_at_end` is set, that of the checkpoint which is loaded then
-      (stock: of the last evaluation);
-    - reports to the pruner by the number of the evaluation (stock: by the step, which trials of other batch sizes never
-      reach);
-    - keeps, with Optuna in one process, only the best trial's checkpoints. Each trial then has a new folder below
-      `output_dir`: that of `hp_name` or `run-<number>`, with a number behind it where the name is taken or none, so
-      that no trial's checkpoints end up among another's. The trial's attribute `folder` names it, and only such folders
-      are deleted.
+    With Optuna in one process only the best trial's checkpoints are kept. Each trial then has a new folder below
+    `output_dir`: that of `hp_name` or `run-<number>`, with a number appended where the name is taken, so that no
+    trial's checkpoints end up among another's. The trial's attribute `folder` names it; only such folders are deleted.
+
+    Args:
+        trial: The backend's trial: of Optuna, or a dictionary of values.
+        args: The run's options, which the trial's values are set in.
     """
 
-    args: LayerFusionTrainingArguments
+    def __init__(self, trial: Any, args: LayerFusionTrainingArguments) -> None:
+        self.trial, self.args = trial, args
+        self.top = Path(str(args.output_dir))
+        self.objectives: dict[int, float] = {}
+        """The objective of each evaluation, by step."""
 
-    def train(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> TrainOutput:
-        """Train, as `Trainer.train` does. A trial that ends in a `UserError` or for want of memory, or whose objective
-        is not a number, says so in its attribute `error`.
+    def __str__(self) -> str:
+        values = self.trial if isinstance(self.trial, dict) else self.trial.params
+        return f"trial {getattr(self.trial, 'number', '')} {values}"
+
+    def set_arguments(self, values: dict[str, Any]) -> None:
+        """Set the trial's values in the options, before its model is made.
 
         Raises:
-            SearchStopped: the disk refused a trial's checkpoint.
-            UserError: a trial's values that do not go with each other, or as the stock method's subclasses.
+            UserError: Values out of their range, or that contradict each other.
         """
-        if trial is None or self.hp_search_backend is None:
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-        self._objectives: dict[int, float] = {}
-        kept = False
-        self._make_folder(trial)
-        try:
-            self._set_arguments(trial)
-            output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-            best_step = self.state.best_global_step
-            if self.args.load_best_model_at_end and best_step in self._objectives:
-                self.objective = self._objectives[best_step]
-            kept = self._is_best(trial)
-            if self.objective is not None and math.isnan(self.objective):
-                self._tell_failure(trial, "the objective is not a number")  # by which Optuna fails the trial
-            else:
-                logger.info(f"{self._name_of(trial)}: objective {self.objective}")
-            return output
-        except StorageError as error:
-            # Not a fault of the trial's values. A search goes on after a `UserError`; this one must end.
-            raise SearchStopped(str(error)) from error
-        except (UserError, torch.OutOfMemoryError) as error:
-            self._tell_failure(trial, one_line(error))
-            raise
-        finally:
-            if not kept:
-                self._remove_folder(trial)
-
-    def _tell_failure(self, trial: Any, why: str) -> None:
-        logger.warning(f"{self._name_of(trial)} failed: {why}")
-        if hasattr(trial, "set_user_attr"):
-            trial.set_user_attr("error", why)
-
-    def _name_of(self, trial: Any) -> str:
-        values = trial if isinstance(trial, dict) else trial.params
-        return f"trial {getattr(trial, 'number', '')} {values}"
-
-    def _set_arguments(self, trial: Any) -> None:
-        # Ray and W&B hand over the values themselves.
-        values = trial if isinstance(trial, dict) else self.hp_space(trial)
-        values = {name: value for name, value in values.items() if hasattr(self.args, name)}
         for name, value in values.items():
-            setattr(self.args, name, value)
+            if hasattr(self.args, name):
+                setattr(self.args, name, value)
         self.args.check()
 
-    def _is_best(self, trial: Any) -> bool:
-        """Whether a trial that has ended beats all before it; the checkpoints of the one that was best go then."""
-        study = getattr(trial, "study", None)
-        if study is None or self.objective is None or math.isnan(self.objective):
+    def make_folder(self, asked: str) -> None:
+        """Give an Optuna trial a folder of its own.
+
+        Args:
+            asked: The folder that the stock Trainer would take.
+        """
+        if not hasattr(self.trial, "study") or self.args.world_size > 1:
+            return
+        path = Path(os.path.normpath(asked))
+        if self.top.resolve() not in path.resolve().parents:
+            path = self.top / f"run-{self.trial.number}"
+        made = make_own(new_name(path))
+        self.trial.set_user_attr(FOLDER, os.path.relpath(made, self.top))
+
+    @property
+    def folder(self) -> str | None:
+        """The trial's own folder, relative to `output_dir`; None if it has none."""
+        return _folder_of(self.trial)
+
+    def remove_folder(self) -> None:
+        """Delete the trial's folder if it is its own."""
+        self._remove_folder_of(self.trial)
+
+    def _remove_folder_of(self, trial: Any) -> None:
+        if (name := _folder_of(trial)) is not None:
+            remove_own(self.top / name)
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """In the block, report to the pruner by the number of the evaluation.
+
+        The stock Trainer reports by the step, and trials of other batch sizes never reach the same steps.
+        """
+        report = getattr(self.trial, "report", None)
+        if report is not None:
+            self.trial.report = lambda value, step: report(value, len(self.objectives))
+        try:
+            yield
+        finally:
+            if report is not None:
+                del self.trial.report
+
+    def recorded(
+        self, compute_objective: Callable[[dict[str, float]], float], step: Callable[[], int]
+    ) -> Callable[[dict[str, float]], float]:
+        """Return a function that computes an evaluation's objective and remembers it by its step."""
+
+        def compute(metrics: dict[str, float]) -> float:
+            objective = compute_objective(metrics)
+            self.objectives[step()] = objective
+            return objective
+
+        return compute
+
+    def is_kept(self, objective: float | None) -> bool:
+        """Return whether the trial beats all before it; the checkpoints of the one that was best are deleted then."""
+        study = getattr(self.trial, "study", None)
+        if study is None or objective is None or math.isnan(objective):
             return False
         try:
             best = study.best_trial
         except ValueError:  # none has ended before
             return True
         sign = 1 if study.direction.name == "MAXIMIZE" else -1
-        if sign * self.objective <= sign * best.value:
+        if sign * objective <= sign * best.value:
             return False
-        self._remove_folder(best)
+        self._remove_folder_of(best)
         return True
 
-    def _make_folder(self, trial: Any) -> None:
-        """Gives an Optuna trial a folder of its own."""
-        if not hasattr(trial, "study") or self.args.world_size > 1:
-            return
-        top = Path(str(self.args.output_dir))
-        asked = Path(os.path.normpath(super()._get_output_dir(trial)))
-        if top.resolve() not in asked.resolve().parents:
-            asked = top / f"run-{trial.number}"
-        made = make_own(new_name(asked))
-        trial.set_user_attr(FOLDER, os.path.relpath(made, top))
+    def end(self, objective: float | None) -> None:
+        """Log the objective of a trial that was trained."""
+        if objective is not None and math.isnan(objective):
+            self.fail("the objective is not a number")  # for which Optuna fails the trial
+        else:
+            logger.info(f"{self}: objective {objective}")
 
-    def _remove_folder(self, trial: Any) -> None:
-        name = getattr(trial, "user_attrs", {}).get(FOLDER)
-        if name is not None:
-            remove_own(Path(str(self.args.output_dir)) / name)
+    def fail(self, reason: str) -> None:
+        """Warn of a trial that failed, and write the reason into its attribute `error`."""
+        logger.warning(f"{self} failed: {reason}")
+        if hasattr(self.trial, "set_user_attr"):
+            self.trial.set_user_attr("error", reason)
 
-    def _get_output_dir(self, trial: Any) -> str:
-        name = getattr(trial, "user_attrs", {}).get(FOLDER)
-        return super()._get_output_dir(trial) if name is None else str(Path(str(self.args.output_dir)) / name)
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """In the block, note why a trial failed.
 
-    def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
-        if self.hp_search_backend is None or trial is None:
-            return
-        # Before the report, which may end the trial.
-        self._objectives[step] = self.compute_objective(metrics.copy())
-        super()._report_to_hp_search(trial, len(self._objectives), metrics)
+        Raises:
+            SearchStopped: The disk refused a checkpoint. That is not a fault of the trial's values: a search goes on
+                after a `UserError`, and must end here.
+        """
+        try:
+            yield
+        except StorageError as error:
+            raise SearchStopped(str(error)) from error
+        except (UserError, torch.OutOfMemoryError) as error:
+            self.fail(one_line(error))
+            raise
+
+
+def _folder_of(trial: Any) -> str | None:
+    return getattr(trial, "user_attrs", {}).get(FOLDER)

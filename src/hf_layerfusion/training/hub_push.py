@@ -1,16 +1,16 @@
-"""A Trainer whose pushes to the Hub hold no pickle of its arguments, keep the card, and do not fail in silence."""
+"""Pushes of checkpoints to the Hub in the background, without pickles, whose failures are not silent."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, HfApi, ModelCard
-from transformers import Trainer
+from huggingface_hub import CommitInfo, HfApi
 from transformers.trainer import (
     OPTIMIZER_NAME,
     SCALER_NAME,
@@ -18,179 +18,159 @@ from transformers.trainer import (
     TRAINER_STATE_NAME,
     TRAINING_ARGS_NAME,
 )
-from transformers.trainer_utils import HubStrategy, SaveStrategy, TrainOutput
+from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
-from hf_layerfusion.evaluation.plots.run_plots import plot_training_curves
-from hf_layerfusion.hub.publish import CARD, PushError, open_repository, push_folder
+from hf_layerfusion.hub.publish import PushError, open_repository, push_folder
 from hf_layerfusion.training.checkpoints import MANIFEST_NAME
-from hf_layerfusion.training.trainer_card import GENERATED, trainer_card
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 logger = logging.get_logger(__name__)
 
-# Of a checkpoint, what only resuming needs.
+# Files of a checkpoint that only resuming needs.
 _FOR_RESUMING = (OPTIMIZER_NAME, SCHEDULER_NAME, SCALER_NAME, "rng_state*", TRAINER_STATE_NAME, MANIFEST_NAME)
 _IN_TURN = HfApi()  # runs one job after the other
 _COPY = "_push-"  # what begins so is itself never pushed
 
 
-class PushingTrainer(Trainer):
-    """The stock Trainer, whose pushes leave out `training_args.bin` and whose failures are told.
+def open_run_repository(
+    args: LayerFusionTrainingArguments, token: str | None = None, private: bool | None = None
+) -> str:
+    """Open the repository of a run, and return its name.
 
-    In the background each save is pushed from a copy of its own, of hard links, so that neither later saves nor the
-    deletion of old checkpoints touch what is being sent. A save that failed, or that was skipped because the push
-    before it was still under way, is pushed again when training ends, unless a later one has been pushed since.
+    Args:
+        args: The run's options; the folder's name stands in for a missing `hub_model_id`.
+        token: In place of `hub_token`.
+        private: In place of `hub_private_repo`.
+
+    Raises:
+        PushError: The token may not write to it.
+    """
+    return open_repository(
+        args.hub_model_id or Path(str(args.output_dir)).absolute().name,
+        token=args.hub_token if token is None else token,
+        private=args.hub_private_repo if private is None else private,
+        revision=args.hub_revision,
+    )
+
+
+class HubPush:
+    """Pushes the checkpoints of a run, each from a copy of hard links, so that neither later saves nor the deletion of
+    old checkpoints affect what is being sent.
+
+    A save that failed, or that was skipped because the push before it was still under way, is pushed again by `finish`,
+    unless a later one has been pushed since. All methods are for the main process.
+
+    Args:
+        args: The run's options.
+        repository: Returns the name of the repository.
     """
 
-    args: LayerFusionTrainingArguments
-    hub_model_id: str | None
-    push_in_progress: PushInProgress | None
-    _skipped: Path | None = None  # the copy of a save that waits for the one under way
+    def __init__(self, args: LayerFusionTrainingArguments, repository: Callable[[], str]) -> None:
+        self.args, self.repository = args, repository
+        self._skipped: Path | None = None  # the copy of a save that waits for the push under way
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As the stock method.
+    def begin(self) -> None:
+        """Remove the copies that a run before has left."""
+        self._remove_copies()
+
+    def finish(self) -> None:
+        """Push the last save if it has not arrived.
 
         Raises:
-            PushError: the last save has not reached the Hub; training itself is done, and `push_to_hub` pushes the
-                model.
+            PushError: It cannot be pushed.
         """
-        self._remove_copies()
-        output = super().train(*args, **kwargs)
         copies = self._copies()
         try:
             if copies:
-                self._push_copy(copies[-1])
+                self.push_copy(copies[-1])
         finally:
             self._remove_copies()
-        return output
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """As the stock method; the repository must be one that the token may write to.
-
-        Raises:
-            PushError: if it is not.
-        """
-        if not self.is_world_process_zero():
-            return
-        args = self.args
-        self.hub_model_id = open_repository(
-            args.hub_model_id or Path(str(args.output_dir)).absolute().name,
-            token=args.hub_token if token is None else token,
-            private=args.hub_private_repo if private is None else private,
-            revision=args.hub_revision,
-        )
-        self.push_in_progress = None
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs: Any,
-    ) -> CommitInfo | Future[CommitInfo] | None:
-        """Save the model and its card and push `output_dir`, without what `NEVER_PUSHED` names.
-
-        Args:
-            commit_message: As for `Trainer.push_to_hub`, as are `blocking`, `token`, `revision` and `private`.
-            **kwargs: As for `create_model_card`.
-
-        Returns:
-            The commit, without `blocking` a future of it; None but for the main process.
+    def push_folder(
+        self, message: str, token: str | None, revision: str | None, blocking: bool
+    ) -> CommitInfo | Future[CommitInfo]:
+        """Push `output_dir`; return the commit, or without `blocking` a future of it.
 
         Raises:
-            PushError: if it cannot be pushed; `output_dir` is whole then.
+            PushError: It cannot be pushed.
         """
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        if self.hub_model_id is None:
-            self.init_hf_repo(token, private)
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
-        self.create_model_card(**kwargs)
-        self._finish_current_push()
         push = partial(
             push_folder,
             str(self.args.output_dir),
-            str(self.hub_model_id),
+            self.repository(),
             token=self.args.hub_token if token is None else token,
             revision=self.args.hub_revision if revision is None else revision,
-            message=commit_message or "End of training",
+            message=message,
         )
         return push() if blocking else _IN_TURN.run_as_future(push)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write a card of what the Trainer knows into `output_dir`, with a plot of its training. A card that is there
-        and not a Trainer's own is left as it is.
+    def push_checkpoint(
+        self,
+        folder: Path,
+        step: int,
+        epoch: float,
+        in_progress: PushInProgress | None,
+        on_begin: Callable[[], Any],
+    ) -> PushInProgress | None:
+        """Push a checkpoint in the background, as `hub_strategy` says.
 
         Args:
-            *args: As for `Trainer.create_model_card`.
-            **kwargs: As for `Trainer.create_model_card`.
-        """
-        if not self.is_world_process_zero():
-            return
-        folder = Path(str(self.args.output_dir))
-        if (folder / CARD).is_file() and GENERATED not in (ModelCard.load(folder / CARD).data.tags or ()):
-            return
-        figures = []
-        if any("eval_loss" in entry for entry in self.state.log_history):
-            (folder / "plots").mkdir(parents=True, exist_ok=True)
-            plot_training_curves(self.state.log_history, folder / "plots" / "training_curves.png")
-            figures.append(("Loss and accuracy by epoch.", "plots/training_curves.png"))
-        trainer_card(self, figures, *args, **kwargs).save(folder / CARD)
+            folder: The checkpoint.
+            step: The step it was saved at, for the message.
+            epoch: The epoch it was saved at, for the message.
+            in_progress: The pushes under way.
+            on_begin: Called before the push.
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
-            return
-        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
-        if not busy:
+        Returns:
+            The pushes under way.
+        """
+        if self.args.hub_strategy == HubStrategy.END:
+            return in_progress
+        is_busy = in_progress is not None and not in_progress.is_done()
+        if not is_busy:
             self._remove_copies()
         elif self._skipped is not None:
             shutil.rmtree(self._skipped, ignore_errors=True)
         self._skipped = None
-        copy = _copy_of(Path(checkpoint_folder))
-        if busy and not self.args.hub_always_push:
+        copy = _copy_of(folder)
+        if is_busy and not self.args.hub_always_push:
             self._skipped = copy
-            return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        job = _IN_TURN.run_as_future(self._push_in_background, copy, self._progress())
-        if self.push_in_progress is not None and busy:
-            self.push_in_progress.jobs.append(job)
-        else:
-            self.push_in_progress = PushInProgress([job])
-
-    def _progress(self) -> str:
-        if self.args.save_strategy == SaveStrategy.STEPS:
-            return f"Training in progress, step {self.state.global_step}"
-        return f"Training in progress, epoch {int(self.state.epoch or 0)}"
+            return in_progress
+        on_begin()
+        by_step = self.args.save_strategy == SaveStrategy.STEPS
+        progress = f"step {step}" if by_step else f"epoch {int(epoch)}"
+        job = _IN_TURN.run_as_future(self._push_in_background, copy, f"Training in progress, {progress}")
+        if in_progress is None or not is_busy:
+            return PushInProgress([job])
+        in_progress.jobs.append(job)
+        return in_progress
 
     def _push_in_background(self, copy: Path, message: str) -> None:
         try:
-            self._push_copy(copy, message)
+            self.push_copy(copy, message)
         except PushError as error:
             logger.warning(
                 f"{error} Training goes on, and the save is pushed again with a later one or at the end."
             )
             raise
 
-    def _push_copy(self, copy: Path, message: str = "Last save of the training") -> None:
-        """Pushes a copy of a checkpoint as the strategy says; once it is there, it and older ones are deleted."""
-        places: dict[str, tuple[str, ...]] = {"": (TRAINING_ARGS_NAME, *_FOR_RESUMING)}
+    def push_copy(self, copy: Path, message: str = "Last save of the training") -> None:
+        """Push the copy of a checkpoint; once it has arrived, it and older ones are deleted."""
+        parts: dict[str, tuple[str, ...]] = {"": (TRAINING_ARGS_NAME, *_FOR_RESUMING)}
         if self.args.hub_strategy == HubStrategy.CHECKPOINT:
-            places["last-checkpoint"] = (TRAINING_ARGS_NAME,)
+            parts["last-checkpoint"] = (TRAINING_ARGS_NAME,)
         elif self.args.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
-            places[copy.name.removeprefix(_COPY)] = (TRAINING_ARGS_NAME,)
-        for place, leave_out in places.items():
+            parts[copy.name.removeprefix(_COPY)] = (TRAINING_ARGS_NAME,)
+        for path, leave_out in parts.items():
             push_folder(
                 copy,
-                str(self.hub_model_id),
+                self.repository(),
                 token=self.args.hub_token,
                 revision=self.args.hub_revision,
-                message=f"{message}, checkpoint" if place else message,
-                path_in_repo=place,
+                message=f"{message}, checkpoint" if path else message,
+                path_in_repo=path,
                 leave_out=leave_out,
             )
         copies = self._copies()
@@ -198,9 +178,7 @@ class PushingTrainer(Trainer):
             shutil.rmtree(old, ignore_errors=True)
 
     def _copies(self) -> list[Path]:
-        """Copies of checkpoints that are not on the Hub yet, the newest last."""
-        if not (self.args.push_to_hub and self.is_world_process_zero()):
-            return []
+        """Return the copies of checkpoints that have not arrived, the newest last."""
         found = Path(str(self.args.output_dir)).rglob(f"{_COPY}*")
         return sorted(found, key=lambda copy: int(copy.name.rpartition("-")[2]))
 
@@ -210,7 +188,7 @@ class PushingTrainer(Trainer):
 
 
 def _copy_of(checkpoint: Path) -> Path:
-    """A copy beside a checkpoint, of hard links where the file system has them."""
+    """Copy a checkpoint to a folder beside it, by hard links where the file system has them."""
     copy = checkpoint.with_name(f"{_COPY}{checkpoint.name}")
     shutil.rmtree(copy, ignore_errors=True)
     try:

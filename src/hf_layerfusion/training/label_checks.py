@@ -1,4 +1,4 @@
-"""Which data sets of tasks have labels, and whether they are their task's."""
+"""Checks of the labels of tasks' data sets."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 from datasets import Dataset as ArrowDataset
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.class_balance import IGNORED
-from hf_layerfusion.training.task_data import LABELS, TaskDataset
+from hf_layerfusion.regularizers.task_outputs import ONE_TASK
+from hf_layerfusion.training.class_balance import IGNORED, class_labels
+from hf_layerfusion.training.task_data import LABELS, MultitaskDataset, TaskDataset
 
 
 def with_labels(datasets: Mapping[str, TaskDataset], needed: bool = True) -> dict[str, TaskDataset]:
-    """The evaluation data that have labels.
+    """Return the evaluation data that have labels.
 
     Raises:
         UserError: none has, and some are `needed`.
@@ -29,7 +30,7 @@ def with_labels(datasets: Mapping[str, TaskDataset], needed: bool = True) -> dic
 
 
 def check_labels(dataset: TaskDataset, task: Any, role: str) -> None:
-    """Checks each label of a data set, unless it computes its rows when asked for them.
+    """Check each label of a data set, unless it computes its rows on access.
 
     Args:
         dataset: the rows of one task, with labels.
@@ -57,7 +58,7 @@ def check_labels(dataset: TaskDataset, task: Any, role: str) -> None:
 
 
 def _fit(labels: Sequence[Any], task: Any) -> bool:
-    """Whether all labels are the task's, made an array as a batch's are."""
+    """Return whether all labels, as an array like that of a batch, are the task's."""
     try:
         values = np.array(labels)
     except ValueError:  # lists of different lengths
@@ -73,3 +74,33 @@ def _fit(labels: Sequence[Any], task: Any) -> bool:
     elif task.problem_type == "regression":
         low, high = task.value_range or (-math.inf, math.inf)
     return bool(np.all((low <= values) & (values <= high) & np.isfinite(values)))
+
+
+def classes_of_tasks(train_dataset: Any, option: str) -> dict[str, list[int]]:
+    """Return the class of each training row, for each task that has classes; those of one task under `ONE_TASK`.
+
+    Args:
+        train_dataset: The training data of one task or of several; None for none.
+        option: The value of `class_balance`, for the message.
+
+    Raises:
+        UserError: No task has classes.
+    """
+    if train_dataset is None:
+        return {}
+    if isinstance(train_dataset, MultitaskDataset):
+        datasets = train_dataset.tasks
+    else:
+        datasets = {ONE_TASK: TaskDataset("one", train_dataset, "training")}
+    classes = {}
+    for task, dataset in datasets.items():
+        column = next((name for name in (LABELS, "label") if name in dataset.columns), None)
+        found = None if column is None else class_labels(dataset.column(column))
+        if found is not None:
+            classes[task] = found
+    if not classes:
+        raise UserError(
+            f"class_balance={option} needs a task whose labels are single whole numbers, found none; set "
+            "class_balance=none"
+        )
+    return classes

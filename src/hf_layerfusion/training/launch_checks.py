@@ -1,4 +1,4 @@
-"""Checks that a run has the processes that its launcher was asked for."""
+"""Checks of how a run was launched: the processes it was asked for, and a parallelism that is supported."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import os
 from collections.abc import Mapping
 
 from transformers import TrainingArguments
-from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
 
-logger = logging.get_logger(__name__)
-
-# What launchers tell each of several processes of its place among them; accelerate reads the same.
+# Variables by which launchers tell each of several processes its number; accelerate reads the same.
 _RANKS = (
     "RANK",
     "LOCAL_RANK",
@@ -52,11 +49,30 @@ def check_launcher(environment: Mapping[str, str]) -> None:
         )
 
 
-def check_processes(args: TrainingArguments) -> None:
-    """Check that the processes that were started know of each other, and say where FSDP is left out.
+def check_parallelism(args: TrainingArguments) -> None:
+    """Check that several processes train by DDP; call it before they are set up.
 
     Raises:
-        UserError: one of several processes would train alone, and write into the folder of the others.
+        UserError: FSDP or DeepSpeed, with which nothing here is tested.
+    """
+    asked = {
+        "FSDP": bool(args.fsdp) or _is_set("ACCELERATE_USE_FSDP"),
+        "DeepSpeed": bool(args.deepspeed) or _is_set("ACCELERATE_USE_DEEPSPEED"),
+    }
+    for name, is_asked_for in asked.items():
+        if is_asked_for:
+            raise UserError(
+                f"several processes must train by DDP, found {name}, which is not supported; leave it out of the "
+                "options and of accelerate's configuration"
+            )
+
+
+def check_processes(args: TrainingArguments) -> None:
+    """Check that the processes that were started know of each other, and train in a way that is supported.
+
+    Raises:
+        UserError: One of several processes would train alone, and write into the folder of the others; or
+            several GPUs in one process, with which nothing here is tested.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1 and args.world_size == 1:
@@ -64,8 +80,12 @@ def check_processes(args: TrainingArguments) -> None:
             f"{started} processes were started, and each would train alone on the {args.device.type} into the same "
             "folder; on the CPU set use_cpu=True"
         )
-    has_fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1")
-    if has_fsdp and args.device.type == "cpu" and args.process_index == 0:
-        logger.warning_once(
-            "FSDP does not run on the CPU: the processes train by DDP, each with the whole model and optimizer"
+    if args.n_gpu > 1:
+        raise UserError(
+            f"several GPUs must have a process each, found {args.n_gpu} in one, which would train by DataParallel; "
+            f"start it by accelerate launch --multi_gpu --num_processes {args.n_gpu}, or set CUDA_VISIBLE_DEVICES=0"
         )
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("true", "1")

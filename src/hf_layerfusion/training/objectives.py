@@ -1,4 +1,4 @@
-"""What an encoder is trained on where texts have no labels."""
+"""Objectives for training an encoder on texts without labels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Objective(ABC):
 
     @abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
-        """What turns rows of a `TextStream` into a batch.
+        """Return the collator for rows of a `TextStream`.
 
         Raises:
             UserError: a tokenizer that the objective cannot do with.
@@ -52,7 +52,7 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The mean loss of a batch, over its labels other than -100, or its rows where it has none.
+        """Return the mean loss of a batch, over its labels other than -100, or over its rows if it has none.
 
         Args:
             model: of `model_class`, bare or wrapped for several processes.
@@ -60,7 +60,7 @@ class Objective(ABC):
         """
 
     def metrics(self, loss: float) -> dict[str, float]:
-        """What else the loss on held-out texts says, by name."""
+        """Return further metrics that follow from the loss on held-out texts, by name."""
         return {}
 
 
@@ -71,20 +71,20 @@ class SeededMasking(DataCollatorForLanguageModeling):
         return dict(self.padding(list(map(self.mask, features))))
 
     def mask(self, row: Row) -> Row:
-        """The row with its masks, and labels for what is masked."""
+        """Return the row with its masks, and labels for the masked tokens."""
         self.generator = torch.Generator().manual_seed(row[DRAW])
         masked = self.torch_call([{name: value for name, value in row.items() if name != DRAW}])
         return {name: values[0].tolist() for name, values in masked.items()}
 
     @property
     def padding(self) -> DataCollatorForTokenClassification:
-        """Pads rows and their labels."""
+        """The collator that pads rows and their labels."""
         return DataCollatorForTokenClassification(self.tokenizer, label_pad_token_id=IGNORED)
 
 
 @dataclass(kw_only=True)
 class MaskedLanguageModeling(Objective):
-    """To tell tokens that are masked: of those chosen 80 % become the mask, 10 % another token, 10 % stay (Devlin et
+    """Masked language modeling: of the chosen tokens 80 % become the mask, 10 % another token, 10 % stay (Devlin et
     al. 2019, section 3.1; SerBERTus, section 4.3.7).
 
     The head computes logits for the chosen tokens alone, which changes nothing but the time: it is as large as an
@@ -123,13 +123,13 @@ class MaskedLanguageModeling(Objective):
         return loss
 
     def metrics(self, loss: float) -> dict[str, float]:
-        """The perplexity, e to the power of the loss."""
+        """Return the perplexity, e to the power of the loss."""
         return {"perplexity": exp(loss) if loss < 700 else float("inf")}
 
 
 @contextmanager
 def states_selected(model: Any, chosen: Tensor) -> Iterator[None]:
-    """Within it, what stands on the encoder of `model` sees the states of `chosen` tokens `[B, T]` alone, as one row
+    """In the block, the head on the encoder of `model` sees the states of `chosen` tokens `[B, T]` alone, as one row
     `[1, M, H]`."""
 
     def select(encoder: nn.Module, inputs: Any, outputs: Any) -> Any:
@@ -148,7 +148,7 @@ POOLINGS = ("mean", "cls")
 
 @dataclass(kw_only=True)
 class SimCSE(Objective):
-    """To tell a text's vector under one draw of dropout masks from those of the other texts of its batch under another
+    """Contrastive learning: a text's vectors under two draws of dropout masks are closer than those of other texts
     (unsupervised SimCSE, Gao et al. 2021; ExTraBERT's future work). Dropout stays on for held-out texts too.
 
     The others are those of a device's batch: more processes or `gradient_accumulation_steps` add none.
@@ -193,7 +193,7 @@ class SimCSE(Objective):
         return simcse_loss(first, second, self.temperature)
 
     def vectors(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """The texts' vectors `[B, H]`, in fp32 at least, from `states` `[B, T, H]`."""
+        """Return the texts' vectors `[B, H]`, in fp32 at least, from `states` `[B, T, H]`."""
         states = states.to(torch.promote_types(states.dtype, torch.float32))
         if self.pooling == "cls":
             return states[:, 0]
@@ -206,7 +206,7 @@ OBJECTIVES: dict[str, type[Objective]] = {"mlm": MaskedLanguageModeling, "simcse
 
 
 def make_objective(asked: str | dict[str, Any] | None) -> Objective:
-    """The objective of a name, or of `{name: settings}`.
+    """Make the objective of a name, or of `{name: settings}`.
 
     Raises:
         UserError: an unknown name or setting, or a value out of its range.

@@ -1,4 +1,4 @@
-"""Options that exclude each other, with the reason: a new pair is a row in the table."""
+"""Pairs of options that exclude each other, with the reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_layerfusion.errors import UserError
 
 
 class Exclusion(NamedTuple):
-    """Two options of which one alone can be meant.
+    """Two options that contradict each other.
 
     Attributes:
         option: the one.
@@ -96,7 +96,7 @@ EXCLUSIONS = (
 
 
 def check_exclusions(args: TrainingArguments) -> None:
-    """Checks that no two options of `args` exclude each other.
+    """Check that no two options of `args` exclude each other.
 
     Raises:
         UserError: the first two that do.

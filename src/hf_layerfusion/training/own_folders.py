@@ -1,4 +1,4 @@
-"""Folders that this package has made, and may therefore delete: a file in them says so."""
+"""Folders that this package has made, marked by a file, and may therefore delete."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 MARK = ".made_by_hf_layerfusion"
-"""The file that says so; it is empty."""
+"""The name of that file, which is empty."""
 
 
 def make_own(folder: Path) -> Path:
-    """Makes a folder, and marks it as one that this package has made.
+    """Make a folder, and mark it as made by this package.
 
     Raises:
         FileExistsError: there is something of that name.
@@ -26,7 +26,7 @@ def is_own(folder: Path) -> bool:
 
 
 def remove_own(folder: Path) -> None:
-    """Deletes a folder that this package has made; leaves any other as it is."""
+    """Delete a folder that this package has made; leave any other as it is."""
     if is_own(folder):
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""Which parameter learns at which rate."""
+"""Parameter groups: the learning rate and weight decay of each parameter, and what is frozen."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Collection
 from typing import Any, cast
 
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
 from hf_layerfusion.errors import UserError
@@ -25,8 +23,10 @@ from hf_layerfusion.training.training_arguments import LayerFusionTrainingArgume
 
 
 def freeze_encoder(model: nn.Module, args: LayerFusionTrainingArguments) -> None:
-    """Switch off the gradients of what the arguments keep as it is: with `freeze_encoder` the whole pretrained encoder,
-    with `frozen_layers` its embeddings and that many layers, with a rate of 0 its embeddings.
+    """Switch off the gradients of what the arguments freeze.
+
+    With `freeze_encoder` that is the whole pretrained encoder, with `frozen_layers` its embeddings and that many
+    layers, with an embedding rate of 0 its embeddings.
 
     Raises:
         UserError: `frozen_layers` beyond the depth, or on an encoder whose layers do not stand in one list.
@@ -50,7 +50,7 @@ def parameter_groups(
     """Split the trainable parameters of `model` into groups for a `torch.optim.Optimizer`.
 
     Args:
-        model: Any model; see `places` for what counts as its encoder.
+        model: Any model; see `parameter_parts` for what counts as its encoder.
         args: Gives the rates, `layer_decay` and `weight_decay`.
         decay_names: Names of the parameters that weight decay applies to
             (`Trainer.get_decay_parameter_names(model)`); to all with `decay_all`.
@@ -69,7 +69,7 @@ def parameter_groups(
     head_rate = fusion_rate if args.head_learning_rate is None else args.head_learning_rate
 
     def name_and_rate(place: ParameterPart) -> tuple[int, str, float]:
-        """Order, name and rate of a part of the model."""
+        """Return order, name and rate of a part of the model."""
         if place.part == EMBEDDINGS and args.embedding_learning_rate is not None:
             return 0, EMBEDDINGS, args.embedding_learning_rate
         if place.part == EMBEDDINGS and args.layer_decay != 1:
@@ -108,8 +108,9 @@ def parameter_groups(
 
 
 def group_rows(model: nn.Module, args: LayerFusionTrainingArguments) -> list[list[str]]:
-    """What `--dry_run` prints of the groups that training would have: name, rate, weight decay, tensors and parameters;
-    last, what is frozen. No Trainer is made, which would make the output folder.
+    """Return the rows that `--dry_run` prints of parameter groups: name, rate, weight decay, tensors, parameters.
+
+    The last row is of what is frozen. No Trainer is made, as it would make the output folder.
 
     Raises:
         UserError: as `check_adapters`, `freeze_encoder` and `parameter_groups`.
@@ -126,8 +127,3 @@ def group_rows(model: nn.Module, args: LayerFusionTrainingArguments) -> list[lis
     rows = [row(g["name"], f"{g['lr']:.3g}", f"{g['weight_decay']:g}", g["params"]) for g in groups]
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     return [*rows, row("frozen", "0", "", frozen)] if frozen else rows
-
-
-def epoch_decay_schedule(optimizer: Optimizer, decay: float, steps_per_epoch: int) -> LambdaLR:
-    """Multiply every rate by `decay` after each `steps_per_epoch` optimizer steps (GRUBERT, section 2.3)."""
-    return LambdaLR(optimizer, lambda step: decay ** (step // steps_per_epoch))

@@ -1,4 +1,4 @@
-"""Where each parameter of a model stands: in the embeddings, in a layer, in the fuser, in the head."""
+"""The part of a model that each parameter belongs to: embeddings, a layer, the fuser or the head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EMBEDDINGS, LAYER, TOP, FUSION, HEAD = "embeddings", "layer", "encoder", "fusion
 
 
 class ParameterPart(NamedTuple):
-    """Where a parameter stands.
+    """The part of a model that a parameter belongs to.
 
     Attributes:
         part: `EMBEDDINGS` (by name, or a table outside the layers, such as GPT-2's `wte`), `LAYER`, `TOP` (what an
@@ -28,17 +28,17 @@ class ParameterPart(NamedTuple):
 
     @property
     def in_encoder(self) -> bool:
-        """Whether it belongs to the pretrained encoder."""
+        """True if it belongs to the pretrained encoder."""
         return self.part in (EMBEDDINGS, LAYER, TOP)
 
 
 def base_model_of(model: Any) -> Any:
-    """The model below adapters; a model without any as it is."""
+    """Return the model below its adapters; a model without adapters as it is."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def parameter_parts(model: nn.Module) -> dict[int, ParameterPart]:
-    """The place of each parameter of `model`, by the parameter's `id`. An adapter's stand where the layer is that it
+    """Return the part of each parameter of `model`, by the parameter's `id`. An adapter belongs to the layer that it
     changes."""
     whole = base_model_of(model)
     base = getattr(whole, "base_model", whole)
@@ -63,7 +63,7 @@ def parameter_parts(model: nn.Module) -> dict[int, ParameterPart]:
 
 
 def depth_of(model: nn.Module) -> int:
-    """The number of layers of the encoders of `model`.
+    """Return the number of layers of the encoders of `model`.
 
     Raises:
         UserError: an encoder whose layers do not stand in one list.

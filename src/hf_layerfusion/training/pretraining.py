@@ -1,4 +1,4 @@
-"""A Trainer on texts without labels."""
+"""A Trainer for texts without labels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK
 from hf_layerfusion.training.loss_weighting import SHARES
 from hf_layerfusion.training.objectives import Objective
+from hf_layerfusion.training.tasks import TaskLoaders
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 
 class PretrainingTrainer(LayerFusionTrainer):
-    """Trains an encoder, and what its objective puts on it, on a `TextStream`.
+    """Trains an encoder, with the head of its objective, on a `TextStream`.
 
     `eval_loss` is the mean over all held-out labels (masked tokens), or rows where there are none, with the same masks
     at each evaluation; it is not the mean of batches' means.
@@ -60,38 +61,46 @@ class PretrainingTrainer(LayerFusionTrainer):
         return self._objective.least_batch > 1
 
     def metric_names(self) -> tuple[str, ...]:
-        """The loss on held-out texts, and what the objective says of it."""
+        """Return the loss on held-out texts, and the objective's metrics of it."""
         return ("loss", *self._objective.metrics(0.0))
 
     def task_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
-        """The objective's loss."""
+        """Return the objective's loss."""
         return {ONE_TASK: self._objective.loss(model, inputs)}, None
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """As the stock method; a step in which chance masks no token teaches nothing, and is no error."""
+        """Return the micro-batches of a step; one in which no token was masked teaches nothing, and is no error."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
             batch[SHARES] = {task: share.nan_to_num() for task, share in batch[SHARES].items()}
         return batches, num_items
 
-    def predict_batch(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """The objective's loss of a batch, and no predictions."""
+        """Return the objective's loss of a batch, and no predictions."""
         with torch.no_grad():
-            return self.task_losses(model, self._prepare_inputs(inputs))[0][ONE_TASK], None, None
+            inputs = self._prepare_inputs(inputs)
+            loss = self.task_losses(model, inputs)[0][ONE_TASK]
+        if self._evaluation is not None:
+            self._evaluation.add_loss(loss, self._evaluation.count_items(inputs, self.args.device))
+        return loss, None, None
 
     def evaluation_loop(
         self,
-        dataloader: DataLoader,
+        dataloader: DataLoader | TaskLoaders,
         description: str,
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate as `EvaluatingTrainer.evaluation_loop` does, and add the objective's metrics of the loss."""
+        """Evaluate as `LayerFusionTrainer.evaluation_loop` does, and add the objective's metrics of the loss."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.args.seed)  # the same dropout masks each time, where the objective has any
             output = super().evaluation_loop(
@@ -103,7 +112,7 @@ class PretrainingTrainer(LayerFusionTrainer):
 
 
 def check_arguments(args: LayerFusionTrainingArguments, objective: Objective) -> None:
-    """Refuses what does not go with texts without labels, with a stream, or with the objective.
+    """Check that options suit texts without labels, a stream, and the objective.
 
     Raises:
         UserError: the first such option, and the value that does.

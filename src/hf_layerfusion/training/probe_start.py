@@ -1,4 +1,4 @@
-"""Starts a model on a frozen encoder from a linear probe: the head's best linear weights, found without steps."""
+"""Initialization of a head on a frozen encoder from a linear probe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order in which the rows of one data set come."""
+"""Samplers: the order of the rows of one data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Sampler
-from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from hf_layerfusion.training.class_balance import balanced_rows
 
@@ -34,7 +34,7 @@ class RowOrder:
     shuffled: bool = True
 
     def draw(self, generator: torch.Generator) -> list[int]:
-        """Indices of the rows; their number is that of the rows."""
+        """Draw the indices of the rows, as many as there are rows."""
         rows: Sequence[int] = range(self.num_rows)
         if self.classes is not None:
             rows = balanced_rows(self.classes, generator)
@@ -91,7 +91,7 @@ class LengthSortedSampler(Sampler[int]):
 
 
 def seeded_generator(*key: int) -> torch.Generator:
-    """A generator whose draws depend on nothing but the numbers of `key`, which are 0 or more."""
+    """Return a generator whose draws depend only on the numbers of `key`, which are 0 or more."""
     # With its length, as (1,) and (1, 0) are the same to numpy.
     state = np.random.SeedSequence([len(key), *key]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
@@ -104,3 +104,20 @@ def take_rows(arrays: Any, rows: npt.NDArray[np.intp]) -> Any:
     if isinstance(arrays, Mapping):
         return {name: take_rows(array, rows) for name, array in arrays.items()}
     return None if arrays is None else arrays[rows]
+
+
+def row_lengths(dataset: Any, column: str, main_input: str | None) -> list[int]:
+    """Return the number of tokens of each row of a data set.
+
+    Args:
+        dataset: Rows with inputs.
+        column: Holds the lengths; where it is missing, the main input is measured.
+        main_input: The main input's name; None for `input_ids`.
+    """
+    if hasattr(dataset, "lengths"):  # of a task, whose pairs may be encoded apart
+        return list(dataset.lengths(column))
+    lengths = dataset[column] if column in getattr(dataset, "column_names", ()) else None
+    # The sampler measures, and refuses rows that have no such input.
+    return list(
+        LengthGroupedSampler(1, dataset=dataset, lengths=lengths, model_input_name=main_input).lengths
+    )

@@ -1,4 +1,4 @@
-"""A Trainer whose evaluation gives the same answers however the rows are shared out among batches and processes."""
+"""Evaluation whose predictions and loss do not depend on how rows are shared out among batches and processes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate import Accelerator
 from accelerate.data_loader import BatchSamplerShard, IterableDatasetShard
 from accelerate.utils import recursively_apply, slice_tensors
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, SequentialSampler
-from transformers import EvalPrediction
-from transformers.trainer_pt_utils import LengthGroupedSampler, find_batch_size
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
+from transformers import EvalPrediction, TrainingArguments
+from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_layerfusion.training.loss_weighting import WeighingTrainer
-from hf_layerfusion.training.samplers import LengthSortedSampler, take_rows
-from hf_layerfusion.training.task_data import REPEATED, TaskDataset
+from hf_layerfusion.training.loss_weighting import count_items
+from hf_layerfusion.training.samplers import LengthSortedSampler, row_lengths, take_rows
+from hf_layerfusion.training.task_data import REPEATED
 
 # A stream is read by each process itself: worker processes would each take rows out of turn, and count them unseen.
 _NO_WORKERS: dict[str, Any] = {
@@ -31,168 +32,59 @@ _NO_WORKERS: dict[str, Any] = {
 }
 
 
-class EvaluatingTrainer(WeighingTrainer):
-    """The stock Trainer, but its evaluation does not depend on how the rows are shared out.
+@contextmanager
+def changed(options: Any, **values: Any) -> Iterator[None]:
+    """Set attributes of an object for the duration of a block."""
+    before = {name: getattr(options, name) for name in values}
+    for name, value in values.items():
+        setattr(options, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(options, name, value)
 
-    For any number of rows, processes and data loader workers, and any `accelerator_config`:
 
-    - Prediction i answers row i, in what `predict` returns as in what `compute_metrics` is given, also where the
-      batches are sorted by length.
-    - Every row is predicted, with `dataloader_drop_last` too, which is for training.
-    - The loss is the mean over all rows (labels other than -100), each counted once. Where accelerate fills up the
-      last batches of several processes with rows from the start, these count for nothing.
-    - A stream is read in full by every process, which predicts its share; its length need not be known.
+def evaluation_sampler(args: TrainingArguments, dataset: Any, main_input: str | None) -> Sampler | None:
+    """Return the order in which rows are evaluated: from the longest to the shortest with `group_by_length`.
+
+    Args:
+        args: `train_sampling_strategy`, and `eval_do_concat_batches=False`, with which batches reach the user as they
+            come and stay in the rows' order.
+        dataset: The rows; None is returned for a stream.
+        main_input: The column whose length counts where there is no column of lengths.
     """
+    if isinstance(dataset, IterableDataset):
+        return None
+    if args.train_sampling_strategy == "group_by_length" and args.eval_do_concat_batches:
+        return LengthSortedSampler(row_lengths(dataset, args.length_column_name, main_input))
+    return SequentialSampler(cast(Sized, dataset))
 
-    compute_metrics: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._share: Share | None = None
-        self._batch_losses: list[Tensor] = []
+@contextmanager
+def every_row(args: TrainingArguments, accelerator: Accelerator, dataset: Any) -> Iterator[None]:
+    """Set the options of data loading so that a data loader made in the block shows every row exactly once.
 
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Evaluate as `Trainer.evaluation_loop` does, with predictions in the rows' order and the loss of all rows.
+    `dataloader_drop_last` and `accelerator_config` are for training.
 
-        torch's generator stays as it was. A data loader draws a seed each time it starts: where a checkpoint is saved
-        between the end of an epoch and its evaluation, the run that resumes from it would otherwise draw other dropout
-        masks.
-        """
-        rows = rows_of_predictions(dataloader)
-        self._share, self._batch_losses = Share.of(dataloader), []
-        with torch.random.fork_rng(devices=[]), self._metrics_by_row(rows):
-            output = super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-        metrics = dict(output.metrics or {})
-        if self._batch_losses:
-            metrics[f"{metric_key_prefix}_loss"] = self._mean_loss()
-        if self._share is not None and isinstance(self._share.rows, CountedStream):
-            output = output._replace(num_samples=len(self._share))
-        if rows is not None:
-            output = output._replace(
-                predictions=take_rows(output.predictions, rows), label_ids=take_rows(output.label_ids, rows)
-            )
-        return output._replace(metrics=metrics)
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Any, Any]:
-        """Predict a batch, without the rows that accelerate repeats to fill up the last one."""
-        own = self._own_rows(inputs)
-        size = cast(int, find_batch_size(inputs))
-        if own is not None:
-            inputs = slice_tensors(inputs, slice(0, max(own, 1)))
-        items = self._count_items(dict(inputs) | {REPEATED: own == 0}, self.args.device)
-        loss, logits, labels = self.predict_batch(model, inputs, prediction_loss_only, ignore_keys)
-        if loss is not None:
-            loss = loss.detach()
-            self._batch_losses.append(torch.stack([loss.float(), items.to(loss.device).float()]))
-        if own is None:
-            return loss, logits, labels
-        # What is gathered must be of one size on all processes; what stands behind the own rows is cut off then.
-        return loss, _filled_up(logits, size), _filled_up(labels, size)
-
-    def predict_batch(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any
-    ) -> tuple[Tensor | None, Any, Any]:
-        """Loss, logits and labels of a batch, as `Trainer.prediction_step` returns them."""
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-
-    def _own_rows(self, inputs: Any) -> int | None:
-        """Return how many rows of a batch are the process's own, or None where all are."""
-        gradients = self.accelerator.gradient_state
-        if self._share is None or self._share.processes == 1 or not gradients.end_of_dataloader:
-            return None  # a single process' last batch is as short as it is, not filled up
-        size = cast(int, find_batch_size(inputs))
-        rest = len(self._share) % (size * self._share.processes)
-        # By which accelerate cuts off what it gathers. Of a stream it knows no length.
-        gradients.active_dataloader.remainder = rest
-        own = min(max(rest - size * self._share.process, 0), size)
-        return None if rest == 0 or own == size else own
-
-    def _mean_loss(self) -> float:
-        gathered = self.accelerator.gather(torch.stack(self._batch_losses)).cpu().double()
-        losses, items = gathered[gathered[:, 1] > 0].unbind(dim=1)
-        finite = losses.isfinite()
-        if self.args.logging_nan_inf_filter and finite.any():
-            losses, items = losses[finite], items[finite]
-        total = items.sum().item()
-        return (losses * items).sum().item() / total if total else math.nan
-
-    @contextmanager
-    def _metrics_by_row(self, rows: npt.NDArray[np.intp] | None) -> Iterator[None]:
-        """Gives `compute_metrics` everything in the order of the rows."""
-        given: Callable[[EvalPrediction], Any] | None = self.compute_metrics
-        if given is None or rows is None or self.args.batch_eval_metrics:
-            yield
-            return
-
-        def by_row(found: EvalPrediction) -> Any:
-            names = ("predictions", "label_ids", "inputs", "losses")
-            return given(EvalPrediction(**{name: take_rows(getattr(found, name), rows) for name in names}))
-
-        self.compute_metrics = by_row
-        try:
-            yield
-        finally:
-            self.compute_metrics = given
-
-    # The data loaders of evaluation
-
-    def _get_dataloader(
-        self,
-        dataset: Dataset,
-        description: str,
-        batch_size: int,
-        sampler_fn: Callable[[Dataset], Sampler] | None = None,
-        is_training: bool = False,
-        dataloader_key: str | None = None,
-    ) -> DataLoader:
-        if is_training:
-            return super()._get_dataloader(
-                dataset, description, batch_size, sampler_fn, is_training, dataloader_key
-            )
-        options: dict[str, Any] = {"dataloader_drop_last": False, "dataloader_in_order": True}
-        config = self.accelerator.dataloader_config
-        if config.split_batches:
-            batch_size = max(batch_size // self.args.world_size, 1)
-        if isinstance(dataset, IterableDataset):
-            dataset = CountedStream(dataset)
-            options |= _NO_WORKERS
-        shared_out = {"split_batches": False, "dispatch_batches": False, "even_batches": True}
-        with _changed(self.args, options), _changed(config, shared_out):
-            return super()._get_dataloader(
-                dataset, description, batch_size, sampler_fn, is_training, dataloader_key
-            )
-
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
-        if self.args.train_sampling_strategy == "group_by_length" and not self.args.eval_do_concat_batches:
-            return SequentialSampler(cast(Sized, eval_dataset))  # batches that the user is given as they come
-        if isinstance(eval_dataset, TaskDataset):
-            if self.args.train_sampling_strategy != "group_by_length":
-                return super()._get_eval_sampler(eval_dataset)
-            return LengthSortedSampler(eval_dataset.lengths(self.args.length_column_name))
-        sampler = super()._get_eval_sampler(eval_dataset)
-        return LengthSortedSampler(sampler.lengths) if isinstance(sampler, LengthGroupedSampler) else sampler
+    Args:
+        args: The run's options.
+        accelerator: Shares batches out.
+        dataset: The rows.
+    """
+    options: dict[str, Any] = {"dataloader_drop_last": False, "dataloader_in_order": True}
+    if isinstance(dataset, IterableDataset):
+        options |= _NO_WORKERS
+    shared_out = {"split_batches": False, "dispatch_batches": False, "even_batches": True}
+    with changed(args, **options), changed(accelerator.dataloader_config, **shared_out):
+        yield
 
 
 class CountedStream(IterableDataset):
     """A stream that counts the rows of its last reading.
 
     Args:
-        stream: a `datasets.IterableDataset`, or any other that gives the same rows each time.
+        stream: A `datasets.IterableDataset`, or any other that gives the same rows each time.
     """
 
     def __init__(self, stream: IterableDataset) -> None:
@@ -213,9 +105,9 @@ class Share(NamedTuple):
     """A process's share of the rows of an evaluation.
 
     Attributes:
-        rows: all rows.
-        processes: number of processes that they are shared out to.
-        process: place of this one.
+        rows: All rows.
+        processes: Number of processes that they are shared out to.
+        process: Number of this one.
     """
 
     rows: Any
@@ -224,7 +116,7 @@ class Share(NamedTuple):
 
     @classmethod
     def of(cls, dataloader: DataLoader) -> Share | None:
-        """The share that a loader of accelerate's gives; None for one that shares nothing out."""
+        """Return the share that a data loader of accelerate's gives, or None for one that shares nothing out."""
         batches, rows = getattr(dataloader, "batch_sampler", None), dataloader.dataset
         if isinstance(batches, BatchSamplerShard) and not batches.split_batches and batches.even_batches:
             return cls(rows, batches.num_processes, batches.process_index)
@@ -237,8 +129,129 @@ class Share(NamedTuple):
         return self.rows.count if isinstance(self.rows, CountedStream) else len(self.rows)
 
 
-def rows_of_predictions(dataloader: DataLoader) -> npt.NDArray[np.intp] | None:
-    """Where each row's prediction stands among those of a loader; None where they stand in the order of the rows."""
+class ShardedEvaluation:
+    """One pass over the rows of an evaluation, in place of its data loader.
+
+    accelerate fills up the last batches of several processes with rows from the start. Here these are cut off before
+    the model sees them, and count for nothing.
+
+    Iterating over it yields batches of this process's own rows (at least one, since all processes run the model equally
+    often). `gather` then gives the rows of all processes, and `loss` the mean over all of them.
+
+    Args:
+        dataloader: The data loader, prepared by accelerate.
+        accelerator: Gathers over the processes.
+        label_names: Names of the model's labels.
+    """
+
+    def __init__(self, dataloader: DataLoader, accelerator: Accelerator, label_names: list[str]) -> None:
+        self.dataloader, self.accelerator, self.label_names = dataloader, accelerator, label_names
+        self.order = order_of_predictions(dataloader)
+        """The position of each row's prediction among those of the loader; None where rows come in order."""
+        self._share = Share.of(dataloader)
+        self._losses: list[Tensor] = []
+        self._all_rows: int | None = None  # of the batch, on all processes, where it was filled up
+        self._size = self._own = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataloader":  # not set yet, as when it is copied
+            raise AttributeError(name)
+        return getattr(self.dataloader, name)
+
+    def __len__(self) -> int:
+        return len(self.dataloader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.dataloader:
+            self._size = find_batch_size(batch) or 0
+            self._all_rows, self._own = None, self._size
+            if self._share is not None and self._share.processes > 1 and self._is_last():
+                rest = len(self._share) % (self._size * self._share.processes)
+                if rest:
+                    self._all_rows = rest
+                    self._own = min(max(rest - self._size * self._share.process, 0), self._size)
+                    batch = slice_tensors(batch, slice(0, max(self._own, 1)))
+            yield batch
+
+    def _is_last(self) -> bool:
+        return bool(self.accelerator.gradient_state.end_of_dataloader)
+
+    def count_items(self, batch: dict[str, Any], device: torch.device) -> Tensor:
+        """Return the number of terms that the mean loss of the current batch runs over."""
+        return count_items(dict(batch) | {REPEATED: self._own == 0}, self.label_names, device)
+
+    def add_loss(self, loss: Tensor, items: Tensor) -> None:
+        """Add the mean loss of the current batch over so many items."""
+        loss = loss.detach().mean()
+        self._losses.append(torch.stack([loss.float(), items.to(loss.device).float()]))
+
+    def gather(self, tensors: Any, gather: Callable[[Any], Any]) -> Any:
+        """Return what all processes have of the current batch, row by row, each row once.
+
+        Args:
+            tensors: Tensors of this process's rows.
+            gather: Does so where no batch was filled up.
+        """
+        if self._all_rows is None:
+            return gather(tensors)
+        # All processes gather the same number of rows; what lies behind the own ones is cut off.
+        gathered = self.accelerator.gather(_filled_up(tensors, self._size))
+        return slice_tensors(gathered, slice(0, self._all_rows))
+
+    def loss(self, ignores_nan: bool = False) -> float | None:
+        """Return the mean loss over all rows, or labels other than -100, of all processes; None without any loss.
+
+        Args:
+            ignores_nan: Leaves out batches whose loss is not finite.
+        """
+        if not self._losses:
+            return None
+        gathered = self.accelerator.gather(torch.stack(self._losses)).cpu().double()
+        losses, items = gathered[gathered[:, 1] > 0].unbind(dim=1)
+        finite = losses.isfinite()
+        if ignores_nan and finite.any():
+            losses, items = losses[finite], items[finite]
+        total = items.sum().item()
+        return (losses * items).sum().item() / total if total else math.nan
+
+    def by_row(self, compute_metrics: Callable[[EvalPrediction], Any]) -> Callable[[EvalPrediction], Any]:
+        """Return a function of metrics that is given everything in the order of the rows."""
+        order = self.order
+        if order is None:
+            return compute_metrics
+
+        def compute(found: EvalPrediction) -> Any:
+            names = ("predictions", "label_ids", "inputs", "losses")
+            return compute_metrics(
+                EvalPrediction(**{name: take_rows(getattr(found, name), order) for name in names})
+            )
+
+        return compute
+
+    def corrected(self, output: EvalLoopOutput, prefix: str, ignores_nan: bool) -> EvalLoopOutput:
+        """Return an evaluation's output with the loss of all rows, and predictions in the rows' order.
+
+        Args:
+            output: The stock Trainer's output.
+            prefix: The prefix of its metrics.
+            ignores_nan: See `loss`.
+        """
+        metrics = dict(output.metrics or {})
+        loss = self.loss(ignores_nan)
+        if loss is not None:
+            metrics[f"{prefix}_loss"] = loss
+        if self._share is not None and isinstance(self._share.rows, CountedStream):
+            output = output._replace(num_samples=len(self._share))
+        if self.order is not None:
+            output = output._replace(
+                predictions=take_rows(output.predictions, self.order),
+                label_ids=take_rows(output.label_ids, self.order),
+            )
+        return output._replace(metrics=metrics)
+
+
+def order_of_predictions(dataloader: DataLoader) -> npt.NDArray[np.intp] | None:
+    """Return the position of each row's prediction among those of a loader; None where rows come in order."""
     batches = getattr(dataloader, "batch_sampler", None)
     while isinstance(batches, BatchSamplerShard):  # accelerate's share of a process
         batches = batches.batch_sampler
@@ -247,19 +260,7 @@ def rows_of_predictions(dataloader: DataLoader) -> npt.NDArray[np.intp] | None:
 
 
 def _filled_up(tensors: Any, size: int) -> Any:
-    """Tensors with their last row repeated up to `size` rows."""
+    """Return tensors with their last row repeated up to `size` rows."""
     return recursively_apply(
         lambda tensor: tensor[torch.arange(size, device=tensor.device).clamp(max=len(tensor) - 1)], tensors
     )
-
-
-@contextmanager
-def _changed(options: Any, values: dict[str, Any]) -> Iterator[None]:
-    before = {name: getattr(options, name) for name in values}
-    for name, value in values.items():
-        setattr(options, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(options, name, value)

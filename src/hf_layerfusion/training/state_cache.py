@@ -1,5 +1,4 @@
-"""An encoder's states on disk, memory-mapped: written whole or not at all, found by their text, checked when first
-used."""
+"""A memory-mapped cache of an encoder's states on disk: written whole or not at all, and checked on first use."""
 
 from __future__ import annotations
 
@@ -27,11 +26,11 @@ from hf_layerfusion.storage import LOCK_FILE, locked, remove_leftovers, replacin
 logger = logging.get_logger(__name__)
 
 ENCODER_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
-"""What every encoder is given of a text."""
+"""The inputs of every encoder for a text."""
 
 
 def encoder_inputs(model: Any) -> tuple[str, ...]:
-    """Return what a model's encoder is given of a text: `ENCODER_INPUTS`, and what its configuration declares as its
+    """Return the inputs of a model's encoder for a text: `ENCODER_INPUTS`, and what its configuration declares as its
     `extra_inputs`, such as `char_ids`."""
     return (*ENCODER_INPUTS, *getattr(model.config, "extra_inputs", ()))
 
@@ -41,7 +40,7 @@ _DATA, _INDEX = ".states", ".index.safetensors"
 
 
 def text_key(row: Mapping[str, Any], inputs: Sequence[str] = ENCODER_INPUTS) -> bytes:
-    """16 bytes that stand for an encoded text: for all that the encoder is given of it, padding tokens included.
+    """Return 16 bytes that identify an encoded text: everything that the encoder is given of it, padding included.
 
     Args:
         row: the encoder's inputs by name.
@@ -59,7 +58,7 @@ def text_key(row: Mapping[str, Any], inputs: Sequence[str] = ENCODER_INPUTS) -> 
 
 
 def weights_digest(module: nn.Module) -> str:
-    """The sha256 of a module's weights and their names."""
+    """Return the sha256 of a module's weights and their names."""
     digest = sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -75,7 +74,7 @@ class _Text(NamedTuple):
 
 
 class StateCache:
-    """The states of texts, `[R, T, H]` each, in a folder that is theirs.
+    """The states `[R, T, H]` of texts in a folder of their own.
 
     A shard is a file of states, text after text, and an index of keys, lengths and checksums, which is written last:
     what a killed run left without an index, or with one that does not fit the states, is not taken for a shard. The
@@ -131,7 +130,7 @@ class StateCache:
         return False
 
     def __getitem__(self, key: bytes) -> Tensor:
-        """The states `[R, T, H]` of a text, mapped from disk; not to be written to.
+        """Return the states `[R, T, H]` of a text, mapped from disk; they must not be written to.
 
         Raises:
             KeyError: there are none, or they are damaged.
@@ -142,7 +141,7 @@ class StateCache:
         return self._values(text).view(self.num_layers, text.tokens, self.width)
 
     def missing(self, keys: Iterable[bytes]) -> set[bytes]:
-        """Those of `keys` whose states are not there or damaged; the others are read in the order of the disk."""
+        """Return those of `keys` whose states are missing or damaged. The others are read in the order of the disk."""
         first = {key: self._texts[key][0] for key in keys if key in self._texts}
         intact = {key for key in sorted(first, key=lambda key: first[key][:2]) if key in self}
         return set(keys) - intact
@@ -171,7 +170,7 @@ class StateCache:
         return {**self.__dict__, "_shards": None}
 
     def refresh(self) -> None:
-        """Takes up the shards that were written since. One that is damaged is passed over, with a warning."""
+        """Load the index of shards that were written since. A damaged one is skipped, with a warning."""
         for index in sorted(set(self.folder.glob(f"*{_INDEX}")) - self._seen):
             self._seen.add(index)
             data = index.with_name(index.name.removesuffix(_INDEX) + _DATA)
@@ -191,11 +190,11 @@ class StateCache:
             self._shards = None
 
     def bytes_of(self, tokens: int) -> int:
-        """Size on disk of the states of so many tokens."""
+        """Return the size on disk of the states of so many tokens."""
         return tokens * self.num_layers * self.width * self.dtype.itemsize
 
     def check_room(self, tokens: int) -> None:
-        """Checks that the disk has room, and makes the folder. To be called before `write`.
+        """Check that the disk has room, and make the folder; call it before `write`.
 
         Raises:
             UserError: the disk has no room for the states of so many tokens, or cannot be written to.
@@ -215,8 +214,9 @@ class StateCache:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps the folder for this process while the block runs, waiting for one that writes there; takes up what that
-        has written, and removes what killed processes left unfinished.
+        """Lock the folder for this process in the block, after waiting for one that writes there.
+
+        Loads what that process has written, and removes what killed processes left unfinished.
 
         Raises:
             UserError: the folder cannot be made.
@@ -230,7 +230,7 @@ class StateCache:
             yield
 
     def write(self, keys: Sequence[bytes], lengths: Sequence[int], states: Iterable[Tensor]) -> None:
-        """Adds a shard.
+        """Write a shard.
 
         Args:
             keys: of the texts.
@@ -279,7 +279,7 @@ class StateCache:
 
 
 def checksum(key: bytes, values: Tensor) -> int:
-    """CRC-32 of a text's key and states."""
+    """Return the CRC-32 of a text's key and states."""
     return zlib.crc32(_bytes_of(values), zlib.crc32(key))
 
 
@@ -288,7 +288,7 @@ def _bytes_of(values: Tensor) -> memoryview:
 
 
 def _read_index(path: Path) -> tuple[list[bytes], list[int], list[int]]:
-    """Keys, lengths and checksums of a shard's texts.
+    """Return keys, lengths and checksums of a shard's texts.
 
     Raises:
         OSError, SafetensorError, ValueError: a file that cannot be read, or is no such index.
@@ -308,5 +308,5 @@ def _read_index(path: Path) -> tuple[list[bytes], list[int], list[int]]:
 
 
 def gigabytes(size: int) -> str:
-    """A size in words."""
+    """Format a size in bytes, such as "1.20 GB"."""
     return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.3f} MB"

@@ -1,4 +1,4 @@
-"""Computes what a model reads of its frozen encoder, each text once, into a cache on disk."""
+"""Computation of a frozen encoder's states, once for each text, into a cache on disk."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def tokenizer_digest(tokenizer: Any) -> str | None:
 
 
 def texts_of(row: Row, inputs: Sequence[str] = ENCODER_INPUTS) -> list[Row]:
-    """Return the encoder's inputs of each text in a row: one, or two where the texts of a pair stand apart.
+    """Return the encoder's inputs of each text in a row: two if the texts of a pair are encoded apart, else one.
 
     Args:
         row: a row.
@@ -77,7 +77,7 @@ def stacked(texts: Sequence[Any]) -> np.ndarray[Any, Any]:
 
 
 class _Text(NamedTuple):
-    """Where a text stands, its length with padding, and the number of its tokens that are kept."""
+    """The position of a text in its data set, its length with padding, and how many tokens of it are stored."""
 
     dataset: TaskDataset
     row: int

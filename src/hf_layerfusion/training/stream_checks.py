@@ -1,4 +1,4 @@
-"""What a stream of rows, whose number is not known, cannot be trained with."""
+"""Options that need the number of rows, and are refused for a stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_layerfusion.errors import UserError
 
 
 class NeedsLength(NamedTuple):
-    """An option that a stream leaves without a meaning.
+    """An option that needs the number of rows.
 
     Attributes:
         option: its name.
@@ -33,14 +33,15 @@ NEED_LENGTH = (
     ),
     NeedsLength("class_balance", "set class_balance=none", lambda value: value != "none"),
     NeedsLength("unfreeze_per_epoch", "leave it out", lambda value: value is not None),
+    NeedsLength("epoch_decay", "set epoch_decay=1", lambda value: value != 1),
 )
 
 
 def check_stream(train_dataset: Any, args: TrainingArguments) -> None:
-    """Checks that `args` can train on data whose length is not known; a data set with a length passes.
+    """Check that `args` can train on data of unknown length; a data set with a length passes.
 
-    `max_steps` says when training on a stream ends; where the stream ends before, it starts over. `epoch_decay` and
-    `cache_frozen_states` check for themselves what they read.
+    `max_steps` says when training on a stream ends; where the stream ends before, it starts over. `cache_frozen_states`
+    checks for itself what it reads.
 
     Raises:
         UserError: no `max_steps`, or an option that needs the number of rows or of steps in an epoch.

@@ -1,18 +1,20 @@
-"""The data sets of several tasks as one, and the batches that an epoch takes from them."""
+"""The data sets of several tasks as one, and the batches of an epoch."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, groupby, pairwise
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from datasets import Dataset as ArrowDataset
-from torch.utils.data import Dataset
-from transformers.trainer_utils import has_length
+from torch.utils.data import DataLoader, Dataset
+from transformers import TrainingArguments
+from transformers.trainer_utils import has_length, seed_worker
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.samplers import RowOrder, seeded_generator
@@ -87,11 +89,11 @@ class TaskDataset(Dataset[Row]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[Row]:
-        """Several rows at once, as a `DataLoader` asks for them."""
+        """Return several rows at once, as a `DataLoader` asks for them."""
         return self.picked([Pick(self.task, index) for index in indices])
 
     def picked(self, picks: list[Pick]) -> list[Row]:
-        """The rows of `picks`, all of this task."""
+        """Return the rows of `picks`, all of this task."""
         indices = [pick.row for pick in picks]
         if isinstance(self.rows, ArrowDataset):
             rows = self.rows.__getitems__(indices)
@@ -100,13 +102,13 @@ class TaskDataset(Dataset[Row]):
         return [{TASK: self.task, **_as_picked(row, pick)} for row, pick in zip(rows, picks, strict=True)]
 
     def column(self, name: str) -> Sequence[Any]:
-        """All values of one column."""
+        """Return all values of one column."""
         if isinstance(self.rows, ArrowDataset):
             return cast("Sequence[Any]", self.rows[name])
         return [row[name] for row in self.rows]
 
     def lengths(self, column: str) -> list[int]:
-        """Tokens of each row, of the longer text where the two of a pair stand apart.
+        """Return the number of tokens of each row, of the longer text if those of a pair are encoded apart.
 
         Args:
             column: holds them ready; where it is missing, `input_ids` is measured.
@@ -129,6 +131,8 @@ class MultitaskDataset(Dataset[Row]):
     def __init__(self, datasets: Mapping[str, Any]) -> None:
         if not datasets:
             raise UserError("train_dataset must hold at least one task, found an empty dictionary; add one")
+        self.rows_of_epoch: int | None = None
+        """The rows that an epoch shows, once they are mixed; the Trainer counts them."""
         self.tasks = {task: TaskDataset(task, rows, "training") for task, rows in datasets.items()}
         for task, dataset in self.tasks.items():
             if not dataset.has_labels:
@@ -138,18 +142,47 @@ class MultitaskDataset(Dataset[Row]):
                 )
 
     def __len__(self) -> int:
-        return sum(map(len, self.tasks.values()))
+        return sum(map(len, self.tasks.values())) if self.rows_of_epoch is None else self.rows_of_epoch
 
     def __getitem__(self, pick: Pick) -> Row:
         return self.__getitems__([pick])[0]
 
     def __getitems__(self, picks: list[Pick]) -> list[Row]:
-        """The rows of one batch."""
+        """Return the rows of one batch."""
         return [
             row
             for task, group in groupby(picks, key=lambda pick: pick.task)
             for row in self.tasks[task].picked(list(group))
         ]
+
+
+def task_loader(
+    args: TrainingArguments,
+    dataset: MultitaskDataset,
+    batches: MultitaskBatchSampler,
+    collate: Callable[[list[Row]], Any],
+) -> DataLoader[Row]:
+    """Return the data loader of the training batches of several tasks.
+
+    Args:
+        args: Workers and seeds.
+        dataset: The rows.
+        batches: Their order.
+        collate: Makes a batch.
+    """
+    dataset.rows_of_epoch = batches.num_examples()
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory,
+        persistent_workers=args.dataloader_persistent_workers,
+        multiprocessing_context=args.dataloader_multiprocessing_context,
+        prefetch_factor=args.dataloader_prefetch_factor,
+        in_order=args.dataloader_in_order,
+        worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+    )
 
 
 def _as_picked(row: Mapping[str, Any], pick: Pick) -> Row:
@@ -197,7 +230,7 @@ class MultitaskBatchSampler:
                 yield [pick for share in shares for pick in share[part]]
 
     def num_examples(self) -> int:
-        """Rows that an epoch shows; of the first epoch, where chance draws the tasks."""
+        """Return the number of rows of an epoch; of the first one where tasks are drawn at random."""
         return sum(len(batch) for step in self._steps(0) for batch in step)
 
     def _steps(self, epoch: int) -> Iterator[list[list[Pick]]]:
@@ -206,7 +239,7 @@ class MultitaskBatchSampler:
             yield [next(batches[task]) for task in tasks]
 
     def _batches(self, place: int, task: str, epoch: int) -> Iterator[list[Pick]]:
-        """One batch after the other, pass after pass, without end."""
+        """Yield one batch after the other, pass after pass, without end."""
         order = self.orders[task]
         end = order.num_rows - (order.num_rows % order.batch_size if self.drop_last else 0)
         for number in count():

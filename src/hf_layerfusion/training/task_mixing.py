@@ -1,4 +1,4 @@
-"""Which tasks each optimizer step of an epoch trains.
+"""Task mixing: the tasks of each optimizer step of an epoch.
 
 Everything here counts in optimizer steps: the batch of a step is the one that all processes and all accumulated
 micro-batches make up together, so that the order of the tasks does not depend on how it is divided.
@@ -33,12 +33,12 @@ class TaskMixing(ABC):
     temperature: float = 1.0
 
     def __len__(self) -> int:
-        """Number of optimizer steps in each epoch; as many as there are batches, unless a class says otherwise."""
+        """Return the number of optimizer steps in each epoch: one for each batch, unless a subclass says otherwise."""
         return sum(self.num_batches.values())
 
     @abstractmethod
     def steps(self, epoch: int, generator: torch.Generator) -> list[Step]:
-        """The tasks of each step of epoch `epoch`, counted from 0; `len(self)` of them.
+        """Return the tasks of each of the `len(self)` steps of epoch `epoch`, counted from 0.
 
         A task takes its next batch each time it stands there, and starts over in a new order after its last.
         """
@@ -57,7 +57,7 @@ class RoundRobin(TaskMixing):
 
     @property
     def rounds(self) -> int:
-        """How often it is each task's turn."""
+        """The number of turns of each task."""
         return min(self.num_batches.values())
 
     def __len__(self) -> int:
@@ -94,11 +94,11 @@ class Proportional(TaskMixing):
     """The task of each step is drawn, with a probability in proportion to N ** exponent, N its rows."""
 
     def exponent(self, epoch: int) -> float:
-        """1: in proportion to the rows; 0: every task as often as any other."""
+        """Return the exponent: 1 draws in proportion to the rows, 0 every task equally often."""
         return 1.0
 
     def probabilities(self, epoch: int) -> torch.Tensor:
-        """The probability of each task `[tasks]` in epoch `epoch`."""
+        """Return the probability of each task `[tasks]` in epoch `epoch`."""
         sizes = torch.tensor(list(self.num_rows.values()), dtype=torch.float64)
         return torch.softmax(self.exponent(epoch) * sizes.log(), dim=0)
 

@@ -1,4 +1,4 @@
-"""A stream of texts as training data: shuffled and encoded on the way, the same again on resuming."""
+"""Training data from a stream of texts, shuffled and encoded on the fly, and reproducible on resuming."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ DRAW = "draw"
 
 
 class TextStream(IterableDataset):
-    """Rows of model inputs from a stream of texts, in another order each epoch. No more than a buffer of them is held
-    in memory.
+    """Model inputs from a stream of texts, in another order each epoch, with no more than a buffer in memory.
 
     Each row has `DRAW`, a seed that seed, epoch and place in the stream determine and nothing else: what is drawn by
     it is the same whether a run was interrupted, or shared out among processes, or not.
@@ -42,7 +41,7 @@ class TextStream(IterableDataset):
         self.length, self.seed, self.epoch = length, seed, 0
 
     def with_draws_of(self, seed: int) -> TextStream:
-        """The same rows in the same order, but what is drawn for them is drawn by another seed."""
+        """Return the same rows in the same order, with another seed for what is drawn for them."""
         other = copy.copy(self)
         other.seed = seed
         return other
@@ -51,7 +50,7 @@ class TextStream(IterableDataset):
         return self.length
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's data loader before each epoch."""
+        """Set the epoch; accelerate's data loader calls it before each one."""
         self.epoch = epoch
         self.rows.set_epoch(epoch)
 

@@ -1,4 +1,4 @@
-"""The card that a Trainer writes of itself: what it trained, how, and what its evaluations found."""
+"""The model card that a Trainer writes: what it trained, how, and the results of its evaluations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SETTINGS = (
     "freeze_encoder", "bf16", "fp16",
 )  # fmt: skip
 NO_METRIC = ("_runtime", "_per_second", "_preparation_time")
-"""What the names of times end with, which the Trainer puts among the metrics of an evaluation."""
+"""Endings of the names of times, which the Trainer puts among the metrics of an evaluation."""
 
 
 def trainer_card(
@@ -40,7 +40,7 @@ def trainer_card(
     dataset: str | Sequence[str] | None = None,
     dataset_args: str | Sequence[str] | None = None,
 ) -> ModelCard:
-    """The card of a Trainer's model as it is now.
+    """Return the card of a Trainer's model in its present state.
 
     Args:
         trainer: its figures are those of its evaluations: of the best checkpoint where that was loaded, else the last.
@@ -91,14 +91,14 @@ def trainer_card(
 
 
 def encoder_source(model: PreTrainedModel) -> str:
-    """The folder or Hub id that the encoder was loaded from; empty where it was not loaded from any."""
+    """Return the folder or Hub id that the encoder was loaded from, or an empty string."""
     return str(
         getattr(model.config.get_text_config(), "_name_or_path", "") or model.config._name_or_path or ""
     )
 
 
 def evaluated(trainer: Trainer) -> dict[str, float]:
-    """The figures of the evaluation that the Trainer's weights are of, by name without `eval_`; empty without one."""
+    """Return the metrics of the evaluation of the Trainer's weights, without `eval_`; empty if there was none."""
     history, best = trainer.state.log_history, trainer.state.best_global_step
     steps = [entry["step"] for entry in history if any(name.startswith("eval_") for name in entry)]
     if not steps:

@@ -1,4 +1,4 @@
-"""The options of a run: those of `transformers.TrainingArguments`, and ours."""
+"""The options of a run: `transformers.TrainingArguments` and those of this package."""
 
 import copy
 import math
@@ -14,7 +14,7 @@ from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.gradient_surgery.registry import AGGREGATORS, task_weights
 from hf_layerfusion.metric_registry import greater_is_better, known_direction
 from hf_layerfusion.regularizers.registry import make_regularizers
-from hf_layerfusion.training.launch_checks import check_launcher, check_processes
+from hf_layerfusion.training.launch_checks import check_launcher, check_parallelism, check_processes
 from hf_layerfusion.training.option_exclusions import check_exclusions
 from hf_layerfusion.training.task_mixing import TASK_MIXINGS
 
@@ -23,7 +23,7 @@ CHECKPOINTING = (
     if hasattr(TrainingArguments, "activation_checkpointing")
     else "gradient_checkpointing"  # before transformers 5.23
 )
-"""What `TrainingArguments` calls running layers again in the backward."""
+"""The name of gradient checkpointing among the options of the installed transformers."""
 
 NOT_NEGATIVE = (
     "learning_rate", "fusion_learning_rate", "head_learning_rate", "embedding_learning_rate", "weight_decay",
@@ -36,7 +36,7 @@ LARGEST_SEED = 2**32 - 1
 
 
 def check_seed(name: str, seed: int | None) -> None:
-    """Check a seed; None is none.
+    """Check a seed; None passes.
 
     Args:
         name: the option, for the message.
@@ -51,7 +51,7 @@ def check_seed(name: str, seed: int | None) -> None:
 
 @dataclass
 class LayerFusionTrainingArguments(TrainingArguments):
-    """Every field of `TrainingArguments`, with its meaning, and the fields below.
+    """The options of a run: every field of `TrainingArguments`, and those below.
 
     Two defaults differ: `logging_nan_inf_filter` is False, because a loss that is not finite stops the run;
     `restore_callback_states_from_checkpoint` is True, because a resumed run counts on towards early stopping.
@@ -242,6 +242,7 @@ class LayerFusionTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         check_launcher(os.environ)
+        check_parallelism(self)
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = greater_is_better(self.metric_for_best_model)
         super().__post_init__()
@@ -418,7 +419,7 @@ class LayerFusionTrainingArguments(TrainingArguments):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled, and so what `training_args.bin` holds: everything but the Hub's token."""
+        """Return what is pickled, as into `training_args.bin`: everything except the Hub's token."""
         return self.__dict__ | {"hub_token": None}
 
     # Copies keep the token, where copy would go by what is pickled.

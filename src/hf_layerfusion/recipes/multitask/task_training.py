@@ -44,7 +44,7 @@ from hf_layerfusion.recipes.multitask.task_preparation import (
 from hf_layerfusion.recipes.run_folder import timed_training
 from hf_layerfusion.recipes.run_report import split_metrics
 from hf_layerfusion.training.adapters import read_adapters
-from hf_layerfusion.training.multitask_evaluation import BEST_OF_TASK
+from hf_layerfusion.training.best_checkpoint import BEST_OF_TASK
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)
