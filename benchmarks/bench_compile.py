@@ -43,6 +43,7 @@ def texts(length: int) -> dict[str, torch.Tensor]:
 
 
 def seconds(model: Any, batch: dict[str, torch.Tensor]) -> float:
+    """Return the seconds that a pass takes."""
     start = time.perf_counter()
     with torch.no_grad():
         model(**batch)

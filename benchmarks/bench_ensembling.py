@@ -35,6 +35,7 @@ def members(count: int, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def report(name: str, target: float, call: Callable[[], None]) -> None:
+    """Time a call, and print it beside its target."""
     start = time.process_time()
     call()
     seconds = time.process_time() - start

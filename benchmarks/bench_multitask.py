@@ -28,6 +28,7 @@ TASKS = {
 
 
 def texts(rows: int, length: int) -> dict[str, torch.Tensor]:
+    """Return random texts as model inputs."""
     ids = torch.randint(1000, 20000, (rows, length))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
@@ -94,6 +95,7 @@ def main() -> None:
 
 
 def report(name: str, seconds: dict[str, list[float]], bound: float, target: float) -> None:
+    """Print the ratio of the joined to the separate times beside bound and target."""
     found = ratio(seconds[JOINED], seconds[APART])
     joined, apart = (1000 * median(seconds[way]) for way in (JOINED, APART))
     verdict = "" if found <= target else "  above the target"

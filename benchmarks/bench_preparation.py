@@ -116,6 +116,7 @@ class Clock:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def seconds(self) -> tuple[float, float]:
+        """Return the wall and CPU seconds since creation."""
         return time.perf_counter() - self._wall, time.process_time() - self._cpu
 
 

@@ -40,9 +40,11 @@ class Variant:
 
     @property
     def steps(self) -> int:
+        """Return the number of steps after which the terms repeat."""
         return max([term.every for term in self.terms], default=1)
 
     def run(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
+        """Perform the steps."""
         for step in range(self.steps):
             model.zero_grad()
             found = regularized_pass(model, inputs, self.terms, step, low_memory=self.low_memory)
@@ -54,6 +56,7 @@ class PublicSmart(Variant):
     to `inputs_embeds`."""
 
     def run(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
+        """Perform a step."""
         model.zero_grad()
         embedded = model.get_input_embeddings()(inputs["input_ids"])
         rest = {"attention_mask": inputs["attention_mask"]}
@@ -69,6 +72,7 @@ class PublicSmart(Variant):
 
     @staticmethod
     def distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return the symmetric KL divergence of two batches of logits."""
         first, second = first.log_softmax(-1), second.log_softmax(-1)
         there = F.kl_div(first, second, reduction="batchmean", log_target=True)
         return there + F.kl_div(second, first, reduction="batchmean", log_target=True)

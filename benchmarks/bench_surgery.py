@@ -43,6 +43,7 @@ class TasksModel(nn.Module):
         self.heads = nn.ModuleDict({task: nn.Linear(encoder.config.hidden_size, 3) for task in TASKS})
 
     def loss(self, task: str, ids: torch.Tensor) -> torch.Tensor:
+        """Return the loss of a task."""
         states = self.encoder(ids, attention_mask=torch.ones_like(ids)).last_hidden_state
         return F.cross_entropy(self.heads[task](states[:, 0]), torch.arange(len(ids)) % 3)
 

@@ -51,9 +51,11 @@ class EpochClock(TrainerCallback):
     seconds = 0.0
 
     def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Start the clock."""
         self.seconds -= time.perf_counter()
 
     def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Stop the clock."""
         self.seconds += time.perf_counter()
 
 

@@ -26,6 +26,8 @@ CHECKED = (
     PACKAGE / "probing",
     PACKAGE / "regularizers",
     PACKAGE / "storage.py",
+    PACKAGE / "recipes",
+    ROOT / "benchmarks",
     ROOT / "reproduction",
     ROOT / "examples",
 )

@@ -87,7 +87,7 @@ def test_all_encoders_of_several_tasks_have_it(tiny_encoder_dir: str) -> None:
     [
         ({"hidden_dropout": 1.0}, r"--hidden_dropout must lie in \[0, 1\), found 1.0"),
         ({"attention_dropout": float("nan")}, "--attention_dropout must lie in"),
-        ({"hidden_dropout": 0.1}, "--hidden_dropout: needs an encoder .* found none in that of 'fnet-like'"),
+        ({"hidden_dropout": 0.1}, "--hidden_dropout: needs an encoder .* found none for 'fnet-like'"),
     ],
 )
 def test_a_rate_that_is_none_and_an_encoder_without_are_refused(

@@ -48,7 +48,7 @@ class TaskSchema:
 
     @property
     def is_regression(self) -> bool:
-        """Whether the task predicts a number."""
+        """True if the task predicts a number."""
         return self.problem_type == "regression"
 
 

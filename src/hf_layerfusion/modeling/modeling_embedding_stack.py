@@ -75,7 +75,6 @@ class EmbeddingStackModel(WordEncoder):
         return self.words
 
     def set_input_embeddings(self, value: Any) -> None:
-        """Refuse: the members of a stack have their own vocabularies, which cannot grow."""
         raise NotImplementedError("The members of a stack have vocabularies of their own, which cannot grow.")
 
     @can_return_tuple

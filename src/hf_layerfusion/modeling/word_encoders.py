@@ -67,7 +67,6 @@ class ContextualWordEncoder(WordEncoder):
         return self.words
 
     def set_input_embeddings(self, value: Any) -> None:
-        """Refuse: the characters of a contextual word encoder are fixed."""
         raise NotImplementedError(
             f"'{self.config.model_type}' reads characters of a fixed table, which cannot grow."
         )

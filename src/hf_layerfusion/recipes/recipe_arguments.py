@@ -1,4 +1,4 @@
-"""What a run can be told, as the dataclasses that `HfArgumentParser` reads."""
+"""Arguments of the recipes, as the dataclasses that `HfArgumentParser` reads."""
 
 import re
 from collections import Counter
@@ -20,14 +20,14 @@ LANGUAGE_CODE = re.compile("[a-z]{2,3}|multilingual|code")
 
 
 def option(default: Any, help: str) -> Any:
-    """A dataclass field with its help text."""
+    """Return a dataclass field with a help text."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
 
 
 def check_prediction_format(found: str, known: Sequence[str]) -> None:
-    """Checks `--prediction_format`.
+    """Check `--prediction_format`.
 
     Raises:
         UserError: if it is none of those that a script knows.
@@ -39,7 +39,7 @@ def check_prediction_format(found: str, known: Sequence[str]) -> None:
 
 
 def check_least(arguments: Any, least: int, *names: str) -> None:
-    """Check that each named option is not below `least`; None is none.
+    """Check that each named option is at least `least`; None is not checked.
 
     Raises:
         UserError: names the first that is.
@@ -51,13 +51,13 @@ def check_least(arguments: Any, least: int, *names: str) -> None:
 
 
 def secret(help: str) -> Any:
-    """A dataclass field without a default that is never printed."""
+    """Return a dataclass field without a default whose value is never printed."""
     return field(default=None, repr=False, metadata={"help": help})
 
 
 @dataclass
 class CheckpointArguments:
-    """Which checkpoint, and how it is loaded."""
+    """Arguments of the checkpoint and of how it is loaded."""
 
     model_name_or_path: str = option(
         "bert-base-uncased",
@@ -76,7 +76,7 @@ class CheckpointArguments:
 
 @dataclass
 class EncoderArguments(CheckpointArguments):
-    """Which encoder, and its dropout in training."""
+    """Arguments of the encoder and its dropout in training."""
 
     hidden_dropout: float | None = option(
         None, "Dropout of the encoder's embeddings and layers (default: the encoder's own)."
@@ -88,7 +88,7 @@ class EncoderArguments(CheckpointArguments):
 
 @dataclass
 class AdaptedEncoderArguments(EncoderArguments):
-    """Which encoder, and the adapters that are trained in its place, if any."""
+    """Arguments of the encoder and of adapters to train instead of it."""
 
     use_lora: bool = option(
         False,
@@ -110,7 +110,7 @@ class AdaptedEncoderArguments(EncoderArguments):
 
 @dataclass
 class ModelArguments(AdaptedEncoderArguments):
-    """Which encoder, and what stands on it. A setting that is left out keeps the paper's default."""
+    """Arguments of the encoder and the model around it. Settings that are left out keep the paper's defaults."""
 
     architecture: str = option(
         "gru_fusion",
@@ -168,7 +168,7 @@ class ModelArguments(AdaptedEncoderArguments):
 
 @dataclass(kw_only=True)  # so that a file may still be the first argument
 class DataCardArguments:
-    """What the model card says of the data, beside what a run knows."""
+    """Facts about the data for the model card, beyond those that a run knows."""
 
     language: str = option("en", "ISO 639 code of the texts' language.")
     dataset_description: str = option("", "What the data are and where they come from.")
@@ -185,14 +185,14 @@ class DataCardArguments:
 
 @dataclass
 class DataArguments(DataCardArguments):
-    """Which texts, and how they are prepared."""
+    """Arguments of the texts and of their preparation."""
 
     # Whether the second text of a pair is an aspect of the first.
     pair_is_aspect: ClassVar[bool] = False
 
     @property
     def dropped_labels(self) -> tuple[str, ...]:
-        """Labels whose rows are left out of every split."""
+        """Labels whose rows are removed from every split."""
         return ()
 
     train_file: str | None = option(
@@ -283,7 +283,7 @@ CHOOSING = (
 
 @dataclass
 class RunTrainingArguments(LayerFusionTrainingArguments):
-    """The Trainer's arguments, and the seeds of a run; each script's recipe sets defaults on them."""
+    """The Trainer's arguments, with the seeds of a run. Each script's recipe sets other defaults."""
 
     PAPER: ClassVar[dict[str, Any]] = {}
     """Options that `--recipe paper` sets where the defaults of a script are not its paper's."""
@@ -378,7 +378,7 @@ class TweetTrainingArguments(RunTrainingArguments):
 
 @dataclass
 class PoolingModelArguments(ModelArguments):
-    """As `ModelArguments`, with BERT-LSTM (Song et al. 2020) as the default."""
+    """`ModelArguments` with BERT-LSTM (Song et al. 2020) as the default."""
 
     architecture: str = option(
         "layer_pooling",
@@ -392,7 +392,7 @@ FIRST_TEXT = "first_text"
 
 @dataclass
 class PairDataArguments(DataArguments):
-    """Pairs of texts as they stand; what chooses a checkpoint is never what is reported."""
+    """Pairs of texts without cleaning. The data that select a checkpoint are never those that are reported."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -448,6 +448,7 @@ class AbsaDataArguments(PairDataArguments):
 
     @property
     def dropped_labels(self) -> tuple[str, ...]:
+        """Polarity conflict, unless it is kept as a class."""
         return () if self.keep_conflict else (CONFLICT,)
 
 
@@ -482,14 +483,14 @@ class AbsaTrainingArguments(RunTrainingArguments):
 
 @dataclass
 class NliTrainingArguments(AbsaTrainingArguments):
-    """As for aspects, with the 5 epochs of section 3.2."""
+    """`AbsaTrainingArguments` with the 5 epochs of section 3.2."""
 
     num_train_epochs: float = option(5.0, "Most epochs.")
 
 
 @dataclass
 class TextModelArguments(PoolingModelArguments):
-    """As `PoolingModelArguments`, with a learned mix of the layers and the mean of their tokens as the default."""
+    """`PoolingModelArguments` with a learned mix of the layers and the mean over tokens as the default."""
 
     pooling: str | None = option(
         None,
@@ -509,7 +510,7 @@ class TextModelArguments(PoolingModelArguments):
 
 @dataclass
 class TextDataArguments(DataArguments):
-    """Texts of any kind, or pairs, as they stand."""
+    """Texts of any kind, or pairs, without cleaning."""
 
     validation_fraction: float = option(0.1, "Share split from training where there is no validation file.")
     max_seq_length: int | None = option(
@@ -525,7 +526,7 @@ class TextDataArguments(DataArguments):
 
 @dataclass
 class TextTrainingArguments(RunTrainingArguments):
-    """What is usual in fine-tuning as defaults: AdamW, a tenth of the steps to warm up, then a linear decay."""
+    """Usual fine-tuning settings as defaults: AdamW, and warm-up over a tenth of the steps followed by linear decay."""
 
     learning_rate: float = option(3e-5, "Peak rate of the encoder; 2e-5 to 5e-5 are usual.")
     fusion_learning_rate: float | None = option(
@@ -543,6 +544,6 @@ class TextTrainingArguments(RunTrainingArguments):
 
 @dataclass
 class SearchTrainingArguments(TextTrainingArguments):
-    """As `TextTrainingArguments`, after a search."""
+    """`TextTrainingArguments` with a search before the run."""
 
     hp_search: str | None = option("optuna", "What searches: optuna, ray or wandb; see docs/search.md.")

@@ -206,7 +206,7 @@ class Classification:
 
     @property
     def has_held_out(self) -> bool:
-        """Whether there are validation data to select on and test data to report on."""
+        """True if there are validation data to select on and test data to report on."""
         return {"validation", "test"} <= self.encoded.keys()
 
     def load_model(self, model_arguments: ModelArguments) -> PreTrainedModel:

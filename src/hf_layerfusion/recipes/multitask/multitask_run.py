@@ -110,7 +110,7 @@ class MultitaskExperiment:
 
     @property
     def has_held_out(self) -> bool:
-        """Whether every task has validation data to select on and test data to report on."""
+        """True if every task has validation data to select on and test data to report on."""
         return all({"validation", "test"} <= splits.keys() for splits in self.data.encoded.values())
 
     def load_model(self, model_arguments: MultitaskModelArguments) -> PreTrainedModel:

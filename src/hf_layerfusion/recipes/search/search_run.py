@@ -57,7 +57,7 @@ class SearchableExperiment(Experiment, Protocol):
 
     @property
     def has_held_out(self) -> bool:
-        """Whether there are validation data to select on and test data to report on."""
+        """True if there are validation data to select on and test data to report on."""
 
     def load_model(self, model_arguments: Any) -> PreTrainedModel:
         """Return the model for other model arguments on the same data."""

@@ -45,7 +45,7 @@ class Range:
 
     @property
     def is_whole(self) -> bool:
-        """Whether only integers are sampled."""
+        """True if only integers are sampled."""
         return isinstance(self.low, int) and isinstance(self.high, int) and not self.log
 
     @property
