@@ -40,6 +40,10 @@ _DECAY = "set epoch_decay=1 or "
 _STATES = "trains from states that the encoder put out once, before"
 
 EXCLUSIONS = (
+    Exclusion("ema_decay", "average_last", "is one average of the weights, and the other another"),
+    Exclusion("head_first_epochs", "freeze_encoder", "is followed by training of the encoder"),
+    Exclusion("head_first_epochs", "unfreeze_per_epoch", "trains the head alone first by itself"),
+    Exclusion("head_first_epochs", "cache_frozen_states", "keeps the encoder's states by itself"),
     Exclusion("freeze_encoder", "frozen_layers", "keeps every layer"),
     Exclusion("freeze_encoder", "unfreeze_per_epoch", "keeps every layer in every epoch"),
     Exclusion("freeze_encoder", "layer_decay", "leaves no layer a rate", is_against=_not_one),

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any, cast
@@ -70,6 +71,7 @@ from hf_layerfusion.training.frozen_state_cache import (
 )
 from hf_layerfusion.training.global_batch import check_global_batch, loss_depends_on_device_batch
 from hf_layerfusion.training.gradient_combination import GradientSurgery
+from hf_layerfusion.training.head_first import train_head_first
 from hf_layerfusion.training.hp_search import SearchTrial
 from hf_layerfusion.training.hub_push import HubPush, open_run_repository
 from hf_layerfusion.training.label_checks import classes_of_tasks
@@ -114,6 +116,7 @@ from hf_layerfusion.training.tasks import (
 from hf_layerfusion.training.tokenizers import limit_to_model
 from hf_layerfusion.training.trainer_card import GENERATED, trainer_card
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
+from hf_layerfusion.training.weight_averaging import WeightAverage
 
 # Options that only an optimizer with parameter groups can honour.
 GROUP_OPTIONS = ("fusion_learning_rate", "head_learning_rate", "embedding_learning_rate", "layer_decay")
@@ -254,6 +257,9 @@ class LayerFusionTrainer(Trainer):
         if regularizers := make_regularizers(args.named_regularizers):
             self._check_own_loss("regularizers must be added to the model's own loss")
             self.loss_terms = LossTerms(regularizers, args.low_memory, args.device)
+        self.weight_average: WeightAverage | None = None
+        if args.ema_decay is not None or args.average_last is not None:
+            self.weight_average = WeightAverage(args.ema_decay, args.average_last)
         self.surgery: GradientSurgery | None = None
         if args.gradient_surgery is not None:
             self.surgery = GradientSurgery(
@@ -283,11 +289,13 @@ class LayerFusionTrainer(Trainer):
         self.add_callback(SkippedSteps())
         if self.loss_terms is not None:
             self.add_callback(self.loss_terms)
+        if self.weight_average is not None:
+            self.add_callback(self.weight_average)
         if self.tasks is not None and args.best_of_each_task:
             self.add_callback(
                 BestOfEachTask(
                     lambda: cast(Tasks, self.tasks).main_metrics,
-                    lambda folder: self.save_model(folder, _internal_call=True),
+                    self._save_average,
                     self.accelerator.wait_for_everyone,
                     lambda: Path(self._get_output_dir(self._trial)),
                     lambda: self.is_in_train,
@@ -385,6 +393,8 @@ class LayerFusionTrainer(Trainer):
         self._reset()
         self.resumed_log.begin(checkpoint)
         self._ignore_keys = ignore_keys_for_eval
+        if self.args.head_first_epochs is not None and checkpoint is None:
+            train_head_first(self)
         pushes = self.args.push_to_hub and self.is_world_process_zero()
         if pushes:
             self.hub_push.begin()
@@ -426,6 +436,8 @@ class LayerFusionTrainer(Trainer):
         """Forget a training before this one."""
         self.training_log.reset()
         self.frozen_states.reset()  # the data may have changed
+        if self.weight_average is not None:
+            self.weight_average.reset()
         self.remove_callback(SkippedSteps)
         self.add_callback(SkippedSteps())
         if self.model_init is not None and not isinstance(self.model_init, PreparedModelInit):
@@ -751,7 +763,8 @@ class LayerFusionTrainer(Trainer):
         """
         if self.tasks is not None:
             eval_dataset = self.tasks.to_evaluate(eval_dataset, self.eval_dataset)
-        return cast("dict[str, float]", super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))
+        with self._averaged():
+            return cast("dict[str, float]", super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
@@ -862,7 +875,8 @@ class LayerFusionTrainer(Trainer):
         run_dir = Path(self._get_output_dir(trial))
         folder = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with self.saver.saving(folder):
-            super()._save_checkpoint(model, trial)
+            with self._averaged():
+                super()._save_checkpoint(model, trial)
             if not self.args.save_only_model:
                 self._save_own_state(folder)
         if self.args.push_to_hub and self.is_world_process_zero():
@@ -881,10 +895,27 @@ class LayerFusionTrainer(Trainer):
             write_text(folder / LOG_STATE_NAME, json.dumps(state) + "\n")
             if self.loss_terms is not None:
                 self.loss_terms.save(folder)
+            if self.weight_average is not None:
+                self.weight_average.save(cast(nn.Module, self.model), folder)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """In training, give the model the average of its weights while the block runs, where one is kept."""
+        if self.weight_average is None or not self.is_in_train:
+            yield
+            return
+        with self.weight_average.applied(cast(nn.Module, self.model)):
+            yield
+
+    def _save_average(self, folder: str) -> None:
+        with self._averaged():
+            self.save_model(folder, _internal_call=True)
 
     def _load_own_state(self, folder: Path) -> None:
         if self.loss_terms is not None:
             self.loss_terms.load(folder)
+        if self.weight_average is not None:
+            self.weight_average.load(cast(nn.Module, self.model), folder)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         check_computed(self.args, metrics)
@@ -893,6 +924,8 @@ class LayerFusionTrainer(Trainer):
     def _load_best_model(self) -> None:
         folder = str(self.state.best_model_checkpoint)
         verify_checkpoint(folder)
+        if self.weight_average is not None:
+            self.weight_average.reset()  # the checkpoint's model has its own
         if isinstance(self.model, PeftModel):
             read_adapters(self.model, folder)  # the stock method reads one of several adapters
         else:

@@ -171,6 +171,28 @@ class LayerFusionTrainingArguments(TrainingArguments):
             "chosen by cross-validation) on what that layer reads of the training texts: with cache_frozen_states."
         },
     )
+    head_first_epochs: float | None = field(
+        default=None,
+        metadata={
+            "help": "Epochs that train fuser and head alone, on the states of the encoder as it is, before the encoder "
+            "is trained with them (Kumar et al. 2022: linear probing, then fine-tuning). They cost one pass of the "
+            "encoder. Default: none."
+        },
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate and keep an exponential moving average of the weights with this decay, such as 0.999, "
+            "which warms up from 0.1. Default: the weights themselves."
+        },
+    )
+    average_last: float | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate and keep the mean of the weights over this last share of the steps, such as 0.25 "
+            "(stochastic weight averaging). Default: the weights themselves."
+        },
+    )
     on_divergence: Literal["stop", "skip"] = field(
         default="stop",
         metadata={
@@ -261,6 +283,7 @@ class LayerFusionTrainingArguments(TrainingArguments):
         """
         self._check_numbers()
         self._check_rates()
+        self._check_averages()
         if self.init_from_probe and self.cache_frozen_states is None:
             raise UserError(
                 "init_from_probe needs the encoder's states of all training texts, found no cache_frozen_states; set "
@@ -291,6 +314,21 @@ class LayerFusionTrainingArguments(TrainingArguments):
             raise UserError(
                 f"num_train_epochs must be a finite number above 0, found {self.num_train_epochs}; leave it out for "
                 "its default, or name max_steps"
+            )
+
+    def _check_averages(self) -> None:
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UserError(
+                f"ema_decay must lie above 0 and below 1, found {self.ema_decay}; 0.999 is common"
+            )
+        if self.average_last is not None and not 0 < self.average_last <= 1:
+            raise UserError(
+                f"average_last must be above 0 and at most 1, found {self.average_last}; it is a share of the steps"
+            )
+        if self.head_first_epochs is not None and not 0 < self.head_first_epochs < math.inf:
+            raise UserError(
+                f"head_first_epochs must be a finite number above 0, found {self.head_first_epochs}; leave it out for "
+                "none"
             )
 
     def _check_rates(self) -> None:

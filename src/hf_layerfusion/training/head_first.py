@@ -1,0 +1,82 @@
+"""Epochs that train fuser and head alone, before the encoder is trained with them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers.utils import logging
+
+from hf_layerfusion.training.own_folders import make_own, remove_own
+
+if TYPE_CHECKING:
+    from hf_layerfusion.training.trainer import LayerFusionTrainer
+
+logger = logging.get_logger(__name__)
+
+# Options of the main training that this one does without, or that need a trained encoder.
+_LEFT_OUT: dict[str, Any] = {
+    "head_first_epochs": None,
+    "ema_decay": None,
+    "average_last": None,
+    "regularizers": None,
+    "frozen_layers": 0,
+    "layer_decay": 1.0,
+    "embedding_learning_rate": None,
+    "early_stopping_patience": None,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "load_best_model_at_end": False,
+    "best_of_each_task": False,
+    "metric_for_best_model": None,
+    "push_to_hub": False,
+    "report_to": "none",
+    "max_steps": -1,
+    "auto_find_batch_size": False,
+}
+
+
+def train_head_first(trainer: LayerFusionTrainer) -> None:
+    """Train the fuser and head of a Trainer's model for `head_first_epochs`, on the states of the encoder as it is.
+
+    The encoder reads each text once, without dropout. Rates, schedule and batches are those of the main training. With
+    a head that fits the encoder, the first steps do not distort its features (Kumar et al. 2022, "Fine-Tuning can
+    Distort Pretrained Features", section 3.4).
+
+    Args:
+        trainer: the Trainer of the main training, which has not begun.
+
+    Raises:
+        UserError: as `check_cacheable`: a model that takes no states in place of texts.
+    """
+    model: Any = trainer.model
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    logger.info(f"head_first_epochs={trainer.args.head_first_epochs}: fuser and head are trained first")
+    folder = Path(str(trainer.args.output_dir)) / "head-first-states"
+    is_main = trainer.is_world_process_zero()
+    if is_main:
+        remove_own(folder)  # of a run that was interrupted
+        make_own(folder)
+    trainer.accelerator.wait_for_everyone()
+    changes = _LEFT_OUT | {
+        "freeze_encoder": True,
+        "cache_frozen_states": str(folder),
+        "num_train_epochs": trainer.args.head_first_epochs,
+    }
+    args = dataclasses.replace(trainer.args, **changes)
+    try:
+        type(trainer)(
+            model=model,
+            args=args,
+            train_dataset=trainer.train_dataset,
+            processing_class=trainer.processing_class,
+            data_collator=trainer.data_collator,
+        ).train()
+    finally:
+        trainer.accelerator.wait_for_everyone()
+        if is_main:
+            remove_own(folder)
+    for parameter in trained:
+        parameter.requires_grad_(True)

@@ -1,0 +1,92 @@
+"""Fuser and head are trained on the frozen encoder before the encoder is trained with them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import DataCollatorWithPadding, set_seed
+
+from hf_layerfusion import BertWithPoolingModule
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.trainer import LayerFusionTrainer
+from tests.tiny import tiny_config, tiny_tokenizer
+from tests.training.small import rows, small_arguments, small_model
+
+
+def pooling_model() -> Any:
+    set_seed(1)
+    config = {"encoder_config": tiny_config("bert", 2).to_dict(), "pooling": "attention", "num_labels": 2}
+    return BertWithPoolingModule(BertWithPoolingModule.config_class(**config))
+
+
+def train(folder: Path, model: Any, **changes: Any) -> LayerFusionTrainer:
+    trainer = LayerFusionTrainer(
+        model,
+        small_arguments(folder, **changes),
+        train_dataset=rows(32),
+        eval_dataset=rows(8, seed=1),
+        processing_class=tiny_tokenizer(),
+        data_collator=DataCollatorWithPadding(tiny_tokenizer()),
+    )
+    trainer.train()
+    return trainer
+
+
+def test_the_head_is_trained_first_as_on_a_frozen_encoder(tmp_path: Path) -> None:
+    model = pooling_model()
+    start = copy.deepcopy(model.state_dict())
+    # A main training that changes nothing shows the first part alone.
+    train(
+        tmp_path / "both",
+        model,
+        head_first_epochs=3,
+        max_steps=1,
+        learning_rate=0.0,
+        fusion_learning_rate=0.0,
+    )
+    frozen = {name for name, values in model.state_dict().items() if torch.equal(values, start[name])}
+    assert frozen == set(start), "rates of zero train neither part"
+
+    model = pooling_model()
+    options = {"learning_rate": 1e-3, "lr_scheduler_type": "constant"}
+    train(tmp_path / "first", model, head_first_epochs=3, max_steps=1, **options)
+    alone = pooling_model()
+    train(
+        tmp_path / "frozen",
+        alone,
+        freeze_encoder=True,
+        cache_frozen_states=str(tmp_path / "states"),
+        num_train_epochs=3,
+        **options,
+    )
+    # One step of the main training lies between them: each weight moves by at most the rate.
+    for name, values in alone.state_dict().items():
+        if not name.startswith("model.encoder"):
+            assert (values - model.state_dict()[name]).abs().max() < 1.1e-3, name
+    changed = (alone.classifier.out_proj.weight - start["classifier.out_proj.weight"]).abs().max()
+    assert changed > 3e-3
+    assert not (tmp_path / "first" / "head-first-states").exists()
+
+
+def test_the_encoder_is_trained_afterwards(tmp_path: Path) -> None:
+    model = pooling_model()
+    start = copy.deepcopy(model.state_dict())
+    train(tmp_path, model, head_first_epochs=1)
+    name = "model.encoder.encoder.layer.0.output.dense.weight"
+    assert not torch.equal(model.state_dict()[name], start[name])
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_model_that_takes_no_states_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs a model that takes encoder_states"):
+        train(tmp_path, small_model(), head_first_epochs=1)
+
+
+@pytest.mark.parametrize("other", [{"freeze_encoder": True}, {"cache_frozen_states": "x"}])
+def test_a_frozen_encoder_excludes_it(other: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="head_first_epochs"):
+        small_arguments(tmp_path, head_first_epochs=1, **other)
