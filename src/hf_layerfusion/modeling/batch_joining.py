@@ -8,11 +8,8 @@ from torch.nn import functional as F
 
 from .layer_routing import ALL_ROWS, Route
 
-_FLAT_INPUTS = (
-    "input_ids",
-    "attention_mask",
-    "token_type_ids",
-)  # a number for each token, of others a row of numbers
+# Inputs with one number per token; all others have a vector per token.
+_FLAT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 MODEL_INPUTS = (*_FLAT_INPUTS, "inputs_embeds")
 
 

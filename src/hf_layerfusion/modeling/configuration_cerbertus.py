@@ -49,9 +49,8 @@ class CerbertusConfig(LayerFusionConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.tasks:
-            self.task_name = (
-                self.default_task
-            )  # stored by name, because a saved configuration sorts its tasks
+            # Stored by name, because a saved configuration sorts its tasks.
+            self.task_name = self.default_task
         given = kwargs.get("num_labels")
         if self.tasks and given not in (None, self.num_labels):
             raise ValueError(

@@ -195,7 +195,7 @@ def adopt_encoder_config(config: Any, encoder: PreTrainedModel) -> None:
 
 
 def extra_inputs(config: PreTrainedConfig) -> tuple[str, ...]:
-    """Return the names of what an encoder reads of a text beside `input_ids`, `attention_mask` and `token_type_ids`.
+    """Return the names of an encoder's inputs other than `input_ids`, `attention_mask` and `token_type_ids`.
 
     An encoder's configuration class declares them as `extra_inputs`. Each is `[B, T, W]`, a row of numbers for each
     token, 0 at padding, and must be among the `model_input_names` of the tokenizer, whose `pad` pads it.

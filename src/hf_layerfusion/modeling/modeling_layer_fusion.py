@@ -189,9 +189,8 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         if os.path.isdir(name_or_path):
             encoder.config._name_or_path = ""  # a local path is of no use to others
         model = cls(config, encoder=encoder).to(device=encoder.device, dtype=encoder.dtype).eval()
-        model.name_or_path = os.fspath(
-            name_or_path
-        )  # not saved; adapters store it as the name of their base model
+        # Not saved; adapters store it as the name of their base model.
+        model.name_or_path = os.fspath(name_or_path)
         if not output_loading_info:
             return model
         added = {name for name in model.state_dict() if not name.startswith(ENCODER_PREFIXES)}
@@ -233,9 +232,8 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         card = ModelCard.load(path)
         if TEMPLATE_SIGN in card.text:
             bare_card(self, repo_id, card.data.tags or []).save(path)
-        write_manifest(
-            working_dir
-        )  # `save_pretrained(push_to_hub=True)` uploads before it writes its own manifest
+        # `save_pretrained(push_to_hub=True)` uploads before it writes its own manifest.
+        write_manifest(working_dir)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
