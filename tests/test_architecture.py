@@ -29,7 +29,8 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "metric_registry": set(),
     "storage": set(),
-    "__init__": {"modeling", "embeddings", "training", "ensembling", "hub", "probing"},
+    "text_pipeline": {"data"},
+    "__init__": {"text_pipeline", "modeling", "embeddings", "training", "ensembling", "hub", "probing"},
     "__main__": {"cli"},
     "cli": {
         "__init__",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hf_layerfusion.modeling.pipeline_multitask import MultitaskPipeline
     from hf_layerfusion.modeling.task_config import TaskConfig
     from hf_layerfusion.probing.layer_probe import layer_probe, layer_probes
+    from hf_layerfusion.text_pipeline import preprocess
     from hf_layerfusion.training.adapters import AdaptedModel, add_adapters, load_adapter_model
     from hf_layerfusion.training.trainer import LayerFusionTrainer
     from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
@@ -69,6 +70,7 @@ _MODULES = {
     "load_adapter_model": "hf_layerfusion.training.adapters",
     "max_tokens": "hf_layerfusion.modeling.encoders",
     "parameter_counts": "hf_layerfusion.modeling.parameter_counts",
+    "preprocess": "hf_layerfusion.text_pipeline",
     "relabel": "hf_layerfusion.modeling.label_rows",
     "verify_saved": "hf_layerfusion.ensembling.verification",
     "write_model_manifest": "hf_layerfusion.hub.manifest",
@@ -100,6 +102,7 @@ __all__ = [
     "load_adapter_model",
     "max_tokens",
     "parameter_counts",
+    "preprocess",
     "relabel",
     "verify_saved",
     "write_model_manifest",
@@ -135,13 +138,32 @@ def _register_models() -> None:
         classifier.register_for_auto_class("AutoModelForSequenceClassification")
 
 
-class _Transformers(MetaPathFinder):
-    """Registers the models once transformers' Auto classes are imported, and none of its modules halfway."""
+def _register_pipeline() -> None:
+    """Make `pipeline` prepare texts as the models' training texts were."""
+    import_module("hf_layerfusion.text_pipeline")
 
-    auto = "transformers.models.auto.configuration_auto"
+
+class _Transformers(MetaPathFinder):
+    """Registers the models and the pipeline once modules of transformers are imported, and none of them halfway.
+
+    Attributes:
+        pending: the functions to call, by the module of transformers that they need.
+    """
 
     def __init__(self) -> None:
         self.importing = local()
+        self.pending = {
+            "transformers.models.auto.configuration_auto": _register_models,
+            "transformers.pipelines": _register_pipeline,
+        }
+
+    def register(self) -> None:
+        """Call the functions whose modules are imported, each once."""
+        for name in [name for name in self.pending if name in sys.modules]:
+            if (function := self.pending.pop(name, None)) is not None:
+                function()
+        if not self.pending and self in sys.meta_path:
+            sys.meta_path.remove(self)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -161,15 +183,13 @@ class _Transformers(MetaPathFinder):
                 execute(module)
             finally:
                 self.importing.depth = depth
-            if depth == 0 and self.auto in sys.modules and self in sys.meta_path:
-                sys.meta_path.remove(self)
-                _register_models()
+            if depth == 0:
+                self.register()
 
         vars(spec.loader)["exec_module"] = execute_and_look
         return spec
 
 
-if _Transformers.auto in sys.modules:
-    _register_models()
-else:
-    sys.meta_path.insert(0, _Transformers())
+_TRANSFORMERS = _Transformers()
+sys.meta_path.insert(0, _TRANSFORMERS)
+_TRANSFORMERS.register()

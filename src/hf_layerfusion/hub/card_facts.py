@@ -73,6 +73,7 @@ class CardFacts:
         preparation: steps that cleaned the texts before tokenization, one entry each.
         preparation_code: Python code that defines `prepare`, which applies these steps to a text. Strings that a user
             wrote must be written by `code_string`.
+        pipeline_prepares: whether the package's pipeline applies these steps by itself.
         metrics: by split, then by name as in `metric_registry.METRICS`, as fractions (0.8966, not 89.66); with several
             tasks, names are `TASK_NAME`.
         deviations: standard deviations of `metrics` over `seeds`, in the same shape.
@@ -119,6 +120,7 @@ class CardFacts:
     tasks: dict[str, int] = field(default_factory=dict)
     preparation: list[str] = field(default_factory=list)
     preparation_code: str = ""
+    pipeline_prepares: bool = False
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     deviations: dict[str, dict[str, float]] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)

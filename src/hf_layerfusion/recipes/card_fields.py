@@ -42,6 +42,7 @@ def classifier_fields(
         "dataset_id": hub_id(data_arguments.dataset_name or ""),
         "text_pair": len(text_columns(data_arguments)) == 2,
         **preparation_fields({"": data_arguments}),
+        "pipeline_prepares": True,
         "recipe": recipe_settings(training_arguments, more),
         "limits": [
             "The model was trained on texts of one source: others may differ in language, length, topics and labels.",

@@ -31,7 +31,7 @@ def export_model(arguments: ExportArguments) -> dict[str, Any]:
     if not arguments.output_dir:
         raise UserError("--output_dir must name the folder of the export, found none; name one.")
     model = load_classifier(arguments)
-    tokenizer = load_tokenizer(arguments)
+    tokenizer = load_tokenizer(arguments, keep_preparation=True)
     folder = Path(arguments.output_dir)
     difference = export_onnx(model, tokenizer, folder, arguments.quantize)
     sizes = {path.name: round(path.stat().st_size / 1e6, 1) for path in sorted(folder.glob("*.onnx"))}

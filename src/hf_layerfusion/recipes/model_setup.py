@@ -19,6 +19,7 @@ from transformers.utils import hub
 
 from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule, max_tokens, relabel
 from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.data.text_preparation import plain_tokenizer
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, nearest, one_line
 from hf_layerfusion.recipes.adapter_setup import adapter_config, with_adapters
 from hf_layerfusion.recipes.recipe_arguments import (
@@ -148,10 +149,17 @@ def encoder_dropout(arguments: EncoderArguments) -> dict[str, float]:
     return found
 
 
-def load_tokenizer(arguments: CheckpointArguments) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    arguments: CheckpointArguments, *, keep_preparation: bool = False
+) -> PreTrainedTokenizerBase:
     """Return the encoder's tokenizer, or the one named, with `model_max_length` limited to the encoder's maximum.
 
     `truncation=True` then never exceeds what the encoder takes.
+
+    Args:
+        arguments: The checkpoint.
+        keep_preparation: Keep the preparation of texts that a trained model's tokenizer has, and its limit. By default
+            it is left out, because the recipes clean texts themselves.
 
     Raises:
         UserError: It cannot be loaded.
@@ -162,7 +170,10 @@ def load_tokenizer(arguments: CheckpointArguments) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except LOADING_ERRORS as error:
-        raise UserError(f"--tokenizer_name {name}: cannot be loaded: {one_line(error)}") from error
+        option = "tokenizer_name" if arguments.tokenizer_name else "model_name_or_path"
+        raise UserError(f"--{option} {name}: its tokenizer cannot be loaded: {one_line(error)}") from error
+    if not keep_preparation:
+        tokenizer = plain_tokenizer(tokenizer)
     try:
         limit_length(tokenizer, max_tokens(AutoConfig.from_pretrained(model, **options)))
     except LOADING_ERRORS as error:

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from hf_layerfusion.data.statistics import word_counts
+from hf_layerfusion.data.text_preparation import copy_dictionary, prepared_tokenizer
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.plots.corpus_plots import plot_word_counts
 from hf_layerfusion.evaluation.plots.layer_plots import plot_layer_use
@@ -139,6 +140,7 @@ def write_outputs(
     place = Path(str(training_arguments.output_dir))
     write_seen_texts(folder, [data])
     save_trained(trainer, folder)
+    copy_dictionary(trainer.processing_class, data_arguments.spelling_dictionary, folder)
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     figures = []
@@ -225,6 +227,16 @@ class Classification:
         validation = self.encoded.get("validation")
         check_layer_states(arguments, self.data.schema.problem_type, validation)
         trainer = make_trainer(self.data, self.encoded, self.tokenizer, self.model_arguments, arguments)
+        data = self.data_arguments
+        # What is saved prepares raw texts; the texts of the run are clean already.
+        trainer.processing_class = prepared_tokenizer(
+            self.tokenizer,
+            self.data.steps,
+            data.max_seq_length,
+            data.truncation,
+            data.spelling_language,
+            data.spelling_dictionary,
+        )
         if arguments.plot_layers:
             title = getattr(trainer.model.config, "paper_name", "plain")
             trainer.add_callback(

@@ -1,0 +1,76 @@
+"""Text classification that prepares texts as the model's training texts were, and `preprocess`, which does that alone.
+
+Importing this makes it transformers' pipeline for `text-classification`. Of a model whose tokenizer says nothing of a
+preparation it is transformers' own in all.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transformers import AutoTokenizer, TextClassificationPipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from hf_layerfusion.data.text_preparation import cleaner_of, plain_tokenizer, saved_preparation
+
+__all__ = ["PreparedTextClassificationPipeline", "preprocess"]
+
+
+class PreparedTextClassificationPipeline(TextClassificationPipeline):
+    """The text-classification pipeline, which prepares and cuts raw texts as in the model's training."""
+
+    tokenizer: Any
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._settings = saved_preparation(self.tokenizer)
+        self._clean = cleaner_of(self.tokenizer)
+        # Cleaned texts are encoded as in training, without the steps that stand in the saved tokenizer.
+        self._plain = self.tokenizer
+        if self._clean is not None:
+            self._plain = plain_tokenizer(copy.deepcopy(self.tokenizer))
+            self._plain.model_max_length = self.tokenizer.model_max_length
+
+    def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> Any:
+        """Clean and tokenize a text, or a pair `{"text": …, "text_pair": …}`."""
+        if self._settings is not None and tokenizer_kwargs.get("truncation", True) is True:
+            is_pair = not isinstance(inputs, str)
+            tokenizer_kwargs["truncation"] = self._settings["truncation"] if is_pair else True
+        if self._clean is not None:
+            inputs = _cleaned(inputs, self._clean)
+        saved, self.tokenizer = self.tokenizer, self._plain
+        try:
+            return super().preprocess(inputs, **tokenizer_kwargs)
+        finally:
+            self.tokenizer = saved
+
+
+def _cleaned(inputs: Any, clean: Callable[[str], str]) -> Any:
+    if isinstance(inputs, str):
+        return clean(inputs)
+    if isinstance(inputs, dict):
+        return {name: _cleaned(text, clean) for name, text in inputs.items()}
+    return [_cleaned(each, clean) for each in inputs] if isinstance(inputs, list) else inputs
+
+
+def preprocess(texts: str | Sequence[str], model: str, **kwargs: Any) -> Any:
+    """Prepare texts as the training texts of a model were, by what is saved with its tokenizer.
+
+    `pipeline("text-classification", model=model)` does so by itself; this is for everything else.
+
+    Args:
+        texts: a text or several.
+        model: Hub id or folder of the model.
+        kwargs: keywords of `AutoTokenizer.from_pretrained`, such as `revision` or `token`.
+
+    Returns:
+        The prepared text, or a list of them.
+    """
+    clean = cleaner_of(AutoTokenizer.from_pretrained(model, **kwargs))
+    if isinstance(texts, str):
+        return texts if clean is None else clean(texts)
+    return list(texts) if clean is None else [clean(text) for text in texts]
+
+
+_TASK = PIPELINE_REGISTRY.supported_tasks["text-classification"]
+_TASK["impl"] = PreparedTextClassificationPipeline

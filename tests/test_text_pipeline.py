@@ -1,0 +1,79 @@
+"""The pipeline of a trained folder answers raw texts as the run did."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from hf_layerfusion import preprocess
+from hf_layerfusion.__main__ import main
+from hf_layerfusion.text_pipeline import PreparedTextClassificationPipeline
+from tests.tiny import read_csv, tiny_texts, write_csv
+
+
+def raw_tweets(count: int) -> list[tuple[str, str]]:
+    """Texts with user names, links, hashtags, blanks and misspelled words."""
+    rng = random.Random(0)
+    noise = (
+        "@Somebody_1",
+        "http://t.co/ab",
+        "#win",
+        "  ",
+        "teh",
+        "happpy",
+        "GOOOD",
+        "don’t",
+        "www.x.org",
+        "<user>",
+    )
+    rows = []
+    for text, label in tiny_texts(count, seed=5):
+        words = text.split()
+        for _ in range(3):
+            words.insert(rng.randrange(len(words) + 1), rng.choice(noise))
+        rows.append((" ".join(words), label))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: str) -> Path:
+    place = tmp_path_factory.mktemp("raw")
+    train, test = (
+        write_csv(place / "train.csv", raw_tweets(64)),
+        write_csv(place / "test.csv", raw_tweets(200)),
+    )
+    main(
+        ["train-tweets", "--model_name_or_path", tiny_encoder_dir, "--train_file", str(train), "--test_file", str(test),
+         "--output_dir", str(place / "run"), "--num_groups", "2", "--num_train_epochs", "1", "--max_seq_length", "14",
+         "--remove_duplicates", "False", "--learning_rate", "3e-3", "--use_cpu"]
+    )  # fmt: skip
+    return place / "run"
+
+
+def test_the_pipeline_gives_the_answers_of_the_run_to_200_raw_tweets(folder: Path) -> None:
+    rows = read_csv(folder / "predictions.csv")
+    texts = [row["text"] for row in rows]
+    assert texts == [text for text, _ in raw_tweets(200)]  # the user's own
+    classifier = pipeline("text-classification", model=str(folder), device="cpu")
+    assert type(classifier) is PreparedTextClassificationPipeline
+    answers = [classifier(text)[0] for text in texts]
+    assert [answer["label"] for answer in answers] == [row["label"] for row in rows]
+    for answer, row in zip(answers, rows, strict=True):
+        assert answer["score"] == pytest.approx(float(row["score"]), abs=2e-6)
+
+
+def test_preprocess_prepares_as_training_did(folder: Path) -> None:
+    assert preprocess("@Bob teh  day #win", str(folder)) == "xxuser the day #win"
+    assert preprocess(["a  b"], str(folder)) == ["a b"]
+
+
+def test_another_model_has_transformers_own_answers(tiny_encoder_dir: str) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder_dir)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder_dir)
+    classifier = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+    batch = classifier.preprocess("@Bob  teh " * 40)
+    assert batch["input_ids"].tolist() == tokenizer(["@Bob  teh " * 40])["input_ids"]
+    assert preprocess("@Bob", tiny_encoder_dir) == "@Bob"
