@@ -75,6 +75,7 @@ class EmbeddingStackModel(WordEncoder):
         return self.words
 
     def set_input_embeddings(self, value: Any) -> None:
+        """Raise `NotImplementedError`, as the vocabulary cannot grow."""
         raise NotImplementedError("The members of a stack have vocabularies of their own, which cannot grow.")
 
     @can_return_tuple

@@ -67,6 +67,7 @@ class ContextualWordEncoder(WordEncoder):
         return self.words
 
     def set_input_embeddings(self, value: Any) -> None:
+        """Raise `NotImplementedError`, as the vocabulary cannot grow."""
         raise NotImplementedError(
             f"'{self.config.model_type}' reads characters of a fixed table, which cannot grow."
         )

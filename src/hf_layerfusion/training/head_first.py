@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
+from transformers import Trainer
 from transformers.utils import logging
 
 from hf_layerfusion.training.own_folders import make_own, remove_own
-
-if TYPE_CHECKING:
-    from hf_layerfusion.training.trainer import LayerFusionTrainer
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 logger = logging.get_logger(__name__)
 
@@ -38,7 +37,7 @@ _LEFT_OUT: dict[str, Any] = {
 }
 
 
-def train_head_first(trainer: LayerFusionTrainer) -> None:
+def train_head_first(trainer: Trainer) -> None:
     """Train the fuser and head of a Trainer's model for `head_first_epochs`, on the states of the encoder as it is.
 
     The encoder reads each text once, without dropout. Rates, schedule and batches are those of the main training. With
@@ -46,15 +45,16 @@ def train_head_first(trainer: LayerFusionTrainer) -> None:
     Distort Pretrained Features", section 3.4).
 
     Args:
-        trainer: the Trainer of the main training, which has not begun.
+        trainer: the `LayerFusionTrainer` of the main training, which has not begun.
 
     Raises:
         UserError: as `check_cacheable`: a model that takes no states in place of texts.
     """
     model: Any = trainer.model
+    given = cast(LayerFusionTrainingArguments, trainer.args)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    logger.info(f"head_first_epochs={trainer.args.head_first_epochs}: fuser and head are trained first")
-    folder = Path(str(trainer.args.output_dir)) / "head-first-states"
+    logger.info(f"head_first_epochs={given.head_first_epochs}: fuser and head are trained first")
+    folder = Path(str(given.output_dir)) / "head-first-states"
     is_main = trainer.is_world_process_zero()
     if is_main:
         remove_own(folder)  # of a run that was interrupted
@@ -63,9 +63,9 @@ def train_head_first(trainer: LayerFusionTrainer) -> None:
     changes = _LEFT_OUT | {
         "freeze_encoder": True,
         "cache_frozen_states": str(folder),
-        "num_train_epochs": trainer.args.head_first_epochs,
+        "num_train_epochs": given.head_first_epochs,
     }
-    args = dataclasses.replace(trainer.args, **changes)
+    args = dataclasses.replace(given, **changes)
     try:
         type(trainer)(
             model=model,
