@@ -28,6 +28,7 @@ CHECKED = (
     PACKAGE / "storage.py",
     PACKAGE / "recipes",
     ROOT / "benchmarks",
+    PACKAGE / "training",
     ROOT / "reproduction",
     ROOT / "examples",
 )

@@ -1,4 +1,4 @@
-"""What is added up between two entries of the training log, so that an interrupted run logs the same as any other."""
+"""Sums between two entries of the training log, kept in checkpoints, so that an interrupted run logs the same."""
 
 from __future__ import annotations
 

@@ -108,6 +108,11 @@ class MaskedLanguageModeling(Objective):
             )
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        """Return the collator that masks tokens.
+
+        Raises:
+            UserError: A tokenizer without a mask token.
+        """
         if tokenizer.mask_token is None:
             raise UserError(
                 f"objective mlm needs a tokenizer with a mask token, found {type(tokenizer).__name__} without; "
@@ -116,6 +121,7 @@ class MaskedLanguageModeling(Objective):
         return SeededMasking(tokenizer, mlm_probability=self.mlm_probability)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of the chosen tokens."""
         chosen = batch[LABELS] != IGNORED
         inputs = {**batch, LABELS: batch[LABELS][chosen].unsqueeze(0)}
         with states_selected(extract_model_from_parallel(model), chosen):
@@ -179,9 +185,11 @@ class SimCSE(Objective):
             )
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        """Return the collator that pads texts."""
         return PaddingCollator(tokenizer)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the contrastive loss of the texts of a batch."""
         # One pass over each text twice: DDP takes one call a backward, and each row has dropout masks of its own.
         twice = {name: torch.cat([values, values]) for name, values in batch.items()}
         training = model.training

@@ -32,6 +32,7 @@ class ProbeStart(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Standardise the fuser's layers and fit the head, unless the run resumes."""
         if state.global_step > 0:
             return
         model = kwargs["model"]

@@ -1,4 +1,4 @@
-"""What this package uses of `transformers.Trainer` beyond its public interface, all in one place.
+"""The private members of `transformers.Trainer` that this package uses, all in one place.
 
 Public methods may be overridden freely; the private members below may change with any release. Each is listed with
 its signature, the reason it is needed and the public hook that would make it unnecessary. `tests/training/

@@ -48,6 +48,7 @@ class Shuffled(TaskMixing):
     """Every batch of every task once an epoch, in random order (SerBERTus, section 3; MT-DNN, algorithm 1)."""
 
     def steps(self, epoch: int, generator: torch.Generator) -> list[Step]:
+        """Return the batches of all tasks in random order."""
         steps: list[Step] = [(task,) for task, count in self.num_batches.items() for _ in range(count)]
         return [steps[index] for index in torch.randperm(len(steps), generator=generator).tolist()]
 
@@ -64,6 +65,7 @@ class RoundRobin(TaskMixing):
         return self.rounds * len(self.num_batches)
 
     def steps(self, epoch: int, generator: torch.Generator) -> list[Step]:
+        """Return the tasks in turn, `rounds` times."""
         turn: list[Step] = [(task,) for task in self.num_batches]
         return turn * self.rounds
 
@@ -73,6 +75,7 @@ class RoundRobinLongest(RoundRobin):
 
     @property
     def rounds(self) -> int:
+        """The number of turns of the longest task."""
         return max(self.num_batches.values())
 
 
@@ -83,6 +86,7 @@ class Together(RoundRobin):
         return self.rounds
 
     def steps(self, epoch: int, generator: torch.Generator) -> list[Step]:
+        """Return all tasks for each of `rounds` steps."""
         return [tuple(self.num_batches)] * self.rounds
 
 
@@ -103,6 +107,7 @@ class Proportional(TaskMixing):
         return torch.softmax(self.exponent(epoch) * sizes.log(), dim=0)
 
     def steps(self, epoch: int, generator: torch.Generator) -> list[Step]:
+        """Draw the task of each step."""
         tasks = list(self.num_batches)
         drawn = torch.multinomial(self.probabilities(epoch), len(self), replacement=True, generator=generator)
         return [(tasks[index],) for index in drawn.tolist()]
@@ -112,6 +117,7 @@ class SquareRoot(Proportional):
     """Drawn in proportion to the square root of the rows."""
 
     def exponent(self, epoch: int) -> float:
+        """Return the exponent of the epoch."""
         return 0.5
 
 
@@ -119,6 +125,7 @@ class Temperature(Proportional):
     """Drawn in proportion to N ** (1 / `temperature`): 1 is `Proportional`, above it small tasks gain."""
 
     def exponent(self, epoch: int) -> float:
+        """Return the exponent of the epoch."""
         return 1 / self.temperature
 
 
@@ -127,6 +134,7 @@ class Annealed(Proportional):
     1 - 0.8 (e - 1) / (E - 1)), so that training ends near to all tasks alike."""
 
     def exponent(self, epoch: int) -> float:
+        """Return the exponent of the epoch."""
         return 1 - 0.8 * min(epoch / max(self.num_epochs - 1, 1), 1.0)
 
 

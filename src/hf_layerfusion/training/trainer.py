@@ -352,7 +352,7 @@ class LayerFusionTrainer(Trainer):
 
     @property
     def is_multitask(self) -> bool:
-        """Whether the run has several tasks."""
+        """True if the run has several tasks."""
         return self.tasks is not None
 
     @property
@@ -429,7 +429,7 @@ class LayerFusionTrainer(Trainer):
 
     @property
     def _loss_depends_on_device_batch(self) -> bool:
-        """Whether the loss depends on which rows share a device."""
+        """True if the loss depends on which rows share a device."""
         return loss_depends_on_device_batch(self.args)
 
     def _reset(self) -> None:
