@@ -14,6 +14,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 import hf_layerfusion
+from hf_layerfusion.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 YAML_FILES = sorted(
@@ -134,6 +135,12 @@ def test_the_container_runs_the_demo_on_a_python_that_is_supported() -> None:
     build = json.loads(text(".devcontainer/devcontainer.json"))["build"]
     assert (ROOT / ".devcontainer" / build["dockerfile"]).is_file()
     assert (ROOT / ".devcontainer" / build["context"] / "Makefile").is_file()
+
+
+def test_reports_of_bugs_ask_for_what_a_command_prints() -> None:
+    commands = re.findall(r"`hf-layerfusion (\S+)`", text(".github/ISSUE_TEMPLATE/bug_report.yml"))
+    assert commands
+    assert set(commands) <= COMMANDS.keys()
 
 
 @pytest.mark.parametrize("page", ["AGENTS.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md"])

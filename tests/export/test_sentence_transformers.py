@@ -10,15 +10,15 @@ from transformers import AutoModel, AutoTokenizer
 from tests.modeling.cases import build
 from tests.tiny import tiny_tokenizer
 
-pytest.importorskip("sentence_transformers")
-
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-
 TEXTS = ["a good day", "what an awful thing to do on such a day", "sad"]
 
 
 def test_the_recipe_pools_fused_embeddings_and_is_saved(tmp_path: Path) -> None:
+    # Imported here, as it takes a second of every process that collects the tests.
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
     folder = str(tmp_path / "model")
     build("share-gru").save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)

@@ -32,7 +32,7 @@ from hf_layerfusion.data.delimited import read_csv, read_tsv
 from hf_layerfusion.data.formats import arrow_columns, parquet_label, read_json, read_parquet
 from hf_layerfusion.data.label_names import with_class_names
 from hf_layerfusion.data.numbered_tweets import read_numbered_tweets
-from hf_layerfusion.data.utf8 import read_utf8, split_lines
+from hf_layerfusion.data.utf8 import read_utf8, split_lines, unreadable_file
 from hf_layerfusion.errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def read_examples(
     try:
         columns = READERS[suffix](path, wanted, max_text_bytes)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable_file(path, error) from error
     dataset = _with_id_and_row(columns, str(path), first_row=2 if suffix in (".csv", ".tsv") else 1)
     if suffix == ".parquet" and "label" in columns:
         feature = parquet_label(path, str(label_column))
@@ -284,7 +284,7 @@ def _read_tweets(path: Path, label: str, text_column: str, max_text_bytes: int) 
     try:
         lines = split_lines(read_utf8(path))
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable_file(path, error) from error
     rows = [row for row, line in enumerate(lines, start=1) if line.strip()]
     if len(rows) < len(lines):
         logger.warning("%s: %d blank lines left out", path, len(lines) - len(rows))
@@ -321,7 +321,3 @@ def _with_id_and_row(columns: Columns, where: str, first_row: int) -> Dataset:
     return from_table(
         pa.table(columns | {name: numbers for name, numbers in numbered.items() if name not in columns})
     )
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path}: cannot be read ({error.strerror or one_line(error)}); check the path")

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from datasets import Dataset
 
 from hf_layerfusion.data.arrow_tables import column_values
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.data.utf8 import unreadable_file
 
 
 class Fingerprint(TypedDict):
@@ -66,5 +66,5 @@ def file_fingerprint(path: str | Path) -> Fingerprint:
             for line in file.read_bytes().splitlines():
                 lines.add([line.hex()])
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
+        raise unreadable_file(path, error) from error
     return lines.fingerprint()

@@ -20,7 +20,7 @@ from hf_layerfusion.data.columns import Columns, RequestedColumns, excerpt, miss
 from hf_layerfusion.data.delimited import delimited_rows
 from hf_layerfusion.data.files import MAX_TEXT_BYTES, FilePath, check_examples, complete_rows
 from hf_layerfusion.data.formats import arrow_columns, json_strings, parse_json
-from hf_layerfusion.data.utf8 import utf8_blocks, utf8_lines
+from hf_layerfusion.data.utf8 import unreadable_file, utf8_blocks, utf8_lines
 from hf_layerfusion.errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
@@ -83,9 +83,7 @@ def stream_texts(
             for texts in zip(*(table[name].to_pylist() for name in text_columns), strict=True):
                 yield from texts
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror or one_line(error)}); check the path"
-        ) from error
+        raise unreadable_file(path, error) from error
     if read == left_out:
         raise UserError(f"{path}: holds no texts; give at least one")
     if left_out:

@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import UserError, one_line
 
 BLOCK_BYTES = 1 << 20
 
@@ -90,3 +90,8 @@ def split_lines(text: str) -> list[str]:
 def empty_file(path: Path) -> UserError:
     """Return the error for a file without content."""
     return UserError(f"{path}: the file is empty; give one with at least one example")
+
+
+def unreadable_file(path: Path, error: OSError) -> UserError:
+    """Return the error for a file that the operating system does not let us read."""
+    return UserError(f"{path}: cannot be read ({error.strerror or one_line(error)}); check the path")

@@ -179,7 +179,7 @@ def _prediction_columns(
 
 
 def _class_scores(logits: npt.NDArray[Any], problem_type: str) -> Iterator[tuple[str, ...]]:
-    """The probability of each class, for each row."""
+    """Yield the probabilities of the classes of each row."""
     of_row = expit if problem_type == "multi_label_classification" else partial(softmax, axis=1)
     return (tuple(map(_probability, row)) for row in of_row(logits.astype(np.float64)))
 
