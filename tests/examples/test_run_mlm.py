@@ -319,7 +319,7 @@ MISTAKES = {
         "train_sampling_strategy=group_by_length does not",
     ),
     "workers": ({"dataloader_num_workers": 2}, "dataloader_num_workers=2 does not go with"),
-    "adapters": ({"use_lora": True}, "'--use_lora', 'True'"),
+    "adapters": ({"use_lora": True}, "--use_lora is no option of"),
     "no such model": ({"model_name_or_path": "./no-such-folder"}, "no-such-folder"),
 }
 
