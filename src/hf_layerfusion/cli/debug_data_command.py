@@ -67,9 +67,8 @@ def run(arguments: Namespace) -> None:
         print(f"  language: {language or 'none of en, de, fr, es, it, pt, nl'} (a guess)")
     findings = diagnose(splits, columns, lengths, limit)
     print(f"\n{len(findings) or 'no'} {'finding' if len(findings) == 1 else 'findings'}")
-    for split, what, count, rows in findings:
-        where = f" (rows {', '.join(map(str, rows))}{', …' if count > len(rows) else ''})" if rows else ""
-        print(f"  {split:12}{f'{count:,} ' if count else ''}{what}{where}")
+    for finding in findings:
+        print(f"  {finding.split:12}{finding.line}")
 
 
 def _token_lengths(

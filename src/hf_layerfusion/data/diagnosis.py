@@ -53,6 +53,13 @@ class Finding(NamedTuple):
     number: int
     rows: list[int]
 
+    @property
+    def line(self) -> str:
+        """The finding in words with its rows, without the split."""
+        more = ", …" if self.number > len(self.rows) else ""
+        where = f" (rows {', '.join(map(str, self.rows))}{more})" if self.rows else ""
+        return f"{f'{self.number:,} ' if self.number else ''}{self.what}{where}"
+
 
 def label_counts(split: Dataset) -> Counter[str]:
     """Return how many rows have each label, the most frequent first; of lists each label counts."""

@@ -34,6 +34,8 @@ NEVER_PUSHED = (
     "predictions*", "logits*.csv", "mistakes",
     # The trials of a search: their checkpoints, and the study with every setting of the run.
     "search",
+    # The settings of a run, which name files of this machine.
+    "run.yaml",
 )  # fmt: skip
 """Patterns of files and folders of a run that are never pushed; case is ignored, and they match at any depth."""
 

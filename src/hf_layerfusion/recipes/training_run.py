@@ -16,6 +16,7 @@ from transformers import (
     set_seed,
 )
 
+from hf_layerfusion.data.diagnosis import diagnose
 from hf_layerfusion.data.statistics import word_counts
 from hf_layerfusion.data.text_preparation import copy_dictionary, prepared_tokenizer
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
@@ -57,6 +58,7 @@ from hf_layerfusion.recipes.recipe_arguments import (
     DataArguments,
     ModelArguments,
     RunTrainingArguments,
+    TextDataArguments,
 )
 from hf_layerfusion.recipes.run_folder import (
     named_checkpoint,
@@ -324,6 +326,9 @@ def classify(
             encoded = tokenize(data, tokenizer, data_arguments, separate_pairs=separate)
         for note in data.notes:
             logger.info(note)
+        if isinstance(data_arguments, TextDataArguments):
+            for finding in diagnose(data.splits, data.text_columns):
+                logger.warning("%s: %s", finding.split, finding.line)
         training_arguments = with_metric(training_arguments, data.schema.problem_type)
         if training_arguments.dry_run:
             groups = group_rows(load_model(model_arguments, data.schema), training_arguments)
