@@ -124,7 +124,7 @@ def test_seeds_get_a_folder_each_and_a_summary(call, tmp_path):
 def test_without_validation_data_30_percent_is_split_off(call, tmp_path):
     call(tmp_path / "run", validation_file=None, test_file=None, num_train_epochs=1)
     assert len(read_csv(tmp_path / "run" / "predictions.csv")) == round(0.3 * 128)
-    assert "chosen on the validation split" in (tmp_path / "run" / "README.md").read_text()
+    assert "selected on the validation split" in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_train_on_all_trains_on_both_for_all_epochs(call, tmp_path):
@@ -199,7 +199,7 @@ MISTAKES = {
     "missing column": ({"text_column": "tweet"}, "tweet"),
     "groups that do not divide": ({"num_groups": 3}, "3 groups for 4 layers"),
     "unknown fusion": ({"fusion": "soup"}, "--fusion must be one of"),
-    "setting of another architecture": ({"pooling": "lstm"}, "--pooling is no setting of"),
+    "setting of another architecture": ({"pooling": "lstm"}, "--pooling is not a setting of"),
     "no such encoder": ({"model_name_or_path": "package:no_such_package"}, "package:no_such_package"),
     "two sources": ({"dataset_name": "org/data"}, "exactly one of"),
     "unknown step": ({"preprocessing": "harsh"}, "harsh"),
