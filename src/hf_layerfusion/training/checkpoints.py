@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -32,7 +33,8 @@ from hf_layerfusion.storage import (
     writable,
     write_text,
 )
-from hf_layerfusion.training.global_batch import ARGUMENTS_NAME
+from hf_layerfusion.training.adapters import adapter_weights
+from hf_layerfusion.training.global_batch import ARGUMENTS_NAME, check_global_batch
 from hf_layerfusion.training.own_folders import MARK, make_own, remove_own
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
@@ -109,6 +111,33 @@ class CheckpointSaver:
         if args.should_save:
             with writable(f"checkpoint {folder}"):
                 finish(folder)
+
+    @contextmanager
+    def saving_model(self, folder: Path, model: Any, tokenizer: Any) -> Iterator[None]:
+        """Save a model in the block; its arguments and its manifest of checksums are written after it.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        if getattr(model, "_weight_conversions", None):
+            # A model from an old checkpoint (`LayerNorm.gamma`) would be saved under the old names. The Trainer, which
+            # loads by name, would then leave these weights out.
+            model._weight_conversions = None
+        # A fast tokenizer saves how it was called last, which depends on what was found in a cache.
+        if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+            backend.no_truncation()
+            backend.no_padding()
+        try:
+            yield
+            if self.args.should_save:
+                self.save_arguments(folder)
+                manifests.write_model_manifest(folder)
+        # What safetensors and torch raise for a full disk.
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise StorageError(
+                f"{folder}: the model could not be written: {one_line(error)}; make room, or check the permissions, "
+                "and go on from the last checkpoint"
+            ) from error
 
     def rotate(self, run_dir: Path, best: str | None) -> None:
         """Delete old checkpoints beyond `save_total_limit`, and wait: other processes may be about to load one."""
@@ -200,6 +229,44 @@ def verify_resumable(folder: str | Path) -> None:
             f"checkpoint {folder}: {_ONLY_MODEL}; train anew without save_only_model, or start another run from these "
             "weights by naming the folder as the model"
         )
+
+
+def checkpoint_to_resume(
+    asked: str | bool | None,
+    args: LayerFusionTrainingArguments,
+    model: nn.Module,
+    loss_depends_on_device_batch: bool = False,
+) -> str | None:
+    """Return the checkpoint that training resumes from, or None if it starts anew.
+
+    Args:
+        asked: True for the newest intact checkpoint of `output_dir`, or a folder.
+        args: The run's options.
+        model: The model that will be trained.
+        loss_depends_on_device_batch: See `check_global_batch`.
+
+    Raises:
+        UserError: There is no intact checkpoint; the named one is damaged, holds the model alone, or fits neither the
+            model nor the global batch.
+    """
+    if not asked:
+        return None
+    if asked is True:
+        checkpoint = str(newest_valid_checkpoint(str(args.output_dir)) or "")
+        if not checkpoint:
+            raise UserError(
+                f"resume_from_checkpoint: {args.output_dir} must hold a checkpoint that is intact and has "
+                "the optimizer's state, found none; start the run anew"
+            )
+    else:
+        checkpoint = str(asked)
+        verify_resumable(checkpoint)
+    check_global_batch(Path(checkpoint), args, loss_depends_on_device_batch)
+    if isinstance(model, PeftModel):
+        adapter_weights(model, checkpoint)
+    else:
+        check_fits(model, checkpoint)
+    return checkpoint
 
 
 def check_fits(model: nn.Module, folder: str | Path) -> None:

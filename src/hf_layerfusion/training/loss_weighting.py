@@ -95,6 +95,17 @@ def to_complete_the_step(batch: Any, count: int) -> list[Any]:
     return [slice_tensors(batch, slice(0, 1)) | {REPEATED: True} for _ in range(count)]
 
 
+def is_evened_out(args: LayerFusionTrainingArguments, accelerator: Accelerator) -> bool:
+    """Return whether accelerate has filled up the batch that was read last by rows from the start of the epoch."""
+    config = accelerator.dataloader_config
+    return (
+        args.world_size > 1
+        and bool(accelerator.gradient_state.end_of_dataloader)
+        and args.train_sampling_strategy != "batch_rebalance"
+        and not (args.dataloader_drop_last or config.split_batches or config.dispatch_batches)
+    )
+
+
 def without_repeats(batch: Any, num_rows: int, batch_size: int, process: int, num_processes: int) -> Any:
     """Return the last micro-batch of an epoch without the rows that accelerate repeats to even it out.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from torch import nn
 from transformers import Trainer
+from transformers.trainer_optimizer import is_optimizer_factory
+from transformers.training_args import OptimizerNames
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.adapters import check_adapters
@@ -20,6 +22,9 @@ from hf_layerfusion.training.parameter_parts import (
     parameter_parts,
 )
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
+
+GROUP_OPTIONS = ("fusion_learning_rate", "head_learning_rate", "embedding_learning_rate", "layer_decay")
+"""Options that only an optimizer with parameter groups can honour."""
 
 
 def freeze_encoder(model: nn.Module, args: LayerFusionTrainingArguments) -> None:
@@ -105,6 +110,35 @@ def parameter_groups(
             "unfreeze the head at least"
         )
     return [groups[key] for key in sorted(groups)]
+
+
+def takes_groups(
+    optimizer_class: Any, options: Mapping[str, Any], args: LayerFusionTrainingArguments
+) -> bool:
+    """Return whether an optimizer takes parameter groups, rather than making its own.
+
+    Args:
+        optimizer_class: The optimizer's class, or a factory of transformers.
+        options: Its arguments.
+        args: Names it in messages, and may ask for rates of some parameters.
+
+    Raises:
+        UserError: Rates of some parameters, and it makes its own groups.
+    """
+    if not is_optimizer_factory(optimizer_class) and not options.keys() & {
+        "params",
+        "model",
+        "optimizer_dict",
+    }:
+        return True
+    asked = [name for name in GROUP_OPTIONS if getattr(args, name) not in (None, 1)]
+    if asked:
+        raise UserError(
+            f"{', '.join(asked)} needs an optimizer that takes parameter groups, and "
+            f"optim={OptimizerNames(args.optim).value} makes its own; "
+            "choose another, such as adamw_torch, or leave the option out"
+        )
+    return False
 
 
 def group_rows(model: nn.Module, args: LayerFusionTrainingArguments) -> list[list[str]]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Sampler
+from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from hf_layerfusion.training.class_balance import balanced_rows
@@ -71,6 +72,33 @@ class SeededSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order.draw(torch.Generator().manual_seed(self.seed + self.epoch())))
+
+
+def seeded_sampler(
+    args: TrainingArguments,
+    dataset: Any,
+    classes: Sequence[int] | None,
+    main_input: str | None,
+    epoch: Callable[[], int],
+) -> SeededSampler:
+    """Return the sampler of a training set that is grouped by length or balanced by class.
+
+    Args:
+        args: Batch size, grouping and seed.
+        dataset: The rows.
+        classes: The class of each row, to show each class equally often; None shows each row once.
+        main_input: The column whose length counts where there is no column of lengths.
+        epoch: Returns the number of the epoch that begins.
+    """
+    grouped = args.train_sampling_strategy == "group_by_length"
+    order = RowOrder(
+        len(dataset),
+        # All examples of an optimizer step, so that the order does not depend on how they are shared out.
+        args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        lengths=row_lengths(dataset, args.length_column_name, main_input) if grouped else None,
+        classes=classes,
+    )
+    return SeededSampler(order, args.seed if args.data_seed is None else args.data_seed, epoch)
 
 
 class LengthSortedSampler(Sampler[int]):

@@ -13,35 +13,28 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import CommitInfo, ModelCard
+from huggingface_hub import CommitInfo
 from peft import PeftModel
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from transformers import PreTrainedModel, Trainer, TrainerControl, set_seed
-from transformers.trainer_optimizer import is_optimizer_factory
+from transformers import PreTrainedModel, Trainer, TrainerControl
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     EvalLoopOutput,
     PredictionOutput,
     TrainOutput,
     has_length,
-    number_of_arguments,
 )
-from transformers.training_args import OptimizerNames
 from transformers.utils.hub import PushInProgress
 
-from hf_layerfusion.errors import StorageError, UserError, one_line
-from hf_layerfusion.evaluation.plots.run_plots import plot_training_curves
-from hf_layerfusion.hub.manifest import write_model_manifest
-from hf_layerfusion.hub.publish import CARD
+from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers import task_outputs as by_task
 from hf_layerfusion.regularizers.registry import make_regularizers
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK
 from hf_layerfusion.storage import write_text
-from hf_layerfusion.training.adapters import adapter_weights, check_adapters, read_adapters
+from hf_layerfusion.training.adapters import read_adapters
 from hf_layerfusion.training.best_checkpoint import (
     BestOfEachTask,
     NoBestModelWarning,
@@ -55,9 +48,8 @@ from hf_layerfusion.training.callbacks import EarlyStopping, EpochDecay, Gradual
 from hf_layerfusion.training.checkpoints import (
     CheckpointSaver,
     check_fits,
-    newest_valid_checkpoint,
+    checkpoint_to_resume,
     verify_checkpoint,
-    verify_resumable,
 )
 from hf_layerfusion.training.class_balance import ClassWeights
 from hf_layerfusion.training.collators import TASKS
@@ -65,11 +57,10 @@ from hf_layerfusion.training.divergence import DivergenceGuard, SkippedSteps
 from hf_layerfusion.training.frozen_state_cache import (
     ENCODER_STATES,
     FrozenStateCache,
-    check_cacheable,
     count_operations,
     rows_in_order,
 )
-from hf_layerfusion.training.global_batch import check_global_batch, loss_depends_on_device_batch
+from hf_layerfusion.training.global_batch import loss_depends_on_device_batch
 from hf_layerfusion.training.gradient_combination import GradientSurgery
 from hf_layerfusion.training.head_first import train_head_first
 from hf_layerfusion.training.hp_search import SearchTrial
@@ -86,14 +77,16 @@ from hf_layerfusion.training.loss_terms import LossTerms
 from hf_layerfusion.training.loss_weighting import (
     SHARES,
     LossWeighting,
+    is_evened_out,
     to_complete_the_step,
     weigh_losses,
     without_repeats,
 )
-from hf_layerfusion.training.parameter_groups import freeze_encoder, parameter_groups
-from hf_layerfusion.training.probe_start import ProbeStart, check_probe_start
+from hf_layerfusion.training.model_preparation import PreparedModelInit, prepare_model
+from hf_layerfusion.training.parameter_groups import parameter_groups, takes_groups
+from hf_layerfusion.training.probe_start import ProbeStart
 from hf_layerfusion.training.resumed_log import ResumedLog
-from hf_layerfusion.training.samplers import RowOrder, SeededSampler, row_lengths
+from hf_layerfusion.training.samplers import SeededSampler, seeded_sampler
 from hf_layerfusion.training.sharded_evaluation import (
     CountedStream,
     ShardedEvaluation,
@@ -114,45 +107,9 @@ from hf_layerfusion.training.tasks import (
     has_several,
 )
 from hf_layerfusion.training.tokenizers import limit_to_model
-from hf_layerfusion.training.trainer_card import GENERATED, trainer_card
+from hf_layerfusion.training.trainer_card import write_card
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 from hf_layerfusion.training.weight_averaging import WeightAverage
-
-# Options that only an optimizer with parameter groups can honour.
-GROUP_OPTIONS = ("fusion_learning_rate", "head_learning_rate", "embedding_learning_rate", "layer_decay")
-
-
-class PreparedModelInit:
-    """A `model_init` whose models are frozen as the options say. The seed is set once more after it, so that training
-    draws what it would draw for a model made before its Trainer.
-
-    Args:
-        model_init: Makes a model, of nothing or of a trial.
-        args: The run's options, which a search changes from trial to trial.
-    """
-
-    def __init__(self, model_init: Callable[..., Any], args: LayerFusionTrainingArguments) -> None:
-        self.model_init, self.args = model_init, args
-
-    def __call__(self, trial: Any) -> Any:
-        model = self.model_init(trial) if number_of_arguments(self.model_init) == 1 else self.model_init()
-        if model is not None:
-            prepare_model(model, self.args)
-        set_seed(self.args.seed)
-        return model
-
-
-def prepare_model(model: Any, args: LayerFusionTrainingArguments) -> None:
-    """Freeze what the options keep as it is.
-
-    Raises:
-        UserError: Options that the model cannot be trained with.
-    """
-    check_adapters(model, args)
-    freeze_encoder(model, args)
-    check_cacheable(model, args)
-    if args.init_from_probe:
-        check_probe_start(model)
 
 
 class LayerFusionTrainer(Trainer):
@@ -389,7 +346,9 @@ class LayerFusionTrainer(Trainer):
                 model.
             SearchStopped: The disk refused a checkpoint of a trial.
         """
-        checkpoint = self._checked_checkpoint(resume_from_checkpoint)
+        checkpoint = checkpoint_to_resume(
+            resume_from_checkpoint, self.args, cast(nn.Module, self.model), self._loss_depends_on_device_batch
+        )
         self._reset()
         self.resumed_log.begin(checkpoint)
         self._ignore_keys = ignore_keys_for_eval
@@ -405,27 +364,6 @@ class LayerFusionTrainer(Trainer):
         if pushes:
             self.hub_push.finish()
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
-
-    def _checked_checkpoint(self, resume_from_checkpoint: str | bool | None) -> str | None:
-        """Return the checkpoint that training resumes from, if any."""
-        if not resume_from_checkpoint:
-            return None
-        if resume_from_checkpoint is True:
-            checkpoint = str(newest_valid_checkpoint(str(self.args.output_dir)) or "")
-            if not checkpoint:
-                raise UserError(
-                    f"resume_from_checkpoint: {self.args.output_dir} must hold a checkpoint that is intact and has "
-                    "the optimizer's state, found none; start the run anew"
-                )
-        else:
-            checkpoint = str(resume_from_checkpoint)
-            verify_resumable(checkpoint)
-        check_global_batch(Path(checkpoint), self.args, self._loss_depends_on_device_batch)
-        if isinstance(self.model, PeftModel):
-            adapter_weights(self.model, checkpoint)
-        else:
-            check_fits(cast(nn.Module, self.model), checkpoint)
-        return checkpoint
 
     @property
     def _loss_depends_on_device_batch(self) -> bool:
@@ -505,20 +443,14 @@ class LayerFusionTrainer(Trainer):
         if self.optimizer is not None:
             return super().create_optimizer(model)
         target = cast(PreTrainedModel, self.model if model is None else model)
-        given = self.optimizer_cls_and_kwargs
-        optimizer_class, options = given or self.get_optimizer_cls_and_kwargs(self.args, target)
-        if is_optimizer_factory(optimizer_class) or options.keys() & {"params", "model", "optimizer_dict"}:
-            asked = [name for name in GROUP_OPTIONS if getattr(self.args, name) not in (None, 1)]
-            if asked:
-                raise UserError(
-                    f"{', '.join(asked)} needs an optimizer that takes parameter groups, and "
-                    f"optim={OptimizerNames(self.args.optim).value} makes its own; "
-                    "choose another, such as adamw_torch, or leave the option out"
-                )
-            return super().create_optimizer(model)
-        groups = parameter_groups(target, self.args, self.get_decay_parameter_names(target))
-        # The stock method prefers groups that come with the options to its own.
-        with changed(self, optimizer_cls_and_kwargs=(optimizer_class, {**options, "params": groups})):
+        optimizer_class, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
+            self.args, target
+        )
+        if takes_groups(optimizer_class, options, self.args):
+            groups = parameter_groups(target, self.args, self.get_decay_parameter_names(target))
+            # The stock method prefers groups that come with the options to its own.
+            options = {**options, "params": groups}
+        with changed(self, optimizer_cls_and_kwargs=(optimizer_class, options)):
             return super().create_optimizer(model)
 
     # Losses and gradients
@@ -534,7 +466,7 @@ class LayerFusionTrainer(Trainer):
         args, rows = self.args, self.train_dataset
         if not has_length(rows):
             batches += to_complete_the_step(batches[-1], num_batches - len(batches))
-        elif self.tasks is None and self._is_evened_out():
+        elif self.tasks is None and is_evened_out(args, self.accelerator):
             batches[-1] = without_repeats(
                 batches[-1], len(rows), self._train_batch_size, args.process_index, args.world_size
             )
@@ -542,16 +474,6 @@ class LayerFusionTrainer(Trainer):
         if self.tasks is not None:
             self.tasks.begin_step(batches, getattr(self.model, "main_input_name", "input_ids"))
         return batches, None
-
-    def _is_evened_out(self) -> bool:
-        """Return whether accelerate has filled up the batch that was read last by rows from the start."""
-        args, config = self.args, self.accelerator.dataloader_config
-        return (
-            args.world_size > 1
-            and self.accelerator.gradient_state.end_of_dataloader
-            and args.train_sampling_strategy != "batch_rebalance"
-            and not (args.dataloader_drop_last or config.split_batches or config.dispatch_batches)
-        )
 
     def compute_loss(
         self,
@@ -667,16 +589,8 @@ class LayerFusionTrainer(Trainer):
             )
 
     def _seeded_sampler(self, dataset: Any) -> SeededSampler:
-        args = self.args
-        grouped = args.train_sampling_strategy == "group_by_length"
-        order = RowOrder(
-            len(dataset),
-            # All examples of an optimizer step, so that the order does not depend on how they are shared out.
-            args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            lengths=row_lengths(dataset, args.length_column_name, self._main_input) if grouped else None,
-            classes=self.class_labels[ONE_TASK] if args.class_balance == "sampling" else None,
-        )
-        return SeededSampler(order, args.seed if args.data_seed is None else args.data_seed, self._epoch)
+        classes = self.class_labels[ONE_TASK] if self.args.class_balance == "sampling" else None
+        return seeded_sampler(self.args, dataset, classes, self._main_input, self._epoch)
 
     def _epoch(self) -> int:
         return int(self.state.epoch or 0)
@@ -848,26 +762,8 @@ class LayerFusionTrainer(Trainer):
             StorageError: It could not be written.
         """
         folder = Path(output_dir or str(self.args.output_dir))
-        model = cast(Any, self.model)
-        if getattr(model, "_weight_conversions", None):
-            # A model from an old checkpoint (`LayerNorm.gamma`) would be saved under the old names. The Trainer, which
-            # loads by name, would then leave these weights out.
-            model._weight_conversions = None
-        # A fast tokenizer saves how it was called last, which depends on what was found in a cache.
-        if (backend := getattr(self.processing_class, "backend_tokenizer", None)) is not None:
-            backend.no_truncation()
-            backend.no_padding()
-        try:
+        with self.saver.saving_model(folder, self.model, self.processing_class):
             super().save_model(output_dir, _internal_call=True)
-            if self.args.should_save:
-                self.saver.save_arguments(folder)
-                write_model_manifest(folder)
-        # What safetensors and torch raise for a full disk.
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise StorageError(
-                f"{folder}: the model could not be written: {one_line(error)}; make room, or check the permissions, "
-                "and go on from the last checkpoint"
-            ) from error
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
@@ -978,14 +874,5 @@ class LayerFusionTrainer(Trainer):
             *args: As for `Trainer.create_model_card`.
             **kwargs: As for `Trainer.create_model_card`.
         """
-        if not self.is_world_process_zero():
-            return
-        folder = Path(str(self.args.output_dir))
-        if (folder / CARD).is_file() and GENERATED not in (ModelCard.load(folder / CARD).data.tags or ()):
-            return
-        figures = []
-        if any("eval_loss" in entry for entry in self.state.log_history):
-            (folder / "plots").mkdir(parents=True, exist_ok=True)
-            plot_training_curves(self.state.log_history, folder / "plots" / "training_curves.png")
-            figures.append(("Loss and accuracy by epoch.", "plots/training_curves.png"))
-        trainer_card(self, figures, *args, **kwargs).save(folder / CARD)
+        if self.is_world_process_zero():
+            write_card(self, *args, **kwargs)

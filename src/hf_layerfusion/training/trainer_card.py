@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, Trainer
 
+from hf_layerfusion.evaluation.plots.run_plots import plot_training_curves
 from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.citations import METHODS
 from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name, is_hub_id
 from hf_layerfusion.hub.environment import hardware_name, library_environment
+from hf_layerfusion.hub.publish import CARD
 
 GENERATED = "generated_from_trainer"
 """The Hub's tag of such cards; one without it is somebody's own."""
@@ -88,6 +90,27 @@ def trainer_card(
     data = cast(ModelCardData, card.data)
     data.tags = list(dict.fromkeys([*(data.tags or ()), GENERATED, *_listed(tags)]))
     return card
+
+
+def write_card(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+    """Write the card of a Trainer into its `output_dir`, with a plot of its training.
+
+    A card that is there and not a Trainer's own is left as it is.
+
+    Args:
+        trainer: The Trainer.
+        *args: As for `Trainer.create_model_card`.
+        **kwargs: As for `Trainer.create_model_card`.
+    """
+    folder, history = Path(str(trainer.args.output_dir)), trainer.state.log_history
+    if (folder / CARD).is_file() and GENERATED not in (ModelCard.load(folder / CARD).data.tags or ()):
+        return
+    figures = []
+    if any("eval_loss" in entry for entry in history):
+        (folder / "plots").mkdir(parents=True, exist_ok=True)
+        plot_training_curves(history, folder / "plots" / "training_curves.png")
+        figures.append(("Loss and accuracy by epoch.", "plots/training_curves.png"))
+    trainer_card(trainer, figures, *args, **kwargs).save(folder / CARD)
 
 
 def encoder_source(model: PreTrainedModel) -> str:

@@ -1,0 +1,48 @@
+"""Preparation of a model for training: what is frozen, and what the options rule out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import set_seed
+from transformers.trainer_utils import number_of_arguments
+
+from hf_layerfusion.training.adapters import check_adapters
+from hf_layerfusion.training.frozen_state_cache import check_cacheable
+from hf_layerfusion.training.parameter_groups import freeze_encoder
+from hf_layerfusion.training.probe_start import check_probe_start
+from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
+
+
+class PreparedModelInit:
+    """A `model_init` whose models are frozen as the options say. The seed is set once more after it, so that training
+    draws what it would draw for a model made before its Trainer.
+
+    Args:
+        model_init: Makes a model, of nothing or of a trial.
+        args: The run's options, which a search changes from trial to trial.
+    """
+
+    def __init__(self, model_init: Callable[..., Any], args: LayerFusionTrainingArguments) -> None:
+        self.model_init, self.args = model_init, args
+
+    def __call__(self, trial: Any) -> Any:
+        model = self.model_init(trial) if number_of_arguments(self.model_init) == 1 else self.model_init()
+        if model is not None:
+            prepare_model(model, self.args)
+        set_seed(self.args.seed)
+        return model
+
+
+def prepare_model(model: Any, args: LayerFusionTrainingArguments) -> None:
+    """Freeze what the options keep as it is.
+
+    Raises:
+        UserError: Options that the model cannot be trained with.
+    """
+    check_adapters(model, args)
+    freeze_encoder(model, args)
+    check_cacheable(model, args)
+    if args.init_from_probe:
+        check_probe_start(model)
