@@ -57,10 +57,10 @@ class Experiment(Protocol):
     def make_trainer(self, arguments: Any) -> LayerFusionTrainer:
         """Return a Trainer with a model initialised from `arguments.seed`, without writing anything."""
 
-    def train(self, trainer: LayerFusionTrainer) -> Any:
-        """Train, and return what was measured."""
+    def train(self, trainer: Any) -> Any:
+        """Train by the Trainer of `make_trainer`, and return what was measured."""
 
-    def write(self, trainer: LayerFusionTrainer, result: Any, folder: Path) -> None:
+    def write(self, trainer: Any, result: Any, folder: Path) -> None:
         """Write the outputs, `all_results.json` included, into a temporary folder; they are then moved into the
         Trainer's."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import reduce
@@ -17,9 +17,9 @@ from huggingface_hub import CommitInfo
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader, Dataset, IterableDataset
-from transformers import PreTrainedModel, Trainer, TrainerControl
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from transformers import PreTrainedModel, TrainerControl
+from transformers.trainer import Trainer
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     EvalLoopOutput,
@@ -165,11 +165,13 @@ class LayerFusionTrainer(Trainer):
     eval_dataset: Any
     data_collator: Any
     compute_metrics: Any
-    hub_model_id: str | None
+    model: Any
+    hub_model_id: str | None  # type: ignore[assignment]
+    hp_search_backend: Any
+    objective: float | None
     push_in_progress: PushInProgress | None
     optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None
-    lr_scheduler: LRScheduler | None
-    model_init: Callable[..., Any] | None
+    model_init: Any
 
     def __init__(
         self,
@@ -632,9 +634,10 @@ class LayerFusionTrainer(Trainer):
         # The collator of several tasks takes the columns that it needs.
         removes = args.remove_unused_columns and self.tasks is None
         with changed(args, remove_unused_columns=removes), every_row(args, self.accelerator, dataset):
-            return self._get_dataloader(
-                rows, description, batch_size, lambda rows: evaluation_sampler(args, rows, self._main_input)
-            )
+            return self._get_dataloader(rows, description, batch_size, cast(Any, self._evaluation_sampler))
+
+    def _evaluation_sampler(self, rows: Any) -> Sampler | None:
+        return evaluation_sampler(self.args, rows, self._main_input)
 
     def _collator(self) -> Any:
         """Return the collator of training and evaluation: of a cached encoder's states, where there is a cache."""
@@ -678,7 +681,7 @@ class LayerFusionTrainer(Trainer):
         if self.tasks is not None:
             eval_dataset = self.tasks.to_evaluate(eval_dataset, self.eval_dataset)
         with self._averaged():
-            return cast("dict[str, float]", super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
@@ -830,7 +833,7 @@ class LayerFusionTrainer(Trainer):
 
     # The Hub
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]
         self,
         commit_message: str | None = "End of training",
         blocking: bool = True,
