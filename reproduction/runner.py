@@ -14,6 +14,7 @@ from hf_layerfusion.storage import writable, write_json
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 from hf_layerfusion.training.own_folders import is_own, make_own, remove_own
 from reproduction.further_pretraining import start_from_pretrained
+from reproduction.imported_embeddings import missing_files, start_from_embeddings
 from reproduction.peak_memory import peak_memory, reset_peak_memory
 from reproduction.run_recipes import RUN_RECIPES
 from reproduction.run_table import RunTable, TableRun
@@ -84,6 +85,7 @@ def _train(run: TableRun, data_dir: Path, folder: Path, file: Path, work: Path) 
     resume = str(checkpoint) if checkpoint else None
     options = {"output_dir": str(folder), "disable_tqdm": True, "resume_from_checkpoint": resume}
     settings, pretraining = start_from_pretrained(run.settings, data_dir, work)
+    settings = start_from_embeddings(settings, data_dir, work)
     reset_peak_memory()
     measured = RUN_RECIPES[run.recipe].train({**settings, **options}, run.fold, data_dir)
     if resume:
@@ -114,7 +116,12 @@ def run_table(
 
     Each job sees one of the GPUs, if there are any.
     """
-    runs = pending_runs(table, results, overrides or {})
+    runs = []
+    for run in pending_runs(table, results, overrides or {}):
+        if missing := missing_files(run.settings, data_dir):
+            print(f"{table.name}: {run.variant}, {run.name}: not run, as it needs {', '.join(missing)}")
+        else:
+            runs.append(run)
     with tqdm(total=len(runs), desc=table.name, unit="run", smoothing=0.1) as progress:
         # Restarting processes bounds the memory that the allocator keeps from batches of many lengths. The pool's own
         # `max_tasks_per_child` hangs once all processes have reached it (CPython issue 115634).
