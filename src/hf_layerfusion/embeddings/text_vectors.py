@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +25,7 @@ def read_glove(path: Path, options: ReadOptions) -> WordVectors:
     Raises:
         UserError: a header, or a row that cannot be used.
     """
-    with path.open("rb") as file:
+    with path.open("rb") as file, _strict():
         first = file.readline()
         if _header(first) is not None:
             raise UserError(
@@ -52,7 +53,7 @@ def read_vectors(path: Path, options: ReadOptions) -> WordVectors:
     Raises:
         UserError: no header, fewer or more rows than it says, or a row that cannot be used.
     """
-    with path.open("rb") as file:
+    with path.open("rb") as file, _strict():
         first = file.readline()
         header = _header(first)
         if header is None:
@@ -92,16 +93,22 @@ def _read_rows(file: BinaryIO, rows: RowCollector, first: int) -> None:
 
 
 def _numbers(text: bytes, count: int) -> Vectors | None:
-    """The numbers in `text`, or `None` if they are not `count` numbers."""
+    """The numbers in `text`, or `None` if they are not `count` numbers; within `_strict`."""
     if text.count(b" ") != count - 1:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", DeprecationWarning)  # numpy's, of text that is no number
-        try:
-            found = np.fromstring(text, dtype=np.float32, sep=" ")
-        except (DeprecationWarning, ValueError):
-            return None
+    try:
+        found = np.fromstring(text, dtype=np.float32, sep=" ")
+    except (DeprecationWarning, ValueError):
+        return None
     return found if len(found) == count else None
+
+
+@contextmanager
+def _strict() -> Iterator[None]:
+    """Have numpy raise at text that is no number, in place of a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        yield
 
 
 def _header(line: bytes) -> tuple[int, int] | None:
