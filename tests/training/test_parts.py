@@ -9,19 +9,29 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from torch import nn
-from transformers import TrainerControl, TrainerState
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from transformers import DataCollatorWithPadding, TrainerControl, TrainerState
 
 from hf_layerfusion.errors import StorageError, UserError
+from hf_layerfusion.hub.publish import PushError
+from hf_layerfusion.regularizers.registry import make_regularizers
+from hf_layerfusion.regularizers.task_outputs import task_losses
 from hf_layerfusion.training.best_checkpoint import BestOfEachTask
 from hf_layerfusion.training.checkpoints import CheckpointSaver, check_fits, verify_checkpoint
 from hf_layerfusion.training.divergence import DivergenceGuard, SkippedSteps
 from hf_layerfusion.training.gradient_combination import GradientSurgery
+from hf_layerfusion.training.hp_search import SearchTrial
+from hf_layerfusion.training.hub_push import HubPush
 from hf_layerfusion.training.log_aggregation import LogSource, TrainingLog
+from hf_layerfusion.training.loss_terms import LossTerms
 from hf_layerfusion.training.loss_weighting import SHARES, LossWeighting, weigh_losses, without_repeats
+from hf_layerfusion.training.resumed_log import ResumedLog
+from hf_layerfusion.training.sharded_evaluation import ShardedEvaluation
 from hf_layerfusion.training.tasks import Tasks
 from tests.tiny import tiny_tokenizer
-from tests.training.small import small_arguments, small_model
+from tests.training.small import rows, small_arguments, small_model
 from tests.training.small_tasks import task_rows
 
 
@@ -217,3 +227,111 @@ def test_the_best_of_a_task_is_saved_when_it_is_better_than_before(tmp_path: Pat
         best.on_evaluate(small_arguments(tmp_path), state, TrainerControl())
     assert len(saved) == 2
     assert '"value": 0.3' in (tmp_path / "best-sim" / "best.json").read_text()
+
+
+def test_a_resumed_log_ends_the_epoch_of_its_checkpoint_once(tmp_path: Path) -> None:
+    log, ended, loaded = TrainingLog(Sums()), [], []  # type: ignore[arg-type]
+    log.load = lambda checkpoint: {"epoch_is_over": False}  # type: ignore[method-assign]
+    resumed = ResumedLog(log, loaded.append, lambda: ended.append(True))
+    args = small_arguments(tmp_path, gradient_accumulation_steps=2)
+
+    def begin(step: int, max_steps: int) -> TrainerControl:
+        ended.clear()
+        control, state = TrainerControl(), TrainerState(global_step=step, max_steps=max_steps)
+        resumed.begin(str(tmp_path))
+        resumed.on_train_begin(args, state, control, train_dataloader=[None] * 5)  # three steps an epoch
+        for _ in range(2):
+            resumed.finish_epoch(state, control)
+        return control
+
+    assert not begin(2, 9).should_training_stop and not ended  # within the epoch
+    assert not begin(3, 9).should_training_stop and ended == [True]  # at its end
+    assert begin(4, 4).should_training_stop and ended == [True]  # at the end of all, within an epoch
+    assert loaded == [tmp_path] * 3
+
+
+def test_rows_of_two_processes_count_once() -> None:
+    """The second round of two processes by 2 holds 3 rows: 2 and 1, the fourth a repeat of the first."""
+    values, passes = torch.arange(7.0), []
+    for process in (0, 1):
+        accelerator = SimpleNamespace(gradient_state=SimpleNamespace(end_of_dataloader=False))
+        sampler = BatchSampler(SequentialSampler(values), 2, False)
+        loader = DataLoader(values, batch_sampler=BatchSamplerShard(sampler, 2, process))
+        evaluation = ShardedEvaluation(loader, accelerator, ["labels"])  # type: ignore[arg-type]
+        passes.append((evaluation, accelerator, iter(evaluation)))
+    found: list[float] = []
+    for last in (False, True):
+        for _, accelerator, _ in passes:
+            accelerator.gradient_state.end_of_dataloader = last
+        of_processes = [next(iterator) for _, _, iterator in passes]
+        filled = [torch.cat([each, each[-1:]])[:2] if len(each) < 2 else each for each in of_processes]
+        for evaluation, accelerator, _ in passes[:1]:
+            accelerator.gather = lambda _: torch.cat(filled)  # noqa: B023
+            found += evaluation.gather(of_processes[0], lambda _: torch.cat(filled)).tolist()  # noqa: B023
+    assert found == list(range(7))
+
+
+def test_a_trial_keeps_the_folder_of_the_best(tmp_path: Path) -> None:
+    class Trial:
+        study, params = SimpleNamespace(direction=SimpleNamespace(name="MAXIMIZE")), {"learning_rate": 1e-3}
+
+        def __init__(self, number: int) -> None:
+            self.number, self.user_attrs, self.reported = number, {}, []
+
+        def set_user_attr(self, name: str, value: Any) -> None:
+            self.user_attrs[name] = value
+
+        def report(self, value: float, step: int) -> None:
+            self.reported.append((value, step))
+
+    first, second = (SearchTrial(Trial(number), small_arguments(tmp_path)) for number in (0, 1))
+    for each in (first, second):
+        each.make_folder(str(tmp_path / "same"))
+    assert (first.folder, second.folder) == ("same", "same-2")
+    first.trial.value, Trial.study.best_trial = 0.5, first.trial
+    objective = second.recorded(lambda metrics: metrics["eval_loss"], lambda: 40)
+    with second.reporting():
+        second.trial.report(objective({"eval_loss": 0.7}), 40)
+    assert second.trial.reported == [(0.7, 1)] and second.objectives == {40: 0.7}
+    assert not second.is_kept(math.nan) and second.is_kept(0.7)
+    assert [path.name for path in tmp_path.iterdir()] == ["same-2"]
+
+
+def test_a_save_that_did_not_arrive_is_pushed_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed: list[str] = []
+
+    def push(folder: Any, repository: str, **options: Any) -> None:
+        if not pushed:
+            pushed.append("failed")
+            raise PushError("no network")
+        pushed.append(f"{Path(folder).name} to {repository}")
+
+    monkeypatch.setattr("hf_layerfusion.training.hub_push.push_folder", push)
+    checkpoint = tmp_path / "checkpoint-1"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    hub = HubPush(small_arguments(tmp_path, push_to_hub=True), lambda: "me/model")
+    jobs = hub.push_checkpoint(checkpoint, 1, 1.0, None, lambda: None)
+    assert jobs is not None and isinstance(jobs.jobs[0].exception(), PushError)
+    hub.finish()
+    assert pushed == ["failed", "_push-checkpoint-1 to me/model"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
+def test_terms_are_logged_saved_and_taken_back(tmp_path: Path) -> None:
+    terms = LossTerms({"rdrop": make_regularizers({"rdrop": {}})["rdrop"]})
+    model = small_model(0.1).train()
+    batch = dict(DataCollatorWithPadding(tiny_tokenizer())(rows(4)))
+    losses, _ = terms.losses(model, batch, 0, task_losses)
+    assert losses[""] > 0
+    rollback = terms.snapshot()
+    terms.losses(model, batch, 1, task_losses)
+    rollback()
+    state, logs = terms.log_state(), {}
+    assert all(len(values) == 1 for values in state["terms"].values())
+    again = LossTerms(terms.regularizers)
+    again.load_log_state(state)
+    again.add_to(logs, is_step=True)
+    assert logs == pytest.approx({name: values[0] for name, values in state["terms"].items()})
