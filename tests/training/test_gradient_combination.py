@@ -153,7 +153,9 @@ def test_what_excludes_surgery_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match=r"gradient_surgery must be one of sum, pcgrad.*found 'nope'"):
         small_arguments(tmp_path, gradient_surgery="nope", task_mixing="together")
     monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
-    with pytest.raises(UserError, match=r"needs MGDAWeighting of the package torchjd.*hf_layerfusion\[surgery\]"):
+    with pytest.raises(
+        UserError, match=r"needs MGDAWeighting of the package torchjd.*hf_layerfusion\[surgery\]"
+    ):
         small_arguments(tmp_path, gradient_surgery="mgda", task_mixing="together")
     with pytest.raises(UserError, match="gradient_surgery, task_mixing must come with several tasks"):
         small_trainer(tmp_path, gradient_surgery="pcgrad", task_mixing="together")
