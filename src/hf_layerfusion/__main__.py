@@ -25,6 +25,9 @@ COMMANDS = {
         "hf_layerfusion.cli.train_command",
         "train a model for any text classification, regression or multi-label data",
     ),
+    "sample": Command(
+        "hf_layerfusion.cli.sample_command", "write a small data set and the configuration of a run on it"
+    ),
     "train-tweets": Command("hf_layerfusion.cli.train_tweets_command", "train on tweets by GRUBERT's recipe"),
     "train-absa": Command(
         "hf_layerfusion.cli.train_absa_command", "train on the sentiment of aspects by BERT-LSTM's recipe"

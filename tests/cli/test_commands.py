@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from hf_layerfusion.__main__ import main
+from hf_layerfusion.cli.options import read_arguments
+from hf_layerfusion.cli.recipe_command import check_paths
+from hf_layerfusion.cli.train_command import RECIPE
 from hf_layerfusion.evaluation.significance import paired_bootstrap
 from tests.tiny import read_csv, tiny_texts, write_csv
 
@@ -160,6 +163,17 @@ def test_layers_shows_what_the_run_measured(run_folder: Path, capsys: pytest.Cap
     with pytest.raises(SystemExit):
         main(["layers", "no/such/run"])
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_the_sample_has_a_configuration_that_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["sample", str(tmp_path / "sample")])
+    monkeypatch.chdir(tmp_path / "sample")
+    given = read_arguments("train", RECIPE.options(), ["--config", "sample.yaml"])
+    check_paths(given.values)
+    main(["debug-data", "train.csv", "--validation_file", "validation.csv", "--test_file", "test.csv"])
+    assert "no findings" in capsys.readouterr().out
 
 
 def test_env_names_versions(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ def test_the_script_ends_with_the_best_checkpoint_and_shows_it(files, tmp_path, 
     )
     assert done.returncode == 0, done.stderr
     assert "train.jsonl: 9 pairs without a label that annotators agree on left out" in done.stderr
-    assert "Animals are outside.: Two dogs run along the beach." in done.stdout
+    assert "Two dogs run along the beach. | Animals are outside." in done.stdout
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
     history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
     best = max(entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry)

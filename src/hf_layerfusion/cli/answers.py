@@ -36,5 +36,5 @@ def print_answers(folder: Path, texts: Sequence[Any]) -> None:
         first, second = (text, None) if isinstance(text, str) else text
         answer: Any = classifier(first if second is None else {"text": first, "text_pair": second})
         answer = answer[0] if isinstance(answer, list) else answer
-        shown = first if second is None else f"{second}: {first}"
+        shown = first if second is None else f"{first} | {second}"
         print(f"  {answer['label']} ({answer['score']:.2f})  {shown}")
