@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from hf_layerfusion import import_embeddings
@@ -52,7 +53,9 @@ def elmo_folder(folder: Path) -> Path:
 
 
 def saved(model: PreTrainedModel, folder: Path) -> Path:
-    """Save an encoder of characters with its tokenizer."""
+    """Save an encoder of characters with its tokenizer, its weights large enough for states that differ."""
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
     model.save_pretrained(folder)
     word_tokenizer((), "whitespace").save_pretrained(folder)
     return folder

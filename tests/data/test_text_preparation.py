@@ -19,6 +19,7 @@ from hf_layerfusion.data.text_preparation import (
     saved_preparation,
 )
 from hf_layerfusion.data.tweets import PRESETS, TweetPreprocessor
+from hf_layerfusion.embeddings.word_tokenizers import word_tokenizer
 from tests.tiny import tiny_tokenizer
 
 WORDS = "@Bob ＠you a@b.org <user> <url> http://t.co/x www.x.org, x.org/a #fail Ä İ teh HTTPURL @USER xxurl . ( WORD 1"
@@ -87,3 +88,12 @@ def test_without_steps_only_the_limit_is_saved(tmp_path: Path) -> None:
     assert again.model_max_length == 12 and cleaner_of(again) is None
     assert plain_tokenizer(again).model_max_length == 64
     assert _with_normalizers(tokenizer, []) is None
+
+
+def test_a_tokenizer_that_gives_characters_stays_what_it_is() -> None:
+    """A copy with other steps would give ids alone."""
+    tokenizer = word_tokenizer(("a", "xxuser"), "whitespace")
+    prepared = prepared_tokenizer(tokenizer, ["users", "lowercase"])
+    assert type(prepared) is type(tokenizer)
+    assert dict(prepared("a b")) == dict(tokenizer("a b"))
+    assert not saved_preparation(prepared)["in_tokenizer"]

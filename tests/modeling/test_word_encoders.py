@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    pipeline,
+)
 
 from hf_layerfusion import (
     BertForGRUFusionClassification,
@@ -144,6 +150,10 @@ def test_tasks_in_one_batch_and_pairs_that_stand_apart(kind: str, encoders: dict
         }
         found = model(tasks={"mood": encoder.batch, "same": pairs}).logits
         answers = MultitaskPipeline(model, encoder.tokenizer)(TEXTS, tasks=["mood"])
+        batched = pipeline("text-classification", model=model.task("mood"), tokenizer=encoder.tokenizer)(
+            TEXTS, batch_size=3
+        )
+    assert [answer["mood"]["label"] for answer in answers] == [answer["label"] for answer in batched]
     for name, expected in alone.items():
         torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-6)
     for answer, logits in zip(answers, alone["mood"], strict=True):

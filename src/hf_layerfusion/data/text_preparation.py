@@ -115,8 +115,8 @@ def _with_normalizers(tokenizer: Any, steps: Sequence[str]) -> Any:
     )
     text = "It is 3 o'clock: (so what?)  Nein, ÄÖ 你好 #x"
     cleaned = TweetPreprocessor(list(steps)).clean(text)
-    same = made(text, cleaned)["input_ids"] == tokenizer(cleaned, cleaned)["input_ids"]
-    return made if same else None
+    # All that they return: a tokenizer of ours gives characters too.
+    return made if dict(made(text, cleaned)) == dict(tokenizer(cleaned, cleaned)) else None
 
 
 def _normalizer_state(parts: Sequence[normalizers.Normalizer]) -> str:

@@ -9,6 +9,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 from transformers.utils import PaddingStrategy
 
 CHARACTERS = "char_ids"
+ALONE = 64
+"""Characters to a multiple of which the words of a single text are padded, where it is returned as tensors."""
 LOOKUPS = ("exact", "fallback")
 """How a word is looked up: as it is, or, where that is unknown, also in lower case, and with digits as # or as 0."""
 
@@ -69,7 +71,9 @@ class WordTokenizer(PreTrainedTokenizerFast):
             looked_up = [self.looked_up(*each) for each in zip(ids, characters, strict=True)]
             found["input_ids"] = looked_up[0] if is_single else looked_up
         if return_tensors is not None or padding_strategy != PaddingStrategy.DO_NOT_PAD:
-            characters = rectangular(characters, [len(words) for words in characters], "right")
+            # A text by itself may be put into a batch by transformers' pipelines, which pad words to no common length.
+            multiple = ALONE if is_single and return_tensors is not None else 1
+            characters = rectangular(characters, [len(words) for words in characters], "right", multiple)
         if CHARACTERS in self.model_input_names:
             found[CHARACTERS] = characters[0] if is_single else characters
         if is_single and return_tensors is not None:
@@ -141,16 +145,20 @@ def word_characters(encoding: Any, texts: Sequence[Any], is_split: bool) -> list
     return found
 
 
-def rectangular(texts: Iterable[Any], lengths: Sequence[int], side: str) -> list[list[list[int]]]:
+def rectangular(
+    texts: Iterable[Any], lengths: Sequence[int], side: str, multiple: int = 1
+) -> list[list[list[int]]]:
     """Pad words to the longest of all texts, and each text to its entry of `lengths`, with zeros.
 
     Args:
         texts: characters of each word of each text, lists or tensors, padded or not.
         lengths: words of each text with padding.
         side: where the padding words stand, `"left"` or `"right"`.
+        multiple: words are padded to a multiple of this many characters.
     """
-    rows = [[[int(value) for value in word] for word in text] for text in texts]
-    width = max([1, *(len(word) for text in rows for word in text)])
+    rows = [[[int(value) for value in word if value] for word in text] for text in texts]
+    longest = max([1, *(len(word) for text in rows for word in text)])
+    width = -(-longest // multiple) * multiple
     found = []
     for text, length in zip(rows, lengths, strict=True):
         words = [word + [0] * (width - len(word)) for word in text]
