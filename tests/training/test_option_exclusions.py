@@ -32,6 +32,9 @@ USED: dict[str, dict[str, Any]] = {
     "freeze_encoder": {"freeze_encoder": True},
     "cache_frozen_states": {"cache_frozen_states": "states"},
     "init_from_probe": {"init_from_probe": True, "cache_frozen_states": "states"},
+    "ema_decay": {"ema_decay": 0.99},
+    "average_last": {"average_last": 0.5},
+    "head_first_epochs": {"head_first_epochs": 1},
     "greater_is_better": {"greater_is_better": False},
     "decay_all": {"decay_all": True},
     "on_divergence": {"on_divergence": "skip"},
@@ -88,6 +91,11 @@ EXCLUDED = {
     ("cache_frozen_states", "neftune_noise_alpha"),
     ("cache_frozen_states", "include_for_metrics"),
     ("cache_frozen_states", "include_num_input_tokens_seen"),
+    ("ema_decay", "average_last"),
+    ("head_first_epochs", "freeze_encoder"),
+    ("head_first_epochs", "unfreeze_per_epoch"),
+    ("head_first_epochs", "cache_frozen_states"),
+    ("head_first_epochs", "init_from_probe"),  # for the cached states that it comes with
     ("class_balance", "train_sampling_strategy"),
     ("class_balance weights", "label_smoothing_factor"),
 }
