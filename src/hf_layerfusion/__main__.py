@@ -63,7 +63,7 @@ COMMANDS = {
     "export": Command("hf_layerfusion.cli.export_command", "export a trained model to ONNX"),
     "import-embeddings": Command(
         "hf_layerfusion.cli.import_embeddings_command",
-        "convert word embeddings (GloVe, word2vec, fastText) to an encoder's folder",
+        "convert word embeddings (GloVe, word2vec, fastText, ELMo, Flair) to an encoder's folder",
     ),
     "probe": Command(
         "hf_layerfusion.cli.probe_command",

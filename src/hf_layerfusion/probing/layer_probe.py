@@ -204,6 +204,8 @@ def layer_probe(
     targets, problem = _targets(splits, label_column)
     score_name, score = _score(metric, problem)
     config, tokenizer = load_settings(encoder, **options)
+    if config.get_text_config().num_hidden_layers < 2:
+        raise UserError(f"encoder {encoder}: must have two layers or more to compare, found one; use another")
     token_pooling = "last_mean" if is_causal(config) else "cls_mean"
     try:
         model = LayerPoolingModel.from_pretrained(
@@ -211,8 +213,6 @@ def layer_probe(
         )
     except LOADING_ERRORS as error:
         raise UserError(f"encoder {encoder}: cannot be loaded: {one_line(error)}") from error
-    if model.config.num_hidden_layers < 2:
-        raise UserError(f"encoder {encoder}: must have two layers or more to compare, found one; use another")
     folder = Path(HF_HOME) / "hf_layerfusion" / "states" if cache_dir is None else Path(cache_dir)
     readings = {
         reading: read_vectors(
