@@ -92,8 +92,14 @@ class RecipeCommand:
         before()
         classes = self.dataclasses()
         made = construct(classes, given.values)
-        self.run(*made)
         values = with_recipe(classes, given.values)
+        from hf_layerfusion.hub.publish import PushError
+
+        try:
+            self.run(*made)
+        except PushError:  # the run itself has ended
+            _write_config(self.name, options, values, made)
+            raise
         _write_config(self.name, options, values, made)
 
 
