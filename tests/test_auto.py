@@ -36,7 +36,7 @@ CLASSES = {
     "multitask-adapted": (CerbertusConfig, CerbertusModel, CerbertusForMultitask),
     **{
         f"words-{kind}": (GRUFusionConfig, GRUFusionModel, BertForGRUFusionClassification)
-        for kind in WORD_ENCODERS
+        for kind in ("static", "stack")  # which holds ELMo too
     },
 }
 SETTINGS = {
