@@ -38,6 +38,11 @@ class PreparedTextClassificationPipeline(TextClassificationPipeline):
             tokenizer_kwargs["truncation"] = self._settings["truncation"] if is_pair else True
         if self._clean is not None:
             inputs = _cleaned(inputs, self._clean)
+        if getattr(self.model.config, "pair_features", None):
+            # Imported here, as that module needs the class that this one replaces.
+            from hf_layerfusion.modeling.pipeline_pairs import encode_separately
+
+            return encode_separately(self._plain, inputs, **tokenizer_kwargs)
         saved, self.tokenizer = self.tokenizer, self._plain
         try:
             return super().preprocess(inputs, **tokenizer_kwargs)

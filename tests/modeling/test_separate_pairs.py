@@ -119,7 +119,8 @@ def test_the_pipeline_encodes_the_texts_separately(tmp_path: Path) -> None:
     batch = tokenizer(list(item.values()), padding=True, return_tensors="pt")
     with torch.no_grad():
         expected = model(**{name: values[None] for name, values in batch.items()}).logits[0].softmax(-1)
-    for options in ({"pipeline_class": SeparatePairsPipeline}, {"trust_remote_code": True}):
+    assert "custom_pipelines" in (tmp_path / "config.json").read_text()
+    for options in ({"pipeline_class": SeparatePairsPipeline}, {"trust_remote_code": True}, {}):
         classify = pipeline("text-classification", model=str(tmp_path), device="cpu", top_k=None, **options)
         scores = {each["label"]: each["score"] for each in classify([item])[0]}
         assert scores == pytest.approx(
@@ -127,5 +128,3 @@ def test_the_pipeline_encodes_the_texts_separately(tmp_path: Path) -> None:
         )
     with pytest.raises(ValueError, match="`inputs` must be pairs"):
         classify("good film")
-    with pytest.raises(ValueError, match="trust_remote_code"):  # transformers' word for it
-        pipeline("text-classification", model=str(tmp_path), device="cpu")
