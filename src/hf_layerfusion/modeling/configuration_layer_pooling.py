@@ -50,9 +50,9 @@ class LayerPoolingConfig(LayerFusionConfig):
     def check(self) -> None:
         """Set the default `token_pooling`, and raise `ValueError` if a value is invalid."""
         super().check()
-        if __name__.startswith("hf_layerfusion"):
+        if __name__.startswith("hf_layerfusion") and hasattr(self, "custom_pipelines"):
             # For where the package is not installed; its own pipeline needs no other code.
-            vars(self).pop("custom_pipelines", None)
+            del self.custom_pipelines
         encoder = self.get_text_config()
         if self.token_pooling is None:
             self.token_pooling = default_vector(encoder)
