@@ -219,7 +219,7 @@ trainer.model.push_to_hub(repo)
 """
     xet_client.run(TRAIN)
     first = ModelCard(xet_client.run(code, repo="org/by-hand"))
-    assert "More Information" not in first.text and "not recorded in this card" in first.text
+    assert "More Information" not in first.text and "does not record how the model was trained" in first.text
     assert 'from_pretrained("org/by-hand")' in first.text
     assert first.data.tags == ["hf_layerfusion", "layer-fusion", "mine"]
     found = hub.files("org/by-hand")
