@@ -125,6 +125,7 @@ class StepwiseLSTM(ProjectedLSTM):
     """`ProjectedLSTM` with the inputs of each step projected at that step."""
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor, state: Any = None) -> Any:
+        """Run the recurrence step by step; the arguments are those of `ProjectedLSTM.forward`."""
         outputs = []
         for step in range(inputs.shape[1]):
             output, state = super().forward(inputs[:, step : step + 1], (lengths > step).long(), state)
@@ -169,6 +170,7 @@ def bench_cache(repeats: int) -> None:
 
 
 def main() -> None:
+    """Measure, and print the table."""
     parser = argument_parser(__doc__ or "", repeats=5)
     parser.add_argument(
         "--words", type=int, default=400_000, help="of the file that is imported; 0 leaves it out"

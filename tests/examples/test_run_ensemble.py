@@ -157,7 +157,7 @@ def test_a_second_run_asks_no_member_again(run, files, tmp_path, monkeypatch):
 
 
 def test_texts_that_a_member_was_trained_or_chosen_on_are_refused(trained, tiny_tweets, tmp_path):
-    for split, what in (("train", "trained"), ("validation", "chosen")):
+    for split, what in (("train", "trained"), ("validation", "selected")):
         with pytest.raises(UserError, match=f"member share: .* that it was {what} on"):
             call(tmp_path / "run", trained, validation_file=tiny_tweets[split])
     assert not (tmp_path / "run").exists()

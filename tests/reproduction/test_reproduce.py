@@ -41,7 +41,8 @@ def test_all_tables_are_listed(call):
 def test_a_dry_run_says_what_would_run_and_which_tables_run_members(call, tmp_path):
     out = call("--table", "serbertus-7", "grubert-vote", "--dry_run", True, "--results", tmp_path / "none")
     assert "serbertus-7: cerbertus-2, seed-0" in out
-    assert "grubert-vote: share-3/seed-2: run by grubert-2, grubert-3, grubert-components" in out
+    (line,) = [each for each in out.splitlines() if each.startswith("grubert-vote: share-3/seed-2: ")]
+    assert {"grubert-2,", "grubert-3,", "grubert-components"} <= {*line.split()}
     assert not (tmp_path / "none").exists()
 
 

@@ -13,15 +13,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rapidfuzz.distance import DamerauLevenshtein
-from rapidfuzz.process import cdist
-from spellchecker import SpellChecker
 from tqdm.auto import tqdm
 
 from hf_layerfusion.errors import UserError, nearest, one_line
+
+if TYPE_CHECKING:
+    from spellchecker import SpellChecker
 
 MAX_EDITS = 2
 
@@ -139,6 +139,9 @@ class SpellingCorrector:
         words = self._words[start:end][(gained <= MAX_EDITS) & (lost <= MAX_EDITS)]
         if not words.size:
             return word
+        from rapidfuzz.distance import DamerauLevenshtein
+        from rapidfuzz.process import cdist
+
         scorer = DamerauLevenshtein.distance
         edits = cdist([word], words, scorer=scorer, score_cutoff=MAX_EDITS, dtype=np.uint8)[0]
         fewest = edits.min()
@@ -155,7 +158,9 @@ class SpellingCorrector:
         return type(self), (self.language, self.dictionary), {"_digest": f"{_RULES} {digest}"}
 
 
-def _load(language: str, dictionary: str | None) -> SpellChecker:
+def _load(language: str, dictionary: str | None) -> "SpellChecker":
+    from spellchecker import SpellChecker
+
     if dictionary is None:
         languages = sorted(SpellChecker.languages())
         if language not in languages:
