@@ -7,11 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import DataCollatorWithPadding, TrainerCallback
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.checkpoints import verify_checkpoint
-from tests.training.small import InfiniteLoss, rows, small_model, small_trainer, weights_digest
+from hf_layerfusion.training.trainer import LayerFusionTrainer
+from tests.tiny import tiny_tokenizer
+from tests.training.small import (
+    InfiniteLoss,
+    rows,
+    small_arguments,
+    small_model,
+    small_trainer,
+    weights_digest,
+)
 from tests.training.small_tasks import tasks_trainer, train_sets
 
 NAN = float("nan")
@@ -287,3 +296,23 @@ def test_a_scaler_looks_for_its_scale_and_its_skipped_steps_count(
     rates = [rate[-1] for _, _, rate in after.found]
     assert rates == pytest.approx([1e-3 * (1 - max(step - 5, 0) / 8) for step in range(1, 9)])
     assert all(math.isfinite(loss) for loss in entries(trainer, "loss"))
+
+
+def test_the_loss_of_a_subclass_is_seen(tmp_path: Path) -> None:
+    class Infinite(LayerFusionTrainer):
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, *args: Any, **kwargs: Any
+        ) -> Any:
+            loss, outputs = super().compute_loss(model, inputs, True, *args, **kwargs)
+            if model.training and self.state.global_step == 2:
+                loss = loss + float("inf")
+            return (loss, outputs) if return_outputs else loss
+
+    trainer = Infinite(
+        small_model(),
+        small_arguments(tmp_path, on_divergence="skip"),
+        train_dataset=rows(32),
+        data_collator=DataCollatorWithPadding(tiny_tokenizer()),
+    )
+    trainer.train()
+    assert trainer.skipped_steps == 1

@@ -159,3 +159,12 @@ def test_what_excludes_surgery_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         small_arguments(tmp_path, gradient_surgery="mgda", task_mixing="together")
     with pytest.raises(UserError, match="gradient_surgery, task_mixing must come with several tasks"):
         small_trainer(tmp_path, gradient_surgery="pcgrad", task_mixing="together")
+
+
+def test_a_run_that_added_gradients_up_is_resumed_with_a_rule(tmp_path: Path) -> None:
+    options = {"task_mixing": "together_longest", "save_strategy": "steps", "save_steps": 2}
+    whole = tasks_trainer(tmp_path, **options)
+    whole.train()
+    resumed = tasks_trainer(tmp_path, gradient_surgery="pcgrad", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert resumed.state.global_step == whole.state.global_step

@@ -23,10 +23,11 @@ def pooling_model() -> Any:
     return BertWithPoolingModule(BertWithPoolingModule.config_class(**config))
 
 
-def train(folder: Path, model: Any, **changes: Any) -> LayerFusionTrainer:
+def train(folder: Path, model: Any = None, given: Any = None, **changes: Any) -> LayerFusionTrainer:
     trainer = LayerFusionTrainer(
         model,
         small_arguments(folder, **changes),
+        **(given or {}),
         train_dataset=rows(32),
         eval_dataset=rows(8, seed=1),
         processing_class=tiny_tokenizer(),
@@ -79,6 +80,30 @@ def test_the_encoder_is_trained_afterwards(tmp_path: Path) -> None:
     name = "model.encoder.encoder.layer.0.output.dense.weight"
     assert not torch.equal(model.state_dict()[name], start[name])
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_head_of_a_model_init_is_trained_first_too(tmp_path: Path) -> None:
+    options = {"head_first_epochs": 3, "max_steps": 1, "learning_rate": 1e-3, "lr_scheduler_type": "constant"}
+    start = pooling_model().classifier.out_proj.weight
+    found = train(tmp_path, given={"model_init": pooling_model}, **options).model
+    assert (found.classifier.out_proj.weight - start).abs().max() > 3e-3, (
+        "one step moves a weight by 1e-3 at most"
+    )
+    assert all(parameter.requires_grad for parameter in found.parameters())
+
+
+def test_the_head_is_trained_by_the_loss_and_the_optimizer_of_the_main_training(tmp_path: Path) -> None:
+    def no_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        return outputs.logits.sum() * 0
+
+    model = pooling_model()
+    start = copy.deepcopy(model.state_dict())
+    given = {
+        "compute_loss_func": no_loss,
+        "optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1}),
+    }
+    train(tmp_path, model, given=given, head_first_epochs=1, max_steps=1)
+    assert all(torch.equal(values, start[name]) for name, values in model.state_dict().items())
 
 
 def test_a_model_that_takes_no_states_is_refused(tmp_path: Path) -> None:

@@ -140,3 +140,11 @@ def test_mistakes_are_refused_at_the_start(tmp_path: Path, mistake: str) -> None
 def test_settings_come_as_json_from_a_command_line(tmp_path: Path) -> None:
     args = small_arguments(tmp_path, regularizers='{"smart": {"weight": 5}}')
     assert args.named_regularizers == {"smart": {"weight": 5}}
+
+
+def test_a_run_without_regularizers_is_resumed_with_one(tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 2}
+    small_trainer(tmp_path, **options).train()
+    resumed = small_trainer(tmp_path, regularizers="bregman", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert resumed.state.global_step == 4

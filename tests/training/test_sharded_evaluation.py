@@ -50,3 +50,11 @@ def test_losses_and_inputs_are_given_to_metrics_in_the_order_of_the_rows(tmp_pat
     assert np.unique(alone).size == 5
     for row, inputs in zip(given, seen["inputs"], strict=True):
         assert inputs[: len(row["input_ids"])].tolist() == row["input_ids"]
+
+
+def test_persistent_workers_show_the_rows_that_are_given(tmp_path: Path) -> None:
+    options = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    trainer, other = small_trainer(tmp_path, **options), rows(8, seed=5)
+    own = trainer.evaluate()["eval_loss"]
+    assert trainer.evaluate(other)["eval_loss"] == small_trainer(tmp_path).evaluate(other)["eval_loss"] != own
+    assert trainer.evaluate()["eval_loss"] == own

@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BertForSequenceClassification,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.checkpoints import MANIFEST_NAME, newest_valid_checkpoint, verify_checkpoint
@@ -514,3 +520,30 @@ def test_a_run_that_was_stopped_takes_no_further_step(tmp_path: Path) -> None:
     patient = small_trainer(tmp_path, **(STOPPING | {"early_stopping_patience": 3}))
     patient.train(resume_from_checkpoint=True)
     assert patient.state.epoch == 4
+
+
+def test_the_loss_of_a_subclass_is_divided_by_the_accumulation(tmp_path: Path) -> None:
+    class Own(LayerFusionTrainer):
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, *args: Any, **kwargs: Any
+        ) -> Any:
+            labels = inputs["labels"]
+            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            loss = torch.nn.functional.cross_entropy(outputs.logits, labels)
+            return (loss, outputs) if return_outputs else loss
+
+    logged = []
+    for accumulation in (1, 4):
+        trainer = Own(
+            small_model(),
+            small_arguments(
+                tmp_path,
+                per_device_train_batch_size=8 // accumulation,
+                gradient_accumulation_steps=accumulation,
+            ),
+            train_dataset=rows(32),
+            data_collator=DataCollatorWithPadding(tiny_tokenizer()),
+        )
+        trainer.train()
+        logged.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert logged[0] == pytest.approx(logged[1], rel=1e-4)

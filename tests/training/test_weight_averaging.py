@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
-from tests.training.small import small_arguments, small_model, small_trainer, weights_digest
+from tests.training.small import rows, small_arguments, small_model, small_trainer, weights_digest
 
 AVERAGES: list[dict[str, float]] = [{"ema_decay": 0.8}, {"average_last": 0.5}]
 
@@ -66,6 +66,24 @@ def test_evaluations_are_of_the_average(tmp_path: Path) -> None:
     trainer.train()
     (logged,) = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     assert trainer.evaluate()["eval_loss"] == pytest.approx(logged, rel=1e-6)
+
+
+def test_predictions_within_training_are_of_the_average(tmp_path: Path) -> None:
+    losses = []
+
+    class Predicts(TrainerCallback):
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            losses.append(trainer.evaluate()["eval_loss"])
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 4:
+                losses.append(trainer.evaluate()["eval_loss"])
+                losses.append(trainer.predict(rows(8, seed=1)).metrics["test_loss"])
+
+    trainer = small_trainer(tmp_path, learning_rate=0.01, ema_decay=0.8)
+    trainer.add_callback(Predicts())
+    trainer.train()
+    assert losses[1] == losses[0] == pytest.approx(losses[2], rel=1e-6)
 
 
 @pytest.mark.parametrize("average", AVERAGES)

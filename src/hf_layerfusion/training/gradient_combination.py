@@ -100,5 +100,5 @@ class GradientSurgery(LogSource):
         return {"conflicts": self._conflicts.state()}
 
     def load_log_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
-        self._conflicts = ConflictStatistics(state["conflicts"])
+        """Continue from `state`, also that of a run that added the gradients up."""
+        self._conflicts = ConflictStatistics(state.get("conflicts"))

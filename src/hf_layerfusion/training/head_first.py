@@ -73,6 +73,8 @@ def train_head_first(trainer: Trainer) -> None:
             train_dataset=trainer.train_dataset,
             processing_class=trainer.processing_class,
             data_collator=trainer.data_collator,
+            compute_loss_func=trainer.compute_loss_func,
+            optimizer_cls_and_kwargs=trainer.optimizer_cls_and_kwargs,
         ).train()
     finally:
         trainer.accelerator.wait_for_everyone()

@@ -87,9 +87,10 @@ class LossTerms(TrainerCallback, LogSource):
         }
 
     def load_log_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
+        """Continue from `state`, also that of a run without regularizers."""
         self._logged = {
-            name: list(torch.tensor(values, device=self.device)) for name, values in state["terms"].items()
+            name: list(torch.tensor(values, device=self.device))
+            for name, values in state.get("terms", {}).items()
         }
 
     def snapshot(self) -> Callable[[], None]:

@@ -156,9 +156,6 @@ class LayerFusionTrainer(Trainer):
             model and the arguments do not share, or options that several tasks exclude.
     """
 
-    # Losses are weighed by their micro-batch's share: nothing is left for the stock Trainer to divide by.
-    loss_is_scaled_for_ga = True
-
     args: LayerFusionTrainingArguments
     control: TrainerControl
     train_dataset: Any
@@ -354,8 +351,8 @@ class LayerFusionTrainer(Trainer):
         self._reset()
         self.resumed_log.begin(checkpoint)
         self._ignore_keys = ignore_keys_for_eval
-        if self.args.head_first_epochs is not None and checkpoint is None:
-            train_head_first(self)
+        if self.model_init is None:
+            self._train_head_first()
         pushes = self.args.push_to_hub and self.is_world_process_zero()
         if pushes:
             self.hub_push.begin()
@@ -366,6 +363,19 @@ class LayerFusionTrainer(Trainer):
         if pushes:
             self.hub_push.finish()
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """Make a model, as `Trainer.call_model_init` does. In training its head is trained first, if that is asked
+        for."""
+        model = super().call_model_init(trial)
+        if getattr(self, "is_in_train", False):  # `__init__` makes a model too
+            self.model = model
+            self._train_head_first()
+        return model
+
+    def _train_head_first(self) -> None:
+        if self.args.head_first_epochs is not None and self.resumed_log.checkpoint is None:
+            train_head_first(self)
 
     @property
     def _loss_depends_on_device_batch(self) -> bool:
@@ -497,10 +507,21 @@ class LayerFusionTrainer(Trainer):
         else:
             losses, outputs = self._weighed_losses(model, inputs)
             loss = reduce(torch.add, losses.values())
-        self.guard.observe(loss)
+        # Weighed by the micro-batch's share, there is nothing left for the stock Trainer to divide by. Not so the loss
+        # of a subclass that computes it without this method.
+        self.loss_is_scaled_for_ga = True
         if ENCODER_STATES in inputs:
             self.current_flos += count_operations(inputs[ENCODER_STATES], cast(nn.Module, self.model))
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Train on a micro-batch, as `Trainer.training_step` does, and show its loss to the guard, also where a
+        subclass computes that."""
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self.guard.observe(loss)
+        return loss
 
     def _step_losses(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Tensor]:
         return self._weighed_losses(model, inputs)[0]
@@ -613,12 +634,16 @@ class LayerFusionTrainer(Trainer):
         if eval_dataset is None and self.eval_dataset is None:
             return super().get_eval_dataloader()  # refuses it
         key = eval_dataset if isinstance(eval_dataset, str) else "eval"
-        if self.args.dataloader_persistent_workers and key in self._eval_loaders:
+        # The stock Trainer keeps one for rows that it is given too, and shows them again for other rows.
+        is_kept = self.args.dataloader_persistent_workers and (
+            eval_dataset is None or isinstance(eval_dataset, str)
+        )
+        if is_kept and key in self._eval_loaders:
             return self._eval_loaders[key]
         rows = self.eval_dataset[key] if isinstance(eval_dataset, str) else eval_dataset
         with changed(self, data_collator=self._collator()):
             loader = self._evaluation_loader(self.eval_dataset if rows is None else rows, "Evaluation")
-        if self.args.dataloader_persistent_workers:
+        if is_kept:
             self._eval_loaders[key] = loader
         return loader
 
@@ -695,10 +720,11 @@ class LayerFusionTrainer(Trainer):
             UserError: With several tasks, data of no task or an unknown one.
         """
         if self.tasks is None:
-            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+            with self._averaged():
+                return super().predict(test_dataset, ignore_keys, metric_key_prefix)
         outputs: dict[str, PredictionOutput] = {}
         for task, dataset in self.tasks.datasets(test_dataset, "prediction").items():
-            with changed(self, compute_metrics=function_of(self.compute_metrics, task)):
+            with self._averaged(), changed(self, compute_metrics=function_of(self.compute_metrics, task)):
                 outputs[task] = super().predict(dataset, ignore_keys, f"{metric_key_prefix}_{task}")
         return outputs
 
