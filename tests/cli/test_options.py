@@ -130,6 +130,29 @@ def test_a_wrong_option_or_value_is_one_line_with_the_right_one(given: list[str]
 @pytest.mark.parametrize(
     ("given", "hint"),
     [
+        (
+            ["--class_scores", "True"],
+            "True stands behind an option of hf-layerfusion predict that takes no value",
+        ),
+        (["more.csv"], "more.csv is one argument too many for hf-layerfusion predict; leave it out"),
+        (
+            ["--class_scroes"],
+            "--class_scroes is no option of hf-layerfusion predict; did you mean '--class_scores'?",
+        ),
+    ],
+)
+def test_what_a_command_does_not_take_is_named_for_what_it_is(
+    given: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        main(["predict", "model", "texts.csv", "--output_dir", "answers", *given])
+    assert refusal.value.code == 2
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
         (["trian"], "did you mean 'train'?"),
         (["train", *TRAIN], "--train_file no-such-file.csv: cannot be read"),
         (["train", "--model_name_or_path", "./no/such"], "no such folder"),

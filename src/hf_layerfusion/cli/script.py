@@ -49,10 +49,20 @@ class CommandParser(argparse.ArgumentParser):
         """Parse as `ArgumentParser` does.
 
         Raises:
-            UserError: an unknown option, with the nearest one.
+            UserError: an unknown option, with the nearest one, or a value that belongs to none.
         """
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
+            if unknown[0] in ("True", "False"):
+                raise UserError(
+                    f"{unknown[0]} stands behind an option of {self.prog} that takes no value; name the option "
+                    "alone for True, and leave it out for False"
+                )
+            if not unknown[0].startswith("-"):
+                raise UserError(
+                    f"{unknown[0]} is one argument too many for {self.prog}; leave it out, or name the option that "
+                    "it belongs to before it (see --help)"
+                )
             flags = [flag for action in self._actions for flag in action.option_strings]
             raise UserError(
                 f"{unknown[0]} is no option of {self.prog}; {nearest(unknown[0], flags, 'see --help')}"
