@@ -11,7 +11,6 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,7 +88,7 @@ class Given(NamedTuple):
 
 @cache
 def _table() -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(files(__package__).joinpath(TABLE).read_text(encoding="utf-8"))
+    table: dict[str, Any] = json.loads(Path(__file__).with_name(TABLE).read_text(encoding="utf-8"))
     return table
 
 
@@ -304,7 +303,9 @@ def written_config(
     values: Mapping[str, Any],
     launch: Mapping[str, Any],
 ) -> None:
-    """Write the settings of a run to a file that `--config` takes: all of them but those that are None and secrets.
+    """Write the settings of a run to a file that `--config` takes.
+
+    Left out are those that are None, secrets, and whether the run was resumed.
 
     Args:
         path: the file.
@@ -321,6 +322,9 @@ def written_config(
     settings: dict[str, Any] = {COMMAND: command, **launch}
     for option in options:
         value = values.get(option.name, option.default)
+        # Of a run that was resumed the settings are those of one that was not.
+        if option.name == "resume_from_checkpoint":
+            continue
         if not option.secret and (
             value is not None or (option.name in values and option.default is not None)
         ):
