@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.training_arguments import CHECKPOINTING
 from tests.training.small import small_arguments, small_trainer, weights_digest
-from tests.training.small_tasks import tasks_trainer
+from tests.training.small_tasks import small_tasks_model, tasks_trainer
 
 SMART = {"smart": {"weight": 3.0, "epsilon": 0.1, "sigma": 0.1, "eta": 0.1}}
 
@@ -148,3 +148,19 @@ def test_a_run_without_regularizers_is_resumed_with_one(tmp_path: Path) -> None:
     resumed = small_trainer(tmp_path, regularizers="bregman", **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert resumed.state.global_step == 4
+
+
+def test_a_resumed_run_of_several_tasks_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "task_mixing": "together_longest",
+        "regularizers": "bregman",
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "num_train_epochs": 3,
+        "save_strategy": "steps",
+        "save_steps": 3,
+    }
+    whole, resumed = (tasks_trainer(tmp_path, model=small_tasks_model(dropout=0.1), **options) for _ in "ab")
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert weights_digest(resumed.model) == weights_digest(whole.model)

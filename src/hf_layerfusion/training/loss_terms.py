@@ -113,7 +113,9 @@ class LossTerms(TrainerCallback, LogSource):
         """Read what `save` wrote."""
         for name, regularizer in self.regularizers.items():
             if _file(checkpoint, name).exists():
-                regularizer.load_state_dict(load_file(_file(checkpoint, name)))
+                # Copied to memory that torch aligns: products of tensors that lie otherwise may round otherwise.
+                state = {key: value.clone() for key, value in load_file(_file(checkpoint, name)).items()}
+                regularizer.load_state_dict(state)
 
 
 def _file(checkpoint: Path, name: str) -> Path:
