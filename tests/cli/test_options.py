@@ -157,6 +157,7 @@ def test_what_a_command_does_not_take_is_named_for_what_it_is(
         (["train", *TRAIN], "--train_file no-such-file.csv: cannot be read"),
         (["train", "--model_name_or_path", "./no/such"], "no such folder"),
         (["train", "--model_name_or_path", "a/b/c"], "no such folder"),
+        (["train", "--model_name_or_path", f"{Path(__file__).parts[-3]}/no-such-model"], "no such folder"),
         (["verify", "--foldres"], "verify"),
     ],
     ids=str,
@@ -165,6 +166,7 @@ def test_a_refusal_exits_with_2_before_heavy_imports(
     given: list[str], hint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hf_layerfusion.cli.script.set_up_logging", None)  # whose imports take seconds
+    monkeypatch.chdir(Path(__file__).parents[2])
     with pytest.raises(SystemExit) as ended:
         main(given)
     assert ended.value.code == 2

@@ -131,12 +131,14 @@ def check_paths(values: Mapping[str, Any], shown: Mapping[str, str] = MappingPro
 
 
 def check_model_path(option: str, path: str) -> None:
-    """Check a name that is a path and no Hub id: one that begins or goes on as a Hub id cannot.
+    """Check a name that is a path and no Hub id: it cannot be one, or its first part is a folder here.
 
     Raises:
         UserError: no such folder.
     """
+    first, slash, _ = path.partition("/")
     is_path = path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
+    is_path = is_path or bool(slash and Path(first).is_dir())
     if not path.startswith("package:") and is_path and not Path(path).exists():
         raise UserError(f"{option} {path}: no such folder; check the path, or name a model of the Hub")
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
-from transformers import PreTrainedConfig
+from transformers import AutoConfig
 
 from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.data.label_names import raw_labels
@@ -104,7 +104,7 @@ def run_scores(folder: Path) -> RunScores:
     if not seeds[0].is_file():
         raise UserError(f"{folder}: holds no {PREDICTIONS_FILE}; name a run that has ended")
     arguments = _data_arguments(stored)
-    schema = config_schema(PreTrainedConfig.from_pretrained(_model_folder(seeds[0].parent, stored)))
+    schema = config_schema(AutoConfig.from_pretrained(_model_folder(seeds[0].parent, stored)))
     truth = _truth(arguments, schema)
     scores, rows = [], []
     for path in seeds:
