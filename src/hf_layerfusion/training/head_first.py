@@ -77,8 +77,8 @@ def train_head_first(trainer: Trainer) -> None:
             optimizer_cls_and_kwargs=trainer.optimizer_cls_and_kwargs,
         ).train()
     finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
         trainer.accelerator.wait_for_everyone()
         if is_main:
             remove_own(folder)
-    for parameter in trained:
-        parameter.requires_grad_(True)

@@ -42,6 +42,13 @@ class WeightAverage(TrainerCallback):
         self.steps = 0
         self.average: dict[str, Tensor] = {}
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Forget the steps of an attempt that `auto_find_batch_size` gave up."""
+        if state.global_step == 0:
+            self.reset()
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
