@@ -166,11 +166,11 @@ def task_entries(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def arguments_of(settings: Settings) -> Settings:
-    """Return the settings of a multitask run that are arguments of the script."""
+    """Return the settings of a run that are arguments of its script."""
     return {
         name: value
         for name, value in settings.items()
-        if name not in ("tasks", "task_settings", "only_tasks", "further_pretraining")
+        if name not in ("tasks", "task_settings", "only_tasks", "further_pretraining", "embeddings")
     }
 
 
