@@ -6,12 +6,14 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_layerfusion import preprocess
 from hf_layerfusion.__main__ import main
 from hf_layerfusion.text_pipeline import PreparedTextClassificationPipeline
-from tests.tiny import read_csv, tiny_texts, write_csv
+from tests.modeling.cases import build
+from tests.tiny import read_csv, tiny_texts, tiny_tokenizer, write_csv
 
 
 def raw_tweets(count: int) -> list[tuple[str, str]]:
@@ -77,3 +79,25 @@ def test_another_model_has_transformers_own_answers(tiny_encoder_dir: str) -> No
     batch = classifier.preprocess("@Bob  teh " * 40)
     assert batch["input_ids"].tolist() == tokenizer(["@Bob  teh " * 40])["input_ids"]
     assert preprocess("@Bob", tiny_encoder_dir) == "@Bob"
+
+
+@pytest.mark.parametrize("limit", [None, 20])
+def test_long_texts_are_cut_for_models_that_were_saved_without_a_run(
+    limit: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, tokenizer = build("share-gru"), tiny_tokenizer()
+    most = model.base_model.max_tokens
+    assert most is not None
+    tokenizer.model_max_length = limit or 10**30
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    classify = pipeline("text-classification", model=str(tmp_path), device="cpu", top_k=None)
+    long = "good film " * 700
+    inputs = tokenizer(long, truncation=True, max_length=min(most, limit or most), return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs).logits.softmax(-1)[0]
+    found = {each["label"]: each["score"] for each in classify([long])[0]}
+    assert list(found.values()) == pytest.approx(sorted(expected.tolist(), reverse=True), abs=1e-6)
+    assert classify([{"text": long, "text_pair": "bad"}])
+    with pytest.raises(ValueError, match="must have at most"):  # whoever asks for no cut is told
+        classify([long], truncation=False)

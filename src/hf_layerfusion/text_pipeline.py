@@ -1,7 +1,7 @@
 """Text classification that prepares texts as the model's training texts were, and `preprocess`, which does that alone.
 
-Importing this makes it transformers' pipeline for `text-classification`. Of a model whose tokenizer says nothing of a
-preparation it is transformers' own in all.
+Importing this makes it transformers' pipeline for `text-classification`. It also cuts texts to the length that a model
+of this package takes. With other models whose tokenizer says nothing of a preparation it is transformers' own in all.
 """
 
 import copy
@@ -36,6 +36,10 @@ class PreparedTextClassificationPipeline(TextClassificationPipeline):
         if self._settings is not None and tokenizer_kwargs.get("truncation", True) is True:
             is_pair = not isinstance(inputs, str)
             tokenizer_kwargs["truncation"] = self._settings["truncation"] if is_pair else True
+        most = getattr(getattr(self.model, "base_model", None), "max_tokens", None)
+        if most is not None:  # a model of this package, saved without a preparation
+            tokenizer_kwargs.setdefault("truncation", True)
+            tokenizer_kwargs.setdefault("max_length", min(most, self.tokenizer.model_max_length))
         if self._clean is not None:
             inputs = _cleaned(inputs, self._clean)
         if getattr(self.model.config, "pair_features", None):

@@ -135,7 +135,7 @@ def test_one_line_for_every_mistake(predict, tmp_path, changes, message):
 
 
 def test_a_folder_that_is_not_empty(predict, trained):
-    with pytest.raises(UserError, match="must be empty, found another run's files"):
+    with pytest.raises(UserError, match=r"another run's files; name another folder\.$"):
         predict(output_dir=trained)
 
 

@@ -131,3 +131,16 @@ def test_numbers_that_are_no_average_are_refused(options: dict[str, Any], tmp_pa
 def test_one_average_excludes_the_other(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="average_last"):
         small_arguments(tmp_path, ema_decay=0.9, average_last=0.5)
+
+
+def test_a_layer_that_is_unfrozen_later_counts_from_the_first_step(tmp_path: Path) -> None:
+    seen = Weights()
+    trainer = small_trainer(
+        tmp_path, num_train_epochs=3, callbacks=[seen], average_last=1.0, unfreeze_per_epoch=1
+    )
+    trainer.train()
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert torch.equal(seen.after[0][name], seen.after[3][name])  # not trained in the first epoch
+    found = dict(trainer.model.named_parameters())[name].detach().double()
+    mean = sum(weights[name] for weights in seen.after) / len(seen.after)
+    torch.testing.assert_close(found, mean, rtol=1e-5, atol=1e-7)

@@ -1,4 +1,4 @@
-"""What a command prints when its run has ended: results, files, and answers of the model to a few texts."""
+"""Printing of a finished run: its results, its files, and the predictions of its model for a few texts."""
 
 from collections.abc import Sequence
 from pathlib import Path

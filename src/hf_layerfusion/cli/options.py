@@ -75,7 +75,7 @@ class Option(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a command line and its configuration file say.
+    """Options given on a command line and in its configuration file.
 
     Attributes:
         values: of the options that are given, by name.

@@ -1,4 +1,4 @@
-"""What may be wrong with data before a model is trained on them: each finding with its rows."""
+"""Checks of data before training: possible mistakes in the texts and labels, each with its rows."""
 
 import re
 import unicodedata

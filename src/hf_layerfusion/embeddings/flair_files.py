@@ -32,7 +32,7 @@ _UNREADABLE = (
     OSError,
     MemoryError,
 )
-"""What torch raises for a file that is none of its own, or damaged."""
+"""Exceptions of `torch.load` for a damaged file or one of another format."""
 
 
 def read_flair(forward_path: Path, backward_path: Path, options: ReadOptions) -> FlairModel:

@@ -1,4 +1,4 @@
-"""Foreign embeddings in, an encoder's folder out."""
+"""Conversion of word embeddings of other libraries to the folder of an encoder."""
 
 from __future__ import annotations
 
@@ -90,7 +90,20 @@ def import_embeddings(
 
 
 def convert(sources: Sequence[tuple[str, Sequence[Path]]], output_dir: Path, options: ImportOptions) -> Path:
-    """As `import_embeddings`; a name may stand several times, and the order of `sources` is that of the members."""
+    """Convert embeddings to the folder of an encoder, as `import_embeddings` does.
+
+    Args:
+        sources: format, a name in `SOURCES`, and files of each member of the stack, in their order; a format may occur
+            several times.
+        output_dir: the new folder.
+        options: how the files are read, and what is trained.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: as `import_embeddings`.
+    """
     _check(sources, options)
     check_new(output_dir, "--output_dir")
     found = [SOURCES[name].read(*files, options.read) for name, files in sources]

@@ -15,7 +15,7 @@ SPECIAL_WORDS = (PAD, UNKNOWN)
 """Rows 0 and 1 of every vocabulary."""
 
 TOKENIZATIONS = ("whitespace", "tweet")
-"""How texts are split into words: at white space alone, as GRUBERT does, or with punctuation and clitics apart."""
+"""Names of the tokenizations: at white space alone, as in GRUBERT, or with punctuation and clitics split off."""
 
 # The first that fits: an address, a placeholder such as <user>, a smiley, a word up to its clitic, the
 # clitics as GloVe's vocabulary has them, a number, a word, an ellipsis, and any other character by itself.

@@ -63,7 +63,7 @@ class RowCollector:
 
     @property
     def is_full(self) -> bool:
-        """Whether there are as many words as asked for."""
+        """True once `most` words have been added."""
         return len(self.rows) == self.most
 
     def add(self, row: int, word: bytes, vector: Vectors) -> None:

@@ -104,6 +104,6 @@ def check_held_out(
                 raise UserError(
                     f"member {name}: must not have seen texts that a combiner is fitted on, found {len(found)} of "
                     f"{len(rows)} rows that it was {what} on, the first at row {found[0] + 1}; leave them out "
-                    "(skip_seen_texts), or give out-of-fold predictions."
+                    "(--skip_seen_texts True), or give out-of-fold predictions."
                 )
     return unknown

@@ -34,11 +34,11 @@ class EmbeddingStackConfig(PreTrainedConfig):
 
     @property
     def context_free(self) -> bool:
-        """Whether no word's vector depends on another word."""
+        """True if no word's vector depends on another word."""
         members: Any = self.members
         return all(member["model_type"] == "static_embeddings" for member in members)
 
     @property
     def extra_inputs(self) -> tuple[str, ...]:
-        """What members read beside ids: `char_ids`, unless all are static."""
+        """Names of the inputs beside ids: `char_ids`, unless all members are static."""
         return () if self.context_free else ("char_ids",)

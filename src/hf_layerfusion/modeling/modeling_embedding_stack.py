@@ -65,7 +65,7 @@ class EmbeddingStackModel(WordEncoder):
             member.freeze_embeddings()
 
     def train(self, mode: bool = True) -> "EmbeddingStackModel":
-        """As in torch, except that frozen members stay in evaluation mode."""
+        """Set the training mode; frozen members stay in evaluation mode."""
         nn.Module.train(self, mode)
         self.training = any(member.training for member in self.members.values())
         return self
@@ -98,12 +98,7 @@ class EmbeddingStackModel(WordEncoder):
             raise ValueError(
                 "one of `input_ids` and `inputs_embeds` must be given, found neither; give the ids."
             )
-        given: Any = inputs_embeds if input_ids is None else input_ids
-        real = given.new_ones(given.shape[:2], dtype=torch.bool)
-        if attention_mask is not None:
-            real = attention_mask.bool()
-        elif inputs_embeds is None:
-            real = real_words(input_ids, char_ids, self.config.pad_token_id)
+        real = real_words(attention_mask, inputs_embeds, char_ids, input_ids, self.config.pad_token_id)
         if inputs_embeds is None:
             embedded = torch.cat(
                 [

@@ -65,14 +65,14 @@ class BidirectionalRNN(nn.Module):
 
 
 class Packing(NamedTuple):
-    """How the real tokens of a batch are packed.
+    """Packing of the real tokens of a batch.
 
     Attributes:
         real: `[B, T]`, true for real tokens.
         lengths: `[B]` on the CPU, the number of real tokens, at least 1: a row without any takes one step,
             which the mask wipes out.
         order: `[B, T, 1]`, positions with real tokens first, or None where they come first anyway (right padding).
-        is_full: Whether there is no padding.
+        is_full: true if there is no padding.
     """
 
     real: torch.Tensor

@@ -32,7 +32,7 @@ class WordTokenizer(PreTrainedTokenizerFast):
     # An `__init__` of its own would make transformers build it of the vocabulary alone, and not of `tokenizer.json`.
     @property
     def lookup(self) -> str:
-        """How words are looked up."""
+        """Rule by which words are looked up, a name in `LOOKUPS`."""
         lookup: str = self.init_kwargs.get("lookup", LOOKUPS[0])
         if lookup not in LOOKUPS:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -105,12 +105,7 @@ class ContextualWordEncoder(WordEncoder):
                 f"exactly one of `char_ids` and `inputs_embeds` must be given to '{self.config.model_type}', found "
                 f"{'neither' if char_ids is None else 'both'}; {_ALL_INPUTS}"
             )
-        given: Any = inputs_embeds if char_ids is None else char_ids
-        real = given.new_ones(given.shape[:2], dtype=torch.bool)
-        if attention_mask is not None:
-            real = attention_mask.bool()
-        elif char_ids is not None:
-            real = char_ids.ne(0).any(dim=-1)
+        real = real_words(attention_mask, inputs_embeds, char_ids)
         embedded = (
             self.embed_texts(char_ids, real, token_type_ids) if inputs_embeds is None else inputs_embeds
         )
@@ -178,11 +173,25 @@ def by_text(
     ]
 
 
-def real_words(input_ids: Any, char_ids: torch.Tensor | None, pad_token_id: int | None) -> torch.Tensor:
-    """Return which words are real where no mask says so: those with characters, or with ids that are no padding."""
+def real_words(
+    attention_mask: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None,
+    char_ids: torch.Tensor | None,
+    input_ids: torch.Tensor | None = None,
+    pad_token_id: int | None = None,
+) -> torch.Tensor:
+    """Return a mask of the real words, `[B, T]`.
+
+    Those are the words of `attention_mask`; without one all of `inputs_embeds` `[B, T, E]`, the words of `char_ids`
+    `[B, T, W]` that have characters, or the words of `input_ids` `[B, T]` that are no padding.
+    """
+    if attention_mask is not None:
+        return attention_mask.bool()
+    if inputs_embeds is not None:
+        return inputs_embeds.new_ones(inputs_embeds.shape[:2], dtype=torch.bool)
     if char_ids is not None:
         return char_ids.ne(0).any(dim=-1)
-    return input_ids.ne(pad_token_id)
+    return cast(torch.Tensor, input_ids).ne(cast(int, pad_token_id))
 
 
 def shown_states(states: list[torch.Tensor], config: Any, asked: bool | None) -> BaseModelOutput:

@@ -95,7 +95,7 @@ def prepared_as_trained(arguments: AnyDataArguments, stored: dict[str, Any]) -> 
 
 
 def schema_of(model: PreTrainedModel) -> LabelSchema:
-    """As `config_schema`, of a model."""
+    """Return the labels of a model with the raw labels that it was trained on; see `config_schema`."""
     return config_schema(model.config)
 
 

@@ -33,7 +33,7 @@ MEASURES = {
 
 
 class RunScores(NamedTuple):
-    """How right a run was.
+    """Scores of a run's predictions, text by text.
 
     Attributes:
         scores: of each text by each seed, `[seeds, N]`.
@@ -47,7 +47,7 @@ class RunScores(NamedTuple):
 
 
 class RunDifference(NamedTuple):
-    """How much better a run is than the first.
+    """Difference of a run's mean score from that of the first run.
 
     Attributes:
         run: its folder.

@@ -89,9 +89,10 @@ def check_output_dir(arguments: LayerFusionTrainingArguments, settings: dict[str
         stored = folder / SETTINGS_FILE
         pushes_again = arguments.push_to_hub and (folder / RESULTS_FILE).exists()
         if not (asks_to_resume(arguments) or pushes_again) or not stored.exists():
+            trains = not arguments.do_predict or arguments.do_train
+            resume = ", or resume that run with --resume_from_checkpoint True" if trains else ""
             raise UserError(
-                f"--output_dir {folder}: must be empty, found another run's files; name another folder, or resume "
-                "that run with --resume_from_checkpoint True."
+                f"--output_dir {folder}: must be empty, found another run's files; name another folder{resume}."
             )
     earlier = read_object(stored, "name another folder")
     changed = sorted(name for name in settings if earlier.get(name) != settings[name])

@@ -41,13 +41,17 @@ class WeightAverage(TrainerCallback):
         """Forget the weights."""
         self.steps = 0
         self.average: dict[str, Tensor] = {}
+        self._trained: frozenset[str] | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Forget the steps of an attempt that `auto_find_batch_size` gave up."""
+        """Forget the steps of an attempt that `auto_find_batch_size` gave up, and note the parameters that are trained:
+        `unfreeze_per_epoch` gives some of them a gradient later."""
         if state.global_step == 0:
             self.reset()
+        model = cast(nn.Module, kwargs["model"])
+        self._trained = frozenset(name for name, weights in model.named_parameters() if weights.requires_grad)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -65,7 +69,7 @@ class WeightAverage(TrainerCallback):
         self.steps += 1
         share = 1 / self.steps if self.decay is None else 1 - min(self.decay, self.steps / (self.steps + 9))
         for name, weights in model.named_parameters():
-            if not weights.requires_grad:
+            if not (weights.requires_grad if self._trained is None else name in self._trained):
                 continue
             if name not in self.average:
                 self.average[name] = weights.detach().float().clone()
