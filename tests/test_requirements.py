@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule, CerbertusForMultitask
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = ("demo", "search", "onnx")
+EXTRAS = ("demo", "elmo", "search", "onnx")
 """Those that the tests use."""
 
 ROW = re.compile(r"^\| (?P<package>\S+) \| (?P<lowest>\S+) \| (?P<newest>\S+) \|$", re.MULTILINE)

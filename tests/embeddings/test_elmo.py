@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from hf_layerfusion import import_embeddings
-from hf_layerfusion.embeddings.hdf5_files import read_hdf5
+from hf_layerfusion.embeddings.elmo_files import read_hdf5
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.modeling.modeling_elmo import word_bytes
 
@@ -137,12 +138,10 @@ def test_weights_that_are_cut_off(size: int, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_compressed_arrays_are_refused(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
-    with h5py.File(tmp_path / "weights.hdf5", "w") as file:
-        file.create_dataset("char_embed", data=np.ones((262, 4)), compression="gzip")
-    with pytest.raises(UserError, match="found the compressed array char_embed; copy the arrays"):
-        read_hdf5(tmp_path / "weights.hdf5")
+def test_without_h5py_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(UserError, match=r'need h5py, found none; run `pip install "hf_layerfusion\[elmo\]"`'):
+        import_embeddings(tmp_path / "out", elmo=FILES)
 
 
 def test_original_model_has_its_published_size() -> None:

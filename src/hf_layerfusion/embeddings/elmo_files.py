@@ -10,12 +10,13 @@ import numpy.typing as npt
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from hf_layerfusion.embeddings.hdf5_files import Arrays, read_hdf5
 from hf_layerfusion.embeddings.word_vectors import ReadOptions
 from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.modeling.configuration_elmo import ElmoConfig
 from hf_layerfusion.modeling.modeling_elmo import NUM_CHARACTERS, ElmoModel
 from hf_layerfusion.storage import read_object
+
+Arrays = dict[str, npt.NDArray[Any]]
 
 _WAY_OUT = "name the options.json that was published with the weights"
 _CHARACTERS = (NUM_CHARACTERS - 1, NUM_CHARACTERS)  # files of before 2018 do not count padding words
@@ -37,6 +38,34 @@ def read_elmo(options_path: Path, weights_path: Path, options: ReadOptions) -> E
     weights = _Weights(read_hdf5(weights_path), weights_path, options_path)
     model.load_state_dict(_state(config, weights))
     return model
+
+
+def read_hdf5(path: Path) -> Arrays:
+    """Return the arrays of an HDF5 file by their paths, such as `"CNN/W_cnn_0"`.
+
+    Raises:
+        UserError: h5py is not installed, or the file is damaged or none of HDF5.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise UserError(
+            'ELMo\'s weights need h5py, found none; run `pip install "hf_layerfusion[elmo]"`.'
+        ) from error
+    arrays: Arrays = {}
+
+    def keep(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = np.asarray(item)
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(keep)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: must be a whole HDF5 file, found another or a damaged one ({one_line(error)}); get it again."
+        ) from error
+    return arrays
 
 
 def _config(found: dict[str, Any], path: Path) -> ElmoConfig:
