@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 from hf_layerfusion.evaluation.layer_use import LayerUse, cls_states, layer_use
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
 from hf_layerfusion.modeling.fusion_registry import TOKEN_FUSERS
-from tests.modeling.cases import DEPTH, WIDTH, build
+from tests.modeling.cases import DEPTH, WIDTH, build, inputs
 from tests.tiny import tiny_config
 
 
@@ -277,6 +277,61 @@ def test_the_layer_that_holds_the_label_ranks_first(table, name, end):
         assert use.weights is None
     unread = set(range(DEPTH)) - set(read)
     assert all(use.accuracy_drop[layer] == use.loss_rise[layer] == 0 for layer in unread)
+
+
+@pytest.mark.parametrize(
+    ("case", "changes"),
+    [
+        ("share-gru", {}),
+        ("share-gru", {"residual_head": "mean"}),
+        ("concat-cls_mean", {}),
+        ("attentive-mean", {}),
+        ("concat-mean", {"residual_head": "mean"}),
+        ("last-cls", {}),
+        ("concat-mean", {"pair_features": ["concat", "product"]}),
+    ],
+)
+def test_states_in_place_of_ids_give_the_same_use(case, changes):
+    """Without a run of the encoder."""
+    model = build(case, **changes)
+    if "residual_head" in changes:
+        torch.nn.init.normal_(model.classifier.out_proj.weight)
+    pairs = "pair_features" in changes
+    sizes = (5, 3)
+    batches, cached = [], []
+    for size in sizes:
+        batch = inputs(2 * size if pairs else size)
+        with torch.no_grad():
+            states = model.model.read_states(**batch)
+        tokens = states.shape[2]
+        mask = (
+            batch["attention_mask"]
+            if tokens == batch["input_ids"].shape[1]
+            else torch.ones(len(states), tokens)
+        )
+        for given in (batch, states_batch := {"encoder_states": states, "attention_mask": mask}):
+            if pairs:
+                given.update({name: value.unflatten(0, (size, 2)) for name, value in given.items()})
+            given["labels"] = torch.arange(size) % 3
+        batches.append(batch)
+        cached.append(states_batch)
+    expected = layer_use(model, batches)
+    model.model.encoder.forward = None  # any run of it would fail
+    found = layer_use(model, cached)
+    assert max(map(abs, expected.loss_rise)) > 1e-4
+    assert found.loss_rise == pytest.approx(expected.loss_rise, abs=1e-6)
+    assert found.loss == pytest.approx(expected.loss, abs=1e-6)
+    assert found.weights == (
+        expected.weights if expected.weights is None else pytest.approx(expected.weights)
+    )
+    assert (found.num_texts, found.accuracy_drop) == (sum(sizes), expected.accuracy_drop)
+
+
+def test_a_residual_head_reads_the_last_layer_too():
+    model = build("concat-mean", residual_head="mean")  # whose fusion branch adds nothing yet
+    use = layer_use(model, [planted_batch(16)])
+    assert use.loss_rise[:-1] == [0.0] * (DEPTH - 1)
+    assert abs(use.loss_rise[-1]) > 1e-4
 
 
 def test_cls_states_are_the_first_real_tokens_states():

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel, pipeline
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, TweetTrainingArguments
@@ -268,8 +268,17 @@ def test_tokenizer_is_saved_beside_the_model(call, tmp_path):
     assert len(AutoTokenizer.from_pretrained(tmp_path / "run")("good day")["input_ids"]) == 4
 
 
-def test_a_frozen_encoder_s_states_are_kept_and_found_by_the_next_run(call, tmp_path):
-    """The first token's vectors of four layers of each text; predictions and layers are those of the model with ids."""
+def test_a_frozen_encoder_s_states_are_kept_and_found_by_the_next_run(call, tmp_path, monkeypatch):
+    """The first token's vectors of four layers of each text. The encoder reads a text once, for all of training, tests
+    and the use of layers."""
+    texts = []
+    forward = BertModel.forward
+
+    def counting(self, input_ids, *args, **kwargs):
+        texts.append(len(input_ids))
+        return forward(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(BertModel, "forward", counting)
     options = {"architecture": "layer_pooling", "pooling": "attention", "freeze_encoder": True}
     options |= dict.fromkeys(("num_groups", "fusion_hidden_size", "downstream_hidden_size"))
     options |= {"cache_frozen_states": tmp_path / "states", "hidden_dropout": 0.2, "on_divergence": "skip"}
@@ -278,7 +287,10 @@ def test_a_frozen_encoder_s_states_are_kept_and_found_by_the_next_run(call, tmp_
     assert results["skipped_steps"] == 0
     shards = list((tmp_path / "states").glob("*/*.states"))
     assert shards
+    assert 128 < sum(texts) <= 128 + 32 + 32
+    texts.clear()
     assert call(tmp_path / "second", **options, seed=7)["validation_loss"] != results["validation_loss"]
+    assert not texts
     assert list((tmp_path / "states").glob("*/*.states")) == shards
     assert json.loads((tmp_path / "first" / "config.json").read_text())["encoder_config"][
         "hidden_dropout_prob"

@@ -178,6 +178,16 @@ def test_texts_that_came_later_are_added(tmp_path: Path) -> None:
     assert runs.texts == 5
     trainer.predict(rows(3, 3, seed=8))
     assert runs.texts == 5 + 3  # what is predicted once is not kept
+    expected = trainer.predict(rows(5, 3, seed=8) + rows(8, 3, seed=1)).predictions
+    before = runs.texts
+    found = trainer.predict(rows(8, 3, seed=1)).predictions
+    assert runs.texts == before  # the evaluation's texts are
+    assert found == pytest.approx(expected[5:], abs=1e-6)
+    trainer.frozen_states.further = [rows(9, 3, seed=9)]
+    trainer.frozen_states.reset()
+    trainer.get_train_dataloader()
+    trainer.predict(rows(9, 3, seed=9))
+    assert runs.texts == before + 9
     assert folders(cache) == 1
 
 

@@ -18,6 +18,9 @@ from transformers.modeling_outputs import BaseModelOutput
 ModelInputs = Mapping[str, torch.Tensor]
 # Hidden states of layers 1 to L, and the attention mask.
 FuserInputs = tuple[Sequence[torch.Tensor], torch.Tensor | None]
+# Key of a batch that holds states `[B, R, T, H]` of the fuser's layers, or `[B, 2, R, T, H]` for pairs of separately
+# encoded texts, in place of the encoder's inputs.
+STATES = "encoder_states"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def layer_use(model: PreTrainedModel, batches: Iterable[ModelInputs], *, by_clas
     compared with those of the whole model (ablation). The mean is taken over what the fuser uses: all real tokens or,
     for a sentence fuser, the texts' vectors. Layers with the same information can replace each other, so that each
     alone has a small drop. The data are read twice, first for the means; each time the encoder runs once per batch,
-    then the fuser and head once per layer.
+    then the fuser and head once per layer. The encoder does not run for batches that hold `encoder_states`.
 
     The model must have one submodule with two children: `encoder`, which returns `hidden_states`, and `fuser`, which is
     called with those of layers 1 to L and the attention mask. `fuser.layers` are the indices that it uses. The fuser
@@ -106,13 +109,13 @@ def layer_use(model: PreTrainedModel, batches: Iterable[ModelInputs], *, by_clas
             with _recorded(fusing) as record:
                 whole.add(model(**batch, return_dict=True), batch["labels"])
             for layer, mean in means.items():
-                with _replayed(fusing, record.ablated(layer, mean)):
-                    ablated[layer].add(model(**batch, return_dict=True), batch["labels"])
+                with _without_layer(fusing, batch, record, layer, mean) as inputs:
+                    ablated[layer].add(model(**inputs, return_dict=True), batch["labels"])
             batch_weights = layer_weights(*record.fuser_inputs)
             if batch_weights is not None:
                 weights.append(batch_weights.cpu().double())
                 labels.append(batch["labels"].cpu())
-        depth = len(record.outputs.hidden_states) - 1
+        depth = len(record.fuser_inputs[0])
 
     def by_layer(values: Iterable[float]) -> list[float]:
         spread = dict(zip(means, map(float, values), strict=True))
@@ -183,7 +186,7 @@ class _Score:
 
 
 class _Record:
-    """Output of the encoder and input of the fuser in one forward pass."""
+    """Output of the encoder, if it runs, and input of the fuser in one forward pass."""
 
     outputs: BaseModelOutput
     fuser_inputs: FuserInputs
@@ -192,7 +195,10 @@ class _Record:
         """Return the encoder's output with every state of the layer replaced by `mean` `[H]`."""
         states = list(self.outputs.hidden_states)
         states[layer + 1] = mean.to(states[layer + 1]).expand_as(states[layer + 1])
-        return replace(self.outputs, hidden_states=tuple(states))
+        changes = {"hidden_states": tuple(states)}
+        if layer + 2 == len(states):  # a residual head uses the encoder's own output
+            changes["last_hidden_state"] = states[-1]
+        return replace(self.outputs, **changes)
 
 
 class _Replay(nn.Module):
@@ -220,6 +226,20 @@ def _recorded(fusing: Any) -> Iterator[_Record]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _without_layer(
+    fusing: Any, batch: ModelInputs, record: _Record, layer: int, mean: torch.Tensor
+) -> Iterator[ModelInputs]:
+    """Yield inputs with which the model computes a batch without the information of one layer."""
+    if STATES not in batch:
+        with _replayed(fusing, record.ablated(layer, mean)):
+            yield batch
+        return
+    states = batch[STATES].clone()
+    states[..., fusing.fuser.layers.index(layer), :, :] = mean.to(states)
+    yield {**batch, STATES: states}
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Report on how much a run's model uses each layer, for its folder and card."""
 
 from datasets import Dataset
-from torch.utils.data import DataLoader
 
 from hf_layerfusion.evaluation.layer_use import LayerUse, layer_use
 from hf_layerfusion.hub.markdown import markdown_table
@@ -18,8 +17,7 @@ def measure_layers(trainer: LayerFusionTrainer, examples: Dataset) -> LayerUse |
     if not hasattr(model.base_model, "fuser"):
         return None
     part = examples.select(range(min(NUM_TEXTS, len(examples))))
-    batches = DataLoader(part, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
-    return layer_use(model, batches)
+    return layer_use(model, trainer.get_local_dataloader(part))
 
 
 def layers_section(use: LayerUse | None) -> str:

@@ -109,12 +109,13 @@ def make_trainer(
 def train_and_predict(trainer: LayerFusionTrainer, encoded: dict[str, Dataset]) -> RunResult:
     """Train, then predict the validation and test splits."""
     arguments: RunTrainingArguments = trainer.args
-    seconds = timed_training(trainer)
-    metrics: dict[str, dict[str, float]] = {}
-    logits, labels = np.empty((0, trainer.model.num_labels)), None
     scored = [split for split in ("validation", "test") if split in encoded]
     if arguments.eval_strategy == "no":
         scored = scored[-1:]  # validation data are predicted only if there are no test data
+    trainer.frozen_states.further = [encoded[split] for split in scored]
+    seconds = timed_training(trainer)
+    metrics: dict[str, dict[str, float]] = {}
+    logits, labels = np.empty((0, trainer.model.num_labels)), None
     for split in scored:
         output = trainer.predict(encoded[split], metric_key_prefix=split)
         logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions

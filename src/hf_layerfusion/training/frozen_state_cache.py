@@ -106,6 +106,8 @@ class FrozenStateCache:
 
     def __init__(self, args: LayerFusionTrainingArguments, tokenizer: Any) -> None:
         self.args, self.tokenizer = args, tokenizer
+        self.further: list[Any] = []
+        """Data sets whose texts are cached beside those of training and evaluation, such as the test data."""
         self.reset()
 
     def reset(self) -> None:
@@ -133,10 +135,19 @@ class FrozenStateCache:
             self._read_with = _versions(encoder)
             each = [
                 rows
-                for given in datasets
+                for given in (*datasets, *self.further)
                 for rows in (given.values() if isinstance(given, Mapping) else [given])
             ]
             self.states = self._reader(model, accelerator).fill(each)
+        return StateCollator(collate, self.states, encoder_inputs(model))
+
+    def present(self, collate: Any, model: PreTrainedModel) -> Any:
+        """Return a collator as `collator` does, but compute nothing, so that a single process can call this method.
+
+        Where there are no states of the model's encoder, this is `collate`.
+        """
+        if self.states is None or self._read_with != _versions(get_encoders(model)[0]):
+            return collate
         return StateCollator(collate, self.states, encoder_inputs(model))
 
     def _reader(self, model: PreTrainedModel, accelerator: Accelerator) -> StateReader:

@@ -648,8 +648,16 @@ class LayerFusionTrainer(Trainer):
         return loader
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        """Return the data loader of a prediction, which shows every row once."""
-        return self._evaluation_loader(test_dataset, "test")
+        """Return the data loader of a prediction, which shows every row once. Texts whose states are cached are not
+        encoded again; others are not added to the cache."""
+        collator = self.data_collator if self.frozen_states.states is None else self._collator()
+        with changed(self, data_collator=collator):
+            return self._evaluation_loader(test_dataset, "test")
+
+    def get_local_dataloader(self, dataset: Dataset) -> DataLoader:
+        """Return a data loader of all rows in their order, which a single process can read while the others wait."""
+        collator = self.frozen_states.present(self.data_collator, cast(PreTrainedModel, self.model))
+        return DataLoader(dataset, self.args.eval_batch_size, collate_fn=collator)
 
     def _evaluation_loader(self, dataset: Any, description: str) -> DataLoader:
         args, batch_size = self.args, self.args.eval_batch_size
