@@ -209,7 +209,7 @@ def test_held_out_loss_is_the_mean_over_all_masked_tokens(call, files, tmp_path)
     data = PretrainingDataArguments(
         train_file=[str(files / "a.csv")], validation_file=[str(files / "held-out.csv")], max_seq_length=32
     )
-    rows = list(open_streams(data, tokenizer, seed=42)[0]["validation"])
+    rows = list(open_streams(data, tokenizer, 42, MaskedLanguageModeling())[0]["validation"])
     batch = MaskedLanguageModeling().collator(tokenizer)(rows)
     labels = batch.pop("labels")
     with torch.no_grad():
@@ -225,6 +225,26 @@ def test_simcse_saves_the_plain_encoder(call, tmp_path, tiny_encoder_dir):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["architectures"] == ["BertModel"]
     assert config["hidden_dropout_prob"] == 0.3
+
+
+def test_adjacent_sentences_are_pairs_of_one_text_on_one_side_of_the_split(call, tmp_path, caplog):
+    """30 texts of 2 and 3 sentences, a third of them with one on each line."""
+    words = [text for text, _ in tiny_texts(90, seed=4)]
+    texts = [
+        (". ", "! ", "\n")[number % 3].join(words[3 * number : 3 * number + 2 + number % 2])
+        for number in range(30)
+    ]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    with caplog.at_level(logging.INFO):
+        results = call(
+            tmp_path / "run", train_file=[str(tmp_path / "texts.jsonl")], objective="adjacent",
+            validation_fraction=0.3,
+        )  # fmt: skip
+    assert results["texts"] < 45
+    assert f"train: {results['texts']} pairs of adjacent sentences" in caplog.text
+    assert f"validation: {45 - results['texts']} pairs of adjacent sentences" in caplog.text
+    assert results["validation_loss"] != results["start_loss"]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["architectures"] == ["BertModel"]
 
 
 def test_rates_by_layer_are_shown_and_nothing_is_written(call, tmp_path):
@@ -308,7 +328,11 @@ MISTAKES = {
     "fewer than no rows": ({"max_eval_samples": -1}, "--max_eval_samples must be 1 or more, found -1"),
     "buffer": ({"shuffle_buffer_size": -1}, "--shuffle_buffer_size must be 0 or more"),
     "head steps": ({"head_steps": -1}, "--head_steps must be 0 or more"),
-    "objective": ({"objective": "nsp"}, "objective must be one of mlm, simcse"),
+    "objective": ({"objective": "nsp"}, "objective must be one of mlm, simcse, adjacent"),
+    "no adjacent sentences": (
+        {"objective": "adjacent"},
+        "train: has no pairs of adjacent sentences with --validation_fraction 0.0; choose another fraction or other",
+    ),
     "a text a batch": (
         {"objective": "simcse", "per_device_train_batch_size": 1},
         "per_device_train_batch_size must be 2 or more for SimCSE, found 1",

@@ -1,4 +1,4 @@
-"""Masked tokens and SimCSE: batches and losses against their definitions."""
+"""Masked tokens, SimCSE and adjacent sentences: batches and losses against their definitions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.objectives import (
     OBJECTIVES,
+    AdjacentSentences,
     MaskedLanguageModeling,
     SimCSE,
     make_objective,
@@ -164,10 +165,70 @@ def test_a_trained_step_of_simcse_draws_texts_apart():
     assert uniformity() < before - 0.1
 
 
+PAIRS = [
+    ("what a day", "nice music and sweet coffee"),
+    ("nice music and sweet coffee", "an awful day at work"),
+    ("i love it", "i hate it so much"),
+    ("what a day", "bad"),
+]
+"""Sentences 0 to 2 of one text, whose middle one is in two pairs; and two pairs that begin alike."""
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_adjacent_sentences_are_told_from_those_of_other_pairs_in_both_directions(pooling):
+    """Against the definition, sentence by sentence, in float64 and without padding."""
+    tokenizer = tiny_tokenizer()
+    model = AutoModel.from_config(tiny_config("bert", 2)).double().eval()
+    objective = make_objective({"adjacent": {"pooling": pooling, "temperature": 0.5}})
+    encoded = objective.encode(tokenizer, 16, *(list(side) for side in zip(*PAIRS, strict=True)))
+    examples = [{name: encoded[name][row] for name in encoded} | {DRAW: row} for row in range(len(PAIRS))]
+    batch = objective.collator(tokenizer)(examples)
+    assert set(batch) == {"input_ids", "token_type_ids", "attention_mask"}
+    assert batch["input_ids"].shape[:2] == (4, 2)
+
+    def vector(sentence: str) -> torch.Tensor:
+        with torch.no_grad():
+            states = model(**tokenizer(sentence, return_tensors="pt")).last_hidden_state[0]
+        return F.normalize(states[0] if pooling == "cls" else states.mean(0), dim=0)
+
+    losses = []
+    for place, (first, second) in enumerate(PAIRS):
+        for own, candidates in ((first, [b for _, b in PAIRS]), (second, [a for a, _ in PAIRS])):
+            scores = {
+                other: (vector(own) @ vector(candidate) / 0.5).exp()
+                for other, candidate in enumerate(candidates)
+                if other == place or not {first, second} & set(PAIRS[other])
+            }
+            losses.append(-(scores[place] / sum(scores.values())).log())
+    expected = torch.stack(losses).mean()
+    assert objective.loss(model, batch).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_a_trained_step_brings_adjacent_sentences_together():
+    objective = AdjacentSentences()
+    texts = [text for text, _ in tiny_texts(24, seed=7)]
+    tokenizer = tiny_tokenizer()
+    encoded = objective.encode(tokenizer, 16, texts[::2], texts[1::2])
+    batch = objective.collator(tokenizer)(
+        [{name: encoded[name][row] for name in encoded} for row in range(12)]
+    )
+    torch.manual_seed(0)
+    model = AutoModel.from_config(tiny_config("bert", 2)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = objective.loss(model, batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("nsp", "objective must be one of mlm, simcse, found 'nsp'"),
+        ("nsp", "objective must be one of mlm, simcse, adjacent, found 'nsp'"),
         ({"simcse": {"pooling": "max"}}, "pooling must be one of mean, cls, found 'max'"),
         ({"simcse": {"temperature": 0}}, "temperature must be a finite number above 0, found 0"),
         ({"mlm": {"mlm_probability": 1.5}}, "mlm_probability must lie between 0 and 1, found 1.5"),
@@ -189,5 +250,5 @@ def test_a_tokenizer_without_mask_is_refused():
 
 
 def test_every_objective_is_in_the_table_with_a_docstring():
-    assert list(OBJECTIVES) == ["mlm", "simcse"]
+    assert list(OBJECTIVES) == ["mlm", "simcse", "adjacent"]
     assert all(each.__doc__ for each in OBJECTIVES.values())

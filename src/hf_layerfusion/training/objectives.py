@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import exp
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers import (
@@ -20,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hf_layerfusion.data.sentences import adjacent_sentences
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.regularizers.simcse import simcse_loss
 from hf_layerfusion.training.class_balance import IGNORED
@@ -36,11 +38,33 @@ class Objective(ABC):
 
     Attributes:
         model_class: the Auto class that its model is loaded by.
-        least_batch: texts that a device's batch must have for there to be something to learn.
+        least_batch: examples that a device's batch must have for there to be something to learn.
+        unit: what an example is, in messages.
+        columns: names of the texts of an example.
     """
 
     model_class: ClassVar[Any]
     least_batch: ClassVar[int] = 1
+    unit: ClassVar[str] = "texts"
+    columns: ClassVar[tuple[str, ...]] = ("text",)
+
+    def examples(self, text: str) -> Iterable[tuple[str, ...]]:
+        """Return the examples that a text of the corpus gives, each with a text for every one of `columns`."""
+        return [(text,)]
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, *texts: list[str]
+    ) -> dict[str, list[Any]]:
+        """Return the inputs of a batch of examples, by name.
+
+        Args:
+            tokenizer: that of the model.
+            max_seq_length: tokens that a text is truncated to.
+            *texts: the texts of all examples, a list for each of `columns`.
+        """
+        return dict(
+            tokenizer(*texts, truncation=True, max_length=max_seq_length, return_special_tokens_mask=True)
+        )
 
     @abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
@@ -153,9 +177,8 @@ POOLINGS = ("mean", "cls")
 
 
 @dataclass(kw_only=True)
-class SimCSE(Objective):
-    """Contrastive learning: a text's vectors under two draws of dropout masks are closer than those of other texts
-    (unsupervised SimCSE, Gao et al. 2021; ExTraBERT's future work). Dropout stays on for held-out texts too.
+class ContrastiveObjective(Objective):
+    """Base class of the objectives that tell the other text of a pair from those of the other pairs of the batch.
 
     The others are those of a device's batch: more processes or `gradient_accumulation_steps` add none.
 
@@ -188,6 +211,20 @@ class SimCSE(Objective):
         """Return the collator that pads texts."""
         return PaddingCollator(tokenizer)
 
+    def vectors(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the texts' vectors `[B, H]`, in fp32 at least, from `states` `[B, T, H]`."""
+        states = states.to(torch.promote_types(states.dtype, torch.float32))
+        if self.pooling == "cls":
+            return states[:, 0]
+        mask = attention_mask.unsqueeze(-1)
+        return (states * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+@dataclass(kw_only=True)
+class SimCSE(ContrastiveObjective):
+    """Contrastive learning: a text's vectors under two draws of dropout masks are closer than those of other texts
+    (unsupervised SimCSE, Gao et al. 2021). Dropout stays on for held-out texts too."""
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the contrastive loss of the texts of a batch."""
         # One pass over each text twice: DDP takes one call a backward, and each row has dropout masks of its own.
@@ -200,16 +237,75 @@ class SimCSE(Objective):
         first, second = self.vectors(states, twice["attention_mask"]).chunk(2)
         return simcse_loss(first, second, self.temperature)
 
-    def vectors(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the texts' vectors `[B, H]`, in fp32 at least, from `states` `[B, T, H]`."""
-        states = states.to(torch.promote_types(states.dtype, torch.float32))
-        if self.pooling == "cls":
-            return states[:, 0]
-        mask = attention_mask.unsqueeze(-1)
-        return (states * mask).sum(dim=1) / mask.sum(dim=1)
+
+@dataclass(kw_only=True)
+class AdjacentSentences(ContrastiveObjective):
+    """Contrastive learning from adjacent sentences: a sentence is closer to its neighbor than to the sentences of other
+    pairs (ExTraBERT, section 7, as future work).
+
+    ExTraBERT names "a contrastive pre-training objective using comparison of adjacent sentences in unlabeled corpus
+    data" and leaves the rest open. Here the loss is that of Neelakantan et al. 2022 (section 2): cross-entropy over the
+    cosines of a batch, both from first sentences to second ones and back. Equal sentences are never negatives of each
+    other, so that overlapping pairs of one text can stand in one batch.
+    """
+
+    unit: ClassVar[str] = "pairs of adjacent sentences"
+    columns: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+
+    def examples(self, text: str) -> Iterable[tuple[str, ...]]:
+        """Return the pairs of adjacent sentences of a text (`data.sentences`)."""
+        return adjacent_sentences(text)
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, *texts: list[str]
+    ) -> dict[str, list[Any]]:
+        """Return the inputs of pairs whose sentences are encoded separately: two lists for each pair."""
+        first, second = (
+            tokenizer(sentences, truncation=True, max_length=max_seq_length) for sentences in texts
+        )
+        return {name: [list(pair) for pair in zip(first[name], second[name], strict=True)] for name in first}
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the contrastive loss of a batch of pairs, with inputs of `[B, 2, T]`."""
+        apart = {name: torch.cat(values.unbind(1)) for name, values in batch.items()}
+        states = model(**apart).last_hidden_state
+        first, second = self.vectors(states, apart["attention_mask"]).chunk(2)
+        return pair_loss(first, second, equal_sentences(batch["input_ids"]), self.temperature)
 
 
-OBJECTIVES: dict[str, type[Objective]] = {"mlm": MaskedLanguageModeling, "simcse": SimCSE}
+def equal_sentences(input_ids: Tensor) -> Tensor:
+    """Return for which pairs i and j `[B, B]` a sentence of i is a sentence of j, other than i and j being the same.
+
+    Args:
+        input_ids: `[B, 2, T]`.
+    """
+    sentences = input_ids.unsqueeze(1).unsqueeze(3) == input_ids.unsqueeze(0).unsqueeze(2)
+    return sentences.all(dim=-1).flatten(2).any(dim=-1).fill_diagonal_(False)
+
+
+def pair_loss(first: Tensor, second: Tensor, excluded: Tensor, temperature: float) -> Tensor:
+    """Return the mean of both cross-entropies over a batch's cosines: that of each first vector's own second vector
+    among all second ones, and the reverse.
+
+    Source: Neelakantan et al. 2022, section 2.
+
+    Args:
+        first: vectors `[B, H]`.
+        second: vectors of their partners, `[B, H]`.
+        excluded: pairs `[B, B]` that are not compared; not the diagonal.
+        temperature: τ, by which the cosines are divided.
+    """
+    cosines = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T
+    logits = (cosines / temperature).masked_fill(excluded, float("-inf"))
+    own = torch.arange(len(first), device=first.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "mlm": MaskedLanguageModeling,
+    "simcse": SimCSE,
+    "adjacent": AdjacentSentences,
+}
 """Objectives by name."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import datasets
@@ -21,23 +21,27 @@ class TextStream(IterableDataset):
     it is the same whether a run was interrupted, or shared out among processes, or not.
 
     Args:
-        texts: rows with a column `text`.
+        texts: rows with `columns`.
         length: their number, so that the Trainer can count epochs.
-        encode: from a batch of texts to the columns of the model's inputs; `None` where there is no text.
+        encode: from a batch of texts, a list for each of `columns`, to the columns of the model's inputs.
         seed: of the order and the draws.
-        buffer_size: number of texts that each next one is drawn from; 0 keeps the order.
+        buffer_size: number of rows that each next one is drawn from; 0 keeps the order.
+        columns: columns of texts.
     """
 
     def __init__(
         self,
         texts: datasets.IterableDataset,
         length: int,
-        encode: Callable[[list[str]], dict[str, list[Any]]],
+        encode: Callable[..., dict[str, list[Any]]],
         seed: int,
         buffer_size: int = 0,
+        columns: Sequence[str] = ("text",),
     ) -> None:
         shuffled = texts.shuffle(seed=seed, buffer_size=buffer_size) if buffer_size else texts
-        self.rows = shuffled.map(encode, batched=True, input_columns="text", remove_columns="text")
+        self.rows = shuffled.map(
+            encode, batched=True, input_columns=list(columns), remove_columns=list(columns)
+        )
         self.length, self.seed, self.epoch = length, seed, 0
 
     def with_draws_of(self, seed: int) -> TextStream:

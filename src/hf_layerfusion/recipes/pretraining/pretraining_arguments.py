@@ -29,8 +29,10 @@ class PretrainingDataArguments:
     skip_incomplete: bool = option(
         False, "Leave out rows without a text, with a warning that counts them, instead of refusing the file."
     )
-    max_train_samples: int | None = option(None, "Train on this many first texts.")
-    max_eval_samples: int | None = option(None, "Evaluate on this many first held-out texts.")
+    max_train_samples: int | None = option(None, "Train on this many first texts, or pairs of sentences.")
+    max_eval_samples: int | None = option(
+        None, "Evaluate on this many first held-out texts, or pairs of sentences."
+    )
     max_seq_length: int = option(128, "Tokens that a text is truncated to.")
     shuffle_buffer_size: int = option(
         10_000,
@@ -49,9 +51,9 @@ class PretrainingArguments(LayerFusionTrainingArguments):
     objective: dict[str, Any] | str | None = field(
         default="mlm",
         metadata={
-            "help": "mlm (masked tokens) or simcse (a sentence under two draws of dropout masks), or with settings as "
-            'json: {"simcse": {"pooling": "cls", "temperature": 0.05}}. The settings are the fields of the classes in '
-            "hf_layerfusion.training.objectives."
+            "help": "mlm (masked tokens), simcse (a text under two draws of dropout masks) or adjacent (adjacent "
+            'sentences of a text), or with settings as json: {"simcse": {"pooling": "cls", "temperature": 0.05}}. The '
+            "settings are the fields of the classes in hf_layerfusion.training.objectives."
         },
     )
     head_steps: int = option(

@@ -13,6 +13,7 @@ from hf_layerfusion.data.fingerprints import Fingerprint, RowHash
 from hf_layerfusion.data.streaming import is_held_out, stream_texts
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.pretraining.pretraining_arguments import PretrainingDataArguments
+from hf_layerfusion.training.objectives import Objective
 from hf_layerfusion.training.text_stream import TextStream
 
 logger = logging.getLogger(__name__)
@@ -21,17 +22,25 @@ TRAIN, VALIDATION = "train", "validation"
 
 
 def corpus_rows(
-    paths: list[str], text_columns: tuple[str, ...], skip_incomplete: bool, share: float, seed: int, part: str
+    paths: list[str],
+    text_columns: tuple[str, ...],
+    skip_incomplete: bool,
+    share: float,
+    seed: int,
+    part: str,
+    objective: Objective,
 ) -> Iterator[dict[str, str]]:
-    """Yield the texts of several files, either the held-out share or the rest (`data.streaming.is_held_out`)."""
+    """Yield the objective's examples of the texts of several files, either of the held-out share of the texts or of the
+    rest (`data.streaming.is_held_out`)."""
     for path in paths:
         for text in stream_texts(path, text_columns=text_columns, skip_incomplete=skip_incomplete):
             if is_held_out(text, share, seed) == (part == VALIDATION):
-                yield {"text": text}
+                for example in objective.examples(text):
+                    yield dict(zip(objective.columns, example, strict=True))
 
 
 def open_streams(
-    arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase, seed: int
+    arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase, seed: int, objective: Objective
 ) -> tuple[dict[str, TextStream], dict[str, Fingerprint]]:
     """Open the streams `train` and, if texts are held out, `validation`, and return them with their fingerprints.
 
@@ -58,6 +67,7 @@ def open_streams(
             "share": share,
             "seed": arguments.split_seed,
             "part": part,
+            "objective": objective,
         }
         texts = RowHash()
         for row in islice(corpus_rows(**options), limit):
@@ -65,23 +75,21 @@ def open_streams(
         record[part] = texts.fingerprint()
         length = record[part]["rows"]
         if not length:
-            raise UserError(f"{part}: has no texts with --validation_fraction {fraction}; choose another.")
+            raise UserError(
+                f"{part}: has no {objective.unit} with --validation_fraction {fraction}; choose another fraction or "
+                "other files."
+            )
         rows = datasets.IterableDataset.from_generator(corpus_rows, gen_kwargs=options)
         streams[part] = TextStream(
             rows if limit is None else rows.take(limit),
             length,
-            partial(_encode, tokenizer, arguments.max_seq_length),
+            partial(objective.encode, tokenizer, arguments.max_seq_length),
             seed,
             arguments.shuffle_buffer_size if part == TRAIN else 0,
+            objective.columns,
         )
-        logger.info("%s: %s texts", part, f"{length:,}")
+        logger.info("%s: %s %s", part, f"{length:,}", objective.unit)
     return streams, record
-
-
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, max_seq_length: int, texts: list[str]
-) -> dict[str, list[Any]]:
-    return dict(tokenizer(texts, truncation=True, max_length=max_seq_length, return_special_tokens_mask=True))
 
 
 def _check_data(arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -259,7 +259,7 @@ def pretrain(
             open_hub(arguments)
         tokenizer = load_tokenizer(model_arguments)
         seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
-        streams, record = open_streams(data_arguments, tokenizer, seed)
+        streams, record = open_streams(data_arguments, tokenizer, seed, objective)
         if arguments.eval_strategy != "no" and VALIDATION not in streams:
             raise UserError(
                 f"--eval_strategy {arguments.eval_strategy.value} needs held-out texts, found none; name "
