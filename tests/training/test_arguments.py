@@ -29,6 +29,8 @@ from tests.training.small import small_arguments
         ({"class_balance": "some"}, "class_balance"),
         ({"class_balance": "sampling", "train_sampling_strategy": "sequential"}, "train_sampling_strategy"),
         ({"class_balance": "weights", "label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1"),
+        ({"class_balance": "sampling", "balance_bins": 1}, "balance_bins must be 2 or more, found 1"),
+        ({"balance_bins": 6}, "balance_bins=6 has no effect without class_balance"),
         ({"task_mixing": "roundrobin"}, "shuffled, round_robin"),
         ({"task_temperature": 0.0}, "task_temperature"),
         ({"task_temperature": float("inf")}, "task_temperature"),

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.class_balance import (
     ClassWeights,
+    RowClasses,
     balanced_rows,
     class_labels,
     class_weights,
+    value_bins,
     weighted_cross_entropy,
 )
 
@@ -69,20 +71,50 @@ def test_class_labels(labels: list[object], expected: list[int] | None) -> None:
 
 def test_a_loss_that_is_not_cross_entropy_is_refused() -> None:
     logits, labels = torch.randn(8, 2), torch.tensor([0, 1] * 4)
-    weights = ClassWeights({"para": [0, 0, 0, 1]})
+    weights = ClassWeights({"para": RowClasses([0, 0, 0, 1])})
     own = torch.nn.functional.cross_entropy(logits, labels)
     assert weights.weighed("para", own, logits, labels) != own
     assert weights.weighed("sim", own, logits, labels) is own
     for loss, shape in ((own * 2, logits), (own, logits[:, 0])):
         with pytest.raises(UserError, match="task 'para' must be cross-entropy") as caught:
-            ClassWeights({"para": [0, 0, 0, 1]}).weighed("para", loss, shape, labels)
+            ClassWeights({"para": RowClasses([0, 0, 0, 1])}).weighed("para", loss, shape, labels)
         assert "\n" not in str(caught.value)
 
 
 def test_classes_of_the_model_that_the_data_lack() -> None:
     logits, labels = torch.randn(4, 5), torch.tensor([0, 1, 1, 1])
     own = torch.nn.functional.cross_entropy(logits, labels)
-    found = ClassWeights({"five": [0, 1, 1, 1]}).weighed("five", own, logits, labels)
+    found = ClassWeights({"five": RowClasses([0, 1, 1, 1])}).weighed("five", own, logits, labels)
     torch.testing.assert_close(
         found, weighted_cross_entropy(logits, labels, torch.tensor([2, 2 / 3, 1, 1, 1]))
     )
+
+
+# STS: values with peaks at the whole numbers, here most of them high
+SCORES = [0.0, 1.2, 3.8, 4.0, 4.2, 4.2, 5.0, 5.0]
+
+
+def test_bins_of_a_regression_s_values() -> None:
+    """Five bins of width 1 from 0 to 5; that from 2 to 3 is empty, and 4.0 begins the last one."""
+    found = value_bins(SCORES, 5)
+    assert found is not None
+    assert found.classes == [0, 1, 3, 4, 4, 4, 4, 4]
+    assert found.edges.tolist() == [1, 2, 3, 4]
+    assert value_bins([2.5, 2.5], 4).classes == [2, 2]
+    assert value_bins([1.0, float("nan")], 2) is None
+    assert value_bins([[1.0], [2.0]], 2) is None
+    assert value_bins(["a", "b"], 2) is None
+
+
+def test_a_regression_is_weighed_by_bins() -> None:
+    """Four bins have rows: 8 / (4 · 1) for each of three rows, 8 / (4 · 5) for each of the five in the last."""
+    torch.manual_seed(2)
+    weights = ClassWeights({"sts": value_bins(SCORES, 5)})
+    logits, labels = torch.randn(8, 1), torch.tensor(SCORES)
+    own = torch.nn.functional.mse_loss(logits[:, 0], labels)
+    factors = torch.tensor([2.0] * 3 + [0.4] * 5)
+    expected = (factors * (logits[:, 0] - labels) ** 2).mean()
+    torch.testing.assert_close(weights.weighed("sts", own, logits, labels), expected)
+    torch.testing.assert_close(weights.weighed("sts", own, logits[:, 0], labels), expected)
+    with pytest.raises(UserError, match="task 'sts' must be the mean squared error, found another"):
+        ClassWeights({"sts": value_bins(SCORES, 5)}).weighed("sts", own * 2, logits, labels)

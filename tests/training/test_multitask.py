@@ -486,6 +486,26 @@ def test_one_task_is_balanced_too(tmp_path: Path) -> None:
     floats = [row | {"labels": 0.5} for row in train]
     with pytest.raises(UserError, match="class_balance=weights needs a task"):
         small_trainer(tmp_path, train=floats, class_balance="weights")
+    with pytest.raises(UserError, match="balance_bins=3 needs a task whose labels are single numbers"):
+        small_trainer(tmp_path, train=train, class_balance="weights", balance_bins=3)
+
+
+def test_a_regression_among_tasks_is_balanced_by_bins(tmp_path: Path) -> None:
+    """20 of 24 values are 0, the others lie between 2 and 3: both bins give half of the rows."""
+    train = train_sets(five=24, sim=24)
+    for index, row in enumerate(train["sim"]):
+        row["labels"] = 2 + index / 4 if index < 4 else 0.0
+    settings = {"task_mixing": "together", "per_device_train_batch_size": 24, "balance_bins": 2}
+    trainer = tasks_trainer(tmp_path, small_tasks_model(), train, class_balance="sampling", **settings)
+    (batch,) = trainer.get_train_dataloader()
+    assert (batch["tasks"]["sim"]["labels"] > 1).sum() == 12
+    plain = tasks_trainer(tmp_path, small_tasks_model(), train, **(settings | {"balance_bins": None}))
+    weighed = tasks_trainer(tmp_path, small_tasks_model(), train, class_balance="weights", **settings)
+    losses = []
+    for trainer in (plain, weighed):
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    assert losses[0] != pytest.approx(losses[1], abs=1e-4)
 
 
 def test_a_frozen_encoder_stays(tmp_path: Path) -> None:

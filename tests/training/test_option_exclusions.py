@@ -40,6 +40,7 @@ USED: dict[str, dict[str, Any]] = {
     "on_divergence": {"on_divergence": "skip"},
     "class_balance": {"class_balance": "sampling"},
     "class_balance weights": {"class_balance": "weights"},
+    "balance_bins": {"balance_bins": 5, "class_balance": "sampling"},
     "task_mixing": {"task_mixing": "together"},
     "task_temperature": {"task_temperature": 3.0, "task_mixing": "temperature"},
     "task_loss": {"task_loss": "mean"},
@@ -98,6 +99,7 @@ EXCLUDED = {
     ("head_first_epochs", "init_from_probe"),  # for the cached states that it comes with
     ("class_balance", "train_sampling_strategy"),
     ("class_balance weights", "label_smoothing_factor"),
+    ("balance_bins", "train_sampling_strategy"),  # for the balance that it comes with
 }
 
 
@@ -137,7 +139,11 @@ def test_of_two_options_those_that_exclude_each_other_are_refused(tmp_path: Path
 
 def test_rows_of_the_table_and_of_the_test_are_the_same() -> None:
     def known(pair: tuple[str, str]) -> frozenset[str]:
-        comes_with = {"low_memory": "regularizers", "init_from_probe": "cache_frozen_states"}
+        comes_with = {
+            "low_memory": "regularizers",
+            "init_from_probe": "cache_frozen_states",
+            "balance_bins": "class_balance",
+        }
         return frozenset(comes_with.get(name, name).split()[0] for name in pair)
 
     tested = {known(pair) for pair in EXCLUDED} | {frozenset(("task_mixing", "task_temperature"))}

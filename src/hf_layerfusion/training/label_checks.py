@@ -11,7 +11,7 @@ from datasets import Dataset as ArrowDataset
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK
-from hf_layerfusion.training.class_balance import IGNORED, class_labels
+from hf_layerfusion.training.class_balance import IGNORED, RowClasses, class_labels, value_bins
 from hf_layerfusion.training.task_data import LABELS, MultitaskDataset, TaskDataset
 
 
@@ -76,15 +76,17 @@ def _fit(labels: Sequence[Any], task: Any) -> bool:
     return bool(np.all((low <= values) & (values <= high) & np.isfinite(values)))
 
 
-def classes_of_tasks(train_dataset: Any, option: str) -> dict[str, list[int]]:
-    """Return the class of each training row, for each task that has classes; those of one task under `ONE_TASK`.
+def classes_of_tasks(train_dataset: Any, option: str, bins: int | None = None) -> dict[str, RowClasses]:
+    """Return what the training rows are balanced by, for each task that has classes or values in bins; that of one task
+    is under `ONE_TASK`.
 
     Args:
         train_dataset: The training data of one task or of several; None for none.
         option: The value of `class_balance`, for the message.
+        bins: Number of bins of a regression's values; None leaves regressions out.
 
     Raises:
-        UserError: No task has classes.
+        UserError: No task can be balanced, or there are bins and no regression.
     """
     if train_dataset is None:
         return {}
@@ -92,12 +94,20 @@ def classes_of_tasks(train_dataset: Any, option: str) -> dict[str, list[int]]:
         datasets = train_dataset.tasks
     else:
         datasets = {ONE_TASK: TaskDataset("one", train_dataset, "training")}
-    classes = {}
+    classes: dict[str, RowClasses] = {}
     for task, dataset in datasets.items():
         column = next((name for name in (LABELS, "label") if name in dataset.columns), None)
-        found = None if column is None else class_labels(dataset.column(column))
-        if found is not None:
-            classes[task] = found
+        if column is None:
+            continue
+        labels = dataset.column(column)
+        if (found := class_labels(labels)) is not None:
+            classes[task] = RowClasses(found)
+        elif bins is not None and (binned := value_bins(labels, bins)) is not None:
+            classes[task] = binned
+    if bins is not None and all(of_task.edges is None for of_task in classes.values()):
+        raise UserError(
+            f"balance_bins={bins} needs a task whose labels are single numbers with decimals, found none; leave it out"
+        )
     if not classes:
         raise UserError(
             f"class_balance={option} needs a task whose labels are single whole numbers, found none; set "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.metric_registry import EVAL_PREFIX, greater_is_better
 from hf_layerfusion.regularizers.task_outputs import task_inputs
 from hf_layerfusion.training.best_checkpoint import metric_names
+from hf_layerfusion.training.class_balance import RowClasses
 from hf_layerfusion.training.collators import TASKS, MultitaskCollator, PaddingCollator
 from hf_layerfusion.training.label_checks import check_labels, with_labels
 from hf_layerfusion.training.log_aggregation import Logs, LogSource
@@ -164,13 +165,13 @@ class Tasks(LogSource):
     # Training
 
     def batch_sampler(
-        self, batch_size: int, classes: Mapping[str, Sequence[int]], epoch: Callable[[], int]
+        self, batch_size: int, classes: Mapping[str, RowClasses], epoch: Callable[[], int]
     ) -> MultitaskBatchSampler:
         """Return the sampler of the training batches, mixed by `task_mixing`.
 
         Args:
             batch_size: Rows of a micro-batch.
-            classes: The class of each row, for each task that has classes.
+            classes: What the rows are balanced by, for each task that is.
             epoch: Returns the number of the epoch that begins.
 
         Raises:
@@ -185,7 +186,9 @@ class Tasks(LogSource):
                 len(of_task),
                 size,
                 lengths=of_task.lengths(args.length_column_name) if grouped else None,
-                classes=classes.get(task) if args.class_balance == "sampling" else None,
+                classes=(
+                    classes[task].classes if args.class_balance == "sampling" and task in classes else None
+                ),
                 shuffled=args.train_sampling_strategy != "sequential",
             )
             for task, of_task in datasets.items()

@@ -51,7 +51,7 @@ from hf_layerfusion.training.checkpoints import (
     checkpoint_to_resume,
     verify_checkpoint,
 )
-from hf_layerfusion.training.class_balance import ClassWeights
+from hf_layerfusion.training.class_balance import ClassWeights, RowClasses
 from hf_layerfusion.training.collators import TASKS
 from hf_layerfusion.training.divergence import DivergenceGuard, SkippedSteps
 from hf_layerfusion.training.frozen_state_cache import (
@@ -293,10 +293,10 @@ class LayerFusionTrainer(Trainer):
         self.train_dataset, self.eval_dataset = tasks.training, tasks.evaluation
         return tasks
 
-    def _class_labels(self) -> dict[str, list[int]]:
+    def _class_labels(self) -> dict[str, RowClasses]:
         if self.args.class_balance == "weights":
             self._check_own_loss("class_balance=weights weighs the loss that the model computes itself")
-        return classes_of_tasks(self.train_dataset, str(self.args.class_balance))
+        return classes_of_tasks(self.train_dataset, str(self.args.class_balance), self.args.balance_bins)
 
     def _check_own_loss(self, rule: str) -> None:
         if self.compute_loss_func is not None:
@@ -612,7 +612,7 @@ class LayerFusionTrainer(Trainer):
             )
 
     def _seeded_sampler(self, dataset: Any) -> SeededSampler:
-        classes = self.class_labels[ONE_TASK] if self.args.class_balance == "sampling" else None
+        classes = self.class_labels[ONE_TASK].classes if self.args.class_balance == "sampling" else None
         return seeded_sampler(self.args, dataset, classes, self._main_input, self._epoch)
 
     def _epoch(self) -> int:

@@ -205,7 +205,16 @@ class LayerFusionTrainingArguments(TrainingArguments):
         default="none",
         metadata={
             "help": "For classes of unequal size: sampling shows each class as often as any other, weights multiplies "
-            "the cross-entropy of a row by N / (C n_c), n_c the rows of its class. Regression stays as it is."
+            "the cross-entropy of a row by N / (C n_c), n_c the rows of its class. A regression stays as it is without "
+            "balance_bins."
+        },
+    )
+    balance_bins: int | None = field(
+        default=None,
+        metadata={
+            "help": "With class_balance: balance a regression too, by this many bins of equal width between the lowest "
+            "and the highest value of its training labels, as if they were classes (the loss must be the squared "
+            "error)."
         },
     )
     task_mixing: str = field(
@@ -423,6 +432,17 @@ class LayerFusionTrainingArguments(TrainingArguments):
         if self.class_balance not in ("none", "sampling", "weights"):
             raise UserError(
                 f"class_balance must be none, sampling or weights, found {self.class_balance!r}; name one of them"
+            )
+        if self.balance_bins is None:
+            return
+        if self.balance_bins < 2:
+            raise UserError(
+                f"balance_bins must be 2 or more, found {self.balance_bins}; leave it out for none"
+            )
+        if self.class_balance == "none":
+            raise UserError(
+                f"balance_bins={self.balance_bins} has no effect without class_balance; set class_balance=sampling or "
+                "weights"
             )
 
     def _check_tasks(self) -> None:
