@@ -99,6 +99,22 @@ def test_cosine_embedding_is_torchs() -> None:
     assert (cosine[labels == 0] > 0).any() and (cosine[labels == 0] < 0).any()
 
 
+def test_cosine_embedding_of_a_regression_scales_labels_to_its_range() -> None:
+    """At the ends of the range it is torch's loss of similar and dissimilar pairs; between them it is linear."""
+    u, v = torch.randn(7, 5, dtype=torch.float64), torch.randn(7, 5, dtype=torch.float64)
+    cosine = F.cosine_similarity(u, v)
+    assert (cosine > 0).any() and (cosine < 0).any()
+    fields = {**NUMBER, **SIAMESE, "head": "cosine", "value_range": [1, 5]}
+    loss = loss_of("cosine_embedding", **fields)
+    similar, dissimilar = (F.cosine_embedding_loss(u, v, torch.full((7,), sign)) for sign in (1, -1))
+    for label, share in ((5.0, 1.0), (1.0, 0.0), (4.0, 0.75)):
+        found = loss(1 + 4 * cosine.unsqueeze(1), torch.full((7,), label))
+        expected = share * similar + (1 - share) * dissimilar
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
+    values = torch.tensor([[2.5]])
+    assert loss.logits(values) is values
+
+
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
@@ -111,7 +127,7 @@ def test_cosine_embedding_is_torchs() -> None:
         ("mse", SEVERAL),
         ("cosine_embedding", TWO),
         ("cosine_embedding", {**TWO, **SIAMESE, "features": ["cosine"]}),
-        ("cosine_embedding", {**NUMBER, **SIAMESE, "head": "cosine"}),
+        ("cosine_embedding", {**NUMBER, **SIAMESE, "features": ["cosine"]}),
     ],
 )
 def test_losses_without_their_inputs(name: str, fields: dict[str, Any]) -> None:

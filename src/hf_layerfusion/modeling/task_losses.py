@@ -136,19 +136,27 @@ class MeanSquaredError(ProbabilityLoss):
 
 
 class CosineEmbedding(ProbabilityLoss):
-    """1 − cos(u, v) for pairs of the second class, max(0, cos(u, v)) for pairs of the first (Iterative ensembles,
-    section 2).
+    """Cosine embedding loss: 1 − cos(u, v) for pairs of the second class, max(0, cos(u, v)) for pairs of the first
+    (Iterative ensembles, section 3, for paraphrases and STS).
+
+    For a regression, whose pairs have no class, it is t (1 − cos(u, v)) + (1 − t) max(0, cos(u, v)), where t is the
+    label scaled to [0, 1] by the task's range: the expected loss of a pair that is similar with probability t. The
+    paper leaves open how STS's values become the classes that the loss is defined for.
     """
 
-    needs = "two classes and the cosine head"
+    needs = "the cosine head and two classes or a regression"
 
     def fits(self) -> bool:
-        """Return whether the task has two classes and a cosine head."""
-        return self.task.is_binary and self.task.head == "cosine"
+        """Return whether the task has a cosine head, and two classes or values."""
+        return self.task.head == "cosine" and (self.task.is_binary or self.task.is_regression)
 
     def __call__(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        cosine, labels = values.float(), labels.view_as(values)
-        return mean_of_labelled(torch.where(labels.bool(), 1 - cosine, cosine.clamp(min=0)), labels)
+        cosine, targets = values.float(), labels.float().view_as(values)
+        if self.task.value_range is not None:
+            low, high = self.task.value_range
+            cosine, targets = (cosine - low) / (high - low), (targets - low) / (high - low)
+        losses = targets * (1 - cosine) + (1 - targets) * cosine.clamp(min=0)
+        return losses.mean() if self.task.is_regression else mean_of_labelled(losses, targets)
 
 
 TASK_LOSSES: dict[str, type[TaskLoss]] = {
