@@ -35,6 +35,8 @@ USED: dict[str, dict[str, Any]] = {
     "ema_decay": {"ema_decay": 0.99},
     "average_last": {"average_last": 0.5},
     "head_first_epochs": {"head_first_epochs": 1},
+    "distillation_weight": {"distillation_weight": 0.5},
+    "distillation_temperature": {"distillation_temperature": 3.0},
     "greater_is_better": {"greater_is_better": False},
     "decay_all": {"decay_all": True},
     "on_divergence": {"on_divergence": "skip"},
@@ -98,6 +100,10 @@ EXCLUDED = {
     ("head_first_epochs", "cache_frozen_states"),
     ("head_first_epochs", "init_from_probe"),  # for the cached states that it comes with
     ("class_balance", "train_sampling_strategy"),
+    ("distillation_weight", "class_balance"),
+    ("distillation_weight", "class_balance weights"),
+    ("distillation_weight", "balance_bins"),  # for the balance that it comes with
+    ("distillation_weight", "label_smoothing_factor"),
     ("class_balance weights", "label_smoothing_factor"),
     ("balance_bins", "train_sampling_strategy"),  # for the balance that it comes with
 }

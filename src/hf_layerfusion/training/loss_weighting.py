@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.trainer_pt_utils import find_batch_size
 
 from hf_layerfusion.regularizers.task_outputs import task_inputs
+from hf_layerfusion.training.distillation import TEACHER_LOGITS
 from hf_layerfusion.training.task_data import REPEATED
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
@@ -20,7 +21,8 @@ SHARES = "shares"
 
 
 def count_items(batch: dict[str, Any], label_names: Sequence[str], device: torch.device) -> Tensor:
-    """Return the number of terms that a model's mean loss runs over: labels other than -100, or else rows.
+    """Return the number of terms that a model's mean loss runs over: labels other than -100, or else rows. With a
+    teacher's predictions, all rows count.
 
     Args:
         batch: The batch; one marked as `REPEATED` counts as 0, and the mark is taken away.
@@ -30,6 +32,8 @@ def count_items(batch: dict[str, Any], label_names: Sequence[str], device: torch
     labels = batch.get(label_names[0]) if len(label_names) == 1 else None
     if batch.pop(REPEATED, False):
         return torch.zeros((), dtype=torch.int64, device=device)
+    if TEACHER_LOGITS in batch:  # rows without a label have a loss too
+        return torch.tensor(len(batch[TEACHER_LOGITS]), device=device)
     if isinstance(labels, Tensor) and not labels.is_floating_point():
         return (labels != -100).sum().to(device)
     return torch.tensor(find_batch_size(batch), device=device)

@@ -59,6 +59,15 @@ EXCLUSIONS = (
     ),
     Exclusion("epoch_decay", "warmup_steps", "has no warm-up", f"{_DECAY}warmup_steps=0", is_given=_not_one),
     Exclusion("regularizers", "label_smoothing_factor", "add to the loss that the model computes itself"),
+    Exclusion(
+        "distillation_weight", "label_smoothing_factor", "weighs the loss towards the labels as they are"
+    ),
+    Exclusion(
+        "distillation_weight",
+        "class_balance",
+        "trains on rows that may have no label",
+        is_against=lambda value: value != "none",
+    ),
     Exclusion("cache_frozen_states", "regularizers", f"{_STATES} any noise or other dropout"),
     Exclusion("cache_frozen_states", "unfreeze_per_epoch", f"{_STATES} any epoch that trains it"),
     Exclusion("cache_frozen_states", "neftune_noise_alpha", f"{_STATES} any noise"),

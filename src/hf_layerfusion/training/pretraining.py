@@ -126,6 +126,7 @@ def check_arguments(args: LayerFusionTrainingArguments, objective: Objective) ->
         "regularizers": (None, {}),
         "cache_frozen_states": (None,),
         "class_balance": ("none",),
+        "distillation_weight": (None,),
         "gradient_surgery": (None,),
         "label_smoothing_factor": (0,),
         "train_sampling_strategy": ("random",),

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.linear_probe import fit_linear_probe
+from hf_layerfusion.training.class_balance import IGNORED
 
 logger = logging.get_logger(__name__)
 
@@ -121,10 +122,13 @@ def start_from_probe(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]
 
     _run(model, last, keep, with_labels_kept())
     targets = torch.cat(labels).cpu().numpy()
+    is_labelled = np.isfinite(targets) & (targets != IGNORED)
+    is_labelled = is_labelled.reshape(len(targets), -1).all(axis=1)
+    targets = targets[is_labelled]
     is_regression = last.out_features == 1 or np.issubdtype(targets.dtype, np.floating)
     try:
         probe = fit_linear_probe(
-            torch.cat(features).numpy(),
+            torch.cat(features).numpy()[is_labelled],
             targets.reshape(len(targets)),
             "regression" if is_regression else "single_label_classification",
             num_classes=last.out_features,

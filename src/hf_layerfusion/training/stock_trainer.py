@@ -7,7 +7,8 @@ test_stock_trainer.py` compares the signatures with the installed transformers a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -170,6 +171,19 @@ def keep_columns(trainer: Trainer, names: Sequence[str]) -> None:
         private: Any = trainer
         private._set_signature_columns_if_needed()
         private._signature_columns += [name for name in names if name not in private._signature_columns]
+
+
+@contextmanager
+def column_kept(trainer: Trainer, name: str) -> Iterator[None]:
+    """Keep a column of data sets whose loaders are made in the block, which is no input of the model."""
+    private: Any = trainer
+    private._set_signature_columns_if_needed()
+    columns = private._signature_columns
+    private._signature_columns = [*columns, name]
+    try:
+        yield
+    finally:
+        private._signature_columns = columns
 
 
 def mark_skipped(optimizer: Any, is_skipped: bool) -> None:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import reduce
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +53,12 @@ from hf_layerfusion.training.checkpoints import (
 )
 from hf_layerfusion.training.class_balance import ClassWeights, RowClasses
 from hf_layerfusion.training.collators import TASKS
+from hf_layerfusion.training.distillation import (
+    TEACHER_LOGITS,
+    Distillation,
+    TeacherCollator,
+    check_teacher,
+)
 from hf_layerfusion.training.divergence import DivergenceGuard, SkippedSteps
 from hf_layerfusion.training.frozen_state_cache import (
     ENCODER_STATES,
@@ -95,7 +101,12 @@ from hf_layerfusion.training.sharded_evaluation import (
     every_row,
 )
 from hf_layerfusion.training.state_cache import encoder_inputs
-from hf_layerfusion.training.stock_trainer import RunningLoss, forget_preparation, keep_columns
+from hf_layerfusion.training.stock_trainer import (
+    RunningLoss,
+    column_kept,
+    forget_preparation,
+    keep_columns,
+)
 from hf_layerfusion.training.stream_checks import check_stream
 from hf_layerfusion.training.task_data import TASK, MultitaskDataset, task_loader
 from hf_layerfusion.training.tasks import (
@@ -134,6 +145,7 @@ class LayerFusionTrainer(Trainer):
       Every process has the same tasks in each step (`Tasks`).
     - `regularizers` add terms to each task's loss (`LossTerms`); `gradient_surgery` combines the tasks' gradients
       (`GradientSurgery`).
+    - `distillation_weight` adds the loss towards a teacher's predictions, the column `teacher_logits` (`Distillation`).
     - With `cache_frozen_states` a frozen encoder reads each text once, not once an epoch (`FrozenStateCache`). With
       `init_from_probe` the head then starts from a linear probe.
     - `model_max_length` of the saved tokenizer is at most what the model takes.
@@ -213,6 +225,10 @@ class LayerFusionTrainer(Trainer):
         if regularizers := make_regularizers(args.named_regularizers):
             self._check_own_loss("regularizers must be added to the model's own loss")
             self.loss_terms = LossTerms(regularizers, args.low_memory, args.device)
+        self.distillation: Distillation | None = None
+        if args.distillation_weight is not None:
+            self._check_one_task_of_labels()
+            self.distillation = Distillation(args.distillation_weight, args.distillation_temperature)
         self.weight_average: WeightAverage | None = None
         if args.ema_decay is not None or args.average_last is not None:
             self.weight_average = WeightAverage(args.ema_decay, args.average_last)
@@ -297,6 +313,12 @@ class LayerFusionTrainer(Trainer):
         if self.args.class_balance == "weights":
             self._check_own_loss("class_balance=weights weighs the loss that the model computes itself")
         return classes_of_tasks(self.train_dataset, str(self.args.class_balance), self.args.balance_bins)
+
+    def _check_one_task_of_labels(self) -> None:
+        self._check_own_loss("distillation_weight takes the loss of the model's logits")
+        if self.tasks is not None:
+            raise UserError("distillation_weight is for one task, found several; leave it out")
+        check_teacher(self.train_dataset, getattr(self.model, "config", None))
 
     def _check_own_loss(self, rule: str) -> None:
         if self.compute_loss_func is not None:
@@ -549,6 +571,12 @@ class LayerFusionTrainer(Trainer):
 
         A subclass adds here what a training method adds to a task's loss. A batch without a task is of `ONE_TASK`.
         """
+        if self.distillation is not None:
+            batch, losses_of = self.distillation.prepare(self.model.config, inputs)
+            if self.loss_terms is not None:
+                return self.loss_terms.losses(model, batch, self.state.global_step, losses_of)
+            outputs = model(**batch)
+            return losses_of(batch, outputs), outputs
         if self.loss_terms is not None:
 
             def own_losses(batch: Any, outputs: Any) -> dict[str, Tensor]:
@@ -603,7 +631,11 @@ class LayerFusionTrainer(Trainer):
             sampler = tasks.batch_sampler(self._train_batch_size, self.class_labels, self._epoch)
             loader = task_loader(args, self.train_dataset, sampler, self._collator())
             return cast(DataLoader, self.accelerator.prepare(loader))
-        with changed(self, data_collator=self._collator()):
+        collator: Any = self._collator()
+        if self.distillation is not None:
+            collator = TeacherCollator(collator)
+        keeping = nullcontext() if self.distillation is None else column_kept(self, TEACHER_LOGITS)
+        with keeping, changed(self, data_collator=collator):
             grouped = args.train_sampling_strategy == "group_by_length"
             if not grouped and args.class_balance != "sampling":
                 return super().get_train_dataloader()

@@ -31,6 +31,7 @@ NOT_NEGATIVE = (
 )  # fmt: skip
 COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 SEEDS = ("seed", "data_seed")
+LARGEST_TEMPERATURE = 100.0
 LARGEST_SEED = 2**32 - 1
 """NumPy's."""
 
@@ -193,6 +194,21 @@ class LayerFusionTrainingArguments(TrainingArguments):
             "(stochastic weight averaging). Default: the weights themselves."
         },
     )
+    distillation_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Train on a teacher's predictions too, the column teacher_logits of the training rows: factor of "
+            "the loss towards them, above 0 and at most 1; the loss towards the labels has the rest (Hinton et al. "
+            "2015). Default: no teacher."
+        },
+    )
+    distillation_temperature: float = field(
+        default=2.0,
+        metadata={
+            "help": "Temperature of the teacher's and the model's probabilities in the loss towards the teacher; more "
+            "makes them more alike. A regression has none."
+        },
+    )
     on_divergence: Literal["stop", "skip"] = field(
         default="stop",
         metadata={
@@ -293,6 +309,7 @@ class LayerFusionTrainingArguments(TrainingArguments):
         self._check_numbers()
         self._check_rates()
         self._check_averages()
+        self._check_distillation()
         if self.init_from_probe and self.cache_frozen_states is None:
             raise UserError(
                 "init_from_probe needs the encoder's states of all training texts, found no cache_frozen_states; set "
@@ -338,6 +355,18 @@ class LayerFusionTrainingArguments(TrainingArguments):
             raise UserError(
                 f"head_first_epochs must be a finite number above 0, found {self.head_first_epochs}; leave it out for "
                 "none"
+            )
+
+    def _check_distillation(self) -> None:
+        if self.distillation_weight is not None and not 0 < self.distillation_weight <= 1:
+            raise UserError(
+                f"distillation_weight must be above 0 and at most 1, found {self.distillation_weight}; 0.5 gives "
+                "teacher and labels the same weight"
+            )
+        if not 0 < self.distillation_temperature <= LARGEST_TEMPERATURE:
+            raise UserError(
+                f"distillation_temperature must be above 0 and at most {LARGEST_TEMPERATURE:g}, found "
+                f"{self.distillation_temperature}; 1 to 5 are common"
             )
 
     def _check_rates(self) -> None:
