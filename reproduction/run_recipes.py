@@ -41,6 +41,9 @@ from hf_layerfusion.recipes.recipe_arguments import (
     NliTrainingArguments,
     PoolingModelArguments,
     RunTrainingArguments,
+    TextDataArguments,
+    TextModelArguments,
+    TextTrainingArguments,
     TweetTrainingArguments,
 )
 from hf_layerfusion.recipes.run_folder import SETTINGS_FILE
@@ -245,6 +248,7 @@ RUN_RECIPES: dict[str, RunRecipe] = {
     "tweets": _one_task(ModelArguments, DataArguments, TweetTrainingArguments),
     "absa": _one_task(PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments),
     "nli": _one_task(PoolingModelArguments, NliDataArguments, NliTrainingArguments),
+    "text": _one_task(TextModelArguments, TextDataArguments, TextTrainingArguments),
     "multitask": RunRecipe(MULTITASK_CLASSES, _train_tasks),
 }
 """Recipes by the names that tables use. A new script is a row here."""

@@ -59,6 +59,7 @@ class RunTable:
         recipe: a key of `run_recipes.RUN_RECIPES`, whose defaults apply where nothing is set.
         also: further metrics to report.
         plotted_variant: a row of several tasks; the predictions of its first run are plotted for each task.
+        draws: whether each seed draws its own training rows, or else all seeds train on the same ones.
     """
 
     name: str
@@ -74,6 +75,7 @@ class RunTable:
     recipe: str = "tweets"
     also: tuple[str, ...] = ()
     plotted_variant: str | None = None
+    draws: bool = False
 
     @classmethod
     def load(cls, name: str) -> "RunTable":
@@ -103,7 +105,7 @@ class RunTable:
             settings = {**self.data, **self.common, **row.get("settings", {}), **(overrides or {})}
             for seed in row.get("seeds", self.seeds):
                 for fold in range(1, settings["folds"] + 1) if "folds" in settings else (None,):
-                    run_settings = {**settings, "seed": seed}
+                    run_settings = {**settings, "seed": seed} | ({"split_seed": seed} if self.draws else {})
                     runs.append(TableRun(self.group, variant, seed, run_settings, self.recipe, fold))
         return sorted(runs, key=lambda run: (run.seed, run.fold or 0))
 

@@ -82,6 +82,18 @@ def test_the_encoder_is_trained_afterwards(tmp_path: Path) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_the_head_starts_from_the_probe_of_a_frozen_encoder(tmp_path: Path) -> None:
+    """With rates of zero, both trainings leave the head where the probe has put it."""
+    rates = {"learning_rate": 0.0, "fusion_learning_rate": 0.0, "max_steps": 1, "init_from_probe": True}
+    model, alone = pooling_model(), pooling_model()
+    start = copy.deepcopy(model.classifier.out_proj.weight)
+    train(tmp_path / "first", model, head_first_epochs=1, **rates)
+    cache = str(tmp_path / "states")
+    train(tmp_path / "frozen", alone, freeze_encoder=True, cache_frozen_states=cache, **rates)
+    assert torch.equal(model.classifier.out_proj.weight, alone.classifier.out_proj.weight)
+    assert not torch.equal(model.classifier.out_proj.weight, start)
+
+
 def test_the_head_of_a_model_init_is_trained_first_too(tmp_path: Path) -> None:
     options = {"head_first_epochs": 3, "max_steps": 1, "learning_rate": 1e-3, "lr_scheduler_type": "constant"}
     start = pooling_model().classifier.out_proj.weight

@@ -40,9 +40,9 @@ _LEFT_OUT: dict[str, Any] = {
 def train_head_first(trainer: Trainer) -> None:
     """Train the fuser and head of a Trainer's model for `head_first_epochs`, on the states of the encoder as it is.
 
-    The encoder reads each text once, without dropout. Rates, schedule and batches are those of the main training. With
-    a head that fits the encoder, the first steps do not distort its features (Kumar et al. 2022, "Fine-Tuning can
-    Distort Pretrained Features", section 3.4).
+    The encoder reads each text once, without dropout. Rates, schedule and batches are those of the main training; with
+    `init_from_probe` the head starts from a linear probe. With a head that fits the encoder, the first steps do not
+    distort its features (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features", section 3.4).
 
     Args:
         trainer: the `LayerFusionTrainer` of the main training, which has not begun.

@@ -169,7 +169,8 @@ class LayerFusionTrainingArguments(TrainingArguments):
         default=False,
         metadata={
             "help": "Start the head's last layer from a linear probe (logistic or ridge regression, its strength "
-            "chosen by cross-validation) on what that layer reads of the training texts: with cache_frozen_states."
+            "chosen by cross-validation) on what that layer reads of the training texts: with cache_frozen_states, or "
+            "with head_first_epochs, after which the encoder is trained too."
         },
     )
     head_first_epochs: float | None = field(
@@ -310,10 +311,11 @@ class LayerFusionTrainingArguments(TrainingArguments):
         self._check_rates()
         self._check_averages()
         self._check_distillation()
-        if self.init_from_probe and self.cache_frozen_states is None:
+        if self.init_from_probe and self.cache_frozen_states is None and self.head_first_epochs is None:
             raise UserError(
-                "init_from_probe needs the encoder's states of all training texts, found no cache_frozen_states; set "
-                "cache_frozen_states to a folder and freeze_encoder=True"
+                "init_from_probe needs the encoder's states of all training texts, found neither cache_frozen_states "
+                "nor head_first_epochs; set cache_frozen_states to a folder and freeze_encoder=True, or "
+                "head_first_epochs=1 to train the encoder afterwards"
             )
         self._check_direction()
         self._check_early_stopping()
