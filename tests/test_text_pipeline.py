@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from hf_layerfusion import preprocess
+from hf_layerfusion import BertForGRUFusionClassification, add_adapters, preprocess
 from hf_layerfusion.__main__ import main
 from hf_layerfusion.text_pipeline import PreparedTextClassificationPipeline
 from tests.modeling.cases import build
@@ -101,3 +103,14 @@ def test_long_texts_are_cut_for_models_that_were_saved_without_a_run(
     assert classify([{"text": long, "text_pair": "bad"}])
     with pytest.raises(ValueError, match="must have at most"):  # whoever asks for no cut is told
         classify([long], truncation=False)
+
+
+def test_a_model_with_adapters_is_one_of_the_pipeline_s(
+    tiny_encoder_dir: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    model = BertForGRUFusionClassification.from_pretrained(tiny_encoder_dir, num_groups=2)
+    model = add_adapters(model, LoraConfig(r=2)).eval()
+    ask = pipeline("text-classification", model=model, tokenizer=tiny_tokenizer(), top_k=None, device="cpu")
+    assert len(ask(["so good"])[0]) == 2
+    assert "not supported" not in caplog.text

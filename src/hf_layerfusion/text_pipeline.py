@@ -19,6 +19,7 @@ __all__ = ["PreparedTextClassificationPipeline", "preprocess"]
 class PreparedTextClassificationPipeline(TextClassificationPipeline):
     """The text-classification pipeline, which prepares and cuts raw texts as in the model's training."""
 
+    model: Any
     tokenizer: Any
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -30,6 +31,13 @@ class PreparedTextClassificationPipeline(TextClassificationPipeline):
         if self._clean is not None:
             self._plain = plain_tokenizer(copy.deepcopy(self.tokenizer))
             self._plain.model_max_length = self.tokenizer.model_max_length
+
+    def check_model_type(self, supported_models: Any) -> None:
+        """Check the class of the model; of a model with adapters, the class of the model below them."""
+        adapted = self.model
+        self.model = adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted
+        super().check_model_type(supported_models)
+        self.model = adapted
 
     def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> Any:
         """Clean and tokenize a text, or a pair `{"text": …, "text_pair": …}`."""

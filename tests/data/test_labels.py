@@ -226,19 +226,19 @@ def test_training_data_without_labels_is_refused():
         (
             LabelSchema(SINGLE, ("a", "b")),
             ["a", "c"],
-            "^F: row 3: the label 'c' is not in the training data, which has 'a', 'b'; correct it",
+            "^F: row 3: the label 'c' is not among the known ones, 'a', 'b'; correct it",
         ),
         (
             LabelSchema(SINGLE, ("n", "p"), ("-1", "1")),
             [1, 0],
-            "^F: row 3: the label '0' is not in .* '-1', '1';",
+            "^F: row 3: the label '0' is not among .* '-1', '1';",
         ),
         (LabelSchema(SINGLE, ("0", "1")), [0.5], "^F: row 2: 0.5 is not a class"),
         (LabelSchema(SINGLE, ("0", "1")), [["0"]], "^F: row 2: .* is not one class"),
         (
             LabelSchema(MULTI, ("a", "b")),
             [["a"], ["c", "a"]],
-            "^F: row 3: the label 'c' is not in the training",
+            "^F: row 3: the label 'c' is not among the known",
         ),
         (LabelSchema(MULTI, ("a", "b")), ["a"], "^F: row 2: the label 'a' is not a list of classes"),
         (LabelSchema(REGRESSION, ("score",)), ["high"], "^F: row 2: the label 'high' is not a finite number"),
@@ -419,4 +419,4 @@ def test_integers_for_a_model_with_names(values, labels, encoded, caplog):
 
 def test_integers_beyond_the_classes_are_refused():
     schema = LabelSchema(SINGLE, ("n", "p")).with_numeric_labels(labelled([1, 2]), "F")
-    refused("row 2: the label '1' is not in the training data", schema.encode, labelled([1, 2]), "F")
+    refused("row 2: the label '1' is not among the known ones", schema.encode, labelled([1, 2]), "F")

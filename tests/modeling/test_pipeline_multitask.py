@@ -117,3 +117,21 @@ def test_half_a_surrogate_pair_is_refused_by_its_input(ask: MultitaskPipeline) -
         ask(["good", "bad \ud83d", "fine"])
     assert "\n" not in str(caught.value)
     ask("whole \U0001f600")
+
+
+def test_top_k(ask: MultitaskPipeline) -> None:
+    plain, every = ask(TEXT), ask(TEXT, top_k=None)
+    assert [len(every["sst5"]), len(every["tags"])] == [5, 3]
+    assert every["sst5"][0] == plain["sst5"] and every["tags"] == plain["tags"]
+    scores = [each["score"] for each in every["sst5"]]
+    assert scores == sorted(scores, reverse=True) and sum(scores) == pytest.approx(1)
+    two = MultitaskPipeline(ask.model, ask.tokenizer, top_k=2, device="cpu")
+    assert two(TEXT) == {task: found[:2] for task, found in every.items()}
+    assert two(TEXT, top_k=1)["sst5"] == [plain["sst5"]]
+    assert ask(PAIR, top_k=1)["quora"] == [ask(PAIR)["quora"]]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "all", True, 1.5])
+def test_top_k_that_is_no_number_of_classes(ask: MultitaskPipeline, wrong: Any) -> None:
+    with pytest.raises(ValueError, match="`top_k` must be a number of 1 or more"):
+        ask(TEXT, top_k=wrong)

@@ -141,7 +141,7 @@ def test_a_folder_that_is_not_empty(predict, trained):
 
 def test_labels_that_the_model_does_not_know(predict, tmp_path):
     strange = write_csv(tmp_path / "strange.csv", [("a", "sarcastic"), ("b", "positive")])
-    with pytest.raises(UserError, match="row 2: the label 'sarcastic' is not in the training data"):
+    with pytest.raises(UserError, match="row 2: the label 'sarcastic' is not among the known ones"):
         predict(test_file=strange)
 
 

@@ -13,7 +13,6 @@ from transformers import (
     DataCollatorWithPadding,
     Trainer,
     TrainerCallback,
-    TrainingArguments,
 )
 
 from hf_layerfusion.errors import UserError
@@ -169,11 +168,6 @@ def test_an_optimizer_class_given_takes_the_groups(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, fusion_learning_rate=1e-2)
     trainer.optimizer_cls_and_kwargs = (torch.optim.SGD, {"lr": 0.1})
     assert [group["lr"] for group in trainer.create_optimizer().param_groups] == [1e-3, 1e-3, 1e-2, 1e-2]
-
-
-def test_stock_arguments_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="LayerFusionTrainingArguments"):
-        LayerFusionTrainer(small_model(), TrainingArguments(output_dir=str(tmp_path), use_cpu=True))
 
 
 # Gradients

@@ -216,7 +216,7 @@ class LabelSchema:
                     dataset,
                     where,
                     index,
-                    f"the label {excerpt(unknown[0])} is not in the training data, which has "
+                    f"the label {excerpt(unknown[0])} is not among the known ones, "
                     f"{format_list(self.values)}; "
                     "correct it or delete the row",
                 )

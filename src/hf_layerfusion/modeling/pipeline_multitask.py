@@ -22,6 +22,9 @@ class MultitaskPipeline:
         model: A `CerbertusForMultitask`; it is set to evaluation mode.
         tokenizer: Tokenizer of the model.
         batch_size: Number of inputs per forward pass.
+        top_k: Number of classes to return for each text, in a list, the most likely first; None returns all. By
+            default the most likely class is returned by itself, and all of a text that may have several.
+        device: Device to move the model to; None leaves it where it is.
 
     Example:
         ```python
@@ -31,64 +34,88 @@ class MultitaskPipeline:
         ```
     """
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 32):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        batch_size: int = 32,
+        top_k: int | str | None = "",
+        device: int | str | torch.device | None = None,
+    ):
         if not hasattr(model, "forward_routes"):
             raise ValueError(
                 f"`model` must be a CerbertusForMultitask, found a {type(model).__name__}; load one."
             )
         self.model = model.eval()
+        if device is not None:
+            self.model.to(device)
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self.top_k = check_top_k(top_k)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, batch_size: int = 32, **kwargs: Any) -> "MultitaskPipeline":
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        batch_size: int = 32,
+        top_k: int | str | None = "",
+        device: int | str | torch.device | None = None,
+        **kwargs: Any,
+    ) -> "MultitaskPipeline":
         """Load a model and its tokenizer from a folder or the Hub.
 
         Args:
             name_or_path: Folder or Hub id.
-            batch_size: Number of inputs per forward pass.
+            batch_size: As for the class, as are `top_k` and `device`.
+            top_k: See above.
+            device: See above.
             kwargs: Arguments of the model's `from_pretrained`. Hub options (`revision`, `token`, `subfolder`, …) are
                 passed to the tokenizer too.
         """
         place = {name: kwargs[name] for name in (*HUB_OPTIONS, "trust_remote_code") if name in kwargs}
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **place)
-        return cls(
-            AutoModelForSequenceClassification.from_pretrained(name_or_path, **kwargs), tokenizer, batch_size
-        )
+        model = AutoModelForSequenceClassification.from_pretrained(name_or_path, **kwargs)
+        return cls(model, tokenizer, batch_size, top_k, device)
 
     @torch.no_grad()
     def __call__(
         self,
         inputs: str | dict[str, str] | Sequence[str | dict[str, str]],
         tasks: Sequence[str] | None = None,
+        top_k: int | str | None = "",
     ) -> Any:
         """Predict tasks for one input or a list of inputs.
 
         Args:
             inputs: A text, a pair `{"text": …, "text_pair": …}`, or a list of these.
             tasks: Names of the tasks; None predicts every task that the input allows.
+            top_k: As for the class; by default that of the pipeline.
 
         Returns:
             For each input its predictions by task: `{"label", "score"}` of the most likely class; a list of these, the
-                most likely first, if a text may have several labels; or a number for a regression. Tasks on single
-                texts are predicted for both texts of a pair, in a list.
+                most likely first, with `top_k` or if a text may have several labels; or a number for a regression.
+                Tasks on single texts are predicted for both texts of a pair, in a list.
 
         Raises:
-            ValueError: If a task is unknown or needs a pair, or if an input is neither a text nor a pair or contains
-                half a surrogate pair, which tokenizers reject.
+            ValueError: If a task is unknown or needs a pair, if `top_k` is no number of classes, or if an input is
+                neither a text nor a pair or contains half a surrogate pair, which tokenizers reject.
         """
         if isinstance(inputs, str | dict):
-            return self([inputs], tasks)[0]
+            return self([inputs], tasks, top_k)[0]
+        top_k = self.top_k if top_k == "" else check_top_k(top_k)
         items = [text_and_pair(item) for item in inputs]
         for number, item in enumerate(items, start=1):
             check_characters(item, number)
         found: list[dict[str, Any]] = []
         for start in range(0, len(items), self.batch_size):
-            found += self.predict_batch(items[start : start + self.batch_size], tasks)
+            found += self.predict_batch(items[start : start + self.batch_size], tasks, top_k)
         return found
 
     def predict_batch(
-        self, items: list[tuple[str, str | None]], tasks: Sequence[str] | None
+        self,
+        items: list[tuple[str, str | None]],
+        tasks: Sequence[str] | None,
+        top_k: int | str | None = "",
     ) -> list[dict[str, Any]]:
         """Return the predictions for one batch of texts and pairs."""
         configs = self.model.config.task_configs
@@ -112,7 +139,7 @@ class MultitaskPipeline:
         ]
         for name, output in self.model.forward_routes(batch, routes).items():
             for predictions, logits in zip(owners[name], output.logits, strict=True):
-                predictions.setdefault(name, []).append(format_prediction(logits, configs[name]))
+                predictions.setdefault(name, []).append(format_prediction(logits, configs[name], top_k))
         return [
             {name: each[0] if len(each) == 1 else each for name, each in predictions.items()}
             for predictions in found
@@ -181,12 +208,27 @@ def check_characters(item: tuple[str, str | None], number: int) -> None:
             ) from error
 
 
-def format_prediction(logits: torch.Tensor, task: TaskConfig) -> Any:
-    """Return the prediction of a task for one input from its logits `[num_labels]`."""
+def check_top_k(top_k: Any) -> int | str | None:
+    """Return `top_k` if it is a number of classes, None or the default.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if top_k is None or top_k == "" or (type(top_k) is int and top_k > 0):
+        return top_k
+    raise ValueError(f"`top_k` must be a number of 1 or more, found {top_k!r}; None returns all classes.")
+
+
+def format_prediction(logits: torch.Tensor, task: TaskConfig, top_k: int | str | None = "") -> Any:
+    """Return the prediction of a task for one input from its logits `[num_labels]`; see `MultitaskPipeline`."""
     if task.is_regression:
         return logits.item()
-    if task.problem_type == "multi_label_classification":
-        pairs = zip(task.labels, logits.float().sigmoid().tolist(), strict=True)
-        return [{"label": label, "score": score} for label, score in sorted(pairs, key=lambda pair: -pair[1])]
-    score, index = logits.float().softmax(dim=-1).max(dim=-1)
-    return {"label": task.labels[int(index)], "score": score.item()}
+    is_multiple = task.problem_type == "multi_label_classification"
+    scores = logits.float().sigmoid() if is_multiple else logits.float().softmax(dim=-1)
+    ranked = [
+        {"label": label, "score": score}
+        for label, score in sorted(zip(task.labels, scores.tolist(), strict=True), key=lambda pair: -pair[1])
+    ]
+    if top_k == "":
+        return ranked if is_multiple else ranked[0]
+    return ranked[:top_k] if isinstance(top_k, int) else ranked

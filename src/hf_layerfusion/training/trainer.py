@@ -18,7 +18,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
-from transformers import PreTrainedModel, TrainerControl
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerControl, TrainingArguments
 from transformers.trainer import Trainer
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
@@ -52,7 +52,7 @@ from hf_layerfusion.training.checkpoints import (
     verify_checkpoint,
 )
 from hf_layerfusion.training.class_balance import ClassWeights, RowClasses
-from hf_layerfusion.training.collators import TASKS
+from hf_layerfusion.training.collators import TASKS, PaddingCollator
 from hf_layerfusion.training.distillation import (
     TEACHER_LOGITS,
     Distillation,
@@ -91,6 +91,7 @@ from hf_layerfusion.training.loss_weighting import (
 from hf_layerfusion.training.model_preparation import PreparedModelInit, prepare_model
 from hf_layerfusion.training.parameter_groups import parameter_groups, takes_groups
 from hf_layerfusion.training.probe_start import ProbeStart
+from hf_layerfusion.training.raw_data import RawData
 from hf_layerfusion.training.resumed_log import ResumedLog
 from hf_layerfusion.training.samplers import SeededSampler, seeded_sampler
 from hf_layerfusion.training.sharded_evaluation import (
@@ -101,6 +102,7 @@ from hf_layerfusion.training.sharded_evaluation import (
     every_row,
 )
 from hf_layerfusion.training.state_cache import encoder_inputs
+from hf_layerfusion.training.stock_arguments import own_arguments
 from hf_layerfusion.training.stock_trainer import (
     RunningLoss,
     column_kept,
@@ -151,17 +153,21 @@ class LayerFusionTrainer(Trainer):
     - `model_max_length` of the saved tokenizer is at most what the model takes.
     - `hyperparameter_search` judges a trial by the model that it would keep (`SearchTrial`).
     - Options that need the number of rows are refused for a stream; the stock Trainer ignores them.
+    - Data sets may hold raw texts and labels by name if `processing_class` is a tokenizer (`RawData`). Their metrics
+      are computed without a `compute_metrics`.
 
     `stock_trainer` lists every private member of the stock Trainer that is used.
 
     Args:
         model: As for `Trainer`. With several tasks and `tasks` in its configuration, these must be the data's.
-        args: `LayerFusionTrainingArguments`.
-        **kwargs: Every other argument of `Trainer`, by name. With several tasks, `train_dataset` and `eval_dataset`
-            are dictionaries by task; their rows hold what the tokenizer gives and `labels`, each a list of two lists
-            where a pair's texts are encoded apart, and `swapped_…` columns for a pair in its other order, which is
-            drawn at random in training. `compute_metrics` is a function, or one for each task; `data_collator` pads
-            the rows of one task, by default by the tokenizer given as `processing_class`.
+        args: `LayerFusionTrainingArguments`, or `TrainingArguments`, which are converted.
+        **kwargs: Every other argument of `Trainer`, by name. Data are tokenized rows, or raw texts in a column `text`
+            (for pairs also `text_pair`) with labels in `label`: names, ids, numbers, or lists of names. With several
+            tasks, `train_dataset` and `eval_dataset` are dictionaries by task. Their tokenized rows hold what the
+            tokenizer gives and `labels`, each a list of two lists where a pair's texts are encoded apart, and
+            `swapped_…` columns for a pair in its other order, which is drawn at random in training. `compute_metrics`
+            is a function, or one for each task; `data_collator` pads the rows of one task, by default by the tokenizer
+            given as `processing_class`.
 
     Raises:
         UserError: See the arguments' class, `train`, `evaluate` and `create_optimizer`; and tasks that the data, the
@@ -181,18 +187,15 @@ class LayerFusionTrainer(Trainer):
     push_in_progress: PushInProgress | None
     optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None
     model_init: Any
+    _raw_data: RawData | None = None
 
     def __init__(
         self,
         model: PreTrainedModel | nn.Module | None = None,
-        args: LayerFusionTrainingArguments | None = None,
+        args: TrainingArguments | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(args, LayerFusionTrainingArguments):
-            raise UserError(
-                f"args must be LayerFusionTrainingArguments, found {type(args).__name__}; "
-                "it takes every field of TrainingArguments"
-            )
+        args = own_arguments(args)
         if model is not None:
             prepare_model(model, args)
         check_stream(kwargs.get("train_dataset"), args)
@@ -209,7 +212,35 @@ class LayerFusionTrainer(Trainer):
         self._evaluation: ShardedEvaluation | None = None
         self._ignore_keys: list[str] | None = None
         self._eval_loaders: dict[str, DataLoader] = {}
+        self._read_data(kwargs.get("data_collator"))
         self._make_parts(kwargs.get("data_collator"))
+
+    def _read_data(self, data_collator: Any) -> None:
+        """Make model inputs of raw data, and name the model's classes as their labels."""
+        config = getattr(self.model, "config", None)
+        if (
+            data_collator is None
+            and getattr(config, "pair_features", None)
+            and self.processing_class is not None
+        ):
+            self.data_collator = PaddingCollator(cast(PreTrainedTokenizerBase, self.processing_class))
+        if data_collator is not None and not self.args.remove_unused_columns:
+            return  # a collator of the user's, which may read the texts itself
+        self._raw_data = RawData(
+            self.processing_class, config, self.args, has_several(self.train_dataset, self.model)
+        )
+        self.train_dataset = self._raw_data.training(self.train_dataset)
+        self.eval_dataset = self._with_inputs(self.eval_dataset, "evaluation")
+        self._raw_data.name(self.model)
+
+    def _with_inputs(self, dataset: Any, role: str) -> Any:
+        """Return data with model inputs in place of raw texts; their metrics are computed if none are given."""
+        if self._raw_data is None:
+            return dataset
+        dataset = self._raw_data.inputs(dataset, role)
+        if self.compute_metrics is None and not self.args.batch_eval_metrics:
+            self.compute_metrics = self._raw_data.metrics()
+        return dataset
 
     def _make_parts(self, data_collator: Any) -> None:
         """Make the objects that this Trainer wires together, and register those that are callbacks."""
@@ -387,9 +418,11 @@ class LayerFusionTrainer(Trainer):
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
 
     def call_model_init(self, trial: Any = None) -> Any:
-        """Make a model, as `Trainer.call_model_init` does. In training its head is trained first, if that is asked
-        for."""
+        """Make a model, as `Trainer.call_model_init` does, with the labels of the training data. In training its head
+        is trained first, if that is asked for."""
         model = super().call_model_init(trial)
+        if self._raw_data is not None:
+            self._raw_data.name(model)
         if getattr(self, "is_in_train", False):  # `__init__` makes a model too
             self.model = model
             self._train_head_first()
@@ -695,6 +728,7 @@ class LayerFusionTrainer(Trainer):
         args, batch_size = self.args, self.args.eval_batch_size
         if self.accelerator.dataloader_config.split_batches:
             batch_size = max(batch_size // args.world_size, 1)
+        dataset = self._with_inputs(dataset, "prediction" if description == "test" else "evaluation")
         rows = CountedStream(dataset) if isinstance(dataset, IterableDataset) else dataset
         # The collator of several tasks takes the columns that it needs.
         removes = args.remove_unused_columns and self.tasks is None
@@ -744,6 +778,8 @@ class LayerFusionTrainer(Trainer):
                 missing.
         """
         if self.tasks is not None:
+            if not isinstance(eval_dataset, TaskDatasets):
+                eval_dataset = self._with_inputs(eval_dataset, "evaluation")
             eval_dataset = self.tasks.to_evaluate(eval_dataset, self.eval_dataset)
         with self._averaged():
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -763,6 +799,7 @@ class LayerFusionTrainer(Trainer):
             with self._averaged():
                 return super().predict(test_dataset, ignore_keys, metric_key_prefix)
         outputs: dict[str, PredictionOutput] = {}
+        test_dataset = self._with_inputs(test_dataset, "prediction")
         for task, dataset in self.tasks.datasets(test_dataset, "prediction").items():
             with self._averaged(), changed(self, compute_metrics=function_of(self.compute_metrics, task)):
                 outputs[task] = super().predict(dataset, ignore_keys, f"{metric_key_prefix}_{task}")
