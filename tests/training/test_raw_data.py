@@ -332,6 +332,30 @@ def test_texts_are_prepared_as_the_tokenizer_s_model_was_trained(tmp_path: Path)
     assert "xxuser" in first and ")" not in first
 
 
+# A teacher
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_labels", "without"),
+    [
+        (["a", None, "b"], 2, -100),
+        ([1.0, None, 2.0], 1, float("nan")),
+        ([["a"], None, ["b"]], 2, float("nan")),
+    ],
+)
+def test_rows_that_a_teacher_has_seen_may_lack_labels(
+    tmp_path: Path, labels: list[Any], num_labels: int, without: float
+) -> None:
+    seen = table(labels, text=TEXTS[:3], teacher_logits=[[0.5] * num_labels] * 3)
+    encoded = raw_data(tmp_path, config(num_labels=num_labels)).training(seen)
+    assert encoded["teacher_logits"][:] == [[0.5] * num_labels] * 3
+    found = torch.tensor(encoded["labels"][:], dtype=torch.float64)
+    assert found[1].flatten().tolist() == pytest.approx([without] * found[1].numel(), nan_ok=True)
+    assert not found[[0, 2]].isnan().any()
+    made = trainer(tmp_path, model(config(num_labels=num_labels)), seen, distillation_weight=0.5)
+    made.train()
+
+
 # Streams
 
 

@@ -13,6 +13,7 @@ from transformers.utils import logging
 from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK
+from hf_layerfusion.training.distillation import TEACHER_LOGITS
 from hf_layerfusion.training.raw_labels import (
     LABEL_FEATURES,
     LabelColumn,
@@ -171,7 +172,9 @@ class RawData:
             )
         labels = self._settled(task, column, rows if role == "training" and not stream else None)
         encoder: Any = self._encoder
-        unused = [name for name in features if name not in (*columns, column and column.name)]
+        kept = [TEACHER_LOGITS] if TEACHER_LOGITS in features and role == "training" else []
+        read = [*columns, *kept, *([column.name] if column else [])]
+        unused = [name for name in features if name not in read]
         logger.info(
             f"{where}: texts from {' and '.join(columns)}, labels from {column.name if column else 'no column'}"
             + (f"; not used: {', '.join(unused)}" if unused else "")
@@ -184,13 +187,15 @@ class RawData:
             inputs: dict[str, list[Any]] = encoder(texts, apart)
             if column is not None:
                 given = batch[column.name]
-                inputs[LABELS] = given if labels is None else labels.targets(given, indices, column)
+                inputs[LABELS] = (
+                    given if labels is None else labels.targets(given, indices, column, may_lack=bool(kept))
+                )
             return inputs
 
         options: dict[str, Any] = {} if stream else {"desc": f"tokenizing {where}"}
         with self._args.main_process_first(desc=f"tokenizing {where}"):
             encoded = rows.map(
-                encode, batched=True, with_indices=True, remove_columns=list(features), **options
+                encode, batched=True, with_indices=True, remove_columns=[*{*features} - {*kept}], **options
             )
         if stream:
             return encoded

@@ -13,6 +13,7 @@ from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.data.label_names import format_list, warn_of_like_names
 from hf_layerfusion.data.labels import REGRESSION_NAME, LabelSchema, ProblemType
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.distillation import unlabelled_target
 
 logger = logging.get_logger(__name__)
 
@@ -194,29 +195,40 @@ class ModelLabels:
         values = self.values or (names if by_name else ids)
         return LabelSchema(kind, tuple(names), tuple(values))
 
-    def targets(self, labels: Sequence[Any], rows: Sequence[int], column: LabelColumn) -> list[Any]:
+    def targets(
+        self, labels: Sequence[Any], rows: Sequence[int], column: LabelColumn, may_lack: bool = False
+    ) -> list[Any]:
         """Return the targets of a loss: ids, numbers, or a list of `num_labels` numbers for each row.
 
         Args:
             labels: The labels.
             rows: Their rows, counted from 0, for messages.
             column: Their column.
+            may_lack: Whether rows may have no label, as those that a teacher's predictions are the target of.
 
         Raises:
             UserError: A label is missing or unknown to the model; names the row.
         """
-        for row, label in zip(rows, labels, strict=True):
-            if column.is_missing(label):
+        missing = [column.is_missing(label) for label in labels]
+        if any(missing):
+            if not may_lack:
+                row = rows[missing.index(True)]
                 raise UserError(
                     f"{column.where}: row {row}: the label is missing; add it or remove the row (filter)"
                 )
+            given = [
+                (label, row) for label, row, lacks in zip(labels, rows, missing, strict=True) if not lacks
+            ]
+            found = iter(self.targets([label for label, _ in given], [row for _, row in given], column))
+            without = unlabelled_target(str(self.problem_type), self.num_labels)
+            return [without if lacks else next(found) for lacks in missing]
         if column.is_list and not column.is_named:
             return [self._hot(label, row, column) for row, label in zip(rows, labels, strict=True)]
-        given = Dataset.from_dict(
+        dataset = Dataset.from_dict(
             {"label": stripped(labels), "row": list(rows)},
             features=Features({"label": column.feature, "row": Value("int64")}),
         )
-        return column_values(self.schema(column).encode(given, column.where), "label")
+        return column_values(self.schema(column).encode(dataset, column.where), "label")
 
     def _hot(self, label: list[Any], row: int, column: LabelColumn) -> list[float]:
         """Return the targets of a list of numbers."""
