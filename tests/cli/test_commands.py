@@ -174,6 +174,12 @@ def test_the_sample_has_a_configuration_that_is_right(
     check_paths(given.values)
     main(["debug-data", "train.csv", "--validation_file", "validation.csv", "--test_file", "test.csv"])
     assert "no findings" in capsys.readouterr().out
+    # Ensembles are fitted on texts that no member has seen.
+    main(["debug-data", "train.csv", "--validation_file", "validation.csv", "--test_file", "unseen.csv"])
+    assert "no findings" in capsys.readouterr().out
+    assert not {row["text"] for row in read_csv(Path("unseen.csv"))} & {
+        row["text"] for row in read_csv(Path("test.csv"))
+    }
 
 
 def test_env_names_versions(capsys: pytest.CaptureFixture[str]) -> None:
