@@ -111,6 +111,8 @@ def test_a_new_folder_is_there_when_it_is_whole(tmp_path):
     target = tmp_path / "made"
     with pytest.raises(KeyboardInterrupt):
         broken_off_folder(target)
+    with pytest.raises(KeyboardInterrupt):
+        broken_off_folder(tmp_path / "of" / "several" / "levels")
     assert names(tmp_path) == []
     with new_folder(target) as partial:
         (partial / "one").write_text("1")

@@ -136,7 +136,7 @@ def new_folder(path: str | os.PathLike[str], option: str = "") -> Iterator[Path]
     what = f"{option} {path}".strip()
     path = Path(os.path.realpath(path))  # a link to a folder stays a link
     partial = path.with_name(f".{hashlib.sha256(path.name.encode()).hexdigest()[:12]}{PARTIAL}")
-    with writable(what):
+    with writable(what), no_empty_parents(path):
         with locked(partial / LOCK_FILE, what):
             for left in partial.iterdir():  # by a killed process
                 if left.name != LOCK_FILE:
@@ -155,6 +155,18 @@ def new_folder(path: str | os.PathLike[str], option: str = "") -> Iterator[Path]
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
         sync_folder(path.parent)
+
+
+@contextmanager
+def no_empty_parents(path: Path) -> Iterator[None]:
+    """Remove the folders above `path` that were created within the block and are empty at its end."""
+    missing = [parent for parent in path.absolute().parents if not parent.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # one that is not empty
+            for parent in missing:
+                parent.rmdir()
 
 
 def check_new(path: Path, option: str = "") -> None:

@@ -49,6 +49,17 @@ def run(experiment: Small, given) -> dict:
         return run_once(experiment, given, Path(given.output_dir))
 
 
+def test_a_refused_run_leaves_no_empty_folders(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for folder in (tmp_path / "outputs" / "june" / "run", tmp_path / "mine" / "run"):
+        with pytest.raises(UserError, match="refused"), open_run(arguments(folder), Small.settings):
+            raise UserError("refused")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]  # which was there
+    assert not list((tmp_path / "mine").iterdir())
+    run(Small(), arguments(tmp_path / "outputs" / "run"))
+    assert (tmp_path / "outputs" / "run" / "README.md").exists()
+
+
 def test_a_run_that_is_cut_off_before_its_card_is_not_taken_for_finished(tmp_path):
     folder, experiment = tmp_path / "run", Small(cuts=1)
     with pytest.raises(KeyboardInterrupt):

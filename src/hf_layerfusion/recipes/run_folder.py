@@ -24,6 +24,7 @@ from hf_layerfusion.storage import (
     is_empty,
     locked,
     move_into,
+    no_empty_parents,
     read_object,
     remove,
     remove_leftovers,
@@ -192,7 +193,7 @@ def open_run(arguments: LayerFusionTrainingArguments, settings: dict[str, Any]) 
 def output_folder(folder: Path, option: str = "--output_dir") -> Iterator[None]:
     """Create a folder and hold its lock while the block runs.
 
-    A folder that is new and stays empty is removed at the end.
+    A folder that is new and stays empty is removed at the end, and so are those above it.
 
     Args:
         folder: the folder.
@@ -202,7 +203,7 @@ def output_folder(folder: Path, option: str = "--output_dir") -> Iterator[None]:
         UserError: Another process holds the lock, or the folder cannot be created or written to.
     """
     was_there = folder.exists()
-    with locked(folder / LOCK_FILE, f"{option} {folder}"):
+    with no_empty_parents(folder), locked(folder / LOCK_FILE, f"{option} {folder}"):
         try:
             remove_leftovers(folder)
             yield
