@@ -48,6 +48,17 @@ def test_the_regression_is_scikit_learns_on_standardised_features() -> None:
     )
 
 
+def test_a_feature_that_hardly_varies_gets_no_weight() -> None:
+    features, y = np.random.default_rng(0).normal(size=(200, 3)), np.arange(200) % 2
+    features[:, 0] += y
+    features[:, 2] = 3e-33 + 8e-33 * (features[:, 2] + y)  # as one of all-MiniLM-L6-v2's
+    probe = fit_linear_probe(features, y, "single_label_classification")
+    assert np.abs(probe.weight).max() < 10
+    assert np.abs(probe.weight[:, 2]).max() == pytest.approx(0, abs=1e-6)
+    small = fit_linear_probe(1e-9 * features[:, :2], y, "single_label_classification")
+    assert np.abs(small.weight * 1e-9).max() > 0.1, "no feature counts as constant beside others of its size"
+
+
 def test_more_noise_asks_for_more_strength() -> None:
     features, targets = data(2)
     noise = np.random.default_rng(2).normal(size=(len(features), 300)).astype(np.float32)

@@ -68,6 +68,15 @@ def test_layers_are_standardised_by_the_training_texts(tmp_path: Path, case: str
     torch.testing.assert_close(fuser.scale, expected.std(0, unbiased=False), rtol=1e-4, atol=1e-5)
 
 
+def test_a_feature_that_hardly_varies_is_not_scaled_up() -> None:
+    """Else the gradient of an encoder that is trained afterwards overflows."""
+    fuser = build("concat-mean").model.fuser
+    deviation = torch.ones_like(fuser.scale)
+    deviation[0, :2] = torch.tensor([8e-33, 0.0])
+    fuser.standardize(torch.zeros_like(fuser.mean), deviation)
+    assert fuser.scale.min() == 1.0
+
+
 def test_a_saved_model_keeps_the_standardisation(tmp_path: Path) -> None:
     trainer = started(tmp_path, "concat-mean")
     trainer.save_model(str(tmp_path / "saved"))

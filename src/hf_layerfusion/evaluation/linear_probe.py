@@ -16,6 +16,9 @@ from sklearn.preprocessing import StandardScaler
 Floats = npt.NDArray[np.floating[Any]]
 ProbeProblem = Literal["single_label_classification", "regression"]
 
+NEGLIGIBLE = 1e-6
+"""The share of the largest standard deviation below which a feature counts as constant."""
+
 STRENGTHS = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
 """Penalties on the squared weights of standardised features, relative to the sum of the losses.
 
@@ -64,6 +67,8 @@ def fit_linear_probe(
 ) -> LinearProbe:
     """Fit a logistic or ridge regression on standardised features.
 
+    Features that vary by less than a millionth of the most variable one are not scaled up.
+
     The strength of the L2 penalty is chosen from `STRENGTHS` by cross-validation on the given rows, or on a random
     sample of 4,000 if there are more.
 
@@ -85,6 +90,9 @@ def fit_linear_probe(
     y = np.asarray(targets)
     _check(features, y, problem)
     scaler = StandardScaler().fit(features)
+    # Else the weight of a feature whose values are all but equal, around 1e-33, would overflow in float32.
+    deviation = np.sqrt(scaler.var_)
+    scaler.scale_[deviation <= NEGLIGIBLE * deviation.max()] = 1.0
     x = scaler.transform(features)
     chosen_on = _rows_to_choose_on(y, problem, seed)
     if problem == "regression":

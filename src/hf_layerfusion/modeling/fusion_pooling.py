@@ -203,6 +203,10 @@ class ScalarMixPooling(LayerPooling):
         return self.mix(list(vectors.unbind(dim=1)))
 
 
+NEGLIGIBLE = 1e-6
+"""The share of a layer's largest standard deviation below which a feature counts as constant."""
+
+
 class StandardizedPooling(LayerPooling):
     """Base class of the poolings that standardise each feature of each layer before pooling.
 
@@ -227,10 +231,13 @@ class StandardizedPooling(LayerPooling):
 
         Args:
             mean: Mean over the training texts, `[L, V]`.
-            deviation: Standard deviation over the training texts, `[L, V]`; constant features are not scaled.
+            deviation: Standard deviation over the training texts, `[L, V]`. Features that are constant, or vary by
+                less than a millionth of the layer's most variable one, are not scaled: with a scale of 1e-33, as one
+                feature of all-MiniLM-L6-v2 would have, the gradient of an encoder that is trained later overflows.
         """
+        varies = deviation > NEGLIGIBLE * deviation.amax(dim=-1, keepdim=True)
         self.mean.copy_(mean)
-        self.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
+        self.scale.copy_(torch.where(varies, deviation, 1.0))
 
     def forward(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
