@@ -148,11 +148,7 @@ def _prepared(
     """Return the data of a run, or of each fold of a cross-validation, with the tokenizer."""
     arguments = data_class(**json.loads(data_settings))
     tokenizer = load_tokenizer(CheckpointArguments(**json.loads(tokenizer_settings)))
-    parts = (
-        prepare_folds(arguments)
-        if isinstance(arguments, AbsaDataArguments) and arguments.folds
-        else [prepare(arguments)]
-    )
+    parts = prepare_folds(arguments) if arguments.folds else [prepare(arguments)]
     encoded = [tokenize(data, tokenizer, arguments, separate_pairs=separate_pairs) for data in parts]
     return list(zip(parts, encoded, strict=True)), tokenizer
 
@@ -182,9 +178,10 @@ def _train_tasks(settings: Settings, fold: int | None, data_dir: Path) -> dict[s
     model_arguments, data_arguments, training_arguments = HfArgumentParser(MULTITASK_CLASSES).parse_dict(
         arguments_of(settings)
     )
-    data = _prepared_tasks(
+    parts = _prepared_tasks(
         json.dumps(entries), str(data_dir), _tokenizer_key(model_arguments), json.dumps(vars(data_arguments))
     )
+    data = parts[0 if fold is None else fold - 1]
     record, files = tasks_record(data)
     _store_settings(settings, record, files)
     trainer = make_multitask_trainer(data, model_arguments, data_arguments, training_arguments)
@@ -235,7 +232,7 @@ def _numbers(values: np.ndarray) -> str:
 @functools.lru_cache(maxsize=4)
 def _prepared_tasks(
     entries: str, data_dir: str, tokenizer_settings: str, data_settings: str
-) -> MultitaskData:
+) -> list[MultitaskData]:
     return prepare_multitask(
         json.loads(entries),
         Path(data_dir),

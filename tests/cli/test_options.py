@@ -113,7 +113,7 @@ MISTAKES = [
     (["--seed", "1.5"], "--seed must be a whole number"),
     (["--eval_strategy", "epochs", "stray"], "stray"),
     (["--lr_scheduler_typ", "linear"], "did you mean '--lr_scheduler_type'?"),
-    (["--folds", "3"], "it is one of train-absa"),
+    (["--sentence_only", "True"], "it is one of train-absa"),
     (["--use_cpu", "perhaps"], "--use_cpu must be True or False"),
     (["--output_dir", "a\0b"], "must hold no NUL character"),
 ]

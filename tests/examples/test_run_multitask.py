@@ -234,6 +234,25 @@ def test_a_task_without_a_best_epoch_is_left_out_of_the_best_of_each(call, tmp_p
     assert not {"best_of_each_sst5_accuracy", "best_of_each_mean"} & results.keys()
 
 
+def test_every_task_is_cross_validated_on_folds_of_its_own(call, tmp_path, folder):
+    """SST and STS alone, with the development files to choose by: each training row is tested in one fold."""
+    tasks = json.loads((folder / "tasks.json").read_text())
+    kept = {name: tasks[name] for name in ("sst5", "sts")}
+    (folder / "two-tasks.json").write_text(json.dumps(kept))
+    options = {"tasks_file": folder / "two-tasks.json", "num_train_epochs": 1}
+    summary = call(tmp_path / "run", folds=2, **options)
+    assert summary["folds"] == 2
+    folds = [tmp_path / "run" / f"fold-{number}" for number in (1, 2)]
+    runs = [json.loads((fold / "all_results.json").read_text()) for fold in folds]
+    for name in ("test_mean", "test_sst5_accuracy", "test_sts_pearsonr", "best_of_each_mean"):
+        assert summary[name]["mean"] == pytest.approx(np.mean([run[name] for run in runs]))
+    for task, stem in (("sst5", "ids-sst"), ("sts", "sts")):
+        tested = [row["id"] for fold in folds for row in read_csv(fold / "predictions" / f"{task}-test.csv")]
+        with open(folder / f"{stem}-train.csv", newline="") as file:
+            assert sorted(tested) == sorted(row["id"] for row in csv.DictReader(file, delimiter="\t"))
+    assert call(tmp_path / "run", "--resume_from_checkpoint", "True", folds=2, **options) == summary
+
+
 def changed(folder, tmp_path, task, **changes):
     tasks = json.loads((folder / "tasks.json").read_text())
     tasks[task] |= changes
@@ -299,6 +318,12 @@ MISTAKES = {
         None,
         {"decoupled_weight_decay": False, "optim": "sgd"},
         "--decoupled_weight_decay False replaces AdamW by Adam, found --optim sgd",
+    ),
+    "folds and seeds": (None, {"folds": 2, "seeds": 1}, "--folds and --seeds exclude each other"),
+    "folds and test data": (
+        ("sts", {"test_file": "sts-dev.csv"}),
+        {"folds": 2},
+        "task 'sts': --folds reports on the folds of the training data, found test data too",
     ),
     "no tasks file": (None, {"tasks_file": None}, "--tasks_file must name"),
     "tasks file that is not there": (None, {"tasks_file": "no.json"}, "--tasks_file no.json: cannot be read"),

@@ -14,11 +14,9 @@ PAIRS = (
 def run(model_arguments: Any, data_arguments: Any, training_arguments: Any) -> None:
     """Train or cross-validate, and show what the model says to three pairs."""
     from hf_layerfusion.cli.answers import print_run
-    from hf_layerfusion.recipes.fold_runs import cross_validate
-    from hf_layerfusion.recipes.training_run import classify
+    from hf_layerfusion.recipes.fold_runs import train_one_task
 
-    fit = classify if data_arguments.folds is None else cross_validate
-    results = fit(model_arguments, data_arguments, training_arguments)
+    results = train_one_task(model_arguments, data_arguments, training_arguments)
     print_run(results, training_arguments, () if data_arguments.sentence_only else PAIRS)
 
 

@@ -12,9 +12,9 @@ NUM_SHOWN = 3
 def run(model_arguments: Any, data_arguments: Any, training_arguments: Any) -> None:
     """Train, and show what the model says to three texts of the user's that it was not trained on."""
     from hf_layerfusion.cli.answers import print_run
-    from hf_layerfusion.recipes.training_run import classify
+    from hf_layerfusion.recipes.fold_runs import train_one_task
 
-    results = classify(model_arguments, data_arguments, training_arguments)
+    results = train_one_task(model_arguments, data_arguments, training_arguments)
     columns = [data_arguments.text_column, *filter(None, [data_arguments.text_pair_column])]
     folder = Path(str(training_arguments.output_dir))
     print_run(results, training_arguments, own_texts(folder / "predictions.csv", columns))

@@ -14,9 +14,9 @@ PAIRS = (
 def run(model_arguments: Any, data_arguments: Any, training_arguments: Any) -> None:
     """Train, and show what the model says to three pairs."""
     from hf_layerfusion.cli.answers import print_run
-    from hf_layerfusion.recipes.training_run import classify
+    from hf_layerfusion.recipes.fold_runs import train_one_task
 
-    print_run(classify(model_arguments, data_arguments, training_arguments), training_arguments, PAIRS)
+    print_run(train_one_task(model_arguments, data_arguments, training_arguments), training_arguments, PAIRS)
 
 
 RECIPE = RecipeCommand(

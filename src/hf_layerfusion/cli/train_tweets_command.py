@@ -16,9 +16,9 @@ SENTENCES = (
 def run(model_arguments: Any, data_arguments: Any, training_arguments: Any) -> None:
     """Train, and show what the model says to five sentences."""
     from hf_layerfusion.cli.answers import print_run
-    from hf_layerfusion.recipes.training_run import classify
+    from hf_layerfusion.recipes.fold_runs import train_one_task
 
-    results = classify(model_arguments, data_arguments, training_arguments)
+    results = train_one_task(model_arguments, data_arguments, training_arguments)
     shown = SENTENCES if data_arguments.text_pair_column is None else ()
     print_run(results, training_arguments, shown)
 

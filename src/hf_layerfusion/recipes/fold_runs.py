@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,33 +24,51 @@ from hf_layerfusion.recipes.data_preparation import (
 from hf_layerfusion.recipes.data_record import DATA, check_record, data_record
 from hf_layerfusion.recipes.model_setup import encodes_pairs_separately
 from hf_layerfusion.recipes.prediction_run import is_prediction_only
-from hf_layerfusion.recipes.recipe_arguments import AbsaDataArguments, ModelArguments, RunTrainingArguments
-from hf_layerfusion.recipes.run_folder import run_once, write_summary
-from hf_layerfusion.recipes.training_run import Classification, begin_run
+from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, RunTrainingArguments
+from hf_layerfusion.recipes.run_folder import Experiment, run_once, write_summary
+from hf_layerfusion.recipes.token_limit import with_token_limit
+from hf_layerfusion.recipes.training_run import Classification, begin_run, classify, warn_of_findings
 
 logger = logging.getLogger(__name__)
 
-FOLD_SPLITS = ("stratified_group", "stratified")
+GROUPED = "stratified_group"
+FOLD_SPLITS = (GROUPED, "stratified")
 
 
-def make_folds(data: PreparedData, arguments: AbsaDataArguments) -> list[Fold]:
+def is_grouped(arguments: DataArguments) -> bool:
+    """Return whether equal values of `--group_column` stay in one fold: as `--fold_split` says or, without it, if there
+    is a `--group_column`.
+
+    Raises:
+        UserError: `--fold_split` is unknown, or there is no column to group by.
+    """
+    split = arguments.fold_split
+    if split is None:
+        return arguments.group_column is not None
+    if split not in FOLD_SPLITS:
+        raise UserError(
+            f"--fold_split must be one of {', '.join(FOLD_SPLITS)}, found {split!r}; {nearest(split, FOLD_SPLITS)}"
+        )
+    if split == GROUPED and arguments.group_column is None:
+        raise UserError("--fold_split stratified_group needs --group_column, found none; name it.")
+    return split == GROUPED
+
+
+def make_folds(data: PreparedData, arguments: DataArguments) -> list[Fold]:
     """Split the training data into folds by `--fold_split`, seeded by `--split_seed` and stratified by class where
     there are classes.
 
     Raises:
-        UserError: There is no column to group by; or as the functions of `evaluation.folds`.
+        UserError: As `is_grouped`, or as the functions of `evaluation.cross_validation`.
     """
     number, seed = arguments.folds or 0, arguments.split_seed
     labels = column_values(data.splits["train"], "label")
     if not is_stratified(data):
         labels = [0] * len(labels)
-    if arguments.fold_split == "stratified":
+    if not is_grouped(arguments):
         return stratified_folds(labels, number, seed)
-    if arguments.group_column is None:
-        raise UserError("--fold_split stratified_group needs --group_column, found none; name it.")
-    return stratified_group_folds(
-        labels, column_values(data.splits["train"], arguments.group_column), number, seed
-    )
+    groups = column_values(data.splits["train"], str(arguments.group_column))
+    return stratified_group_folds(labels, groups, number, seed)
 
 
 def is_stratified(data: PreparedData) -> bool:
@@ -57,7 +76,7 @@ def is_stratified(data: PreparedData) -> bool:
     return data.schema.problem_type == "single_label_classification"
 
 
-def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
+def prepare_folds(arguments: DataArguments) -> list[PreparedData]:
     """Return the data of each fold's run: `test` is the fold, `train` the other folds.
 
     Checkpoints are selected on `validation`: the given validation data, the same for each fold, or a share split off
@@ -67,18 +86,13 @@ def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
         UserError: `--fold_split` is unknown, or there are test data, which folds replace; or as `load_splits`,
             `make_folds` and `cut_validation`.
     """
-    if arguments.fold_split not in FOLD_SPLITS:
-        raise UserError(
-            f"--fold_split must be one of {', '.join(FOLD_SPLITS)}, found {arguments.fold_split!r}; "
-            f"{nearest(arguments.fold_split, FOLD_SPLITS)}"
-        )
+    grouped = is_grouped(arguments)
     data = load_splits(arguments)
     if "test" in data.splits:
         raise UserError(
             "--folds reports on the folds of the training data, found test data too; leave it out."
         )
     folds = make_folds(data, arguments)
-    grouped = arguments.fold_split == "stratified_group"
     # Ungrouped folds imply an ungrouped validation split.
     cut = arguments if grouped else replace(arguments, group_column=None)
     how = "stratified and " if is_stratified(data) else ""
@@ -99,15 +113,58 @@ def prepare_folds(arguments: AbsaDataArguments) -> list[PreparedData]:
     return prepared
 
 
+def check_fold_options(arguments: RunTrainingArguments) -> None:
+    """Check that a cross-validation has options of a single run only.
+
+    Raises:
+        UserError: Names the option that `--folds` excludes.
+    """
+    if arguments.seeds is not None:
+        raise UserError(
+            "--folds and --seeds exclude each other; give one --seed, or run once with each of them."
+        )
+    if is_prediction_only(arguments):
+        raise UserError(
+            "--do_predict without --do_train predicts --test_file and excludes --folds; leave out one."
+        )
+    if arguments.hp_search is not None:
+        raise UserError("--hp_search is for a single run and excludes --folds; search without folds first.")
+    if arguments.dry_run:
+        raise UserError("--dry_run shows one run's groups of parameters and excludes --folds; leave one out.")
+
+
+def run_folds(experiments: Sequence[Experiment], arguments: RunTrainingArguments) -> dict[str, Any]:
+    """Run the experiment of each fold once, in `fold-1`, `fold-2`, … below `--output_dir`, and write a summary above
+    them.
+
+    Of a finished fold's checkpoints only the selected one is kept, as the model.
+
+    Returns:
+        Mean and standard deviation over the folds of each result.
+
+    Raises:
+        UserError: As `run_once`.
+    """
+    top = Path(str(arguments.output_dir))
+    runs = []
+    for number, experiment in enumerate(experiments, start=1):
+        folder = top / f"fold-{number}"
+        runs.append(run_once(experiment, replace(arguments, output_dir=str(folder)), top))
+        if arguments.process_index == 0:
+            for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+                shutil.rmtree(checkpoint)
+    return write_summary(top, {"folds": len(experiments)}, runs, arguments)
+
+
 def cross_validate(
     model_arguments: ModelArguments,
-    data_arguments: AbsaDataArguments,
+    data_arguments: DataArguments,
     training_arguments: RunTrainingArguments,
 ) -> dict[str, Any]:
-    """Cross-validate: run each fold in `fold-1`, `fold-2`, … and write a summary above them.
+    """Cross-validate a script of one task: run each fold in a folder of its own and write a summary above them.
 
     With `--resume_from_checkpoint True` an interrupted cross-validation resumes where it stopped. Finished folds are
-    not run again; of their checkpoints only the selected one is kept, as the model.
+    not run again.
 
     Returns:
         Mean and standard deviation over the folds of each result.
@@ -115,18 +172,7 @@ def cross_validate(
     Raises:
         UserError: An argument or the data are invalid.
     """
-    if training_arguments.seeds is not None:
-        raise UserError(
-            "--folds and --seeds exclude each other; give one --seed, or run once with each of them."
-        )
-    if is_prediction_only(training_arguments):
-        raise UserError(
-            "--do_predict without --do_train predicts --test_file and excludes --folds; leave out one."
-        )
-    if training_arguments.hp_search is not None:
-        raise UserError("--hp_search is for a single run and excludes --folds; search without folds first.")
-    if training_arguments.dry_run:
-        raise UserError("--dry_run shows one run's groups of parameters and excludes --folds; leave one out.")
+    check_fold_options(training_arguments)
     with begin_run(model_arguments, data_arguments, training_arguments, several=True) as (
         tokenizer,
         settings,
@@ -134,21 +180,28 @@ def cross_validate(
         with training_arguments.main_process_first(desc="preparing the folds"):
             folds = prepare_folds(data_arguments)
             separate = encodes_pairs_separately(model_arguments)
+            # One limit for all folds, so that they differ in nothing but their texts.
+            data_arguments = with_token_limit(folds[0], tokenizer, data_arguments, separate_pairs=separate)
             encoded = [tokenize(data, tokenizer, data_arguments, separate_pairs=separate) for data in folds]
         training_arguments = with_metric(training_arguments, folds[0].schema.problem_type)
-        top = Path(str(training_arguments.output_dir))
         record = data_record(folds[0])  # holds all rows, which determine the other folds
-        check_record(top, record, vars(data_arguments))
-        settings |= {DATA: record}
-        runs = []
-        for number, (data, inputs) in enumerate(zip(folds, encoded, strict=True), start=1):
-            folder = top / f"fold-{number}"
-            for note in data.notes:
-                if number == 1 or note not in folds[0].notes:
-                    logger.info(note)
-            experiment = Classification(data, inputs, tokenizer, model_arguments, data_arguments, settings)
-            runs.append(run_once(experiment, replace(training_arguments, output_dir=str(folder)), top))
-            if training_arguments.process_index == 0:
-                for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-                    shutil.rmtree(checkpoint)
-        return write_summary(top, {"folds": len(folds)}, runs, training_arguments)
+        check_record(Path(str(training_arguments.output_dir)), record, vars(data_arguments))
+        settings |= {DATA: record, "max_seq_length": data_arguments.max_seq_length}
+        for note in dict.fromkeys(note for data in folds for note in data.notes):
+            logger.info(note)
+        warn_of_findings(data_arguments, folds[0])
+        experiments = [
+            Classification(data, inputs, tokenizer, model_arguments, data_arguments, settings)
+            for data, inputs in zip(folds, encoded, strict=True)
+        ]
+        return run_folds(experiments, training_arguments)
+
+
+def train_one_task(
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    training_arguments: RunTrainingArguments,
+) -> dict[str, Any]:
+    """Run a script of one task: `cross_validate` with `--folds`, `classify` without."""
+    fit = classify if data_arguments.folds is None else cross_validate
+    return fit(model_arguments, data_arguments, training_arguments)

@@ -231,6 +231,12 @@ class DataArguments(DataCardArguments):
         "others from training to choose on.",
     )
     split_seed: int = option(42, "Seed of that split and of --max_*_samples, the same for every run.")
+    folds: int | None = option(None, "Cross-validate over that many parts of the training data.")
+    fold_split: str | None = option(
+        None,
+        "stratified_group keeps equal values of --group_column in one fold; stratified does not. By default grouped "
+        "where there is a --group_column.",
+    )
     max_seq_length: int | None = option(40, "Tokens a text is cut to (GRUBERT: 40).")
     truncation: str = option(
         "longest_first", "Which text of a pair is cut: longest_first, only_first or only_second."
@@ -268,6 +274,7 @@ class DataArguments(DataCardArguments):
         super().__post_init__()
         check_prediction_format(self.prediction_format, PREDICTION_FORMATS)
         check_least(self, 1, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
+        check_least(self, 2, "folds")
         check_seed("--split_seed", self.split_seed)
         check_fraction(self.validation_fraction)
         names = [name.strip() for name in self.class_names or ()]
@@ -434,7 +441,7 @@ class AbsaDataArguments(PairDataArguments):
     folds: int | None = option(
         None, "Cross-validate over that many parts of the training data (the paper: 10)."
     )
-    fold_split: str = option(
+    fold_split: str | None = option(
         "stratified_group",
         "stratified_group keeps equal values of --group_column in one fold; stratified does not, as is often done, "
         "and so tests on sentences that were trained on.",
@@ -442,7 +449,6 @@ class AbsaDataArguments(PairDataArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, 2, "folds")
         if self.sentence_only:
             self.text_pair_column = None
 

@@ -362,9 +362,10 @@ def write_summary(
         arguments: The run's arguments; only the main process writes.
     """
     summary = dict(parts)
-    for name in runs[0]:
-        # A metric that is undefined in one run, stored as null, makes mean and deviation undefined too.
-        mean, sd = mean_sd([math.nan if run[name] is None else run[name] for run in runs])
+    for name in dict.fromkeys(name for run in runs for name in run):
+        # A metric that is undefined in one run, stored as null or absent, makes mean and deviation undefined too.
+        values = [run.get(name) for run in runs]
+        mean, sd = mean_sd([math.nan if value is None else value for value in values])
         summary[name] = {"mean": mean, "sd": sd}
     if arguments.process_index == 0:
         with writable(f"--output_dir {top}"):

@@ -295,6 +295,13 @@ def begin_run(
         yield tokenizer, settings
 
 
+def warn_of_findings(data_arguments: DataArguments, data: PreparedData) -> None:
+    """Warn of what may be wrong with the data, in the neutral recipe."""
+    if isinstance(data_arguments, TextDataArguments):
+        for finding in diagnose(data.splits, data.text_columns):
+            logger.warning("%s: %s", finding.split, finding.line)
+
+
 def classify(
     model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: RunTrainingArguments
 ) -> dict[str, Any]:
@@ -327,9 +334,7 @@ def classify(
             encoded = tokenize(data, tokenizer, data_arguments, separate_pairs=separate)
         for note in data.notes:
             logger.info(note)
-        if isinstance(data_arguments, TextDataArguments):
-            for finding in diagnose(data.splits, data.text_columns):
-                logger.warning("%s: %s", finding.split, finding.line)
+        warn_of_findings(data_arguments, data)
         training_arguments = with_metric(training_arguments, data.schema.problem_type)
         if training_arguments.dry_run:
             groups = group_rows(load_model(model_arguments, data.schema), training_arguments)

@@ -57,6 +57,11 @@ class MultitaskDataArguments(DataCardArguments):
     max_train_samples: int | None = option(None, "Train on this many random examples of each task.")
     max_predict_samples: int | None = option(None, "Test on this many first examples of each task.")
     split_seed: int = option(42, "Seed of the splits and of --max_*_samples, the same for every run.")
+    folds: int | None = option(
+        None,
+        "Cross-validate over that many parts of each task's training data (SerBERTus, section 6); equal values of a "
+        "task's group_column stay in one fold.",
+    )
     prediction_format: str = option(
         "standard",
         "standard; spreadsheet, which escapes texts that would run as formulas; or course, which adds the prediction "
@@ -67,6 +72,7 @@ class MultitaskDataArguments(DataCardArguments):
         super().__post_init__()
         check_prediction_format(self.prediction_format, PREDICTION_FORMATS)
         check_least(self, 1, "max_seq_length", "max_train_samples", "max_predict_samples")
+        check_least(self, 2, "folds")
         check_seed("--split_seed", self.split_seed)
 
 

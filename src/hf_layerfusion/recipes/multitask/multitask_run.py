@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.publish import CARD
 from hf_layerfusion.recipes.data_record import DATA, check_record
+from hf_layerfusion.recipes.fold_runs import check_fold_options, run_folds
 from hf_layerfusion.recipes.multitask.multitask_arguments import (
     MultitaskDataArguments,
     MultitaskModelArguments,
@@ -47,15 +48,16 @@ def train_tasks(
 ) -> dict[str, Any]:
     """Run the script for several tasks: prepare their data once, then train, predict and write outputs for each seed.
 
-    With `--hp_search` the best settings are searched first. With `--dry_run` nothing is trained.
+    With `--hp_search` the best settings are searched first. With `--dry_run` nothing is trained. With `--folds` the
+    run is a cross-validation (SerBERTus, section 6).
 
     Args:
         model_arguments, data_arguments, training_arguments: the script's arguments.
         entries: tasks to use instead of those in `--tasks_file`.
 
     Returns:
-        The result of `run_seeds`; with `--dry_run` the number of parameters of each architecture, in total and by
-        part, and this run's parameter groups.
+        The result of `run_seeds`, or with `--folds` of `run_folds`; with `--dry_run` the number of parameters of each
+        architecture, in total and by part, and this run's parameter groups.
 
     Raises:
         UserError: An argument or the data are invalid.
@@ -66,15 +68,19 @@ def train_tasks(
             "model with MultitaskPipeline."
         )
     check_search(training_arguments)
+    is_cross_validation = data_arguments.folds is not None
+    if is_cross_validation:
+        check_fold_options(training_arguments)
     if entries is None:
         entries = read_tasks_file(data_arguments.tasks_file)
     settings = run_settings(model_arguments, data_arguments, training_arguments) | {"tasks": entries}
     folder = Path(data_arguments.data_dir or Path(str(data_arguments.tasks_file)).parent)
     with open_run(training_arguments, settings):
         if training_arguments.process_index == 0 and not training_arguments.dry_run:
-            open_hub(training_arguments, several=len(training_arguments.seeds or ()) > 1)
+            several = is_cross_validation or len(training_arguments.seeds or ()) > 1
+            open_hub(training_arguments, several=several)
         with training_arguments.main_process_first(desc="preparing the texts"):
-            data = prepare_multitask(entries, folder, model_arguments, data_arguments)
+            data, *further = prepare_multitask(entries, folder, model_arguments, data_arguments)
         if training_arguments.dry_run:
             groups = group_rows(load_multitask_model(model_arguments, data.tasks), training_arguments)
             counts = architecture_counts(model_arguments, data.tasks)
@@ -84,8 +90,12 @@ def train_tasks(
             Path(str(training_arguments.output_dir)), record, files, named_checkpoint(training_arguments)
         )
         settings |= {DATA: record}
-        experiment = MultitaskExperiment(data, model_arguments, data_arguments, settings)
-        return run_seeds(*run_with_best(experiment, training_arguments))
+        experiments = [
+            MultitaskExperiment(part, model_arguments, data_arguments, settings) for part in (data, *further)
+        ]
+        if is_cross_validation:
+            return run_folds(experiments, training_arguments)
+        return run_seeds(*run_with_best(experiments[0], training_arguments))
 
 
 @dataclass

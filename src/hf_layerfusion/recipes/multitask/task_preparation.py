@@ -22,6 +22,7 @@ from hf_layerfusion.evaluation.predictions import COURSE_COLUMNS
 from hf_layerfusion.hub.paths import inside, is_plain_name
 from hf_layerfusion.metric_registry import PROBLEM_METRICS, selection_metrics
 from hf_layerfusion.recipes.data_preparation import PreparedData, encode_splits, prepare, side_by_side
+from hf_layerfusion.recipes.fold_runs import prepare_folds
 from hf_layerfusion.recipes.multitask.multitask_arguments import MultitaskDataArguments
 from hf_layerfusion.recipes.recipe_arguments import PairDataArguments
 from hf_layerfusion.training.task_data import SWAPPED
@@ -32,7 +33,7 @@ PAIR_ORDERS = ("random", "given")
 # Options that hold for all tasks, or that an entry sets in another way: `labels` and `--cut`.
 SHARED_OPTIONS = {
     "class_names", "max_seq_length", "max_predict_samples", "split_seed", "language", "truncation",
-    "pad_to_max_length", "prediction_format",
+    "pad_to_max_length", "prediction_format", "folds", "fold_split",
 }  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def make_tasks(
     model_fields = {field.name for field in dataclasses.fields(TaskConfig)}
     shared = {
         name: getattr(arguments, name)
-        for name in ("max_seq_length", "split_seed", "max_predict_samples", "language")
+        for name in ("max_seq_length", "split_seed", "max_predict_samples", "language", "folds")
     }
     if arguments.max_train_samples is not None:
         shared["max_train_samples"] = arguments.max_train_samples
@@ -181,19 +182,29 @@ def make_tasks(
     return tasks
 
 
-def prepare_task(task: TaskSpec) -> tuple[TaskSpec, PreparedData]:
-    """Read and prepare a task's data; the task is returned with the labels and metric that they imply.
+def prepare_task(task: TaskSpec) -> list[tuple[TaskSpec, PreparedData]]:
+    """Read and prepare a task's data, or those of each fold with `folds`; the task is returned with the labels and
+    metric that they imply.
 
     Without test data, the validation data become the test data and checkpoints are selected on a tenth of the
     training data.
 
     Raises:
-        UserError: A value lies outside the task's range; or as `prepare` and `TaskConfig`.
+        UserError: As `prepare`, `prepare_folds` and `completed`.
     """
     try:
-        data = prepare(task.data)
+        parts = [prepare(task.data)] if task.data.folds is None else prepare_folds(task.data)
     except UserError as error:
         raise UserError(f"task '{task.name}': {error}") from error
+    return [completed(task, data) for data in parts]
+
+
+def completed(task: TaskSpec, data: PreparedData) -> tuple[TaskSpec, PreparedData]:
+    """Return the task with the labels and metric that its data imply, and the data with the texts to predict.
+
+    Raises:
+        UserError: A value lies outside the task's range; or as `TaskConfig`.
+    """
     problem_type = data.schema.problem_type
     settings = task.settings_of(problem_type)
     if problem_type != "regression":

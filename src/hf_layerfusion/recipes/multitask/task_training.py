@@ -99,8 +99,10 @@ def prepare_multitask(
     folder: Path,
     model_arguments: MultitaskModelArguments,
     arguments: MultitaskDataArguments,
-) -> MultitaskData:
-    """Read, prepare and tokenize the data of all tasks.
+) -> list[MultitaskData]:
+    """Read, prepare and tokenize the data of all tasks: of one run, or with `--folds` of each fold's.
+
+    In a fold, every task is tested on its own fold of that number.
 
     Args:
         entries: entries of the tasks file.
@@ -115,13 +117,16 @@ def prepare_multitask(
     check_task_names(declared, arguments)
     check_multitask_model(model_arguments, declared)
     tokenizer = load_tokenizer(model_arguments)
-    tasks, prepared, encoded = {}, {}, {}
+    parts = [MultitaskData({}, {}, {}, tokenizer) for _ in range(arguments.folds or 1)]
     for name, task in declared.items():
-        tasks[name], prepared[name] = prepare_task(task)
-        encoded[name] = tokenize_task(tasks[name], prepared[name], tokenizer, arguments)
-        for note in prepared[name].notes:
+        notes: dict[str, None] = {}
+        for part, (completed, prepared) in zip(parts, prepare_task(task), strict=True):
+            part.tasks[name], part.prepared[name] = completed, prepared
+            part.encoded[name] = tokenize_task(completed, prepared, tokenizer, arguments)
+            notes |= dict.fromkeys(prepared.notes)
+        for note in notes:
             logger.info("%s: %s", name, note)
-    return MultitaskData(tasks, prepared, encoded, tokenizer)
+    return parts
 
 
 def tasks_record(data: MultitaskData) -> tuple[DataRecord, dict[str, str | None]]:
