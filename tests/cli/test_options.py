@@ -202,7 +202,7 @@ def test_flags_win_over_a_file(name: str, tmp_path: Path) -> None:
     ("content", "hint"),
     [
         ({"lerning_rate": 1}, "did you mean 'learning_rate'?"),
-        ({"folds": 10}, "it is one of train-absa"),
+        ({"sentence_only": True}, "it is one of train-absa"),
         ({"command": "train-nli", "seed": 1}, "call hf-layerfusion train-nli --config"),
         ({"learning_rate": [1e-5]}, "write learning_rate: 1e-05"),
         ({"seed": 1.5}, "seed must be a whole number"),
