@@ -232,4 +232,4 @@ def test_long_values_and_defaults_in_help() -> None:
     option = Option("a_list", "int", True, [1, 2], False, "Numbers.", "data", first=True)
     shown = help_text("train", "train", [option], everything=False)
     assert "--a_list N ..." in shown and "(default: 1 2)" in shown
-    assert commands_with("folds") == ["train-absa"]
+    assert commands_with("sentence_only") == ["train-absa"]
