@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": set(),
     "hub": set(),
     "export": {"hub"},
-    "ensembling": {"evaluation", "hub"},
+    "ensembling": {"data", "evaluation", "hub"},
     "training": {"data", "regularizers", "gradient_surgery", "evaluation", "hub"},
     "probing": {"modeling", "training", "evaluation", "ensembling"},
     "embeddings": {"modeling"},

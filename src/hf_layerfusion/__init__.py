@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_layerfusion.embeddings.importing import import_embeddings
     from hf_layerfusion.ensembling.ensemble import Ensemble
+    from hf_layerfusion.ensembling.teacher import Teacher
     from hf_layerfusion.ensembling.verification import verify_saved
     from hf_layerfusion.hub.manifest import write_model_manifest
     from hf_layerfusion.modeling.configuration_cerbertus import CerbertusConfig
@@ -63,6 +64,7 @@ _MODULES = {
     "StaticEmbeddingsConfig": "hf_layerfusion.modeling.configuration_static_embeddings",
     "StaticEmbeddingsModel": "hf_layerfusion.modeling.modeling_static_embeddings",
     "TaskConfig": "hf_layerfusion.modeling.task_config",
+    "Teacher": "hf_layerfusion.ensembling.teacher",
     "import_embeddings": "hf_layerfusion.embeddings.importing",
     "add_adapters": "hf_layerfusion.training.adapters",
     "layer_probe": "hf_layerfusion.probing.layer_probe",
@@ -95,6 +97,7 @@ __all__ = [
     "StaticEmbeddingsConfig",
     "StaticEmbeddingsModel",
     "TaskConfig",
+    "Teacher",
     "add_adapters",
     "import_embeddings",
     "layer_probe",

@@ -10,13 +10,9 @@ from datasets import Dataset
 from scipy.special import expit, log_softmax, softmax
 from torch import Tensor
 
+from hf_layerfusion.data.soft_labels import TEACHER_LOGITS, unlabelled_target
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.distillation import (
-    TEACHER_LOGITS,
-    distillation_loss,
-    soft_loss,
-    unlabelled_target,
-)
+from hf_layerfusion.training.distillation import distillation_loss, soft_loss
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.modeling.cases import build
 from tests.tiny import tiny_tokenizer
@@ -252,6 +248,7 @@ def test_rows_that_no_teacher_has_seen_are_refused_at_once(tmp_path: Path, train
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
+        ({"distillation_temperature": 2.0, "distillation_weight": None}, "found no distillation_weight"),
         ({"distillation_weight": 0.0}, "distillation_weight must be above 0 and at most 1, found 0.0"),
         ({"distillation_weight": 1.5}, "at most 1, found 1.5"),
         ({"distillation_weight": float("nan")}, "found nan"),
@@ -261,7 +258,7 @@ def test_rows_that_no_teacher_has_seen_are_refused_at_once(tmp_path: Path, train
 )
 def test_values_out_of_range_are_refused(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
-        small_trainer(tmp_path, train=taught(8), **changes)
+        small_trainer(tmp_path, train=taught(8), **({"distillation_weight": 0.5} | changes))
 
 
 def test_other_losses_are_refused(tmp_path: Path) -> None:

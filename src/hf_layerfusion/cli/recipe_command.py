@@ -28,7 +28,7 @@ CONFIG_FILE = "run.yaml"
 # Options that name something to read, with the values that `data` reads by other means.
 _FILES = (
     "train_file", "validation_file", "test_file", "train_pos_file", "train_neg_file", "tasks_file", "hp_space",
-    "peft_config", "spelling_dictionary",
+    "peft_config", "spelling_dictionary", "unlabelled_file",
 )  # fmt: skip
 _FOLDERS = ("data_dir", "plot_layers_beside")
 
@@ -128,6 +128,9 @@ def check_paths(values: Mapping[str, Any], shown: Mapping[str, str] = MappingPro
     for name in ("model_name_or_path", "tokenizer_name"):
         if path := values.get(name):
             check_model_path(f"--{name}", path)
+    for teacher in values.get("teacher") or ():
+        if not Path(teacher).is_dir():
+            check_model_path("--teacher", teacher.partition("=")[2] or teacher)
 
 
 def check_model_path(option: str, path: str) -> None:

@@ -48,6 +48,7 @@ FIRST = frozenset(
     id_column problem_type max_seq_length validation_fraction preprocessing folds tasks_file data_dir text_columns
     model_name_or_path tokenizer_name use_lora members combiner combiners task quantize
     architecture fusion num_groups pooling token_pooling residual_head num_task_layers encoders
+    teacher unlabelled_file
     recipe num_train_epochs learning_rate fusion_learning_rate layer_decay per_device_train_batch_size
     gradient_accumulation_steps warmup_steps early_stopping_patience metric_for_best_model freeze_encoder
     class_balance regularizers seed seeds bf16 use_cpu objective head_steps output_dir prediction_format

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
+from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from hf_layerfusion.data.text_preparation import cleaner_of, saved_preparation
 from hf_layerfusion.ensembling.prediction_files import Array, Rows, cached, rows_hash
 from hf_layerfusion.ensembling.trained_texts import FILE_NAME as TRAINED_TEXTS
 from hf_layerfusion.ensembling.trained_texts import Hashes, read_trained_texts
@@ -63,6 +65,9 @@ class Runtime:
         batch_size: texts in a batch.
         cache_dir: folder that caches each member's predictions; None for no cache.
         trust_remote_code: whether to run code that comes with a member.
+        prepares_texts: whether members are given raw texts, which each prepares as in its training, by what is saved
+            with its tokenizer.
+        progress: whether to show a progress bar for each member.
         encoding: lock that a thread holds while it uses a tokenizer.
     """
 
@@ -71,6 +76,8 @@ class Runtime:
     batch_size: int = 32
     cache_dir: str | Path | None = None
     trust_remote_code: bool = False
+    prepares_texts: bool = False
+    progress: bool = False
     _loaded: "OrderedDict[str, tuple[Any, Any]]" = field(default_factory=OrderedDict, repr=False)
     encoding: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
     _users: "Counter[str]" = field(default_factory=Counter, init=False, repr=False)
@@ -189,13 +196,32 @@ class MemberModel:
         for number, row in enumerate(rows, start=1):
             for text in row:
                 check_characters(text, f"row {number}: the text")
+        if self.runtime.prepares_texts:
+            rows = self._prepared(rows)
         found = cached(
             self.runtime.cache_dir,
-            (self.sha256, task, rows_hash(rows), max_length),
+            (
+                self.sha256,
+                task,
+                rows_hash(rows),
+                max_length,
+                *(["raw"] if self.runtime.prepares_texts else []),
+            ),
             lambda: self._predict(task, rows, max_length),
             (len(rows), len(self.tasks[task].labels)),
         )
         return found[:, 0] if self.tasks[task].is_regression else found
+
+    def _prepared(self, rows: Rows) -> Rows:
+        """Return texts as the training texts of the model were prepared."""
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.folder, trust_remote_code=self.runtime.trust_remote_code
+            )
+        except LOADING_ERRORS as error:
+            raise UserError(f"member {self.name}: cannot be loaded: {one_line(error)}") from error
+        clean = cleaner_of(tokenizer)
+        return rows if clean is None else [tuple(map(clean, row)) for row in rows]
 
     def _own_limit(self, tokenizer: Any) -> list[int]:
         """Return the maximum number of tokens in a list, which is empty if it is unknown."""
@@ -217,19 +243,45 @@ class MemberModel:
             )
         return found
 
+    def _refuse_long(self, tokenizer: Any, rows: Rows, options: dict[str, Any]) -> None:
+        """Name the first pair that cannot be cut as `options` say."""
+        for number, row in enumerate(rows, start=1):
+            try:
+                tokenizer(*row, **options)
+            except Exception as error:
+                raise UserError(
+                    f"member {self.name}: row {number}: the text of the pair that is not cut "
+                    f"({options['truncation']}) leaves no room for the other one within {options['max_length']} "
+                    "tokens; shorten it."
+                ) from error
+
     def _logits(self, model: Any, tokenizer: Any, task: str, rows: Rows, max_length: int | None) -> Array:
         limits = [max_length, *self._own_limit(tokenizer)]
         limit = min((length for length in limits if length is not None), default=None)
-        options = {"truncation": limit is not None, "max_length": limit}
+        options: dict[str, Any] = {"truncation": limit is not None, "max_length": limit}
+        if limit is not None and self.runtime.prepares_texts and not self.tasks[task].is_siamese:
+            is_pair = len(rows) > 0 and len(rows[0]) == 2
+            options["truncation"] = not is_pair or (saved_preparation(tokenizer) or {}).get(
+                "truncation", True
+            )
         chosen = {"task": task} if self.has_named_tasks else {}
         found = np.empty((len(rows), len(self.tasks[task].labels)), np.float32)
+        hidden = not self.runtime.progress or len(rows) <= self.runtime.batch_size
+        bar = tqdm(total=len(rows), desc=f"predictions of {self.name}", unit="text", disable=hidden)
         for batch in batches(rows, self.runtime.batch_size):
             texts = [rows[row] for row in batch]
             with self.runtime.encoding:  # truncation and padding are state of a tokenizer
-                inputs = encode_rows(tokenizer, texts, self.tasks[task].is_siamese, **options).to(
-                    model.device
-                )
+                try:
+                    inputs = encode_rows(tokenizer, texts, self.tasks[task].is_siamese, **options)
+                except Exception as error:  # tokenizers has no class of its own for it
+                    if "Truncation error" not in str(error):
+                        raise
+                    self._refuse_long(tokenizer, rows, options)
+                    raise
+            inputs = inputs.to(model.device)
             found[batch] = model(**inputs, **chosen).logits.float().cpu().numpy()
+            bar.update(len(batch))
+        bar.close()
         return found
 
 

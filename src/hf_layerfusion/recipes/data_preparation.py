@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
@@ -17,6 +18,7 @@ from hf_layerfusion.data.labels import LabelSchema, check_problem_type
 from hf_layerfusion.data.spelling import SpellingCorrector
 from hf_layerfusion.data.splits import draw_subset, remove_duplicates, split_train_validation, text_overlap
 from hf_layerfusion.data.tweets import PRESETS, SPELLING, TweetPreprocessor, empty_rows
+from hf_layerfusion.ensembling.trained_texts import Hashes
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.recipes.recipe_arguments import DataArguments
 
@@ -25,6 +27,9 @@ DUPLICATES_IN = ("train", "all")
 
 UNTRUNCATED_TEXT = {"longest_first": None, "only_first": 1, "only_second": 0}
 """Index of the text of a pair that is not truncated, by `--truncation`."""
+
+UNLABELLED = "unlabelled"
+"""The split of `--unlabelled_file`."""
 
 AS_READ = "as read: "
 """Before the name of a column that holds a text column's texts as they were before cleaning."""
@@ -35,14 +40,15 @@ class PreparedData:
     """Cleaned splits of a run with encoded labels.
 
     Attributes:
-        splits: the available splits among `train`, `validation` and `test`; columns: the texts, `label`, `id`, `row`,
-            and of cleaned texts what `as_read` returns.
+        splits: the available splits among `train`, `validation`, `test` and `unlabelled`; columns: the
+            texts, `label`, `id`, `row`, and of cleaned texts what `as_read` returns.
         raw_train: training texts before cleaning.
         schema: problem type and label names.
         text_columns: one name, or two for pairs.
         steps: names of the cleaning steps.
         notes: one line for each change to the rows.
         held_out: `(row, id)` of rows of `raw_train` that were split off for validation or as a fold.
+        seen_by_teacher: hashes of texts that the run's teacher was trained or selected on.
     """
 
     splits: dict[str, Dataset]
@@ -52,6 +58,7 @@ class PreparedData:
     steps: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
     held_out: frozenset[tuple[int, str]] = frozenset()
+    seen_by_teacher: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
 def text_columns(arguments: DataArguments) -> tuple[str, ...]:

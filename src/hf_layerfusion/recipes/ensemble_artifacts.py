@@ -10,7 +10,7 @@ from datasets import Dataset
 from hf_layerfusion.data.arrow_tables import column_values, select_rows
 from hf_layerfusion.ensembling.prediction_files import LOGITS_FILE, write_logits
 from hf_layerfusion.ensembling.trained_texts import Hashes, text_hashes, write_trained_texts
-from hf_layerfusion.recipes.data_preparation import PreparedData
+from hf_layerfusion.recipes.data_preparation import UNLABELLED, PreparedData, as_read
 
 
 def text_rows(split: Dataset, columns: Sequence[str]) -> list[tuple[str, ...]]:
@@ -38,7 +38,12 @@ def _seen(data: PreparedData) -> tuple[Hashes, Hashes]:
         found.append(
             text_hashes([*cleaned, *text_rows(select_rows(data.raw_train, places), data.text_columns)])
         )
-    return found[0], found[1]
+    if UNLABELLED in data.splits:
+        split = data.splits[UNLABELLED]
+        raw = list(zip(*(as_read(split, column) for column in data.text_columns), strict=True))
+        found[0] = np.concatenate([found[0], text_hashes([*text_rows(split, data.text_columns), *raw])])
+    # What a teacher has learned of a text, its student may know.
+    return np.concatenate([found[0], data.seen_by_teacher]), found[1]
 
 
 def write_split_logits(folder: Path, data: PreparedData, rows: Dataset, logits: Any) -> None:

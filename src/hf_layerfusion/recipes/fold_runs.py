@@ -26,6 +26,7 @@ from hf_layerfusion.recipes.model_setup import encodes_pairs_separately
 from hf_layerfusion.recipes.prediction_run import is_prediction_only
 from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.recipes.run_folder import Experiment, run_once, write_summary
+from hf_layerfusion.recipes.teaching import refuse_teacher
 from hf_layerfusion.recipes.token_limit import with_token_limit
 from hf_layerfusion.recipes.training_run import Classification, begin_run, classify, warn_of_findings
 
@@ -173,6 +174,11 @@ def cross_validate(
         UserError: An argument or the data are invalid.
     """
     check_fold_options(training_arguments)
+    refuse_teacher(
+        data_arguments,
+        training_arguments,
+        "excludes --folds, which tests on training texts that a teacher knows",
+    )
     with begin_run(model_arguments, data_arguments, training_arguments, several=True) as (
         tokenizer,
         settings,

@@ -204,6 +204,15 @@ class DataArguments(DataCardArguments):
     test_file: str | None = option(
         None, "Test examples, with or without labels; the competition's test_data.txt too."
     )
+    teacher: list[str] | None = option(
+        None,
+        "Ensembles or models whose averaged predictions of the training texts the model is trained on too: folders or "
+        "Hub ids, [TASK=]TEACHER[@REVISION] (docs/ensembles.md).",
+    )
+    unlabelled_file: str | None = option(
+        None,
+        "Further texts without labels, for which the model is trained on the teacher's predictions alone.",
+    )
     train_pos_file: str | None = option(None, "The competition's train_pos.txt, one tweet a line.")
     train_neg_file: str | None = option(None, "The competition's train_neg.txt, one tweet a line.")
     dataset_name: str | None = option(None, "Data set of the Hub, such as cardiffnlp/tweet_eval.")

@@ -72,6 +72,17 @@ from hf_layerfusion.recipes.run_folder import (
 from hf_layerfusion.recipes.run_report import RunResult, card_facts, split_metrics, training_texts
 from hf_layerfusion.recipes.search.search_run import check_search, run_with_best, varies_model
 from hf_layerfusion.recipes.split_predictions import write_split_predictions
+from hf_layerfusion.recipes.teaching import (
+    check_teacher,
+    open_teacher,
+    refuse_teacher,
+    teacher_record,
+    teacher_section,
+    with_predictions,
+    with_teachers_texts,
+    with_unlabelled,
+    with_weight,
+)
 from hf_layerfusion.recipes.token_limit import with_token_limit
 from hf_layerfusion.storage import write_json
 from hf_layerfusion.training.collators import PaddingCollator
@@ -317,8 +328,10 @@ def classify(
         UserError: An argument or the data are invalid.
     """
     if is_prediction_only(training_arguments):
+        refuse_teacher(data_arguments, training_arguments, "is for training, found --do_predict alone")
         return predict_only(model_arguments, data_arguments, training_arguments)
     check_search(training_arguments)
+    training_arguments = with_weight(data_arguments, training_arguments)
     if training_arguments.hp_search is not None:
         # Data that settings are selected on are not reported.
         data_arguments = dataclasses.replace(data_arguments, report_on_selection=False)
@@ -327,8 +340,12 @@ def classify(
         tokenizer,
         settings,
     ):
+        teacher = open_teacher(data_arguments, training_arguments)
         with training_arguments.main_process_first(desc="preparing the texts"):
-            data = prepare(data_arguments)
+            data = with_unlabelled(prepare(data_arguments), data_arguments)
+            if teacher is not None:
+                check_teacher(teacher, data.schema)
+                data = with_teachers_texts(teacher, data)
             separate = encodes_pairs_separately(model_arguments)
             data_arguments = with_token_limit(data, tokenizer, data_arguments, separate_pairs=separate)
             encoded = tokenize(data, tokenizer, data_arguments, separate_pairs=separate)
@@ -339,13 +356,21 @@ def classify(
         if training_arguments.dry_run:
             groups = group_rows(load_model(model_arguments, data.schema), training_arguments)
             return {"groups": groups, **planned_push(training_arguments)}
-        record = data_record(data)
+        record, sections = data_record(data), []
+        if teacher is not None:
+            record |= teacher_record(teacher)
         check_record(
             Path(str(training_arguments.output_dir)),
             record,
-            vars(data_arguments),
+            vars(data_arguments) | {"teacher": " ".join(data_arguments.teacher or ())},
             named_checkpoint(training_arguments),
         )
+        if teacher is not None:
+            with training_arguments.main_process_first(desc="predictions of the teacher"):
+                encoded = with_predictions(teacher, data, encoded)
+            sections.append(teacher_section(data_arguments, training_arguments, data, teacher))
         settings |= {DATA: record, "max_seq_length": data_arguments.max_seq_length}
-        experiment = Classification(data, encoded, tokenizer, model_arguments, data_arguments, settings)
+        experiment = Classification(
+            data, encoded, tokenizer, model_arguments, data_arguments, settings, sections
+        )
         return run_seeds(*run_with_best(experiment, training_arguments))

@@ -11,15 +11,17 @@ from datasets import Dataset as ArrowDataset
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_layerfusion.data.soft_labels import TEACHER_LOGITS
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK, problem_types
 from hf_layerfusion.training.class_balance import IGNORED
 from hf_layerfusion.training.task_data import LABELS, Row
 
-__all__ = ["TEACHER_LOGITS", "distillation_loss", "hard_loss", "soft_loss", "unlabelled_target"]
+__all__ = ["distillation_loss", "hard_loss", "soft_loss"]
 
-TEACHER_LOGITS = "teacher_logits"
-"""The column that holds the teacher's prediction of a training row: logits `[C]`, of a regression its value `[1]`."""
+
+TEMPERATURE = 2.0
+"""The default of `distillation_temperature`."""
 
 
 def soft_loss(student: Tensor, teacher: Tensor, problem_type: str, temperature: float = 1.0) -> Tensor:
@@ -99,23 +101,17 @@ def distillation_loss(
     return (weight * soft + (1 - weight) * hard).mean()
 
 
-def unlabelled_target(problem_type: str, num_labels: int) -> Any:
-    """Return the label of a row that has none: -100, NaN or a list of NaN."""
-    if problem_type == "single_label_classification":
-        return IGNORED
-    return float("nan") if problem_type == "regression" else [float("nan")] * num_labels
-
-
 class Distillation:
     """The loss of a training batch that holds a teacher's predictions.
 
     Args:
         weight: factor of the loss towards the teacher; that towards the labels has `1 - weight`.
-        temperature: see `soft_loss`.
+        temperature: see `soft_loss`; None for `TEMPERATURE`.
     """
 
-    def __init__(self, weight: float, temperature: float) -> None:
-        self.weight, self.temperature = weight, temperature
+    def __init__(self, weight: float, temperature: float | None = None) -> None:
+        self.weight, self.temperature = weight, TEMPERATURE if temperature is None else temperature
+        self._is_given = temperature is not None
 
     def prepare(
         self, config: Any, batch: dict[str, Any]
@@ -137,6 +133,10 @@ class Distillation:
         problem_type = problem_types(config, batch)[ONE_TASK]
         if config.problem_type is None:
             config.problem_type = problem_type  # as transformers' classifiers do, which here see no labels
+        if problem_type == "regression" and self._is_given:
+            raise UserError(
+                f"distillation_temperature={self.temperature} is of classes, found a regression; leave it out"
+            )
         teacher, labels = batch[TEACHER_LOGITS], batch[LABELS]
         inputs = {name: value for name, value in batch.items() if name not in (TEACHER_LOGITS, LABELS)}
 

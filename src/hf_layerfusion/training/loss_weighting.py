@@ -11,8 +11,8 @@ from accelerate.utils import slice_tensors
 from torch import Tensor
 from transformers.trainer_pt_utils import find_batch_size
 
+from hf_layerfusion.data.soft_labels import TEACHER_LOGITS
 from hf_layerfusion.regularizers.task_outputs import task_inputs
-from hf_layerfusion.training.distillation import TEACHER_LOGITS
 from hf_layerfusion.training.task_data import REPEATED
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 

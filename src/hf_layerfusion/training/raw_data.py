@@ -10,10 +10,10 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import logging
 
+from hf_layerfusion.data.soft_labels import TEACHER_LOGITS
 from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK
-from hf_layerfusion.training.distillation import TEACHER_LOGITS
 from hf_layerfusion.training.raw_labels import (
     LABEL_FEATURES,
     LabelColumn,

@@ -12,8 +12,8 @@ from transformers.utils import logging
 from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.data.label_names import format_list, warn_of_like_names
 from hf_layerfusion.data.labels import REGRESSION_NAME, LabelSchema, ProblemType
+from hf_layerfusion.data.soft_labels import unlabelled_target
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.distillation import unlabelled_target
 
 logger = logging.get_logger(__name__)
 

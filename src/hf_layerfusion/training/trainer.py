@@ -29,6 +29,7 @@ from transformers.trainer_utils import (
 )
 from transformers.utils.hub import PushInProgress
 
+from hf_layerfusion.data.soft_labels import TEACHER_LOGITS
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers import task_outputs as by_task
 from hf_layerfusion.regularizers.registry import make_regularizers
@@ -53,12 +54,7 @@ from hf_layerfusion.training.checkpoints import (
 )
 from hf_layerfusion.training.class_balance import ClassWeights, RowClasses
 from hf_layerfusion.training.collators import TASKS, PaddingCollator
-from hf_layerfusion.training.distillation import (
-    TEACHER_LOGITS,
-    Distillation,
-    TeacherCollator,
-    check_teacher,
-)
+from hf_layerfusion.training.distillation import Distillation, TeacherCollator, check_teacher
 from hf_layerfusion.training.divergence import DivergenceGuard, SkippedSteps
 from hf_layerfusion.training.frozen_state_cache import (
     ENCODER_STATES,
@@ -260,6 +256,11 @@ class LayerFusionTrainer(Trainer):
         if args.distillation_weight is not None:
             self._check_one_task_of_labels()
             self.distillation = Distillation(args.distillation_weight, args.distillation_temperature)
+        elif args.distillation_temperature is not None:
+            raise UserError(
+                f"distillation_temperature={args.distillation_temperature} is of the loss towards a teacher, found no "
+                "distillation_weight; set one or leave it out"
+            )
         self.weight_average: WeightAverage | None = None
         if args.ema_decay is not None or args.average_last is not None:
             self.weight_average = WeightAverage(args.ema_decay, args.average_last)

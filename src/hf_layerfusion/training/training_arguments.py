@@ -203,11 +203,11 @@ class LayerFusionTrainingArguments(TrainingArguments):
             "2015). Default: no teacher."
         },
     )
-    distillation_temperature: float = field(
-        default=2.0,
+    distillation_temperature: float | None = field(
+        default=None,
         metadata={
             "help": "Temperature of the teacher's and the model's probabilities in the loss towards the teacher; more "
-            "makes them more alike. A regression has none."
+            "makes the classes more alike. A regression has none. Default: 2."
         },
     )
     on_divergence: Literal["stop", "skip"] = field(
@@ -365,10 +365,11 @@ class LayerFusionTrainingArguments(TrainingArguments):
                 f"distillation_weight must be above 0 and at most 1, found {self.distillation_weight}; 0.5 gives "
                 "teacher and labels the same weight"
             )
-        if not 0 < self.distillation_temperature <= LARGEST_TEMPERATURE:
+        temperature = self.distillation_temperature
+        if temperature is not None and not 0 < temperature <= LARGEST_TEMPERATURE:
             raise UserError(
-                f"distillation_temperature must be above 0 and at most {LARGEST_TEMPERATURE:g}, found "
-                f"{self.distillation_temperature}; 1 to 5 are common"
+                f"distillation_temperature must be above 0 and at most {LARGEST_TEMPERATURE:g}, found {temperature}; "
+                "1 to 5 are common"
             )
 
     def _check_rates(self) -> None:

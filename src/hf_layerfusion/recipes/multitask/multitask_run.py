@@ -68,6 +68,8 @@ def train_tasks(
             "model with MultitaskPipeline."
         )
     check_search(training_arguments)
+    if training_arguments.distillation_weight is not None:
+        raise UserError("--distillation_weight is for the scripts that train one task; leave it out.")
     is_cross_validation = data_arguments.folds is not None
     if is_cross_validation:
         check_fold_options(training_arguments)

@@ -35,6 +35,7 @@ SHARED_OPTIONS = {
     "class_names", "max_seq_length", "max_predict_samples", "split_seed", "language", "truncation",
     "pad_to_max_length", "prediction_format", "folds", "fold_split",
 }  # fmt: skip
+ONE_TASK_OPTIONS = {"teacher", "unlabelled_file"}
 
 
 @dataclass
@@ -126,7 +127,8 @@ def make_tasks(
             the task.
     """
     types = get_type_hints(TaskDataArguments)  # `HfArgumentParser` changes the fields' own types
-    data_fields = {field.name for field in dataclasses.fields(TaskDataArguments)} - SHARED_OPTIONS
+    data_fields = {field.name for field in dataclasses.fields(TaskDataArguments)}
+    data_fields -= SHARED_OPTIONS | ONE_TASK_OPTIONS
     model_fields = {field.name for field in dataclasses.fields(TaskConfig)}
     shared = {
         name: getattr(arguments, name)
