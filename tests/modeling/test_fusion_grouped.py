@@ -2,14 +2,41 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoModel
 
+from hf_layerfusion import BertForGRUFusionClassification, GRUFusionConfig
 from hf_layerfusion.modeling.fusion_grouped import GroupedFuser, consecutive_groups
+from tests.tiny import tiny_config
 
 
 def test_groups_of_table_1() -> None:
     assert consecutive_groups(12, 3) == ((0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11))
     assert consecutive_groups(12, 1) == (tuple(range(12)),)
     assert consecutive_groups(2, 2) == ((0,), (1,))
+
+
+@pytest.mark.parametrize("fusion", ["cat", "share"])
+def test_four_groups_of_twelve_layers(fusion: str) -> None:
+    """BERT-cat-4 and BERT-share-4 (GRUBERT, Table 1), which six layers cannot be divided for: each group's features are of
+    layers 1-3, 4-6, 7-9 or 10-12 alone, and all layers are trained."""
+    encoder = AutoModel.from_config(tiny_config("bert", 12))
+    settings = {"fusion": fusion, "num_groups": 4, "fusion_hidden_size": 5, "num_labels": 2}
+    model = BertForGRUFusionClassification(
+        GRUFusionConfig(encoder_config=encoder.config.to_dict(), **settings)
+    )
+    fuser = model.base_model.fuser
+    assert len(fuser.cells) == (4 if fusion == "cat" else 1)
+    states = tuple(torch.randn(2, 6, 32) for _ in range(12))
+    whole = fuser(states, None).unflatten(-1, (4, 10))
+    for layer in range(12):
+        others = states[:layer] + (torch.randn(2, 6, 32),) + states[layer + 1 :]
+        same = (
+            torch.isclose(fuser(others, None).unflatten(-1, (4, 10)), whole).all(dim=-1).all(dim=0).all(dim=0)
+        )
+        assert same.tolist() == [group != layer // 3 for group in range(4)]
+    model(input_ids=torch.tensor([[2, 7, 8, 9, 3]]), labels=torch.tensor([1])).loss.backward()
+    layers = model.base_model.encoder.encoder.layer
+    assert all(layer.output.dense.weight.grad.abs().sum() > 0 for layer in layers)
 
 
 @pytest.mark.parametrize(("depth", "num_groups"), [(12, 5), (4, 8)])
