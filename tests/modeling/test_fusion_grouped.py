@@ -17,7 +17,7 @@ def test_groups_of_table_1() -> None:
 
 @pytest.mark.parametrize("fusion", ["cat", "share"])
 def test_four_groups_of_twelve_layers(fusion: str) -> None:
-    """BERT-cat-4 and BERT-share-4 (GRUBERT, Table 1), which six layers cannot be divided for: each group's features are of
+    """BERT-cat-4 and BERT-share-4 (GRUBERT, Table 1), which need more than six layers: each group's features are of
     layers 1-3, 4-6, 7-9 or 10-12 alone, and all layers are trained."""
     encoder = AutoModel.from_config(tiny_config("bert", 12))
     settings = {"fusion": fusion, "num_groups": 4, "fusion_hidden_size": 5, "num_labels": 2}
@@ -29,7 +29,7 @@ def test_four_groups_of_twelve_layers(fusion: str) -> None:
     states = tuple(torch.randn(2, 6, 32) for _ in range(12))
     whole = fuser(states, None).unflatten(-1, (4, 10))
     for layer in range(12):
-        others = states[:layer] + (torch.randn(2, 6, 32),) + states[layer + 1 :]
+        others = (*states[:layer], torch.randn(2, 6, 32), *states[layer + 1 :])
         same = (
             torch.isclose(fuser(others, None).unflatten(-1, (4, 10)), whole).all(dim=-1).all(dim=0).all(dim=0)
         )
