@@ -116,6 +116,17 @@ def refuse_unfit(config: PreTrainedConfig) -> None:
             f"`encoder_config` must describe an encoder, found '{config.model_type}', which AutoModel opens as an "
             "encoder-decoder; use an encoder such as BERT, RoBERTa, DeBERTa-v2 or ModernBERT."
         )
+    refuse_other_inputs(config)
+
+
+def refuse_other_inputs(config: PreTrainedConfig) -> None:
+    """Raise `ValueError` if a model reads no texts, or images or speech in addition.
+
+    Args:
+        config: Configuration of the model.
+    """
+    model_class = encoder_class(config)
+    known = {"input_ids": None} if model_class is None else inspect.signature(model_class.forward).parameters
     if "input_ids" not in known or (_OTHER_INPUTS & known.keys() and config.model_type != "layoutlmv3"):
         raise ValueError(
             f"`encoder_config` must describe an encoder of texts, found '{config.model_type}', which reads "

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, nearest, one_line
-from hf_layerfusion.modeling.encoders import max_tokens
+from hf_layerfusion.modeling.encoders import max_tokens, refuse_unfit
 from hf_layerfusion.probing.scores import SCORES
 
 LARGEST_SEED = 2**32 - 1
@@ -58,9 +58,9 @@ def load_settings(
         UserError: If they cannot be loaded.
     """
     try:
-        return AutoConfig.from_pretrained(encoder, **options), AutoTokenizer.from_pretrained(
-            encoder, **options
-        )
+        config = AutoConfig.from_pretrained(encoder, **options)
+        refuse_unfit(config)
+        return config, AutoTokenizer.from_pretrained(encoder, **options)
     except LOADING_ERRORS as error:
         raise UserError(f"encoder {encoder}: cannot be loaded: {one_line(error)}") from error
 

@@ -21,6 +21,7 @@ from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.data.text_preparation import plain_tokenizer
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, nearest, one_line
+from hf_layerfusion.modeling.encoders import refuse_other_inputs, refuse_unfit
 from hf_layerfusion.recipes.adapter_setup import adapter_config, with_adapters
 from hf_layerfusion.recipes.recipe_arguments import (
     AdaptedEncoderArguments,
@@ -218,6 +219,29 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
     return with_adapters(model, arguments)
 
 
+def check_encoder(arguments: CheckpointArguments, alone: bool = False) -> None:
+    """Check by its configuration that a checkpoint reads texts, before data are read.
+
+    A checkpoint that cannot be opened is reported when it is loaded.
+
+    Args:
+        arguments: The checkpoint.
+        alone: Whether the model is used by itself rather than inside a model of the package.
+
+    Raises:
+        UserError: It reads images or speech, or returns what no model of the package can use.
+    """
+    path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
+    try:
+        config = AutoConfig.from_pretrained(path, **options)
+    except LOADING_ERRORS:
+        return
+    try:
+        (refuse_other_inputs if alone else refuse_unfit)(config)
+    except ValueError as error:
+        raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+
+
 def check_model(arguments: ModelArguments) -> None:
     """Check settings against the encoder before data are read, by building the model without weights.
 
@@ -232,6 +256,7 @@ def check_model(arguments: ModelArguments) -> None:
     encoder_dropout(arguments)
     model_class = ARCHITECTURES[arguments.architecture]
     path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
+    check_encoder(arguments, alone=arguments.architecture == "plain")
     if arguments.architecture == "plain":
         return
     with suppress(

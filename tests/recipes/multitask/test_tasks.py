@@ -1,11 +1,23 @@
 """Tests of the tasks file against the data side's own measurements."""
 
+import logging
+
 import numpy as np
 import pytest
 from transformers import EvalPrediction
 
+from hf_layerfusion import CerbertusConfig
+from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.metric_registry import METRICS, selection_metrics
+from hf_layerfusion.recipes.multitask.multitask_arguments import (
+    MultitaskDataArguments,
+    MultitaskModelArguments,
+    MultitaskTrainingArguments,
+)
+from hf_layerfusion.recipes.multitask.task_preparation import check_task_options, make_tasks
+from hf_layerfusion.recipes.multitask.task_training import check_multitask_model
+from tests.tiny import tiny_config
 
 ROWS = {
     "single_label_classification": (np.eye(2), np.array([0, 1])),
@@ -20,3 +32,32 @@ def test_a_task_may_be_chosen_by_all_that_is_measured_of_which_more_is_better(pr
     assert [*selection_metrics(problem_type)] == [
         name for name in measured if METRICS[name].greater_is_better
     ]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("task_weights", {"stz": 1.0}, "--task_weights must be of the tasks sst, sts, found 'stz'; did you mean 'sts'"),
+        ("task_metrics", {"sts": "mse"}, "--task_metrics must be left out"),
+        ("metric_for_best_model", "stz_mse", "did you mean 'sts_mse'?"),
+        ("metric_for_best_model", "sst_acuracy", "did you mean 'sst_accuracy'?"),
+    ],
+)  # fmt: skip
+def test_options_that_name_unknown_tasks_are_refused(tmp_path, option, value, message):
+    tasks = {"sst": {}, "sts": {}}
+    settings = {"output_dir": str(tmp_path), "use_cpu": True, "eval_strategy": "epoch"}
+    for right in ("mean", "loss", "eval_sts_pearsonr"):
+        check_task_options(tasks, MultitaskTrainingArguments(**settings, metric_for_best_model=right))
+    with pytest.raises(UserError) as refused:
+        check_task_options(tasks, MultitaskTrainingArguments(**settings | {option: value}))
+    assert message in str(refused.value)
+
+
+def test_tasks_that_a_trained_model_has_and_the_file_lacks_are_named(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("hf_layerfusion"), "propagate", True)
+    tasks = {name: {"labels": ["a", "b"]} for name in ("kept", "dropped")}
+    CerbertusConfig(encoder_config=tiny_config("bert", 2), tasks=tasks).save_pretrained(tmp_path)
+    arguments = MultitaskModelArguments(model_name_or_path=str(tmp_path))
+    specs = make_tasks({"kept": {"train_file": "a.csv"}}, tmp_path, MultitaskDataArguments())
+    check_multitask_model(arguments, specs)
+    assert "its tasks dropped are not in the tasks file" in caplog.text

@@ -12,6 +12,7 @@ from datasets import Dataset
 from huggingface_hub.dataclasses import type_validator
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
+from transformers.trainer_utils import IntervalStrategy
 
 from hf_layerfusion import TaskConfig
 from hf_layerfusion.data.arrow_tables import column_values, row_number
@@ -20,11 +21,11 @@ from hf_layerfusion.data.truncation import CUTS, encode
 from hf_layerfusion.errors import UserError, nearest, one_line
 from hf_layerfusion.evaluation.predictions import COURSE_COLUMNS
 from hf_layerfusion.hub.paths import inside, is_plain_name
-from hf_layerfusion.metric_registry import PROBLEM_METRICS, selection_metrics
+from hf_layerfusion.metric_registry import EVAL_PREFIX, PROBLEM_METRICS, selection_metrics
 from hf_layerfusion.recipes.data_preparation import PreparedData, encode_splits, prepare, side_by_side
 from hf_layerfusion.recipes.fold_runs import prepare_folds
 from hf_layerfusion.recipes.multitask.multitask_arguments import MultitaskDataArguments
-from hf_layerfusion.recipes.recipe_arguments import PairDataArguments
+from hf_layerfusion.recipes.recipe_arguments import PairDataArguments, RunTrainingArguments
 from hf_layerfusion.training.task_data import SWAPPED
 
 PREDICT = "predict"
@@ -262,6 +263,39 @@ def check_task_names(tasks: Mapping[str, TaskSpec], arguments: MultitaskDataArgu
             raise UserError(
                 f"{what} must be one of {', '.join(dict.fromkeys(known))}, found {name!r}; {nearest(name, known)}"
             )
+
+
+def check_task_options(entries: Mapping[str, Mapping[str, Any]], arguments: RunTrainingArguments) -> None:
+    """Check training options that name tasks before data are read.
+
+    Args:
+        entries: entries of the tasks file.
+        arguments: the run's training arguments.
+
+    Raises:
+        UserError: `--task_weights` or `--metric_for_best_model` names an unknown task or metric, or `--task_metrics` is
+            given, whose place is the tasks file.
+    """
+    if arguments.task_metrics:
+        raise UserError(
+            f"--task_metrics must be left out, found {json.dumps(arguments.task_metrics)}; name the metric of a task "
+            "by the key 'metric' of its entry in the tasks file"
+        )
+    for name in arguments.task_weights or ():
+        if name not in entries:
+            raise UserError(
+                f"--task_weights must be of the tasks {', '.join(entries)}, found {name!r}; {nearest(name, entries)}"
+            )
+    chosen = arguments.metric_for_best_model
+    if chosen is None or arguments.eval_strategy == IntervalStrategy.NO:
+        return
+    metrics = dict.fromkeys(name for found in PROBLEM_METRICS.values() for name in found)
+    known = ["mean", "loss", *(f"{task}_{name}" for task in entries for name in ("loss", *metrics))]
+    if chosen.removeprefix(EVAL_PREFIX) not in known:
+        raise UserError(
+            f"--metric_for_best_model must be mean, loss or TASK_METRIC with one of the tasks {', '.join(entries)}, "
+            f"found {chosen!r}; {nearest(chosen.removeprefix(EVAL_PREFIX), known, 'correct it')}"
+        )
 
 
 def tokenize_task(

@@ -23,6 +23,7 @@ from hf_layerfusion.recipes.adapter_setup import adapter_config, num_parameters,
 from hf_layerfusion.recipes.data_preparation import PreparedData
 from hf_layerfusion.recipes.data_record import DataRecord, data_record
 from hf_layerfusion.recipes.model_setup import (
+    check_encoder,
     encoder_dropout,
     load_tokenizer,
     loading_options,
@@ -150,12 +151,21 @@ def check_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, T
     """
     encoder_dropout(arguments)
     adapter_config(arguments)
+    check_encoder(arguments)
     path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
     with suppress(
         OSError, RuntimeError, NotImplementedError
     ):  # no such checkpoint, or one that cannot be built this way
         try:
-            encoder = AutoConfig.from_pretrained(path, **options).get_text_config()
+            stored = AutoConfig.from_pretrained(path, **options)
+            left_out = [name for name in getattr(stored, "tasks", None) or () if name not in tasks]
+            if left_out:
+                logger.warning(
+                    "%s: its tasks %s are not in the tasks file; the trained model has no heads for them",
+                    arguments.model_name_or_path,
+                    ", ".join(left_out),
+                )
+            encoder = stored.get_text_config()
             config = CerbertusConfig(
                 encoder_config=encoder.to_dict(),
                 tasks={name: _with_some_labels(task) for name, task in tasks.items()},

@@ -12,6 +12,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, se
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.recipes.data_record import DATA, check_record
 from hf_layerfusion.recipes.model_setup import (
+    check_encoder,
     encoder_dropout,
     load_tokenizer,
     loading_options,
@@ -257,6 +258,7 @@ def pretrain(
     with open_run(arguments, settings):
         if arguments.process_index == 0 and not arguments.dry_run:
             open_hub(arguments)
+        check_encoder(model_arguments, alone=True)
         tokenizer = load_tokenizer(model_arguments)
         seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
         streams, record = open_streams(data_arguments, tokenizer, seed, objective)
