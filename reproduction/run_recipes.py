@@ -46,9 +46,9 @@ from hf_layerfusion.recipes.recipe_arguments import (
     TextTrainingArguments,
     TweetTrainingArguments,
 )
-from hf_layerfusion.recipes.run_folder import SETTINGS_FILE
 from hf_layerfusion.recipes.run_report import epoch_rows
 from hf_layerfusion.recipes.training_run import make_trainer, train_and_predict
+from hf_layerfusion.run_layout import SETTINGS_FILE, find
 from hf_layerfusion.storage import read_object, write_json
 
 Settings: TypeAlias = dict[str, Any]
@@ -115,7 +115,7 @@ def _store_settings(settings: Settings, record: DataRecord, files: Mapping[str, 
         UserError: Names the settings or the data that differ.
     """
     folder = Path(settings["output_dir"])
-    path = folder / SETTINGS_FILE
+    path = find(folder, SETTINGS_FILE)
     content = {name: value for name, value in settings.items() if name not in RESUME_SETTINGS}
     if path.exists():
         stored = read_object(path, "delete the folder")
@@ -127,7 +127,7 @@ def _store_settings(settings: Settings, record: DataRecord, files: Mapping[str, 
                 "folder to start again."
             )
         check_data(folder, stored, record, files)
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, content | {DATA: record})
 
 

@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: str) -> P
 
 
 def test_the_pipeline_gives_the_answers_of_the_run_to_200_raw_tweets(folder: Path) -> None:
-    rows = read_csv(folder / "predictions.csv")
+    rows = read_csv(folder / "run" / "predictions.csv")
     texts = [row["text"] for row in rows]
     assert texts == [text for text, _ in raw_tweets(200)]  # the user's own
     classifier = pipeline("text-classification", model=str(folder), device="cpu")

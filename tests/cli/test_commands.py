@@ -49,7 +49,7 @@ def run_folder(
 def test_train_takes_its_limit_from_the_data_and_cleans_nothing(
     run_folder: Path, tiny_tweets: dict[str, Path]
 ) -> None:
-    settings = json.loads((run_folder / "run.json").read_text())
+    settings = json.loads((run_folder / "run" / "run.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(run_folder)
     lengths = [len(tokenizer(row["text"])["input_ids"]) for row in read_csv(tiny_tweets["train"])]
     assert settings["max_seq_length"] == int(np.ceil(np.percentile(lengths, 99)))
@@ -58,7 +58,7 @@ def test_train_takes_its_limit_from_the_data_and_cleans_nothing(
 
 
 def test_the_settings_beside_the_model_run_it_again(run_folder: Path, tmp_path: Path) -> None:
-    main(["train", "--config", str(run_folder / "run.yaml"), "--output_dir", str(tmp_path / "again")])
+    main(["train", "--config", str(run_folder / "run" / "run.yaml"), "--output_dir", str(tmp_path / "again")])
     first, second = (load_file(folder / "model.safetensors") for folder in (run_folder, tmp_path / "again"))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -67,8 +67,8 @@ def test_the_settings_beside_the_model_run_it_again(run_folder: Path, tmp_path: 
 def test_train_shows_the_users_own_texts(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from hf_layerfusion.cli.train_command import own_texts
 
-    texts = [row["text"] for row in read_csv(run_folder / "predictions.csv")][:3]
-    assert own_texts(run_folder / "predictions.csv", ["text"]) == texts
+    texts = [row["text"] for row in read_csv(run_folder / "run" / "predictions.csv")][:3]
+    assert own_texts(run_folder / "run" / "predictions.csv", ["text"]) == texts
 
 
 def test_predict_answers_a_file_as_the_run_answered_it(
@@ -85,7 +85,10 @@ def test_predict_answers_a_file_as_the_run_answered_it(
             "--use_cpu",
         ]
     )
-    rows, of_run = read_csv(tmp_path / "out" / "predictions.csv"), read_csv(run_folder / "predictions.csv")
+    rows, of_run = (
+        read_csv(tmp_path / "out" / "predictions.csv"),
+        read_csv(run_folder / "run" / "predictions.csv"),
+    )
     assert [(row["text"], row["label"]) for row in rows] == [(row["text"], row["label"]) for row in of_run]
     for row in rows:
         assert float(row[f"score_{row['label']}"]) == float(row["score"])
@@ -97,7 +100,7 @@ def test_evaluate_measures_as_the_run_did(
 ) -> None:
     main(["evaluate", str(run_folder), str(tiny_tweets["test"]), "--use_cpu"])
     shown = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    results = json.loads((run_folder / "all_results.json").read_text())
+    results = json.loads((run_folder / "run" / "all_results.json").read_text())
     assert float(shown["accuracy"]) == pytest.approx(results["test_accuracy"], abs=1e-4)
     (tmp_path / "bare.csv").write_text("text\nhello\n")
     with pytest.raises(SystemExit, match="2"):
@@ -110,22 +113,22 @@ def test_compare_tests_the_difference_of_two_runs(
 ) -> None:
     """The other run is the first with another half of its answers turned round."""
     other = tmp_path / "other"
-    other.mkdir()
-    for name in ("run.json", "config.json"):
+    (other / "run").mkdir(parents=True)
+    for name in ("run/run.json", "config.json"):
         (other / name).write_bytes((run_folder / name).read_bytes())
-    lines = (run_folder / "predictions.csv").read_text().splitlines()
+    lines = (run_folder / "run" / "predictions.csv").read_text().splitlines()
     turned = {"positive": "negative", "negative": "positive"}
     rows = [line.split(",") for line in lines]
     for row in rows[1:12]:
         row[2] = turned[row[2]]
-    (other / "predictions.csv").write_text("\n".join(map(",".join, rows)) + "\n")
+    (other / "run" / "predictions.csv").write_text("\n".join(map(",".join, rows)) + "\n")
     main(["compare", str(run_folder), str(other), str(run_folder), "--json"])
     found = json.loads(capsys.readouterr().out)
     truth = [row["label"] for row in read_csv(tiny_tweets["test"])]
     scores = [
         [
             float(row["label"] == label)
-            for row, label in zip(read_csv(folder / "predictions.csv"), truth, strict=True)
+            for row, label in zip(read_csv(folder / "run" / "predictions.csv"), truth, strict=True)
         ]
         for folder in (run_folder, other)
     ]
@@ -142,9 +145,9 @@ def test_compare_tests_the_difference_of_two_runs(
 def test_compare_refuses_runs_on_other_texts(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "run.json").write_bytes((run_folder / "run.json").read_bytes())
+    (tmp_path / "run.json").write_bytes((run_folder / "run" / "run.json").read_bytes())
     (tmp_path / "config.json").write_bytes((run_folder / "config.json").read_bytes())
-    lines = (run_folder / "predictions.csv").read_text().splitlines()
+    lines = (run_folder / "run" / "predictions.csv").read_text().splitlines()
     (tmp_path / "predictions.csv").write_text("\n".join(lines[:-1]) + "\n")
     for runs, hint in (
         ([tmp_path], "found other texts"),

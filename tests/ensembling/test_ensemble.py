@@ -399,7 +399,7 @@ def test_a_fitted_ensemble_has_seen_what_it_was_fitted_on(held_out, zoo, tmp_pat
         outer.fit("default", "greedy", ROWS[10:], LABELS_OF_ROWS[10:])
     card = (tmp_path / "inner" / "README.md").read_text(encoding="utf-8")
     assert "3 held-out texts: accuracy" in card
-    (tmp_path / "inner" / "trained_texts.npz").unlink()
+    (tmp_path / "inner" / "run" / "trained_texts.npz").unlink()
     with pytest.raises(UserError, match="member inner: must record which texts it was trained on"):
         Ensemble.of([str(tmp_path / "inner"), held_out[1]]).fit(
             "default", "greedy", ROWS[10:], LABELS_OF_ROWS[10:]

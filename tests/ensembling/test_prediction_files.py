@@ -8,7 +8,6 @@ import pytest
 
 from hf_layerfusion.ensembling.prediction_files import cached, read_logits, rows_hash, write_logits
 from hf_layerfusion.ensembling.trained_texts import (
-    FILE_NAME,
     check_held_out,
     read_trained_texts,
     seen_rows,
@@ -16,6 +15,7 @@ from hf_layerfusion.ensembling.trained_texts import (
     write_trained_texts,
 )
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.run_layout import TRAINED_TEXTS_FILE, find
 
 IDS = ["7", "8", "9"]
 TEXTS = {"text": ["a, b", 'say "c"\nd', "e"]}
@@ -38,9 +38,9 @@ def test_predictions_come_back_to_the_last_digit_in_the_order_asked_for(tmp_path
 
 def test_the_folds_of_a_cross_validation_are_read_together(tmp_path):
     for number, rows in enumerate(([2], [0, 1]), start=1):
-        (tmp_path / f"fold-{number}").mkdir()
+        (tmp_path / f"fold-{number}" / "run").mkdir(parents=True)
         write_logits(
-            tmp_path / f"fold-{number}" / "logits.csv",
+            tmp_path / f"fold-{number}" / "run" / "logits.csv",
             ids=[IDS[row] for row in rows],
             texts={"text": [TEXTS["text"][row] for row in rows]},
             logits=LOGITS[rows],
@@ -92,7 +92,7 @@ def test_predictions_of_other_rows_or_labels_are_refused(tmp_path, damage):
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"or a folder with fold-\*/logits.csv, found none"):
+    with pytest.raises(UserError, match=r"or a folder with fold-\*/run/logits.csv, found none"):
         read_logits(tmp_path, ids=IDS, texts=TEXTS, labels=NAMES)
 
 
@@ -129,7 +129,7 @@ def test_seen_texts_are_known_again_pairs_either_way_round(tmp_path):
 
 def test_a_damaged_file_of_seen_texts_is_refused(tmp_path):
     write_trained_texts(tmp_path, text_hashes([("a",)] * 50))
-    path = tmp_path / FILE_NAME
+    path = find(tmp_path, TRAINED_TEXTS_FILE)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="found a damaged file"):
         read_trained_texts(tmp_path)
@@ -137,7 +137,7 @@ def test_a_damaged_file_of_seen_texts_is_refused(tmp_path):
 
 def test_a_flipped_bit_anywhere_in_a_file_of_seen_texts_is_found_or_changes_nothing(tmp_path):
     write_trained_texts(tmp_path, text_hashes([("a",), ("b",)]), text_hashes([("c",)]))
-    path = tmp_path / FILE_NAME
+    path = find(tmp_path, TRAINED_TEXTS_FILE)
     content, expected = path.read_bytes(), read_trained_texts(tmp_path)
     refused = 0
     for position in range(len(content)):

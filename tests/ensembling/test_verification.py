@@ -26,6 +26,7 @@ from hf_layerfusion.__main__ import COMMANDS, main
 from hf_layerfusion.ensembling.soup import make_soup
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.manifest import MODEL_MANIFEST
+from hf_layerfusion.recipes.run_folder import write_settings
 from hf_layerfusion.training.adapters import load_adapter_model
 from tests.ensembling.small import TEXTS, save_member
 from tests.modeling.cases import build
@@ -154,13 +155,13 @@ def test_a_member_with_adapters_of_tasks_is_known_by_them_and_carried(
 
 def run_of_tasks(folder: Path) -> None:
     our_model(folder, "")
-    for name in ("best-one", "search/run-0/checkpoint-2"):
+    for name in ("best-one", "run/search/run-0/checkpoint-2"):
         (folder / name).mkdir(parents=True)
         our_model(folder / name, "")
 
 
 def run_of_seeds(folder: Path) -> None:
-    (folder / "run.json").write_text("{}")
+    write_settings(folder, {})
     for seed in (0, 1):
         our_model(folder / f"seed-{seed}", "")
 
@@ -171,7 +172,7 @@ def ensemble_with_soup(folder: Path) -> None:
     make_soup([Path(member) for member in members], folder / "soup")
 
 
-BELOW = {run_of_tasks: "search/run-0/checkpoint-2", run_of_seeds: "seed-1", ensemble_with_soup: "soup"}
+BELOW = {run_of_tasks: "run/search/run-0/checkpoint-2", run_of_seeds: "seed-1", ensemble_with_soup: "soup"}
 
 
 @pytest.mark.parametrize("save", BELOW, ids=lambda save: save.__name__)

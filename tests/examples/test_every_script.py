@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_layerfusion.ensembling.trained_texts import read_trained_texts, text_hashes
+from hf_layerfusion.run_layout import find
 from tests import figures
 from tests.examples.comparing import differences
 from tests.examples.every_script import (
@@ -93,13 +94,13 @@ def ids_of(rows: list[dict[str, str]], columns: tuple[str, ...]) -> list[int]:
 
 
 def logits_in(folder: Path) -> np.ndarray:
-    rows = read_csv(folder / "logits.csv")
+    rows = read_csv(find(folder, "logits.csv"))
     return np.array([[float(row[f"logit_{label}"]) for label in LABELS] for row in rows])
 
 
 def check_answers(folder: Path, columns: tuple[str, ...], ids: list[int]) -> None:
     """Check that predictions and logits are the saved model's for each text by itself."""
-    rows, predictions = read_csv(folder / "logits.csv"), read_csv(folder / "predictions.csv")
+    rows, predictions = read_csv(find(folder, "logits.csv")), read_csv(folder / "run" / "predictions.csv")
     assert ids_of(rows, columns) == ids_of(predictions, columns) == ids
     logits = logits_in(folder)
     assert [row["label"] for row in predictions] == [LABELS[place] for place in logits.argmax(axis=1)]
@@ -135,7 +136,7 @@ def test_predictions_logits_and_hashes(runs: dict[str, Path], run: str, name: st
 
 @pytest.mark.parametrize("run", ["once", "two"])
 def test_the_form_of_the_competition(runs: dict[str, Path], run: str) -> None:
-    answers = {row["id"]: row["label"] for row in read_csv(runs[run] / "tweets" / "predictions.csv")}
+    answers = {row["id"]: row["label"] for row in read_csv(runs[run] / "tweets" / "run" / "predictions.csv")}
     rows = read_csv(runs[run] / "kaggle" / "predictions.csv")
     signs = {"-1": LABELS[0], "1": LABELS[1]}
     assert {row["Id"]: signs[row["Prediction"]] for row in rows} == answers
@@ -149,7 +150,7 @@ def test_folds(runs: dict[str, Path], run: str) -> None:
     columns, lengths = PAIR
     tested: list[int] = []
     for folder in sorted((runs[run] / "absa").glob("fold-*")):
-        ids = ids_of(read_csv(folder / "logits.csv"), columns)
+        ids = ids_of(read_csv(find(folder, "logits.csv")), columns)
         check_answers(folder, columns, ids)
         seen = read_trained_texts(folder)
         assert seen is not None
@@ -168,10 +169,10 @@ def test_several_tasks(runs: dict[str, Path], run: str) -> None:
         columns = ("text",) if task == "mood" else ("first", "second")
         answers = {}
         for split in ("validation", "test"):
-            rows = read_csv(folder / "predictions" / f"{task}-{split}.csv")
+            rows = read_csv(folder / "run" / "predictions" / f"{task}-{split}.csv")
             assert ids_of(rows, columns) == list(SPLITS[split])
             answers |= {int(row["id"]): row for row in rows}
-        mistakes = read_csv(folder / "mistakes" / f"{task}.csv")
+        mistakes = read_csv(folder / "run" / "mistakes" / f"{task}.csv")
         assert mistakes
         for row, id_ in zip(mistakes, ids_of(mistakes, columns), strict=True):
             assert row["true"] == truth(id_)
@@ -211,9 +212,9 @@ def test_a_resumed_run_writes_what_a_whole_one_does(
     runs: dict[str, Path], data: Path, tiny_encoder_dir: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "tweets"
-    folder.mkdir()
+    (folder / "run").mkdir(parents=True)
     whole = runs["once"] / "tweets"
-    shutil.copy(whole / "run.json", folder)
+    shutil.copy(whole / "run" / "run.json", folder / "run")
     first = min(whole.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     shutil.copytree(first, folder / first.name)
     script, options = settings(data, tiny_encoder_dir, 1)["tweets"]
@@ -233,7 +234,7 @@ def test_an_ensemble_answers_row_by_row(runs: dict[str, Path], data: Path, tmp_p
         "device": "cpu", "output_dir": tmp_path / "ensemble", "prediction_cache": tmp_path / "cache",
     }  # fmt: skip
     call("run_ensemble", options, "--members", *map(str, members), "--out_of_fold", *out_of_fold)
-    rows = read_csv(tmp_path / "ensemble" / "predictions.csv")
+    rows = read_csv(tmp_path / "ensemble" / "run" / "predictions.csv")
     assert ids_of(rows, columns) == list(SPLITS["test"])
     model = AutoModelForSequenceClassification.from_pretrained(members[0]).eval()
     tokenizer = AutoTokenizer.from_pretrained(members[0])

@@ -81,11 +81,14 @@ def test_without_test_data_dev_is_the_test_and_a_tenth_of_train_chooses(call, tm
     results = call(tmp_path / "run", num_train_epochs=6, validation_file=files["validation_file"])
     assert results["test_accuracy"] > 0.7
     assert "test_f1_macro" in results
-    predictions, dev = read_csv(tmp_path / "run" / "predictions.csv"), read_csv(files["validation_file"])
+    predictions, dev = (
+        read_csv(tmp_path / "run" / "run" / "predictions.csv"),
+        read_csv(files["validation_file"]),
+    )
     assert [row["sentence"] for row in predictions] == [row["sentence"] for row in dev]
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert "test: the validation data, as no test data is given" in card
-    history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    history = json.loads((tmp_path / "run" / "run" / "trainer_state.json").read_text())["log_history"]
     chosen = max(entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry)
     assert results["validation_accuracy"] == pytest.approx(chosen)
 
@@ -242,12 +245,15 @@ def test_a_fold_is_a_run_on_its_parts_and_the_summary_their_mean(whole, call, tm
         for name, part in (("train", train), ("test", test))
     }
     alone = call(tmp_path / "alone", **parts)
-    runs = [json.loads((folder / f"fold-{number}" / "all_results.json").read_text()) for number in (1, 2, 3)]
+    runs = [
+        json.loads((folder / f"fold-{number}" / "run" / "all_results.json").read_text())
+        for number in (1, 2, 3)
+    ]
     for name in ("validation_loss", "test_loss", "test_accuracy", "test_f1_macro"):
         assert runs[1][name] == pytest.approx(alone[name], abs=1e-6)
         assert summary[name]["mean"] == pytest.approx(np.mean([run[name] for run in runs]))
         assert summary[name]["sd"] == pytest.approx(np.std([run[name] for run in runs], ddof=1))
-    assert json.loads((folder / "all_results.json").read_text()) == summary
+    assert json.loads((folder / "run" / "all_results.json").read_text()) == summary
     assert summary["folds"] == 3
     assert not list(folder.glob("fold-*/checkpoint-*"))
     assert len(list(folder.glob("fold-*/model.safetensors"))) == 3
@@ -338,7 +344,7 @@ def test_layers_are_drawn_at_epochs_beside_the_baseline_s(call, tmp_path, files)
     assert [model.config.label2id[row["label"]] for row in rows] == list(kept["bert-last, epoch 1"]["labels"])
     weights = AutoModelForSequenceClassification.from_pretrained(tmp_path / "without").state_dict()
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
-    assert "plots/layer_states.png" in (tmp_path / "lstm" / "README.md").read_text(encoding="utf-8")
+    assert "run/plots/layer_states.png" in (tmp_path / "lstm" / "README.md").read_text(encoding="utf-8")
     with pytest.raises(UserError, match="other texts than this run validates on"):
         call(tmp_path / "other", "--plot_layers", "1", plot_layers_beside=tmp_path / "base")
 

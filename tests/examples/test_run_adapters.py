@@ -58,13 +58,13 @@ def test_a_run_with_lora_leaves_an_adapter_that_opens_as_a_model(call, tmp_path,
     assert results["parameters"] == adapted.get_base_model().model.encoder.num_parameters() + sum(
         value.numel() for name, value in weights.items() if "lora_" not in name
     )
-    predictions = read_csv(folder / "predictions.csv")
+    predictions = read_csv(folder / "run" / "predictions.csv")
     classifier = pipeline("text-classification", model=str(folder), device="cpu")
     for row in predictions[:4]:
         answer = classifier(row["text"])[0]
         assert answer["label"] == row["label"]
         assert answer["score"] == pytest.approx(float(row["score"]), abs=1e-4)
-    assert json.loads((folder / "layer_use.json").read_text())["accuracy"] == pytest.approx(
+    assert json.loads((folder / "run" / "layer_use.json").read_text())["accuracy"] == pytest.approx(
         results["validation_accuracy"]
     )
     card = ModelCard.load(folder / "README.md")
@@ -90,7 +90,7 @@ def test_plain_classifiers_and_other_methods(call, tmp_path):
         patch.chdir(tmp_path)
         exec(preparation, names)
         exec(usage, names)
-    row = read_csv(tmp_path / "run" / "predictions.csv")[0]
+    row = read_csv(tmp_path / "run" / "run" / "predictions.csv")[0]
     assert names["classifier"](names["prepare"](row["text"]))[0]["label"] == row["label"]
 
 
@@ -98,7 +98,7 @@ def test_a_run_that_was_cut_off_goes_on(call, tmp_path):
     options = {"use_lora": True, "num_train_epochs": 2, "max_train_samples": 32, **SMALL}
     call(tmp_path / "whole", **options)
     call(tmp_path / "run", save_total_limit=3, **options)
-    (tmp_path / "run" / "all_results.json").unlink()
+    (tmp_path / "run" / "run" / "all_results.json").unlink()
     call(tmp_path / "run", resume_from_checkpoint=True, save_total_limit=3, **options)
     whole, run = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "run"))
     assert whole.keys() == run.keys()
@@ -127,7 +127,7 @@ def test_several_tasks(each, tmp_path, tiny_encoder_dir, tiny_tweets):
     )
     adapted = load_adapter_model(tmp_path / "run")
     assert set(adapted.peft_config) == ({"one", "two"} if each else {"default"})
-    row = read_csv(tmp_path / "run" / "predictions" / "two-test.csv")[0]
+    row = read_csv(tmp_path / "run" / "run" / "predictions" / "two-test.csv")[0]
     names = {}
     blocks = ModelCard.load(tmp_path / "run" / "README.md").text.split("```python\n")[1:3]
     with pytest.MonkeyPatch.context() as patch:

@@ -79,7 +79,7 @@ def chances(member, rows):
 
 def test_the_table_is_what_members_and_combiners_reach(run, files):
     folder, members, results = run
-    table = {row["name"]: row for row in read_csv(folder / "run" / "table.csv")}
+    table = {row["name"]: row for row in read_csv(folder / "run" / "run" / "table.csv")}
     assert list(table)[:3] == ["1 share", "2 last_mean", "3 third"]
     assert [row["kind"] for row in table.values()] == ["member"] * 3 + ["combiner"] * 7
     for split in ("validation", "test"):
@@ -119,27 +119,25 @@ def test_the_table_is_what_members_and_combiners_reach(run, files):
 def test_the_folder_is_an_ensemble_that_answers_as_its_predictions(run, files):
     folder, _, results = run
     names = {path.name for path in (folder / "run").iterdir()}
-    assert names >= {
+    assert names == {
         "README.md",
-        "all_results.json",
         "ensemble.json",
-        "plots",
-        "predictions.csv",
-        "table.csv",
+        "model_manifest.json",
+        "run",
     }
-    rows = read_csv(folder / "run" / "predictions.csv")
+    rows = read_csv(folder / "run" / "run" / "predictions.csv")
     answers = Ensemble.from_pretrained(folder / "run", device="cpu")([row["text"] for row in rows])
     assert [row["text"] for row in rows] == [row["text"] for row in read_csv(files["test_file"])]
     assert [answer["label"] for answer in answers] == [row["label"] for row in rows]
     np.testing.assert_allclose([a["score"] for a in answers], [float(r["score"]) for r in rows], atol=1e-5)
     card = (folder / "run" / "README.md").read_text(encoding="utf-8")
     assert "training texts of these members are unknown" in card and ": third." in card
-    assert "| majority_vote" in card.replace("\\_", "_") and "plots/gain.png" in card
+    assert "| majority_vote" in card.replace("\\_", "_") and "run/plots/gain.png" in card
     assert f"The ensemble here is {results['combiner']}" in card.replace("\\_", "_")
     assert "Correlation of two members' errors" in card
     assert "measured on the test data" in card and "also fitted and selected" not in card
-    assert (folder / "run" / "plots" / "gain.png").stat().st_size > 5000
-    assert json.loads((folder / "run" / "all_results.json").read_text()) == results
+    assert (folder / "run" / "run" / "plots" / "gain.png").stat().st_size > 5000
+    assert json.loads((folder / "run" / "run" / "all_results.json").read_text()) == results
 
 
 def test_a_second_run_asks_no_member_again(run, files, tmp_path, monkeypatch):
@@ -183,7 +181,7 @@ def test_seen_texts_may_be_left_out_and_are_counted(trained, tiny_tweets, files,
     left_out = sum(row[0] in seen for row in rows)
     assert left_out >= 128
     assert f"{left_out} of {len(rows)} validation texts left out" in card
-    assert len(read_csv(tmp_path / "run" / "predictions.csv")) == len(rows) - left_out
+    assert len(read_csv(tmp_path / "run" / "run" / "predictions.csv")) == len(rows) - left_out
     with pytest.raises(UserError, match="must be unseen by all members"):
         call(tmp_path / "none", trained, validation_file=tiny_tweets["train"], skip_seen_texts=True)
 
@@ -198,14 +196,14 @@ def test_out_of_fold_predictions_are_fitted_on(trained, tiny_tweets, files, tmp_
             (tmp_path / name / f"fold-{fold}").mkdir(parents=True)
             part = slice(fold, None, 2)
             write_logits(
-                tmp_path / name / f"fold-{fold}" / "logits.csv", ids=list(range(len(rows)))[part],
+                tmp_path / name / f"fold-{fold}" / "run" / "logits.csv", ids=list(range(len(rows)))[part],
                 texts={"text": texts["text"][part]}, logits=logits[part], labels=LABELS,
             )  # fmt: skip
     given = ("--out_of_fold", tmp_path / "one", tmp_path / "two", "--combiners", "task_based")
     options = {"validation_file": tiny_tweets["train"], "test_file": files["test_file"]}
     results = call(tmp_path / "run", trained, *given, **options)
     assert results["validation_accuracy"] == 1
-    table = read_csv(tmp_path / "run" / "table.csv")
+    table = read_csv(tmp_path / "run" / "run" / "table.csv")
     assert [row["validation_accuracy"] for row in table] == ["0.0000", "1.0000", "1.0000"]
     assert table[2]["test_accuracy"] == table[1]["test_accuracy"]
     assert json.loads((tmp_path / "run" / "ensemble.json").read_text())["tasks"]["default"]["fitted"][
@@ -255,7 +253,7 @@ def test_several_tasks_each_with_its_own_members(tmp_path):
     members = [str(tmp_path / "left"), str(tmp_path / "right"), f"sst5={tmp_path / 'plain'}"]
     options = {"tasks_file": tmp_path / "tasks.json", "unverified_members": True}
     results = call(tmp_path / "run", members, combiner="task_based", **options)
-    table = {row["name"]: row for row in read_csv(tmp_path / "run" / "table.csv")}
+    table = {row["name"]: row for row in read_csv(tmp_path / "run" / "run" / "table.csv")}
     assert "majority_vote" not in table  # there is a regression among the tasks
     columns = ["validation_sst5_accuracy", "validation_quora_accuracy", "validation_sts_pearsonr"]
     for column in columns:
@@ -291,7 +289,7 @@ def test_a_soup_is_a_row_and_a_model(files, tmp_path):
     rows = read_csv(files["test_file"])
     found = chances(str(tmp_path / "run" / "soup"), rows).argmax(1)
     share = np.mean([LABELS[answer] == row["label"] for answer, row in zip(found, rows, strict=True)])
-    table = {row["kind"]: row for row in read_csv(tmp_path / "run" / "table.csv")}
+    table = {row["kind"]: row for row in read_csv(tmp_path / "run" / "run" / "table.csv")}
     assert float(table["soup"]["test_accuracy"]) == pytest.approx(share, abs=1e-4)
     assert table["soup"]["members"] == "2"
 
@@ -337,7 +335,7 @@ def test_gains_on_data_that_chose_are_said_to_be_such(trained, files, tmp_path):
     what is reported."""
     results = call(tmp_path / "a", trained, "--combiners", "greedy", validation_file=files["validation_file"])
     assert results["gain_on"] == "validation"
-    assert {row["gain_on"] for row in read_csv(tmp_path / "a" / "table.csv")} == {"", "validation"}
+    assert {row["gain_on"] for row in read_csv(tmp_path / "a" / "run" / "table.csv")} == {"", "validation"}
     card = (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
     assert (
         "fitted and selected on the validation data, so their scores and gains on it are optimistic" in card
@@ -357,7 +355,7 @@ def test_texts_without_labels_are_predicted(trained, tmp_path):
     results = call(tmp_path / "run", trained, combiner="average_logits", test_file=tmp_path / "texts.csv")
     assert results == {"combiner": "average_logits"}
     assert "Gains were not measured" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
-    rows = read_csv(tmp_path / "run" / "predictions.csv")
+    rows = read_csv(tmp_path / "run" / "run" / "predictions.csv")
     assert [row["text"] for row in rows] == ["good day", "bad day"]
 
 

@@ -87,7 +87,7 @@ def test_the_script_saves_an_encoder_that_every_script_takes(files, tmp_path, ti
     assert "train: 40 texts" in done.stderr
     assert "the checkpoint has no language-model head" in done.stderr
     assert "20/20" in done.stderr, "the progress bar counts to the end: 4 epochs of 5 steps"
-    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    results = json.loads((tmp_path / "run" / "run" / "all_results.json").read_text())
     assert results["steps"] == 20
     assert results["head_steps"] == 40
     assert results["validation_loss"] < results["start_loss"]
@@ -175,7 +175,7 @@ def test_a_resumed_run_ends_in_the_same_weights(call, tmp_path, objective, step)
     cut = tmp_path / "cut"
     shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", cut / f"checkpoint-{step}")
     for name in ("run.json", "start.json"):
-        shutil.copy(tmp_path / "whole" / name, cut)
+        shutil.copy(tmp_path / "whole" / "run" / name, cut)  # where earlier versions had them
     resumed = call(cut, **settings, resume_from_checkpoint="True")
     expected, found = load_file(tmp_path / "whole" / WEIGHTS), load_file(cut / WEIGHTS)
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
@@ -194,7 +194,7 @@ def dropping(folder):
 def test_a_run_cut_off_before_its_first_checkpoint_starts_anew(call, tmp_path):
     call(tmp_path / "whole")
     (tmp_path / "cut").mkdir()
-    shutil.copy(tmp_path / "whole" / "run.json", tmp_path / "cut")
+    shutil.copy(tmp_path / "whole" / "run" / "run.json", tmp_path / "cut")
     call(tmp_path / "cut", resume_from_checkpoint="True")
     expected, found = load_file(tmp_path / "whole" / WEIGHTS), load_file(tmp_path / "cut" / WEIGHTS)
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())

@@ -105,7 +105,7 @@ def test_a_run_reports_each_task_their_mean_and_the_best_of_each(run):
         np.mean([results[f"best_of_each_{name}"] for name in names])
     )
     assert results["test_sst5_accuracy"] > 0.7
-    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    history = json.loads((output / "run" / "trainer_state.json").read_text())["log_history"]
     chosen = max(entry["eval_mean"] for entry in history if "eval_mean" in entry)
     assert results["validation_mean"] == pytest.approx(chosen)
     for name in names:
@@ -116,26 +116,28 @@ def test_a_run_reports_each_task_their_mean_and_the_best_of_each(run):
 
 def test_figures_of_the_report_are_those_of_its_predictions(run, folder):
     output, results = run
-    rows = read_csv(output / "predictions" / "quora-test.csv")
+    rows = read_csv(output / "run" / "predictions" / "quora-test.csv")
     with open(folder / "quora-dev.csv", newline="") as file:
         truth = {row["id"]: row["is_duplicate"] for row in csv.DictReader(file, delimiter="\t")}
     right = [(row["label"] == "duplicate") == (float(truth[row["id"]]) == 1) for row in rows]
     assert results["test_quora_accuracy"] == pytest.approx(np.mean(right))
-    values = [float(row["value"]) for row in read_csv(output / "predictions" / "sts-test.csv")]
+    values = [float(row["value"]) for row in read_csv(output / "run" / "predictions" / "sts-test.csv")]
     assert 0 <= min(values) <= max(values) <= 5
 
 
 def test_the_course_s_prediction_files_are_written_in_its_form(run, folder):
     output, _ = run
-    lines = (output / "predictions" / "para-test-output.csv").read_text().splitlines()
+    lines = (output / "run" / "predictions" / "para-test-output.csv").read_text().splitlines()
     assert lines[0] == "id \t Predicted_Is_Paraphrase "
     assert [line.split(" , ")[0] for line in lines[1:]] == [f"id2{n}" for n in range(7)]
     assert {line.split(" , ")[1] for line in lines[1:]} <= {"0.0 ", "1.0 "}
     assert (
-        (output / "predictions" / "sst-dev-output.csv").read_text().startswith("id \t Predicted_Sentiment \n")
+        (output / "run" / "predictions" / "sst-dev-output.csv")
+        .read_text()
+        .startswith("id \t Predicted_Sentiment \n")
     )
-    rows = read_csv(output / "predictions" / "sts-predict.csv")
-    lines = (output / "predictions" / "sts-test-output.csv").read_text().splitlines()[1:]
+    rows = read_csv(output / "run" / "predictions" / "sts-predict.csv")
+    lines = (output / "run" / "predictions" / "sts-test-output.csv").read_text().splitlines()[1:]
     assert [float(line.split(" , ")[1]) for line in lines] == pytest.approx(
         [float(row["value"]) for row in rows]
     )
@@ -143,12 +145,12 @@ def test_the_course_s_prediction_files_are_written_in_its_form(run, folder):
 
 def test_the_folder_opens_as_any_other_and_by_task(run):
     output, _ = run
-    rows = read_csv(output / "predictions" / "sst5-test.csv")
+    rows = read_csv(output / "run" / "predictions" / "sst5-test.csv")
     answer = pipeline("text-classification", model=str(output), device="cpu")(
         [row["sentence"] for row in rows]
     )
     assert [entry["label"] for entry in answer] == [row["label"] for row in rows]
-    rows = read_csv(output / "predictions" / "quora-test.csv")
+    rows = read_csv(output / "run" / "predictions" / "quora-test.csv")
     classifier = pipeline(
         "text-classification", model=str(output), device="cpu", model_kwargs={"task_name": "quora"}
     )
@@ -162,16 +164,18 @@ def test_card_and_mistakes_show_texts_and_figures(run):
     for part in (
         "Task quora: single label classification",
         "Worst mistakes: sts",
-        "plots/tasks.png",
+        "run/plots/tasks.png",
         "task_name",
     ):
         assert part in card
-    mistakes = read_csv(output / "mistakes" / "sts.csv")
-    rows = {row["id"]: float(row["value"]) for row in read_csv(output / "predictions" / "sts-test.csv")}
+    mistakes = read_csv(output / "run" / "mistakes" / "sts.csv")
+    rows = {
+        row["id"]: float(row["value"]) for row in read_csv(output / "run" / "predictions" / "sts-test.csv")
+    }
     distances = [abs(float(row["true"]) - rows[row["id"]]) for row in mistakes]
     assert distances == pytest.approx(sorted(distances, reverse=True), abs=0.011)
     for plot in ("sst5", "sst5_distributions", "sts", "sts_distributions", "tasks", "training_curves"):
-        assert (output / "plots" / f"{plot}.png").exists()
+        assert (output / "run" / "plots" / f"{plot}.png").exists()
 
 
 def test_tasks_left_out_of_training_keep_their_drawn_heads(call, tmp_path):

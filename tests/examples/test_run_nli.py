@@ -68,14 +68,14 @@ def test_the_script_ends_with_the_best_checkpoint_and_shows_it(files, tmp_path, 
     assert done.returncode == 0, done.stderr
     assert "train.jsonl: 9 pairs without a label that annotators agree on left out" in done.stderr
     assert "Two dogs run along the beach. | Animals are outside." in done.stdout
-    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
-    history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    results = json.loads((tmp_path / "run" / "run" / "all_results.json").read_text())
+    history = json.loads((tmp_path / "run" / "run" / "trainer_state.json").read_text())["log_history"]
     best = max(entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry)
     assert results["validation_accuracy"] == pytest.approx(best)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["id2label"] == {"0": "contradiction", "1": "entailment"}
     assert config["pooling"] == "lstm"
-    assert len((tmp_path / "run" / "predictions.csv").read_text().splitlines()) == 1 + 27
+    assert len((tmp_path / "run" / "run" / "predictions.csv").read_text().splitlines()) == 1 + 27
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_checkpoints_are_chosen_by_a_metric_that_the_labels_have(tmp_path, tiny_
         **QUICK_TRAINING,
     }
     results = classify(*parse((PoolingModelArguments, NliDataArguments, NliTrainingArguments), options))
-    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    state = json.loads((tmp_path / "run" / "run" / "trainer_state.json").read_text())
     found = [entry[f"eval_{metric}"] for entry in state["log_history"] if f"eval_{metric}" in entry]
     assert state["best_metric"] == max(found) == pytest.approx(results[f"validation_{metric}"])
     assert f"Loss and {METRICS[metric].title} by epoch" in (tmp_path / "run" / "README.md").read_text()

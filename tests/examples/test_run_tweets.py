@@ -53,9 +53,9 @@ def test_a_run_leaves_a_folder_that_the_ecosystem_opens(call, tmp_path, tiny_twe
     folder = tmp_path / "run"
     results = call(folder, num_train_epochs=6)
     assert results["test_accuracy"] > 0.75
-    assert json.loads((folder / "all_results.json").read_text()) == results
+    assert json.loads((folder / "run" / "all_results.json").read_text()) == results
 
-    predictions = read_csv(folder / "predictions.csv")
+    predictions = read_csv(folder / "run" / "predictions.csv")
     labels = [row["label"] for row in read_csv(tiny_tweets["test"])]
     hits = np.mean([row["label"] == label for row, label in zip(predictions, labels, strict=True)])
     assert hits == pytest.approx(results["test_accuracy"])
@@ -68,12 +68,12 @@ def test_a_run_leaves_a_folder_that_the_ecosystem_opens(call, tmp_path, tiny_twe
     card = ModelCard.load(folder / "README.md")
     measured = {(r.dataset_split, r.metric_type): r.metric_value for r in card.data.eval_results}
     assert measured["test", "accuracy"] == pytest.approx(results["test_accuracy"], abs=1e-4)
-    use = json.loads((folder / "layer_use.json").read_text())
+    use = json.loads((folder / "run" / "layer_use.json").read_text())
     assert len(use["accuracy_drop"]) == 4
     assert use["accuracy"] == pytest.approx(results["validation_accuracy"])
     assert "Use of layers" in card.text
     for plot in ("training_curves", "confusion_matrix", "word_counts", "layer_use"):
-        assert (folder / "plots" / f"{plot}.png").stat().st_size > 5_000
+        assert (folder / "run" / "plots" / f"{plot}.png").stat().st_size > 5_000
     assert (folder / "model.safetensors").exists()
 
 
@@ -112,7 +112,7 @@ def test_an_interrupted_run_ends_in_the_weights_of_one_that_was_not(call, tmp_pa
 def test_seeds_get_a_folder_each_and_a_summary(call, tmp_path):
     summary = call(tmp_path / "run", "--seeds", "3", "4", num_train_epochs=1)
     single = [
-        json.loads((tmp_path / "run" / f"seed-{seed}" / "all_results.json").read_text())["test_loss"]
+        json.loads((tmp_path / "run" / f"seed-{seed}" / "run" / "all_results.json").read_text())["test_loss"]
         for seed in (3, 4)
     ]
     assert single[0] != single[1]
@@ -123,13 +123,13 @@ def test_seeds_get_a_folder_each_and_a_summary(call, tmp_path):
 
 def test_without_validation_data_30_percent_is_split_off(call, tmp_path):
     call(tmp_path / "run", validation_file=None, test_file=None, num_train_epochs=1)
-    assert len(read_csv(tmp_path / "run" / "predictions.csv")) == round(0.3 * 128)
+    assert len(read_csv(tmp_path / "run" / "run" / "predictions.csv")) == round(0.3 * 128)
     assert "selected on the validation split" in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_train_on_all_trains_on_both_for_all_epochs(call, tmp_path):
     results = call(tmp_path / "run", "--train_on_all", "True")
-    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    state = json.loads((tmp_path / "run" / "run" / "trainer_state.json").read_text())
     assert state["global_step"] == 2 * (128 + 32) / 16
     assert results["epochs"] == 2
     assert "validation_loss" not in results
@@ -153,7 +153,7 @@ def test_the_competition_s_files_and_format(call, tmp_path):
         prediction_format="kaggle",
         num_train_epochs=1,
     )
-    predictions = read_csv(tmp_path / "run" / "predictions.csv")
+    predictions = read_csv(tmp_path / "run" / "run" / "predictions.csv")
     assert [row["Id"] for row in predictions] == [str(number) for number in numbers]
     assert {row["Prediction"] for row in predictions} <= {"1", "-1"}
 
@@ -178,7 +178,7 @@ def test_pairs_regression_and_several_labels(call, tmp_path):
     files = dict.fromkeys(("train_file", "validation_file", "test_file"), tmp_path / "pairs.parquet")
     results = call(tmp_path / "scores", text_pair_column="second", num_train_epochs=1, **files)
     assert {"test_mse", "test_pearsonr"} <= results.keys()
-    assert {"text", "second", "value"} <= read_csv(tmp_path / "scores" / "predictions.csv")[0].keys()
+    assert {"text", "second", "value"} <= read_csv(tmp_path / "scores" / "run" / "predictions.csv")[0].keys()
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "scores").config.num_labels == 1
 
     several = {

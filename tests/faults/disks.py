@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hf_layerfusion.run_layout import SETTINGS_FILE, find
 from tests.faults.rows import Row
 from tests.faults.scripts import OUTPUT, SCRIPTS, Ended, Script, call, fresh
 
@@ -96,7 +97,7 @@ def disks(
             continue
         if not told(row, what, ended) or hindrance.output != OUTPUT:
             continue
-        begun = (at / OUTPUT / "run.json").exists()
+        begun = find(at / OUTPUT, SETTINGS_FILE).exists()
         again = call(script, at, data, resume=begun)
         if again.code:
             row.count("raw")
@@ -118,12 +119,12 @@ def damaged_files(row: Row, number: int, rng: random.Random, folder: Path, data:
             call(script, fresh(whole), data)
         at = fresh(folder / "damaged")
         os.system(f"cp -r {str(whole)!r}/. {str(at)!r}")
-        path = at / OUTPUT / name
+        path = at / OUTPUT / "run" / name
         path.write_bytes(content)
         if name != "all_results.json":  # else the run has finished and nothing of it is read
-            (at / OUTPUT / "all_results.json").unlink()
+            (at / OUTPUT / "run" / "all_results.json").unlink()
         if name.endswith("study.db"):
-            (at / OUTPUT / "search" / "best.json").unlink()
+            (at / OUTPUT / "run" / "search" / "best.json").unlink()
         row.count("tried")
         ended = call(script, at, data, resume=True)
         if ended.code == 0:

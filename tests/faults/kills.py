@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hf_layerfusion.run_layout import SETTINGS_FILE, find
 from hf_layerfusion.storage import LOCK_FILE
 from tests.faults.rows import Row
 from tests.faults.scripts import OUTPUT, SCRIPTS, Script, call, fresh
@@ -144,4 +145,4 @@ def kills(
 
 def has_begun(folder: Path) -> bool:
     """Whether a run in this working folder is there to go on with."""
-    return (folder / OUTPUT / "run.json").exists()
+    return find(folder / OUTPUT, SETTINGS_FILE).exists()

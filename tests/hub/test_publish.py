@@ -18,11 +18,11 @@ PUBLISH = "from hf_layerfusion.hub.publish import publish; result = publish(fold
 PUSHED = {
     "config.json": b"{}",
     "modeling_gru_fusion.py": b"from .heads import Head\n",
-    "plots/training_curves.png": b"\x89PNG" * 100,
+    "run/plots/training_curves.png": b"\x89PNG" * 100,
     "training_args.json": b'{"hub_token": "<HUB_TOKEN>"}',
-    "run.json": b"{}",
-    "all_results.json": b"{}",
-    "trained_texts.npz": b"PK",
+    "run/run.json": b"{}",
+    "run/all_results.json": b"{}",
+    "run/trained_texts.npz": b"PK",
     "members/01-first/model.safetensors": os.urandom(2_000),
 }
 LEFT = (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
+from hf_layerfusion.hub.manifest import bytes_entry
 from tests.hub.client import ROOT, Client
 from tests.hub.server import TOKEN, Hub
 from tests.tiny import tiny_texts, write_csv
@@ -25,9 +28,11 @@ RUN = {
 }  # fmt: skip
 GRUBERT = {"num_groups": 2, "fusion_hidden_size": 4, "downstream_hidden_size": 4, "dense_size": 4}
 RUN_FILES = {
-    "config.json", "model.safetensors", "tokenizer.json", "README.md", "run.json", "training_args.json",
-    "all_results.json", "trained_texts.npz",
+    "config.json", "model.safetensors", "tokenizer.json", "README.md", "model_manifest.json", "run/run.json",
+    "run/training_args.json", "run/all_results.json", "run/trained_texts.npz",
 }  # fmt: skip
+NAMING_FOLDERS = ("run/run.json", "run/training_args.json", "run/trainer_state.json")
+"""Files of a run that name folders of its machine, those of a pushed repository none."""
 
 
 @pytest.fixture
@@ -53,12 +58,22 @@ def tweets(tiny_tweets: dict[str, Path]) -> dict[str, Any]:
     )
 
 
+def check_no_folders(found: dict[str, bytes], tmp_path: Path) -> None:
+    """Check that no file names a folder of this machine."""
+    for place in (tmp_path.parent, ROOT, sys.prefix, os.environ["HF_HOME"], Path.home()):
+        assert not [name for name, content in found.items() if str(place).encode() in content], place
+
+
 def check_pushed(hub: Hub, repo: str, folder: Path, *more: str) -> dict[str, bytes]:
-    """Check that the repository has these files unchanged, nothing that must not be pushed, and a card."""
+    """Check that the repository has these files, which name no folder of this machine and are unchanged otherwise,
+    nothing that must not be pushed, and a card."""
     found = hub.files(repo)
-    assert RUN_FILES | set(more) <= found.keys()
-    assert all(content == (folder / name).read_bytes() for name, content in found.items())
-    kept = ("checkpoint-", "predictions", "mistakes", "logits")
+    assert RUN_FILES - {"model.safetensors"} | set(more) <= found.keys()
+    check_no_folders(found, folder.parent)
+    changed = {name for name, content in found.items() if content != (folder / name).read_bytes()}
+    assert changed <= {*NAMING_FOLDERS, "adapter_config.json", "model_manifest.json"}
+    assert set(NAMING_FOLDERS) <= changed
+    kept = ("checkpoint-", "run/predictions", "run/mistakes", "run/logits", "run/search")
     assert not [name for name in found if name.endswith((".bin", ".pt", ".pth")) or name.startswith(kept)]
     card = found["README.md"].decode()
     assert f'"{repo}"' in card and str(folder) not in card
@@ -96,7 +111,7 @@ def test_tweets_that_fail_to_be_pushed_until_the_same_command_succeeds(
     assert code == 2 and "403" in line and line.endswith("the same command pushes it again.")
     assert "Training goes on" in output and TOKEN not in output
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert {folder / name for name in (*RUN_FILES, "predictions.csv")} <= before.keys()
+    assert {folder / name for name in (*RUN_FILES, "run/predictions.csv")} <= before.keys()
     assert not [path for path, content in before.items() if TOKEN.encode() in content]
 
     asked = len(hub.requests)
@@ -107,8 +122,10 @@ def test_tweets_that_fail_to_be_pushed_until_the_same_command_succeeds(
     code, output = call("run_tweets", **options)
     assert code == 0 and "finished before" in output and f"pushed: {hub.url}/{repo}" in output
     assert planned == sorted(hub.files(repo))
-    plots = [f"plots/{name}.png" for name in ("training_curves", "confusion_matrix", "layer_use")]
-    check_pushed(hub, repo, folder, "modeling_gru_fusion.py", "layer_use.json", *plots)
+    plots = [f"run/plots/{name}.png" for name in ("training_curves", "confusion_matrix", "layer_use")]
+    check_pushed(
+        hub, repo, folder, "model.safetensors", "modeling_gru_fusion.py", "run/layer_use.json", *plots
+    )
     assert len(hub.repositories[repo].commits) == 2
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}.keys() == before.keys()
 
@@ -116,7 +133,9 @@ def test_tweets_that_fail_to_be_pushed_until_the_same_command_succeeds(
     assert code == 2 and "other settings (seed)" in output
 
 
-def test_aspects_and_inference(call: Any, hub: Hub, tmp_path: Path) -> None:
+def test_aspects_and_inference_by_adapters(
+    call: Any, tiny_encoder_dir: str, hub: Hub, tmp_path: Path
+) -> None:
     for script, columns in (("run_absa", "sentence,aspect,label"), ("run_nli", "sentence1,sentence2,label")):
         files = {}
         for seed, split in enumerate(("train", "validation", "test")):
@@ -127,9 +146,17 @@ def test_aspects_and_inference(call: Any, hub: Hub, tmp_path: Path) -> None:
             files[f"{split}_file"] = tmp_path / f"{script}-{split}.csv"
             files[f"{split}_file"].write_text("\n".join([columns, *rows]) + "\n")
         folder, repo = tmp_path / script, f"org/{script}"
-        code, output = call(script, **files, output_dir=folder, push_to_hub=True, hub_model_id=repo)
+        options = {"use_lora": True} if script == "run_nli" else {}
+        code, output = call(
+            script, **files, **options, output_dir=folder, push_to_hub=True, hub_model_id=repo
+        )
         assert code == 0, output
-        check_pushed(hub, repo, folder, "modeling_layer_pooling.py")
+        found = check_pushed(hub, repo, folder, "modeling_layer_pooling.py")
+        if options:
+            base = json.loads(found["adapter_config.json"])["base_model_name_or_path"]
+            assert base == f"(local) {Path(tiny_encoder_dir).name}"
+            manifest = json.loads(found["model_manifest.json"])["files"]
+            assert manifest["adapter_config.json"] == bytes_entry(found["adapter_config.json"])
 
 
 def test_several_tasks(call: Any, tiny_tweets: dict[str, Path], hub: Hub, tmp_path: Path) -> None:
@@ -142,7 +169,7 @@ def test_several_tasks(call: Any, tiny_tweets: dict[str, Path], hub: Hub, tmp_pa
         hub_model_id="org/tasks",
     )  # fmt: skip
     assert code == 0, output
-    check_pushed(hub, "org/tasks", tmp_path / "out", "modeling_cerbertus.py", "plots/mood.png")
+    check_pushed(hub, "org/tasks", tmp_path / "out", "modeling_cerbertus.py", "run/plots/mood.png")
 
 
 def test_an_ensemble_and_a_member_that_is_pushed_afterwards(
@@ -179,8 +206,15 @@ def test_an_ensemble_and_a_member_that_is_pushed_afterwards(
     assert code == 0, output
     found = hub.files("org/both")
     assert planned == sorted(found)
-    names = {"ensemble.json", "README.md", "table.csv", "run.json", "members/01-first/model.safetensors"}
-    assert names <= found.keys() and not [name for name in found if name.startswith("predictions")]
+    names = {
+        "ensemble.json",
+        "README.md",
+        "run/table.csv",
+        "run/run.json",
+        "members/01-first/model.safetensors",
+    }
+    check_no_folders(found, tmp_path)
+    assert names <= found.keys() and not [name for name in found if "predictions" in name]
     assert 'Ensemble.from_pretrained("org/both")' in found["README.md"].decode()
 
 

@@ -81,7 +81,7 @@ result = trainer.hub_model_id
     repo = train(code, **options)
     found = hub.files(repo)
     names = {"config.json", "model.safetensors", "README.md", "training_args.json", "tokenizer.json"}
-    assert names | {"modeling_gru_fusion.py", "plots/training_curves.png"} <= found.keys()
+    assert names | {"modeling_gru_fusion.py", "run/plots/training_curves.png"} <= found.keys()
     assert not [name for name in found if name.endswith((".bin", ".pt", ".pth")) or "checkpoint" in name]
     assert found["model.safetensors"] == weights_of(tmp_path / "run")
     card = ModelCard(found["README.md"].decode())

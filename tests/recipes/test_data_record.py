@@ -98,9 +98,9 @@ def test_a_run_that_has_finished_says_nothing_of_other_data(tiny_encoder_dir, fi
     assert call(resume_from_checkpoint="True", **options) == results
     invert(files["test_file"])
     assert_refused(call, r"other data: test \(\S+test\.csv: other content\)", **options)
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record = json.loads((tmp_path / "run" / "run" / "run.json").read_text())
     del record["data"]  # as an earlier version left it
-    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    (tmp_path / "run" / "run" / "run.json").write_text(json.dumps(record))
     assert call(resume_from_checkpoint="True", **options) == results
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.recipes.layer_state_plots import STATES_FOLDER, read_states
+from hf_layerfusion.recipes.layer_state_plots import read_states
+from hf_layerfusion.run_layout import LAYER_STATES, records
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / STATES_FOLDER / "epoch-1.npz"
-    path.parent.mkdir()
+    path = records(tmp_path) / LAYER_STATES / "epoch-1.npz"
+    path.parent.mkdir(parents=True)
     states = np.random.default_rng(0).normal(size=(2, 3, 4))
     np.savez_compressed(path, title="a run", states=states, labels=[0, 1, 0], layers=[1, 2])
     np.testing.assert_array_equal(read_states(tmp_path)["a run"]["states"], states)

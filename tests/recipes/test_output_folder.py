@@ -7,7 +7,8 @@ from typing import ClassVar
 import pytest
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.recipes.run_folder import RESULTS_FILE, open_run, run_once
+from hf_layerfusion.recipes.run_folder import open_run, run_once
+from hf_layerfusion.run_layout import RESULTS_FILE
 from hf_layerfusion.storage import write_json
 
 
@@ -27,7 +28,8 @@ class Small:
         return {"accuracy": 0.5}
 
     def write(self, trainer, result, folder: Path):
-        write_json(folder / RESULTS_FILE, result)
+        (folder / "run").mkdir()
+        write_json(folder / "run" / RESULTS_FILE, result)
         if self.written < self.cuts:
             self.written += 1
             raise KeyboardInterrupt
@@ -64,7 +66,7 @@ def test_a_run_that_is_cut_off_before_its_card_is_not_taken_for_finished(tmp_pat
     folder, experiment = tmp_path / "run", Small(cuts=1)
     with pytest.raises(KeyboardInterrupt):
         run(experiment, arguments(folder))
-    assert not (folder / RESULTS_FILE).exists()
+    assert not (folder / "run" / RESULTS_FILE).exists()
     assert run(experiment, arguments(folder, resume_from_checkpoint="True")) == {"accuracy": 0.5}
     assert (folder / "README.md").read_text() == "card"
 
@@ -102,7 +104,7 @@ def test_what_a_killed_run_left_half_written_does_not_block_the_folder(tmp_path,
 def test_damaged_files_of_a_run_are_one_line(tmp_path, name, content):
     folder = tmp_path / "run"
     run(Small(), arguments(folder))
-    (folder / name).write_text(content)
+    (folder / "run" / name).write_text(content)
     with pytest.raises(UserError) as caught:
         run(Small(), arguments(folder, resume_from_checkpoint="True"))
     assert name in str(caught.value) and "\n" not in str(caught.value)

@@ -76,8 +76,8 @@ def test_predictions_and_metrics_are_those_of_the_run(trained, tmp_path, predict
     results = predict()
     folder = tmp_path / "predictions"
     for name in ("predictions.csv", "logits.csv"):
-        assert (folder / name).read_text() == (trained / "run" / name).read_text()
-    measured = json.loads((trained / "run" / "all_results.json").read_text())
+        assert (folder / name).read_text() == (trained / "run" / "run" / name).read_text()
+    measured = json.loads((trained / "run" / "run" / "all_results.json").read_text())
     assert results == {name: value for name, value in measured.items() if name.startswith("test_")}
     assert json.loads((folder / "all_results.json").read_text()) == results
     assert (folder / "plots" / "confusion_matrix.png").exists()
@@ -94,20 +94,20 @@ def test_texts_without_labels_by_a_checkpoint_of_the_run(trained, tmp_path, pred
     assert predict(model_name_or_path=checkpoint, test_file=numbered, prediction_format="kaggle") == {}
     found = rows_of(tmp_path / "predictions" / "predictions.csv")
     answers = {"positive": "1", "negative": "-1"}
-    expected = [answers[row["label"]] for row in rows_of(trained / "run" / "predictions.csv")]
+    expected = [answers[row["label"]] for row in rows_of(trained / "run" / "run" / "predictions.csv")]
     assert [row["Id"] for row in found] == [str(number) for number in range(1, 17)]
     assert [row["Prediction"] for row in found] == expected
 
 
 def test_a_model_of_another_origin_is_given_texts_by_the_options(trained, tmp_path, predict, caplog):
     shutil.copytree(trained / "run", tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "run.json").unlink()
+    (tmp_path / "elsewhere" / "run" / "run.json").unlink()
     same = {"preprocessing": "light", "max_seq_length": 6}
     with caplog.at_level(logging.INFO, "hf_layerfusion"):
         predict(model_name_or_path=tmp_path / "elsewhere", **same)
     assert "no run.json beside the model: texts are prepared as the options say" in caplog.text
     whole = tmp_path / "predictions" / "logits.csv"
-    assert whole.read_text() == (trained / "run" / "logits.csv").read_text()
+    assert whole.read_text() == (trained / "run" / "run" / "logits.csv").read_text()
     predict(model_name_or_path=tmp_path / "elsewhere", output_dir=tmp_path / "other", preprocessing="none")
     assert (tmp_path / "other" / "logits.csv").read_text() != whole.read_text()
 
@@ -160,7 +160,7 @@ def test_models_that_cannot_answer(predict, tiny_encoder_dir, tmp_path):
 
 def test_a_file_beside_the_model_that_is_no_json(predict, trained, tmp_path):
     shutil.copytree(trained / "run", tmp_path / "broken")
-    (tmp_path / "broken" / "run.json").write_text("{")
+    (tmp_path / "broken" / "run" / "run.json").write_text("{")
     with pytest.raises(UserError, match=r"run\.json: is not JSON .*; delete it"):
         predict(model_name_or_path=tmp_path / "broken")
 

@@ -10,14 +10,14 @@ import pytest
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.recipes.run_folder import (
-    RESULTS_FILE,
-    SETTINGS_FILE,
     check_output_dir,
     read_results,
     run_settings,
-    write_json,
+    write_settings,
     write_summary,
 )
+from hf_layerfusion.run_layout import RESULTS_FILE
+from hf_layerfusion.storage import write_json
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_the_global_batch_decides(changes: dict[str, Any], found: str | None, tm
         )
         return arguments, run_settings(ModelArguments(), DataArguments(), arguments)
 
-    write_json(tmp_path / SETTINGS_FILE, settings(per_device_train_batch_size=8)[1])
+    write_settings(tmp_path, settings(per_device_train_batch_size=8)[1])
     again = settings(**{"per_device_train_batch_size": 8, **changes})
     if found is None:
         check_output_dir(*again)
@@ -57,8 +57,8 @@ def test_a_metric_that_is_undefined_in_one_run_is_so_in_the_summary(tmp_path: Pa
     runs = []
     for seed, correlation in ((0, 0.5), (1, float("nan"))):
         folder = tmp_path / f"seed-{seed}"
-        folder.mkdir()
-        write_json(folder / RESULTS_FILE, {"test_pearsonr": correlation, "test_mse": 1.0})
+        (folder / "run").mkdir(parents=True)
+        write_json(folder / "run" / RESULTS_FILE, {"test_pearsonr": correlation, "test_mse": 1.0})
         runs.append(read_results(folder))
     arguments = RunTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     found = write_summary(tmp_path, {"seeds": [0, 1]}, runs, arguments)

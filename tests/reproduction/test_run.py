@@ -108,7 +108,7 @@ def test_models_are_trained_and_published_once(client: Client, hub: Hub, home: P
         tasks = ["sst2", "qqp", "stsb"] if name.startswith("cerbertus") else [data]
         assert {(task, "test") for task in tasks} <= measured
 
-    results = home / "outputs" / "bert-lstm-tiny" / "all_results.json"
+    results = home / "outputs" / "bert-lstm-tiny" / "run" / "all_results.json"
     written, commit = results.stat().st_mtime_ns, hub.repositories["org/bert-lstm-tiny"].branches["main"]
     client.run(RELEASE, options=options, root=str(ROOT))
     assert client.output.count("finished before") == 2

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_layerfusion.cli.recipe_command import RecipeCommand
+from hf_layerfusion.run_layout import TABLE_FILE, find
 
 
 def run(arguments: Any, data_arguments: Any) -> None:
@@ -16,7 +17,7 @@ def run(arguments: Any, data_arguments: Any) -> None:
         print_dry_run(results)
         return
     folder = Path(arguments.output_dir)
-    print((folder / "table.csv").read_text(encoding="utf-8"))
+    print(find(folder, TABLE_FILE).read_text(encoding="utf-8"))
     print_outputs(results, folder)
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from hf_layerfusion.cli.recipe_command import check_model_path
 from hf_layerfusion.errors import UserError
-
-LAYERS_FILE = "layer_use.json"
+from hf_layerfusion.run_layout import LAYER_USE_FILE, owner
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -28,13 +27,13 @@ def run(arguments: Namespace) -> None:
     found: dict[str, Any] = {}
     for model in arguments.models:
         check_model_path("MODEL", model)
-        places = sorted(Path(model).rglob(LAYERS_FILE)) if Path(model).is_dir() else []
+        places = sorted(Path(model).rglob(LAYER_USE_FILE)) if Path(model).is_dir() else []
         if not places:
             raise UserError(
-                f"{model}: must be a run's folder with {LAYERS_FILE}, found none; a plain model reads its last layer "
-                "alone, and a run without validation data measures none"
+                f"{model}: must be a run's folder with {LAYER_USE_FILE}, found none; a plain model reads its last "
+                "layer alone, and a run without validation data measures none"
             )
-        found |= {str(place.parent): json.loads(place.read_text(encoding="utf-8")) for place in places}
+        found |= {str(owner(place)): json.loads(place.read_text(encoding="utf-8")) for place in places}
     if arguments.json:
         print(json.dumps(found, indent=2))
         return

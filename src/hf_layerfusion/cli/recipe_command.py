@@ -21,9 +21,7 @@ from hf_layerfusion.cli.options import (
 )
 from hf_layerfusion.cli.script import construct, one_line_errors, set_up_logging, with_recipe
 from hf_layerfusion.errors import UserError
-
-CONFIG_FILE = "run.yaml"
-"""The settings of a run, in its folder; `--config` takes it."""
+from hf_layerfusion.run_layout import CONFIG_FILE, records
 
 # Options that name something to read, with the values that `data` reads by other means.
 _FILES = (
@@ -164,11 +162,13 @@ def _without_launch_flags(arguments: Sequence[str], given: Given) -> list[str]:
 def _write_config(
     command: str, options: Sequence[Option], values: Mapping[str, Any], made: Sequence[Any]
 ) -> None:
-    """Write the settings into the run's folder, if it has written one and this is its main process."""
+    """Write the settings, as `--config` takes them, into the run's folder, if it has written one and this is its main
+    process."""
     of_run = {name: value for each in made for name, value in vars(each).items()}
     folder = Path(str(of_run.get("output_dir") or ""))
     is_main = all(getattr(each, "process_index", 0) == 0 for each in made)
     if of_run.get("output_dir") and is_main and not of_run.get("dry_run") and folder.is_dir():
         world = max(getattr(each, "world_size", 1) for each in made)
         launched = {"num_processes": world} if world > 1 else {}
-        written_config(folder / CONFIG_FILE, command, options, values, launched)
+        records(folder).mkdir(exist_ok=True)
+        written_config(records(folder) / CONFIG_FILE, command, options, values, launched)

@@ -20,6 +20,7 @@ from huggingface_hub.constants import HF_HOME
 
 from hf_layerfusion.cli.options import DEFAULT, FROZEN, PAPER, RECIPES, Option, read_arguments
 from hf_layerfusion.errors import UserError, nearest
+from hf_layerfusion.run_layout import RUN
 from hf_layerfusion.storage import finite_or_none, is_ours, refusal
 
 FROZEN_ENCODER: dict[str, Any] = {
@@ -168,8 +169,11 @@ def print_outputs(results: dict[str, Any], folder: Path) -> None:
     print(json.dumps(finite_or_none(results), indent=2))
     print(f"\nEverything is in {folder}:")
     for path in sorted(folder.iterdir()):
-        if not is_ours(path):
-            print(f"  {path.name}")
+        if is_ours(path):
+            continue
+        print(f"  {path.name}")
+        if path.name == RUN and path.is_dir():
+            print(f"    {', '.join(sorted(record.name for record in path.iterdir()))}")
 
 
 def print_dry_run(results: dict[str, Any]) -> None:

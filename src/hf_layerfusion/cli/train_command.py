@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_layerfusion.cli.recipe_command import RecipeCommand
+from hf_layerfusion.run_layout import PREDICTIONS_FILE, find
 
 NUM_SHOWN = 3
 
@@ -17,7 +18,7 @@ def run(model_arguments: Any, data_arguments: Any, training_arguments: Any) -> N
     results = train_one_task(model_arguments, data_arguments, training_arguments)
     columns = [data_arguments.text_column, *filter(None, [data_arguments.text_pair_column])]
     folder = Path(str(training_arguments.output_dir))
-    print_run(results, training_arguments, own_texts(folder / "predictions.csv", columns))
+    print_run(results, training_arguments, own_texts(find(folder, PREDICTIONS_FILE), columns))
 
 
 def own_texts(predictions: Path, columns: list[str]) -> list[Any]:

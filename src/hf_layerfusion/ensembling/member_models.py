@@ -19,12 +19,12 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from hf_layerfusion.data.text_preparation import cleaner_of, saved_preparation
 from hf_layerfusion.ensembling.prediction_files import Array, Rows, cached, rows_hash
-from hf_layerfusion.ensembling.trained_texts import FILE_NAME as TRAINED_TEXTS
 from hf_layerfusion.ensembling.trained_texts import Hashes, read_trained_texts
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, check_characters, one_line
 from hf_layerfusion.hub.encoder import is_hub_id
 from hf_layerfusion.hub.manifest import MODEL_MANIFEST, file_sha256, model_files
 from hf_layerfusion.hub.publish import CARD
+from hf_layerfusion.run_layout import TRAINED_TEXTS_FILE, find
 
 ONLY_TASK = "default"
 """Name of the task of a model that names none."""
@@ -153,8 +153,8 @@ class MemberModel:
     def copy_to(self, folder: Path) -> None:
         """Copy the files that its predictions depend on, its text hashes, card and manifest into a new folder."""
         folder.mkdir(parents=True)
-        others = (TRAINED_TEXTS, CARD, MODEL_MANIFEST)
-        for path in [*model_files(self.folder), *(self.folder / name for name in others)]:
+        others = [self.folder / name for name in (CARD, MODEL_MANIFEST)]
+        for path in [*model_files(self.folder), *others, find(self.folder, TRAINED_TEXTS_FILE)]:
             if path.is_file():
                 copy = folder / path.relative_to(self.folder)
                 copy.parent.mkdir(exist_ok=True)

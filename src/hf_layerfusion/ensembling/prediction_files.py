@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.run_layout import LOGITS_FILE, RUN, find_in_parts
 from hf_layerfusion.storage import LOCK_FILE, locked, replacing, writable
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,6 @@ logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 Rows = Sequence[tuple[str, ...]]
 
-LOGITS_FILE = "logits.csv"
 VALUE = "value"  # column of a regression
 _VALUES, _CHECKSUM = "predictions", "sha256"  # names within a cache entry
 _PREFIX = "logit_"  # keeps a class's column apart from the text columns
@@ -132,7 +132,7 @@ def read_logits(
 
     Args:
         source: a file that `write_logits` wrote, or the folder of a cross-validation with such a file in each
-            `fold-…`.
+            `fold-…/run`.
         ids, texts, labels: as for `write_logits`.
 
     Returns:
@@ -142,10 +142,10 @@ def read_logits(
         UserError: A file is missing or malformed, or holds other labels or other rows than requested.
     """
     source, names = Path(source), _columns(labels)
-    files = [source] if source.is_file() else sorted(source.glob(f"fold-*/{LOGITS_FILE}"))
+    files = [source] if source.is_file() else [*find_in_parts(source, "fold-*", LOGITS_FILE).values()]
     if not files:
         raise UserError(
-            f"{source}: must be a csv file of predictions or a folder with fold-*/{LOGITS_FILE}, found none."
+            f"{source}: must be a csv file of predictions or a folder with fold-*/{RUN}/{LOGITS_FILE}, found none."
         )
     found: dict[tuple[str, ...], list[float]] = {}
     for path in files:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_layerfusion.errors import NPZ_ERRORS, UserError
+from hf_layerfusion.run_layout import TRAINED_TEXTS_FILE, find, records
 from hf_layerfusion.storage import replacing
 
-FILE_NAME = "trained_texts.npz"
 # The texts that the model was trained on, and those that its checkpoint or combiner was selected on.
 PARTS = ("train", "selection")
 
@@ -37,8 +37,9 @@ def _hash(row: Sequence[str]) -> int:
 
 
 def write_trained_texts(folder: str | Path, train: npt.ArrayLike, selection: npt.ArrayLike = ()) -> None:
-    """Write the hashes of a model's training and selection texts into its folder."""
-    with replacing(Path(folder) / FILE_NAME) as partial, partial.open("wb") as file:
+    """Write the hashes of a model's training and selection texts into the records of its folder."""
+    records(folder).mkdir(parents=True, exist_ok=True)
+    with replacing(records(folder) / TRAINED_TEXTS_FILE) as partial, partial.open("wb") as file:
         np.savez(file, train=_distinct(train), selection=_distinct(selection))
 
 
@@ -52,7 +53,7 @@ def read_trained_texts(folder: str | Path) -> dict[str, Hashes] | None:
     Raises:
         UserError: The file is damaged.
     """
-    path = Path(folder) / FILE_NAME
+    path = find(folder, TRAINED_TEXTS_FILE)
     if not path.is_file():
         return None
     try:
@@ -93,8 +94,9 @@ def check_held_out(
         if seen is None:
             if not unverified_members:
                 raise UserError(
-                    f"member {name}: must record which texts it was trained on, found no {FILE_NAME}; train it with "
-                    "this package, give out-of-fold predictions, or set unverified_members, which the card mentions."
+                    f"member {name}: must record which texts it was trained on, found no {TRAINED_TEXTS_FILE}; train "
+                    "it with this package, give out-of-fold predictions, or set unverified_members, which the card "
+                    "mentions."
                 )
             unknown.append(name)
             continue

@@ -16,9 +16,7 @@ from hf_layerfusion.hub.manifest import (
     models_below,
     verify_folder,
 )
-
-RUN_FILE = "run.json"
-"""The file of a run's settings. A run of several seeds or folds has its models in folders below, none at its top."""
+from hf_layerfusion.run_layout import SETTINGS_FILE, find
 
 
 def verify_saved(folder: str | Path) -> Verified:
@@ -49,7 +47,8 @@ def verify_saved(folder: str | Path) -> Verified:
     if not top.is_dir():
         raise UserError(f"{folder}: must be a folder, found none; check the path")
     below = folders_below(top)
-    is_run = (top / RUN_FILE).is_file() and bool(below) and not holds_model(top)
+    # A run of several seeds or folds has its models in folders below, none at its top.
+    is_run = find(top, SETTINGS_FILE).is_file() and bool(below) and not holds_model(top)
     waiting = below if is_run else [top, *below]
     verified: dict[Path, Verified] = {}
     checked: set[Path] = set()

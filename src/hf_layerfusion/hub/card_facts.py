@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from hf_layerfusion.hub.citations import CITATIONS
 from hf_layerfusion.hub.encoder import is_hub_id
 from hf_layerfusion.hub.markdown import single_line
+from hf_layerfusion.hub.portable import without_folders
 
 __all__ = ["CardFacts", "Snippet"]
 
@@ -152,9 +153,10 @@ class CardFacts:
         unknown = sorted(set(self.methods) - set(CITATIONS))
         if unknown:
             raise ValueError(f"methods must be among {', '.join(CITATIONS)}; found {unknown[0]!r}")
-        self.model_path = _without_folders(self.model_path or self.model_name)
+        path = self.model_path or self.model_name
+        self.model_path = without_folders(path) or path
         self.recipe = {
-            name: _without_folders(value) if isinstance(value, str) else value
+            name: (without_folders(value) or value) if isinstance(value, str) else value
             for name, value in self.recipe.items()
         }
         for name in ("metrics", "deviations"):
@@ -233,14 +235,6 @@ def _finite(where: str, values: dict[str, Any]) -> dict[str, float]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _without_folders(path: str) -> str:
-    """Return the last part of an absolute path, any other path unchanged."""
-    for kind in (PurePosixPath, PureWindowsPath):
-        if kind(path).is_absolute():
-            return kind(path).name
-    return path
 
 
 def _inside(path: str) -> str:

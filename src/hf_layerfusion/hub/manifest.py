@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.paths import inside
+from hf_layerfusion.run_layout import RUN, TRAINED_TEXTS_FILE
 from hf_layerfusion.storage import write_json
 
 MODEL_MANIFEST = "model_manifest.json"
@@ -28,7 +29,7 @@ COMPANION_FILES = (
 )  # fmt: skip
 """Patterns of files that are loaded with a model and may be saved after it, such as a tokenizer's."""
 
-_ENSEMBLE_FILES = ("ensemble.json", "trained_texts.npz")
+_ENSEMBLE_FILES = ("ensemble.json", f"{RUN}/{TRAINED_TEXTS_FILE}", TRAINED_TEXTS_FILE)
 _GRAPHS = ("*.onnx", "*.onnx.data")
 _ADAPTER = "adapter_config.json"
 _BELOW = "below/config.json"  # configuration of the model under an adapter, saved by `training/adapters.py`
@@ -199,6 +200,11 @@ def listed_paths(folder: Path) -> set[Path]:
 
 def _entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def bytes_entry(content: bytes) -> dict[str, Any]:
+    """Return the entry of a file with this content."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def file_sha256(path: Path) -> str:

@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.markdown import single_line
+from hf_layerfusion.hub.portable import portable
 from hf_layerfusion.storage import write_text
 
 __all__ = ["NEVER_PUSHED", "PushError", "files_to_push", "publish"]
@@ -98,6 +99,8 @@ def push_folder(
 ) -> CommitInfo:
     """Push a folder as one commit. Files that the repository has already are not uploaded again.
 
+    Records of the run name no folder of this machine; see `hub.portable`.
+
     Args:
         folder: the folder; it is not changed.
         repo_id: an existing repository; see `open_repository`.
@@ -112,6 +115,7 @@ def push_folder(
 
     Raises:
         PushError: The push failed, there is nothing to push, or weights are stored as pickle.
+        UserError: As `portable`.
     """
     folder = Path(folder)
     for weights in (*folder.glob("pytorch_model*.bin"), *folder.glob("members/**/pytorch_model*.bin")):
@@ -129,10 +133,11 @@ def push_folder(
         logger.warning(
             f"push of {folder}: symbolic links are not followed, so these are not pushed: {', '.join(links)}"
         )
-    with _as_push_errors(f"push of {folder} to {repo_id} failed"):
-        return _api(token).upload_folder(
+    api = _api(token)
+    with portable(folder, files) as place, _as_push_errors(f"push of {folder} to {repo_id} failed"):
+        return api.upload_folder(
             repo_id=repo_id,
-            folder_path=folder,
+            folder_path=place,
             path_in_repo=path_in_repo,
             commit_message=message,
             revision=revision,

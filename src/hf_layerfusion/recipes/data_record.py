@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from hf_layerfusion.data.fingerprints import Fingerprint, fingerprint
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.data_preparation import PreparedData
-from hf_layerfusion.recipes.run_folder import SETTINGS_FILE
+from hf_layerfusion.run_layout import SETTINGS_FILE, find
 from hf_layerfusion.storage import read_object
 
 logger = logging.getLogger(__name__)
@@ -89,12 +89,12 @@ def check_record(
     Raises:
         UserError: As `check_data`.
     """
-    path = folder / SETTINGS_FILE
+    path = find(folder, SETTINGS_FILE)
     if path.exists():
         check_data(folder, read_object(path, "name another folder"), record, files)
     if checkpoint is not None:
         place = Path(checkpoint).absolute()
-        above = (parent / SETTINGS_FILE for parent in place.parents[:2])
+        above = (find(parent, SETTINGS_FILE) for parent in place.parents[:2])
         if (found := next((path for path in above if path.is_file()), None)) is not None:
             stored = read_object(found, "name another checkpoint")
             check_data(Path(checkpoint), stored, record, files, option="--resume_from_checkpoint")

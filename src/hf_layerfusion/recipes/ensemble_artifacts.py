@@ -8,9 +8,10 @@ import numpy as np
 from datasets import Dataset
 
 from hf_layerfusion.data.arrow_tables import column_values, select_rows
-from hf_layerfusion.ensembling.prediction_files import LOGITS_FILE, write_logits
+from hf_layerfusion.ensembling.prediction_files import write_logits
 from hf_layerfusion.ensembling.trained_texts import Hashes, text_hashes, write_trained_texts
 from hf_layerfusion.recipes.data_preparation import UNLABELLED, PreparedData, as_read
+from hf_layerfusion.run_layout import LOGITS_FILE
 
 
 def text_rows(split: Dataset, columns: Sequence[str]) -> list[tuple[str, ...]]:

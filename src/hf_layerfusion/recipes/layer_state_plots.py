@@ -15,10 +15,10 @@ from hf_layerfusion.evaluation.layer_use import cls_states
 from hf_layerfusion.evaluation.plots.layer_plots import plot_layer_pca
 from hf_layerfusion.recipes.layer_use_report import NUM_TEXTS
 from hf_layerfusion.recipes.recipe_arguments import RunTrainingArguments
+from hf_layerfusion.run_layout import LAYER_STATES, records
 from hf_layerfusion.storage import replacing, writable
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
-STATES_FOLDER = "layer_states"
 NUM_LAYERS = 6
 PLOT_FILE = "layer_states.png"
 
@@ -36,7 +36,7 @@ def check_plotted_epochs(arguments: RunTrainingArguments) -> None:
     beside = arguments.plot_layers_beside
     if beside and not read_states(Path(beside)):
         raise UserError(
-            f"--plot_layers_beside {beside}: must hold a run with --plot_layers, found no {STATES_FOLDER}."
+            f"--plot_layers_beside {beside}: must hold a run with --plot_layers, found no {LAYER_STATES}."
         )
 
 
@@ -68,7 +68,7 @@ class LayerStateCallback(TrainerCallback):
     def __init__(self, trainer: LayerFusionTrainer, examples: Dataset, title: str, folder: Path):
         self.epochs = set(trainer.args.plot_layers)
         self.title = title
-        self.folder = folder / STATES_FOLDER
+        self.folder = records(folder) / LAYER_STATES
         part = _first_texts(examples)
         # Starting a data loader draws from torch's generator, which must not affect training.
         with torch.random.fork_rng(devices=[]):
@@ -106,10 +106,13 @@ def _first_texts(examples: Dataset) -> Dataset:
 
 def read_states(folder: Path) -> dict[str, Any]:
     """Return the states that `LayerStateCallback` saved in a run's folder by title, the earliest epoch first."""
-    files = sorted(
-        (folder / STATES_FOLDER).glob("epoch-*.npz"), key=lambda file: int(file.stem.removeprefix("epoch-"))
-    )
-    stored = [_read(file) for file in files]
+    # Epochs before the resumption of a run of an earlier version lie at the top of its folder.
+    files = {
+        int(file.stem.removeprefix("epoch-")): file
+        for place in (folder, records(folder))
+        for file in (place / LAYER_STATES).glob("epoch-*.npz")
+    }
+    stored = [_read(files[epoch]) for epoch in sorted(files)]
     return {str(content["title"]): content for content in stored}
 
 

@@ -15,15 +15,10 @@ from hf_layerfusion.recipes.best_metric import WITHOUT_EVALUATION
 from hf_layerfusion.recipes.data_preparation import check_length, load_splits, tokenize
 from hf_layerfusion.recipes.model_setup import load_tokenizer, load_trained, resolve_path
 from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, RunTrainingArguments
-from hf_layerfusion.recipes.run_folder import (
-    RESULTS_FILE,
-    SETTINGS_FILE,
-    open_run,
-    run_settings,
-    staged_outputs,
-)
+from hf_layerfusion.recipes.run_folder import open_run, run_settings, staged_outputs
 from hf_layerfusion.recipes.run_report import split_metrics
 from hf_layerfusion.recipes.split_predictions import write_split_predictions
+from hf_layerfusion.run_layout import RESULTS_FILE, SETTINGS_FILE, find, run_of
 from hf_layerfusion.storage import finite_or_none, read_json, writable, write_json
 from hf_layerfusion.training.collators import PaddingCollator
 from hf_layerfusion.training.trainer import LayerFusionTrainer
@@ -47,15 +42,14 @@ def is_prediction_only(arguments: RunTrainingArguments) -> bool:
 def training_settings(name_or_path: str) -> dict[str, Any] | None:
     """Return the settings that a run stored with its model, None for a model of other origin.
 
-    They lie in the model's folder, or above it for the model of a seed, a fold or a checkpoint.
+    They lie in the records of the model's folder, or above it for the model of a seed, a fold or a checkpoint.
 
     Raises:
         UserError: The file is not JSON.
     """
-    folder = Path(name_or_path)
-    for place in (folder, *folder.absolute().parents[:2]):
-        path = place / SETTINGS_FILE
-        if folder.is_dir() and path.is_file():
+    for place in run_of(name_or_path) if Path(name_or_path).is_dir() else ():
+        path = find(place, SETTINGS_FILE)
+        if path.is_file():
             content = read_json(path, "delete it to prepare texts by the options")
             if isinstance(content, dict) and "preprocessing" in content:
                 return content
@@ -171,7 +165,8 @@ def predict_only(
             with writable(f"--output_dir {place}"):
                 # Written first, because it marks the folder as this run's.
                 write_json(place / SETTINGS_FILE, settings)
-            with staged_outputs(place) as folder:
+            # This folder holds no model from which records would have to be kept apart.
+            with staged_outputs(place, last=RESULTS_FILE) as folder:
                 write_split_predictions(folder, data, "test", logits, output.label_ids, data_arguments)
                 write_json(folder / RESULTS_FILE, results)
         trainer.accelerator.wait_for_everyone()

@@ -20,10 +20,9 @@ from hf_layerfusion.evaluation.significance import Difference, holm, paired_boot
 from hf_layerfusion.recipes.data_preparation import read_splits
 from hf_layerfusion.recipes.prediction_run import config_schema
 from hf_layerfusion.recipes.recipe_arguments import DataArguments
-from hf_layerfusion.recipes.run_folder import SETTINGS_FILE
+from hf_layerfusion.run_layout import PREDICTIONS_FILE, SETTINGS_FILE, find, find_in_parts
 from hf_layerfusion.storage import read_object
 
-PREDICTIONS_FILE = "predictions.csv"
 MEASURES = {
     "single_label_classification": "accuracy",
     "multi_label_classification": "subset accuracy",
@@ -97,17 +96,18 @@ def run_scores(folder: Path) -> RunScores:
     Raises:
         UserError: as `compare_runs`.
     """
-    stored = read_object(folder / SETTINGS_FILE, "name the folder of a run") if folder.is_dir() else {}
+    path = find(folder, SETTINGS_FILE)
+    stored = read_object(path, "name the folder of a run") if path.is_file() else {}
     if not stored:
         raise UserError(f"{folder}: must be the folder of a run, found no {SETTINGS_FILE}; name one")
-    seeds = sorted(folder.glob(f"seed-*/{PREDICTIONS_FILE}")) or [folder / PREDICTIONS_FILE]
-    if not seeds[0].is_file():
+    seeds = find_in_parts(folder, "seed-*", PREDICTIONS_FILE) or {folder: find(folder, PREDICTIONS_FILE)}
+    if not all(path.is_file() for path in seeds.values()):
         raise UserError(f"{folder}: holds no {PREDICTIONS_FILE}; name a run that has ended")
     arguments = _data_arguments(stored)
-    schema = config_schema(AutoConfig.from_pretrained(_model_folder(seeds[0].parent, stored)))
+    schema = config_schema(AutoConfig.from_pretrained(_model_folder(next(iter(seeds)), stored)))
     truth = _truth(arguments, schema)
     scores, rows = [], []
-    for path in seeds:
+    for path in seeds.values():
         answers = _read_rows(path)
         names = [_name_of(row, arguments) for row in answers]
         unknown = [name for name in names if name not in truth]

@@ -10,13 +10,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.significance import mean_sd
 from hf_layerfusion.hub.publish import PushError
 from hf_layerfusion.recipes.publishing import push_outputs
 from hf_layerfusion.recipes.recipe_arguments import CheckpointArguments, RunTrainingArguments
+from hf_layerfusion.run_layout import RESULTS_FILE, RUN, SETTINGS_FILE, find, records
 from hf_layerfusion.storage import (
     LOCK_FILE,
     PARTIAL,
@@ -32,14 +33,11 @@ from hf_layerfusion.storage import (
     write_json,
 )
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
-from hf_layerfusion.training.global_batch import global_batch, loss_depends_on_device_batch
+from hf_layerfusion.training.global_batch import ARGUMENTS_NAME, global_batch, loss_depends_on_device_batch
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 logger = logging.getLogger(__name__)
-
-SETTINGS_FILE = "run.json"
-RESULTS_FILE = "all_results.json"
 
 
 class Experiment(Protocol):
@@ -87,8 +85,8 @@ def check_output_dir(arguments: LayerFusionTrainingArguments, settings: dict[str
             raise UserError(f"--output_dir {folder}: must be a folder, found a file; name another.")
         if not folder.exists() or is_empty(folder):
             return
-        stored = folder / SETTINGS_FILE
-        pushes_again = arguments.push_to_hub and (folder / RESULTS_FILE).exists()
+        stored = find(folder, SETTINGS_FILE)
+        pushes_again = arguments.push_to_hub and find(folder, RESULTS_FILE).exists()
         if not (asks_to_resume(arguments) or pushes_again) or not stored.exists():
             trains = not arguments.do_predict or arguments.do_train
             resume = ", or resume that run with --resume_from_checkpoint True" if trains else ""
@@ -138,6 +136,12 @@ def run_settings(
         settings.pop("max_seq_length")
     kept = {name: value for name, value in settings.items() if not name.startswith("hub_")}
     return dict(finite_or_none(kept))  # as stored in the file that a resumed run compares them with
+
+
+def write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a run, which mark the folder as its own."""
+    records(folder).mkdir(parents=True, exist_ok=True)
+    write_json(records(folder) / SETTINGS_FILE, settings)
 
 
 def asks_to_resume(arguments: LayerFusionTrainingArguments) -> bool:
@@ -213,10 +217,14 @@ def output_folder(folder: Path, option: str = "--output_dir") -> Iterator[None]:
 
 
 @contextmanager
-def staged_outputs(folder: Path) -> Iterator[Path]:
+def staged_outputs(folder: Path, last: str = f"{RUN}/{RESULTS_FILE}") -> Iterator[Path]:
     """Yield a temporary folder whose files are moved into `folder` when the block ends.
 
-    Files appear complete. `all_results.json`, which marks a finished run, is moved last.
+    Files appear complete.
+
+    Args:
+        folder: the folder.
+        last: the file that is moved last, because it marks a finished run.
 
     Raises:
         UserError: The disk refuses a file.
@@ -227,7 +235,7 @@ def staged_outputs(folder: Path) -> Iterator[Path]:
         staging.mkdir(parents=True)
         try:
             yield staging
-            move_into(staging, folder, last=RESULTS_FILE)
+            move_into(staging, folder, last=last)
         finally:
             remove(staging)
 
@@ -264,13 +272,20 @@ def write_results(
     }
     results |= {"training_seconds": seconds, "parameters": parameters}
     results |= {"skipped_steps": trainer.skipped_steps, "epochs": trainer.state.epoch}
-    write_json(folder / RESULTS_FILE, results)
+    write_json(records(folder) / RESULTS_FILE, results)
 
 
 def save_trained(trainer: LayerFusionTrainer, folder: Path) -> None:
-    """Save the model, its tokenizer and the Trainer's state without the push that a user's own call would trigger."""
+    """Save the model and its tokenizer at the top of a folder, the Trainer's state and arguments with the records.
+
+    There is no push, which a user's own call would trigger.
+    """
     trainer.save_model(str(folder), _internal_call=True)
-    trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+    place = records(folder)
+    place.mkdir(exist_ok=True)
+    trainer.state.save_to_json(str(place / TRAINER_STATE_NAME))
+    for name in (TRAINING_ARGS_NAME, ARGUMENTS_NAME):
+        (folder / name).replace(place / name)
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -280,7 +295,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         UserError: The file is damaged.
     """
     way_out = "delete it and resume with --resume_from_checkpoint True, which writes it again"
-    return read_object(folder / RESULTS_FILE, way_out)
+    return read_object(find(folder, RESULTS_FILE), way_out)
 
 
 def is_finished(folder: Path, experiment: Experiment) -> bool:
@@ -289,7 +304,7 @@ def is_finished(folder: Path, experiment: Experiment) -> bool:
     Raises:
         UserError: As `read_results`.
     """
-    if not (folder / RESULTS_FILE).exists():
+    if not find(folder, RESULTS_FILE).exists():
         return False
     read_results(folder)
     missing = [name for name in experiment.outputs if not (folder / name).exists()]
@@ -318,7 +333,7 @@ def run_once(experiment: Experiment, arguments: LayerFusionTrainingArguments, to
         if main_process:
             with writable(f"--output_dir {folder}"):
                 folder.mkdir(parents=True, exist_ok=True)
-                write_json(top / SETTINGS_FILE, experiment.settings)
+                write_settings(top, experiment.settings)
         result = experiment.train(trainer)
         if main_process:
             with staged_outputs(folder) as staging:
@@ -369,5 +384,6 @@ def write_summary(
         summary[name] = {"mean": mean, "sd": sd}
     if arguments.process_index == 0:
         with writable(f"--output_dir {top}"):
-            write_json(top / RESULTS_FILE, summary)
+            records(top).mkdir(exist_ok=True)
+            write_json(records(top) / RESULTS_FILE, summary)
     return dict(finite_or_none(summary))

@@ -10,6 +10,7 @@ from hf_layerfusion.evaluation.predictions import write_predictions
 from hf_layerfusion.recipes.data_preparation import PreparedData, as_read
 from hf_layerfusion.recipes.ensemble_artifacts import write_split_logits
 from hf_layerfusion.recipes.recipe_arguments import DataArguments
+from hf_layerfusion.run_layout import PLOTS, PREDICTIONS_FILE, figure
 
 
 def prediction_ids(rows: Dataset, arguments: DataArguments) -> list[str]:
@@ -30,14 +31,14 @@ def write_split_predictions(
     labels: np.ndarray | None,
     arguments: DataArguments,
 ) -> list[tuple[str, str]]:
-    """Write the predictions and logits of a split into a folder and, where there are labels, plot both.
+    """Write the predictions and logits of a split into a folder of records and, where there are labels, plot both.
 
     Returns:
         The caption and path of the figure, in a list that is empty without labels.
     """
     rows, schema = data.splits[split], data.schema
     write_predictions(
-        folder / "predictions.csv",
+        folder / PREDICTIONS_FILE,
         ids=prediction_ids(rows, arguments),
         texts={column: as_read(rows, column) for column in data.text_columns},
         logits=logits,
@@ -48,12 +49,12 @@ def write_split_predictions(
         class_scores=arguments.class_scores,
     )
     write_split_logits(folder, data, rows, logits)
-    plots = folder / "plots"
+    plots = folder / PLOTS
     plots.mkdir(exist_ok=True)
     if labels is None or schema.problem_type == "multi_label_classification":
         return []
     if schema.problem_type == "regression":
         plot_regression(labels, logits, plots / "regression.png")
-        return [(f"Predicted against true values on {split}.", "plots/regression.png")]
+        return [(f"Predicted against true values on {split}.", figure("regression.png"))]
     plot_confusion_matrix(labels, logits.argmax(axis=1), schema.names, plots / "confusion_matrix.png")
-    return [(f"Confusion matrix on {split}.", "plots/confusion_matrix.png")]
+    return [(f"Confusion matrix on {split}.", figure("confusion_matrix.png"))]

@@ -84,6 +84,7 @@ from hf_layerfusion.recipes.teaching import (
     with_weight,
 )
 from hf_layerfusion.recipes.token_limit import with_token_limit
+from hf_layerfusion.run_layout import LAYER_USE_FILE, PLOTS, figure, records
 from hf_layerfusion.storage import write_json
 from hf_layerfusion.training.collators import PaddingCollator
 from hf_layerfusion.training.parameter_groups import group_rows
@@ -155,23 +156,24 @@ def write_outputs(
     write_seen_texts(folder, [data])
     save_trained(trainer, folder)
     copy_dictionary(trainer.processing_class, data_arguments.spelling_dictionary, folder)
-    plots = folder / "plots"
+    kept = records(folder)
+    plots = kept / PLOTS
     plots.mkdir(exist_ok=True)
     figures = []
     if data.schema.problem_type == "single_label_classification":
         before, after = (word_counts(*part) for part in training_texts(data))
         plot_word_counts(plots / "word_counts.png", before, after)
-        figures.append(("Words per training text, before and after cleaning.", "plots/word_counts.png"))
+        figures.append(("Words per training text, before and after cleaning.", figure("word_counts.png")))
     if "validation" in data.splits and has_training_curves(result.history):
         main = selection_metrics(data.schema.problem_type)[0]
         plot_training_curves(result.history, plots / "training_curves.png", main)
-        figures.append((f"Loss and {METRICS[main].title} by epoch.", "plots/training_curves.png"))
+        figures.append((f"Loss and {METRICS[main].title} by epoch.", figure("training_curves.png")))
     if training_arguments.plot_layers:
         plot_states(place, training_arguments.plot_layers_beside, data.schema.names, plots / PLOT_FILE)
         figures.append(
             (
                 "The first token's states at the last six layers, on two principal components.",
-                f"plots/{PLOT_FILE}",
+                figure(PLOT_FILE),
             )
         )
     sections = []
@@ -179,15 +181,15 @@ def write_outputs(
         use = measure_layers(trainer, trainer.eval_dataset)
         sections.append((LAYERS_TITLE, layers_section(use)))
         if use is not None:
-            write_json(folder / "layer_use.json", dataclasses.asdict(use))
+            write_json(kept / LAYER_USE_FILE, dataclasses.asdict(use))
             plot_layer_use(use, plots / "layer_use.png")
             what = "Rise in loss" if use.accuracy_drop is None else "Drop in accuracy"
             figures.append(
-                (f"{what} when a layer's states are replaced by their mean.", "plots/layer_use.png")
+                (f"{what} when a layer's states are replaced by their mean.", figure("layer_use.png"))
             )
     split = "test" if "test" in data.splits else "validation"
     if split in data.splits:
-        figures += write_split_predictions(folder, data, split, result.logits, result.labels, data_arguments)
+        figures += write_split_predictions(kept, data, split, result.logits, result.labels, data_arguments)
     write_results(folder, trainer, result.metrics, result.training_seconds, result.parameters)
     facts = card_facts(
         place, data, result, trainer.model, model_arguments, data_arguments, training_arguments, figures

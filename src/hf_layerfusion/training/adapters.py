@@ -16,6 +16,7 @@ from transformers.utils import CONFIG_NAME as MODEL_CONFIG_NAME
 
 from hf_layerfusion.errors import LOADING_ERRORS, NETWORK_ERROR, UserError, one_line
 from hf_layerfusion.hub.manifest import write_model_manifest
+from hf_layerfusion.hub.portable import LOCAL
 from hf_layerfusion.training.adapter_settings import check_numbers, check_settings, check_task_names
 from hf_layerfusion.training.adapter_targets import completed, task_names
 from hf_layerfusion.training.training_arguments import CHECKPOINTING, LayerFusionTrainingArguments
@@ -277,6 +278,12 @@ def read_settings(folder: Path) -> PeftConfig:
         raise UserError(
             f"{folder / CONFIG_NAME}: base_model_name_or_path must name the checkpoint below the adapter, found "
             f"{config.base_model_name_or_path!r}; write its folder or Hub id there"
+        )
+    if config.base_model_name_or_path.startswith(LOCAL):
+        raise UserError(
+            f"{folder / CONFIG_NAME}: base_model_name_or_path must name the checkpoint below the adapter, found "
+            f"{config.base_model_name_or_path!r}, a folder of the machine that it was trained on; write the folder of "
+            "that checkpoint or its Hub id there"
         )
     return config
 

@@ -16,6 +16,7 @@ from hf_layerfusion.hub.citations import METHODS
 from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name, is_hub_id
 from hf_layerfusion.hub.environment import hardware_name, library_environment
 from hf_layerfusion.hub.publish import CARD
+from hf_layerfusion.run_layout import PLOTS, figure, records
 
 GENERATED = "generated_from_trainer"
 """The Hub's tag of such cards; one without it is somebody's own."""
@@ -107,9 +108,10 @@ def write_card(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         return
     figures = []
     if any("eval_loss" in entry for entry in history):
-        (folder / "plots").mkdir(parents=True, exist_ok=True)
-        plot_training_curves(history, folder / "plots" / "training_curves.png")
-        figures.append(("Loss and accuracy by epoch.", "plots/training_curves.png"))
+        plots = records(folder) / PLOTS
+        plots.mkdir(parents=True, exist_ok=True)
+        plot_training_curves(history, plots / "training_curves.png")
+        figures.append(("Loss and accuracy by epoch.", figure("training_curves.png")))
     trainer_card(trainer, figures, *args, **kwargs).save(folder / CARD)
 
 

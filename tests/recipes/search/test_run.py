@@ -80,7 +80,7 @@ def sizes(monkeypatch):
 
 
 def trials_in(folder):
-    with (folder / "search" / "trials.csv").open(encoding="utf-8", newline="") as file:
+    with (folder / "run" / "search" / "trials.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -90,7 +90,7 @@ def test_search_then_run(call, tmp_path, sizes):
     results = call(folder)
     # Each trial and the run evaluate once an epoch; then the run predicts validation and, for the first time, test.
     assert sizes == [16, 16, 16, 16, 12]
-    best = json.loads((folder / "search" / "best.json").read_text())
+    best = json.loads((folder / "run" / "search" / "best.json").read_text())
     trials = trials_in(folder)
     assert [trial["state"] for trial in trials] == ["finished"] * 2
     losses = [float(trial["validation loss"]) for trial in trials]
@@ -100,12 +100,16 @@ def test_search_then_run(call, tmp_path, sizes):
     assert {name: str(value) for name, value in best["settings"].items()} == {
         name: chosen[name] for name in SPACE
     }
-    arguments = json.loads((folder / "training_args.json").read_text())
+    arguments = json.loads((folder / "run" / "training_args.json").read_text())
     assert arguments["learning_rate"] == best["settings"]["learning_rate"]
     assert json.loads((folder / "config.json").read_text())["fusion"] == best["settings"]["fusion"]
     for name in ("history", "settings"):
-        assert image.imread(folder / "search" / f"{name}.png").std() > 0.02
-    assert (folder / "search" / "trials.md").read_text().startswith("| trial | state | validation loss |")
+        assert image.imread(folder / "run" / "search" / f"{name}.png").std() > 0.02
+    assert (
+        (folder / "run" / "search" / "trials.md")
+        .read_text()
+        .startswith("| trial | state | validation loss |")
+    )
     card = (folder / "README.md").read_text()
     assert "Selected from 2 trials of Optuna (tpe) by the validation loss" in card
 
@@ -154,7 +158,7 @@ def test_a_search_that_was_killed_goes_on(call, tmp_path, monkeypatch):
         ("1", "finished"),
     ]
     for plot in ("history.png", "settings.png"):
-        drawn = [(tmp_path / name / "search" / plot).read_bytes() for name in ("whole", "cut")]
+        drawn = [(tmp_path / name / "run" / "search" / plot).read_bytes() for name in ("whole", "cut")]
         assert drawn[0] == drawn[1]
     # Once more, nothing is left to do.
     assert call(tmp_path / "cut", resume_from_checkpoint=True) == results
@@ -174,7 +178,7 @@ def test_a_search_that_a_full_disk_ended_goes_on(call, tmp_path, monkeypatch):
         patch.setattr(LayerFusionTrainer, "_save", full)
         with pytest.raises(UserError, match="could not be written: No space left"):
             call(tmp_path / "full")
-    assert not (tmp_path / "full" / "search" / "trials.csv").exists()
+    assert not (tmp_path / "full" / "run" / "search" / "trials.csv").exists()
     call(tmp_path / "full", resume_from_checkpoint=True)
     keep = ("trial", "state", "validation loss", *SPACE)
     whole, again = (
@@ -239,7 +243,7 @@ def test_a_search_goes_the_way_of_its_metric(call, tmp_path, monkeypatch):
     values = itertools.cycle([0.5, 0.7, 0.6])
     monkeypatch.setattr("hf_layerfusion.evaluation.metrics.accuracy_score", lambda *_: next(values))
     call(tmp_path / "run", metric_for_best_model="accuracy", hp_trials=3)
-    best = json.loads((tmp_path / "run" / "search" / "best.json").read_text())
+    best = json.loads((tmp_path / "run" / "run" / "search" / "best.json").read_text())
     assert [float(trial["validation accuracy"]) for trial in trials_in(tmp_path / "run")] == [0.5, 0.7, 0.6]
     assert (best["objective"], best["trial"]) == (0.7, "1")
 
@@ -258,7 +262,7 @@ def test_the_space_may_not_change_on_the_way(call, tmp_path):
     (tmp_path / "space.json").write_text('{"learning_rate": [1e-3]}')
     with pytest.raises(UserError, match="holds a search with another space"):
         call(folder, hp_trials=1, resume_from_checkpoint=True)
-    (folder / "search" / "best.json").unlink()
+    (folder / "run" / "search" / "best.json").unlink()
     with pytest.raises(UserError, match="holds a search with another space"):
         call(folder, hp_trials=1, resume_from_checkpoint=True)
 
@@ -284,7 +288,8 @@ def test_a_sweep_of_wandb(call, tmp_path, monkeypatch):
     assert (seen["metric"], seen["direction"], seen["sweep"]["method"]) == ("eval/loss", "minimize", "bayes")
     assert json.loads((folder / "config.json").read_text())["fusion"] == "cat"
     assert (
-        results["validation_loss"] == json.loads((folder / "search" / "best.json").read_text())["objective"]
+        results["validation_loss"]
+        == json.loads((folder / "run" / "search" / "best.json").read_text())["objective"]
     )
 
 

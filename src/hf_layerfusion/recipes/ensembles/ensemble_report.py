@@ -19,10 +19,17 @@ from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
 from hf_layerfusion.recipes.card_fields import data_fields, preparation_fields
 from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
 from hf_layerfusion.recipes.ensembles.ensemble_rows import SOUP, CombinerComparison, ComparisonRow
-from hf_layerfusion.recipes.run_folder import RESULTS_FILE
+from hf_layerfusion.run_layout import (
+    PLOTS,
+    PREDICTIONS,
+    PREDICTIONS_FILE,
+    RESULTS_FILE,
+    TABLE_FILE,
+    figure,
+    records,
+)
 from hf_layerfusion.storage import write_json
 
-TABLE_FILE = "table.csv"
 # Matrices of more members than this are not shown, only their mean.
 SHOWN_MEMBERS = 12
 
@@ -57,19 +64,21 @@ def write_comparison(
         tasks=columns if several else {},
         metrics=metrics,
         sections=_sections(comparison, header, cells, diversity),
-        figures=[("Score against the number of members.", "plots/gain.png")] if curves else [],
+        figures=[("Score against the number of members.", figure("gain.png"))] if curves else [],
         **preparation_fields({"": data_arguments}),
         **data_fields(data_arguments),
         environment=library_environment(),
     )
     comparison.ensemble.write(folder, place, arguments.carry_members, facts)
-    with (folder / TABLE_FILE).open("w", encoding="utf-8", newline="") as file:
+    place = records(folder)
+    place.mkdir(exist_ok=True)
+    with (place / TABLE_FILE).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *cells])
     if curves:
-        (folder / "plots").mkdir()
+        (place / PLOTS).mkdir()
         names = list(dict.fromkeys(comparison.main_metrics.values()))
-        plot_gain(curves, folder / "plots" / "gain.png", ", ".join(names).replace("_", " "))
-    _write_predictions(folder, comparison, row, data_arguments.prediction_format)
+        plot_gain(curves, place / PLOTS / "gain.png", ", ".join(names).replace("_", " "))
+    _write_predictions(place, comparison, row, data_arguments.prediction_format)
     results: dict[str, Any] = {"combiner": comparison.chosen}
     results |= {f"{split}_{name}": value for split, found in metrics.items() for name, value in found.items()}
     if row.gain is not None:
@@ -82,7 +91,7 @@ def write_comparison(
         for name, matrix in matrices.items()
     }
     results = {name: value for name, value in results.items() if isinstance(value, str) or np.isfinite(value)}
-    write_json(folder / RESULTS_FILE, results)
+    write_json(place / RESULTS_FILE, results)
     return results
 
 
@@ -178,11 +187,11 @@ def _write_predictions(
 ) -> None:
     for task, splits in comparison.texts.items():
         kind = comparison.ensemble.tasks[task]
-        path = folder / "predictions.csv"
+        path = folder / PREDICTIONS_FILE
         split = "test" if "test" in splits else "validation"
         if len(comparison.texts) > 1:
-            (folder / "predictions").mkdir(exist_ok=True)
-            path = folder / "predictions" / f"{task}-{split}.csv"
+            (folder / PREDICTIONS).mkdir(exist_ok=True)
+            path = folder / PREDICTIONS / f"{task}-{split}.csv"
         write_predictions(
             path,
             ids=splits[split].ids,

@@ -15,8 +15,9 @@ from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleArgument
 from hf_layerfusion.recipes.ensembles.ensemble_data import SplitTexts, read_texts
 from hf_layerfusion.recipes.ensembles.ensemble_report import write_comparison
 from hf_layerfusion.recipes.publishing import open_hub, planned_push, push_outputs
-from hf_layerfusion.recipes.run_folder import SETTINGS_FILE, read_results
-from hf_layerfusion.storage import check_new, new_folder, read_object, write_json
+from hf_layerfusion.recipes.run_folder import read_results, write_settings
+from hf_layerfusion.run_layout import SETTINGS_FILE, find
+from hf_layerfusion.storage import check_new, new_folder, read_object
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArgu
         record, _ = ensemble_record(arguments, ensemble, texts)
         comparison = try_combiners(ensemble, texts, arguments, partial)
         results = write_comparison(partial, folder, comparison, arguments, data_arguments)
-        write_json(partial / SETTINGS_FILE, settings | {DATA: record})
+        write_settings(partial, settings | {DATA: record})
     push_outputs(folder, arguments)
     return results
 
@@ -105,7 +106,7 @@ def ensemble_record(
 
 def is_finished_ensemble(folder: Path, settings: dict[str, Any]) -> bool:
     """Return whether the folder holds an ensemble with these settings; `check_record` checks its data."""
-    path = folder / SETTINGS_FILE
+    path = find(folder, SETTINGS_FILE)
     if not path.is_file():
         return False
     stored = read_object(path, "name another --output_dir")

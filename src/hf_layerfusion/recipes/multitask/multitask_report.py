@@ -34,6 +34,7 @@ from hf_layerfusion.recipes.multitask.task_preparation import TaskSpec
 from hf_layerfusion.recipes.multitask.task_training import MultitaskData, MultitaskResult
 from hf_layerfusion.recipes.run_folder import save_trained, write_results
 from hf_layerfusion.recipes.run_report import card_name, measured_fields
+from hf_layerfusion.run_layout import MISTAKES, PLOTS, PREDICTIONS, figure, records
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 SHOWN_MISTAKES = 5
@@ -56,30 +57,29 @@ def write_multitask_outputs(
     training_arguments: MultitaskTrainingArguments = trainer.args
     write_seen_texts(folder, list(data.prepared.values()))
     save_trained(trainer, folder)
-    for name in ("plots", "predictions", "mistakes"):
-        (folder / name).mkdir(exist_ok=True)
+    kept = records(folder)
+    for name in (PLOTS, PREDICTIONS, MISTAKES):
+        (kept / name).mkdir(exist_ok=True)
     figures = []
     if any("eval_loss" in entry for entry in result.history):
-        plot_training_curves(result.history, folder / "plots" / "training_curves.png", metric="mean")
+        plot_training_curves(result.history, kept / PLOTS / "training_curves.png", metric="mean")
         keys = {name: f"eval_{name}_{task.settings['metric']}" for name, task in data.tasks.items()}
-        plot_task_metrics(
-            result.history, keys, folder / "plots" / "tasks.png", "Validation by task and epoch"
-        )
+        plot_task_metrics(result.history, keys, kept / PLOTS / "tasks.png", "Validation by task and epoch")
         figures += [
-            ("Loss, and the mean over the tasks, by epoch.", "plots/training_curves.png"),
-            ("Each task by epoch.", "plots/tasks.png"),
+            ("Loss, and the mean over the tasks, by epoch.", figure("training_curves.png")),
+            ("Each task by epoch.", figure("tasks.png")),
         ]
     if any(name.startswith("cosine_") for entry in result.history for name in entry):
-        plot_conflicts(result.history, folder / "plots" / "conflicts.png")
+        plot_conflicts(result.history, kept / PLOTS / "conflicts.png")
         figures.append(
-            ("Cosines between the tasks' gradients, and how often they conflict.", "plots/conflicts.png")
+            ("Cosines between the tasks' gradients, and how often they conflict.", figure("conflicts.png"))
         )
     sections = []
     for task in data.tasks.values():
-        write_task_predictions(folder / "predictions", task, data, result, data_arguments.prediction_format)
-        figures += plot_task(folder, task, data, result)
+        write_task_predictions(kept / PREDICTIONS, task, data, result, data_arguments.prediction_format)
+        figures += plot_task(kept / PLOTS, task, data, result)
         sections += mistakes_section(
-            folder / "mistakes", task, data, result, data_arguments.prediction_format == "spreadsheet"
+            kept / MISTAKES, task, data, result, data_arguments.prediction_format == "spreadsheet"
         )
     write_results(folder, trainer, result.metrics, result.training_seconds, result.parameters)
     place = Path(str(training_arguments.output_dir))
@@ -143,15 +143,15 @@ def plot_task(
     first, second = plot_task_predictions(
         labels,
         logits.reshape(-1) if is_regression else logits.argmax(axis=1),
-        folder / "plots",
+        folder,
         task.name,
         f"{task.name}, {split}: {len(labels):,} texts",
         None if is_regression else schema.names,
     )
     shown = "predicted against true values" if is_regression else "confusion matrix"
     return [
-        (f"{task.name}: {shown} on {split}.", f"plots/{first}"),
-        (f"{task.name}: true and predicted distributions.", f"plots/{second}"),
+        (f"{task.name}: {shown} on {split}.", figure(first)),
+        (f"{task.name}: true and predicted distributions.", figure(second)),
     ]
 
 

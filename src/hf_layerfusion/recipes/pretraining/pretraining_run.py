@@ -26,7 +26,6 @@ from hf_layerfusion.recipes.pretraining.pretraining_data import TRAIN, VALIDATIO
 from hf_layerfusion.recipes.publishing import open_hub, planned_push
 from hf_layerfusion.recipes.recipe_arguments import EncoderArguments
 from hf_layerfusion.recipes.run_folder import (
-    RESULTS_FILE,
     named_checkpoint,
     open_run,
     resume_point,
@@ -34,6 +33,7 @@ from hf_layerfusion.recipes.run_folder import (
     run_settings,
     save_trained,
 )
+from hf_layerfusion.run_layout import RESULTS_FILE, START_FILE, find, records
 from hf_layerfusion.storage import read_object, writable, write_json
 from hf_layerfusion.training.objectives import Objective, make_objective
 from hf_layerfusion.training.parameter_groups import group_rows
@@ -65,7 +65,6 @@ HEAD_SETTINGS: dict[str, Any] = {
     "early_stopping_patience": None,
     "push_to_hub": False,
 }
-START_FILE = "start.json"
 
 
 def load_pretraining_model(
@@ -172,7 +171,7 @@ class Pretraining:
             start |= _held_out(trainer, "start")
             if arguments.process_index == 0:
                 with writable(f"--output_dir {folder}"):
-                    write_json(folder / START_FILE, start)
+                    write_json(records(folder) / START_FILE, start)
             trainer.accelerator.wait_for_everyone()  # the others read it too
         read_start(folder)  # reports a damaged file before the training
         started = time.perf_counter()
@@ -220,7 +219,7 @@ class Pretraining:
     def write(self, trainer: PretrainingTrainer, result: dict[str, Any], folder: Path) -> None:
         """Write the model, tokenizer and results."""
         save_trained(trainer, folder)
-        write_json(folder / RESULTS_FILE, result)
+        write_json(records(folder) / RESULTS_FILE, result)
 
 
 def read_start(folder: Path) -> dict[str, Any]:
@@ -229,7 +228,7 @@ def read_start(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: if that file of the run is missing or damaged.
     """
-    return read_object(folder / START_FILE, "delete the run's checkpoints to start again")
+    return read_object(find(folder, START_FILE), "delete the run's checkpoints to start again")
 
 
 def _held_out(trainer: PretrainingTrainer, prefix: str) -> dict[str, float]:

@@ -14,7 +14,7 @@ from transformers.trainer_utils import BestRun, HPSearchBackend, IntervalStrateg
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.evaluation.plots.search_plots import SearchTrial
 from hf_layerfusion.recipes.recipe_arguments import RunTrainingArguments
-from hf_layerfusion.recipes.run_folder import SETTINGS_FILE, Experiment
+from hf_layerfusion.recipes.run_folder import Experiment, write_settings
 from hf_layerfusion.recipes.search.search_report import (
     format_settings,
     search_section,
@@ -31,6 +31,7 @@ from hf_layerfusion.recipes.search.search_space import (
     read_space,
     wandb_sweep,
 )
+from hf_layerfusion.run_layout import SEARCH, find
 from hf_layerfusion.storage import read_object, writable, write_json
 from hf_layerfusion.training.hp_search import SearchStopped
 from hf_layerfusion.training.own_folders import remove_own
@@ -38,7 +39,6 @@ from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "search"
 STUDY_FILE = "study.db"
 BEST_FILE = "best.json"
 SAMPLERS = ("tpe", "random")
@@ -122,7 +122,7 @@ def varies_model(arguments: RunTrainingArguments) -> bool:
 def run_with_best(
     experiment: AnyExperiment, arguments: RunTrainingArguments
 ) -> tuple[AnyExperiment, RunTrainingArguments]:
-    """Search in `search/` of `--output_dir` if `--hp_search` is set, and return experiment and arguments with the
+    """Search in `run/search/` of `--output_dir` if `--hp_search` is set, and return experiment and arguments with the
     best settings.
 
     The study is stored in an SQLite file. An interrupted search resumes: ended trials are not repeated, and one that
@@ -142,17 +142,18 @@ def run_with_best(
         )
     space = read_space(arguments.hp_space)
     entries = {name: dataclasses.asdict(entry) for name, entry in space.items()}
-    folder = Path(str(arguments.output_dir)) / FOLDER
+    top = Path(str(arguments.output_dir))
+    folder = find(top, SEARCH)
     stored = read_best(folder / BEST_FILE)
     if stored is None:
         check_space(space, experiment.model_arguments, arguments, experiment.load_model)
-        with writable(f"--output_dir {folder.parent}"):
+        with writable(f"--output_dir {top}"):
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder.parent / SETTINGS_FILE, experiment.settings)
+            write_settings(top, experiment.settings)
         best = _search(experiment, arguments, space, entries, folder)
         values = {name: best.hyperparameters[name] for name in space}
         stored = {"space": entries, "settings": values, "objective": best.objective, "trial": best.run_id}
-        with writable(f"--output_dir {folder.parent}"):
+        with writable(f"--output_dir {top}"):
             write_json(folder / BEST_FILE, stored)
     elif stored["space"] != entries:
         raise UserError(
