@@ -13,7 +13,7 @@ from transformers import AutoConfig, HfArgumentParser
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.layer_use import LayerUse
 from hf_layerfusion.evaluation.significance import mean_sd
-from hf_layerfusion.hub.card import build_card, metric_name
+from hf_layerfusion.hub.card import build_card, metric_name, purpose
 from hf_layerfusion.hub.card_facts import CardFacts, Snippet
 from hf_layerfusion.hub.markdown import markdown_table
 from hf_layerfusion.recipes.card_fields import classifier_fields
@@ -56,25 +56,30 @@ def release_card(release: Release, results: Path) -> ModelCard:
     )
     for figures in (metrics, deviations):
         figures.pop("best_of_each", None)
-    return build_card(
-        CardFacts(
-            model_name=release.name,
-            **{**fields, "dataset_name": release.title},
-            opening=f"Results of {len(seeds)} {'run' if len(seeds) == 1 else 'runs'} of a model on the encoder "
-            f"{fields['encoder']}, trained with the Python package hf_layerfusion. No weights are published.",
-            usage=[_usage(release)],
-            parameters=contents[0]["parameters"],
-            num_examples=_counts(contents[0]["num_examples"]),
-            metrics=metrics,
-            deviations=deviations,
-            seeds=seeds,
-            epochs=contents[0]["epochs"] if len(seeds) == 1 else [],
-            training_seconds=mean_of("training_seconds", contents),
-            hardware=contents[0].get("hardware") or _threads(contents[0]["threads"]),
-            environment=contents[0].get("environment", {}),
-            sections=[*sections, *_confusion_sections(release, contents)],
-        )
+    labels = (release.labels or {}).get("", [])
+    facts = CardFacts(
+        model_name=release.name,
+        **{**fields, "dataset_name": release.title},
+        problem_type="single_label_classification" if labels else "",
+        labels=list(labels),
+        usage=[_usage(release)],
+        parameters=contents[0]["parameters"],
+        num_examples=_counts(contents[0]["num_examples"]),
+        metrics=metrics,
+        deviations=deviations,
+        seeds=seeds,
+        epochs=contents[0]["epochs"] if len(seeds) == 1 else [],
+        training_seconds=mean_of("training_seconds", contents),
+        hardware=contents[0].get("hardware") or _threads(contents[0]["threads"]),
+        environment=contents[0].get("environment", {}),
+        sections=[*sections, *_confusion_sections(release, contents)],
     )
+    runs = "run" if len(seeds) == 1 else "runs"
+    facts.opening = (
+        f"Results of {len(seeds)} {runs} of a model {purpose(facts)}. It was trained on the encoder {facts.encoder} "
+        "with the Python package hf_layerfusion. No weights are published."
+    )
+    return build_card(facts)
 
 
 def _classifier(release: Release) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -124,7 +129,7 @@ def _seeds(contents: Contents) -> str:
         [content["settings"]["seed"], *(_printed(content["metrics"]["test"][name]) for name in names)]
         for content in contents
     ]
-    return str(markdown_table(["Seed", *map(metric_name, names)], rows))
+    return str(markdown_table(["Seed", *(metric_name(name).replace("_", " ") for name in names)], rows))
 
 
 def _printed(value: float) -> str:

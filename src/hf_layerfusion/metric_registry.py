@@ -12,13 +12,13 @@ class Metric(NamedTuple):
     """A metric with its names, direction and range.
 
     Attributes:
-        hub_id: Id on the Hub.
+        hub_id: Id on the Hub; None if the Hub has no such metric.
         title: Name in print.
         greater_is_better: Whether higher values are better.
         least, most: Range of its values; an undefined correlation may be NaN too.
     """
 
-    hub_id: str
+    hub_id: str | None
     title: str
     greater_is_better: bool
     least: float
@@ -35,9 +35,9 @@ METRICS: dict[str, Metric] = {
     "mae": Metric("mae", "Mean absolute error", False, 0, inf),
     "pearsonr": Metric("pearsonr", "Pearson correlation", True, -1, 1),
     "spearmanr": Metric("spearmanr", "Spearman correlation", True, -1, 1),
-    "loss": Metric("loss", "Loss", False, -inf, inf),
+    "loss": Metric(None, "Loss", False, -inf, inf),
     "perplexity": Metric("perplexity", "Perplexity", False, 0, inf),
-    "mean": Metric("mean", "Mean over the tasks", True, -1, 1),
+    "mean": Metric(None, "Mean over the tasks", True, -1, 1),
 }
 """Every metric that a run may report, by name. A new metric is one row here."""
 
@@ -58,6 +58,14 @@ _BY_SUFFIX = {
     **dict.fromkeys(_LESS_IS_BETTER_ELSEWHERE, False),
     **{name: metric.greater_is_better for name, metric in METRICS.items() if name != "mean"},
 }
+
+
+def inline_name(name: str) -> str:
+    """Return the name of a metric within a sentence; that of an unknown metric has spaces instead of underscores."""
+    if name not in METRICS:
+        return name.replace("_", " ")
+    title = METRICS[name].title
+    return title if name in ("pearsonr", "spearmanr") else title[0].lower() + title[1:]
 
 
 def selection_metrics(problem_type: str) -> tuple[str, ...]:

@@ -21,6 +21,11 @@ def test_classes_stand_in_numeric_order() -> None:
     assert list(word_counts(["a"] * 4, [10, 9, "pos", "neg"])) == [9, 10, "neg", "pos"]
 
 
+def test_numbers_from_a_file_stand_in_numeric_order_before_names() -> None:
+    labels = ["10", "9", "b", "-1.5", "a"]
+    assert list(word_counts(labels, labels)) == ["-1.5", "9", "10", "a", "b"]
+
+
 def test_statistics_against_the_standard_library() -> None:
     words = [3, 2, 5, 4]
     found = corpus_statistics(TEXTS, LABELS)[1]
@@ -55,6 +60,7 @@ def test_table() -> None:
 
     header, rows = statistics_table(before, after)
 
+    assert statistics_table(after, after)[0] == ["words a text", "0"]
     assert header == ["words a text", "0, before", "0, after", "1, before", "1, after"]
     assert rows[0] == ["texts", "1,500", "1", "1", "–"]
     assert rows[1] == ["mean", "1", "3", "2", "–"]

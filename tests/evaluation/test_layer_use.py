@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import exp, log1p
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
-from hf_layerfusion.evaluation.layer_use import LayerUse, cls_states, layer_use
+from hf_layerfusion.evaluation.layer_use import LayerUse, _loss_by_text, cls_states, layer_use
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
 from hf_layerfusion.modeling.fusion_registry import TOKEN_FUSERS
 from tests.modeling.cases import DEPTH, WIDTH, build, inputs
@@ -153,6 +154,27 @@ def test_a_regression_has_no_accuracy():
     assert use.ranking() == [2, 3, 1]
 
 
+def test_the_intervals_are_those_of_the_texts_own_differences():
+    # Of two texts one turns wrong without layer 1 and none without layer 2; layer 3 is not used. Agresti and Min add
+    # half a text to each of the four cells.
+    use = layer_use(ToyModel(), toy_batches())
+    assert use.accuracy_drop_error == pytest.approx([1.959964 * (2 - 1 / 4) ** 0.5 / 4, 1.959964 / 4, 0.0])
+    changes = [log1p(exp(-2)) - log1p(exp(-4)), log1p(exp(2)) - log1p(exp(-2))]
+    half = t.ppf(0.975, 1) * np.std(changes, ddof=1) / 2**0.5
+    assert use.loss_rise_error == pytest.approx([half, 0.0, 0.0])
+    assert layer_use(ToyModel(), toy_batches(torch.float)).accuracy_drop_error is None
+    one = layer_use(ToyModel(), toy_batches()[:1])
+    assert one.loss_rise_error is None and one.accuracy_drop_error[0] > 0
+
+
+def test_the_losses_of_texts_have_the_mean_of_the_models_loss():
+    logits, labels = torch.tensor([[1.0, -2.0], [0.5, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    mean = F.binary_cross_entropy_with_logits(logits, labels)
+    assert _loss_by_text(logits, labels).mean() == pytest.approx(mean)
+    values = torch.tensor([1.5, -1.0])
+    assert _loss_by_text(logits[:, :1], values).tolist() == pytest.approx([0.25, 2.25])
+
+
 def test_the_encoder_runs_once_a_batch_and_pass():
     model = ToyModel()
     layer_use(model, toy_batches())
@@ -218,6 +240,8 @@ def test_table_and_json():
     header, rows = LayerUse(8, 0.5, None, [0.25], None).table()
     assert (header, rows) == (["Layer", "Rise in loss"], [["1", "0.2500"]])
     assert LayerUse(**json.loads(json.dumps(asdict(USE)))) == USE
+    _, rows = replace(USE, loss_rise_error=[0.5] * 5, accuracy_drop_error=[0.0625] * 5).table()
+    assert rows[1][1:3] == ["12.50 ± 6.25", "0.5000 ± 0.5000"]
 
 
 class PlantedEncoder(nn.Module):

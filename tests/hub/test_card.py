@@ -21,6 +21,7 @@ from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.citations import CITATIONS
 from hf_layerfusion.hub.environment import library_environment
 from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
+from hf_layerfusion.hub.usage import EXAMPLES
 from tests.hub.small import Elements, facts, headings, render
 
 HOSTILE = [
@@ -52,7 +53,8 @@ def test_metadata_survive_file_and_hub_classes(tmp_path):
         "license": "apache-2.0",
         "language": ["en"],
         "datasets": ["org/tweets"],
-        "metrics": ["accuracy", "f1", "loss"],
+        "metrics": ["accuracy", "f1"],
+        "widget": [{"text": text} for text in EXAMPLES],
         "tags": ["hf_layerfusion", "layer-fusion", "grubert"],
     }
     assert ModelCardData(**metadata).to_dict() == metadata
@@ -62,10 +64,9 @@ def test_metadata_survive_file_and_hub_classes(tmp_path):
     assert name == "grubert-share-3"
     found = [(r.dataset_split, r.metric_type, r.metric_name, r.metric_value) for r in results]
     assert found == [
+        ("test", "accuracy", "Accuracy", 0.8),
         ("validation", "accuracy", "Accuracy", 0.81236),
         ("validation", "f1", "Macro F1", 0.8),
-        ("validation", "loss", "Loss", 0.41),
-        ("test", "accuracy", "Accuracy", 0.8),
     ]
     assert {(r.task_type, r.dataset_type, r.dataset_name) for r in results} == {
         ("text-classification", "org/tweets", "Tweets")
@@ -95,12 +96,12 @@ def test_page_says_what_was_measured():
     assert page.counts["table"] == 4
     assert headings(card) == [
         "grubert-share-3",
-        "Model",
         "How to use",
-        "Data",
-        "Training",
         "Results",
         "Seeds",
+        "Model",
+        "Data",
+        "Training",
         "Limits",
         "Citation",
     ]
@@ -108,7 +109,7 @@ def test_page_says_what_was_measured():
 
 def test_what_is_not_known_gets_no_section():
     card = build_card(CardFacts("m", "e", methods=[]))
-    assert headings(card) == ["m", "Model", "How to use"]
+    assert headings(card) == ["m", "How to use", "Model"]
     assert card.data.to_dict() == {
         "library_name": "transformers",
         "pipeline_tag": "text-classification",
@@ -157,6 +158,7 @@ def test_hostile_strings_change_neither_metadata_nor_structure(text, tmp_path):
             num_examples={string: 3},
             preparation=[string],
             metrics={string: {string: 0.5}},
+            labels=[string],
             recipe={string: string},
             epochs=[{string: 1.0}],
             environment={string: string},
@@ -333,7 +335,7 @@ def test_a_card_of_several_tasks_tells_them_apart():
     results = {(r.dataset_name, r.metric_type): r.metric_value for r in card.data.eval_results}
     assert results[("sst5", "accuracy")] == 0.5
     assert results[("sts", "pearsonr")] == 0.75
-    assert ("tweets", "mean") in results or any(key[1] == "mean" for key in results)
+    assert not any(key[1] == "mean" for key in results)
     rows = {
         tuple(cell.strip() for cell in line.split("|")[1:3]): line
         for line in card.text.splitlines()
@@ -362,7 +364,7 @@ def test_each_task_has_its_own_data_set():
     )
     assert card.data.datasets == ["org/one"]
     assert {r.dataset_name: r.dataset_type for r in card.data.eval_results} == {
-        "one": "org/one",
+        "org/one": "org/one",
         "two": "local",
     }
 
@@ -378,7 +380,7 @@ def test_means_are_shown_with_their_deviations_and_stand_alone_in_the_metadata()
     assert "| test |  | 0.7500 (0.0125) | 0.5000 |" in card.text
     assert "Mean over 3 seeds, with the standard deviation in brackets." in card.text
     assert "Training time: 1 h 2 min per run, averaged over the seeds." in card.text
-    assert [r.metric_value for r in card.data.eval_results] == [0.75, 0.5]
+    assert [r.metric_value for r in card.data.eval_results] == [0.75]
 
 
 def test_energy_and_hardware_are_said_where_they_are_known():
@@ -392,3 +394,75 @@ def test_an_encoder_that_is_not_known_is_not_mentioned():
     assert "A model for text-classification, trained with" in build_card(CardFacts("m")).text
     card = build_card(CardFacts("m", "e"))
     assert "A model for text-classification on the encoder e, trained with" in card.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"problem_type": "single_label_classification", "labels": ["bad", "so-so", "good"]},
+            "A model that classifies texts as bad, so-so or good. It was trained on the encoder",
+        ),
+        (
+            {"problem_type": "single_label_classification", "labels": ["a", "b"], "text_pair": True},
+            "A model that classifies pairs of texts as a or b.",
+        ),
+        (
+            {"problem_type": "multi_label_classification", "labels": ["joy", "fear"]},
+            "A model that finds which of the labels joy and fear apply to texts.",
+        ),
+        ({"problem_type": "regression"}, "A model that predicts a number for texts."),
+        ({"tasks": {"sst5": 1, "sts": 2}}, "A model that answers 2 tasks in one pass: sst5 and sts."),
+        (
+            {"problem_type": "single_label_classification", "labels": [str(n) for n in range(20)]},
+            "A model that classifies texts as 0, 1, 2, 3 and so on, 20 in all.",
+        ),
+    ],
+)
+def test_the_first_sentence_says_what_the_model_does(changes, expected):
+    assert expected in build_card(facts(**changes)).text
+
+
+def test_the_first_screen_says_how_good_the_model_is():
+    card = build_card(facts(num_examples={"test": 3000}))
+    assert "**On 3,000 test texts: accuracy 0.8000.**" in card.text
+    assert card.text.index("**On 3,000") < card.text.index("## How to use") < card.text.index("## Results")
+    card = build_card(facts(metrics={"validation": {"loss": 0.4, "accuracy": 0.5, "f1_macro": 0.25}}))
+    assert "**On 3,000 validation texts: accuracy 0.5000, macro F1 0.2500.**" in card.text
+    metrics = {"test": {"a_mse": 0.4, "a_pearsonr": 0.5, "b_loss": 1.0, "b_accuracy": 0.75, "mean": 0.6}}
+    card = build_card(facts(tasks={"a": 2, "b": 1}, metrics=metrics))
+    assert "**On the test texts: a: Pearson correlation 0.5000, b: accuracy 0.7500.**" in card.text
+    assert "**On" not in build_card(facts(metrics={"test": {"loss": 0.4}})).text
+
+
+def test_several_tasks_are_asked_together_first():
+    card = build_card(facts(tasks={"sst5": 1, "sts": 2}, metrics={}))
+    blocks = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
+    assert "MultitaskPipeline.from_pretrained" in blocks[0] and blocks[0].count("print(ask(") == 2
+
+
+def test_a_caption_stands_once_and_its_figure_has_a_number():
+    text = build_card(facts()).text
+    assert text.count("Loss by epoch") == 1 and "![Figure 1](" in text and "Figure 1. Loss by epoch" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "has_examples"),
+    [
+        ({}, True),
+        ({"text_pair": True}, False),
+        ({"language": ["de"]}, False),
+        ({"tasks": {"one": 2, "two": 1}}, True),
+        ({"tasks": {"one": 2}}, False),
+    ],
+)
+def test_the_hubs_page_offers_examples_for_one_english_text(changes, has_examples):
+    metadata = build_card(facts(**{"metrics": {}, **changes})).data.to_dict()
+    assert (metadata.get("widget") == [{"text": text} for text in EXAMPLES]) is has_examples
+
+
+def test_the_loss_is_a_column_but_no_metric():
+    card = build_card(facts(metrics={"test": {"loss": 0.5, "my_score": 0.25, "accuracy": 0.75}}))
+    assert card.data.metrics == ["accuracy"]
+    assert {r.metric_type for r in card.data.eval_results} == {"accuracy", "my_score"}
+    assert "| Split | Examples | my_score | Accuracy | Loss |" in card.text

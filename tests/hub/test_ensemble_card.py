@@ -29,14 +29,13 @@ def test_metadata_name_members_licence_and_figures():
     assert found == {
         ("mood", "accuracy"): 0.75,
         ("topic", "accuracy"): 0.5,
-        ("local files", "mean"): 0.625,
     }
 
 
 def test_page_says_who_the_members_are_and_how_they_are_combined():
     page = card()
     assert headings(page) == [
-        "both", "Members", "How they are combined", "How to use", "Training", "Results",
+        "both", "How to use", "Results", "Members", "How they are combined", "Versions",
     ]  # fmt: skip
     for said in (
         "An ensemble of 2 members",
@@ -64,5 +63,5 @@ def test_the_licence_is_the_members_where_all_have_the_same(tmp_path):
 
 def test_what_was_not_measured_gets_no_section():
     page = card(metrics={}, environment={}, figures=[])
-    assert headings(page) == ["both", "Members", "How they are combined", "How to use"]
+    assert headings(page) == ["both", "How to use", "Members", "How they are combined"]
     assert "model-index" not in page.data.to_dict()

@@ -86,7 +86,9 @@ def test_a_folder_without_absolute_paths_is_pushed_itself(folder: Path) -> None:
 
 def test_an_adapter_in_an_ensemble_must_name_the_hub(folder: Path, tmp_path: Path) -> None:
     write(tmp_path / "ensemble.json", {})
-    with pytest.raises(UserError, match=r"must name its encoder by Hub id, found the folder .*encoder; merge"):
+    with pytest.raises(
+        UserError, match=r"must name its encoder by Hub id, found the folder .*encoder; merge"
+    ):
         portable_files(tmp_path, files_to_push(tmp_path))
 
 

@@ -1,5 +1,6 @@
 """Statistics of words per text by class, before and after cleaning (GRUBERT, appendix A.1, Table 4)."""
 
+import re
 from collections.abc import Hashable, Sequence
 from typing import TypeAlias
 
@@ -15,7 +16,7 @@ def word_counts(texts: Sequence[str], labels: Sequence[Hashable]) -> WordCounts:
     """Return the number of words (runs of non-whitespace) of each text, by class.
 
     Returns:
-        `{label: int array [number of texts]}`, labels in ascending order.
+        `{label: int array [number of texts]}`, labels in ascending order, numbers before names.
 
     Raises:
         ValueError: If there are no texts, or the numbers of texts and labels differ.
@@ -41,12 +42,13 @@ def corpus_statistics(texts: Sequence[str], labels: Sequence[Hashable]) -> Stati
 
 
 def statistics_table(before: Statistics, after: Statistics) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of Table 4: a column for each class before and after cleaning (`–` if it is gone).
+    """Return the header and the rows of Table 4: a column for each class before and after cleaning (`–` if it is gone),
+    or one for each class if cleaning changed none of the figures.
 
     Class names are unescaped; the caller must escape them for its format.
     """
-    splits = (("before", before), ("after", after))
-    columns = [(f"{label}, {when}", split.get(label)) for label in before for when, split in splits]
+    splits = ((", before", before), (", after", after)) if before != after else (("", after),)
+    columns = [(f"{label}{when}", split.get(label)) for label in before for when, split in splits]
     rows = [
         [row, *("–" if values is None else f"{values[row]:,.10g}" for _, values in columns)]
         for row in next(iter(before.values()))
@@ -67,4 +69,5 @@ def _describe(counts: np.ndarray) -> dict[str, float]:
 
 
 def _by_number_or_name(label: Hashable) -> tuple[bool, float, str]:
-    return (False, float(label), "") if isinstance(label, int | float) else (True, 0.0, str(label))
+    is_number = re.fullmatch(r"[+-]?\d+(\.\d+)?", str(label))  # labels of a file are strings
+    return (False, float(str(label)), str(label)) if is_number else (True, 0.0, str(label))

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import t as student
 from torch import nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -37,6 +39,10 @@ class LayerUse:
         accuracy_drop: Decrease of the accuracy in the same case; None if there is no accuracy.
         weights: Mean weight of the layer in the fuser over the texts; None if the fuser has no weights.
         weights_by_class: Mean weights over the texts of each true class, by class name; empty if there are none.
+        loss_rise_error: Half the length of the 95 % interval of each rise, from the texts' own differences; None with
+            one text, and in measurements of earlier versions.
+        accuracy_drop_error: The same of each drop (Agresti and Min 2005, for paired proportions): above 0 even if no
+            prediction changes.
     """
 
     num_texts: int
@@ -46,6 +52,8 @@ class LayerUse:
     accuracy_drop: list[float] | None
     weights: list[float] | None = None
     weights_by_class: dict[str, list[float]] = field(default_factory=dict)
+    loss_rise_error: list[float] | None = None
+    accuracy_drop_error: list[float] | None = None
 
     def ranking(self) -> list[int]:
         """Return the layers 1 to L, the most used first: by `accuracy_drop`, with ties broken by `loss_rise`."""
@@ -55,19 +63,28 @@ class LayerUse:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return the header and the rows of a table, one row per layer: accuracy in percentage points, weights in
-        percent.
+        percent, each figure with its 95 % interval where that is known.
         """
         header, columns = ["Layer"], [[str(layer) for layer in range(1, len(self.loss_rise) + 1)]]
         if self.accuracy_drop is not None:
             header.append("Drop in accuracy, points")
-            columns.append([f"{100 * drop:.2f}" for drop in self.accuracy_drop])
+            columns.append(_with_errors(self.accuracy_drop, self.accuracy_drop_error, 100, 2))
         header.append("Rise in loss")
-        columns.append([f"{rise:.4f}" for rise in self.loss_rise])
+        columns.append(_with_errors(self.loss_rise, self.loss_rise_error, 1, 4))
         if self.weights is not None:
             header += ["Weight, %", *(f"Weight, %, {name}" for name in self.weights_by_class)]
             for weights in (self.weights, *self.weights_by_class.values()):
                 columns.append([f"{100 * weight:.1f}" for weight in weights])
         return header, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _with_errors(
+    values: Sequence[float], errors: Sequence[float] | None, factor: float, digits: int
+) -> list[str]:
+    if errors is None:
+        return [f"{factor * value:.{digits}f}" for value in values]
+    pairs = zip(values, errors, strict=True)
+    return [f"{factor * value:.{digits}f} ± {factor * error:.{digits}f}" for value, error in pairs]
 
 
 def layer_use(model: PreTrainedModel, batches: Iterable[ModelInputs], *, by_class: bool = True) -> LayerUse:
@@ -135,6 +152,12 @@ def layer_use(model: PreTrainedModel, batches: Iterable[ModelInputs], *, by_clas
         accuracy=whole.correct / whole.texts if whole.one_class else None,
         loss_rise=by_layer((score.loss - whole.loss) / whole.texts for score in ablated.values()),
         accuracy_drop=drops if whole.one_class else None,
+        loss_rise_error=by_layer(score.loss_error(whole) for score in ablated.values())
+        if whole.texts > 1
+        else None,
+        accuracy_drop_error=by_layer(score.accuracy_error(whole) for score in ablated.values())
+        if whole.one_class
+        else None,
         weights=by_layer(torch.cat(weights).mean(dim=0)) if weights else None,
         weights_by_class=weights_by_class,
     )
@@ -169,20 +192,50 @@ def cls_states(
 
 
 class _Score:
-    """Sums of loss and correct predictions; `correct` is meaningful only if each text has one class."""
+    """Sums of loss and correct predictions, and both by text; `correct` is meaningful only if each text has one
+    class."""
 
     def __init__(self) -> None:
         self.texts = 0
         self.loss = 0.0
         self.correct = 0
         self.one_class = True
+        self.losses: list[torch.Tensor] = []
+        self.right: list[torch.Tensor] = []
 
     def add(self, outputs: Any, labels: torch.Tensor) -> None:
         self.texts += len(labels)
         self.loss += outputs.loss.item() * len(labels)
         self.one_class = labels.dim() == 1 and not labels.is_floating_point() and outputs.logits.shape[-1] > 1
         if self.one_class:
-            self.correct += int((outputs.logits.argmax(dim=-1) == labels).sum())
+            right = outputs.logits.argmax(dim=-1) == labels
+            self.correct += int(right.sum())
+            self.right.append(right.cpu())
+        self.losses.append(_loss_by_text(outputs.logits, labels).double().cpu())
+
+    def loss_error(self, whole: "_Score") -> float:
+        """Return half the length of the 95 % interval of the mean difference from another score's losses."""
+        differences = torch.cat(self.losses) - torch.cat(whole.losses)
+        quantile = float(student.ppf(0.975, len(differences) - 1))
+        return quantile * float(differences.std()) / len(differences) ** 0.5
+
+    def accuracy_error(self, whole: "_Score") -> float:
+        """Return half the length of the 95 % interval of the difference from another score's accuracy."""
+        right, was_right = torch.cat(self.right), torch.cat(whole.right)
+        lost, gained = int((was_right & ~right).sum()), int((right & ~was_right).sum())
+        texts = len(right) + 2
+        variance = (lost + gained + 1) - (lost - gained) ** 2 / texts
+        return float(1.959964 * variance**0.5 / texts)
+
+
+def _loss_by_text(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the usual loss of each text, `[B]`: cross-entropy, or the mean over its labels or values."""
+    logits = logits.float()
+    if labels.dim() == 1 and not labels.is_floating_point() and logits.shape[-1] > 1:
+        return functional.cross_entropy(logits, labels, reduction="none")
+    if labels.dim() == 2 and logits.shape[-1] > 1:
+        return functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").mean(-1)
+    return (logits.reshape(len(labels), -1) - labels.reshape(len(labels), -1)).square().mean(-1)
 
 
 class _Record:

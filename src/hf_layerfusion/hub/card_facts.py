@@ -49,7 +49,7 @@ class CardFacts:
         encoder: display name of the encoder; see `hub.encoder`.
         base_model: Hub id of the encoder, or those of an ensemble's members, for the metadata; None if unknown.
         base_model_license: license id of the encoder; see `hub.encoder`.
-        opening: first sentence, in place of the default one that names task and encoder.
+        opening: first sentence, in place of the default one that names labels or tasks, and the encoder.
         parts: sections that describe the model, `(title, Markdown)`, in place of the default one, which lists
             `encoder`, `architecture`, `parameters` and `language`.
         usage: code examples, in place of those of `hub.usage.model_usage`.
@@ -70,6 +70,8 @@ class CardFacts:
         dataset_defects: known defects of the data, one entry each.
         num_examples: number of examples by split.
         text_pair: whether an input is a pair of texts.
+        problem_type: problem type as in `PreTrainedConfig`; empty if unknown, and for several tasks.
+        labels: names of the classes.
         tasks: for several tasks, the number of texts in an input, by task.
         preparation: steps that cleaned the texts before tokenization, one entry each.
         preparation_code: Python code that defines `prepare`, which applies these steps to a text. Strings that a user
@@ -118,6 +120,8 @@ class CardFacts:
     dataset_defects: list[str] = field(default_factory=list)
     num_examples: dict[str, int] = field(default_factory=dict)
     text_pair: bool = False
+    problem_type: str = ""
+    labels: list[str] = field(default_factory=list)
     tasks: dict[str, int] = field(default_factory=dict)
     preparation: list[str] = field(default_factory=list)
     preparation_code: str = ""
@@ -176,13 +180,13 @@ class CardFacts:
         return [self.base_model] if isinstance(self.base_model, str) else self.base_model
 
     def measured(self) -> list[tuple[str, str, str, float, float | None]]:
-        """Return each metric as split, task, name, value and standard deviation.
+        """Return each metric as split, task, name, value and standard deviation, those of test first.
 
         The task is empty for a model of one task, and for figures over all tasks.
         """
         rows = []
-        for split, values in self.metrics.items():
-            for key, value in values.items():
+        for split in sorted(self.metrics, key=lambda split: split != "test"):
+            for key, value in self.metrics[split].items():
                 # The longest match, because there may be tasks `a` and `a_b`.
                 task = max((task for task in self.tasks if key.startswith(f"{task}_")), key=len, default="")
                 name = key.removeprefix(f"{task}_") if task else key

@@ -5,6 +5,7 @@ import json
 from hf_layerfusion.hub.card_facts import CardFacts, Snippet
 from hf_layerfusion.hub.markdown import escape_markdown, single_line
 
+EXAMPLES = ("What a lovely morning!", "My phone died again and I missed the train.")
 ONE_TEXT = '"What a lovely morning!"'
 TWO_TEXTS = '{"text": "A man plays a guitar.", "text_pair": "Somebody makes music."}'
 
@@ -15,18 +16,36 @@ def code_string(text: str) -> str:
 
 
 def model_usage(facts: CardFacts) -> list[Snippet]:
-    """Return code examples: the pipeline, each task, loading without the package, and fused embeddings."""
+    """Return code examples: all tasks at once, the pipeline, loading without the package, and fused embeddings."""
     task, path = code_string(facts.task), code_string(facts.model_path)
     needs_import = "import hf_layerfusion  # makes the architecture known to transformers\n"
-    snippets = [
+    snippets = []
+    if facts.tasks:
+        asked = [text for number, text in ((1, ONE_TEXT), (2, TWO_TEXTS)) if number in facts.tasks.values()]
+        code = [
+            "from hf_layerfusion import MultitaskPipeline",
+            "",
+            f"ask = MultitaskPipeline.from_pretrained({path})",
+        ]
+        snippets.append(
+            Snippet(
+                "Every task in one pass, with the package installed:",
+                "\n".join([*code, *(f"print(ask({text}))" for text in asked)]),
+            )
+        )
+    snippets.append(
         Snippet(
-            "With the package installed:" if facts.needs_package else "",
+            "One task by the pipeline of transformers:"
+            if facts.tasks
+            else "With the package installed:"
+            if facts.needs_package
+            else "",
             (needs_import if facts.needs_package else "")
             + "from transformers import pipeline\n\n"
             + f"classifier = pipeline({task}, model={path}, truncation=True)\n"
             + f"print(classifier({TWO_TEXTS if facts.text_pair else ONE_TEXT}))",
         )
-    ]
+    )
     first, *others = facts.tasks or [""]
     if others:
         code = [

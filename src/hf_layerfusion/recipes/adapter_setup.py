@@ -8,8 +8,7 @@ from typing import Any
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_config
 
 from hf_layerfusion.errors import UserError, one_line
-from hf_layerfusion.hub.markdown import escape_markdown
-from hf_layerfusion.hub.usage import code_string
+from hf_layerfusion.hub.usage import ONE_TEXT, TWO_TEXTS, code_string
 from hf_layerfusion.recipes.recipe_arguments import AdaptedEncoderArguments
 from hf_layerfusion.training.adapters import add_adapters
 
@@ -122,35 +121,38 @@ def adapter_fields(model: Any, folder: Path, num_texts: int | dict[str, int]) ->
     if not isinstance(model, PeftModel):
         return {}
     path = code_string(folder.name if folder.is_absolute() else str(folder))
-    tasks = num_texts if isinstance(num_texts, dict) else {"": num_texts}
-    shown = {
-        name: 'print(classifier({"text": "A man plays a guitar.", "text_pair": "Somebody makes music."}))'
-        if count == 2
-        else 'print(classifier("What a lovely morning!"))'
-        for name, count in tasks.items()
-    }
+    several = isinstance(num_texts, dict)
+    shown = [
+        (name, f"print(classifier({TWO_TEXTS if count == 2 else ONE_TEXT}))")
+        for name, count in (num_texts if isinstance(num_texts, dict) else {"": num_texts}).items()
+    ]
     pipe = 'classifier = pipeline("text-classification", model={}, tokenizer=tokenizer, truncation=True)'
-    (first, example), *others = shown.items()
+    code = [
+        f"from hf_layerfusion import {'MultitaskPipeline, ' if several else ''}load_adapter_model",
+        "from transformers import AutoTokenizer, pipeline",
+        "",
+        f"model = load_adapter_model({path})",
+        f"tokenizer = AutoTokenizer.from_pretrained({path})",
+    ]
+    if isinstance(num_texts, dict):
+        asked = [text for count, text in ((1, ONE_TEXT), (2, TWO_TEXTS)) if count in num_texts.values()]
+        code += ["ask = MultitaskPipeline(model, tokenizer)", *(f"print(ask({text}))" for text in asked)]
+    else:
+        code += [pipe.format("model.get_base_model()"), shown[0][1]]
     usage = [
         (
             "The folder holds an adapter, which is loaded onto the encoder that it was trained on:",
-            "from hf_layerfusion import load_adapter_model\n"
-            "from transformers import AutoTokenizer, pipeline\n\n"
-            f"model = load_adapter_model({path})\n"
-            f"tokenizer = AutoTokenizer.from_pretrained({path})\n"
-            f"{pipe.format('model.get_base_model()')}\n{example}",
+            "\n".join(code),
         )
     ]
-    if others:
+    if several:
         switch = (
             "model.set_adapter({})\n" + pipe.format("model.get_base_model()")
             if len(model.peft_config) > 1
             else pipe.format("model.get_base_model().task({})")
         )
-        code = "\n".join(f"{switch.format(code_string(name))}\n{line}" for name, line in others)
-        usage.append(
-            (f"This uses the first task, {escape_markdown(first)}. Select another task by its name:", code)
-        )
+        each = "\n".join(f"{switch.format(code_string(name))}\n{line}" for name, line in shown)
+        usage.append(("Each task by the pipeline of transformers:", each))
     if len(model.peft_config) == 1:
         usage.append(
             (

@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 from hf_layerfusion.data.tweets import SPELLING
 from hf_layerfusion.hub.citations import METHODS
 from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name, hub_id
+from hf_layerfusion.hub.portable import without_folders
 from hf_layerfusion.hub.usage import code_string
 from hf_layerfusion.recipes.data_preparation import cleaning_steps, text_columns
 from hf_layerfusion.recipes.model_setup import loading_options, resolve_path
@@ -38,7 +39,7 @@ def classifier_fields(
         "architecture": architecture_lines(config),
         "methods": METHODS.get(config.model_type, []),
         "needs_package": config.model_type in METHODS,
-        "dataset_name": data_arguments.dataset_name or Path(str(source)).name,
+        "dataset_name": without_folders(str(source)) or str(source),
         "dataset_id": hub_id(data_arguments.dataset_name or ""),
         "text_pair": len(text_columns(data_arguments)) == 2,
         **preparation_fields({"": data_arguments}),
@@ -143,10 +144,10 @@ def optimizer_name(arguments: RunTrainingArguments) -> str:
 
 
 def recipe_settings(arguments: RunTrainingArguments, more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the training settings that a card shows, extended by `more`, without unset ones."""
+    """Return the training settings that a card shows, extended by `more`, without those that are unset or off."""
     settings = {name: getattr(arguments, name) for name in CARD_SETTINGS} | dict(more)
     settings |= {
         "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
         "optimizer": optimizer_name(arguments),
     }
-    return {name: value for name, value in settings.items() if value is not None}
+    return {name: value for name, value in settings.items() if value is not None and value is not False}

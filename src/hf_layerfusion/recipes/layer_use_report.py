@@ -24,8 +24,10 @@ def layers_section(use: LayerUse | None) -> str:
     """Return the card's section on the layers as Markdown; None stands for a model without a fuser."""
     if use is None:
         return "The model reads only the last layer of each encoder."
+    what = "the rise in loss" if use.accuracy_drop is None else "the drop in accuracy and the rise in loss"
+    intervals = "" if use.loss_rise_error is None else ", with 95 % intervals over the texts"
     return (
-        f"Measured on {use.num_texts} validation texts: the drop when one layer's states are replaced by their mean "
-        "over the data. Layers with similar information can substitute for each other, so each of them alone may "
-        "show a small drop.\n\n" + markdown_table(*use.table())
+        f"Measured on {use.num_texts:,} validation texts: {what} when one layer's states are replaced by their mean "
+        f"over the data{intervals}. Layers with similar information can substitute for each other, so each of them "
+        "alone may show a small difference.\n\n" + markdown_table(*use.table())
     )

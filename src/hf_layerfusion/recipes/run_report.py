@@ -22,6 +22,9 @@ from hf_layerfusion.recipes.recipe_arguments import (
 )
 from hf_layerfusion.training.trainer_card import NO_METRIC
 
+FEW_TEXTS = 100
+"""Below this number of texts a figure says that differences may be chance."""
+
 
 @dataclass
 class RunResult:
@@ -132,12 +135,8 @@ def card_facts(
     sections = [("Notes on the texts", notes)]
     if single_label:
         before, after = (corpus_statistics(*part) for part in training_texts(data))
-        sections.append(
-            (
-                "Words per text, before and after cleaning",
-                str(markdown_table(*statistics_table(before, after))),
-            )
-        )
+        table = str(markdown_table(*statistics_table(before, after)))
+        sections.append((words_caption(data, before != after), table))
     return CardFacts(
         model_name=card_name(variant, folder),
         model_path=str(folder),
@@ -145,10 +144,35 @@ def card_facts(
         **measured_fields(result.history, result.training_seconds, training_arguments),
         parameters=result.parameters,
         num_examples={name: len(split) for name, split in data.splits.items()},
+        problem_type=data.schema.problem_type,
+        labels=[] if data.schema.problem_type == "regression" else list(data.schema.names),
         metrics=result.metrics,
         figures=figures,
         sections=sections,
     )
+
+
+def words_caption(data: PreparedData, cleaned: bool) -> str:
+    """Return what the statistics of words are about: which texts, and whether before and after cleaning."""
+    what = (
+        "Words per training text"
+        if len(data.text_columns) == 1
+        else "Words in the first text of a training pair"
+    )
+    return f"{what}, before and after cleaning" if cleaned else what
+
+
+def curves_caption(history: list[dict[str, Any]], metric: str, num_texts: int) -> str:
+    """Return the caption of the training curves, which says if they show one epoch or were measured on few texts."""
+    epochs = {entry["epoch"] for entry in history if "eval_loss" in entry and "epoch" in entry}
+    when = "by epoch" if len(epochs) > 1 else "after the only epoch"
+    return f"Loss and {metric} {when}, on {few_texts(num_texts, 'validation')}."
+
+
+def few_texts(number: int, split: str) -> str:
+    """Return the number of texts of a split, with a remark if they are few."""
+    remark = ", so few that differences may be chance" if number < FEW_TEXTS else ""
+    return f"{number:,} {split} {'text' if number == 1 else 'texts'}{remark}"
 
 
 def card_name(variant: str, folder: Path) -> str:

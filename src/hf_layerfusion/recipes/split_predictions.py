@@ -55,6 +55,8 @@ def write_split_predictions(
         return []
     if schema.problem_type == "regression":
         plot_regression(labels, logits, plots / "regression.png")
-        return [(f"Predicted against true values on {split}.", figure("regression.png"))]
+        return [
+            (f"Predicted against true values on the {len(rows):,} {split} texts.", figure("regression.png"))
+        ]
     plot_confusion_matrix(labels, logits.argmax(axis=1), schema.names, plots / "confusion_matrix.png")
-    return [(f"Confusion matrix on {split}.", figure("confusion_matrix.png"))]
+    return [(f"Confusion matrix on the {len(rows):,} {split} texts.", figure("confusion_matrix.png"))]

@@ -20,12 +20,12 @@ from hf_layerfusion.data.diagnosis import diagnose
 from hf_layerfusion.data.statistics import word_counts
 from hf_layerfusion.data.text_preparation import copy_dictionary, prepared_tokenizer
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
-from hf_layerfusion.evaluation.plots.corpus_plots import plot_word_counts
+from hf_layerfusion.evaluation.plots.corpus_plots import plot_word_counts, same_counts
 from hf_layerfusion.evaluation.plots.layer_plots import plot_layer_use
 from hf_layerfusion.evaluation.plots.run_plots import has_training_curves, plot_training_curves
 from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.publish import CARD
-from hf_layerfusion.metric_registry import METRICS, selection_metrics
+from hf_layerfusion.metric_registry import inline_name, selection_metrics
 from hf_layerfusion.recipes.adam import chosen_optimizer
 from hf_layerfusion.recipes.adapter_setup import num_parameters
 from hf_layerfusion.recipes.best_metric import WITHOUT_EVALUATION, check_metric, with_metric
@@ -69,7 +69,15 @@ from hf_layerfusion.recipes.run_folder import (
     timed_training,
     write_results,
 )
-from hf_layerfusion.recipes.run_report import RunResult, card_facts, split_metrics, training_texts
+from hf_layerfusion.recipes.run_report import (
+    RunResult,
+    card_facts,
+    curves_caption,
+    few_texts,
+    split_metrics,
+    training_texts,
+    words_caption,
+)
 from hf_layerfusion.recipes.search.search_run import check_search, run_with_best, varies_model
 from hf_layerfusion.recipes.split_predictions import write_split_predictions
 from hf_layerfusion.recipes.teaching import (
@@ -163,11 +171,13 @@ def write_outputs(
     if data.schema.problem_type == "single_label_classification":
         before, after = (word_counts(*part) for part in training_texts(data))
         plot_word_counts(plots / "word_counts.png", before, after)
-        figures.append(("Words per training text, before and after cleaning.", figure("word_counts.png")))
+        caption = words_caption(data, cleaned=not same_counts(before, after))
+        figures.append((f"{caption}, by class.", figure("word_counts.png")))
     if "validation" in data.splits and has_training_curves(result.history):
         main = selection_metrics(data.schema.problem_type)[0]
         plot_training_curves(result.history, plots / "training_curves.png", main)
-        figures.append((f"Loss and {METRICS[main].title} by epoch.", figure("training_curves.png")))
+        caption = curves_caption(result.history, inline_name(main), len(data.splits["validation"]))
+        figures.append((caption, figure("training_curves.png")))
     if training_arguments.plot_layers:
         plot_states(place, training_arguments.plot_layers_beside, data.schema.names, plots / PLOT_FILE)
         figures.append(
@@ -184,9 +194,11 @@ def write_outputs(
             write_json(kept / LAYER_USE_FILE, dataclasses.asdict(use))
             plot_layer_use(use, plots / "layer_use.png")
             what = "Rise in loss" if use.accuracy_drop is None else "Drop in accuracy"
-            figures.append(
-                (f"{what} when a layer's states are replaced by their mean.", figure("layer_use.png"))
+            caption = (
+                f"{what} when a layer's states are replaced by their mean, with 95 % intervals, on "
+                f"{few_texts(use.num_texts, 'validation')}."
             )
+            figures.append((caption, figure("layer_use.png")))
     split = "test" if "test" in data.splits else "validation"
     if split in data.splits:
         figures += write_split_predictions(kept, data, split, result.logits, result.labels, data_arguments)

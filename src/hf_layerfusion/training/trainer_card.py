@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from huggingface_hub import ModelCard, ModelCardData
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 
 from hf_layerfusion.evaluation.plots.run_plots import plot_training_curves
 from hf_layerfusion.hub.card import build_card
@@ -16,6 +16,7 @@ from hf_layerfusion.hub.citations import METHODS
 from hf_layerfusion.hub.encoder import encoder_hub_id, encoder_license, encoder_name, is_hub_id
 from hf_layerfusion.hub.environment import hardware_name, library_environment
 from hf_layerfusion.hub.publish import CARD
+from hf_layerfusion.metric_registry import PROBLEM_METRICS, inline_name, selection_metrics
 from hf_layerfusion.run_layout import PLOTS, figure, records
 
 GENERATED = "generated_from_trainer"
@@ -73,6 +74,8 @@ def trainer_card(
             language=_listed(language),
             dataset_name=", ".join([*_listed(dataset), *_listed(dataset_args)]),
             dataset_id=data_ids[0] if data_ids and is_hub_id(data_ids[0]) else None,
+            problem_type="" if named else model.config.problem_type or "",
+            labels=[] if named or model.config.num_labels == 1 else own_labels(model.config),
             tasks={name: 2 if task.pair else 1 for name, task in model.config.task_configs.items()}
             if named
             else {},
@@ -110,9 +113,19 @@ def write_card(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
     if any("eval_loss" in entry for entry in history):
         plots = records(folder) / PLOTS
         plots.mkdir(parents=True, exist_ok=True)
-        plot_training_curves(history, plots / "training_curves.png")
-        figures.append(("Loss and accuracy by epoch.", figure("training_curves.png")))
+        # The first of the main metrics that was measured; of several tasks their mean.
+        mains = ("mean", *(selection_metrics(kind)[0] for kind in PROBLEM_METRICS))
+        measured = [name for name in mains if any(f"eval_{name}" in entry for entry in history)]
+        plot_training_curves(history, plots / "training_curves.png", *measured[:1])
+        what = f"Loss and {inline_name(measured[0])}" if measured else "Loss"
+        figures.append((f"{what} by epoch.", figure("training_curves.png")))
     trainer_card(trainer, figures, *args, **kwargs).save(folder / CARD)
+
+
+def own_labels(config: PreTrainedConfig) -> list[str]:
+    """Return the names of a model's labels, none if they are the ones that transformers makes up."""
+    names = [str(config.id2label[index]) for index in range(config.num_labels)]
+    return [] if names == [f"LABEL_{index}" for index in range(config.num_labels)] else names
 
 
 def encoder_source(model: PreTrainedModel) -> str:

@@ -36,7 +36,7 @@ def plot_gain(curves: Mapping[str, Mapping[str, Sequence[float]]], path: PathLik
             alone.set_label("the best alone")
             axes.set_ylabel(shorten_label(metric))
             axes.grid(axis="y", alpha=0.25)
-            axes.legend()
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
             if len(curves) > 1:
                 axes.set_title(shorten_label(task), fontsize="medium")
         panels[-1].set_xlabel("members whose predictions are averaged, the best first")

@@ -18,14 +18,17 @@ _CLASS_COLORS = ("#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9
 
 
 def plot_layer_use(use: LayerUse, path: PathLike) -> None:
-    """Draw the drop in accuracy by layer as bars, or the rise in loss for regressions and multi-label tasks.
+    """Draw the drop in accuracy by layer as bars with their 95 % intervals, or the rise in loss for regressions and
+    multi-label tasks.
 
     If the fuser has weights, a second panel shows their mean as a line, and a thin line for each class.
     """
     numbers = range(1, len(use.loss_rise) + 1)
-    heights, label = use.loss_rise, "rise in loss"
+    heights, errors, label = use.loss_rise, use.loss_rise_error, "rise in loss"
     if use.accuracy_drop is not None:
         heights, label = [100 * drop for drop in use.accuracy_drop], "drop in accuracy, points"
+        drops = use.accuracy_drop_error
+        errors = None if drops is None else [100 * error for error in drops]
 
     with rc_context(STYLE):
         count = 1 if use.weights is None else 2
@@ -33,9 +36,10 @@ def plot_layer_use(use: LayerUse, path: PathLike) -> None:
             figsize=(7, max(0.9 + 2.6 * count, _key_height(use.weights_by_class))), layout="constrained"
         )
         panels = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
-        panels[0].bar(numbers, heights, color=BLUE, width=0.6)
+        panels[0].bar(numbers, heights, color=BLUE, width=0.6, yerr=errors, ecolor="black", capsize=3)
         panels[0].axhline(0, color="black", linewidth=0.8)
-        panels[0].set_title(f"Each layer replaced by its mean, {use.num_texts:,} texts")
+        intervals = "" if errors is None else ", with 95 % intervals"
+        panels[0].set_title(f"Each layer replaced by its mean, {use.num_texts:,} texts{intervals}")
         panels[0].set_ylabel(label)
         if use.weights is not None:
             colors = _class_colors(len(use.weights_by_class))
@@ -44,7 +48,7 @@ def plot_layer_use(use: LayerUse, path: PathLike) -> None:
                 panels[1].plot(numbers, shares, color=color, linewidth=1, label=shorten_label(name))
             shares = [100 * weight for weight in use.weights]
             panels[1].plot(numbers, shares, "o-", color="black", markersize=4, label="all texts")
-            panels[1].set_ylim(bottom=0)
+            panels[1].set_ylim(0, 1.08 * 100 * max(map(max, [use.weights, *use.weights_by_class.values()])))
             panels[1].set(ylabel="weight, %", title="Weight that the model gives each layer")
             figure.legend(loc="outside right center")
         for axes in panels:

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import pearsonr
 from sklearn.metrics import confusion_matrix
 
+from hf_layerfusion.metric_registry import inline_name
 from hf_layerfusion.storage import replacing
 
 STYLE: dict[Any, Any] = {
@@ -89,10 +90,14 @@ def plot_training_curves(
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         losses = figure.add_subplot()
-        name = metric.replace("_", " ")
+        name = inline_name(metric)
         lines = _draw(losses, train_loss, "training loss", BLUE, "--")
         lines += _draw(losses, eval_loss, "validation loss", BLUE, "-")
-        losses.set(xlabel="epoch", ylabel="loss", title="Training and validation by epoch")
+        epochs = {epoch for curve in (train_loss, eval_loss, eval_metric) for epoch in curve[:, 0]}
+        when = " by epoch" if len(epochs) > 1 else f": only epoch {min(epochs):g} was measured"
+        losses.set(xlabel="epoch", ylabel="loss", title=f"Training and validation{when}")
+        if len(epochs) == 1:
+            losses.set_xlim(min(epochs) - 1, min(epochs) + 1)
         losses.xaxis.set_major_locator(MaxNLocator(integer=True))
         losses.grid(axis="y", alpha=0.25)
         if len(eval_metric) or len(train_metric):
@@ -187,7 +192,7 @@ def plot_regression(targets: npt.ArrayLike, predictions: npt.ArrayLike, path: Pa
         axes.set(xlabel="true value", ylabel="predicted value", title=title)
         axes.set_aspect("equal", adjustable="datalim")
         axes.grid(alpha=0.25)
-        axes.legend(loc="upper left")
+        figure.legend(loc="outside lower center", ncols=2)
         save_figure(figure, path)
 
 

@@ -120,7 +120,7 @@ def plot_distributions(
             axes.set_xlabel("value")
         axes.set_ylabel("texts")
         axes.set_title(title)
-        axes.legend()
+        figure.legend(loc="outside right center")
         save_figure(figure, path)
 
 

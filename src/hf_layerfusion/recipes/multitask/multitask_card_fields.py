@@ -61,6 +61,8 @@ def tasks_fields(
 def task_line(name: str, settings: Mapping[str, Any]) -> str:
     """Return one line that describes a task: its problem type and settings."""
     kind = settings["problem_type"].replace("_", " ") + (" of pairs" if settings["pair"] else "")
+    if settings.get("labels") and settings["problem_type"] != "regression":
+        kind += f" ({', '.join(map(str, settings['labels']))})"
     named = ("labels", "metric", "problem_type", "pair")
     shown = [f"{key} {value}" for key, value in settings.items() if key not in named]
     return f"Task {name}: {kind}" + (f"; {', '.join(shown)}" if shown else "")

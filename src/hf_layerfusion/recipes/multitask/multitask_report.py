@@ -33,7 +33,7 @@ from hf_layerfusion.recipes.multitask.multitask_card_fields import tasks_fields
 from hf_layerfusion.recipes.multitask.task_preparation import TaskSpec
 from hf_layerfusion.recipes.multitask.task_training import MultitaskData, MultitaskResult
 from hf_layerfusion.recipes.run_folder import save_trained, write_results
-from hf_layerfusion.recipes.run_report import card_name, measured_fields
+from hf_layerfusion.recipes.run_report import card_name, curves_caption, measured_fields
 from hf_layerfusion.run_layout import MISTAKES, PLOTS, PREDICTIONS, figure, records
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
@@ -63,11 +63,15 @@ def write_multitask_outputs(
     figures = []
     if any("eval_loss" in entry for entry in result.history):
         plot_training_curves(result.history, kept / PLOTS / "training_curves.png", metric="mean")
+        num_validation = sum(len(rows) for rows in data.split("validation").values())
         keys = {name: f"eval_{name}_{task.settings['metric']}" for name, task in data.tasks.items()}
         plot_task_metrics(result.history, keys, kept / PLOTS / "tasks.png", "Validation by task and epoch")
         figures += [
-            ("Loss, and the mean over the tasks, by epoch.", figure("training_curves.png")),
-            ("Each task by epoch.", figure("tasks.png")),
+            (
+                curves_caption(result.history, "the mean over the tasks", num_validation),
+                figure("training_curves.png"),
+            ),
+            ("Each task's main metric on its validation texts, by epoch.", figure("tasks.png")),
         ]
     if any(name.startswith("cosine_") for entry in result.history for name in entry):
         plot_conflicts(result.history, kept / PLOTS / "conflicts.png")
@@ -148,10 +152,11 @@ def plot_task(
         f"{task.name}, {split}: {len(labels):,} texts",
         None if is_regression else schema.names,
     )
+    what = "values" if is_regression else "classes"
     shown = "predicted against true values" if is_regression else "confusion matrix"
     return [
-        (f"{task.name}: {shown} on {split}.", figure(first)),
-        (f"{task.name}: true and predicted distributions.", figure(second)),
+        (f"{task.name}: {shown} on the {len(labels):,} {split} texts.", figure(first)),
+        (f"{task.name}: distribution of true and predicted {what} on {split}.", figure(second)),
     ]
 
 
