@@ -35,10 +35,10 @@ def test_metadata_name_members_licence_and_figures():
 def test_page_says_who_the_members_are_and_how_they_are_combined():
     page = card()
     assert headings(page) == [
-        "both", "How to use", "Results", "Members", "How they are combined", "Versions",
+        "both", "How to use", "Results", "Members", "How they are combined", "Software",
     ]  # fmt: skip
     for said in (
-        "An ensemble of 2 members",
+        "An ensemble of 2 members that answers 2 tasks in one pass: mood and topic. It predicts",
         "| 1 | org/first | all it has | abc | 1111111111111111 |",
         "may include the texts that the combiner was fitted on: second.",
         "weights 2 1 | 1,200 held-out texts: accuracy 0.7500 | bad, good |",

@@ -38,11 +38,11 @@ class Snippet(NamedTuple):
 class CardFacts:
     """Facts about a trained model or ensemble. The card has no line for a fact that is empty or None.
 
-    Strings are plain text and are escaped when the card is rendered. The exceptions are `usage`, `preparation_code` and
-    the bodies of `parts` and `sections`: build these with `markdown_table`, `escape_markdown` and `code_string`, never
-    from raw user input. Values from numpy become Python's, metrics that are not finite are dropped because the Hub
-    cannot read them, and absolute paths in `recipe` and `model_path` are reduced to their last part so that no card
-    shows a machine's folders.
+    Strings are plain text and are escaped when the card is rendered. The exceptions are `usage`, `preparation_code`
+    and the bodies of `parts`, `sections` and `data_sections`: build these with `markdown_table`, `escape_markdown`
+    and `code_string`, never from raw user input. Values from numpy become Python's, metrics that are not finite are
+    dropped because the Hub cannot read them, and absolute paths in `recipe` and `model_path` are reduced to their
+    last part so that no card shows a machine's folders.
 
     Attributes:
         model_name: the model's name, which is the card's title.
@@ -90,6 +90,7 @@ class CardFacts:
         figures: `(caption, path relative to the card)`.
         limits: known limits, one entry each.
         sections: further sections, `(title, Markdown)`.
+        data_sections: further sections on the data.
 
     Raises:
         ValueError: The model's name is empty, a Hub id or method is invalid, a metric is not a number, or a figure lies
@@ -138,6 +139,7 @@ class CardFacts:
     figures: list[tuple[str, str]] = field(default_factory=list)
     limits: list[str] = field(default_factory=list)
     sections: list[tuple[str, str]] = field(default_factory=list)
+    data_sections: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
@@ -169,6 +171,7 @@ class CardFacts:
         self.epochs = [_finite("epochs", row) for row in self.epochs]
         self.figures = [(caption, _inside(path)) for caption, path in self.figures]
         self.sections = [(title, body) for title, body in self.sections]
+        self.data_sections = [(title, body) for title, body in self.data_sections]
         self.parts = [(title, body) for title, body in self.parts]
         self.usage = [Snippet(*entry) for entry in self.usage]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from hf_layerfusion.hub.card import build_card
+from hf_layerfusion.hub.card import build_card, purpose
 from hf_layerfusion.hub.card_facts import CardFacts, Snippet
 from hf_layerfusion.hub.encoder import encoder_license, is_hub_id
 from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
@@ -47,13 +47,26 @@ def ensemble_facts(measured: CardFacts, manifest: Mapping[str, Any]) -> CardFact
     return replace(
         measured,
         base_model=list(dict.fromkeys(bases)),
-        opening=f"An ensemble of {len(manifest['members'])} members that predicts as one model, made with the Python "
-        "package hf_layerfusion.",
+        opening=f"An ensemble of {len(manifest['members'])} members {_purpose(measured, manifest['tasks'])}. It "
+        "predicts as one model, and was made with the Python package hf_layerfusion.",
         parts=[("Members", _members(manifest)), ("How they are combined", _combiners(manifest))],
         usage=[_usage(measured, list(manifest["tasks"]))],
         library_name="hf_layerfusion",
         tags=["ensemble"],
         methods=[],
+    )
+
+
+def _purpose(measured: CardFacts, tasks: Mapping[str, Any]) -> str:
+    first = next(iter(tasks.values()))["labels"]
+    return purpose(
+        replace(
+            measured,
+            tasks=dict.fromkeys(tasks, 1) if len(tasks) > 1 else {},
+            labels=first,
+            # Where the only label is the name of a value.
+            problem_type="single_label_classification" if len(first) > 1 else "regression",
+        )
     )
 
 

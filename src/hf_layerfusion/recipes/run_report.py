@@ -132,11 +132,11 @@ def card_facts(
             "The checkpoint was selected on the validation split, whose figures above are therefore optimistic.",
         )
     notes = "\n".join(f"- {escape_markdown(note)}" for note in data.notes)
-    sections = [("Notes on the texts", notes)]
+    about_data = [("Notes on the texts", notes)]
     if single_label:
         before, after = (corpus_statistics(*part) for part in training_texts(data))
         table = str(markdown_table(*statistics_table(before, after)))
-        sections.append((words_caption(data, before != after), table))
+        about_data.append((words_caption(data, before != after), table))
     return CardFacts(
         model_name=card_name(variant, folder),
         model_path=str(folder),
@@ -148,7 +148,7 @@ def card_facts(
         labels=[] if data.schema.problem_type == "regression" else list(data.schema.names),
         metrics=result.metrics,
         figures=figures,
-        sections=sections,
+        data_sections=about_data,
     )
 
 

@@ -168,11 +168,9 @@ def write_outputs(
     plots = kept / PLOTS
     plots.mkdir(exist_ok=True)
     figures = []
-    if data.schema.problem_type == "single_label_classification":
-        before, after = (word_counts(*part) for part in training_texts(data))
-        plot_word_counts(plots / "word_counts.png", before, after)
-        caption = words_caption(data, cleaned=not same_counts(before, after))
-        figures.append((f"{caption}, by class.", figure("word_counts.png")))
+    split = "test" if "test" in data.splits else "validation"
+    if split in data.splits:
+        figures += write_split_predictions(kept, data, split, result.logits, result.labels, data_arguments)
     if "validation" in data.splits and has_training_curves(result.history):
         main = selection_metrics(data.schema.problem_type)[0]
         plot_training_curves(result.history, plots / "training_curves.png", main)
@@ -199,9 +197,11 @@ def write_outputs(
                 f"{few_texts(use.num_texts, 'validation')}."
             )
             figures.append((caption, figure("layer_use.png")))
-    split = "test" if "test" in data.splits else "validation"
-    if split in data.splits:
-        figures += write_split_predictions(kept, data, split, result.logits, result.labels, data_arguments)
+    if data.schema.problem_type == "single_label_classification":
+        before, after = (word_counts(*part) for part in training_texts(data))
+        plot_word_counts(plots / "word_counts.png", before, after)
+        caption = words_caption(data, cleaned=not same_counts(before, after))
+        figures.append((f"{caption}, by class.", figure("word_counts.png")))
     write_results(folder, trainer, result.metrics, result.training_seconds, result.parameters)
     facts = card_facts(
         place, data, result, trainer.model, model_arguments, data_arguments, training_arguments, figures

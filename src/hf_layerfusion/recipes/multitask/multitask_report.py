@@ -21,6 +21,7 @@ from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.card_facts import CardFacts
 from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
 from hf_layerfusion.hub.publish import CARD
+from hf_layerfusion.metric_registry import inline_name
 from hf_layerfusion.recipes.adapter_setup import adapter_fields, adapter_lines
 from hf_layerfusion.recipes.ensemble_artifacts import write_seen_texts
 from hf_layerfusion.recipes.layer_use_report import LAYERS_TITLE, layers_section
@@ -227,8 +228,8 @@ def multitask_card_facts(
         sections=[
             *best_of_each_section(data.tasks, result.metrics),
             (LAYERS_TITLE, layers_section(None)),
-            ("Notes on the texts", notes),
         ],
+        data_sections=[("Notes on the texts", notes)],
     )
 
 
@@ -239,10 +240,14 @@ def best_of_each_section(
     best, here = metrics.get("best_of_each"), metrics.get("test", {})
     if not best:
         return []
-    names = [f"{name}_{task.settings['metric']}" for name, task in tasks.items()] + ["mean"]
+    names = {
+        f"{name}_{metric}": f"{name}: {inline_name(metric)}"
+        for name, task in tasks.items()
+        if (metric := task.settings["metric"])
+    }
     rows = [
-        [name.replace("_", " "), f"{here[name]:.4f}", f"{best[name]:.4f}"]
-        for name in names
+        [shown, f"{here[name]:.4f}", f"{best[name]:.4f}"]
+        for name, shown in {**names, "mean": inline_name("mean")}.items()
         if name in best and name in here
     ]
     text = (
