@@ -247,7 +247,7 @@ def test_every_task_is_cross_validated_on_folds_of_its_own(call, tmp_path, folde
     summary = call(tmp_path / "run", folds=2, **options)
     assert summary["folds"] == 2
     folds = [tmp_path / "run" / f"fold-{number}" for number in (1, 2)]
-    runs = [json.loads((fold / "all_results.json").read_text()) for fold in folds]
+    runs = [json.loads((fold / "run" / "all_results.json").read_text()) for fold in folds]
     for name in ("test_mean", "test_sst5_accuracy", "test_sts_pearsonr", "best_of_each_mean"):
         assert summary[name]["mean"] == pytest.approx(np.mean([run[name] for run in runs]))
     for task, stem in (("sst5", "ids-sst"), ("sts", "sts")):

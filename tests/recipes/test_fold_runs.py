@@ -34,9 +34,9 @@ def test_a_regression_is_predicted_once_for_every_row_by_folds_with_one_limit(
     assert "fold 2 of 2, not grouped" in caplog.text
     assert caplog.text.count("texts are truncated to") == 1
     folds = [tmp_path / "run" / f"fold-{number}" for number in (1, 2)]
-    predicted = [row["text"] for fold in folds for row in read_csv(fold / "predictions.csv")]
+    predicted = [row["text"] for fold in folds for row in read_csv(fold / "run" / "predictions.csv")]
     assert sorted(predicted) == sorted(texts)
-    runs = [json.loads((fold / "all_results.json").read_text()) for fold in folds]
+    runs = [json.loads((fold / "run" / "all_results.json").read_text()) for fold in folds]
     assert summary["folds"] == 2
     assert summary["test_mse"]["mean"] == pytest.approx(np.mean([run["test_mse"] for run in runs]))
     assert isinstance(json.loads((tmp_path / "run" / "run.json").read_text())["max_seq_length"], int)
