@@ -193,7 +193,7 @@ def test_out_of_fold_predictions_are_fitted_on(trained, tiny_tweets, files, tmp_
     texts = {"text": [row["text"] for row in rows]}
     for name, logits in (("one", 1 - true), ("two", true)):
         for fold in (0, 1):
-            (tmp_path / name / f"fold-{fold}").mkdir(parents=True)
+            (tmp_path / name / f"fold-{fold}" / "run").mkdir(parents=True)
             part = slice(fold, None, 2)
             write_logits(
                 tmp_path / name / f"fold-{fold}" / "run" / "logits.csv", ids=list(range(len(rows)))[part],
@@ -275,7 +275,7 @@ def test_several_tasks_each_with_its_own_members(tmp_path):
         answers = model(**inputs, task="quora").logits.argmax(1).numpy()
     share = (answers == [int(row["label"]) for row in quora]).mean()
     assert float(table["1 left"]["validation_quora_accuracy"]) == pytest.approx(share, abs=1e-4)
-    names = sorted(path.name for path in (tmp_path / "run" / "predictions").iterdir())
+    names = sorted(path.name for path in (tmp_path / "run" / "run" / "predictions").iterdir())
     assert names == ["quora-validation.csv", "sst5-validation.csv", "sts-validation.csv"]
     with pytest.raises(UserError, match="MajorityVote combines classes"):
         call(tmp_path / "vote", members, combiner="majority_vote", **options)

@@ -71,7 +71,8 @@ def check_pushed(hub: Hub, repo: str, folder: Path, *more: str) -> dict[str, byt
     assert RUN_FILES - {"model.safetensors"} | set(more) <= found.keys()
     check_no_folders(found, folder.parent)
     changed = {name for name, content in found.items() if content != (folder / name).read_bytes()}
-    assert changed <= {*NAMING_FOLDERS, "adapter_config.json", "model_manifest.json"}
+    of_tasks = {name for name in found if name.startswith("best-") and name.endswith("/training_args.json")}
+    assert changed - of_tasks <= {*NAMING_FOLDERS, "adapter_config.json", "model_manifest.json"}
     assert set(NAMING_FOLDERS) <= changed
     kept = ("checkpoint-", "run/predictions", "run/mistakes", "run/logits", "run/search")
     assert not [name for name in found if name.endswith((".bin", ".pt", ".pth")) or name.startswith(kept)]
