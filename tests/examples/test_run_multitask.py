@@ -251,7 +251,9 @@ def test_every_task_is_cross_validated_on_folds_of_its_own(call, tmp_path, folde
     for name in ("test_mean", "test_sst5_accuracy", "test_sts_pearsonr", "best_of_each_mean"):
         assert summary[name]["mean"] == pytest.approx(np.mean([run[name] for run in runs]))
     for task, stem in (("sst5", "ids-sst"), ("sts", "sts")):
-        tested = [row["id"] for fold in folds for row in read_csv(fold / "predictions" / f"{task}-test.csv")]
+        tested = [
+            row["id"] for fold in folds for row in read_csv(fold / "run" / "predictions" / f"{task}-test.csv")
+        ]
         with open(folder / f"{stem}-train.csv", newline="") as file:
             assert sorted(tested) == sorted(row["id"] for row in csv.DictReader(file, delimiter="\t"))
     assert call(tmp_path / "run", "--resume_from_checkpoint", "True", folds=2, **options) == summary

@@ -39,7 +39,7 @@ def test_a_regression_is_predicted_once_for_every_row_by_folds_with_one_limit(
     runs = [json.loads((fold / "run" / "all_results.json").read_text()) for fold in folds]
     assert summary["folds"] == 2
     assert summary["test_mse"]["mean"] == pytest.approx(np.mean([run["test_mse"] for run in runs]))
-    assert isinstance(json.loads((tmp_path / "run" / "run.json").read_text())["max_seq_length"], int)
+    assert isinstance(json.loads((tmp_path / "run" / "run" / "run.json").read_text())["max_seq_length"], int)
 
 
 def test_folds_are_grouped_where_there_is_a_column_to_group_by():

@@ -126,7 +126,7 @@ def test_a_run_learns_from_its_teacher(call, teachers, tmp_path, monkeypatch, ca
     assert "10 further texts, from more.csv, had no labels" in card.text
     assert "temperature 3" in card.text
     assert "unlabelled: 4 texts left out that occur before or in another split" in card.text
-    stored = json.loads((tmp_path / "run" / "run.json").read_text())
+    stored = json.loads((tmp_path / "run" / "run" / "run.json").read_text())
     assert stored["data"]["unlabelled"]["rows"] == 10
     assert stored["data"]["teacher"]["sha256"]
     trained = read_trained_texts(tmp_path / "run")["train"]
@@ -166,7 +166,7 @@ def test_texts_that_the_teacher_knows_are_warned_of(call, tmp_path, monkeypatch,
     assert warning in (tmp_path / "run" / "README.md").read_text()
     # The student has learned of these texts, too.
     assert set(text_hashes(known)) <= set(read_trained_texts(tmp_path / "run")["train"])
-    (Path(folder) / "trained_texts.npz").unlink()
+    (Path(folder) / "run" / "trained_texts.npz").unlink()
     call("other", teacher=folder)
     assert "test: it is not known whether the teacher teacher was trained on its texts" in caplog.text
 
