@@ -114,3 +114,21 @@ def test_a_model_with_adapters_is_one_of_the_pipeline_s(
     ask = pipeline("text-classification", model=model, tokenizer=tiny_tokenizer(), top_k=None, device="cpu")
     assert len(ask(["so good"])[0]) == 2
     assert "not supported" not in caplog.text
+
+
+def test_a_list_is_batched_by_length_and_answered_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    classify = pipeline("text-classification", model=build("share-gru").eval(), tokenizer=tiny_tokenizer())
+    texts = [text for text, _ in raw_tweets(20)]
+    texts = [" ".join([text] * (1 + 7 * number % 5)) for number, text in enumerate(texts)]
+    one_by_one = classify(texts)
+    lengths: list[int] = []
+    forward = classify.model.forward
+    monkeypatch.setattr(
+        classify.model,
+        "forward",
+        lambda **inputs: lengths.append(inputs["input_ids"].shape[1]) or forward(**inputs),
+    )
+    found = classify(texts, batch_size=5)
+    assert [each["label"] for each in found] == [each["label"] for each in one_by_one]
+    assert [each["score"] for each in found] == pytest.approx([each["score"] for each in one_by_one], abs=1e-6)
+    assert lengths == sorted(lengths, reverse=True) and lengths[0] > lengths[-1]

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, TextClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_layerfusion.data.text_preparation import cleaner_of, plain_tokenizer, saved_preparation
+from hf_layerfusion.modeling.length_order import in_length_order
 
 __all__ = ["PreparedTextClassificationPipeline", "preprocess"]
 
@@ -31,6 +32,20 @@ class PreparedTextClassificationPipeline(TextClassificationPipeline):
         if self._clean is not None:
             self._plain = plain_tokenizer(copy.deepcopy(self.tokenizer))
             self._plain.model_max_length = self.tokenizer.model_max_length
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Classify, as transformers' pipeline does; a list of texts is batched by length, which needs less padding.
+
+        Args:
+            inputs: A text, a pair `{"text": …, "text_pair": …}`, a list of them, or a stream, which keeps its order.
+            kwargs: As for transformers' pipeline.
+        """
+        classify = super().__call__
+        batch_size = kwargs.get("batch_size") or self._batch_size or 1
+        is_ours = hasattr(getattr(self.model, "base_model", None), "max_tokens")
+        if not isinstance(inputs, list) or batch_size == 1 or not is_ours:
+            return classify(inputs, **kwargs)
+        return in_length_order(lambda ordered: classify(ordered, **kwargs), inputs)
 
     def check_model_type(self, supported_models: Any) -> None:
         """Check the class of the model; of a model with adapters, the class of the model below them."""

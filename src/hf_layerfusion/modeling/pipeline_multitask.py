@@ -8,6 +8,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from .layer_routing import Route
+from .length_order import in_length_order
 from .modeling_layer_fusion import HUB_OPTIONS
 from .task_config import TaskConfig
 
@@ -84,7 +85,7 @@ class MultitaskPipeline:
         tasks: Sequence[str] | None = None,
         top_k: int | str | None = "",
     ) -> Any:
-        """Predict tasks for one input or a list of inputs.
+        """Predict tasks for one input or a list of inputs, which are batched by length.
 
         Args:
             inputs: A text, a pair `{"text": …, "text_pair": …}`, or a list of these.
@@ -106,10 +107,14 @@ class MultitaskPipeline:
         items = [text_and_pair(item) for item in inputs]
         for number, item in enumerate(items, start=1):
             check_characters(item, number)
-        found: list[dict[str, Any]] = []
-        for start in range(0, len(items), self.batch_size):
-            found += self.predict_batch(items[start : start + self.batch_size], tasks, top_k)
-        return found
+
+        def predict(items: list[Any]) -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = []
+            for start in range(0, len(items), self.batch_size):
+                found += self.predict_batch(items[start : start + self.batch_size], tasks, top_k)
+            return found
+
+        return in_length_order(predict, items)
 
     def predict_batch(
         self,
