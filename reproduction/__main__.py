@@ -4,7 +4,7 @@ python -m reproduction --table grubert-2 --data $DATA --jobs 2
 
 Finished runs are not repeated, and interrupted ones resume from their last checkpoint. A table of ensembles runs
 nothing: it combines the predictions in the run files of other tables. `--report_only` prints the results so far;
-`--update docs/results.md` fills the tables into a document, between `<!-- table: NAME -->` and `<!-- end -->`.
+`--update docs/paper-results.md` fills the tables into a document, between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
 from dataclasses import dataclass

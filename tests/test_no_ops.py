@@ -14,7 +14,7 @@ from tests.modeling.test_contracts import CASES, build_fuser, states
 from tests.regularizers.small import DROPOUT, batch, classifier, gradients
 
 # By how much the loss changes relative to the plain one. SMART in the paper's ball of radius 1e-6 does next to nothing,
-# which its documentation and docs/results.md say: it is here so that nobody takes it for more.
+# which its documentation and docs/paper-results.md say: it is here so that nobody takes it for more.
 OF_LOSS = {
     "smart, paper": (1e-15, 1e-6),
     "smart, smart-pytorch": (1e-3, math.inf),

@@ -18,7 +18,7 @@ from reproduction.table_rows import _labels_by_task
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 RUN_FILES = sorted(RESULTS.glob("*/*/*.json"))
-# Run files that rest on a fault which is mended, until they are run again. Each is named in docs/results.md.
+# Run files that rest on a fault which is mended, until they are run again. Each is named in docs/paper-results.md.
 AWAITING: dict[str, str] = {}
 
 
@@ -108,7 +108,7 @@ def test_no_run_file_rests_on_a_fault() -> None:
 
 
 def test_those_that_await_their_run_are_named_where_their_figures_stand() -> None:
-    text = (RESULTS.parent / "results.md").read_text(encoding="utf-8")
+    text = (RESULTS.parent / "paper-results.md").read_text(encoding="utf-8")
     for name in AWAITING:
         assert f"`{name.removesuffix('.json')}`" in text
 

@@ -27,8 +27,9 @@ def test_a_report_is_what_its_run_files_give(name):
     assert (RESULTS / f"{name}.png").exists()
 
 
-def test_the_document_holds_the_reports():
-    document = (DOCS / "results.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["results.md", "paper-results.md"])
+def test_the_documents_hold_the_reports(name: str):
+    document = (DOCS / name).read_text(encoding="utf-8")
     assert filled(document, RESULTS) == document
 
 
