@@ -78,13 +78,17 @@ def main() -> None:
             },
             arguments.repeats,
         )
-        print("pipeline                        batch  texts/s  of transformers' at that batch  median ms  99 % ms")
+        print(
+            "pipeline                        batch  texts/s  of transformers' at that batch  median ms  99 % ms"
+        )
         for (name, size), times in seconds.items():
             speed = len(texts) / statistics.median(times)
             relative = ratio(seconds[STOCK, size], times)
             line = f"{name:32}{size:5}{speed:9.1f}{relative:18.2f}"
             if size == 1:
-                typical, worst = latencies(lambda text, name=name: pipelines[name](text, truncation=True), texts)
+                typical, worst = latencies(
+                    lambda text, name=name: pipelines[name](text, truncation=True), texts
+                )
                 line += f"{1e3 * typical:25.1f}{1e3 * worst:9.1f}"
             print(line)
         batched = ratio(seconds[STOCK, BATCH], seconds[FUSED, BATCH])

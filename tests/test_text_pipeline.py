@@ -130,5 +130,7 @@ def test_a_list_is_batched_by_length_and_answered_in_its_order(monkeypatch: pyte
     )
     found = classify(texts, batch_size=5)
     assert [each["label"] for each in found] == [each["label"] for each in one_by_one]
-    assert [each["score"] for each in found] == pytest.approx([each["score"] for each in one_by_one], abs=1e-6)
+    assert [each["score"] for each in found] == pytest.approx(
+        [each["score"] for each in one_by_one], abs=1e-6
+    )
     assert lengths == sorted(lengths, reverse=True) and lengths[0] > lengths[-1]
