@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import read_csv
+
 ROOT = Path(__file__).resolve().parent.parent
 
 pytestmark = pytest.mark.wheel
@@ -72,31 +74,63 @@ def test_the_command_is_declared(wheel: Path) -> None:
         assert "hf-layerfusion = hf_layerfusion.__main__:main" in archive.read(declared).decode()
 
 
-def test_the_installed_package_works(wheel: Path, tiny_encoder_dir: str, tmp_path: Path) -> None:
-    home = tmp_path / "environment"
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the programs of an environment that holds the wheel."""
+    home = tmp_path_factory.mktemp("wheel") / "environment"
     venv.create(home, with_pip=False)
     python = home / "bin" / "python"
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "--quiet",
+        "--no-deps",
+        str(wheel),
+    ]
+    subprocess.run(install, check=True)
     site = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         check=True,
         capture_output=True,
         text=True,
     ).stdout.strip()
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, str(wheel)],
-        check=True,
-    )
     # The dependencies are those of this environment; the wheel comes first should ours be among them.
     Path(site, "dependencies.pth").write_text("\n".join(path for path in sys.path if "-packages" in path))
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
+    return python.parent
+
+
+def outside(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program in a folder that knows nothing of this checkout."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    result = subprocess.run(
-        [python, "-c", USE, tiny_encoder_dir, str(tmp_path / "saved")],
-        cwd=elsewhere,
-        env=environment,
-        capture_output=True,
-        text=True,
+    return subprocess.run(
+        [str(part) for part in command], cwd=folder, env=environment, capture_output=True, text=True
     )
+
+
+def test_the_installed_package_works(programs: Path, tiny_encoder_dir: str, tmp_path: Path) -> None:
+    result = outside(programs / "python", "-c", USE, tiny_encoder_dir, tmp_path / "saved", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("LABEL_")
+
+
+def test_the_installed_command_trains_and_predicts_on_the_sample(
+    programs: Path, tiny_encoder_dir: str, tmp_path: Path
+) -> None:
+    command, sample = programs / "hf-layerfusion", tmp_path / "sample"
+
+    def run(*arguments: str, folder: Path = sample) -> None:
+        result = outside(command, *arguments, folder=folder)
+        assert result.returncode == 0, result.stderr
+
+    run("sample", "sample", folder=tmp_path)
+    run("train", "--config", "sample.yaml", "--model_name_or_path", tiny_encoder_dir, "--use_cpu")
+    run("predict", "outputs/sample", "test.csv", "--output_dir", "answers", "--use_cpu")
+    (of_run,) = (sample / "outputs" / "sample").rglob("predictions.csv")
+    (of_answers,) = (sample / "answers").rglob("predictions.csv")
+    found, expected = read_csv(of_answers), read_csv(of_run)
+    assert len(expected) == 50
+    assert [(row["text"], row["label"]) for row in found] == [(row["text"], row["label"]) for row in expected]
