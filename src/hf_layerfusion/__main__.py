@@ -43,6 +43,9 @@ COMMANDS = {
         "hf_layerfusion.cli.pretrain_command", "train an encoder further on texts without labels"
     ),
     "search": Command("hf_layerfusion.cli.search_command", "search the best settings, and train with them"),
+    "search-multitask": Command(
+        "hf_layerfusion.cli.search_multitask_command", "search the best settings for several tasks"
+    ),
     "predict": Command(
         "hf_layerfusion.cli.predict_command", "write a trained model's answers to a file of texts"
     ),

@@ -90,3 +90,10 @@ class MultitaskTrainingArguments(RunTrainingArguments):
         "task, TASK_METRIC.",
     )
     best_of_each_task: bool = option(True, "Also report each task's own best epoch (SerBERTus, Table 6).")
+
+
+@dataclass
+class MultitaskSearchArguments(MultitaskTrainingArguments):
+    """`MultitaskTrainingArguments` with a search before the run."""
+
+    hp_search: str | None = option("optuna", "What searches: optuna, ray or wandb; see docs/search.md.")
