@@ -47,9 +47,15 @@ class SkippedSteps(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Register the counter in `TrainerState`, including for checkpoints written before it existed."""
-        state.stateful_callbacks[type(self).__name__] = self.state()
+        if state.global_step == 0:  # after an attempt that was given up, too
+            self.total = self.steps_of_epoch = self.diverged_in_epoch = 0
+        self.on_step_end(args, state, control, **kwargs)
 
-    on_step_end = on_train_begin
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep the counter in `TrainerState`."""
+        state.stateful_callbacks[type(self).__name__] = self.state()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

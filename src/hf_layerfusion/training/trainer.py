@@ -36,6 +36,7 @@ from hf_layerfusion.regularizers.registry import make_regularizers
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK
 from hf_layerfusion.storage import write_text
 from hf_layerfusion.training.adapters import read_adapters
+from hf_layerfusion.training.attempts import Attempts
 from hf_layerfusion.training.best_checkpoint import (
     BestOfEachTask,
     NoBestModelWarning,
@@ -283,10 +284,12 @@ class LayerFusionTrainer(Trainer):
         whole_run = WholeRunLoss(running_loss, lambda: self.state.global_step)
         sources = [whole_run, self.last_step, self.guard, self.surgery, self.loss_terms, self.tasks]
         self.training_log.sources = [source for source in sources if isinstance(source, LogSource)]
+        self.attempts = Attempts(self._forget_steps)
         self._add_callbacks()
 
     def _add_callbacks(self) -> None:
         args = self.args
+        self.add_callback(self.attempts)
         self.add_callback(NoBestModelWarning())
         self.add_callback(self.last_step)
         self.add_callback(self.guard)
@@ -440,16 +443,21 @@ class LayerFusionTrainer(Trainer):
 
     def _reset(self) -> None:
         """Forget a training before this one."""
-        self.training_log.reset()
+        self._forget_steps()
+        self.attempts.begin()
         self.frozen_states.reset()  # the data may have changed
-        if self.weight_average is not None:
-            self.weight_average.reset()
         self.remove_callback(SkippedSteps)
         self.add_callback(SkippedSteps())
         if self.model_init is not None and not isinstance(self.model_init, PreparedModelInit):
             self.model_init = PreparedModelInit(self.model_init, self.args)
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             forget_preparation(self.model)
+
+    def _forget_steps(self) -> None:
+        """Forget what the steps of a training have summed up."""
+        self.training_log.reset()
+        if self.weight_average is not None:
+            self.weight_average.reset()
 
     def _train_trial(
         self, trial: SearchTrial, checkpoint: str | None, ignore_keys: list[str] | None

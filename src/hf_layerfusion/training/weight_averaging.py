@@ -46,10 +46,7 @@ class WeightAverage(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Forget the steps of an attempt that `auto_find_batch_size` gave up, and note the parameters that are trained:
-        `unfreeze_per_epoch` gives some of them a gradient later."""
-        if state.global_step == 0:
-            self.reset()
+        """Note the parameters that are trained: `unfreeze_per_epoch` gives some of them a gradient later."""
         model = cast(nn.Module, kwargs["model"])
         self._trained = frozenset(name for name, weights in model.named_parameters() if weights.requires_grad)
 
