@@ -104,6 +104,39 @@ def test_the_head_of_a_model_init_is_trained_first_too(tmp_path: Path) -> None:
     assert all(parameter.requires_grad for parameter in found.parameters())
 
 
+class ScaledLossTrainer(LayerFusionTrainer):
+    """A Trainer whose loss depends on an argument of its constructor."""
+
+    def __init__(self, scale: float, *args: Any, **kwargs: Any) -> None:
+        self.scale = scale
+        super().__init__(*args, **kwargs)
+        self.seen = [self.args.head_first_epochs]
+
+    def task_losses(self, model: Any, inputs: dict[str, Any]) -> Any:
+        losses, outputs = super().task_losses(model, inputs)
+        self.seen.append(self.args.freeze_encoder)
+        return {task: self.scale * loss for task, loss in losses.items()}, outputs
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_a_subclass_with_arguments_of_its_own_trains_the_head_by_them(tmp_path: Path, scale: float) -> None:
+    model = pooling_model()
+    start = copy.deepcopy(model.state_dict())
+    trainer = ScaledLossTrainer(
+        scale,
+        model,
+        small_arguments(tmp_path, head_first_epochs=1, max_steps=1, optim="sgd"),
+        train_dataset=rows(32),
+        processing_class=tiny_tokenizer(),
+        data_collator=DataCollatorWithPadding(tiny_tokenizer()),
+    )
+    trainer.train()
+    name = "classifier.out_proj.weight"
+    assert torch.equal(model.state_dict()[name], start[name]) == (scale == 0)
+    assert trainer.args.head_first_epochs == 1
+    assert trainer.seen == [1, True, True, True, True, False]
+
+
 def test_the_head_is_trained_by_the_loss_and_the_optimizer_of_the_main_training(tmp_path: Path) -> None:
     def no_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         return outputs.logits.sum() * 0

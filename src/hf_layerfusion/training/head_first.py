@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +38,7 @@ _LEFT_OUT: dict[str, Any] = {
 }
 
 
-def train_head_first(trainer: Trainer) -> None:
+def train_head_first(trainer: Trainer, make: Callable[..., Trainer]) -> None:
     """Train the fuser and head of a Trainer's model for `head_first_epochs`, on the states of the encoder as it is.
 
     The encoder reads each text once, without dropout. Rates, schedule and batches are those of the main training; with
@@ -46,6 +47,7 @@ def train_head_first(trainer: Trainer) -> None:
 
     Args:
         trainer: the `LayerFusionTrainer` of the main training, which has not begun.
+        make: makes a Trainer of the same class, with other arguments of `LayerFusionTrainer`.
 
     Raises:
         UserError: as `check_cacheable`: a model that takes no states in place of texts.
@@ -67,7 +69,7 @@ def train_head_first(trainer: Trainer) -> None:
     }
     args = dataclasses.replace(given, **changes)
     try:
-        type(trainer)(
+        make(
             model=model,
             args=args,
             train_dataset=trainer.train_dataset,

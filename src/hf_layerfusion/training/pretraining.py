@@ -127,6 +127,7 @@ def check_arguments(args: LayerFusionTrainingArguments, objective: Objective) ->
         "cache_frozen_states": (None,),
         "class_balance": ("none",),
         "distillation_weight": (None,),
+        "head_first_epochs": (None,),
         "gradient_surgery": (None,),
         "label_smoothing_factor": (0,),
         "train_sampling_strategy": ("random",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -434,7 +435,14 @@ class LayerFusionTrainer(Trainer):
 
     def _train_head_first(self) -> None:
         if self.args.head_first_epochs is not None and self.resumed_log.checkpoint is None:
-            train_head_first(self)
+            train_head_first(self, self._another)
+
+    def _another(self, **kwargs: Any) -> LayerFusionTrainer:
+        """Return a Trainer of this one's class with other arguments, and with all that a subclass has set beside them,
+        which its constructor may take in any way."""
+        other = copy.copy(self)
+        LayerFusionTrainer.__init__(other, **kwargs)
+        return other
 
     @property
     def _loss_depends_on_device_batch(self) -> bool:
