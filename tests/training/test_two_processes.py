@@ -15,7 +15,15 @@ from tests.training.evaluated import check
 from tests.training.small import rows, small_trainer
 from tests.training.small_tasks import CLASSES, tasks_trainer
 from tests.training.small_texts import texts_trainer
-from tests.training.two_process_script import ROWS, SAVED, STREAMED, TASK_MIXINGS, WHOLE_BATCH
+from tests.training.two_process_script import (
+    METHODS,
+    ROWS,
+    SAVED,
+    STREAMED,
+    TASK_MIXINGS,
+    WHOLE_BATCH,
+    method_rows,
+)
 from tests.two_processes import finish, start
 
 
@@ -45,6 +53,24 @@ def test_equal_to_one_process_on_the_whole_batch(
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], expected, rtol=0, atol=1e-6)
     assert found[0][f"losses-{accumulation}"] == pytest.approx(losses, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_averages_and_a_teacher_are_those_of_one_process(
+    found: list[dict[str, Any]], method: str, tmp_path: Path
+) -> None:
+    options = WHOLE_BATCH | METHODS[method] | {"per_device_train_batch_size": 8}
+    alone = small_trainer(tmp_path, train=method_rows(method), **options)
+    alone.train()
+    for name, expected in alone.model.state_dict().items():
+        assert torch.equal(found[0][method][name], found[1][method][name])
+        torch.testing.assert_close(found[0][method][name], expected, rtol=0, atol=1e-6)
+    losses = [entry["eval_loss"] for entry in alone.state.log_history if "eval_loss" in entry]
+    assert found[0][f"{method}-evaluated"] == pytest.approx(losses, abs=1e-6)
+
+
+def test_a_resumed_run_of_two_processes_ends_in_the_same_average(found: list[dict[str, Any]]) -> None:
+    assert len({digest for each in found for digest in each["ema-digests"]}) == 1
 
 
 def test_every_example_is_seen_in_every_epoch(found: list[dict[str, Any]]) -> None:

@@ -17,6 +17,7 @@ from tests.training.evaluated import evaluate
 from tests.training.small import InfiniteLoss, rows, small_model, small_trainer, weights_digest
 from tests.training.small_tasks import small_tasks_model, tasks_trainer
 from tests.training.small_texts import texts_trainer
+from tests.training.test_distillation import taught
 
 ROWS = 21  # two processes of 4: the third and last round holds 5 rows, 4 and 1
 WHOLE_BATCH: dict[str, Any] = {
@@ -42,6 +43,12 @@ INTERRUPTED_TASKS: dict[str, Any] = INTERRUPTED | {
     "task_mixing": "annealed",
     "class_balance": "sampling",
     "save_steps": 4,
+}
+# Averages of the weights, and a teacher's predictions, of rows without a label among them
+METHODS: dict[str, dict[str, Any]] = {
+    "ema": {"ema_decay": 0.7, "eval_strategy": "epoch"},
+    "last": {"average_last": 0.5, "eval_strategy": "epoch"},
+    "teacher": {"distillation_weight": 0.5},
 }
 STREAMED: dict[str, Any] = {"optim": "sgd", "learning_rate": 0.1, "num_train_epochs": 3}
 INTERRUPTED_TEXTS: dict[str, Any] = {
@@ -107,6 +114,7 @@ def main(folder: Path) -> None:
     several_tasks(folder, found)
     skipped_steps(folder, found)
     frozen_states(folder, found)
+    methods(folder, found)
     streamed_texts(folder, found)
     found["evaluations"] = {name: evaluate(folder / "evaluations", name) for name in EVALUATIONS}
     resume_of_one_process(folder, found)
@@ -194,6 +202,23 @@ def frozen_states(folder: Path, found: dict[str, Any]) -> None:
         trainer.train()
         found[name] = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     found["shards"] = len(list((folder / "states").glob("*/*.states")))
+
+
+def method_rows(name: str) -> list[dict[str, Any]]:
+    return taught(ROWS, unlabelled=9) if name == "teacher" else rows(ROWS)
+
+
+def methods(folder: Path, found: dict[str, Any]) -> None:
+    for name, options in METHODS.items():
+        options = SAVED | options | {"per_device_train_batch_size": 4}
+        trainer = small_trainer(folder / name, train=method_rows(name), **options)
+        trainer.train()
+        found[name] = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+        found[f"{name}-evaluated"] = [x["eval_loss"] for x in trainer.state.log_history if "eval_loss" in x]
+        if name == "ema":
+            resumed = small_trainer(folder / name, train=method_rows(name), **options)
+            resumed.train(resume_from_checkpoint=str(folder / name / "checkpoint-4"))
+            found["ema-digests"] = [weights_digest(each.model) for each in (trainer, resumed)]
 
 
 def streamed_texts(folder: Path, found: dict[str, Any]) -> None:
