@@ -30,6 +30,13 @@ def pretraining_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
     return {name: settings[name] for name in ("model_name_or_path", "seed")} | settings[SETTING]
 
 
+def missing_texts(settings: dict[str, Any], data_dir: Path) -> list[str]:
+    """Return the files of texts that a run's further pretraining needs and the data folder lacks."""
+    options = settings.get(SETTING, {})
+    files = [data_dir / file for name in FILE_SETTINGS for file in options.get(name, [])]
+    return [str(file) for file in files if not file.is_file()]
+
+
 def start_from_pretrained(
     settings: dict[str, Any], data_dir: Path, work: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:

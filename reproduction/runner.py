@@ -13,7 +13,7 @@ from hf_layerfusion.recipes.run_folder import output_folder
 from hf_layerfusion.storage import writable, write_json
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 from hf_layerfusion.training.own_folders import is_own, make_own, remove_own
-from reproduction.further_pretraining import start_from_pretrained
+from reproduction.further_pretraining import missing_texts, start_from_pretrained
 from reproduction.imported_embeddings import missing_files, start_from_embeddings
 from reproduction.peak_memory import peak_memory, reset_peak_memory
 from reproduction.run_recipes import RUN_RECIPES
@@ -118,7 +118,8 @@ def run_table(
     """
     runs = []
     for run in pending_runs(table, results, overrides or {}):
-        if missing := missing_files(run.settings, data_dir):
+        missing = [*missing_files(run.settings, data_dir), *missing_texts(run.settings, data_dir)]
+        if missing:
             print(f"{table.name}: {run.variant}, {run.name}: not run, as it needs {', '.join(missing)}")
         else:
             runs.append(run)

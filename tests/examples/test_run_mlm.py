@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
@@ -26,7 +27,13 @@ from hf_layerfusion.recipes.pretraining.pretraining_arguments import (
 from hf_layerfusion.recipes.pretraining.pretraining_data import open_streams
 from hf_layerfusion.recipes.pretraining.pretraining_run import load_pretraining_model, pretrain
 from hf_layerfusion.recipes.recipe_arguments import EncoderArguments
-from hf_layerfusion.training.objectives import MaskedLanguageModeling, SeededMasking, SimCSE
+from hf_layerfusion.training.objectives import (
+    MaskedLanguageModeling,
+    NextSentencePrediction,
+    SeededMasking,
+    SimCSE,
+    make_objective,
+)
 from hf_layerfusion.training.text_stream import DRAW
 from tests.examples.command_line import parse
 from tests.tiny import tiny_config, tiny_texts, tiny_tokenizer, write_csv
@@ -247,6 +254,48 @@ def test_adjacent_sentences_are_pairs_of_one_text_on_one_side_of_the_split(call,
     assert json.loads((tmp_path / "run" / "config.json").read_text())["architectures"] == ["BertModel"]
 
 
+@pytest.fixture
+def reviews(tmp_path):
+    """20 texts of three sentences."""
+    texts = [text for text, _ in tiny_texts(60, seed=4)]
+    rows = [{"text": ". ".join(texts[place : place + 3])} for place in range(0, 60, 3)]
+    (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [str(tmp_path / "reviews.jsonl")]
+
+
+def test_post_training_trains_the_pooler_and_saves_what_every_auto_class_opens(
+    call, tmp_path, tiny_encoder_dir, reviews
+):
+    results = call(tmp_path / "run", train_file=reviews, objective="mlm_nsp", validation_fraction=0.3)
+    assert results["validation_loss"] < results["start_loss"]
+    assert results["head_steps"] == 3
+    folder = str(tmp_path / "run")
+    encoder, found = AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not found["missing_keys"]
+    start = AutoModel.from_pretrained(tiny_encoder_dir)
+    assert not torch.equal(encoder.pooler.dense.weight, start.pooler.dense.weight)
+    _, found = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+    assert not found["missing_keys"]
+
+
+def test_the_settings_of_post_training_are_options_of_the_script(tmp_path):
+    options = yaml.safe_load((SCRIPT.parent / "post_training.yaml").read_text())
+    _, data, arguments = parse(CLASSES, {**options, "output_dir": tmp_path, "train_file": "reviews.jsonl"})
+    assert isinstance(make_objective(arguments.objective), NextSentencePrediction)
+    assert (data.max_seq_length, arguments.learning_rate, arguments.warmup_steps) == (320, 3e-5, 0.1)
+
+
+def test_an_encoder_that_predicts_no_next_sentences_is_refused(call, tmp_path, reviews):
+    AutoModel.from_config(tiny_config("roberta", 2)).save_pretrained(tmp_path / "roberta")
+    tiny_tokenizer().save_pretrained(tmp_path / "roberta")
+    options = {"model_name_or_path": str(tmp_path / "roberta"), "train_file": reviews}
+    with pytest.raises(
+        UserError, match=r"objective mlm_nsp needs an architecture .*, found RobertaForMaskedLM"
+    ):
+        call(tmp_path / "run", objective="mlm_nsp", **options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_rates_by_layer_are_shown_and_nothing_is_written(call, tmp_path):
     groups = {
         row[0]: float(row[1]) for row in call(tmp_path / "run", layer_decay=0.5, dry_run=True)["groups"]
@@ -328,7 +377,7 @@ MISTAKES = {
     "fewer than no rows": ({"max_eval_samples": -1}, "--max_eval_samples must be 1 or more, found -1"),
     "buffer": ({"shuffle_buffer_size": -1}, "--shuffle_buffer_size must be 0 or more"),
     "head steps": ({"head_steps": -1}, "--head_steps must be 0 or more"),
-    "objective": ({"objective": "nsp"}, "objective must be one of mlm, simcse, adjacent"),
+    "objective": ({"objective": "nsp"}, "objective must be one of mlm, mlm_nsp, simcse, adjacent"),
     "no adjacent sentences": (
         {"objective": "adjacent"},
         "train: has no pairs of adjacent sentences with --validation_fraction 0.0; choose another fraction or other",

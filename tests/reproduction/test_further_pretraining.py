@@ -8,7 +8,7 @@ from transformers import AutoModel, HfArgumentParser
 
 from hf_layerfusion.training.objectives import make_objective
 from reproduction import further_pretraining
-from reproduction.further_pretraining import PRETRAINING_CLASSES, pretraining_settings
+from reproduction.further_pretraining import PRETRAINING_CLASSES, missing_texts, pretraining_settings
 from reproduction.run_table import RunTable, TableRun, table_names
 from reproduction.runner import execute
 from tests.tiny import tiny_texts, write_csv
@@ -22,6 +22,15 @@ def test_further_pretraining_of_a_table_is_made_of_settings_that_exist(name, tmp
                 {**settings, "output_dir": str(tmp_path)}
             )
             make_objective(arguments.objective)
+
+
+def test_texts_that_the_data_folder_lacks_are_named(tmp_path):
+    (tmp_path / "dev.csv").touch()
+    further = {"train_file": ["reviews/laptop.jsonl"], "validation_file": ["dev.csv"]}
+    assert missing_texts({"further_pretraining": further}, tmp_path) == [
+        str(tmp_path / "reviews/laptop.jsonl")
+    ]
+    assert missing_texts({}, tmp_path) == []
 
 
 @pytest.fixture

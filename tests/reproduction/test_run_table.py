@@ -14,6 +14,7 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.model_setup import model_settings
 from hf_layerfusion.recipes.multitask.task_preparation import make_tasks
 from reproduction import run_table as tables
+from reproduction.further_pretraining import SETTING as FURTHER_PRETRAINING
 from reproduction.imported_embeddings import SETTING as EMBEDDINGS
 from reproduction.results_document import filled
 from reproduction.run_recipes import MULTITASK_CLASSES, RUN_RECIPES, arguments_of, task_entries
@@ -34,7 +35,11 @@ def test_every_run_of_a_table_is_made_of_settings_that_exist(name, tmp_path):
     runs = table.runs()
     assert len({run.file(tmp_path) for run in runs}) == len(runs)
     for run in runs:
-        settings = {name: value for name, value in run.settings.items() if name != EMBEDDINGS}
+        settings = {
+            name: value
+            for name, value in run.settings.items()
+            if name not in (EMBEDDINGS, FURTHER_PRETRAINING)
+        }
         model_arguments, _, _ = parser.parse_dict({**settings, "output_dir": str(tmp_path)})
         model_settings(model_arguments)
 

@@ -7,13 +7,14 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModel, AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.objectives import (
     OBJECTIVES,
     AdjacentSentences,
     MaskedLanguageModeling,
+    NextSentencePrediction,
     SimCSE,
     make_objective,
 )
@@ -165,6 +166,52 @@ def test_a_trained_step_of_simcse_draws_texts_apart():
     assert uniformity() < before - 0.1
 
 
+TEXTS = ["One a. Two b c. Three d.", "Alone here.", "Four e. Five f. Six g. Seven h.", "Eight i. Nine j."]
+
+
+def test_segments_follow_each_other_and_the_other_one_is_of_another_text():
+    objective = NextSentencePrediction(words=4)
+    found = list(objective.examples(iter(TEXTS)))
+    assert found == list(objective.examples(iter(TEXTS)))
+    parts = ["One a. Two b c.", "Four e. Five f.", "Six g. Seven h.", "Eight i. Nine j."]
+    assert [f"{first} {second}" for first, second, _ in found] == parts
+    for first, _, other in found:
+        own = next(text for text in TEXTS if first in text)
+        assert other not in own and any(text.endswith(other) or other in text for text in TEXTS)
+    assert list(objective.examples(TEXTS[:1])) == []
+
+
+def test_masked_tokens_and_next_sentences_are_those_of_bert_s_own_pass_over_each_pair():
+    """In float64; the loss of a batch is the mean of those of its rows, so that micro-batches add up to it."""
+    tokenizer = tiny_tokenizer()
+    objective = make_objective({"mlm_nsp": {"mlm_probability": 0.4}})
+    texts = [
+        f"{a}. {b}. {c}."
+        for (a, _), (b, _), (c, _) in zip(*(tiny_texts(12, n) for n in range(3)), strict=True)
+    ]
+    columns = [list(column) for column in zip(*objective.examples(texts), strict=True)]
+    encoded = objective.encode(tokenizer, 24, *columns)
+    examples = [{name: encoded[name][row] for name in encoded} | {DRAW: 7 * row + 3} for row in range(12)]
+    batch = objective.collator(tokenizer)(examples)
+    taken = [(7 * row + 3) & 1 for row in range(12)]
+    assert batch["next_sentence_label"].tolist() == taken
+    for row, place in enumerate(taken):
+        given = tokenizer(columns[0][row], columns[1 + place][row], truncation=True, max_length=24)[
+            "input_ids"
+        ]
+        masked = batch["labels"][row] != -100
+        shown = torch.where(masked, batch["labels"][row], batch["input_ids"][row])
+        assert shown[: len(given)].tolist() == given
+    model = AutoModelForPreTraining.from_config(tiny_config("bert", 2)).double().train()
+    rows = [{name: values[row : row + 1] for name, values in batch.items()} for row in range(12)]
+    assert all((row["labels"] != -100).any() for row in rows)
+    expected = torch.stack([model(**row).loss for row in rows]).mean()
+    found = objective.loss(model, batch)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    unmasked = rows[0] | {"labels": torch.full_like(rows[0]["labels"], -100)}
+    assert torch.isfinite(objective.loss(model, unmasked))
+
+
 PAIRS = [
     ("what a day", "nice music and sweet coffee"),
     ("nice music and sweet coffee", "an awful day at work"),
@@ -228,10 +275,11 @@ def test_a_trained_step_brings_adjacent_sentences_together():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("nsp", "objective must be one of mlm, simcse, adjacent, found 'nsp'"),
+        ("nsp", "objective must be one of mlm, mlm_nsp, simcse, adjacent, found 'nsp'"),
         ({"simcse": {"pooling": "max"}}, "pooling must be one of mean, cls, found 'max'"),
         ({"simcse": {"temperature": 0}}, "temperature must be a finite number above 0, found 0"),
         ({"mlm": {"mlm_probability": 1.5}}, "mlm_probability must lie between 0 and 1, found 1.5"),
+        ({"mlm_nsp": {"words": 1}}, "words must be 2 or more, found 1"),
         ({"mlm": {"rate": 1}}, "objective: mlm: .*'rate'"),
         ({"mlm": {}, "simcse": {}}, "objective must be a name or one with settings"),
         (None, "objective must be a name or one with settings"),
@@ -250,5 +298,5 @@ def test_a_tokenizer_without_mask_is_refused():
 
 
 def test_every_objective_is_in_the_table_with_a_docstring():
-    assert list(OBJECTIVES) == ["mlm", "simcse", "adjacent"]
+    assert list(OBJECTIVES) == ["mlm", "mlm_nsp", "simcse", "adjacent"]
     assert all(each.__doc__ for each in OBJECTIVES.values())

@@ -15,7 +15,7 @@ def run(model_arguments: Any, data_arguments: Any, training_arguments: Any) -> N
 
 RECIPE = RecipeCommand(
     "pretrain",
-    "train an encoder further on texts without labels, by masked tokens, SimCSE or adjacent sentences",
+    "train an encoder further on texts without labels, by masked tokens, next or adjacent sentences, or SimCSE",
     (
         "hf_layerfusion.recipes.recipe_arguments:EncoderArguments",
         "hf_layerfusion.recipes.pretraining.pretraining_arguments:PretrainingDataArguments",

@@ -26,3 +26,17 @@ def adjacent_sentences(text: str) -> list[tuple[str, str]]:
     """Return the pairs of adjacent sentences of a text; none for a text of one sentence."""
     sentences = split_sentences(text)
     return list(pairwise(sentences))
+
+
+def sentence_parts(text: str, words: int) -> list[list[str]]:
+    """Divide the sentences of a text into parts, each of which ends with the sentence that brings it to `words`
+    words."""
+    parts: list[list[str]] = []
+    length = words
+    for sentence in split_sentences(text):
+        if length >= words:
+            parts.append([])
+            length = 0
+        parts[-1].append(sentence)
+        length += len(sentence.split())
+    return parts

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import exp
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils import extract_model_from_parallel
@@ -16,12 +19,13 @@ from torch import Tensor, nn
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForPreTraining,
     DataCollatorForLanguageModeling,
     DataCollatorForTokenClassification,
     PreTrainedTokenizerBase,
 )
 
-from hf_layerfusion.data.sentences import adjacent_sentences
+from hf_layerfusion.data.sentences import adjacent_sentences, sentence_parts
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.regularizers.simcse import simcse_loss
 from hf_layerfusion.training.class_balance import IGNORED
@@ -41,16 +45,36 @@ class Objective(ABC):
         least_batch: examples that a device's batch must have for there to be something to learn.
         unit: what an example is, in messages.
         columns: names of the texts of an example.
+        uses_pooler: whether the model's pooler is trained.
+        needs_argument: an argument that the model's `forward` must have.
     """
 
     model_class: ClassVar[Any]
     least_batch: ClassVar[int] = 1
     unit: ClassVar[str] = "texts"
     columns: ClassVar[tuple[str, ...]] = ("text",)
+    uses_pooler: ClassVar[bool] = False
+    needs_argument: ClassVar[str | None] = None
 
-    def examples(self, text: str) -> Iterable[tuple[str, ...]]:
-        """Return the examples that a text of the corpus gives, each with a text for every one of `columns`."""
-        return [(text,)]
+    def examples(self, texts: Iterable[str]) -> Iterator[tuple[str, ...]]:
+        """Yield the examples that the texts of a corpus give, each with a text for every one of `columns`.
+
+        They are the same ones whenever the method is called.
+        """
+        return ((text,) for text in texts)
+
+    def check_model(self, model: nn.Module) -> None:
+        """Check that the model has what the objective trains.
+
+        Raises:
+            UserError: its `forward` lacks the argument `needs_argument`.
+        """
+        if self.needs_argument not in (None, *inspect.signature(model.forward).parameters):
+            name = next(name for name, objective in OBJECTIVES.items() if type(self) is objective)
+            raise UserError(
+                f"objective {name} needs an architecture whose pretraining takes {self.needs_argument}, such as BERT, "
+                f"found {type(model).__name__}; choose another objective or encoder"
+            )
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, *texts: list[str]
@@ -157,6 +181,116 @@ class MaskedLanguageModeling(Objective):
         return {"perplexity": exp(loss) if loss < 700 else float("inf")}
 
 
+NEXT_SENTENCE = "next_sentence_label"
+"""The label of a pair in BERT's pretraining: 1 if its second segment is another text's."""
+
+OTHER_TEXTS = 1000
+"""Parts of earlier texts that another segment is drawn from."""
+
+
+class NextSentenceMasking(SeededMasking):
+    """Masks tokens of pairs of segments whose second one is, by the seed of the row, the next or another one."""
+
+    def __call__(self, features: list[Row], return_tensors: str | None = None) -> Batch:
+        taken = [row[DRAW] & 1 for row in features]
+        rows = [
+            {name: value if name == DRAW else value[place] for name, value in row.items()}
+            for place, row in zip(taken, features, strict=True)
+        ]
+        return {**super().__call__(rows), NEXT_SENTENCE: torch.tensor(taken)}
+
+
+@dataclass(kw_only=True)
+class NextSentencePrediction(MaskedLanguageModeling):
+    """BERT's own pretraining: masked tokens, and whether the second segment follows the first (Devlin et al. 2019,
+    section 3.1), which Xu et al. 2019 continue on reviews as post-training for the tasks of Song et al. 2020.
+
+    A text is divided into parts of about `words` words, and each part at a random end of a sentence. Half of the time
+    the second segment is replaced by one of another text. Every example weighs the same: its loss is the mean over its
+    chosen tokens plus that of the pair.
+
+    Args:
+        mlm_probability: the share of tokens that are chosen.
+        words: words of a part, after which the next begins with the next sentence.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    model_class: ClassVar[Any] = AutoModelForPreTraining
+    unit: ClassVar[str] = "pairs of segments"
+    columns: ClassVar[tuple[str, ...]] = ("text", "text_pair", "other")
+    uses_pooler: ClassVar[bool] = True
+    needs_argument: ClassVar[str | None] = NEXT_SENTENCE
+
+    words: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.words < 2:
+            raise UserError(f"words must be 2 or more, found {self.words}; 200 fill about 320 tokens")
+
+    def examples(self, texts: Iterable[str]) -> Iterator[tuple[str, ...]]:
+        """Yield two segments that follow each other and one of another text, which for the first text is the second."""
+        generator = np.random.default_rng(0)
+        others: deque[list[str]] = deque(maxlen=OTHER_TEXTS)
+
+        def other(parts: Sequence[list[str]]) -> str:
+            part = parts[int(generator.integers(len(parts)))]
+            return " ".join(part[int(generator.integers(len(part))) :])
+
+        first: list[tuple[str, str]] = []
+        for text in texts:
+            parts = sentence_parts(text, self.words)
+            places = [(part, generator.integers(1, len(part))) for part in parts if len(part) > 1]
+            pairs = [(" ".join(part[:place]), " ".join(part[place:])) for part, place in places]
+            if not others:
+                first = pairs
+            else:
+                yield from ((*pair, other(parts)) for pair in first)
+                yield from ((*pair, other(others)) for pair in pairs)
+                first = []
+            others.extend(parts)
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, *texts: list[str]
+    ) -> dict[str, list[Any]]:
+        """Return the inputs of each pair, a list with the next segment and a list with the other."""
+        first, *seconds = texts
+        following, other = (
+            super(NextSentencePrediction, self).encode(tokenizer, max_seq_length, first, second)
+            for second in seconds
+        )
+        return paired(following, other)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        """Return the collator that chooses second segments and masks tokens.
+
+        Raises:
+            UserError: A tokenizer without a mask token.
+        """
+        super().collator(tokenizer)
+        return NextSentenceMasking(tokenizer, mlm_probability=self.mlm_probability)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the mean over the examples of both losses."""
+        inputs = {name: values for name, values in batch.items() if name not in (LABELS, NEXT_SENTENCE)}
+        chosen = batch[LABELS] != IGNORED
+        with states_selected(extract_model_from_parallel(model), chosen):
+            output = model(**inputs)
+        logits = output.prediction_logits.squeeze(0).float()
+        losses = F.cross_entropy(logits, batch[LABELS][chosen], reduction="none")
+        of_tokens = losses.new_zeros(len(chosen)).index_add(0, chosen.nonzero()[:, 0], losses)
+        of_pairs = F.cross_entropy(
+            output.seq_relationship_logits.float(), batch[NEXT_SENTENCE], reduction="none"
+        )
+        return (of_tokens / chosen.sum(dim=1).clamp(min=1) + of_pairs).mean()
+
+    def metrics(self, loss: float) -> dict[str, float]:
+        """Return nothing: the loss is a sum of two."""
+        return {}
+
+
 @contextmanager
 def states_selected(model: Any, chosen: Tensor) -> Iterator[None]:
     """In the block, the head on the encoder of `model` sees the states of `chosen` tokens `[B, T]` alone, as one row
@@ -252,9 +386,9 @@ class AdjacentSentences(ContrastiveObjective):
     unit: ClassVar[str] = "pairs of adjacent sentences"
     columns: ClassVar[tuple[str, ...]] = ("text", "text_pair")
 
-    def examples(self, text: str) -> Iterable[tuple[str, ...]]:
-        """Return the pairs of adjacent sentences of a text (`data.sentences`)."""
-        return adjacent_sentences(text)
+    def examples(self, texts: Iterable[str]) -> Iterator[tuple[str, ...]]:
+        """Yield the pairs of adjacent sentences of each text (`data.sentences`)."""
+        return (pair for text in texts for pair in adjacent_sentences(text))
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, *texts: list[str]
@@ -263,7 +397,7 @@ class AdjacentSentences(ContrastiveObjective):
         first, second = (
             tokenizer(sentences, truncation=True, max_length=max_seq_length) for sentences in texts
         )
-        return {name: [list(pair) for pair in zip(first[name], second[name], strict=True)] for name in first}
+        return paired(first, second)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the contrastive loss of a batch of pairs, with inputs of `[B, 2, T]`."""
@@ -271,6 +405,11 @@ class AdjacentSentences(ContrastiveObjective):
         states = model(**apart).last_hidden_state
         first, second = self.vectors(states, apart["attention_mask"]).chunk(2)
         return pair_loss(first, second, equal_sentences(batch["input_ids"]), self.temperature)
+
+
+def paired(first: Mapping[str, list[Any]], second: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return the inputs of two encodings of each row: a list of both in every column."""
+    return {name: [list(pair) for pair in zip(first[name], second[name], strict=True)] for name in first}
 
 
 def equal_sentences(input_ids: Tensor) -> Tensor:
@@ -303,6 +442,7 @@ def pair_loss(first: Tensor, second: Tensor, excluded: Tensor, temperature: floa
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "mlm": MaskedLanguageModeling,
+    "mlm_nsp": NextSentencePrediction,
     "simcse": SimCSE,
     "adjacent": AdjacentSentences,
 }

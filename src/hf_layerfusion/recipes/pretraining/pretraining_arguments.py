@@ -51,9 +51,10 @@ class PretrainingArguments(LayerFusionTrainingArguments):
     objective: dict[str, Any] | str | None = field(
         default="mlm",
         metadata={
-            "help": "mlm (masked tokens), simcse (a text under two draws of dropout masks) or adjacent (adjacent "
-            'sentences of a text), or with settings as json: {"simcse": {"pooling": "cls", "temperature": 0.05}}. The '
-            "settings are the fields of the classes in hf_layerfusion.training.objectives."
+            "help": "mlm (masked tokens), mlm_nsp (with next sentences), simcse (a text under two draws of dropout "
+            "masks) or adjacent (adjacent sentences of a text), or with settings as json: "
+            '{"simcse": {"pooling": "cls", "temperature": 0.05}}. The settings are the fields of the classes in '
+            "hf_layerfusion.training.objectives."
         },
     )
     head_steps: int = option(

@@ -32,11 +32,14 @@ def corpus_rows(
 ) -> Iterator[dict[str, str]]:
     """Yield the objective's examples of the texts of several files, either of the held-out share of the texts or of the
     rest (`data.streaming.is_held_out`)."""
-    for path in paths:
-        for text in stream_texts(path, text_columns=text_columns, skip_incomplete=skip_incomplete):
-            if is_held_out(text, share, seed) == (part == VALIDATION):
-                for example in objective.examples(text):
-                    yield dict(zip(objective.columns, example, strict=True))
+    texts = (
+        text
+        for path in paths
+        for text in stream_texts(path, text_columns=text_columns, skip_incomplete=skip_incomplete)
+        if is_held_out(text, share, seed) == (part == VALIDATION)
+    )
+    for example in objective.examples(texts):
+        yield dict(zip(objective.columns, example, strict=True))
 
 
 def open_streams(

@@ -76,7 +76,8 @@ def load_pretraining_model(
     The randomly initialised weights are those of a language-model head that the checkpoint lacks.
 
     Raises:
-        UserError: The checkpoint is missing, corrupt, stored as pickle, not a plain encoder, or lacks weights of one.
+        UserError: The checkpoint is missing, corrupt, stored as pickle, not a plain encoder, or lacks weights of one;
+            or as the objective's `check_model`.
     """
     options = {**loading_options(arguments), **encoder_dropout(arguments)}
     options["use_safetensors"] = None if arguments.allow_pickle else True
@@ -92,6 +93,7 @@ def load_pretraining_model(
                 model.tie_weights()
     except LOADING_ERRORS as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+    objective.check_model(model)
     pooler = getattr(model.base_model, "pooler", None)
     of_pooler = {name for name in missing if name.startswith(f"{prefix}pooler.")}
     lacking = sorted(name for name in missing - of_pooler if name.startswith(prefix))
@@ -100,6 +102,8 @@ def load_pretraining_model(
             f"--model_name_or_path {arguments.model_name_or_path}: lacks weights of the encoder, such as {lacking[0]}; "
             "name a complete checkpoint."
         )
+    if objective.uses_pooler:
+        return model, sorted(missing)
     if of_pooler:
         model.base_model.pooler = (
             None  # randomly initialised, so it must not be saved as if it were pretrained
