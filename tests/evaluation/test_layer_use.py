@@ -43,18 +43,18 @@ class ToyFuser(nn.Module):
 
 
 class FirstTokenFuser(ToyFuser):
-    def vectors(self, hidden_states, attention_mask):
-        return torch.stack([hidden_states[layer][:, 0] for layer in self.layers], dim=1)
+    def text_vector(self, state, attention_mask):
+        return state[:, 0]
 
     def forward(self, hidden_states, attention_mask):
-        return self.vectors(hidden_states, attention_mask).sum(dim=1, keepdim=True)
+        vectors = [self.text_vector(hidden_states[layer], attention_mask) for layer in self.layers]
+        return sum(vectors).unsqueeze(1)
 
 
 class MeanTokenFuser(FirstTokenFuser):
-    def vectors(self, hidden_states, attention_mask):
+    def text_vector(self, state, attention_mask):
         real = attention_mask.unsqueeze(-1)
-        means = [(hidden_states[layer] * real).sum(dim=1) / real.sum(dim=1) for layer in self.layers]
-        return torch.stack(means, dim=1)
+        return (state * real).sum(dim=1) / real.sum(dim=1)
 
 
 class WeightedFuser(ToyFuser):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, pipeline
 
+from hf_layerfusion.evaluation.layer_use import layer_use
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
 from hf_layerfusion.modeling.pair_features import PAIR_FEATURES
 from hf_layerfusion.modeling.pipeline_pairs import SeparatePairsPipeline
@@ -128,3 +129,12 @@ def test_the_pipeline_encodes_the_texts_separately(tmp_path: Path) -> None:
         )
     with pytest.raises(ValueError, match="`inputs` must be pairs"):
         classify("good film")
+
+
+@pytest.mark.parametrize("pooling", SENTENCE_FUSERS)
+def test_the_use_of_the_layers_is_measured(pooling: str) -> None:
+    model = build(f"{pooling}-mean", pair_features=FEATURES)
+    use = layer_use(model, [{**pairs(), "labels": torch.tensor([0, 1, 2])}] * 2)
+    assert use.num_texts == 6 and len(use.loss_rise) == DEPTH
+    if use.weights is not None:
+        assert sum(use.weights) == pytest.approx(1) and len(use.weights_by_class) == 3

@@ -98,9 +98,9 @@ def layer_use(model: PreTrainedModel, batches: Iterable[ModelInputs], *, by_clas
 
     The model must have one submodule with two children: `encoder`, which returns `hidden_states`, and `fuser`, which is
     called with those of layers 1 to L and the attention mask. `fuser.layers` are the indices that it uses. The fuser
-    may have two more methods with the same arguments: `layer_weights`, which returns weights `[B, len(layers)]` or
-    None, and, for a sentence fuser, `vectors`, which returns the texts' vectors, `[B, len(layers), H]` or two of them
-    concatenated.
+    may have two more methods: `layer_weights`, which is called alike and returns weights `[B, len(layers)]` or None;
+    and, for a sentence fuser, `text_vector`, which returns the texts' vectors at one layer, `[B, H]` or two of them
+    concatenated, from its states and the mask.
 
     Args:
         model: Classifier with a fuser. It is unchanged afterwards, even after an error.
@@ -356,11 +356,13 @@ def _mean_states(
 def _read(fuser: Any, inputs: FuserInputs) -> list[torch.Tensor]:
     """Return what the fuser uses at each of its layers, `[n, H]`: the vectors of the texts or of all real tokens."""
     states, mask = inputs
-    if hasattr(fuser, "vectors"):
+    if hasattr(fuser, "text_vector"):
         width = states[fuser.layers[0]].shape[-1]
         # If a fuser uses two concatenated vectors of a layer, both are replaced by their common mean.
-        vectors = fuser.vectors(states, mask).unflatten(-1, (-1, width)).mean(dim=-2)
-        return list(vectors.unbind(dim=1))
+        return [
+            fuser.text_vector(states[layer], mask).unflatten(-1, (-1, width)).mean(dim=-2)
+            for layer in fuser.layers
+        ]
     return [
         states[layer].flatten(0, 1) if mask is None else states[layer][mask.bool()] for layer in fuser.layers
     ]

@@ -196,7 +196,8 @@ class ScalarMixPooling(LayerPooling):
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         """Return the normalised weights of the scalar mix for each text, `[B, L]`."""
-        return self.mix.weights.expand(len(hidden_states[0]), -1)
+        texts = len(hidden_states[0])
+        return self.mix.weights.expand(texts if self.pairs is None else texts // 2, -1)
 
     def pool(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the weighted average of the layers' vectors."""
