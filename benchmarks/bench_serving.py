@@ -1,4 +1,4 @@
-"""Benchmark of serving: texts a second and latency of pipelines, as ratios to transformers' pipeline on the plain model.
+"""Benchmark of serving: texts a second and latency of pipelines, as ratios to transformers' pipeline on a plain model.
 
 The texts are of mixed lengths, half of them tweets of the packaged sample and half of them runs of several. The plain
 classifier is asked through transformers' own pipeline; plain and share-3 are asked through the package's, which batches
