@@ -168,6 +168,25 @@ def test_layers_shows_what_the_run_measured(run_folder: Path, capsys: pytest.Cap
     assert "no such folder" in capsys.readouterr().err
 
 
+def test_a_run_that_dies_has_left_its_settings(
+    tmp_path: Path,
+    tiny_tweets: dict[str, Path],
+    tiny_encoder_dir: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def die(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("hf_layerfusion.recipes.training_run.train_and_predict", die)
+    with pytest.raises(MemoryError):
+        main(["train", "--model_name_or_path", tiny_encoder_dir, "--train_file", str(tiny_tweets["train"]), "--use_cpu",
+              "--learning_rate", "0.002", "--output_dir", str(tmp_path / "run")])  # fmt: skip
+    given = read_arguments(
+        "train", RECIPE.options(), ["--config", str(tmp_path / "run" / "run" / "run.yaml")]
+    )
+    assert given.values["learning_rate"] == 0.002
+
+
 def test_the_sample_has_a_configuration_that_is_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

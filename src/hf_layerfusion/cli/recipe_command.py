@@ -91,14 +91,17 @@ class RecipeCommand:
         classes = self.dataclasses()
         made = construct(classes, given.values)
         values = with_recipe(classes, given.values)
-        from hf_layerfusion.hub.publish import PushError
+        from hf_layerfusion.recipes.run_folder import configuration
 
-        try:
+        world = max(getattr(each, "world_size", 1) for each in made)
+        launched = {"num_processes": world} if world > 1 else {}
+
+        def write(path: Path) -> None:
+            written_config(path, self.name, options, values, launched)
+
+        with configuration(write):
             self.run(*made)
-        except PushError:  # the run itself has ended
-            _write_config(self.name, options, values, made)
-            raise
-        _write_config(self.name, options, values, made)
+        _write_missing_config(write, made)
 
 
 def check_paths(values: Mapping[str, Any], shown: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -159,16 +162,14 @@ def _without_launch_flags(arguments: Sequence[str], given: Given) -> list[str]:
     return kept
 
 
-def _write_config(
-    command: str, options: Sequence[Option], values: Mapping[str, Any], made: Sequence[Any]
-) -> None:
-    """Write the settings, as `--config` takes them, into the run's folder, if it has written one and this is its main
-    process."""
+def _write_missing_config(write: Callable[[Path], None], made: Sequence[Any]) -> None:
+    """Write the settings into the folder of a run that has not written them when it began, as one that only predicts,
+    if this is its main process."""
     of_run = {name: value for each in made for name, value in vars(each).items()}
     folder = Path(str(of_run.get("output_dir") or ""))
     is_main = all(getattr(each, "process_index", 0) == 0 for each in made)
+    path = records(folder) / CONFIG_FILE
     if of_run.get("output_dir") and is_main and not of_run.get("dry_run") and folder.is_dir():
-        world = max(getattr(each, "world_size", 1) for each in made)
-        launched = {"num_processes": world} if world > 1 else {}
-        records(folder).mkdir(exist_ok=True)
-        written_config(records(folder) / CONFIG_FILE, command, options, values, launched)
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            write(path)

@@ -5,8 +5,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from hf_layerfusion.evaluation.significance import mean_sd
 from hf_layerfusion.hub.publish import PushError
 from hf_layerfusion.recipes.publishing import push_outputs
 from hf_layerfusion.recipes.recipe_arguments import CheckpointArguments, RunTrainingArguments
-from hf_layerfusion.run_layout import RESULTS_FILE, RUN, SETTINGS_FILE, find, records
+from hf_layerfusion.run_layout import CONFIG_FILE, RESULTS_FILE, RUN, SETTINGS_FILE, find, records
 from hf_layerfusion.storage import (
     LOCK_FILE,
     PARTIAL,
@@ -138,10 +139,31 @@ def run_settings(
     return dict(finite_or_none(kept))  # as stored in the file that a resumed run compares them with
 
 
+_write_configuration: ContextVar[Callable[[Path], None] | None] = ContextVar("configuration", default=None)
+
+
+@contextmanager
+def configuration(write: Callable[[Path], None]) -> Iterator[None]:
+    """Within the block, write a run's configuration file with its settings, so that a run that dies can be repeated.
+
+    Args:
+        write: Writes the configuration to a path.
+    """
+    token = _write_configuration.set(write)
+    try:
+        yield
+    finally:
+        _write_configuration.reset(token)
+
+
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the settings of a run, which mark the folder as its own."""
+    """Write the settings of a run, which mark the folder as its own, and its configuration file; see
+    `configuration`.
+    """
     records(folder).mkdir(parents=True, exist_ok=True)
     write_json(records(folder) / SETTINGS_FILE, settings)
+    if (write := _write_configuration.get()) is not None:
+        write(records(folder) / CONFIG_FILE)
 
 
 def asks_to_resume(arguments: LayerFusionTrainingArguments) -> bool:
