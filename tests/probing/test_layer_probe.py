@@ -177,6 +177,8 @@ def values(split: Dataset, value: float | None = None) -> Dataset:
             {},
             "load it without streaming",
         ),
+        (lambda d: IterableDataset.from_generator(lambda: iter([])), {}, "load it without streaming"),
+        (lambda d: d["train"].to_list(), {}, "a datasets.Dataset or splits by name, found list"),
         (lambda d: d, {"text_columns": ("tweet",)}, "must have the columns tweet"),
         (lambda d: d, {"metric": "pearson"}, "must be one of accuracy, macro_f1"),
         (lambda d: d, {"max_length": 1000}, "must lie between 3, .* and 64"),
@@ -216,6 +218,19 @@ def test_an_encoder_with_one_layer_is_refused(data: dict[str, Dataset], tmp_path
     tiny_tokenizer().save_pretrained(tmp_path / "encoder")
     with pytest.raises(UserError, match="two layers or more"):
         layer_probe(str(tmp_path / "encoder"), data, cache_dir=tmp_path)
+
+
+def test_states_that_are_not_numbers_are_refused(
+    data: dict[str, Dataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = AutoModel.from_config(tiny_config("bert", 2))
+    torch.nn.init.constant_(model.encoder.layer[0].output.dense.bias, torch.nan)
+    model.save_pretrained(tmp_path / "encoder")
+    tiny_tokenizer().save_pretrained(tmp_path / "encoder")
+    with pytest.raises(UserError, match=r"found NaN or infinity .* the encoder itself gives them") as error:
+        layer_probe(str(tmp_path / "encoder"), data, cache_dir=tmp_path / "states")
+    assert "\n" not in str(error.value)
+    assert capsys.readouterr().err.endswith("\n")  # the progress bar has ended its line
 
 
 def test_a_probe_of_undefined_scores_is_read_back(data: dict[str, Dataset], tmp_path: Path) -> None:

@@ -292,6 +292,12 @@ def test_a_trained_adapter_in_the_encoder_is_refused(tmp_path: Path) -> None:
         frozen_trainer(tmp_path, model, tmp_path / "states", freeze_encoder=False)
 
 
+def test_an_encoder_of_one_layer_trains(tmp_path: Path) -> None:
+    model = build("concat-mean", encoder_config=tiny_config("bert", 1))
+    trainer = frozen_trainer(tmp_path / "run", model, tmp_path / "states", init_from_probe=True)
+    assert trainer.train().training_loss < 2
+
+
 def test_a_stream_is_refused(tmp_path: Path) -> None:
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self) -> Any:

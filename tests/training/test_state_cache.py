@@ -175,13 +175,21 @@ def test_an_index_without_checksums_is_passed_over(
     assert "must hold keys, lengths, checksums, found keys, lengths" in warnings.text
 
 
-def test_states_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (
+            1e6,
+            r"found numbers too large for it of a text of 1 tokens in torch\.float16; use another precision",
+        ),
+        (float("nan"), r"found NaN or infinity of a text of 1 tokens in torch\.float32; the encoder itself"),
+    ],
+)
+def test_states_that_are_not_finite_are_refused(tmp_path: Path, value: float, named: str) -> None:
     filling = cache(tmp_path, dtype=torch.float16)
     filling.check_room(1)
-    with pytest.raises(
-        UserError, match=r"must be finite, found others of a text of 1 tokens in torch\.float16"
-    ):
-        filling.write(KEYS[:1], [1], iter([torch.full((2, 1, 8), 1e6)]))
+    with pytest.raises(UserError, match=named):
+        filling.write(KEYS[:1], [1], iter([torch.full((2, 1, 8), value)]))
     assert not [path for path in filling.folder.iterdir() if path.suffix != ".json"]
 
 

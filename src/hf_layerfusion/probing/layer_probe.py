@@ -269,7 +269,14 @@ def layer_probes(
 
 
 def _splits(data: Any, columns: Sequence[str]) -> dict[str, Dataset]:
-    splits = {"train": data} if isinstance(data, Dataset | IterableDataset) else dict(data)
+    if isinstance(data, Dataset | IterableDataset):
+        data = {"train": data}
+    if not isinstance(data, Mapping):
+        raise UserError(
+            f"data must be a datasets.Dataset or splits by name, found {type(data).__name__}; make one by "
+            "Dataset.from_list or Dataset.from_dict"
+        )
+    splits = dict(data)
     if "train" not in splits:
         raise UserError(f"data must hold a split 'train', found {sorted(splits)}; name it so")
     splits = {name: splits[name] for name in ("train", "test") if name in splits}

@@ -135,7 +135,7 @@ def start_from_probe(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]
             seed=seed,
         )
     except ValueError as error:
-        raise UserError(f"init_from_probe: {error}") from error
+        raise UserError(f"init_from_probe: {error}, or leave init_from_probe out") from error
     last.weight.copy_(torch.from_numpy(probe.weight))
     last.bias.copy_(torch.from_numpy(probe.bias))
     return probe.strength

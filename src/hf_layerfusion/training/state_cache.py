@@ -251,10 +251,16 @@ class StateCache:
                 for key, each in zip(keys, states, strict=True):
                     values = each.to(self.dtype).contiguous()
                     if not values.isfinite().all():
+                        overflows = bool(each.isfinite().all())
+                        where = f"of a text of {each.shape[1]} tokens in {values.dtype if overflows else each.dtype}"
                         raise UserError(
-                            f"{self.option}={self.folder.parent}: states must be finite, found others of a text "
-                            f"of {len(each[0])} tokens in {self.dtype}; train in another precision or leave the option "
-                            "out"
+                            f"{self.option}={self.folder.parent}: states must be finite, found "
+                            f"{f'numbers too large for it {where}' if overflows else f'NaN or infinity {where}'}; "
+                            + (
+                                "use another precision or leave the option out"
+                                if overflows
+                                else "the encoder itself gives them: check its weights, or use another precision"
+                            )
                         )
                     checksums.append(checksum(key, values))
                     file.write(_bytes_of(values))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import groupby
@@ -209,7 +209,8 @@ class StateReader:
             key=lambda key: _batch_of(missing[key]),
         )
         found = [missing[key] for key in mine]
-        cache.write(mine, [text.tokens for text in found], self._computed(found))
+        with closing(self._computed(found)) as states:  # also its progress bar, before an error is shown
+            cache.write(mine, [text.tokens for text in found], states)
         self.wait()
         cache.refresh()
         lost = cache.missing(missing)
@@ -219,7 +220,7 @@ class StateReader:
                 "other processes missing in it; name such a folder"
             )
 
-    def _computed(self, texts: list[_Text]) -> Iterator[Tensor]:
+    def _computed(self, texts: list[_Text]) -> Generator[Tensor]:
         """Yield the states `[R, T, H]` of each text."""
         model, was_training = self.model, self.model.training
         every_token = model.base_model.state_spec.tokens == "all"
