@@ -22,7 +22,7 @@ help:
 	@echo "make test-wheel   build the wheel, install it into an empty environment and use it"
 	@echo "make faults       kill, corrupt and overload every script and model (30 minutes; ARGS=--short: 2 minutes)"
 	@echo "make lint         check style, format and types"
-	@echo "make docs         run the examples of README, docs and docstrings, and check links"
+	@echo "make docs         run the examples and commands of README, docs and docstrings, and check links (5 minutes)"
 	@echo "make bench        print the benchmarks' ratios"
 	@echo "make cards        write the cards of model_cards/ from the run files of docs/results/"
 	@echo "make release      train the releases on public data (docs/releasing.md); ARGS='--push_to_hub True' publishes them"
@@ -42,7 +42,7 @@ demo: $(STAMP)
 
 # Two processes, a file of tests each: the smallest machine that the suite is meant for has two cores.
 test: $(STAMP)
-	$(PYTEST) --numprocesses 2 --dist loadfile -m "not wheel"
+	$(PYTEST) --numprocesses 2 --dist loadfile -m "not wheel and not slow"
 
 # `make test` in an environment of its own.
 test-lowest:
@@ -73,7 +73,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 docs: $(STAMP)
-	$(PYTEST) tests/test_docs.py
+	$(PYTEST) tests/test_docs.py tests/hub/test_documented_commands.py
 
 bench: $(STAMP)
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

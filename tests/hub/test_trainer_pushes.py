@@ -223,7 +223,7 @@ trainer.model.push_to_hub(repo)
     assert 'from_pretrained("org/by-hand")' in first.text
     assert first.data.tags == ["hf_layerfusion", "layer-fusion", "mine"]
     found = hub.files("org/by-hand")
-    assert {"config.json", "modeling_gru_fusion.py", "heads.py", "tokenizer.json"} <= found.keys()
+    assert {"config.json", "modeling_gru_fusion.py", "tokenizer.json"} <= found.keys()
     assert load(io.BytesIO(found["model.safetensors"]).getvalue())
     card = ModelCard(found["README.md"].decode())
     assert card.data.eval_results[0].metric_value == 0.5 and "[More" not in card.text

@@ -213,7 +213,7 @@ def _output_layers(model: PreTrainedModel, num_labels: int) -> list[nn.Linear]:
     """Return the linear layers that compute the logits: one, or one for each copy of the head kept by adapters."""
     heads = [module for module in model.modules() if isinstance(module, ClassificationHead)]
     if heads:
-        return [layer for head in heads for layer in last_layers(head)]
+        return [layer for head in heads for layer in output_layers(head)]
     inner = {id(module) for module in model.base_model.modules()} if model.base_model is not model else set()
     layers = [
         module
@@ -228,7 +228,7 @@ def _output_layers(model: PreTrainedModel, num_labels: int) -> list[nn.Linear]:
     return layers[-1:]
 
 
-def last_layers(head: ClassificationHead) -> list[nn.Linear]:
+def output_layers(head: ClassificationHead) -> list[nn.Linear]:
     """Return the output layers of a head: one, or one for each copy kept by adapters."""
     return [
         layer

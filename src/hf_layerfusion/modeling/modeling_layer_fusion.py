@@ -39,6 +39,7 @@ from .label_rows import RequestedLabels, pop_labels, set_labels
 from .layer_streaming import install_stream, run_streamed
 from .peft_adapters import find_adapters, from_adapters
 from .pickling import PickledWithoutHooks
+from .remote_code import save_code
 from .revisions import REVISION_OPTIONS, resolve_revision
 from .saved_files import write_manifest
 
@@ -207,6 +208,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         if self.should_save_on_this_rank(kwargs.get("is_main_process", True)):
             if self._hf_peft_config_loaded:
                 self.save_configuration(save_directory)
+            save_code(self, save_directory)
             write_manifest(save_directory)
 
     def save_configuration(self, save_directory: str | os.PathLike[str]) -> None:
@@ -216,6 +218,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         if self._auto_class is not None:
             custom_object_save(self, save_directory, config=self.config)
         self.config.save_pretrained(save_directory)
+        save_code(self, save_directory)
 
     def _map_base_model(self) -> None:
         if self._auto_class is not None:

@@ -6,7 +6,7 @@ from typing import Any
 from transformers.utils import logging
 
 from .heads import ClassificationHead
-from .label_rows import last_layers, replace_rows, rows_by_name, set_rows
+from .label_rows import output_layers, replace_rows, rows_by_name, set_rows
 from .task_config import TaskConfig
 from .task_heads import CosineHead, TaskHead
 from .task_losses import TASK_LOSSES
@@ -61,7 +61,7 @@ def _set_task(model: Any, head: TaskHead, wanted: TaskConfig, what: str) -> None
         return
     head.task, head.loss = wanted, after
     heads = [module for module in head.modules() if isinstance(module, ClassificationHead)]
-    layers = [layer for each in heads for layer in last_layers(each)]
+    layers = [layer for each in heads for layer in output_layers(each)]
     if after.num_outputs == len(wanted.labels):
         if before.num_outputs != len(stored.labels):
             rows = [None] * len(wanted.labels)
