@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hf_layerfusion.__main__ import main
 from hf_layerfusion.cli.options import read_arguments
 from hf_layerfusion.cli.recipe_command import check_paths
 from hf_layerfusion.cli.train_command import RECIPE
+from hf_layerfusion.ensembling.trained_texts import read_trained_texts
 from hf_layerfusion.evaluation.significance import paired_bootstrap
 from tests.tiny import read_csv, tiny_texts, write_csv
 
@@ -93,6 +95,46 @@ def test_predict_answers_a_file_as_the_run_answered_it(
     for row in rows:
         assert float(row[f"score_{row['label']}"]) == float(row["score"])
         assert float(row["score_negative"]) + float(row["score_positive"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_run_of_an_earlier_version_is_read_as_before(
+    run_folder: Path, tiny_tweets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its records lie at the top of its folder."""
+    earlier = shutil.copytree(run_folder, tmp_path / "earlier")
+    settings = earlier / "run" / "run.yaml"
+    for record in (earlier / "run").iterdir():
+        record.rename(earlier / record.name)
+    (earlier / "run").rmdir()
+    manifest = earlier / "model_manifest.json"
+    manifest.write_text(manifest.read_text().replace("run/trained_texts.npz", "trained_texts.npz"))
+    main(
+        [
+            "predict",
+            str(earlier),
+            str(tiny_tweets["test"]),
+            "--output_dir",
+            str(tmp_path / "out"),
+            "--use_cpu",
+        ]
+    )
+    found = read_csv(tmp_path / "out" / "predictions.csv")
+    assert [row["label"] for row in found] == [
+        row["label"] for row in read_csv(run_folder / "run" / "predictions.csv")
+    ]
+    capsys.readouterr()
+    main(["compare", str(earlier), str(run_folder), "--json"])
+    assert json.loads(capsys.readouterr().out)["runs"][1]["difference"]["difference"] == 0
+    main(["layers", str(earlier), "--json"])
+    assert list(json.loads(capsys.readouterr().out)) == [str(earlier)]
+    main(["verify", str(earlier)])
+    seen, expected = (read_trained_texts(folder) for folder in (earlier, run_folder))
+    assert seen is not None and expected is not None
+    assert all((seen[part] == expected[part]).all() for part in expected)
+    capsys.readouterr()
+    options = ["--output_dir", str(earlier), "--resume_from_checkpoint", "True"]
+    main(["train", "--config", str(earlier / settings.name), *options])
+    assert not (earlier / "run" / "all_results.json").exists()  # nothing was trained again
 
 
 def test_evaluate_measures_as_the_run_did(

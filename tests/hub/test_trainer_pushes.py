@@ -47,8 +47,8 @@ def make_trainer(folder, repo, **options):
 """
 
 
-# The client tries a commit of more than 20 files, as these are, again in ever smaller parts.
-REQUESTS_A_PUSH = 7
+# The client tries a commit of at most 20 files, as these are, once; more it tries again in ever smaller parts.
+REQUESTS_A_PUSH = 1
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ result = trainer.hub_model_id
     assert {"generated_from_trainer", "hf_layerfusion", "grubert"} <= set(card.data.tags)
     assert card.data.language == ["en"] and "tiny texts" in card.text and f'model="{repo}"' in card.text
     last = [e for e in json.loads(_state(tmp_path))["log_history"] if "eval_loss" in e][-1]
-    assert [r.metric_value for r in card.data.eval_results] == [pytest.approx(last["eval_loss"], rel=1e-4)]
+    assert f"| validation | {last['eval_loss']:.4f} |" in card.text and card.data.eval_results is None
     messages = [commit.message for commit in hub.repositories[repo].commits.values()]
     assert messages[1:5] == [f"Training in progress, step {step}" for step in range(1, 5)]
     assert not is_staged(tmp_path / "run")
