@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, pipeline
 
-from hf_layerfusion import CerbertusForMultitask
+from hf_layerfusion import CerbertusForMultitask, TaskConfig
+from hf_layerfusion.__main__ import main
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.multitask.multitask_run import train_tasks
+from hf_layerfusion.recipes.multitask.task_prediction import select_tasks
 from hf_layerfusion.recipes.multitask.task_preparation import read_tasks_file
 from reproduction.run_recipes import MULTITASK_CLASSES
 from tests.examples.command_line import QUICK_TRAINING, parse
@@ -123,6 +125,38 @@ def test_figures_of_the_report_are_those_of_its_predictions(run, folder):
     assert results["test_quora_accuracy"] == pytest.approx(np.mean(right))
     values = [float(row["value"]) for row in read_csv(output / "run" / "predictions" / "sts-test.csv")]
     assert 0 <= min(values) <= max(values) <= 5
+
+
+def test_the_commands_predict_and_evaluate_answer_as_the_run_did(run, folder, tmp_path, capsys):
+    output, results = run
+    given = ["--use_cpu", "--id_column", "id"]
+    given_too = [*given, "--output_dir", str(tmp_path / "new")]
+    main(["predict", str(output), str(folder / "sts-dev.csv"), "--task", "sts", *given_too])
+    found = read_csv(tmp_path / "new" / "predictions" / "sts.csv")
+    expected = read_csv(output / "run" / "predictions" / "sts-test.csv")
+    assert [row["sentence1"] for row in found] == [row["sentence1"] for row in expected]
+    assert [float(row["value"]) for row in found] == pytest.approx(
+        [float(row["value"]) for row in expected], abs=1e-5
+    )
+    capsys.readouterr()
+    main(["evaluate", str(output), str(folder / "ids-sst-dev.csv"), "--task", "sst5", *given])
+    shown = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert float(shown["sst5_accuracy"]) == pytest.approx(results["test_sst5_accuracy"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_pair", "message"),
+    [
+        (["sst"], False, "did you mean 'sst5'"),
+        (["sts"], False, "--task sts: takes pairs of texts"),
+        (["sst5"], True, "--task sst5: takes single texts"),
+    ],
+)
+def test_tasks_that_cannot_be_predicted_are_refused(asked, is_pair, message):
+    configs = {"sst5": TaskConfig(labels=["a", "b"]), "sts": TaskConfig(pair=True, problem_type="regression")}
+    assert select_tasks(configs, None, is_pair) == (["sts"] if is_pair else ["sst5"])
+    with pytest.raises(UserError, match=message):
+        select_tasks(configs, asked, is_pair)
 
 
 def test_the_course_s_prediction_files_are_written_in_its_form(run, folder):

@@ -24,7 +24,8 @@ def run(arguments: Namespace) -> None:
         results = predicted(arguments, arguments.output_dir or str(Path(folder) / "run"))
     if not results:
         raise UserError(
-            f"{arguments.file}: has no labels to compare with; name their column by --label_column"
+            f"{arguments.file}: has no labels to compare with; name their column by --label_column, and for a model of "
+            "several tasks the task by --task"
         )
     for name, value in results.items():
         shown = "undefined" if value is None else f"{value:.4f}"

@@ -5,20 +5,29 @@ from pathlib import Path
 from typing import Any
 
 from hf_layerfusion.cli.recipe_command import check_model_path, check_paths
+from hf_layerfusion.errors import UserError
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the model, the texts and what is written."""
     add_data_arguments(parser)
     parser.add_argument(
-        "--output_dir", required=True, help="new folder for predictions.csv, logits.csv and all_results.json"
+        "--output_dir",
+        required=True,
+        help="new folder for predictions.csv, logits.csv and all_results.json; of several tasks, predictions/TASK.csv",
     )
 
 
 def add_data_arguments(parser: ArgumentParser) -> None:
     """Declare the model and the texts that it is asked."""
-    parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a trained model of one task")
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a trained model")
     parser.add_argument("file", metavar="FILE", help="texts: csv, tsv, json, jsonl or parquet")
+    parser.add_argument(
+        "--task",
+        nargs="+",
+        metavar="TASK",
+        help="tasks of a model of several (default: all that take such texts; labels are read for one task alone)",
+    )
     of_training = "(default: as in training)"
     parser.add_argument("--text_column", help=f"column of the text {of_training}")
     parser.add_argument("--text_pair_column", help=f"column of the second text of a pair {of_training}")
@@ -60,7 +69,11 @@ def predicted(arguments: Namespace, output_dir: str) -> dict[str, Any]:
     """
     check_model_path("MODEL", arguments.model)
     check_paths({"test_file": arguments.file}, {"test_file": "FILE"})
+    from transformers import AutoConfig
+
+    from hf_layerfusion.errors import LOADING_ERRORS
     from hf_layerfusion.recipes.model_setup import resolve_path
+    from hf_layerfusion.recipes.multitask.task_prediction import predict_tasks, task_entry
     from hf_layerfusion.recipes.prediction_run import predict_only, training_settings
     from hf_layerfusion.recipes.recipe_arguments import (
         TextDataArguments,
@@ -68,7 +81,18 @@ def predicted(arguments: Namespace, output_dir: str) -> dict[str, Any]:
         TextTrainingArguments,
     )
 
+    try:
+        config = AutoConfig.from_pretrained(
+            resolve_path(arguments.model), trust_remote_code=arguments.trust_remote_code
+        )
+    except LOADING_ERRORS:
+        config = None  # adapters alone, or nothing, which the loading of the model reports
+    has_tasks = bool(getattr(config, "tasks", None))
+    if arguments.task and not has_tasks:
+        raise UserError(f"--task is for a model of several tasks, found one of one task, {arguments.model}")
     stored = training_settings(resolve_path(arguments.model)) or {}
+    if has_tasks and len(arguments.task or ()) == 1:
+        stored = task_entry(arguments.model, arguments.task[0])
     columns: dict[str, Any] = {
         name: given if (given := getattr(arguments, name)) is not None else stored.get(name, otherwise)
         for name, otherwise in (
@@ -77,7 +101,7 @@ def predicted(arguments: Namespace, output_dir: str) -> dict[str, Any]:
             ("label_column", "label"),
         )
     }
-    return predict_only(
+    given = (
         TextModelArguments(model_name_or_path=arguments.model, trust_remote_code=arguments.trust_remote_code),
         TextDataArguments(
             test_file=arguments.file,
@@ -94,3 +118,4 @@ def predicted(arguments: Namespace, output_dir: str) -> dict[str, Any]:
             per_device_eval_batch_size=arguments.batch_size,
         ),
     )
+    return predict_tasks(*given, arguments.task) if has_tasks else predict_only(*given)

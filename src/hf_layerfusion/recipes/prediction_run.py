@@ -139,7 +139,7 @@ def predict_only(
         if getattr(model.config, "tasks", None):
             raise UserError(
                 f"--model_name_or_path {model_arguments.model_name_or_path}: must be a model of one task, found one of "
-                "several; predict with MultitaskPipeline."
+                "several; use `hf-layerfusion predict`."
             )
         tokenizer = load_tokenizer(model_arguments)
         check_length(tokenizer, data_arguments)

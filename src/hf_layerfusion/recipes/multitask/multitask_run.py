@@ -64,8 +64,8 @@ def train_tasks(
     """
     if is_prediction_only(training_arguments):
         raise UserError(
-            "--do_predict without --do_train is for one task; name predict_file in the tasks file, or use a trained "
-            "model with MultitaskPipeline."
+            "--do_predict without --do_train is for one task; name predict_file in the tasks file, or use "
+            "`hf-layerfusion predict` with a trained model."
         )
     check_search(training_arguments)
     if training_arguments.distillation_weight is not None:
