@@ -58,7 +58,7 @@ ARROWS: dict[str, set[str]] = {
 }
 
 # What travels with a checkpoint must run where nothing but torch and transformers is installed.
-MODELING_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "safetensors"}
+MODELING_MAY_IMPORT = {"torch", "tokenizers", "transformers", "huggingface_hub", "safetensors"}
 
 
 @cache

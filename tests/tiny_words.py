@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from hf_layerfusion import import_embeddings
 from hf_layerfusion.embeddings.word_tokenizers import word_tokenizer
@@ -16,7 +16,7 @@ from hf_layerfusion.modeling.configuration_elmo import ElmoConfig
 from hf_layerfusion.modeling.configuration_flair import FlairConfig
 from hf_layerfusion.modeling.modeling_elmo import ElmoModel
 from hf_layerfusion.modeling.modeling_flair import FlairModel
-from tests.tiny import NEGATIVE_WORDS, NEUTRAL_WORDS, POSITIVE_WORDS
+from tests.tiny import NEGATIVE_WORDS, NEUTRAL_WORDS, POSITIVE_WORDS, tiny_config, tiny_tokenizer
 
 ELMO_FILES = tuple(
     Path(__file__).parent / "embeddings" / "fixtures" / "elmo" / name
@@ -73,10 +73,21 @@ def stack_folder(folder: Path, **options: Any) -> Path:
     return import_embeddings(folder / "encoder", glove=glove, elmo=ELMO_FILES, **options)
 
 
+def pooled_folder(folder: Path) -> Path:
+    """Import a tiny BERT of three layers as an encoder of words."""
+    encoder = AutoModel.from_config(tiny_config("bert", 3))
+    for weight in encoder.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    encoder.save_pretrained(folder / "bert")
+    tiny_tokenizer().save_pretrained(folder / "bert")
+    return import_embeddings(folder / "encoder", encoder=folder / "bert")
+
+
 WORD_ENCODERS: dict[str, Callable[..., Path]] = {
     "static": static_folder,
     "elmo": elmo_folder,
     "flair": flair_folder,
     "stack": stack_folder,
+    "pooled": pooled_folder,
 }
 """Functions that make an encoder's folder inside of the one that they are given, by the kind of encoder."""

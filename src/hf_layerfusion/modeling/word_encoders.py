@@ -129,6 +129,7 @@ class ContextualWordEncoder(WordEncoder):
             raise ValueError(
                 f"`char_ids` must be given to '{self.config.model_type}', found none; {_ALL_INPUTS}"
             )
+        char_ids = without_padding(char_ids)
         return by_text(lambda *ordered: [self.embed_words(*ordered)], char_ids, real, types)[0]
 
     def read_texts(
@@ -141,6 +142,13 @@ class ContextualWordEncoder(WordEncoder):
 _ALL_INPUTS = (
     "give all that its tokenizer returns (in a plain transformers.Trainer with remove_unused_columns=False)."
 )
+
+
+@torch.compiler.disable
+def without_padding(char_ids: torch.Tensor) -> torch.Tensor:
+    """Return characters `[B, T, W]` without the columns that are padding in every word."""
+    longest = int(char_ids.ne(0).any(dim=0).any(dim=0).sum())
+    return char_ids[..., : max(1, longest)]
 
 
 # Which words are real and where they stand depends on values.

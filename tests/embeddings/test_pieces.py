@@ -1,0 +1,184 @@
+"""Encoders of subwords as encoders of words, alone and in a stack."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoModel, AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerFast
+
+from hf_layerfusion import BertForGRUFusionClassification, import_embeddings
+from hf_layerfusion.errors import UserError
+from tests.tiny import assert_same_weights, tiny_config, tiny_tokenizer
+from tests.tiny_words import write_glove
+
+TEXT = "good days unhappy nights"
+"""Words of 1, 2, 2 and 2 subwords."""
+
+
+def wordpiece() -> Tokenizer:
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "day", "##s", "bad", "un", "##happy", "night"]
+    tokenizer = Tokenizer(
+        models.WordPiece({piece: row for row, piece in enumerate(pieces)}, unk_token="[UNK]")
+    )
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def model2vec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a weight of each subword and a table whose rows several share, as published ones have."""
+    folder = tmp_path_factory.mktemp("model2vec")
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(6, 4)).astype(np.float16)
+    save_file(
+        {
+            "embeddings": table,
+            "weights": rng.random(11).astype(np.float32),
+            "mapping": (np.arange(11) % 6).astype(np.int32),
+        },
+        folder / "model.safetensors",
+    )
+    wordpiece().save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps({"model_type": "model2vec", "normalize": True}))
+    return folder
+
+
+def vectors_of(folder: Path) -> np.ndarray:
+    """Vectors of all subwords by the definition."""
+    from safetensors.numpy import load_file
+
+    found = load_file(folder / "model.safetensors")
+    return found["embeddings"].astype(np.float32)[found["mapping"]] * found["weights"][:, None]
+
+
+def test_a_static_model_of_model2vec_has_the_mean_of_its_subwords(model2vec: Path, tmp_path: Path) -> None:
+    folder = import_embeddings(tmp_path / "encoder", model2vec=model2vec)
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer([TEXT, "bad"], padding=True, return_tensors="pt")
+    assert tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]) == [
+        "good", "day", "##s", "un", "##happy", "night", "##s",
+    ]  # fmt: skip
+    states = model(**inputs).last_hidden_state
+    expected = vectors_of(model2vec)[[4, 5, 6, 8, 9, 10, 6]].mean(axis=0)
+    np.testing.assert_allclose(states[0].mean(dim=0).numpy(), expected, rtol=1e-6, atol=1e-7)
+    assert not states[1, 1:].any(), "padding is zero"
+    assert not any(weight.requires_grad for weight in model.parameters())
+    fused = BertForGRUFusionClassification.from_pretrained(folder, num_groups=1, num_labels=2)
+    assert fused(**inputs).logits.shape == (2, 2)
+
+
+@pytest.fixture(scope="module", params=["wordpiece", "byte-level"])
+def subwords(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with a tokenizer that splits words: BERT's, or GPT-2's, whose subwords begin with the blank."""
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    if request.param == "wordpiece":
+        tokenizer = BertTokenizerFast(vocab=wordpiece().get_vocab(), model_max_length=16)
+    else:
+        pieces = Tokenizer(models.BPE())
+        pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=280, special_tokens=["[PAD]"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        )
+        pieces.train_from_iterator([TEXT, "bad day"], trainer)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces, pad_token="[PAD]", model_max_length=16)
+    config = tiny_config("bert", 3, vocab_size=len(tokenizer))
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_states_of_an_encoder_are_averaged_over_each_word_s_subwords(subwords: Path, tmp_path: Path) -> None:
+    """Beside transformers' own pass over each text alone; other texts and padding change nothing."""
+    folder = import_embeddings(tmp_path / "encoder", encoder=subwords)
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert (model.config.num_hidden_layers, model.config.hidden_size) == (3, 32)
+    inputs = tokenizer([TEXT, "bad"], padding=True, return_tensors="pt")
+    found = model(**inputs, output_hidden_states=True).hidden_states[1:]
+    encoder, own = AutoModel.from_pretrained(subwords).eval(), AutoTokenizer.from_pretrained(subwords)
+    for row, text in enumerate((TEXT, "bad")):
+        encoded = own(text, return_tensors="pt")
+        with torch.no_grad():
+            states = encoder(**encoded, output_hidden_states=True).hidden_states[1:]
+        pieces = [piece.strip("#Ġ") for piece in own.convert_ids_to_tokens(encoded["input_ids"][0])]
+        for layer, of_layer in enumerate(states):
+            taken = pieces.index("[CLS]") + 1 if "[CLS]" in pieces else 0
+            for number, word in enumerate(text.split()):
+                places, spelled = [], ""
+                while spelled != word:
+                    spelled += pieces[taken]
+                    places += [taken] if pieces[taken] else []
+                    taken += 1
+                torch.testing.assert_close(
+                    found[layer][row, number], of_layer[0, places].mean(dim=0), rtol=0, atol=1e-6
+                )
+    assert not found[-1][1, 1:].any()
+    model.save_pretrained(tmp_path / "again")
+    assert_same_weights(AutoModel.from_pretrained(tmp_path / "again"), model)
+    with pytest.raises(ValueError, match=r"at most 16 subwords for 'bert', found \d+; shorten the texts"):
+        model(**tokenizer(" ".join(["good"] * 30), return_tensors="pt"))
+
+
+def test_both_are_members_of_a_stack(subwords: Path, model2vec: Path, tmp_path: Path) -> None:
+    """Widths 8 of GloVe, 4 of model2vec and 32 of BERT; three layers, and BERT's tuned alone."""
+    folder = import_embeddings(
+        tmp_path / "encoder",
+        glove=write_glove(tmp_path / "glove.txt"), model2vec=model2vec, encoder=subwords, train_embeddings=["encoder"],
+    )  # fmt: skip
+    model = AutoModel.from_pretrained(folder).train()
+    assert (model.config.num_hidden_layers, model.config.hidden_size) == (3, 44)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert trained and all(name.startswith("members.2.encoder.") for name in trained)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer([TEXT, "bad"], padding=True, return_tensors="pt")
+    states = model(**inputs, output_hidden_states=True).hidden_states[1:]
+    table = vectors_of(model2vec)
+    expected = [table[[4]], table[[5, 6]], table[[8, 9]], table[[10, 6]]]
+    for of_layer in states:
+        np.testing.assert_allclose(
+            of_layer[0, :, 8:12].detach().numpy(),
+            [each.mean(axis=0) for each in expected],
+            rtol=1e-5,
+            atol=1e-6,
+        )
+    fused = BertForGRUFusionClassification.from_pretrained(folder, num_groups=3, num_labels=2)
+    fused(**inputs, labels=torch.tensor([0, 1])).loss.backward()
+    gradients = [
+        weight.grad for name, weight in fused.named_parameters() if "members.2" in name and "query" in name
+    ]
+    assert gradients and all(gradient is not None and gradient.any() for gradient in gradients)
+
+
+def test_mistakes_are_one_line_and_leave_nothing(subwords: Path, model2vec: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "model.safetensors").write_bytes((model2vec / "model.safetensors").read_bytes()[:40])
+    wordpiece().save(str(tmp_path / "cut" / "tokenizer.json"))
+    (tmp_path / "few").mkdir()
+    save_file({"embeddings": np.zeros((5, 4), np.float32)}, tmp_path / "few" / "model.safetensors")
+    wordpiece().save(str(tmp_path / "few" / "tokenizer.json"))
+    glove = import_embeddings(tmp_path / "glove", glove=write_glove(tmp_path / "glove.txt"))
+    tiny_tokenizer().save_pretrained(tmp_path / "empty")
+    for sources, message in (
+        ({"model2vec": subwords}, "must hold `embeddings`, a row a subword"),
+        ({"model2vec": tmp_path / "empty"}, "found no model.safetensors"),
+        ({"model2vec": tmp_path / "cut"}, "cut: cannot be read"),
+        ({"model2vec": tmp_path / "few"}, "for each of 11 subwords, found 5 rows"),
+        (
+            {"model2vec": model2vec, "max_words": 5},
+            "--max_words is for vectors of words and excludes --model2vec",
+        ),
+        ({"encoder": tmp_path / "none"}, "--encoder .*none: "),
+        ({"encoder": glove}, "must be an encoder of subwords, found 'static_embeddings'"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            import_embeddings(tmp_path / "out", **sources)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "out").exists()
