@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
@@ -50,13 +51,22 @@ class EmbeddingStackModel(WordEncoder):
             if reads_characters(member):
                 continue
             given = None if rows is None else rows[number]
-            if given is None:
-                given = torch.arange(config.vocab_size).clamp(max=member.config.vocab_size - 1)
-            self.register_buffer(rows_name(number), given.to(torch.int32))
+            first = first_rows(config.vocab_size, member) if given is None else given.to(torch.int32)
+            first._is_hf_initialized = given is not None  # type: ignore[attr-defined]  # `post_init` then keeps it
+            self.register_buffer(rows_name(number), first)
         config.hidden_size = sum(member.config.hidden_size for member in members)
         config.num_hidden_layers = max(member.config.num_hidden_layers for member in members)
         self.freeze_embeddings()
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            for number, member in enumerate(self.members.values()):
+                if not reads_characters(member):
+                    rows = getattr(self, rows_name(number))
+                    init.copy_(rows, first_rows(len(rows), member))
 
     def freeze_embeddings(self) -> None:
         """Freeze the members that are not trained; see `EmbeddingStackConfig`."""
@@ -142,6 +152,11 @@ def reads_characters(member: Any) -> bool:
     return isinstance(member, ContextualWordEncoder) or "char_ids" in getattr(
         member.config, "extra_inputs", ()
     )
+
+
+def first_rows(count: int, member: Any) -> torch.Tensor:
+    """Return the rows of a static member that has the vocabulary of the stack: as the ids, up to its last one."""
+    return torch.arange(count, dtype=torch.int32).clamp(max=member.config.vocab_size - 1)
 
 
 def rows_name(number: int) -> str:

@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
 
 from .configuration_word_pooled import WordPooledConfig
 from .encoders import without_pooler
@@ -46,12 +47,19 @@ class WordPooledModel(ContextualWordEncoder):
         else:
             stored = torch.tensor(list(tokenizer.encode()), dtype=torch.uint8)
             config.tokenizer_size = len(stored)
+        stored._is_hf_initialized = tokenizer is not None  # type: ignore[attr-defined]  # `post_init` then keeps it
         self.register_buffer("tokenizer_json", stored)
         self._tokenizer: Tokenizer | None = None
         config.hidden_size = self.encoder.config.hidden_size
         config.num_hidden_layers = self.encoder.config.num_hidden_layers
         self.freeze_embeddings()
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            init.zeros_(self.tokenizer_json)
 
     def freeze_embeddings(self) -> None:
         """Switch off all gradients unless `config.train_embeddings` is set, of which static vectors are told."""
