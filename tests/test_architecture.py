@@ -31,7 +31,17 @@ ARROWS: dict[str, set[str]] = {
     "run_layout": set(),
     "storage": set(),
     "text_pipeline": {"data", "modeling"},
-    "__init__": {"text_pipeline", "modeling", "embeddings", "training", "ensembling", "hub", "probing"},
+    "multitask_pipeline": {"data", "modeling"},
+    "__init__": {
+        "text_pipeline",
+        "multitask_pipeline",
+        "modeling",
+        "embeddings",
+        "training",
+        "ensembling",
+        "hub",
+        "probing",
+    },
     "__main__": {"cli"},
     "cli": {
         "__init__",
@@ -164,8 +174,15 @@ def test_modeling_has_no_folders() -> None:
 def test_evaluation_and_its_like_reach_models_through_the_auto_classes() -> None:
     for path in SOURCES:
         # A probe puts its pooling around a plain encoder, which no Auto class does; embeddings become encoders of ours.
-        # The pipeline encodes pairs as the one that travels with such models does.
-        if part(path) not in ("modeling", "probing", "embeddings", "text_pipeline", "__init__"):
+        # The pipelines are those of the models, and encode pairs as the one that travels with such models does.
+        if part(path) not in (
+            "modeling",
+            "probing",
+            "embeddings",
+            "text_pipeline",
+            "multitask_pipeline",
+            "__init__",
+        ):
             assert "modeling" not in inner(path)
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from hf_layerfusion.modeling.configuration_layer_pooling import LayerPoolingConfig
     from hf_layerfusion.modeling.configuration_static_embeddings import StaticEmbeddingsConfig
     from hf_layerfusion.modeling.encoders import max_tokens
+    from hf_layerfusion.modeling.encoders import refuse_other_inputs as refuse_other_inputs
+    from hf_layerfusion.modeling.encoders import refuse_unfit as refuse_unfit
     from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS as SENTENCE_FUSERS
     from hf_layerfusion.modeling.fusion_registry import TOKEN_FUSERS as TOKEN_FUSERS
     from hf_layerfusion.modeling.label_rows import relabel
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
     from hf_layerfusion.modeling.modeling_layer_pooling import BertWithPoolingModule, LayerPoolingModel
     from hf_layerfusion.modeling.modeling_static_embeddings import StaticEmbeddingsModel
     from hf_layerfusion.modeling.parameter_counts import parameter_counts
-    from hf_layerfusion.modeling.pipeline_multitask import MultitaskPipeline
     from hf_layerfusion.modeling.task_config import TaskConfig
+    from hf_layerfusion.multitask_pipeline import MultitaskPipeline
     from hf_layerfusion.probing.layer_probe import layer_probe, layer_probes
     from hf_layerfusion.text_pipeline import preprocess
     from hf_layerfusion.training.adapters import AdaptedModel, add_adapters, load_adapter_model
@@ -58,7 +60,7 @@ _MODULES = {
     "LayerPoolingConfig": "hf_layerfusion.modeling.configuration_layer_pooling",
     "LayerPoolingModel": "hf_layerfusion.modeling.modeling_layer_pooling",
     "MultitaskOutput": "hf_layerfusion.modeling.modeling_cerbertus",
-    "MultitaskPipeline": "hf_layerfusion.modeling.pipeline_multitask",
+    "MultitaskPipeline": "hf_layerfusion.multitask_pipeline",
     "SENTENCE_FUSERS": "hf_layerfusion.modeling.fusion_pooling",
     "TOKEN_FUSERS": "hf_layerfusion.modeling.fusion_registry",
     "StaticEmbeddingsConfig": "hf_layerfusion.modeling.configuration_static_embeddings",
@@ -73,6 +75,8 @@ _MODULES = {
     "max_tokens": "hf_layerfusion.modeling.encoders",
     "parameter_counts": "hf_layerfusion.modeling.parameter_counts",
     "preprocess": "hf_layerfusion.text_pipeline",
+    "refuse_other_inputs": "hf_layerfusion.modeling.encoders",
+    "refuse_unfit": "hf_layerfusion.modeling.encoders",
     "relabel": "hf_layerfusion.modeling.label_rows",
     "verify_saved": "hf_layerfusion.ensembling.verification",
     "write_model_manifest": "hf_layerfusion.hub.manifest",

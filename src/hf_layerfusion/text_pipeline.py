@@ -26,7 +26,7 @@ class PreparedTextClassificationPipeline(TextClassificationPipeline):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._settings = saved_preparation(self.tokenizer)
-        self._clean = cleaner_of(self.tokenizer)
+        self._clean = cleaner_of(self.tokenizer, getattr(self.model.config, "default_task", None))
         # Cleaned texts are encoded as in training, without the steps that stand in the saved tokenizer.
         self._plain = self.tokenizer
         if self._clean is not None:

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Regex, Tokenizer, normalizers
 
@@ -19,7 +19,15 @@ from hf_layerfusion.data.spelling import LINK, USER, SpellingCorrector
 from hf_layerfusion.data.tweets import SPELLING, TweetPreprocessor
 from hf_layerfusion.storage import replacing
 
-__all__ = ["cleaner_of", "copy_dictionary", "plain_tokenizer", "prepared_tokenizer", "saved_preparation"]
+__all__ = [
+    "CleaningSteps",
+    "cleaner_of",
+    "copy_dictionary",
+    "plain_tokenizer",
+    "prepared_tokenizer",
+    "saved_preparation",
+    "tokenizer_of_tasks",
+]
 
 KEY = "text_preparation"
 """Name of the settings in `tokenizer_config.json`."""
@@ -52,6 +60,59 @@ def expressible(steps: Sequence[str]) -> list[str]:
     return [step for step in steps if step in _NORMALIZERS]
 
 
+class CleaningSteps(NamedTuple):
+    """How texts were cleaned.
+
+    Attributes:
+        steps: Names of the steps, in their order.
+        spelling_language: Of the step `spelling`.
+        spelling_dictionary: The user's own dictionary for that step, if any.
+    """
+
+    steps: tuple[str, ...]
+    spelling_language: str = "en"
+    spelling_dictionary: str | None = None
+
+    def settings(self, dictionary: str = DICTIONARY_FILE) -> dict[str, Any]:
+        """Return the steps as JSON, with the dictionary as a file of this stem beside the tokenizer."""
+        found: dict[str, Any] = {"steps": list(self.steps)}
+        if SPELLING in self.steps:
+            found["spelling_language"] = self.spelling_language
+            if self.spelling_dictionary is not None:
+                found["spelling_dictionary"] = f"{dictionary}{_suffix(self.spelling_dictionary)}"
+        return found
+
+
+def tokenizer_of_tasks(
+    tokenizer: Any, tasks: Mapping[str, CleaningSteps], max_length: int | None = None, cut: str = "tail"
+) -> Any:
+    """Return the tokenizer to save with a model of several tasks; see `prepared_tokenizer`.
+
+    It expresses what it can of the steps if they are the same for all tasks, else it only names each task's.
+
+    Args:
+        tokenizer: As for `prepared_tokenizer`, as is `max_length`.
+        tasks: How the texts of each task were cleaned.
+        max_length: See above.
+        cut: The part of a long text that is removed, one of `truncation.CUTS`.
+    """
+    first, *others = tasks.values()
+    is_shared = all(other == first for other in others)
+    made = prepared_tokenizer(
+        tokenizer,
+        first.steps if is_shared else (),
+        max_length,
+        spelling_language=first.spelling_language,
+        spelling_dictionary=first.spelling_dictionary,
+    )
+    settings = made.init_kwargs[KEY]
+    if not is_shared:
+        settings["tasks"] = {name: task.settings(f"{DICTIONARY_FILE}-{name}") for name, task in tasks.items()}
+    if cut != "tail":
+        settings["cut"] = cut
+    return made
+
+
 def prepared_tokenizer(
     tokenizer: Any,
     steps: Sequence[str],
@@ -71,14 +132,10 @@ def prepared_tokenizer(
         spelling_dictionary: the user's own dictionary, which is to be copied beside the tokenizer; its suffix is kept.
     """
     settings: dict[str, Any] = {
-        "steps": list(steps),
+        **CleaningSteps(tuple(steps), spelling_language, spelling_dictionary).settings(),
         "truncation": truncation,
         "encoder_max_length": tokenizer.model_max_length,
     }
-    if SPELLING in steps:
-        settings["spelling_language"] = spelling_language
-        if spelling_dictionary is not None:
-            settings["spelling_dictionary"] = f"{DICTIONARY_FILE}{_suffix(spelling_dictionary)}"
     made = _with_normalizers(tokenizer, expressible(steps))
     settings["in_tokenizer"] = made is not None
     made = copy.deepcopy(tokenizer) if made is None else made
@@ -149,23 +206,40 @@ def plain_tokenizer(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def copy_dictionary(tokenizer: Any, dictionary: str | None, folder: Path) -> None:
-    """Copy the user's own dictionary of spelling into the folder of a prepared tokenizer, if it has one."""
-    settings = saved_preparation(tokenizer) or {}
+def copy_dictionary(tokenizer: Any, dictionary: str | None, folder: Path, task: str | None = None) -> None:
+    """Copy the user's own dictionary of spelling into the folder of a prepared tokenizer, if it has one.
+
+    Args:
+        tokenizer: The prepared tokenizer.
+        dictionary: The file of the dictionary.
+        folder: The folder.
+        task: The task that the dictionary is of, if there are several.
+    """
+    settings = _settings_of(saved_preparation(tokenizer) or {}, task)
     if dictionary is not None and "spelling_dictionary" in settings:
         with replacing(folder / settings["spelling_dictionary"]) as partial:
             shutil.copyfile(dictionary, partial)
 
 
-def cleaner_of(tokenizer: Any) -> Callable[[str], str] | None:
+def _settings_of(settings: dict[str, Any], task: str | None) -> dict[str, Any]:
+    """Return what saved settings say of a task; all tasks share settings that name none."""
+    tasks = settings.get("tasks", {})
+    return dict(tasks.get(task, settings))
+
+
+def cleaner_of(tokenizer: Any, task: str | None = None) -> Callable[[str], str] | None:
     """Return the function that prepares a text as the training texts of a tokenizer's model were; None where they were
     left as they are.
+
+    Args:
+        tokenizer: The tokenizer.
+        task: The task of the text, for a model of several.
 
     Raises:
         UserError: steps or a dictionary that are none.
     """
-    settings = saved_preparation(tokenizer)
-    if settings is None or not settings["steps"]:
+    settings = _settings_of(saved_preparation(tokenizer) or {}, task)
+    if not settings.get("steps"):
         return None
     spelling = None
     if SPELLING in settings["steps"]:

@@ -131,9 +131,10 @@ class MultitaskPipeline:
         found: list[dict[str, Any]] = [{} for _ in items]
         for (text, second), predictions in zip(items, found, strict=True):
             for name in self.select_tasks(configs, second is not None, tasks):
-                sequences: list[tuple[str, str | None]] = [(text, second)]
-                if second is not None and (configs[name].is_siamese or not configs[name].pair):
-                    sequences = [(text, None), (second, None)]
+                first, other = self.clean(text, name), None if second is None else self.clean(second, name)
+                sequences: list[tuple[str, str | None]] = [(first, other)]
+                if other is not None and (configs[name].is_siamese or not configs[name].pair):
+                    sequences = [(first, None), (other, None)]
                 wanted.setdefault(name, []).extend(rows.setdefault(each, len(rows)) for each in sequences)
                 times = 1 if configs[name].pair else len(sequences)
                 owners.setdefault(name, []).extend([predictions] * times)
@@ -149,6 +150,11 @@ class MultitaskPipeline:
             {name: each[0] if len(each) == 1 else each for name, each in predictions.items()}
             for predictions in found
         ]
+
+    def clean(self, text: str, task: str) -> str:
+        """Return a text as a task's training texts were prepared. Here it is unchanged: code outside of this folder
+        is needed for that."""
+        return text
 
     def select_tasks(
         self, configs: dict[str, TaskConfig], is_pair: bool, tasks: Sequence[str] | None
@@ -168,16 +174,24 @@ class MultitaskPipeline:
 
     def encode(self, sequences: list[tuple[str, str | None]]) -> dict[str, torch.Tensor]:
         """Tokenize texts, and pairs as one sequence, into one batch `[B, T]`."""
+        encoded = [self.encode_one(*(text for text in texts if text is not None)) for texts in sequences]
+        return dict(self.tokenizer.pad(encoded, return_tensors="pt").to(self.model.device))
+
+    def encode_one(self, *texts: str) -> Any:
+        """Tokenize a text, or a pair as one sequence, cut to the length that tokenizer and model allow."""
+        limit = self.limit
+        return self.tokenizer(*texts, **({} if limit is None else {"truncation": True, "max_length": limit}))
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens of a sequence; None if neither tokenizer nor model state one."""
         # In a peft model, the model's own `base_model` is one level deeper.
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         most = model.base_model.max_tokens
-        limit = (
-            self.tokenizer.model_max_length if most is None else min(self.tokenizer.model_max_length, most)
-        )
+        length = self.tokenizer.model_max_length
+        limit = length if most is None else min(length, most)
         # A tokenizer that knows no limit states a number that is too large for its backend.
-        options = {"truncation": True, "max_length": limit} if limit < LARGE_INTEGER else {}
-        encoded = [self.tokenizer(*(t for t in texts if t is not None), **options) for texts in sequences]
-        return dict(self.tokenizer.pad(encoded, return_tensors="pt").to(self.model.device))
+        return limit if limit < LARGE_INTEGER else None
 
 
 def text_and_pair(item: Any) -> tuple[str, str | None]:

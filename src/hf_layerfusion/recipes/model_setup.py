@@ -17,11 +17,17 @@ from transformers import (
 )
 from transformers.utils import hub
 
-from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule, max_tokens, relabel
+from hf_layerfusion import (
+    BertForGRUFusionClassification,
+    BertWithPoolingModule,
+    max_tokens,
+    refuse_other_inputs,
+    refuse_unfit,
+    relabel,
+)
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.data.text_preparation import plain_tokenizer
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, nearest, one_line
-from hf_layerfusion.modeling.encoders import refuse_other_inputs, refuse_unfit
 from hf_layerfusion.recipes.adapter_setup import adapter_config, with_adapters
 from hf_layerfusion.recipes.recipe_arguments import (
     AdaptedEncoderArguments,

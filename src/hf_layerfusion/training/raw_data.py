@@ -184,7 +184,7 @@ class RawData:
             texts = [batch[name] for name in columns]
             for name, of_column in zip(columns, texts, strict=True):
                 check_texts(of_column, indices, name, where)
-            inputs: dict[str, list[Any]] = encoder(texts, apart)
+            inputs: dict[str, list[Any]] = encoder(texts, apart, task)
             if column is not None:
                 given = batch[column.name]
                 inputs[LABELS] = (
@@ -199,7 +199,7 @@ class RawData:
             )
         if stream:
             return encoded
-        encoder.warn_of_cut(rows, columns, apart, where)
+        encoder.warn_of_cut(rows, columns, apart, task, where)
         if labels is None or column is None:
             return encoded
         return encoded.cast_column(LABELS, LABEL_FEATURES[str(labels.problem_type)])

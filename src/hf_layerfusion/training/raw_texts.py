@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.data.text_preparation import cleaner_of, plain_tokenizer, saved_preparation
+from hf_layerfusion.data.truncation import encode
 from hf_layerfusion.errors import UserError, check_characters
 
 logger = logging.get_logger(__name__)
@@ -99,49 +100,64 @@ class TextEncoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._clean = cleaner_of(tokenizer)
-        self._tokenizer: Any = copy.deepcopy(tokenizer)
+        self._saved = copy.deepcopy(tokenizer)
+        self._clean: dict[str, Callable[[str], str] | None] = {}
+        # Cleaned texts need none of the steps that the tokenizer expresses.
+        self._tokenizer: Any = plain_tokenizer(copy.deepcopy(tokenizer))
         limit = tokenizer.model_max_length
         self.limit = limit if limit < LARGE_INTEGER else None
         """The most tokens of a text or a joint pair; None where the tokenizer states none."""
-        self._truncation = (saved_preparation(tokenizer) or {}).get("truncation", "longest_first")
-        if self._clean is not None:
-            self._tokenizer = plain_tokenizer(self._tokenizer)
+        settings = saved_preparation(tokenizer) or {}
+        self._truncation = settings.get("truncation", "longest_first")
+        self._cut = settings.get("cut", "tail")
 
-    def __call__(self, texts: Sequence[Sequence[str]], apart: bool = False) -> dict[str, list[Any]]:
+    def __call__(
+        self, texts: Sequence[Sequence[str]], apart: bool = False, task: str = ""
+    ) -> dict[str, list[Any]]:
         """Return the inputs of texts or pairs, a list for each row.
 
         Args:
             texts: The texts, and for pairs the second ones.
             apart: Whether the texts of pairs are encoded separately; each row then holds two lists.
+            task: The task of the texts, if the run has several.
         """
+        texts = [self._cleaned(each, task) for each in texts]
         if not apart:
             return self._encode(*texts)
         first, second = (self._encode(each) for each in texts)
         return {name: [list(both) for both in zip(first[name], second[name], strict=True)] for name in first}
 
+    def _cleaned(self, texts: Sequence[str], task: str) -> list[str]:
+        if task not in self._clean:
+            self._clean[task] = cleaner_of(self._saved, task)
+        clean = self._clean[task]
+        return list(texts) if clean is None else [clean(text) for text in texts]
+
     def _encode(self, *texts: Sequence[str], cut: bool = True) -> dict[str, list[Any]]:
-        if self._clean is not None:
-            texts = tuple([self._clean(text) for text in each] for each in texts)
         options: dict[str, Any] = {}
+        if cut and self.limit is not None and self._cut != "tail":
+            return encode(self._tokenizer, *texts, max_length=self.limit, cut=self._cut)
         if cut and self.limit is not None:
             how = self._truncation if len(texts) == 2 else True
             options = {"truncation": how, "max_length": self.limit}
         return dict(self._tokenizer(*map(list, texts), **options, verbose=False))
 
-    def warn_of_cut(self, dataset: Dataset, columns: Sequence[str], apart: bool, where: str) -> None:
+    def warn_of_cut(
+        self, dataset: Dataset, columns: Sequence[str], apart: bool, task: str, where: str
+    ) -> None:
         """Warn if more than 1 % of the texts of a data set are cut, judged by at most 20,000 of them.
 
         Args:
             dataset: The texts.
             columns: Their columns.
             apart: Whether the texts of pairs are encoded separately.
+            task: The task of the texts, if the run has several.
             where: The data set, for the message.
         """
         if self.limit is None:
             return
         sample = dataset.select(range(0, len(dataset), math.ceil(len(dataset) / MOST_TEXTS)))
-        texts = [column_values(sample, column) for column in columns]
+        texts = [self._cleaned(column_values(sample, column), task) for column in columns]
         name = self._tokenizer.model_input_names[0]
         lengths = np.max(
             [

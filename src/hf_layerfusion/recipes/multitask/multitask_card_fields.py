@@ -41,6 +41,7 @@ def tasks_fields(
         **encoder_fields(model_arguments),
         **data_fields(data_arguments),
         **preparation_fields({name: task.data for name, task in tasks.items()}),
+        "pipeline_prepares": True,
         "architecture": [
             f"Encoders side by side: {', '.join(model_arguments.encoders)}; {model_arguments.num_task_layers} top "
             "layers of the shared one for each task",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hf_layerfusion import parameter_counts
+from hf_layerfusion.data.text_preparation import copy_dictionary
 from hf_layerfusion.evaluation.mistakes import worst_mistakes
 from hf_layerfusion.evaluation.plots.run_plots import plot_training_curves
 from hf_layerfusion.evaluation.plots.surgery_plots import plot_conflicts
@@ -58,6 +59,8 @@ def write_multitask_outputs(
     training_arguments: MultitaskTrainingArguments = trainer.args
     write_seen_texts(folder, list(data.prepared.values()))
     save_trained(trainer, folder)
+    for task in data.tasks.values():
+        copy_dictionary(trainer.processing_class, task.data.spelling_dictionary, folder, task.name)
     kept = records(folder)
     for name in (PLOTS, PREDICTIONS, MISTAKES):
         (kept / name).mkdir(exist_ok=True)

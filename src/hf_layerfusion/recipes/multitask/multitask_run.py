@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from hf_layerfusion.data.text_preparation import CleaningSteps, tokenizer_of_tasks
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.publish import CARD
 from hf_layerfusion.recipes.data_record import DATA, check_record
@@ -131,8 +132,17 @@ class MultitaskExperiment:
         return load_multitask_model(model_arguments, self.data.tasks)
 
     def make_trainer(self, arguments: MultitaskTrainingArguments) -> LayerFusionTrainer:
-        """Return the run's Trainer; see `make_multitask_trainer`."""
-        return make_multitask_trainer(self.data, self.model_arguments, self.data_arguments, arguments)
+        """Return the run's Trainer, which saves a tokenizer that prepares raw texts; see `make_multitask_trainer`."""
+        trainer = make_multitask_trainer(self.data, self.model_arguments, self.data_arguments, arguments)
+        cleaned = {
+            name: CleaningSteps(
+                self.data.prepared[name].steps, task.data.spelling_language, task.data.spelling_dictionary
+            )
+            for name, task in self.data.tasks.items()
+        }
+        limit, cut = self.data_arguments.max_seq_length, self.data_arguments.cut
+        trainer.processing_class = tokenizer_of_tasks(self.data.tokenizer, cleaned, limit, cut)
+        return trainer
 
     def train(self, trainer: LayerFusionTrainer) -> MultitaskResult:
         """Train and predict; see `train_multitask`."""
