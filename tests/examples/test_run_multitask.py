@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -142,6 +143,32 @@ def test_the_commands_predict_and_evaluate_answer_as_the_run_did(run, folder, tm
     main(["evaluate", str(output), str(folder / "ids-sst-dev.csv"), "--task", "sst5", *given])
     shown = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert float(shown["sst5_accuracy"]) == pytest.approx(results["test_sst5_accuracy"], abs=1e-4)
+
+
+def test_runs_are_compared_task_by_task(run, tmp_path, capsys):
+    output, results = run
+    other = tmp_path / "other"
+    shutil.copytree(output / "run", other / "run")
+    file = other / "run" / "predictions" / "quora-test.csv"
+    names = {"duplicate": "different", "different": "duplicate"}
+    rows = [{**row, "label": names[row["label"]]} for row in read_csv(file)]
+    with open(file, "w", newline="") as opened:
+        writer = csv.DictWriter(opened, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    main(["compare", str(output), str(other), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"sst5", "quora", "sts"}
+    assert found["sst5"]["measure"] == "accuracy" and found["sts"]["measure"] == "negative squared error"
+    first, second = found["quora"]["runs"]
+    assert first["mean"] == pytest.approx(results["test_quora_accuracy"])
+    assert second["mean"] == pytest.approx(1 - first["mean"])
+    assert second["difference"]["difference"] == pytest.approx(second["mean"] - first["mean"])
+    assert found["sst5"]["runs"][1]["difference"]["difference"] == 0
+    # Holm's correction counts all three tasks.
+    assert second["p_holm"] == pytest.approx(min(1, 3 * second["difference"]["p_value"]))
+    main(["compare", str(output), str(other), "--task", "quora"])
+    assert "sst5" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

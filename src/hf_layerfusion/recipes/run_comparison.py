@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,7 +73,12 @@ def compare_runs(folders: Sequence[str]) -> tuple[str, list[RunDifference]]:
         UserError: a folder without predictions, data that cannot be read again, or runs that were tested on different
             texts.
     """
-    runs = [run_scores(Path(folder)) for folder in folders]
+    measure, rows = compare_scores(folders, [run_scores(Path(folder)) for folder in folders])
+    return measure, with_holm(rows)
+
+
+def compare_scores(folders: Sequence[str], runs: Sequence[RunScores]) -> tuple[str, list[RunDifference]]:
+    """Return the name of the score and the differences of runs, p-values uncorrected; see `compare_runs`."""
     first = runs[0]
     for folder, run in zip(folders, runs, strict=True):
         if run.rows != first.rows or run.measure != first.measure:
@@ -82,12 +86,17 @@ def compare_runs(folders: Sequence[str]) -> tuple[str, list[RunDifference]]:
                 f"{folder}: must have been tested on the texts of {folders[0]}, found other texts or labels; compare "
                 "runs on the same test data"
             )
-    differences = [paired_bootstrap(first.scores, run.scores) for run in runs[1:]]
-    adjusted = holm([each.p_value for each in differences])
     rows = [RunDifference(folders[0], float(first.scores.mean()), None, None)]
-    for folder, run, difference, p_value in zip(folders[1:], runs[1:], differences, adjusted, strict=True):
-        rows.append(RunDifference(folder, float(run.scores.mean()), difference, p_value))
+    for folder, run in zip(folders[1:], runs[1:], strict=True):
+        difference = paired_bootstrap(first.scores, run.scores)
+        rows.append(RunDifference(folder, float(run.scores.mean()), difference, None))
     return first.measure, rows
+
+
+def with_holm(rows: Sequence[RunDifference]) -> list[RunDifference]:
+    """Return differences with p-values corrected for their number."""
+    adjusted = iter(holm([row.difference.p_value for row in rows if row.difference is not None]))
+    return [row if row.difference is None else row._replace(adjusted=next(adjusted)) for row in rows]
 
 
 def run_scores(folder: Path) -> RunScores:
@@ -105,11 +114,29 @@ def run_scores(folder: Path) -> RunScores:
         raise UserError(f"{folder}: holds no {PREDICTIONS_FILE}; name a run that has ended")
     arguments = _data_arguments(stored)
     schema = config_schema(AutoConfig.from_pretrained(_model_folder(next(iter(seeds)), stored)))
+    return read_scores(folder, list(seeds.values()), arguments, schema, arguments.id_column or "id")
+
+
+def read_scores(
+    folder: Path, files: Sequence[Path], arguments: DataArguments, schema: LabelSchema, id_name: str
+) -> RunScores:
+    """Read how right predictions are.
+
+    Args:
+        folder: The folder of the run, for messages.
+        files: Its predictions, by seed.
+        arguments: The run's data.
+        schema: Its labels.
+        id_name: The column of the ids in the files.
+
+    Raises:
+        UserError: as `compare_runs`.
+    """
     truth = _truth(arguments, schema)
     scores, rows = [], []
-    for path in seeds.values():
+    for path in files:
         answers = _read_rows(path)
-        names = [_name_of(row, arguments) for row in answers]
+        names = [_name_of(row, arguments, id_name) for row in answers]
         unknown = [name for name in names if name not in truth]
         if unknown:
             raise UserError(
@@ -142,14 +169,14 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _name_of(row: dict[str, str], arguments: DataArguments) -> tuple[str, ...]:
+def _name_of(row: dict[str, str], arguments: DataArguments, id_name: str) -> tuple[str, ...]:
     columns = [arguments.text_column, *filter(None, [arguments.text_pair_column])]
     if not set(columns) <= row.keys():
         raise UserError(
             f"{PREDICTIONS_FILE}: must have the columns {', '.join(columns)}, found {', '.join(row)}; compare runs of "
             "--prediction_format standard"
         )
-    return (row.get(arguments.id_column or "id", ""), *(row[column] for column in columns))
+    return (row.get(id_name, ""), *(row[column] for column in columns))
 
 
 def _truth(arguments: DataArguments, schema: LabelSchema) -> dict[tuple[str, ...], Any]:
@@ -163,18 +190,20 @@ def _truth(arguments: DataArguments, schema: LabelSchema) -> dict[tuple[str, ...
         if "label" not in split.column_names:
             continue
         rows = zip(*(column_values(split, name) for name in ("id", *columns)), strict=True)
-        for row, label in zip(rows, _named(split, names), strict=True):
+        labels = raw_labels(split) if schema.problem_type == "regression" else _named(split, names)
+        for row, label in zip(rows, labels, strict=True):
             truth[tuple(row)] = label
     return truth
 
 
 def _named(split: Dataset, names: dict[str, str]) -> list[Any]:
-    def name(label: Any) -> Any:
-        if isinstance(label, list):
-            return {names.get(str(each), str(each)) for each in label}
-        return label if isinstance(label, float) else names.get(str(label), str(label))
+    """Return the names of the classes of each row, as a set where a row may have several."""
 
-    return [name(label) for label in raw_labels(split)]
+    def name(label: Any) -> str:
+        whole = int(label) if isinstance(label, float) and label.is_integer() else label
+        return names.get(str(whole), str(whole))
+
+    return [set(map(name, label)) if isinstance(label, list) else name(label) for label in raw_labels(split)]
 
 
 def _score(row: dict[str, str], truth: Any, schema: LabelSchema) -> float:
@@ -185,8 +214,8 @@ def _score(row: dict[str, str], truth: Any, schema: LabelSchema) -> float:
     return float(row["label"] == truth)
 
 
-def comparison_json(measure: str, rows: Sequence[RunDifference]) -> str:
-    """Return a comparison as JSON."""
+def comparison_dict(measure: str, rows: Sequence[RunDifference]) -> dict[str, Any]:
+    """Return a comparison as a dictionary of plain values."""
     runs = [
         {
             "run": row.run,
@@ -196,4 +225,4 @@ def comparison_json(measure: str, rows: Sequence[RunDifference]) -> str:
         }
         for row in rows
     ]
-    return json.dumps({"measure": measure, "runs": runs}, indent=2)
+    return {"measure": measure, "runs": runs}

@@ -24,6 +24,7 @@ from hf_layerfusion.hub.markdown import escape_markdown, markdown_table
 from hf_layerfusion.hub.publish import CARD
 from hf_layerfusion.metric_registry import inline_name
 from hf_layerfusion.recipes.adapter_setup import adapter_fields, adapter_lines
+from hf_layerfusion.recipes.data_preparation import as_read
 from hf_layerfusion.recipes.ensemble_artifacts import write_seen_texts
 from hf_layerfusion.recipes.layer_use_report import LAYERS_TITLE, layers_section
 from hf_layerfusion.recipes.multitask.multitask_arguments import (
@@ -113,7 +114,7 @@ def write_task_predictions(
         write_predictions(
             folder / f"{task.name}-{split}.csv",
             ids=rows["id"],
-            texts={column: rows[column] for column in prepared.text_columns},
+            texts={column: as_read(rows, column) for column in prepared.text_columns},
             logits=logits,
             problem_type=prepared.schema.problem_type,
             label_names=prepared.schema.names,
