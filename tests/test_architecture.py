@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "gradient_surgery": set(),
     "evaluation": set(),
     "hub": set(),
-    "export": {"hub"},
+    "export": {"data", "hub"},
     "ensembling": {"data", "evaluation", "hub"},
     "training": {"data", "regularizers", "gradient_surgery", "evaluation", "hub"},
     "probing": {"modeling", "training", "evaluation", "ensembling"},

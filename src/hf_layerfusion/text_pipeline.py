@@ -5,13 +5,13 @@ of this package takes. With other models whose tokenizer says nothing of a prepa
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoTokenizer, TextClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from hf_layerfusion.data.text_preparation import cleaner_of, plain_tokenizer, saved_preparation
+from hf_layerfusion.data.text_preparation import clean_inputs, cleaner_of, plain_tokenizer, saved_preparation
 from hf_layerfusion.modeling.length_order import in_length_order
 
 __all__ = ["PreparedTextClassificationPipeline", "preprocess"]
@@ -63,8 +63,7 @@ class PreparedTextClassificationPipeline(TextClassificationPipeline):
         if most is not None:  # a model of this package, saved without a preparation
             tokenizer_kwargs.setdefault("truncation", True)
             tokenizer_kwargs.setdefault("max_length", min(most, self.tokenizer.model_max_length))
-        if self._clean is not None:
-            inputs = _cleaned(inputs, self._clean)
+        inputs = clean_inputs(inputs, self._clean)
         if getattr(self.model.config, "pair_features", None):
             # Imported here, as that module needs the class that this one replaces.
             from hf_layerfusion.modeling.pipeline_pairs import encode_separately
@@ -75,14 +74,6 @@ class PreparedTextClassificationPipeline(TextClassificationPipeline):
             return super().preprocess(inputs, **tokenizer_kwargs)
         finally:
             self.tokenizer = saved
-
-
-def _cleaned(inputs: Any, clean: Callable[[str], str]) -> Any:
-    if isinstance(inputs, str):
-        return clean(inputs)
-    if isinstance(inputs, dict):
-        return {name: _cleaned(text, clean) for name, text in inputs.items()}
-    return [_cleaned(each, clean) for each in inputs] if isinstance(inputs, list) else inputs
 
 
 def preprocess(texts: str | Sequence[str], model: str, **kwargs: Any) -> Any:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, TextClassificationPipeline
 
 from hf_layerfusion import MultitaskPipeline
+from hf_layerfusion.data.text_preparation import prepared_tokenizer
+from hf_layerfusion.data.tweets import TweetPreprocessor
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.export import OnnxClassifier, export_onnx
 from tests.modeling import multitask_cases
@@ -51,6 +54,22 @@ def test_answers_as_the_pipeline_of_the_model(
     assert [answer["label"] for answer in flat(found)] == [answer["label"] for answer in flat(expected)]
     for one, other in zip(flat(found), flat(expected), strict=True):
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+
+
+def test_raw_texts_are_prepared_as_the_training_texts_were(
+    exported: tuple[Any, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(exported[1], tmp_path / "onnx")
+    steps = ["users", "emoticons", "lowercase"]  # "emoticons" cannot stand in a tokenizer
+    prepared_tokenizer(tiny_tokenizer(), steps, 8).save_pretrained(folder)
+    raw = ["@Bob GOOD :)", "an awful   day :(", "so good " * 9]
+    found = OnnxClassifier(folder)(raw, top_k=None)
+    clean = TweetPreprocessor(steps).clean
+    expected = OnnxClassifier(exported[1])(list(map(clean, raw)), top_k=None, max_length=8)
+    for answers, wanted in zip(found, expected, strict=True):
+        assert {each["label"]: each["score"] for each in answers} == pytest.approx(
+            {each["label"]: each["score"] for each in wanted}, abs=1e-6
+        )
 
 
 def test_a_text_of_700_words_is_cut_off(exported: tuple[Any, Path]) -> None:

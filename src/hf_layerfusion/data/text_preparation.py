@@ -21,7 +21,9 @@ from hf_layerfusion.storage import replacing
 
 __all__ = [
     "CleaningSteps",
+    "clean_inputs",
     "cleaner_of",
+    "copy_dictionaries",
     "copy_dictionary",
     "plain_tokenizer",
     "prepared_tokenizer",
@@ -248,6 +250,26 @@ def cleaner_of(tokenizer: Any, task: str | None = None) -> Callable[[str], str] 
         spelling = SpellingCorrector(settings["spelling_language"], dictionary)
     clean = TweetPreprocessor(settings["steps"], spelling).clean
     return lambda text: clean(text) or text  # a text that cleaning empties stays as it is, as in training
+
+
+def clean_inputs(inputs: Any, clean: Callable[[str], str] | None) -> Any:
+    """Return the inputs of a pipeline, texts or pairs or lists of them, with every text prepared by `clean`, if any."""
+    if clean is None:
+        return inputs
+    if isinstance(inputs, str):
+        return clean(inputs)
+    if isinstance(inputs, dict):
+        return {name: clean_inputs(text, clean) for name, text in inputs.items()}
+    return [clean_inputs(each, clean) for each in inputs] if isinstance(inputs, list) else inputs
+
+
+def copy_dictionaries(tokenizer: Any, folder: Path) -> None:
+    """Copy the users' own dictionaries that lie beside a saved tokenizer into another folder."""
+    settings = saved_preparation(tokenizer) or {}
+    for each in (settings, *settings.get("tasks", {}).values()):
+        if (name := each.get("spelling_dictionary")) is not None:
+            with replacing(folder / name) as partial:
+                shutil.copyfile(_beside(tokenizer, name), partial)
 
 
 def _beside(tokenizer: Any, name: str) -> str:

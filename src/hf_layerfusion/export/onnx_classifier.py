@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, TextClassificationPipeline
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hf_layerfusion.data.text_preparation import clean_inputs, cleaner_of, saved_preparation
 from hf_layerfusion.errors import UserError, check_characters
 from hf_layerfusion.export.onnx_export import MODEL_FILE, read_settings, require
 
@@ -42,8 +43,9 @@ class OnnxClassifier(TextClassificationPipeline):
     """transformers' text classification pipeline on a folder written by `export_onnx`.
 
     Texts, pairs `{"text": …, "text_pair": …}`, lists of them, `top_k`, `function_to_apply`, `batch_size` and the
-    tokenizer's options work as in the pipeline. Texts longer than the tokenizer's limit are truncated. The texts of
-    siamese pairs are encoded separately, one pair at a time.
+    tokenizer's options work as in the pipeline. Raw texts are prepared as the model's training texts were. Texts
+    longer than the tokenizer's limit are truncated. The texts of siamese pairs are encoded separately, one pair at
+    a time.
 
     Args:
         folder: The folder.
@@ -80,6 +82,8 @@ class OnnxClassifier(TextClassificationPipeline):
         config, tokenizer = read_settings(folder)
         self.is_siamese = len(session.get_inputs()[0].shape) == 3
         kwargs.setdefault("truncation", True)
+        self._preparation = saved_preparation(tokenizer) or {}
+        self._clean = cleaner_of(tokenizer, getattr(config, "default_task", None))
         super().__init__(model=OnnxModel(config, session), tokenizer=tokenizer, device="cpu", **kwargs)
 
     def check_model_type(self, supported_models: Any) -> None:
@@ -98,7 +102,10 @@ class OnnxClassifier(TextClassificationPipeline):
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> Any:
-        """Tokenize an input; the texts of siamese pairs are tokenized separately."""
+        """Prepare an input as the training texts were and tokenize it; the texts of siamese pairs separately."""
+        inputs = clean_inputs(inputs, self._clean)
+        if isinstance(inputs, dict) and tokenizer_kwargs.get("truncation") is True and not self.is_siamese:
+            tokenizer_kwargs["truncation"] = self._preparation.get("truncation", True)
         if not self.is_siamese:
             return super().preprocess(inputs, **tokenizer_kwargs)
         if not isinstance(inputs, dict) or set(inputs) != {"text", "text_pair"}:

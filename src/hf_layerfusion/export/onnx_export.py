@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hf_layerfusion.data.text_preparation import copy_dictionaries
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.export.onnx_recurrence import replace_recurrences
 from hf_layerfusion.hub.manifest import add_to_manifest, write_model_manifest
@@ -108,6 +109,7 @@ def export_onnx(
         tokenizer.save_pretrained(unfinished)
         if quantize:
             quantize_onnx(unfinished)
+        copy_dictionaries(tokenizer, unfinished)
         write_model_manifest(unfinished)
     return difference
 
