@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +153,12 @@ def test_nothing_is_left_of_a_file_that_is_refused_and_nothing_is_overwritten(tm
     with pytest.raises(UserError, match="must be a new or empty folder"):
         import_embeddings(tmp_path / "out", glove=write_glove(tmp_path / "h.txt"))
     assert (tmp_path / "out" / "mine").read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", ["glove", "vectors", "word2vec", "fasttext"])
+def test_pickled_vectors_of_gensim_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / "vectors.kv").write_bytes(pickle.dumps({"vectors": [1.0]}, protocol=4))
+    with pytest.raises(UserError, match=r"gensim's KeyedVectors.*save_word2vec_format") as caught:
+        import_embeddings(tmp_path / "out", **{name: tmp_path / "vectors.kv"})
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()

@@ -147,6 +147,11 @@ def _check(sources: Sequence[tuple[str, Sequence[Path]]], options: ImportOptions
         for file in files if source.reads_files else ():
             if not file.is_file():
                 raise UserError(f"--{name} {file}: must be a file, found none; check the name.")
+            if not source.is_pickle and begins_as_pickle(file):
+                raise UserError(
+                    f"--{name} {file}: must be no pickle, such as gensim's KeyedVectors.save writes, which could run "
+                    "any code; save the vectors with save_word2vec_format and import them with --vectors."
+                )
     if not isinstance(options.train_embeddings, bool):
         names = [name for name, _ in sources]
         for name in options.train_embeddings:
@@ -155,6 +160,13 @@ def _check(sources: Sequence[tuple[str, Sequence[Path]]], options: ImportOptions
                     f"--train_embeddings must name formats that are imported, {', '.join(names)}, found {name!r}; "
                     f"{nearest(name, names)}"
                 )
+
+
+def begins_as_pickle(file: Path) -> bool:
+    """Return whether a file begins with the mark of a pickle of protocol 2 or above."""
+    with file.open("rb") as opened:
+        start = opened.read(2)
+    return len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5
 
 
 def _is_trained(name: str, options: ImportOptions) -> bool:

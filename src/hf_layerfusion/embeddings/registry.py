@@ -22,12 +22,14 @@ class Source(NamedTuple):
         files: names of the files, for `--help`.
         summary: the format, for `--help`.
         reads_files: whether the names are files, and not packages.
+        is_pickle: whether its files may be pickles, which its reader then restricts.
     """
 
     read: Callable[..., Any]
     files: tuple[str, ...]
     summary: str
     reads_files: bool = True
+    is_pickle: bool = False
 
 
 SOURCES = {
@@ -38,7 +40,12 @@ SOURCES = {
     "word2vec": Source(read_word2vec, ("FILE",), "word2vec's binary format"),
     "fasttext": Source(read_fasttext, ("FILE",), "a fastText model (.bin)"),
     "elmo": Source(read_elmo, ("OPTIONS", "WEIGHTS"), "ELMo's options.json and weights.hdf5"),
-    "flair": Source(read_flair, ("FORWARD", "BACKWARD"), "Flair's forward and backward language model (.pt)"),
+    "flair": Source(
+        read_flair,
+        ("FORWARD", "BACKWARD"),
+        "Flair's forward and backward language model (.pt)",
+        is_pickle=True,
+    ),
     "model2vec": Source(
         read_model2vec, ("FOLDER",), "a static model of model2vec: its vectors of subwords", reads_files=False
     ),
