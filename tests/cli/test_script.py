@@ -108,6 +108,7 @@ def test_the_recipe_of_a_frozen_encoder(monkeypatch: pytest.MonkeyPatch, tmp_pat
     found = parsed(monkeypatch, tmp_path, TWEETS, "--recipe", "frozen", "--num_train_epochs", "1")
     assert found["pooling"] == "concat" and found["freeze_encoder"] and found["init_from_probe"]
     assert found["cache_frozen_states"].endswith("states")
+    assert found["frozen_states_dtype"] == "float16"
     assert found["num_train_epochs"] == 1
     with pytest.raises(UserError, match="for the scripts that train one task"):
         parsed(monkeypatch, tmp_path, MULTITASK_CLASSES, "--recipe", "frozen")

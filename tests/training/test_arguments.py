@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from transformers import HfArgumentParser
 
+from hf_layerfusion.cli.script import FROZEN_ENCODER
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.frozen_recipe import FROZEN_MODEL, FROZEN_TRAINING, STATES_FOLDER
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 from tests.training.small import small_arguments
 
@@ -95,3 +97,15 @@ def test_a_copy_keeps_the_token(tmp_path: Path, copied: Any) -> None:
     assert again.to_dict() == args.to_dict()
     assert (again.regularizers is args.regularizers) == (copied is copy.copy)
     assert b"hf_SECRET" not in pickle.dumps(again)
+
+
+def test_the_recipe_for_a_frozen_encoder_is_that_of_the_scripts(tmp_path: Path) -> None:
+    args = LayerFusionTrainingArguments.for_frozen_encoder(str(tmp_path), num_train_epochs=5, use_cpu=True)
+    assert (args.freeze_encoder, args.init_from_probe, args.frozen_states_dtype) == (True, True, "float16")
+    assert args.cache_frozen_states == STATES_FOLDER
+    assert args.num_train_epochs == 5
+    assert FROZEN_ENCODER.items() >= (FROZEN_MODEL | FROZEN_TRAINING).items()
+    with pytest.raises(UserError, match="frozen_states_dtype=float16 is of cached states, found neither"):
+        LayerFusionTrainingArguments(str(tmp_path), frozen_states_dtype="float16", use_cpu=True)
+    with pytest.raises(UserError, match="must be one of float32, float16, bfloat16, found 'fp16'"):
+        small_arguments(tmp_path, frozen_states_dtype="fp16")

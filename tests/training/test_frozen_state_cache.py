@@ -167,6 +167,28 @@ def test_bf16_trains_from_states_of_half_the_size(tmp_path: Path) -> None:
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_states_may_be_kept_at_half_precision(
+    tmp_path: Path, dtype: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half the space, said before and after, and all but the same training."""
+    monkeypatch.setattr(logging.getLogger("hf_layerfusion"), "propagate", True)
+    caplog.set_level(logging.INFO, "hf_layerfusion")
+    models = []
+    for kept in ("float32", dtype):
+        trainer = frozen_trainer(
+            tmp_path, same_model("concat-mean"), tmp_path / kept, frozen_states_dtype=kept, logging_steps=1
+        )
+        trainer.train()
+        models.append(trainer.model.state_dict())
+    sizes = [sum(f.stat().st_size for f in (tmp_path / d).glob("*/*.states")) for d in ("float32", dtype)]
+    assert sizes[0] == 2 * sizes[1]
+    assert f"their states take {sizes[1] / 1e6:.3f} MB in" in caplog.text
+    assert f"holds 32 texts in {sizes[1] / 1e6:.3f} MB; " in caplog.text
+    for name, expected in models[0].items():
+        torch.testing.assert_close(models[1][name], expected, rtol=0.02, atol=0.02)
+
+
 def test_texts_that_came_later_are_added(tmp_path: Path) -> None:
     cache = tmp_path / "states"
     frozen_trainer(tmp_path, same_model("last-cls"), cache).get_train_dataloader()

@@ -31,6 +31,7 @@ USED: dict[str, dict[str, Any]] = {
     "gradient_surgery": {"gradient_surgery": "pcgrad", "task_mixing": "together"},
     "freeze_encoder": {"freeze_encoder": True},
     "cache_frozen_states": {"cache_frozen_states": "states"},
+    "frozen_states_dtype": {"frozen_states_dtype": "float16", "cache_frozen_states": "states"},
     "init_from_probe": {"init_from_probe": True, "cache_frozen_states": "states"},
     "ema_decay": {"ema_decay": 0.99},
     "average_last": {"average_last": 0.5},
@@ -87,7 +88,8 @@ EXCLUDED = {
     *(
         pair
         for other in WITHOUT_CACHED_STATES
-        for pair in [("init_from_probe", other), (other, "init_from_probe")]
+        for name in ("init_from_probe", "frozen_states_dtype")
+        for pair in [(name, other), (other, name)]
     ),
     ("cache_frozen_states", "low_memory"),
     ("cache_frozen_states", "unfreeze_per_epoch"),
@@ -99,6 +101,7 @@ EXCLUDED = {
     ("head_first_epochs", "unfreeze_per_epoch"),
     ("head_first_epochs", "cache_frozen_states"),
     ("head_first_epochs", "init_from_probe"),  # for the cached states that it comes with
+    ("head_first_epochs", "frozen_states_dtype"),
     ("class_balance", "train_sampling_strategy"),
     ("distillation_weight", "class_balance"),
     ("distillation_weight", "class_balance weights"),
@@ -148,6 +151,7 @@ def test_rows_of_the_table_and_of_the_test_are_the_same() -> None:
         comes_with = {
             "low_memory": "regularizers",
             "init_from_probe": "cache_frozen_states",
+            "frozen_states_dtype": "cache_frozen_states",
             "balance_bins": "class_balance",
         }
         return frozenset(comes_with.get(name, name).split()[0] for name in pair)

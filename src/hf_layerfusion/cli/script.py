@@ -16,24 +16,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.constants import HF_HOME
-
 from hf_layerfusion.cli.options import DEFAULT, FROZEN, PAPER, RECIPES, Option, read_arguments
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.run_layout import RUN
 from hf_layerfusion.storage import finite_or_none, is_ours, refusal
+from hf_layerfusion.training.frozen_recipe import FROZEN_MODEL, FROZEN_TRAINING
 
 FROZEN_ENCODER: dict[str, Any] = {
     "architecture": "layer_pooling",
-    "pooling": "concat",
-    "token_pooling": "mean",
-    "freeze_encoder": True,
-    "cache_frozen_states": str(Path(HF_HOME) / "hf_layerfusion" / "states"),
-    "init_from_probe": True,
-    "learning_rate": 1e-5,
+    **FROZEN_MODEL,
+    **FROZEN_TRAINING,
     "fusion_learning_rate": None,
     "epoch_decay": 1.0,
-    "num_train_epochs": 3.0,
     "early_stopping_patience": None,
 }
 """Options that `--recipe frozen` sets: a linear head on all layers of a frozen encoder, which starts from the probe's

@@ -22,7 +22,7 @@ ENCODER_STATES = "encoder_states"
 """The key under which a batch holds states `[B, R, T, H]` in place of the encoder's inputs."""
 
 STORED = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""The type in which states are stored, by the run's precision; any other run stores them as the model computes them."""
+"""The default type of stored states, by the run's precision; any other run stores them as the model computes them."""
 
 
 def check_cacheable(model: nn.Module, args: LayerFusionTrainingArguments) -> None:
@@ -150,6 +150,13 @@ class FrozenStateCache:
             return collate
         return StateCollator(collate, self.states, encoder_inputs(model))
 
+    def _dtype(self, precision: str) -> torch.dtype | None:
+        """Return the type of the states on disk; None for that of the model."""
+        if self.args.frozen_states_dtype is None:
+            return STORED.get(precision)
+        dtype: torch.dtype = getattr(torch, self.args.frozen_states_dtype)
+        return dtype
+
     def _reader(self, model: PreTrainedModel, accelerator: Accelerator) -> StateReader:
         return StateReader(
             model,
@@ -158,7 +165,7 @@ class FrozenStateCache:
             self.args.eval_batch_size,
             accelerator.mixed_precision,
             accelerator.autocast,
-            STORED.get(accelerator.mixed_precision),
+            self._dtype(accelerator.mixed_precision),
             self.args.process_index,
             self.args.world_size,
             accelerator.wait_for_everyone,

@@ -193,6 +193,10 @@ class StateCache:
         """Return the size on disk of the states of so many tokens."""
         return tokens * self.num_layers * self.width * self.dtype.itemsize
 
+    def disk_use(self) -> tuple[int, int]:
+        """Return the size of all states in bytes, and the bytes that are free on their disk."""
+        return sum(path.stat().st_size for path in self._files), shutil.disk_usage(self.folder).free
+
     def check_room(self, tokens: int) -> None:
         """Check that the disk has room, and make the folder; call it before `write`.
 

@@ -156,6 +156,12 @@ class StateReader:
         if missing:
             cache.check_room(tokens)
         self._write(cache, missing)
+        if missing:
+            used, free = cache.disk_use()
+            logger.info(
+                f"{self.option}: {cache.folder} holds {len(cache):,} texts in {gigabytes(used)}; {gigabytes(free)} are "
+                "free on its disk"
+            )
 
     def _open(self) -> StateCache:
         (encoder,) = get_encoders(self.model)

@@ -14,6 +14,7 @@ from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.gradient_surgery.registry import AGGREGATORS, task_weights
 from hf_layerfusion.metric_registry import greater_is_better, known_direction
 from hf_layerfusion.regularizers.registry import make_regularizers
+from hf_layerfusion.training.frozen_recipe import FROZEN_TRAINING
 from hf_layerfusion.training.launch_checks import check_launcher, check_parallelism, check_processes
 from hf_layerfusion.training.option_exclusions import check_exclusions
 from hf_layerfusion.training.task_mixing import TASK_MIXINGS
@@ -163,6 +164,13 @@ class LayerFusionTrainingArguments(TrainingArguments):
             "help": "Folder where the states that the model reads of its frozen encoder are kept, so that the encoder "
             "runs once for each text, as at inference: with freeze_encoder, and for models that take encoder_states. "
             "Default: it runs in every step."
+        },
+    )
+    frozen_states_dtype: Literal["float32", "float16", "bfloat16"] | None = field(
+        default=None,
+        metadata={
+            "help": "Type in which cache_frozen_states keeps the states; float16 and bfloat16 take half the space. "
+            "Default: bfloat16 with bf16, float16 with fp16, else that of the model."
         },
     )
     init_from_probe: bool = field(
@@ -317,12 +325,40 @@ class LayerFusionTrainingArguments(TrainingArguments):
                 "nor head_first_epochs; set cache_frozen_states to a folder and freeze_encoder=True, or "
                 "head_first_epochs=1 to train the encoder afterwards"
             )
+        dtypes = ("float32", "float16", "bfloat16")
+        if self.frozen_states_dtype not in (None, *dtypes):
+            raise UserError(
+                f"frozen_states_dtype must be one of {', '.join(dtypes)}, found {self.frozen_states_dtype!r}; "
+                f"{nearest(str(self.frozen_states_dtype), dtypes)}"
+            )
+        has_states = self.cache_frozen_states is not None or self.head_first_epochs is not None
+        if self.frozen_states_dtype is not None and not has_states:
+            raise UserError(
+                f"frozen_states_dtype={self.frozen_states_dtype} is of cached states, found neither "
+                "cache_frozen_states nor head_first_epochs; set one of them or leave frozen_states_dtype out"
+            )
         self._check_direction()
         self._check_early_stopping()
         self._check_methods()
         self._check_class_balance()
         self._check_tasks()
         check_exclusions(self)
+
+    @classmethod
+    def for_frozen_encoder(
+        cls, output_dir: str | None = None, **options: Any
+    ) -> "LayerFusionTrainingArguments":
+        """Return the options of the recipe for a frozen encoder, `--recipe frozen` of the scripts.
+
+        The encoder's states are cached in half precision, and the head starts from a linear probe on them.
+
+        The recipe's model is `BertWithPoolingModule.from_pretrained(encoder, pooling="concat", token_pooling="mean")`.
+
+        Args:
+            output_dir: As for `TrainingArguments`.
+            options: Options that differ from the recipe's, or beside them.
+        """
+        return cls(output_dir, **(FROZEN_TRAINING | options))
 
     def _check_numbers(self) -> None:
         # Of the stock fields too: transformers takes them as they are, and torch refuses a few once the model is made.
