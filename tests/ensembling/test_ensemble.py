@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from hf_layerfusion.data.text_preparation import prepared_tokenizer
+from hf_layerfusion.data.tweets import TweetPreprocessor
 from hf_layerfusion.ensembling import member_models as models
 from hf_layerfusion.ensembling.ensemble import Ensemble
 from hf_layerfusion.ensembling.member_models import MemberModel, Runtime
@@ -111,6 +113,30 @@ def test_one_member_answers_in_every_form_as_its_pipeline(zoo, combiner):
             )
             np.testing.assert_allclose(_numbers(found), _numbers(expected), atol=1e-5)
     assert ours([]) == []
+
+
+def test_each_member_prepares_raw_texts_as_its_own_were(tmp_path):
+    # Of these steps a tokenizer can express one.
+    steps = {"one": ["emoticons", "lowercase"], "two": ["hashtags"]}
+    members, plain = {}, {}
+    for seed, (name, of_member) in enumerate(steps.items()):
+        tokenizer = prepared_tokenizer(tiny_tokenizer(), of_member)
+        members[name] = save_member(tmp_path / name, seed=seed, tokenizer=tokenizer)
+        folder = save_member(tmp_path / f"{name}-plain", seed=seed)
+        plain[name] = MemberModel(Path(folder), Runtime())
+    raw = ["so GOOD :)", "#fun day :("]
+    found = Ensemble.of(list(members.values()), "average_logits")(raw, top_k=None)
+    logits = np.mean(
+        [
+            plain[name].predict(
+                models.ONLY_TASK, [(TweetPreprocessor(of_member).clean(text),) for text in raw]
+            )
+            for name, of_member in steps.items()
+        ],
+        axis=0,
+    )
+    expected = [dict(zip(LABELS, chances, strict=True)) for chances in softmax(logits, axis=1)]
+    close(by_label(found), expected)
 
 
 def test_half_a_surrogate_pair_is_refused_by_its_row(zoo):

@@ -189,32 +189,37 @@ class Ensemble:
         self.combiners[task] = combiner
         self.fits.pop(task, None)
 
-    def member_predictions(self, task: str, rows: Rows, max_length: int | None = None) -> Array:
+    def member_predictions(
+        self, task: str, rows: Rows, max_length: int | None = None, raw: bool = False
+    ) -> Array:
         """Return each member's predictions, with classes in the ensemble's order: `[M, N, C]`, for a regression `[M,
-        N]`."""
+        N]`. The arguments are those of `predict`."""
         labels = self.tasks[task].labels
         predictions = []
         for member in self.members_of(task):
             own = member.tasks[task]
-            found = member.predictor.predict(own, rows, self.max_length or max_length)
+            found = member.predictor.predict(own, rows, self.max_length or max_length, raw)
             if not self.tasks[task].is_regression:
                 theirs = member.predictor.tasks[own].labels
                 found = found[:, [theirs.index(label) for label in labels]]
             predictions.append(found)
         return np.stack(predictions)
 
-    def predict(self, task: str, rows: Rows, max_length: int | None = None) -> Array:
+    def predict(self, task: str, rows: Rows, max_length: int | None = None, raw: bool = False) -> Array:
         """Return logits `[N, C]` whose softmax gives the ensemble's probabilities, for a regression values `[N]`.
 
         Args:
             task: a key of `tasks`.
             rows: a text each, or the two texts of a pair.
             max_length: number of tokens to truncate to, if the ensemble sets none itself.
+            raw: whether each member prepares the texts as its training texts were, by what is saved with its tokenizer.
         """
-        return self.combiners[task](self.member_predictions(task, rows, max_length))
+        return self.combiners[task](self.member_predictions(task, rows, max_length, raw))
 
     def __call__(self, inputs: Any, *, task: str | None = None, top_k: int | str | None = "") -> Any:
         """Predict in the form of transformers' text-classification pipeline.
+
+        Each member prepares the texts as its training texts were, by what is saved with its tokenizer.
 
         Args:
             inputs: a text, a pair `{"text": …, "text_pair": …}`, or a list of them.
@@ -230,7 +235,7 @@ class Ensemble:
         """
         name = next(iter(self.tasks)) if task is None else task
         self.members_of(name)
-        return run_pipeline(lambda rows: self.predict(name, rows), self.tasks[name], inputs, top_k)
+        return run_pipeline(lambda rows: self.predict(name, rows, raw=True), self.tasks[name], inputs, top_k)
 
     def fit(
         self,

@@ -31,8 +31,8 @@ class Predictor(Protocol):
     def sha256(self) -> str:
         """Hash of everything that its predictions depend on."""
 
-    def predict(self, task: str, rows: Rows, max_length: int | None = None) -> Array:
-        """Return logits `[N, C]`, for a regression values `[N]`."""
+    def predict(self, task: str, rows: Rows, max_length: int | None = None, raw: bool = False) -> Array:
+        """Return logits `[N, C]`, for a regression values `[N]`; `raw` texts are prepared as each model's were."""
 
     def seen_texts(self) -> list[tuple[str, dict[str, Hashes] | None]]:
         """Return names with the hashes of the texts that they were trained and selected on; None where these are

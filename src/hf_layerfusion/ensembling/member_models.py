@@ -5,7 +5,7 @@ import itertools
 import shutil
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,6 +143,7 @@ class MemberModel:
         self.tasks = tasks_of(config)
         self.has_named_tasks = ONLY_TASK not in self.tasks
         self.sha256 = files_hash(folder)
+        self._cleaners: dict[str, Callable[[str], str] | None] = {}
         self.max_positions = getattr(config.get_text_config(), "max_position_embeddings", None)
 
     def seen_texts(self) -> list[tuple[str, dict[str, Hashes] | None]]:
@@ -182,13 +183,14 @@ class MemberModel:
         device = self.runtime.device or ("cuda" if torch.cuda.is_available() else "cpu")
         return model.to(device).eval(), tokenizer
 
-    def predict(self, task: str, rows: Rows, max_length: int | None = None) -> Array:
+    def predict(self, task: str, rows: Rows, max_length: int | None = None, raw: bool = False) -> Array:
         """Return logits `[N, C]`, for a regression values `[N]`, in float32.
 
         Args:
             task: a key of `tasks`.
             rows: a text each, or the two texts of a pair.
             max_length: number of tokens to truncate to; None for as many as the model takes.
+            raw: whether to prepare the texts as the model's training texts were, by what is saved with its tokenizer.
 
         Raises:
             UserError: A prediction is not finite, or a text holds half of a surrogate pair.
@@ -196,8 +198,9 @@ class MemberModel:
         for number, row in enumerate(rows, start=1):
             for text in row:
                 check_characters(text, f"row {number}: the text")
-        if self.runtime.prepares_texts:
-            rows = self._prepared(rows)
+        raw = raw or self.runtime.prepares_texts
+        if raw:
+            rows = self._prepared(task, rows)
         found = cached(
             self.runtime.cache_dir,
             (
@@ -205,22 +208,24 @@ class MemberModel:
                 task,
                 rows_hash(rows),
                 max_length,
-                *(["raw"] if self.runtime.prepares_texts else []),
+                *(["raw"] if raw else []),
             ),
-            lambda: self._predict(task, rows, max_length),
+            lambda: self._predict(task, rows, max_length, raw),
             (len(rows), len(self.tasks[task].labels)),
         )
         return found[:, 0] if self.tasks[task].is_regression else found
 
-    def _prepared(self, rows: Rows) -> Rows:
-        """Return texts as the training texts of the model were prepared."""
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                self.folder, trust_remote_code=self.runtime.trust_remote_code
-            )
-        except LOADING_ERRORS as error:
-            raise UserError(f"member {self.name}: cannot be loaded: {one_line(error)}") from error
-        clean = cleaner_of(tokenizer)
+    def _prepared(self, task: str, rows: Rows) -> Rows:
+        """Return the texts as the model's training texts were prepared."""
+        if task not in self._cleaners:
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(
+                    self.folder, trust_remote_code=self.runtime.trust_remote_code
+                )
+            except LOADING_ERRORS as error:
+                raise UserError(f"member {self.name}: cannot be loaded: {one_line(error)}") from error
+            self._cleaners[task] = cleaner_of(tokenizer, task)
+        clean = self._cleaners[task]
         return rows if clean is None else [tuple(map(clean, row)) for row in rows]
 
     def _own_limit(self, tokenizer: Any) -> list[int]:
@@ -231,9 +236,9 @@ class MemberModel:
         return [] if self.max_positions is None else [self.max_positions - 2]
 
     @torch.inference_mode()
-    def _predict(self, task: str, rows: Rows, max_length: int | None) -> Array:
+    def _predict(self, task: str, rows: Rows, max_length: int | None, raw: bool) -> Array:
         with self.runtime.loaded(self) as (model, tokenizer):
-            found = self._logits(model, tokenizer, task, rows, max_length)
+            found = self._logits(model, tokenizer, task, rows, max_length, raw)
         finite = np.isfinite(found).all(1)
         if not finite.all():
             raise UserError(
@@ -255,11 +260,13 @@ class MemberModel:
                     "tokens; shorten it."
                 ) from error
 
-    def _logits(self, model: Any, tokenizer: Any, task: str, rows: Rows, max_length: int | None) -> Array:
+    def _logits(
+        self, model: Any, tokenizer: Any, task: str, rows: Rows, max_length: int | None, raw: bool
+    ) -> Array:
         limits = [max_length, *self._own_limit(tokenizer)]
         limit = min((length for length in limits if length is not None), default=None)
         options: dict[str, Any] = {"truncation": limit is not None, "max_length": limit}
-        if limit is not None and self.runtime.prepares_texts and not self.tasks[task].is_siamese:
+        if limit is not None and raw and not self.tasks[task].is_siamese:
             is_pair = len(rows) > 0 and len(rows[0]) == 2
             options["truncation"] = not is_pair or (saved_preparation(tokenizer) or {}).get(
                 "truncation", True
