@@ -12,6 +12,7 @@ script; such a command is checked by `--dry_run`, which reads the data and build
 from __future__ import annotations
 
 import csv
+import json
 import os
 import random
 import shutil
@@ -66,7 +67,13 @@ BY_RECIPE: dict[str, dict[str, Any]] = {
     "train-absa": {**SMALL, "per_device_train_batch_size": 16},
     "train-nli": {**SMALL, "per_device_train_batch_size": 16},
     "train-multitask": {**SMALL, "per_device_train_batch_size": 16},
-    "pretrain": {**SMALL, "per_device_train_batch_size": 16, "head_steps": 1, "max_seq_length": 16},
+    "pretrain": {
+        **SMALL,
+        "per_device_train_batch_size": 16,
+        "head_steps": 1,
+        "max_seq_length": 16,
+        "max_steps": 2,
+    },
 }
 SCRIPTS = {
     "run_tweets.py": "train-tweets",
@@ -176,6 +183,7 @@ def rows_of(kind: str, seed: int, count: int) -> list[dict[str, Any]]:
             "snli": {"sentence1": text, "sentence2": second},
             "quora": {"sentence1": text, "sentence2": second},
             "sts": {"sentence1": text, "sentence2": second},
+            "cfimdb": {"text": f"{text}. {second} {number}."},
         }.get(kind, {"text": f"{text} {number}"})
         rows.append({**columns, "label": label})
     return rows
@@ -240,6 +248,8 @@ def folder(tmp_path: Path) -> Path:
     )
     (tmp_path / "ia3.json").write_text('{"peft_type": "IA3"}')
     write_glove(tmp_path / "glove.6B.300d.txt")
+    reviews = [{"text": row["text"]} for row in rows_of("cfimdb", 3, 40)]
+    (tmp_path / "laptop_reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reviews))
     return tmp_path
 
 
