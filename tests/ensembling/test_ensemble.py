@@ -20,6 +20,7 @@ from hf_layerfusion.ensembling.ensemble import Ensemble
 from hf_layerfusion.ensembling.member_models import MemberModel, Runtime
 from hf_layerfusion.ensembling.trained_texts import text_hashes, write_trained_texts
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.recipes.ensembles.ensemble_report import members_prepare
 from tests.ensembling.small import LABELS, TEXTS, byte_level_bpe, save_member, unigram
 from tests.modeling.multitask_cases import build
 from tests.tiny import tiny_config, tiny_tokenizer
@@ -124,8 +125,11 @@ def test_each_member_prepares_raw_texts_as_its_own_were(tmp_path):
         members[name] = save_member(tmp_path / name, seed=seed, tokenizer=tokenizer)
         folder = save_member(tmp_path / f"{name}-plain", seed=seed)
         plain[name] = MemberModel(Path(folder), Runtime())
+    both = Ensemble.of(list(members.values()), "average_logits")
+    assert not members_prepare(both, ["hashtags"])
+    assert members_prepare(Ensemble.of([members["two"]] * 2, "average_logits"), ["hashtags"])
     raw = ["so GOOD :)", "#fun day :("]
-    found = Ensemble.of(list(members.values()), "average_logits")(raw, top_k=None)
+    found = both(raw, top_k=None)
     logits = np.mean(
         [
             plain[name].predict(

@@ -1,14 +1,17 @@
 """Outputs of the ensemble recipe: files in its folder, and the facts of its card."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
+from hf_layerfusion.data.text_preparation import KEY
 from hf_layerfusion.ensembling.batched_metrics import score_of
 from hf_layerfusion.ensembling.combiners import Array
+from hf_layerfusion.ensembling.ensemble import Ensemble
 from hf_layerfusion.ensembling.fitted import worst_if_undefined
 from hf_layerfusion.evaluation.diversity import disagreement, error_correlation, mean_of_pairs
 from hf_layerfusion.evaluation.plots.ensemble_plots import plot_gain
@@ -28,10 +31,19 @@ from hf_layerfusion.run_layout import (
     figure,
     records,
 )
-from hf_layerfusion.storage import write_json
+from hf_layerfusion.storage import read_object, write_json
 
 # Matrices of more members than this are not shown, only their mean.
 SHOWN_MEMBERS = 12
+
+
+def members_prepare(ensemble: Ensemble, steps: Sequence[str]) -> bool:
+    """Return whether each member's tokenizer was saved with these cleaning steps, so that the ensemble applies them."""
+    configs = [(member.predictor.folder or Path()) / "tokenizer_config.json" for member in ensemble.members]
+    if not all(path.is_file() for path in configs):
+        return False
+    saved = [read_object(path, "save the member's tokenizer again").get(KEY) for path in configs]
+    return all(isinstance(settings, dict) and settings.get("steps") == list(steps) for settings in saved)
 
 
 def write_comparison(
@@ -58,6 +70,7 @@ def write_comparison(
         for split, found in splits.items():
             metrics.setdefault(split, {}).update({prefix + name: value for name, value in found.items()})
     columns = {task: len(next(iter(splits.values())).columns) for task, splits in comparison.texts.items()}
+    prepared = preparation_fields({"": data_arguments})
     facts = CardFacts(
         place.resolve().name,
         text_pair=next(iter(columns.values())) == 2,
@@ -65,7 +78,8 @@ def write_comparison(
         metrics=metrics,
         sections=_sections(comparison, header, cells, diversity),
         figures=[("Score against the number of members.", figure("gain.png"))] if curves else [],
-        **preparation_fields({"": data_arguments}),
+        **prepared,
+        pipeline_prepares=members_prepare(comparison.ensemble, prepared.get("preparation", [])),
         **data_fields(data_arguments),
         environment=library_environment(),
     )
