@@ -242,12 +242,13 @@ def adaptable_encoders(model: PreTrainedModel, task: str | None) -> dict[str, An
             f"model must hold an encoder that adapters can be put into, found none in {type(model).__name__}; use a "
             "classifier with an encoder that is not frozen"
         )
-    for encoder in encoders.values():
-        if getattr(encoder.config, "word_level", False):
+    # All modules, as an encoder of words may hold another one.
+    configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    for config in configs:
+        if getattr(config, "word_level", False):
             raise UserError(
                 "model must hold an encoder whose layers adapters can change, found word embeddings "
-                f"('{encoder.config.model_type}'), which have none; train them whole, with "
-                "train_embeddings, or not at all"
+                f"('{config.model_type}'); train them whole, with train_embeddings, or not at all"
             )
     return encoders
 
