@@ -14,6 +14,7 @@ from hf_layerfusion import CerbertusConfig, CerbertusForMultitask
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.ensembling.member_models import label_values
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.recipes import prediction_run
 from hf_layerfusion.recipes.fold_runs import cross_validate
 from hf_layerfusion.recipes.model_setup import load_model
 from hf_layerfusion.recipes.multitask.multitask_run import train_tasks
@@ -99,17 +100,50 @@ def test_texts_without_labels_by_a_checkpoint_of_the_run(trained, tmp_path, pred
     assert [row["Prediction"] for row in found] == expected
 
 
+def without_settings(trained, folder, tokenizer=None):
+    """A copy of the run without its settings, as `push_to_hub` of model and tokenizer leaves it."""
+    shutil.copytree(trained / "run", folder)
+    (folder / "run" / "run.json").unlink()
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_texts_are_prepared_as_the_tokenizer_says_where_there_are_no_settings(trained, tmp_path, predict):
+    elsewhere = without_settings(trained, tmp_path / "elsewhere")
+    predict(model_name_or_path=elsewhere)
+    found = (tmp_path / "predictions" / "logits.csv").read_text()
+    assert found == (trained / "run" / "run" / "logits.csv").read_text()
+    with pytest.raises(UserError, match="was trained with 6, as its tokenizer says; leave it out"):
+        predict(model_name_or_path=elsewhere, output_dir=tmp_path / "other", max_seq_length=12)
+
+
 def test_a_model_of_another_origin_is_given_texts_by_the_options(trained, tmp_path, predict, caplog):
-    shutil.copytree(trained / "run", tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "run" / "run.json").unlink()
+    elsewhere = without_settings(trained, tmp_path / "elsewhere", tiny_tokenizer())
     same = {"preprocessing": "light", "max_seq_length": 6}
     with caplog.at_level(logging.INFO, "hf_layerfusion"):
-        predict(model_name_or_path=tmp_path / "elsewhere", **same)
+        predict(model_name_or_path=elsewhere, **same)
     assert "no run.json beside the model: texts are prepared as the options say" in caplog.text
     whole = tmp_path / "predictions" / "logits.csv"
     assert whole.read_text() == (trained / "run" / "run" / "logits.csv").read_text()
-    predict(model_name_or_path=tmp_path / "elsewhere", output_dir=tmp_path / "other", preprocessing="none")
+    predict(model_name_or_path=elsewhere, output_dir=tmp_path / "other", preprocessing="none")
     assert (tmp_path / "other" / "logits.csv").read_text() != whole.read_text()
+
+
+def test_settings_of_a_model_of_the_hub(trained, monkeypatch):
+    """Downloaded from where a pushed folder has them, or an earlier version had."""
+    for place in ("run/run.json", "run.json"):
+
+        def cached_file(model, name, place=place):
+            assert model == "org/model"
+            if name != place:
+                raise OSError(f"org/model does not appear to have a file named {name}")
+            return str(trained / "run" / "run" / "run.json")
+
+        monkeypatch.setattr(prediction_run, "cached_file", cached_file)
+        assert prediction_run.training_settings("org/model")["preprocessing"] == "light"
+    monkeypatch.undo()
+    assert prediction_run.training_settings("org/nowhere") is None
 
 
 @pytest.mark.parametrize(
@@ -153,7 +187,7 @@ def test_models_that_cannot_answer(predict, tiny_encoder_dir, tmp_path):
     model.save_pretrained(tmp_path / "tasks")
     tiny_tokenizer().save_pretrained(tmp_path / "tasks")
     with pytest.raises(
-        UserError, match="must be a model of one task, found one of several; predict with Multi"
+        UserError, match="must be a model of one task, found one of several; use `hf-layerfusion predict`"
     ):
         predict(model_name_or_path=tmp_path / "tasks")
 

@@ -27,6 +27,7 @@ __all__ = [
     "copy_dictionary",
     "plain_tokenizer",
     "prepared_tokenizer",
+    "saved_dictionary",
     "saved_preparation",
     "tokenizer_of_tasks",
 ]
@@ -245,9 +246,7 @@ def cleaner_of(tokenizer: Any, task: str | None = None) -> Callable[[str], str] 
         return None
     spelling = None
     if SPELLING in settings["steps"]:
-        name = settings.get("spelling_dictionary")
-        dictionary = None if name is None else _beside(tokenizer, name)
-        spelling = SpellingCorrector(settings["spelling_language"], dictionary)
+        spelling = SpellingCorrector(settings["spelling_language"], saved_dictionary(tokenizer, task))
     clean = TweetPreprocessor(settings["steps"], spelling).clean
     return lambda text: clean(text) or text  # a text that cleaning empties stays as it is, as in training
 
@@ -270,6 +269,12 @@ def copy_dictionaries(tokenizer: Any, folder: Path) -> None:
         if (name := each.get("spelling_dictionary")) is not None:
             with replacing(folder / name) as partial:
                 shutil.copyfile(_beside(tokenizer, name), partial)
+
+
+def saved_dictionary(tokenizer: Any, task: str | None = None) -> str | None:
+    """Return the path of the user's own dictionary of spelling that lies beside a prepared tokenizer, None without."""
+    name = _settings_of(saved_preparation(tokenizer) or {}, task).get("spelling_dictionary")
+    return None if name is None else _beside(tokenizer, name)
 
 
 def _beside(tokenizer: Any, name: str) -> str:

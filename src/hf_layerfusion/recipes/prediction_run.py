@@ -2,14 +2,20 @@
 
 import dataclasses
 import logging
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import LARGE_INTEGER
+from transformers.utils import cached_file
 
 from hf_layerfusion.data.labels import LabelSchema
+from hf_layerfusion.data.text_preparation import saved_dictionary, saved_preparation
+from hf_layerfusion.data.tweets import PRESETS, SPELLING
 from hf_layerfusion.ensembling.member_models import label_values
-from hf_layerfusion.errors import UserError
+from hf_layerfusion.errors import LOADING_ERRORS, UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.recipes.best_metric import WITHOUT_EVALUATION
 from hf_layerfusion.recipes.data_preparation import check_length, load_splits, tokenize
@@ -18,7 +24,7 @@ from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArgument
 from hf_layerfusion.recipes.run_folder import open_run, run_settings, staged_outputs
 from hf_layerfusion.recipes.run_report import split_metrics
 from hf_layerfusion.recipes.split_predictions import write_split_predictions
-from hf_layerfusion.run_layout import RESULTS_FILE, SETTINGS_FILE, find, run_of
+from hf_layerfusion.run_layout import RESULTS_FILE, RUN, SETTINGS_FILE, find, run_of
 from hf_layerfusion.storage import finite_or_none, read_json, writable, write_json
 from hf_layerfusion.training.collators import PaddingCollator
 from hf_layerfusion.training.trainer import LayerFusionTrainer
@@ -39,29 +45,70 @@ def is_prediction_only(arguments: RunTrainingArguments) -> bool:
     return arguments.do_predict and not arguments.do_train
 
 
-def training_settings(name_or_path: str) -> dict[str, Any] | None:
-    """Return the settings that a run stored with its model, None for a model of other origin.
+def settings_files(name_or_path: str) -> Iterator[Path]:
+    """Yield the files of settings that a run may have stored with its model.
 
-    They lie in the records of the model's folder, or above it for the model of a seed, a fold or a checkpoint.
+    They lie in the records of the model's folder, or above it for the model of a seed, a fold or a checkpoint. Those of
+    a model of the Hub are downloaded.
+
+    Args:
+        name_or_path: Folder or Hub id.
+    """
+    if Path(name_or_path).is_dir():
+        yield from filter(Path.is_file, (find(place, SETTINGS_FILE) for place in run_of(name_or_path)))
+        return
+    for name in (f"{RUN}/{SETTINGS_FILE}", SETTINGS_FILE):
+        with suppress(*LOADING_ERRORS):  # no such file; or no such model, which its loading reports
+            yield Path(str(cached_file(name_or_path, name)))
+            return
+
+
+def training_settings(name_or_path: str) -> dict[str, Any] | None:
+    """Return the settings that a run stored with its model, None for a model of other origin; see `settings_files`.
 
     Raises:
         UserError: The file is not JSON.
     """
-    for place in run_of(name_or_path) if Path(name_or_path).is_dir() else ():
-        path = find(place, SETTINGS_FILE)
-        if path.is_file():
-            content = read_json(path, "delete it to prepare texts by the options")
-            if isinstance(content, dict) and "preprocessing" in content:
-                return content
+    for path in settings_files(name_or_path):
+        content = read_json(path, "delete it to prepare texts by the options")
+        if isinstance(content, dict) and "preprocessing" in content:
+            return content
     return None
 
 
-def prepared_as_trained(arguments: AnyDataArguments, stored: dict[str, Any]) -> AnyDataArguments:
+def tokenizer_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return the preparation that is saved with a trained model's tokenizer as settings of a run, empty if it has none.
+
+    Args:
+        tokenizer: With its preparation.
+    """
+    saved = saved_preparation(tokenizer)
+    if saved is None or "steps" not in saved:  # those of several tasks are named by task
+        return {}
+    steps = tuple(saved["steps"])
+    preset = next((name for name, of_preset in PRESETS.items() if of_preset == steps), None)
+    settings: dict[str, Any] = {
+        "preprocessing": preset or "none",
+        "preprocessing_steps": list(steps) if preset is None else None,
+        "truncation": saved["truncation"],
+    }
+    if SPELLING in steps:
+        settings["spelling_language"] = saved["spelling_language"]
+        settings["spelling_dictionary"] = saved_dictionary(tokenizer)
+    if tokenizer.model_max_length < LARGE_INTEGER:
+        settings["max_seq_length"] = tokenizer.model_max_length
+    return settings
+
+
+def prepared_as_trained(
+    arguments: AnyDataArguments, stored: dict[str, Any], source: str = SETTINGS_FILE
+) -> AnyDataArguments:
     """Return the arguments with the text preparation that the model was trained with.
 
     Args:
         arguments: the user's arguments.
-        stored: the result of `training_settings`.
+        stored: the result of `training_settings` or `tokenizer_settings`.
+        source: what they were read from, for messages.
 
     Raises:
         UserError: The user explicitly set another preparation, or gave single texts to a model of pairs or the
@@ -76,7 +123,7 @@ def prepared_as_trained(arguments: AnyDataArguments, stored: dict[str, Any]) -> 
         asked = getattr(arguments, name)
         if asked not in (value, defaults[name]):
             raise UserError(
-                f"--{name} {asked}: the model was trained with {value}, as its {SETTINGS_FILE} says; leave it out."
+                f"--{name} {asked}: the model was trained with {value}, as its {source} says; leave it out."
             )
     pair = arguments.text_pair_column
     if "text_pair_column" in stored and (stored["text_pair_column"] is None) != (pair is None):
@@ -111,7 +158,7 @@ def predict_only(
     """Predict `--test_file` with a trained model and write `predictions.csv`, `logits.csv` and `all_results.json`.
 
     Where the file has labels, metrics and a figure are written too. Labels are the model's. Texts are prepared as in
-    training if the model's `run.json` is there, else as the options say.
+    training if the model's `run.json` is there or its tokenizer has their preparation, else as the options say.
 
     Returns:
         The content of `all_results.json`.
@@ -129,10 +176,15 @@ def predict_only(
                 f"--{name} is for training and excludes --do_predict without --do_train; leave it out."
             )
     stored = training_settings(resolve_path(model_arguments.model_name_or_path))
-    if stored is None:
-        logger.info("no %s beside the model: texts are prepared as the options say", SETTINGS_FILE)
-    else:
+    prepared = load_tokenizer(model_arguments, keep_preparation=True)
+    if stored is not None:
         data_arguments = prepared_as_trained(data_arguments, stored)
+    elif saved := tokenizer_settings(prepared):
+        data_arguments = prepared_as_trained(data_arguments, saved, source="tokenizer")
+    else:
+        logger.info("no %s beside the model: texts are prepared as the options say", SETTINGS_FILE)
+    if (dictionary := saved_dictionary(prepared)) is not None:  # that of training may have moved since
+        data_arguments = dataclasses.replace(data_arguments, spelling_dictionary=dictionary)
     settings = run_settings(model_arguments, data_arguments, training_arguments)
     with open_run(training_arguments, settings):
         model = load_trained(model_arguments)

@@ -16,11 +16,12 @@ from hf_layerfusion.evaluation.predictions import write_predictions
 from hf_layerfusion.recipes.best_metric import WITHOUT_EVALUATION
 from hf_layerfusion.recipes.data_preparation import limit_first, text_columns
 from hf_layerfusion.recipes.model_setup import load_tokenizer, load_trained, resolve_path
+from hf_layerfusion.recipes.prediction_run import settings_files
 from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.recipes.run_folder import open_run, run_settings, staged_outputs
 from hf_layerfusion.recipes.run_report import split_metrics
 from hf_layerfusion.recipes.split_predictions import prediction_ids
-from hf_layerfusion.run_layout import PREDICTIONS, RESULTS_FILE, SETTINGS_FILE, find, run_of
+from hf_layerfusion.run_layout import PREDICTIONS, RESULTS_FILE, SETTINGS_FILE
 from hf_layerfusion.storage import finite_or_none, read_object, writable, write_json
 from hf_layerfusion.training.raw_texts import TEXT, TEXT_PAIR
 from hf_layerfusion.training.trainer import LayerFusionTrainer
@@ -32,12 +33,9 @@ def task_entry(name_or_path: str, task: str) -> dict[str, Any]:
     Raises:
         UserError: The run's settings are damaged.
     """
-    folder = resolve_path(name_or_path)
-    for place in run_of(folder) if Path(folder).is_dir() else ():
-        path = find(place, SETTINGS_FILE)
-        if path.is_file():
-            entries = read_object(path, "delete it to name the columns yourself").get("tasks")
-            return dict(entries.get(task) or {}) if isinstance(entries, dict) else {}
+    for path in settings_files(resolve_path(name_or_path)):
+        entries = read_object(path, "delete it to name the columns yourself").get("tasks")
+        return dict(entries.get(task) or {}) if isinstance(entries, dict) else {}
     return {}
 
 
