@@ -47,6 +47,12 @@ class PreparedTextClassificationPipeline(TextClassificationPipeline):
             return classify(inputs, **kwargs)
         return in_length_order(lambda ordered: classify(ordered, **kwargs), inputs)
 
+    def get_iterator(self, inputs: Any, num_workers: int, batch_size: int, *args: Any) -> Any:
+        """Return the iterator over the answers; pairs of separate texts, `[1, 2, T]`, go one at a time."""
+        # transformers pads `[1, T]` alone.
+        one_by_one = bool(getattr(self.model.config, "pair_features", None))
+        return super().get_iterator(inputs, num_workers, 1 if one_by_one else batch_size, *args)
+
     def check_model_type(self, supported_models: Any) -> None:
         """Check the class of the model; of a model with adapters, the class of the model below them."""
         adapted = self.model

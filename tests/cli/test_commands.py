@@ -16,9 +16,10 @@ from transformers import AutoTokenizer
 from hf_layerfusion.__main__ import main
 from hf_layerfusion.cli.options import read_arguments
 from hf_layerfusion.cli.recipe_command import check_paths
-from hf_layerfusion.cli.train_command import RECIPE
+from hf_layerfusion.cli.train_command import RECIPE, own_texts
 from hf_layerfusion.ensembling.trained_texts import read_trained_texts
 from hf_layerfusion.evaluation.significance import paired_bootstrap
+from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.tiny import read_csv, tiny_texts, write_csv
 
 
@@ -275,3 +276,35 @@ def test_debug_data_names_what_is_wrong_with_its_rows(
         "classes that train does not have: neutral",
     ):
         assert line in shown, line
+
+
+def test_predictions_that_cannot_be_written_are_refused_before_training(
+    tmp_path: Path, tiny_encoder_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(LayerFusionTrainer, "train")
+    rows = [
+        {"value": text, "label": number / 8, "tags": [label, "a;b"]}
+        for number, (text, label) in enumerate(tiny_texts(16))
+    ]
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for number, (options, message) in enumerate(
+        (
+            (["--label_column", "tags"], "a label of a multi-label task must hold no ';', found 'a;b'"),
+            (["--prediction_format", "kaggle"], "prediction_format kaggle needs a task of two classes"),
+            ([], "text column 'value' is named as a column of the predictions"),
+        )
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(
+                ["train", "--train_file", str(file), "--text_column", "value", "--use_cpu", "--model_name_or_path",
+                 tiny_encoder_dir, "--output_dir", str(tmp_path / f"run-{number}"), *options]
+            )  # fmt: skip
+        assert end.value.code == 2, message
+        assert not (tmp_path / f"run-{number}").exists()
+
+
+def test_texts_that_are_longer_than_the_fields_of_the_csv_module_are_shown(tmp_path: Path) -> None:
+    long = "word " * 40_000
+    (tmp_path / "predictions.csv").write_text(f"id,text,label,score\n0,{long},a,1\n")
+    assert own_texts(tmp_path / "predictions.csv", ["text"]) == [long]

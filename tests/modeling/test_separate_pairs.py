@@ -127,6 +127,11 @@ def test_the_pipeline_encodes_the_texts_separately(tmp_path: Path) -> None:
         assert scores == pytest.approx(
             {f"LABEL_{index}": value for index, value in enumerate(expected.tolist())}
         )
+        pairs = [item, {"text": "bad", "text_pair": "good"}]
+        one_by_one = [classify(pair)[0] for pair in pairs]
+        assert [each[0]["score"] for each in classify(pairs, batch_size=2)] == [
+            pytest.approx(each["score"]) for each in one_by_one
+        ]
     with pytest.raises(ValueError, match="`inputs` must be pairs"):
         classify("good film")
 

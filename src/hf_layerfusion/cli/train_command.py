@@ -25,7 +25,9 @@ def own_texts(predictions: Path, columns: list[str]) -> list[Any]:
     """Return the first texts, or pairs of texts, of a file of predictions; none where there is no such file."""
     if not predictions.is_file():
         return []
-    with predictions.open(encoding="utf-8", newline="") as file:
+    from hf_layerfusion.evaluation.predictions import long_fields
+
+    with predictions.open(encoding="utf-8", newline="") as file, long_fields():
         rows = [row for _, row in zip(range(NUM_SHOWN), csv.DictReader(file), strict=False)]
     return [
         row[columns[0]] if len(columns) == 1 else tuple(row[column] for column in columns)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hf_layerfusion.errors import UserError, one_line
+from hf_layerfusion.evaluation.predictions import long_fields
 from hf_layerfusion.run_layout import LOGITS_FILE, RUN, find_in_parts
 from hf_layerfusion.storage import LOCK_FILE, locked, replacing, writable
 
@@ -181,7 +182,7 @@ def _columns(labels: Sequence[str]) -> list[str]:
 
 def _rows(path: Path, texts: Sequence[str], names: Sequence[str]) -> list[dict[str, str]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file, long_fields():
             reader = csv.DictReader(file)
             header = set(reader.fieldnames or ())
             rows = list(reader)

@@ -5,7 +5,8 @@ import operator
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -99,11 +100,7 @@ def write_predictions(
         if class_scores and problem_type != "regression":
             header = [*header, *(f"score_{name}" for name in label_names)]
             predictions = map(operator.add, predictions, _class_scores(logits, problem_type))
-        clash = sorted({id_name, *header} & set(texts))
-        if clash:
-            raise UserError(
-                f"text column {clash[0]!r} is named as a column of the predictions: rename it in the data"
-            )
+        _check_columns(id_name, header, texts)
         header = [spreadsheet_cell(id_name) if format == "spreadsheet" else id_name, *texts, *header]
         rows = (
             (id_, *row, *cells) for id_, *row, cells in zip(ids, *texts.values(), predictions, strict=True)
@@ -111,6 +108,48 @@ def write_predictions(
     else:
         raise ValueError(f"format must be 'standard', 'spreadsheet' or 'kaggle'; found {format!r}")
     _write_csv(Path(path), header, rows)
+
+
+@contextmanager
+def long_fields() -> Iterator[None]:
+    """Within the block, read fields of csv files of any length: those of the csv module end at 131,072 characters."""
+    former = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(former)
+
+
+def check_predictions(
+    problem_type: str,
+    label_names: Sequence[str],
+    text_columns: Sequence[str],
+    format: str = "standard",  # noqa: A002 - the command line's own name
+    id_name: str = "id",
+    class_scores: bool = False,
+) -> None:
+    """Check that predictions can be written, before there are any; the arguments are those of `write_predictions`.
+
+    Raises:
+        UserError: As `write_predictions`.
+    """
+    width = len(label_names) if problem_type != "regression" else 1
+    nothing = np.zeros((0, width))
+    if format == "kaggle":
+        _kaggle_rows([], nothing, problem_type)
+        return
+    header, _ = _prediction_columns(nothing, problem_type, label_names)
+    if class_scores and problem_type != "regression":
+        header = [*header, *(f"score_{name}" for name in label_names)]
+    _check_columns(id_name, header, text_columns)
+
+
+def _check_columns(id_name: str, header: Sequence[str], text_columns: Iterable[str]) -> None:
+    clash = sorted({id_name, *header} & set(text_columns))
+    if clash:
+        raise UserError(
+            f"text column {clash[0]!r} is named as a column of the predictions: rename it in the data"
+        )
 
 
 def spreadsheet_cell(cell: Any) -> Any:

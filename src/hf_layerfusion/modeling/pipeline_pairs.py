@@ -16,6 +16,10 @@ class SeparatePairsPipeline(TextClassificationPipeline):
         """Tokenize the two texts of a pair separately."""
         return encode_separately(self.tokenizer, inputs, **tokenizer_kwargs)
 
+    def get_iterator(self, inputs: Any, num_workers: int, batch_size: int, *args: Any) -> Any:
+        """Return the iterator over the answers; pairs go through the model one at a time whatever the batch size."""
+        return super().get_iterator(inputs, num_workers, 1, *args)
+
 
 def encode_separately(tokenizer: Any, inputs: Any, **tokenizer_kwargs: Any) -> dict[str, Any]:
     """Return the model inputs `[1, 2, T]` of a pair whose texts are encoded separately.

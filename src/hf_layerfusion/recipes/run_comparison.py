@@ -15,6 +15,7 @@ from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.data.label_names import raw_labels
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.predictions import long_fields
 from hf_layerfusion.evaluation.significance import Difference, holm, paired_bootstrap
 from hf_layerfusion.recipes.data_preparation import read_splits
 from hf_layerfusion.recipes.prediction_run import config_schema
@@ -165,7 +166,7 @@ def _data_arguments(stored: dict[str, Any]) -> DataArguments:
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file, long_fields():
         return list(csv.DictReader(file))
 
 

@@ -23,6 +23,7 @@ from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.plots.corpus_plots import plot_word_counts, same_counts
 from hf_layerfusion.evaluation.plots.layer_plots import plot_layer_use
 from hf_layerfusion.evaluation.plots.run_plots import has_training_curves, plot_training_curves
+from hf_layerfusion.evaluation.predictions import check_predictions
 from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.publish import CARD
 from hf_layerfusion.metric_registry import inline_name, selection_metrics
@@ -233,6 +234,17 @@ class Classification:
     data_arguments: DataArguments
     settings: dict[str, Any]
     sections: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        arguments = self.data_arguments
+        check_predictions(  # before the run trains
+            self.data.schema.problem_type,
+            self.data.schema.names,
+            self.data.text_columns,
+            arguments.prediction_format,
+            arguments.id_column or "id",
+            arguments.class_scores,
+        )
 
     @property
     def has_held_out(self) -> bool:

@@ -19,7 +19,7 @@ from hf_layerfusion.data.arrow_tables import column_values, row_number
 from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.truncation import CUTS, encode
 from hf_layerfusion.errors import UserError, nearest, one_line
-from hf_layerfusion.evaluation.predictions import COURSE_COLUMNS
+from hf_layerfusion.evaluation.predictions import COURSE_COLUMNS, check_predictions
 from hf_layerfusion.hub.paths import inside, is_plain_name
 from hf_layerfusion.metric_registry import EVAL_PREFIX, PROBLEM_METRICS, selection_metrics
 from hf_layerfusion.recipes.data_preparation import PreparedData, encode_splits, prepare, side_by_side
@@ -220,6 +220,10 @@ def completed(task: TaskSpec, data: PreparedData) -> tuple[TaskSpec, PreparedDat
         raise UserError(
             f"task '{task.name}': metric must be one of {', '.join(metrics)}, found {settings['metric']!r}; correct it."
         )
+    try:
+        check_predictions(problem_type, data.schema.names, data.text_columns)
+    except UserError as error:
+        raise UserError(f"task '{task.name}': {error}") from error
     for name, split in data.splits.items():
         if settings.get("value_range") is not None and "label" in split.column_names:
             low, high = settings["value_range"]
