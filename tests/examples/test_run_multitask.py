@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
     for split, count, seed in (("train", 80, 0), ("dev", 30, 1), ("test-student", 7, 2)):
         labelled = split != "test-student"
         texts = [
-            (f"t{seed}{n}", text, int(label == "positive"))
+            (f"t{seed}{n}", text, 1 + int(label == "positive"))
             for n, (text, label) in enumerate(tiny_texts(count, seed))
         ]
         write_tsv(
@@ -72,7 +72,7 @@ def folder(tmp_path_factory):
             )
     with open("examples/tasks_course.json", encoding="utf-8") as file:
         tasks = json.load(file)
-    tasks["sst5"]["labels"] = ["negative", "positive"]
+    tasks["sst5"]["labels"] = ["negative", "positive"]  # of 1 and 2, which are no ids
     (folder / "tasks.json").write_text(json.dumps(tasks))
     return folder
 
@@ -143,6 +143,12 @@ def test_the_commands_predict_and_evaluate_answer_as_the_run_did(run, folder, tm
     main(["evaluate", str(output), str(folder / "ids-sst-dev.csv"), "--task", "sst5", *given])
     shown = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert float(shown["sst5_accuracy"]) == pytest.approx(results["test_sst5_accuracy"], abs=1e-4)
+    # Raw labels that could be ids are those of training.
+    lines = (folder / "ids-sst-dev.csv").read_text().splitlines()
+    ones = tmp_path / "ones.csv"
+    ones.write_text("\n".join([lines[0], *(line for line in lines[1:] if line.endswith("\t1"))]) + "\n")
+    main(["evaluate", str(output), str(ones), "--task", "sst5", *given])
+    assert float(dict(map(str.split, capsys.readouterr().out.splitlines()))["sst5_accuracy"]) > 0.7
 
 
 def test_runs_are_compared_task_by_task(run, tmp_path, capsys):

@@ -297,7 +297,12 @@ def tasks_of(config: Any) -> dict[str, TaskSchema]:
     # The class is checked, because any configuration file may hold attributes of these names.
     if getattr(config, "tasks", None) and hasattr(type(config), "task_configs"):
         return {
-            name: TaskSchema(task.problem_type, tuple(task.labels) or (name,), task.is_siamese)
+            name: TaskSchema(
+                task.problem_type,
+                tuple(task.labels) or (name,),
+                task.is_siamese,
+                task_label_values(config, name),
+            )
             for name, task in config.task_configs.items()
         }
     labels = tuple(config.id2label[index] for index in range(config.num_labels))
@@ -309,10 +314,21 @@ def tasks_of(config: Any) -> dict[str, TaskSchema]:
 def label_values(config: Any) -> tuple[str, ...]:
     """Return the raw labels of a model's classes, which recipes store as `label_values` where they differ from the
     names; empty if there are none."""
-    values: Any = getattr(config, "label_values", None)
+    return _checked_values(getattr(config, "label_values", None), config.num_labels)
+
+
+def task_label_values(config: Any, task: str) -> tuple[str, ...]:
+    """Return the raw labels of the classes of a task, which recipes store in `task_label_values` where they differ from
+    the names; empty if there are none."""
+    values = getattr(config, "task_label_values", None)
+    of_task = values.get(task) if isinstance(values, dict) else None
+    return _checked_values(of_task, config.task_configs[task].num_labels)
+
+
+def _checked_values(values: Any, num_labels: int) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         return ()
-    return tuple(values) if len(set(values)) == len(values) == config.num_labels else ()
+    return tuple(values) if len(set(values)) == len(values) == num_labels else ()
 
 
 def batches(rows: Rows, size: int) -> Iterator[list[int]]:

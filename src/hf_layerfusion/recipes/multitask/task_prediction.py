@@ -11,6 +11,7 @@ from hf_layerfusion import TaskConfig
 from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.labels import REGRESSION_NAME, LabelSchema
+from hf_layerfusion.ensembling.member_models import task_label_values
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.evaluation.predictions import write_predictions
 from hf_layerfusion.recipes.best_metric import WITHOUT_EVALUATION
@@ -106,7 +107,16 @@ def predict_tasks(
         )
         if data_arguments.max_predict_samples is not None:
             rows = limit_first(rows, data_arguments.max_predict_samples)
-        given = {name: _inputs(rows, columns, configs[name], str(data_arguments.test_file)) for name in tasks}
+        given = {
+            name: _inputs(
+                rows,
+                columns,
+                configs[name],
+                task_label_values(model.config, name),
+                str(data_arguments.test_file),
+            )
+            for name in tasks
+        }
         trainer = LayerFusionTrainer(
             model, replace(training_arguments, **WITHOUT_EVALUATION), processing_class=tokenizer
         )
@@ -138,9 +148,11 @@ def predict_tasks(
         return dict(finite_or_none(results))
 
 
-def _inputs(rows: Dataset, columns: Sequence[str], task: TaskConfig, where: str) -> Dataset:
+def _inputs(
+    rows: Dataset, columns: Sequence[str], task: TaskConfig, values: tuple[str, ...], where: str
+) -> Dataset:
     """Return the texts, and the labels if there are any, as the Trainer takes them."""
-    schema = LabelSchema(task.problem_type, tuple(task.labels) or (REGRESSION_NAME,))
+    schema = LabelSchema(task.problem_type, tuple(task.labels) or (REGRESSION_NAME,), values)
     encoded = schema.with_numeric_labels(rows, where).encode(rows, where)
     kept = [*columns, *(["label"] if "label" in encoded.column_names else [])]
     return encoded.select_columns(kept).rename_columns(dict(zip(columns, (TEXT, TEXT_PAIR), strict=False)))

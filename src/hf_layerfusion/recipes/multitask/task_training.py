@@ -228,8 +228,16 @@ def make_multitask_trainer(
         name: str(task.settings["metric"]) for name, task in data.tasks.items()
     }
     train = data.split("train")
+    model = load_multitask_model(model_arguments, data.tasks)
+    # The model then reads files with such labels; None for those of the checkpoint that is trained further.
+    values = {
+        name: list(prepared.schema.values)
+        for name, prepared in data.prepared.items()
+        if prepared.schema.values != prepared.schema.names
+    }
+    model.config.task_label_values = values or None
     return LayerFusionTrainer(
-        model=load_multitask_model(model_arguments, data.tasks),
+        model=model,
         args=training_arguments,
         train_dataset={name: train[name] for name in train_tasks},
         eval_dataset=data.split("validation"),
