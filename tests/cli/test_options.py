@@ -22,6 +22,7 @@ from hf_layerfusion.cli.options import (
     help_text,
     is_current,
     read_arguments,
+    read_config,
     table_options,
 )
 from hf_layerfusion.cli.train_command import RECIPE
@@ -233,3 +234,15 @@ def test_long_values_and_defaults_in_help() -> None:
     shown = help_text("train", "train", [option], everything=False)
     assert "--a_list N ..." in shown and "(default: 1 2)" in shown
     assert commands_with("sentence_only") == ["train-absa"]
+
+
+@pytest.mark.parametrize("text", ["seed: 1\nseed: 2\n", '{"seed": 1, "seed": 2}'])
+def test_an_option_that_a_file_gives_twice(tmp_path: Path, text: str) -> None:
+    path = tmp_path / ("run.json" if text.startswith("{") else "run.yaml")
+    path.write_text(text)
+    with pytest.raises(UserError, match="seed is given 2 times; mend it there"):
+        read_config(path, "train")
+    path.write_text(text.replace("seed", "split_seed", 1).replace("{", "{\t"))  # a tab, which yaml refuses
+    assert read_config(path, "train") == {"split_seed": 1, "seed": 2}
+    path.write_text("{}")
+    assert read_config(path, "train") == {}

@@ -217,7 +217,13 @@ def read_config(path: Path, command: str) -> dict[str, Any]:
     import yaml  # here, as most calls have no such file
 
     try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if path.suffix == ".json":
+            content = json.loads(text, object_pairs_hook=_once)
+        else:
+            content = yaml.safe_load(text)
+            node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+            if isinstance(content, dict):
+                _once([(key.value, value) for key, value in node.value])
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"--{CONFIG} {path}: {one_line(error)}; mend it there") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
@@ -230,6 +236,18 @@ def read_config(path: Path, command: str) -> dict[str, Any]:
             f"--{CONFIG} {path}: is of the command {of}, found {command}; call hf-layerfusion {of} --config {path}"
         )
     return content
+
+
+def _once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Return the entries of a mapping.
+
+    Raises:
+        ValueError: A key is repeated.
+    """
+    names = [name for name, _ in pairs]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{repeated[0]} is given {names.count(repeated[0])} times")
+    return dict(pairs)
 
 
 def value_of(option: Option, value: Any, where: str) -> Any:
