@@ -74,6 +74,16 @@ def test_train_shows_the_users_own_texts(run_folder: Path, capsys: pytest.Captur
     assert own_texts(run_folder / "run" / "predictions.csv", ["text"]) == texts
 
 
+def test_predict_refuses_an_ensemble_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "vote").mkdir()
+    (tmp_path / "vote" / "ensemble.json").write_text("{}")
+    texts = write_csv(tmp_path / "texts.csv", [("a", "x")])
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(tmp_path / "vote"), str(texts), "--output_dir", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert "found an ensemble; ask it in Python, by Ensemble.from_pretrained" in capsys.readouterr().err
+
+
 def test_predict_answers_a_file_as_the_run_answered_it(
     run_folder: Path, tiny_tweets: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -69,6 +69,11 @@ def predicted(arguments: Namespace, output_dir: str) -> dict[str, Any]:
     """
     check_model_path("MODEL", arguments.model)
     check_paths({"test_file": arguments.file}, {"test_file": "FILE"})
+    if (Path(arguments.model) / "ensemble.json").is_file():
+        raise UserError(
+            f"MODEL {arguments.model}: must be one model, found an ensemble; ask it in Python, by "
+            f"Ensemble.from_pretrained({arguments.model!r})(texts), or predict with its members"
+        )
     from transformers import AutoConfig
 
     from hf_layerfusion.errors import LOADING_ERRORS
