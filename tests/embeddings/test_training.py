@@ -65,7 +65,9 @@ def test_noise_is_added_to_each_words_vector(kind: str, tmp_path: Path) -> None:
     with site.recording():
         logits = model(**batch).logits
     ((state, mask),) = site.sites
-    assert mask.squeeze(-1).tolist() == [[1, 1], [1, 0]]
+    # Pieces of words with the marks around a text, where an encoder of transformers is pooled to words.
+    real = [[1, 1, 1, 1], [1, 1, 1, 0]] if kind == "pooled" else [[1, 1], [1, 0]]
+    assert mask.squeeze(-1).tolist() == real
     with site.inject([torch.zeros_like(state)], False):
         assert torch.equal(model(**batch).logits, logits)
     noise = 0.1 * torch.randn_like(state)

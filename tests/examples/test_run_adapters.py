@@ -81,17 +81,14 @@ def test_plain_classifiers_and_other_methods(call, tmp_path):
     )
     adapted = load_adapter_model(tmp_path / "run")
     assert adapted.config.id2label == {0: "negative", 1: "positive"}
-    # As the predictions were made: the card prepares a text, then classifies it.
-    preparation, usage = re.findall(
-        r"```python\n(.*?)```", ModelCard.load(tmp_path / "run" / "README.md").text, re.S
-    )[:2]
+    # As the predictions were made: the pipeline prepares raw texts by itself.
+    usage = re.findall(r"```python\n(.*?)```", ModelCard.load(tmp_path / "run" / "README.md").text, re.S)[0]
     names = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        exec(preparation, names)
         exec(usage, names)
     row = read_csv(tmp_path / "run" / "run" / "predictions.csv")[0]
-    assert names["classifier"](names["prepare"](row["text"]))[0]["label"] == row["label"]
+    assert names["classifier"](row["text"])[0]["label"] == row["label"]
 
 
 def test_a_run_that_was_cut_off_goes_on(call, tmp_path):

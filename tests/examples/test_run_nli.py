@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from hf_layerfusion.metric_registry import METRICS
+from hf_layerfusion.metric_registry import inline_name
 from hf_layerfusion.recipes.data_preparation import prepare
 from hf_layerfusion.recipes.recipe_arguments import (
     NliDataArguments,
@@ -97,7 +97,7 @@ def test_checkpoints_are_chosen_by_a_metric_that_the_labels_have(tmp_path, tiny_
     state = json.loads((tmp_path / "run" / "run" / "trainer_state.json").read_text())
     found = [entry[f"eval_{metric}"] for entry in state["log_history"] if f"eval_{metric}" in entry]
     assert state["best_metric"] == max(found) == pytest.approx(results[f"validation_{metric}"])
-    assert f"Loss and {METRICS[metric].title} by epoch" in (tmp_path / "run" / "README.md").read_text()
+    assert f"Loss and {inline_name(metric)} by epoch" in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_without_test_data_dev_is_the_test_and_premises_stay_whole(files):

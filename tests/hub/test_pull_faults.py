@@ -221,7 +221,7 @@ def test_an_altered_download_is_found_by_the_manifest(
     puller: Client, hub: Hub, sources: dict[str, str], tmp_path: Path
 ) -> None:
     code = "result = verify_saved(snapshot_download(repo, cache_dir=cache)).files"
-    assert puller.run(code, repo="faults/model", cache=str(tmp_path / "whole")) > 3
+    assert puller.run(code, repo="faults/model", cache=str(tmp_path / "whole")) == 3
     hub.fail("download", alter=True)
     with pytest.raises(ClientError, match=r"model\.safetensors has changed since it was saved") as caught:
         puller.run(code, repo="faults/model", cache=str(tmp_path / "altered"))

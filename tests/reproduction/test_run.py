@@ -121,7 +121,7 @@ def test_the_code_of_a_published_card_runs(client: Client, hub: Hub, name: str) 
     """As a reader would copy it, the blocks in their order, without being asked for the code that it trusts."""
     card = hub.files(f"org/{name}")["README.md"].decode()
     blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
-    assert len(blocks) == (3 if name.startswith("bert") else 4)
+    assert len(blocks) == (3 if name.startswith("bert") else 5)
     for block in blocks:
         client.run(block)
     assert client.run("result = list(fused.shape)")[0] == 1
