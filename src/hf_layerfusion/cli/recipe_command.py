@@ -164,7 +164,9 @@ def _without_launch_flags(arguments: Sequence[str], given: Given) -> list[str]:
 
 def _write_missing_config(write: Callable[[Path], None], made: Sequence[Any]) -> None:
     """Write the settings into the folder of a run that has not written them when it began, as one that only predicts,
-    if this is its main process."""
+    if this is its main process. What is no run, as an export, whose folder is written whole or not at all, has none."""
+    if not any(hasattr(each, "do_predict") for each in made):
+        return
     of_run = {name: value for each in made for name, value in vars(each).items()}
     folder = Path(str(of_run.get("output_dir") or ""))
     is_main = all(getattr(each, "process_index", 0) == 0 for each in made)
