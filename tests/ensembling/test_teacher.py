@@ -33,7 +33,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def probabilities(folder: str, texts: list[str]) -> np.ndarray:
-    """What transformers' pipeline says, `[N, C]` in the order of `LABELS`."""
+    """Scores of transformers' pipeline, `[N, C]` in the order of `LABELS`."""
     answers = pipeline("text-classification", model=folder, device="cpu", top_k=None)(texts)
     return np.array([[{e["label"]: e["score"] for e in row}[label] for label in LABELS] for row in answers])
 

@@ -94,7 +94,7 @@ WHOLE = {
     "--output_dir outputs/dry",
     "pretrain": "--model_name_or_path bert-base-uncased --train_file {data}/sst5/train.csv --output_dir outputs/dry",
 }
-"""What `...` stands for in a command of each recipe."""
+"""Options that stand in place of `...` in a command of each recipe."""
 
 
 class Command(NamedTuple):

@@ -64,7 +64,7 @@ def expressible(steps: Sequence[str]) -> list[str]:
 
 
 class CleaningSteps(NamedTuple):
-    """How texts were cleaned.
+    """Cleaning steps of texts, with their settings.
 
     Attributes:
         steps: Names of the steps, in their order.

@@ -14,7 +14,7 @@ from hf_layerfusion.errors import UserError
 logger = logging.get_logger(__name__)
 
 BAD_ROWS = ("error", "skip")
-"""What happens to a row that cannot be used: the import ends, or goes on without it."""
+"""Choices for a row that cannot be used: the import ends, or goes on without it."""
 
 Vectors = npt.NDArray[np.float32]
 

@@ -13,7 +13,7 @@ ALONE = 512
 """Characters to a multiple of which the words of a single text are padded, where it is returned as tensors; encoders do
 not read the padding."""
 LOOKUPS = ("exact", "fallback")
-"""How a word is looked up: as it is, or, where that is unknown, also in lower case, and with digits as # or as 0."""
+"""Ways to look up a word: as it is, or, where that is unknown, also in lower case, and with digits as # or as 0."""
 
 
 class WordTokenizer(PreTrainedTokenizerFast):

@@ -85,7 +85,7 @@ def class_labels(labels: Sequence[Any]) -> list[int] | None:
 
 
 class RowClasses(NamedTuple):
-    """What the rows of a task are balanced by.
+    """Classes, or bins of values, by which the rows of a task are balanced.
 
     Attributes:
         classes: class of each row, or the bin of its value.

@@ -29,7 +29,7 @@ REPEATED = "repeated"
 """The key that marks a row, or a task's batch, which is there for the other processes' sake and counts for nothing."""
 
 SWAPPED = "swapped_"
-"""What a column's name begins with that holds a pair in the other order."""
+"""Prefix of the name of a column that holds a pair in the other order."""
 
 LABELS = "labels"
 
