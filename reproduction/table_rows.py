@@ -61,8 +61,9 @@ def read_variant_rows(table: RunTable, results: Path) -> list[VariantRow]:
     """Read the finished runs of a table, and test each row against its baseline.
 
     Folds are compared by Nadeau and Bengio's t-test, other runs by a paired bootstrap over examples on averages over
-    seeds. If both rows are single models of one classification task, the p-value is McNemar's. Seeds are not
-    resampled, as a handful says nothing about their distribution.
+    seeds; where each seed draws its own training rows, over the seeds that both rows have. If both rows are single
+    models of one classification task, the p-value is McNemar's. Seeds are not resampled, as a handful says nothing
+    about their distribution.
 
     Raises:
         UserError: Runs of the table were scored on different examples.
@@ -81,9 +82,14 @@ def read_variant_rows(table: RunTable, results: Path) -> list[VariantRow]:
         difference, verdict = None, ""
         baseline = declared.get("baseline", table.baseline)
         if baseline in stored and variant != baseline:
-            difference = _compare(table, variant, stored[baseline], runs)
-            if not has_folds:
-                verdict = _verdict_of_seeds(_values(table, stored[baseline].values()), values)
+            others, own = stored[baseline], runs
+            if table.draws:  # rows are compared on the training rows that both were trained on
+                both = others.keys() & runs.keys()
+                others, own = ({name: of[name] for name in of if name in both} for of in (others, runs))
+            if own:
+                difference = _compare(table, variant, others, own)
+            if own and not has_folds:
+                verdict = _verdict_of_seeds(_values(table, others.values()), _values(table, own.values()))
         rows.append(
             VariantRow(
                 variant,

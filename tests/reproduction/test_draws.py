@@ -1,0 +1,52 @@
+"""Tables whose seeds draw their own training rows: rows are compared on the draws that both have."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_layerfusion.storage import write_json
+from reproduction.run_table import RunTable
+from reproduction.table_rows import read_variant_rows
+
+EXAMPLES = 200
+EASY, HARD = 180, 120
+"""Correct answers of every row on an easy draw of training rows, and on a hard one."""
+
+
+def write_run(results: Path, variant: str, seed: int, correct: int) -> None:
+    content = {
+        "settings": {"seed": seed},
+        "metrics": {"test": {"accuracy": correct / EXAMPLES}},
+        "predictions": " ".join(["1"] * correct + ["0"] * (EXAMPLES - correct)),
+        "labels": " ".join(["1"] * EXAMPLES),
+        "parameters": 1,
+    }
+    file = results / "g" / variant / f"seed-{seed}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, content)
+
+
+def table_of(draws: bool) -> RunTable:
+    return RunTable(
+        name="t", title="T", group="g", split="test", metric="accuracy", baseline="base", data={}, common={},
+        seeds=[0, 1, 2], variants={"base": {}, "other": {}}, draws=draws,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_a_row_that_misses_a_hard_draw_is_no_better(draws: bool, tmp_path: Path) -> None:
+    for seed, correct in enumerate((EASY, EASY, HARD)):
+        write_run(tmp_path, "base", seed, correct)
+        if seed < 2:
+            write_run(tmp_path, "other", seed, correct)
+    (_, row) = read_variant_rows(table_of(draws), tmp_path)
+    assert row.difference is not None
+    assert row.difference.difference == pytest.approx(0 if draws else 0.1)
+
+
+def test_rows_without_a_common_draw_are_not_compared(tmp_path: Path) -> None:
+    write_run(tmp_path, "base", 0, EASY)
+    write_run(tmp_path, "other", 1, HARD)
+    (_, row) = read_variant_rows(table_of(True), tmp_path)
+    assert row.difference is None and np.isfinite(row.values).all()
