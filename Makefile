@@ -5,11 +5,13 @@ VENV   := .venv
 PINS   := requirements/dev.txt
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# What the site and the notebooks need beside it.
+DOCS   := $(VENV)/.docs-installed
 # One process, said in full: without these answers accelerate asks for, or guesses, a configuration.
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test faults test-lowest test-next test-common encoders test-wheel lint docs bench cards release clean
+.PHONY: help demo test faults test-lowest test-next test-common encoders test-wheel lint docs docs-examples bench cards release clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,7 +24,8 @@ help:
 	@echo "make test-wheel   build the wheel, install it into an empty environment and use it"
 	@echo "make faults       kill, corrupt and overload every script and model (30 minutes; ARGS=--short: 2 minutes)"
 	@echo "make lint         check style, format and types"
-	@echo "make docs         run the examples and commands of README, docs and docstrings, and check links (5 minutes)"
+	@echo "make docs         run the Python of README, docs and docstrings, check links, and build the site (3 minutes)"
+	@echo "make docs-examples run the commands of README and docs, page by page, and the notebooks (20 minutes)"
 	@echo "make bench        print the benchmarks' ratios"
 	@echo "make cards        write the cards of model_cards/ from the run files of docs/results/"
 	@echo "make release      train the releases on public data (docs/releasing.md); ARGS='--push_to_hub True' publishes them"
@@ -72,8 +75,17 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(STAMP)
-	$(PYTEST) tests/test_docs.py tests/hub/test_documented_commands.py
+$(DOCS): $(STAMP) requirements/docs.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements/docs.txt
+	touch $@
+
+# The site is docs/_build/html/index.html. Nothing is downloaded to build it, and every warning is an error.
+docs: $(DOCS)
+	$(PYTEST) tests/test_docs.py tests/test_site.py tests/test_public_names.py
+	$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet docs docs/_build/html
+
+docs-examples: $(DOCS)
+	$(PYTEST) tests/hub/test_documented_commands.py tests/test_notebooks.py
 
 bench: $(STAMP)
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
@@ -85,5 +97,6 @@ release: $(STAMP)
 	$(LAUNCH) -m reproduction.train_releases $(ARGS)
 
 clean:
+	rm -rf docs/_build docs/reference/generated
 	rm -rf $(VENV) $(VENV)-lowest $(VENV)-next .cache .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

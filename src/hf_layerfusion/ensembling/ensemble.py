@@ -152,7 +152,7 @@ class Ensemble:
 
     @property
     def sha256(self) -> str:
-        """Hash of everything that predictions depend on: the members' hashes and how they are combined."""
+        """Hash of everything that predictions depend on, which is the members' hashes and how they are combined."""
         return self.manifest().sha256
 
     def manifest(self) -> EnsembleManifest:

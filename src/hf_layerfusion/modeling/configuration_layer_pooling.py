@@ -23,7 +23,7 @@ class LayerPoolingConfig(LayerFusionConfig):
             default is `"last"` for causal encoders, whose first token sees nothing of the text, `"mean"` for word
             embeddings, and `"cls"` for others.
         pair_features: Features of the vectors of two separately encoded texts, at each layer: `"concat"` (u, v),
-            `"abs_difference"` (|u − v|), `"product"` (u ∘ v), `"squared_sum"`, `"squared_difference"`,
+            `"abs_difference"` (`|u − v|`), `"product"` (`u ∘ v`), `"squared_sum"`, `"squared_difference"`,
             `"normalized_difference"`, `"cosine"`. The model then takes pairs as `[B, 2, T]`. By default a pair is one
             sequence.
         residual_head: Vector of the last layer (`"cls"`, `"last"` or `"mean"`, one of those in `token_pooling`) for a

@@ -165,8 +165,8 @@ def layer_probe(
 
     The encoder processes each text once. Its states (mean and first token of every layer, in half precision) are cached
     in `cache_dir`, so that a second call takes seconds. The strength of the penalty, the pooling of the tokens and, for
-    pairs, the encoding (jointly, or each text separately with the features u, v, |u - v| and u * v) are chosen by
-    cross-validation on the training rows. The pooling is the one that is best for the last layer.
+    pairs, the encoding (jointly, or each text separately with the features `u`, `v`, `|u - v|` and `u * v`) are chosen
+    by cross-validation on the training rows. The pooling is the one that is best for the last layer.
 
     Args:
         encoder: Folder or Hub id of an encoder of any architecture that the package supports.

@@ -345,7 +345,8 @@ class RunTrainingArguments(LayerFusionTrainingArguments):
         "Folder of another run with --plot_layers, such as the baseline's, to draw beside this one.",
     )
     hp_search: str | None = option(
-        None, "Search the best settings before the run, by optuna, ray or wandb; see docs/search.md."
+        None,
+        "Search the best settings before the run, by optuna, ray or wandb; see docs/hyperparameter-search.md.",
     )
     hp_space: str | None = option(
         None, "What is searched: a .json file, such as examples/search_extrabert.json."
@@ -561,4 +562,6 @@ class TextTrainingArguments(RunTrainingArguments):
 class SearchTrainingArguments(TextTrainingArguments):
     """`TextTrainingArguments` with a search before the run."""
 
-    hp_search: str | None = option("optuna", "What searches: optuna, ray or wandb; see docs/search.md.")
+    hp_search: str | None = option(
+        "optuna", "What searches: optuna, ray or wandb; see docs/hyperparameter-search.md."
+    )

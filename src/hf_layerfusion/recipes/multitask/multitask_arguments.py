@@ -96,4 +96,6 @@ class MultitaskTrainingArguments(RunTrainingArguments):
 class MultitaskSearchArguments(MultitaskTrainingArguments):
     """`MultitaskTrainingArguments` with a search before the run."""
 
-    hp_search: str | None = option("optuna", "What searches: optuna, ray or wandb; see docs/search.md.")
+    hp_search: str | None = option(
+        "optuna", "What searches: optuna, ray or wandb; see docs/hyperparameter-search.md."
+    )

@@ -85,7 +85,7 @@ def read_space(path: str | None) -> SearchSpace:
     if not isinstance(content, dict) or not content:
         raise UserError(
             f'--hp_space {path}: must be an object by setting, {{"learning_rate": {{"low": 1e-6, "high": 1e-4, "log": '
-            "true}}, found something else; see docs/search.md."
+            "true}}, found something else; see docs/hyperparameter-search.md."
         )
     return {name: _entry(f"--hp_space {path}: {name}", entry) for name, entry in content.items()}
 
