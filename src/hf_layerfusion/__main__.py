@@ -56,6 +56,9 @@ COMMANDS = {
     "layers": Command(
         "hf_layerfusion.cli.layers_command", "show which layers of its encoder a trained model uses"
     ),
+    "report": Command(
+        "hf_layerfusion.cli.report_command", "write what runs measured as one HTML page, compared if several"
+    ),
     "debug-data": Command(
         "hf_layerfusion.cli.debug_data_command",
         "look for what is wrong in data files before training on them",

@@ -20,6 +20,7 @@ from hf_layerfusion.cli.train_command import RECIPE, own_texts
 from hf_layerfusion.ensembling.trained_texts import read_trained_texts
 from hf_layerfusion.evaluation.significance import paired_bootstrap
 from hf_layerfusion.training.trainer import LayerFusionTrainer
+from tests import figures
 from tests.tiny import read_csv, tiny_texts, write_csv
 
 
@@ -210,6 +211,19 @@ def test_compare_refuses_runs_on_other_texts(
         with pytest.raises(SystemExit):
             main(["compare", str(run_folder), *map(str, runs)])
         assert hint in capsys.readouterr().err
+
+
+def test_report_shows_what_the_run_measured(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with figures.blank():
+        main(["report", str(run_folder), "--output_file", str(tmp_path / "report.html")])
+    assert "the report of 1 run" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    results = json.loads((run_folder / "run" / "all_results.json").read_text())
+    for metric in ("accuracy", "f1_macro", "recall_macro", "loss"):
+        assert f"<b>{results[f'test_{metric}']:.3f}</b>" in page
+    assert page.count("data:image/png;base64,") == 2 and "Worst mistakes" in page
 
 
 def test_layers_shows_what_the_run_measured(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -175,6 +175,14 @@ def test_runs_are_compared_task_by_task(run, tmp_path, capsys):
     assert second["p_holm"] == pytest.approx(min(1, 3 * second["difference"]["p_value"]))
     main(["compare", str(output), str(other), "--task", "quora"])
     assert "sst5" not in capsys.readouterr().out
+    main(["report", str(output), str(other), "--output_file", str(tmp_path / "report.html")])
+    page = (tmp_path / "report.html").read_text()
+    for task, metric in (("sst5", "accuracy"), ("quora", "accuracy"), ("sts", "pearsonr")):
+        assert (
+            f"<h3>{task}</h3>" in page
+            and f"<b>{results[f'test_{task}_{metric}']:.3f}</b>".replace("-", "−") in page
+        )
+    assert f"is worse than {output}" in page or f"{other} and {output} was found" in page
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,12 @@ def long_fields() -> Iterator[None]:
         csv.field_size_limit(former)
 
 
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """Return the rows of a CSV file of predictions or logits, by column."""
+    with Path(path).open(encoding="utf-8", newline="") as file, long_fields():
+        return list(csv.DictReader(file))
+
+
 def check_predictions(
     problem_type: str,
     label_names: Sequence[str],

@@ -41,7 +41,7 @@ def build_card(facts: CardFacts) -> ModelCard:
         count=_count,
         results=_results_table(facts),
         epochs=_epochs_table(facts),
-        duration=_duration,
+        duration=format_duration,
         citations=[Markdown(CITATIONS[method]) for method in facts.methods],
     )
     return ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body}")
@@ -234,7 +234,8 @@ def _image(number: int, path: str) -> Markdown:
     return Markdown(f"![Figure {number}]({quote(path)})")
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Return a time as `"1 h 5 min"`, `"3 min 20 s"` or `"4.2 s"`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

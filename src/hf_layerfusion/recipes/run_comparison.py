@@ -1,6 +1,5 @@
 """Runs compared on the texts that all of them were tested on."""
 
-import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ from transformers import AutoConfig
 from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.data.label_names import raw_labels
 from hf_layerfusion.data.labels import LabelSchema
-from hf_layerfusion.errors import UserError
-from hf_layerfusion.evaluation.predictions import long_fields
+from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
+from hf_layerfusion.evaluation.predictions import read_rows
 from hf_layerfusion.evaluation.significance import Difference, holm, paired_bootstrap
 from hf_layerfusion.recipes.data_preparation import read_splits
 from hf_layerfusion.recipes.prediction_run import config_schema
@@ -23,12 +22,30 @@ from hf_layerfusion.recipes.recipe_arguments import DataArguments
 from hf_layerfusion.run_layout import PREDICTIONS_FILE, SETTINGS_FILE, find, find_in_parts
 from hf_layerfusion.storage import read_object
 
+CONFIG = "config.json"
+
 MEASURES = {
     "single_label_classification": "accuracy",
     "multi_label_classification": "subset accuracy",
     "regression": "negative squared error",
 }
 """By problem type, the score of a text, whose mean is compared."""
+
+
+class RunAnswers(NamedTuple):
+    """Predictions of a run beside the truth, text by text.
+
+    Attributes:
+        rows: what names the texts: the id and the texts, `[N]`.
+        answers: the row of each text in the file of predictions, by seed, `[seeds][N]`.
+        truth: the name of each text's class, the set of its labels' names, or its value, `[N]`.
+        schema: the labels.
+    """
+
+    rows: list[tuple[str, ...]]
+    answers: list[list[dict[str, str]]]
+    truth: list[Any]
+    schema: LabelSchema
 
 
 class RunScores(NamedTuple):
@@ -106,26 +123,54 @@ def run_scores(folder: Path) -> RunScores:
     Raises:
         UserError: as `compare_runs`.
     """
+    if find_in_parts(folder, "fold-*", PREDICTIONS_FILE):
+        raise UserError(
+            f"{folder}: must be a run with one model or several seeds, found a cross-validation, whose folds have "
+            "models of their own; compare single runs"
+        )
+    return scores_of(run_answers(folder))
+
+
+def run_answers(folder: Path) -> RunAnswers:
+    """Read what a run answered to each text that it was tested on, and the truth.
+
+    The data are read again from where the run read them. The folds of a cross-validation are put one after the other.
+
+    Raises:
+        UserError: as `compare_runs`.
+    """
     path = find(folder, SETTINGS_FILE)
     stored = read_object(path, "name the folder of a run") if path.is_file() else {}
     if not stored:
         raise UserError(f"{folder}: must be the folder of a run, found no {SETTINGS_FILE}; name one")
+    folds = find_in_parts(folder, "fold-*", PREDICTIONS_FILE)
     seeds = find_in_parts(folder, "seed-*", PREDICTIONS_FILE) or {folder: find(folder, PREDICTIONS_FILE)}
-    if not all(path.is_file() for path in seeds.values()):
+    if not folds and not all(path.is_file() for path in seeds.values()):
         raise UserError(f"{folder}: holds no {PREDICTIONS_FILE}; name a run that has ended")
     arguments = _data_arguments(stored)
-    schema = config_schema(AutoConfig.from_pretrained(_model_folder(next(iter(seeds)), stored)))
-    return read_scores(folder, list(seeds.values()), arguments, schema, arguments.id_column or "id")
+    model = _model_folder(next(iter(folds or seeds)), stored)
+    try:
+        schema = config_schema(AutoConfig.from_pretrained(model))
+    except LOADING_ERRORS as error:
+        raise UserError(
+            f"{folder}: the labels of its model {model} cannot be read ({one_line(error)}); put it back"
+        ) from error
+    files = [[path] for path in seeds.values()] if not folds else [list(folds.values())]
+    return read_answers(folder, files, arguments, schema, arguments.id_column or "id")
 
 
-def read_scores(
-    folder: Path, files: Sequence[Path], arguments: DataArguments, schema: LabelSchema, id_name: str
-) -> RunScores:
-    """Read how right predictions are.
+def read_answers(
+    folder: Path,
+    files: Sequence[Sequence[Path]],
+    arguments: DataArguments,
+    schema: LabelSchema,
+    id_name: str,
+) -> RunAnswers:
+    """Read predictions, and the truth from the run's data.
 
     Args:
         folder: The folder of the run, for messages.
-        files: Its predictions, by seed.
+        files: Its predictions by seed, those of each seed one after the other.
         arguments: The run's data.
         schema: Its labels.
         id_name: The column of the ids in the files.
@@ -134,28 +179,37 @@ def read_scores(
         UserError: as `compare_runs`.
     """
     truth = _truth(arguments, schema)
-    scores, rows = [], []
-    for path in files:
-        answers = _read_rows(path)
-        names = [_name_of(row, arguments, id_name) for row in answers]
-        unknown = [name for name in names if name not in truth]
-        if unknown:
-            raise UserError(
-                f"{path}: the text {unknown[0][-1][:60]!r} is in none of the run's data files, or without a label; put "
-                "the files back as they were"
-            )
-        scores.append([_score(row, truth[name], schema) for row, name in zip(answers, names, strict=True)])
-        rows.append(names)
-    if any(names != rows[0] for names in rows):
+    answers = [[row for path in paths for row in read_rows(path)] for paths in files]
+    names = [[_name_of(row, arguments, id_name) for row in rows] for rows in answers]
+    unknown = [name for rows in names for name in rows if name not in truth]
+    if unknown:
+        raise UserError(
+            f"{files[0][0]}: the text {unknown[0][-1][:60]!r} is in none of the run's data files, or without a label; "
+            "put the files back as they were"
+        )
+    if any(rows != names[0] for rows in names):
         raise UserError(f"{folder}: its seeds were tested on different texts; compare runs of one split")
-    return RunScores(np.array(scores, dtype=np.float64), rows[0], MEASURES[schema.problem_type])
+    return RunAnswers(names[0], answers, [truth[name] for name in names[0]], schema)
+
+
+def scores_of(run: RunAnswers) -> RunScores:
+    """Return how right answers are, text by text."""
+    scores = [
+        [_score(row, truth, run.schema) for row, truth in zip(rows, run.truth, strict=True)]
+        for rows in run.answers
+    ]
+    return RunScores(np.array(scores, dtype=np.float64), run.rows, MEASURES[run.schema.problem_type])
 
 
 def _model_folder(folder: Path, stored: dict[str, Any]) -> Path:
-    """Return the folder of a run's model: its own, or of a prediction the model's that it asked."""
-    if (folder / "config.json").is_file():
+    """Return the folder of a run's model: its own, of an ensemble its first member's, of a prediction the model's that
+    it asked."""
+    if (folder / CONFIG).is_file():
         return folder
-    return Path(str(stored["model_name_or_path"]))
+    carried = sorted((folder / "members").glob(f"*/{CONFIG}"))
+    if carried:
+        return carried[0].parent
+    return Path(str(stored.get("model_name_or_path") or next(iter(stored.get("members") or ()), folder)))
 
 
 def _data_arguments(stored: dict[str, Any]) -> DataArguments:
@@ -163,11 +217,6 @@ def _data_arguments(stored: dict[str, Any]) -> DataArguments:
     # Whatever limits the rows is left out, so that all are known.
     settings = {name: stored[name] for name in known & stored.keys() if not name.startswith("max_")}
     return DataArguments(**settings)
-
-
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file, long_fields():
-        return list(csv.DictReader(file))
 
 
 def _name_of(row: dict[str, str], arguments: DataArguments, id_name: str) -> tuple[str, ...]:

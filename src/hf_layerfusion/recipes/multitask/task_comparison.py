@@ -10,10 +10,11 @@ from hf_layerfusion.recipes.data_preparation import read_splits
 from hf_layerfusion.recipes.multitask.multitask_arguments import MultitaskDataArguments
 from hf_layerfusion.recipes.multitask.task_preparation import make_tasks
 from hf_layerfusion.recipes.run_comparison import (
+    RunAnswers,
     RunDifference,
-    RunScores,
     compare_scores,
-    read_scores,
+    read_answers,
+    scores_of,
     with_holm,
 )
 from hf_layerfusion.run_layout import PREDICTIONS, SETTINGS_FILE, find, find_in_parts
@@ -59,7 +60,7 @@ def compare_tasks(
                     f"{nearest(task, known, 'choose tasks that all runs share by --task')}"
                 )
         scores = [
-            task_scores(Path(folder), task, settings or {})
+            scores_of(task_answers(Path(folder), task, settings or {}))
             for folder, settings in zip(folders, stored, strict=True)
         ]
         found[task] = compare_scores(folders, scores)
@@ -67,8 +68,8 @@ def compare_tasks(
     return {task: (measure, [next(corrected) for _ in rows]) for task, (measure, rows) in found.items()}
 
 
-def task_scores(folder: Path, task: str, stored: dict[str, Any]) -> RunScores:
-    """Read how right a run was on each text that a task was tested on.
+def task_answers(folder: Path, task: str, stored: dict[str, Any]) -> RunAnswers:
+    """Read what a run answered to each text that a task was tested on, and the truth.
 
     Args:
         folder: The folder of the run.
@@ -86,4 +87,4 @@ def task_scores(folder: Path, task: str, stored: dict[str, Any]) -> RunScores:
     spec = make_tasks({task: stored["tasks"][task]}, Path(str(data_dir)), MultitaskDataArguments())[task]
     train = read_splits(spec.data)["train"]
     schema = LabelSchema.infer(train, spec.data.class_names, spec.settings.get("problem_type"), where=task)
-    return read_scores(folder, list(files.values()), spec.data, schema, "id")
+    return read_answers(folder, [[path] for path in files.values()], spec.data, schema, "id")
