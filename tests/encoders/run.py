@@ -30,7 +30,7 @@ GRUBERT, the pooling over layers or CerBERTus with k layers of each task's own, 
 
 - a text alone is answered as in a batch that is padded on the right;
 - every token of a text changes the logits;
-- the states that are fused are what the encoder's layers return;
+- the states that are fused are what the encoder's layers return, after its final normalisation where it has one;
 - a saved model answers alike when the Auto class opens it, and a model around an encoder's own checkpoint reads that
   encoder's states;
 - all tasks in one pass are answered as each by itself.
@@ -44,6 +44,10 @@ GRUBERT's recurrences along the tokens see the whole text in any case. Positions
 that padding may stand on the left, as most tokenizers of such models have it. A decoder that was made an encoder
 (`is_causal=False`, or `use_bidirectional_attention=True` as in EmbeddingGemma) is recognised. Keys and values are not
 kept (`use_cache=False`).
+
+**Pre-norm encoders** (ModernBERT, EuroBERT, ESM, all decoders, …) normalise the state of the last layer alone, so that
+a fuser would mix two scales. All layers go through that normalisation there before they are fused
+([normalize_layers](model.md#layers-on-one-scale)).
 
 **Longformer** gets global attention on the first token, as in transformers' own classifiers. **BigBird** turns to full
 attention with the first batch that is too short for blocks, and stays there; `attention_type="original_full"` makes all

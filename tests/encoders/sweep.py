@@ -180,6 +180,29 @@ def keep(output: Any, seen: list[torch.Tensor]) -> None:
         seen.append(state)
 
 
+def states_that_are_fused(model: Any) -> str:
+    """The fuser gets the states of all layers, normalised as the last one is where the encoder normalises it alone."""
+    base = model.base_model
+    if not hasattr(base, "fuser"):
+        return ""
+    seen: list[Any] = []
+    hook = base.fuser.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        output = base(**pad(text(SHORT, 0), SHORT, "right"), output_hidden_states=True)
+    finally:
+        hook.remove()
+    raw = output.hidden_states[1:]
+    norm = dict(base.encoder.named_modules()).get(str(base.config.final_norm), torch.nn.Identity())
+    last = base.encoder(
+        **complete_inputs(base.encoder, pad(text(SHORT, 0), SHORT, "right")), return_dict=True
+    ).last_hidden_state
+    expected = [norm(state) for state in raw[:-1]] + [last if base.config.normalize_layers else raw[-1]]
+    for index in base.fuser.layers:
+        if problem := differ(seen[0][index], expected[index]):
+            return f"layer {index + 1} {problem}"
+    return ""
+
+
 def states_of_layers(model: Any) -> str:
     """The states that the model reads are what the encoder's layers return."""
     from hf_layerfusion.modeling.layer_routing import RoutedLayer, find_layers
@@ -278,6 +301,7 @@ CHECKS: dict[str, Callable[[Any], str]] = {
     "padding on the left": padded_left,
     "every token counts": every_token,
     "states": states_of_layers,
+    "fused states": states_that_are_fused,
     "reloading": reloaded,
     "around a checkpoint": around_a_checkpoint,
     "all tasks at once": joined,

@@ -25,8 +25,7 @@ EXPECTED = {
     "xlnet": RIGHT_ONLY | ONE_LIST,
     "gpt2": PASS,
     "qwen3": PASS,
-    # Its last state goes through a normalisation that those of the layers, which are fused, do not.
-    "clip_text_model": PASS | dict.fromkeys(("GRUBERT", "pooling"), "limited"),
+    "clip_text_model": PASS,
     "bloom": PASS,
 }
 

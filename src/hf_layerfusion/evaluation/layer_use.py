@@ -244,25 +244,17 @@ class _Record:
     outputs: BaseModelOutput
     fuser_inputs: FuserInputs
 
-    def ablated(self, layer: int, mean: torch.Tensor) -> BaseModelOutput:
-        """Return the encoder's output with every state of the layer replaced by `mean` `[H]`."""
-        states = list(self.outputs.hidden_states)
-        states[layer + 1] = mean.to(states[layer + 1]).expand_as(states[layer + 1])
-        changes = {"hidden_states": tuple(states)}
-        if layer + 2 == len(states):  # a residual head uses the encoder's own output
-            changes["last_hidden_state"] = states[-1]
-        return replace(self.outputs, **changes)
-
-
-class _Replay(nn.Module):
-    """Replacement of an encoder that returns recorded outputs."""
-
-    def __init__(self, outputs: BaseModelOutput):
-        super().__init__()
-        self.outputs = outputs
-
-    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
-        return self.outputs
+    def ablated(self, layer: int, mean: torch.Tensor) -> "_Record":
+        """Return the record with every state of the layer replaced by `mean` `[H]`."""
+        states, *others = self.fuser_inputs
+        states = list(states)
+        states[layer] = mean.to(states[layer]).expand_as(states[layer])
+        changed = _Record()
+        changed.fuser_inputs = (states, *others)  # type: ignore[assignment]
+        changed.outputs = self.outputs
+        if layer + 1 == len(states):  # a residual head uses the encoder's own output
+            changed.outputs = replace(self.outputs, last_hidden_state=states[-1])
+        return changed
 
 
 @contextmanager
@@ -296,13 +288,18 @@ def _without_layer(
 
 
 @contextmanager
-def _replayed(fusing: Any, outputs: BaseModelOutput) -> Iterator[None]:
-    encoder = fusing.encoder
-    fusing.encoder = _Replay(outputs)
+def _replayed(fusing: Any, record: _Record) -> Iterator[None]:
+    """Context in which the encoder does not run, and encoder and fuser pass on what is recorded."""
+    own = vars(fusing.encoder).get("forward")
+    fusing.encoder.forward = lambda *args, **kwargs: record.outputs
+    handle = fusing.fuser.register_forward_pre_hook(lambda module, args: record.fuser_inputs)
     try:
         yield
     finally:
-        fusing.encoder = encoder
+        handle.remove()
+        del fusing.encoder.forward
+        if own is not None:
+            fusing.encoder.forward = own
 
 
 @contextmanager

@@ -99,18 +99,27 @@ def check_probability(config: PreTrainedConfig, *names: str) -> None:
 class LayerFusionConfig(PreTrainedConfig):
     """Base class of the configurations of this package.
 
-    It holds `encoder_config`, the configuration of an encoder of any architecture in transformers (BERT-base by
-    default).
+    Args:
+        encoder_config: Configuration of an encoder of any architecture in transformers; BERT-base by default.
+        normalize_layers: Whether the states of all layers go through the encoder's final normalisation before they are
+            fused, as the last layer's do in the encoder itself. `"auto"`, the default, becomes `True` when a model is
+            built around an encoder that has one (pre-norm encoders such as ModernBERT and all decoders), `False`
+            otherwise. Configurations saved without this field are of models that do not normalise.
+        final_norm: Name of that normalisation among the encoder's modules, such as `"norm"`; found when the model is
+            built.
+        initializer_range: Standard deviation of initial weights where a module's own rule does not apply.
 
     Raises:
         ValueError: If the encoder is an encoder-decoder, if its depth, width or number of heads is missing or out of
-            bounds, or if `num_labels`, `problem_type` or `initializer_range` is invalid.
+            bounds, or if `num_labels`, `problem_type`, `normalize_layers` or `initializer_range` is invalid.
     """
 
     sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
 
     encoder_config: dict[str, Any] | PreTrainedConfig | None = None
     initializer_range: float | int = 0.02
+    normalize_layers: bool | str = "auto"
+    final_norm: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         # transformers creates a name for every label in `num_labels`, and an encoder every layer: check before.
@@ -133,6 +142,17 @@ class LayerFusionConfig(PreTrainedConfig):
         if not labels.label2id:
             labels.label2id = {name: number for number, name in labels.id2label.items()}
         self.check()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Return the configuration of a saved file; one without `normalize_layers` is of a model that does not
+        normalise.
+        """
+        return super().from_dict({"normalize_layers": False, **config_dict}, **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Return the settings that differ from the defaults, and `normalize_layers` in any case (see `from_dict`)."""
+        return {**super().to_diff_dict(), "normalize_layers": self.normalize_layers}
 
     @property
     def num_hidden_layers(self) -> int:
@@ -167,6 +187,11 @@ class LayerFusionConfig(PreTrainedConfig):
         if self.problem_type not in PROBLEM_TYPES:
             raise ValueError(
                 f"`problem_type` must be one of {PROBLEM_TYPES}, found {self.problem_type!r}; None goes by the labels."
+            )
+        if self.normalize_layers not in ("auto", True, False):
+            raise ValueError(
+                f"`normalize_layers` must be 'auto', True or False, found {self.normalize_layers!r}; the default is "
+                "'auto'."
             )
         encoder = self.get_text_config()
         refuse_extremes(vars(encoder), "encoder_config")

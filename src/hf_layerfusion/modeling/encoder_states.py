@@ -1,9 +1,10 @@
 """Encoder states that a model needs, and their use in place of the encoder's inputs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 
 class StateSpec(NamedTuple):
@@ -57,6 +58,26 @@ def scatter_states(
     for layer, state in zip(spec.layers, encoder_states.unbind(1), strict=True):
         states[layer] = state
     return states
+
+
+def normalized_states(
+    states: Sequence[torch.Tensor], last: torch.Tensor, norm: nn.Module | None, layers: Collection[int]
+) -> Sequence[torch.Tensor]:
+    """Return the states of all layers on one scale: each after the encoder's final normalisation, as its output is.
+
+    In a pre-norm encoder the states grow from layer to layer, and only the last one is normalised. Applying the same
+    normalisation to all layers (as in the logit lens, nostalgebraist 2020) leaves the last state as it is.
+
+    Args:
+        states: L entries `[B, T, H]`, as the encoder returns them.
+        last: Output of the encoder `[B, T, H]`, which is normalised.
+        norm: The encoder's final normalisation; `None` returns `states`.
+        layers: Indices of the layers that are used; others stay as they are.
+    """
+    if norm is None:
+        return states
+    below = [norm(state) if layer in layers else state for layer, state in enumerate(states[:-1])]
+    return [*below, last]
 
 
 def hidden_state_indices(selection: bool | list[int] | tuple[int, ...] | None, depth: int) -> set[int]:

@@ -205,6 +205,106 @@ def adopt_encoder_config(config: Any, encoder: PreTrainedModel) -> None:
     config._attn_implementation = encoder.config._attn_implementation
 
 
+def find_final_norm(encoder: PreTrainedModel) -> str | None:
+    """Return the name of the normalisation that an encoder applies after its last layer, or `None`.
+
+    It is found by measuring: a normalisation outside the list of layers whose output, value for value, is the encoder's
+    own. Pre-norm encoders such as ModernBERT, and all decoders, have one; BERT and other post-norm encoders, whose
+    layers each end in a normalisation, do not.
+
+    Args:
+        encoder: Encoder with weights; it is run on one short text.
+
+    Raises:
+        ValueError: If the encoder cannot be run.
+    """
+    in_layers = {
+        id(inner) for each in encoder.modules() if isinstance(each, nn.ModuleList) for inner in each.modules()
+    }
+    norms = {
+        name: module
+        for name, module in encoder.named_modules()
+        if "norm" in type(module).__name__.lower() and id(module) not in in_layers
+    }
+    # BigBird changes its attention when it is run on a short text; its layers end in normalisations.
+    is_word_level = getattr(encoder.config, "word_level", False)
+    if not norms or is_word_level or hasattr(encoder, "set_attention_type"):
+        return None
+    found: dict[str, torch.Tensor] = {}
+
+    def keep(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if len(args) == 1 and not kwargs and isinstance(output, torch.Tensor):
+            found[name] = output
+
+    hooks = [
+        module.register_forward_hook(
+            lambda _, args, kwargs, output, name=name: keep(name, args, kwargs, output), with_kwargs=True
+        )
+        for name, module in norms.items()
+    ]
+    modes = {module: module.training for module in encoder.modules()}
+    encoder.eval()
+    ids = torch.full((1, 8), 2, device=encoder.device)
+    try:
+        on_gpu = [encoder.device] if encoder.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices=on_gpu):
+            last = encoder(
+                **complete_inputs(encoder, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            )[0]
+    except Exception as error:
+        raise ValueError(
+            f"`normalize_layers` must be False for '{encoder.config.model_type}', which cannot be run on a short text "
+            f"to find its final normalisation ({type(error).__name__}: {' '.join(str(error).split())[:120]}); set it."
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
+    alike = [
+        name
+        for name, output in found.items()
+        if output.numel() == last.numel() and torch.equal(output.flatten(), last.flatten())
+    ]
+    return alike[-1] if alike else None
+
+
+def choose_normalization(config: Any, encoder: PreTrainedModel) -> None:
+    """Set `normalize_layers` and `final_norm` of a model's configuration unless they are set.
+
+    They stay open for an encoder without weights (on the meta device).
+
+    Args:
+        config: Configuration of the model.
+        encoder: Its encoder.
+
+    Raises:
+        ValueError: If `normalize_layers=True` is asked for and the encoder has no final normalisation, or if the
+            encoder has no module `final_norm`.
+    """
+    if config.final_norm is not None and config.normalize_layers is True:
+        if config.final_norm not in dict(encoder.named_modules()):
+            raise ValueError(
+                f"`final_norm` must name a module of the encoder '{encoder.config.model_type}', found "
+                f"{config.final_norm!r}; leave it out to have it found."
+            )
+        return
+    if config.normalize_layers is False or encoder.device.type == "meta":
+        return
+    found = find_final_norm(encoder)
+    if found is None and config.normalize_layers is True:
+        raise ValueError(
+            f"`normalize_layers` must be False for '{encoder.config.model_type}', which has no normalisation after its "
+            "last layer; leave it out."
+        )
+    config.normalize_layers, config.final_norm = found is not None, found
+
+
+def final_norm(config: Any, encoder: PreTrainedModel) -> nn.Module | None:
+    """Return the encoder's final normalisation if the model applies it to all layers, otherwise `None`."""
+    return encoder.get_submodule(config.final_norm) if config.normalize_layers is True else None
+
+
 def extra_inputs(config: PreTrainedConfig) -> tuple[str, ...]:
     """Return the names of an encoder's inputs other than `input_ids`, `attention_mask` and `token_type_ids`.
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import CompileableContextVar
 
+from .encoder_states import normalized_states
 from .encoders import complete_inputs, length_before_padding
 
 ALL_ROWS = slice(None)
@@ -213,6 +214,7 @@ def run_routed(
     routes: Sequence[Route],
     num_task_layers: int,
     with_layers: bool,
+    norm: nn.Module | None = None,
     **kwargs: Any,
 ) -> tuple[Any, list[TaskStates]]:
     """Run an encoder on a batch with the rows of several tasks.
@@ -225,6 +227,7 @@ def run_routed(
         routes: Tasks and their rows.
         num_task_layers: Number k of layers of which each task has a copy.
         with_layers: Whether to return the states of all layers.
+        norm: The encoder's final normalisation if the states of all layers go through it; otherwise `None`.
         kwargs: Further arguments of the encoder.
 
     Returns:
@@ -270,5 +273,6 @@ def run_routed(
     for index, (route, part) in enumerate(zip(routes, parts, strict=True)):
         layers = [state[route.rows] for state in shared] + [states[index] for states in top]
         # What was recorded of the last layer may hold the rows of all tasks.
-        found.append(TaskStates(part, [*layers[:-1], part]))
+        states = normalized_states([*layers[:-1], part], part, norm, range(depth))
+        found.append(TaskStates(part, states))
     return outputs, found

@@ -23,18 +23,31 @@ class LayerStream:
     Args:
         fuser: The fuser.
         attention_mask: `[B, T]`, 1 for real tokens, or `None`.
+        norm: The encoder's final normalisation if all layers go through it before they are fused; otherwise `None`.
         length: Length T of the texts if the encoder's states may be longer; otherwise `None`.
 
     Attributes:
         fused: Result of `fuser.forward`, available once all of its layers have been received.
     """
 
-    def __init__(self, fuser: LayerFuser, attention_mask: torch.Tensor | None, length: int | None = None):
+    def __init__(
+        self,
+        fuser: LayerFuser,
+        attention_mask: torch.Tensor | None,
+        norm: nn.Module | None = None,
+        length: int | None = None,
+    ):
         self.layers = set(fuser.layers)
+        self._norm = norm
         self._length = length
         self.fused: torch.Tensor | None = None
         self._steps: Generator[None, torch.Tensor, torch.Tensor] = fuser.stream(attention_mask)
         next(self._steps)
+
+    def receive_raw(self, layer: int, state: torch.Tensor) -> None:
+        """Receive the output of a layer below the last, as it is passed on to the next layer."""
+        if layer in self.layers:
+            self.receive(layer, state if self._norm is None else self._norm(state))
 
     def receive(self, layer: int, state: torch.Tensor) -> None:
         """Receive the output `[B, T, H]` of transformer layer `layer`, counted from 0."""
@@ -53,7 +66,7 @@ _STREAM: ContextVar[LayerStream | None] = ContextVar("stream", default=None)
 def _hand_on(index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     stream = _STREAM.get()
     if stream is not None:
-        stream.receive(index - 1, args[0] if args else kwargs["hidden_states"])
+        stream.receive_raw(index - 1, args[0] if args else kwargs["hidden_states"])
 
 
 def install_stream(encoder: PreTrainedModel) -> None:
@@ -70,20 +83,25 @@ def install_stream(encoder: PreTrainedModel) -> None:
 
 
 def run_streamed(
-    encoder: PreTrainedModel, fuser: LayerFuser, attention_mask: torch.Tensor | None, **kwargs: Any
+    encoder: PreTrainedModel,
+    fuser: LayerFuser,
+    norm: nn.Module | None,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, Any]:
     """Run an encoder prepared by `install_stream` and fuse its layers on the way.
 
     Args:
         encoder: The encoder.
         fuser: The fuser.
+        norm: The encoder's final normalisation if all layers go through it before they are fused; otherwise `None`.
         attention_mask: `[B, T]`, 1 for real tokens, or `None`.
         kwargs: Further arguments of the encoder.
 
     Returns:
         The fused states, and the encoder's own output.
     """
-    stream = LayerStream(fuser, attention_mask, length_before_padding(encoder, kwargs))
+    stream = LayerStream(fuser, attention_mask, norm, length_before_padding(encoder, kwargs))
     token = _STREAM.set(stream)
     try:
         outputs = encoder(attention_mask=attention_mask, return_dict=True, **kwargs)

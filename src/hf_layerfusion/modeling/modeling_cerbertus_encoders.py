@@ -13,7 +13,15 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from .batch_joining import flatten_pairs
 from .configuration_cerbertus import CerbertusConfig
 from .encoder_states import hidden_state_indices
-from .encoders import adopt_encoder_config, freeze_word_encoder, position_limit, refuse_long, without_pooler
+from .encoders import (
+    adopt_encoder_config,
+    choose_normalization,
+    final_norm,
+    freeze_word_encoder,
+    position_limit,
+    refuse_long,
+    without_pooler,
+)
 from .layer_routing import ALL_ROWS, Route, TaskStates, add_task_layers, copy_module, run_routed
 from .modeling_layer_fusion import LayerFusionPreTrainedModel
 from .peft_adapters import adapter_of
@@ -75,10 +83,15 @@ class CerbertusModel(CerbertusPreTrainedModel):
         ]
         copies = [encoder, *(copy_module(encoder) for _ in slots[1:])]
         self.encoders: Any = nn.ModuleDict(dict(zip(slots, copies, strict=True)))
+        self.choose_normalization()
         if "shared" in config.encoders:
             add_task_layers(self.encoders["shared"], tasks, config.num_task_layers)
         self.freeze()
         self.post_init()
+
+    def choose_normalization(self) -> None:
+        """Decide whether the layers are normalised before fusion; see `encoders.choose_normalization`."""
+        choose_normalization(self.config, next(iter(self.encoders.values())))
 
     def freeze(self) -> None:
         """Switch off the gradients of the frozen encoder."""
@@ -138,7 +151,8 @@ class CerbertusModel(CerbertusPreTrainedModel):
                     batch = {name: value[here[0].rows] for name, value in inputs.items()}
                     here = [here[0]._replace(rows=ALL_ROWS)]
                 encoder = self.encoders[encoder_key(kind, here[0].task)]
-                outputs, states = run_routed(encoder, batch, here, num_layers, with_layers, **kwargs)
+                norm = final_norm(self.config, encoder)
+                outputs, states = run_routed(encoder, batch, here, num_layers, with_layers, norm, **kwargs)
                 for index, each in zip(group, states, strict=True):
                     found[index][kind] = each
                 first = first or outputs

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,10 +22,12 @@ from transformers.utils import TransformersKwargs
 
 from .bare_card import TEMPLATE_SIGN, bare_card
 from .configuration_layer_fusion import LayerFusionConfig
-from .encoder_states import StateSpec, hidden_state_indices, scatter_states
+from .encoder_states import StateSpec, hidden_state_indices, normalized_states, scatter_states
 from .encoders import (
     adopt_encoder_config,
+    choose_normalization,
     complete_inputs,
+    final_norm,
     freeze_word_encoder,
     length_before_padding,
     position_limit,
@@ -135,6 +138,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         model.set_labels(asked)
         # Loading replaces the frozen parameters by new ones.
         model.freeze()
+        model.base_model.choose_normalization()
         return (model, info) if output_loading_info else model
 
     def set_labels(self, asked: RequestedLabels) -> None:
@@ -145,6 +149,9 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         """Switch off the gradients of the parts that the configuration keeps at their initial values."""
         if self.base_model is not self:
             self.base_model.freeze()
+
+    def choose_normalization(self) -> None:
+        """Decide whether the layers are normalised before fusion, if the configuration leaves it open."""
 
     @classmethod
     def encoder_arguments(cls, config: Any) -> dict[str, bool]:
@@ -177,6 +184,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
             settings = {**cls.config_class.get_config_dict(config, **options)[0], **settings}
         settings["encoder_config"] = encoder_config
         settings.pop("model_type", None)
+        settings.pop("final_norm", None)  # that of another encoder
         config = cls.config_class(**settings)
         encoder, info = AutoModel.from_pretrained(
             name_or_path,
@@ -279,8 +287,13 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         self.streams_layers = False
         adopt_encoder_config(config, encoder)
         self.max_tokens = position_limit(encoder)
+        self.choose_normalization()
         self.freeze()
         self.post_init()
+
+    def choose_normalization(self) -> None:
+        """Decide whether the layers are normalised before fusion; see `encoders.choose_normalization`."""
+        choose_normalization(self.config, self.encoder)
 
     def freeze(self) -> None:
         """Switch off the gradients of the fuser if `freeze_fusion` is set."""
@@ -355,7 +368,8 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
                     "load the model again for hidden states."
                 )
             inputs = self.encoder_inputs(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
-            fused, encoded = run_streamed(self.encoder, self.fuser, **inputs)
+            norm = final_norm(self.config, self.encoder)
+            fused, encoded = run_streamed(self.encoder, self.fuser, norm, **inputs)
             return fused, BaseModelOutput(encoded.last_hidden_state, attentions=encoded.attentions)
         states, outputs = self.encode(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
         return self.fuser(states, attention_mask), outputs
@@ -387,10 +401,11 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         token_type_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[tuple[torch.Tensor, ...], BaseModelOutput]:
-        """Return the outputs of the encoder's L layers, each `[B, T, H]`, and its own output.
+    ) -> tuple[Sequence[torch.Tensor], BaseModelOutput]:
+        """Return the states of the encoder's L layers that are fused, each `[B, T, H]`, and its own output.
 
-        The arguments are those of `encode_and_fuse`.
+        The states are normalised where `config.normalize_layers` is true; the `hidden_states` of the encoder's output
+        are not. The arguments are those of `encode_and_fuse`.
         """
         asked = kwargs.pop("output_hidden_states", None)
         asked = self.config.output_hidden_states if asked is None else asked
@@ -408,7 +423,9 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         if length is not None:
             states = tuple(state[:, :length] for state in states)
         shown = hidden_state_indices(asked, depth)
-        return states[1:], BaseModelOutput(
+        norm = final_norm(self.config, self.encoder)
+        fused = normalized_states(states[1:], outputs.last_hidden_state, norm, self.fuser.layers)
+        return fused, BaseModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=tuple(s if i in shown else None for i, s in enumerate(states)) if shown else None,
             attentions=outputs.attentions,

@@ -162,6 +162,11 @@ class ModelArguments(AdaptedEncoderArguments):
         "gru_fusion, layer_pooling: cls, last or mean, a vector of the last layer on which a plain classifier stands "
         "beside the fused branch, which then starts at zero (default: none).",
     )
+    normalize_layers: bool | None = option(
+        None,
+        "gru_fusion, layer_pooling: pass all layers through the encoder's final normalisation before they are fused "
+        "(default: where it has one, as ModernBERT and decoders do).",
+    )
     dense_size: int | None = option(None, "Units of the dense layer before the labels; 0 leaves it out.")
     classifier_dropout: float | None = option(None, "Dropout before the labels.")
 

@@ -76,6 +76,11 @@ def stacked(texts: Sequence[Any]) -> np.ndarray[Any, Any]:
     return found
 
 
+def _normalization(config: Any) -> dict[str, str]:
+    """Return the part of a cache's key that tells normalised states from others."""
+    return {"final_norm": config.final_norm} if config.normalize_layers is True else {}
+
+
 class _Text(NamedTuple):
     """The position of a text in its data set, its length with padding, and how many tokens of it are stored."""
 
@@ -177,6 +182,7 @@ class StateReader:
                 "layers": read.layers,
                 "tokens": read.tokens,
                 "precision": self.precision,
+                **_normalization(self.model.config),
                 "transformers": transformers.__version__,
             },
             len(read.layers),
