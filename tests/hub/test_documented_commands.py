@@ -256,7 +256,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def save_trained(folder: Path) -> None:
-    """Save the model that README trains, and an ensemble of it."""
+    """Save the model that docs/recipes.md trains, and an ensemble of it."""
     model = BertForGRUFusionClassification.from_pretrained(
         folder / "bert-base-uncased", num_groups=2, id2label={0: "negative", 1: "positive"}
     )
@@ -278,7 +278,7 @@ def save_trained(folder: Path) -> None:
 def test_the_commands_of_a_page_run_in_order(page: Path, folder: Path, lfs_client: Client, hub: Hub) -> None:
     commands = documented(page, folder)
     assert commands
-    if name(page) != "README.md":  # which trains it
+    if "--output_dir outputs/grubert-share-3" not in page.read_text(encoding="utf-8"):  # the page that trains it
         save_trained(folder)
     files = {path.name: path.read_bytes() for path in (folder / "bert-base-uncased").iterdir()}
     repository = hub.repositories.setdefault(MINILM, Repository(MINILM))

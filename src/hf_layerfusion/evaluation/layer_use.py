@@ -17,6 +17,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+__all__ = ["LayerUse", "layer_use"]
+
 ModelInputs = Mapping[str, torch.Tensor]
 # Hidden states of layers 1 to L, and the attention mask.
 FuserInputs = tuple[Sequence[torch.Tensor], torch.Tensor | None]
