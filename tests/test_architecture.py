@@ -42,9 +42,11 @@ ARROWS: dict[str, set[str]] = {
         "hub",
         "probing",
     },
+    "app": {"__init__", "data", "evaluation", "ensembling", "hub", "recipes"},
     "__main__": {"cli"},
     "cli": {
         "__init__",
+        "app",
         "evaluation",
         "embeddings",
         "recipes",

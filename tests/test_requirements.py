@@ -100,7 +100,9 @@ def test_what_is_imported_is_required() -> None:
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     declared = {
-        canonicalize_name(name) for name, _ in requirements(setup["options.extras_require"]["surgery"])
+        canonicalize_name(name)
+        for extra in ("app", "surgery")
+        for name, _ in requirements(setup["options.extras_require"][extra])
     }
     declared |= allowed().keys()
     distributions = packages_distributions()

@@ -59,6 +59,9 @@ COMMANDS = {
     "report": Command(
         "hf_layerfusion.cli.report_command", "write what runs measured as one HTML page, compared if several"
     ),
+    "app": Command(
+        "hf_layerfusion.cli.app_command", "serve a demo of a trained model, or write it as a Space of the Hub"
+    ),
     "debug-data": Command(
         "hf_layerfusion.cli.debug_data_command",
         "look for what is wrong in data files before training on them",

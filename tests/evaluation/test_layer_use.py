@@ -13,7 +13,14 @@ from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
-from hf_layerfusion.evaluation.layer_use import LayerUse, _loss_by_text, cls_states, layer_use
+from hf_layerfusion.evaluation.layer_use import (
+    LayerUse,
+    _loss_by_text,
+    cls_states,
+    layer_use,
+    logits_without_layers,
+    mean_states,
+)
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
 from hf_layerfusion.modeling.fusion_registry import TOKEN_FUSERS
 from tests.modeling.cases import DEPTH, WIDTH, build, inputs
@@ -374,3 +381,25 @@ def test_cls_states_are_the_first_real_tokens_states():
         np.testing.assert_allclose(states[3:, column], first, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="at least one text"):
         cls_states(model, [], [1])
+
+
+def test_logits_without_a_layer_have_its_mean_over_other_texts():
+    model = ToyModel(WeightedFuser())
+    text = {"inputs": torch.tensor([[[1.0, 4.0, 9.0], [3.0, 8.0, 9.0]]]), "attention_mask": torch.ones(1, 2)}
+    others = [{"inputs": torch.tensor([[[10.0, 30.0, 7.0]]]), "attention_mask": torch.ones(1, 1)}]
+    means = mean_states(model, others)
+    assert {number: mean.tolist() for number, mean in means.items()} == {1: [10.0], 2: [30.0]}
+    found = logits_without_layers(model, text, means)
+    assert found.whole.tolist() == [[0.0, 2.0 + 6.0]]
+    assert {number: logits.tolist() for number, logits in found.without.items()} == {
+        1: [[0.0, 10.0 + 6.0]],
+        2: [[0.0, 2.0 + 30.0]],
+    }
+    assert found.weights is not None
+    assert {number: weight.tolist() for number, weight in found.weights.items()} == {
+        1: [pytest.approx(0.2)],
+        2: [pytest.approx(0.8)],
+    }
+    assert logits_without_layers(ToyModel(), text, means).weights is None
+    with pytest.raises(ValueError, match="one submodule"):
+        mean_states(nn.Linear(1, 1), others)

@@ -165,6 +165,65 @@ def layer_use(model: PreTrainedModel, batches: Iterable[ModelInputs], *, by_clas
     )
 
 
+@dataclass(frozen=True)
+class LogitsWithoutLayers:
+    """Logits of a model with and without the information of single layers.
+
+    Attributes:
+        whole: Those of the whole model, `[B, C]`.
+        without: Those without each of the fuser's layers, by its number from 1 to L, each `[B, C]`.
+        weights: Weight of each of these layers in the fuser, by number, each `[B]`; None if the fuser has no weights.
+    """
+
+    whole: torch.Tensor
+    without: dict[int, torch.Tensor]
+    weights: dict[int, torch.Tensor] | None
+
+
+def mean_states(model: PreTrainedModel, batches: Iterable[ModelInputs]) -> dict[int, torch.Tensor]:
+    """Return the mean `[H]` of what the fuser uses at each of its layers, by number from 1 to L; see `layer_use`.
+
+    Raises:
+        ValueError: If there are no batches, or the model has no fuser.
+    """
+    with _evaluating(model):
+        found = _mean_states(model, _fusing_module(model), batches)
+    return {layer + 1: mean for layer, mean in found.items()}
+
+
+def logits_without_layers(
+    model: PreTrainedModel, batch: ModelInputs, means: Mapping[int, torch.Tensor]
+) -> LogitsWithoutLayers:
+    """Return the logits of texts if the states of one layer after the other are replaced by a mean; see `layer_use`.
+
+    The encoder runs once, then the fuser and head once per layer.
+
+    Args:
+        model: Classifier with a fuser; it is unchanged afterwards.
+        batch: Inputs of the model.
+        means: The means, from `mean_states` of other texts: that of a single text would hold its information.
+
+    Raises:
+        ValueError: If the model has no fuser.
+    """
+    fusing = _fusing_module(model)
+    layer_weights = getattr(fusing.fuser, "layer_weights", lambda *inputs: None)
+    with _evaluating(model):
+        (inputs,) = _on_device([batch], model)
+        with _recorded(fusing) as record:
+            whole = model(**inputs, return_dict=True).logits.float().cpu()
+        without = {}
+        for number, mean in means.items():
+            with _without_layer(fusing, inputs, record, number - 1, mean) as replaced:
+                without[number] = model(**replaced, return_dict=True).logits.float().cpu()
+        weights = layer_weights(*record.fuser_inputs)
+        by_layer = None
+        if weights is not None:
+            columns = weights.float().cpu().unbind(dim=1)
+            by_layer = dict(zip((layer + 1 for layer in fusing.fuser.layers), columns, strict=True))
+    return LogitsWithoutLayers(whole, without, by_layer)
+
+
 def cls_states(
     model: PreTrainedModel, batches: Iterable[ModelInputs], layers: Sequence[int]
 ) -> npt.NDArray[np.float32]:

@@ -1,0 +1,99 @@
+"""The folder of a Space of the Hub that shows the demo of a model."""
+
+import shutil
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from huggingface_hub import SpaceCardData
+
+import hf_layerfusion
+from hf_layerfusion.ensembling.ensemble_manifest import FILE_NAME as ENSEMBLE_FILE
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.hub.markdown import escape_markdown, single_line
+from hf_layerfusion.hub.portable import portable
+from hf_layerfusion.hub.publish import NEVER_PUSHED, files_to_push
+from hf_layerfusion.storage import new_folder
+
+GRADIO = "6.31.0"
+"""Version of Gradio that a Space runs if none is installed here."""
+PYTHON = "3.11"
+MODEL = "model"
+OTHER_MODELS = ("best-*", "seed-*", "fold-*")
+"""Models beside that of a run, which its demo does not show."""
+
+APP = '''"""The demo of a model, as `hf-layerfusion app MODEL --space FOLDER` wrote it."""
+
+from pathlib import Path
+
+from hf_layerfusion.app.page import launch
+
+if __name__ == "__main__":
+    launch({model}, title={title!r})
+'''
+
+
+def write_space(name_or_path: str, folder: Path) -> None:
+    """Write the folder of a Space: `README.md` with its metadata, `app.py`, `requirements.txt`, this package, and a
+    local model.
+
+    The package is copied, so that the Space runs the version that trained the model, whether or not an index has it.
+
+    Args:
+        name_or_path: Hub id of a trained model, which the Space loads from there, or a folder, whose files are copied
+            as they would be pushed.
+        folder: A new or empty folder.
+
+    Raises:
+        UserError: The folder is not empty, or the model is an ensemble without its members.
+    """
+    source = Path(name_or_path)
+    is_local = source.is_dir()
+    if is_local and (source / ENSEMBLE_FILE).is_file() and not (source / "members").is_dir():
+        raise UserError(
+            f"MODEL {name_or_path}: must carry its members, found an ensemble that names them; write it again with "
+            "--carry_members True"
+        )
+    with new_folder(folder, "--space") as partial:
+        if is_local:
+            files = files_to_push(source, (*NEVER_PUSHED, *OTHER_MODELS))
+            with portable(source, files) as place:
+                for name in files:
+                    target = partial / MODEL / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(place / name, target)
+        title = single_line(source.resolve().name if is_local else source.name)
+        package = Path(hf_layerfusion.__file__).parent
+        shutil.copytree(package, partial / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+        model = f'str(Path(__file__).resolve().parent / "{MODEL}")' if is_local else repr(name_or_path)
+        (partial / "app.py").write_text(APP.format(model=model, title=title), encoding="utf-8")
+        (partial / "requirements.txt").write_text("\n".join(requirements()) + "\n", encoding="utf-8")
+        (partial / "README.md").write_text(_card(name_or_path, title, is_local), encoding="utf-8")
+
+
+def requirements() -> list[str]:
+    """Return what the package requires, without extras: Spaces of Gradio have Gradio."""
+    return [line for line in requires("hf_layerfusion") or () if "extra" not in line.partition(";")[2]]
+
+
+def _card(name_or_path: str, title: str, is_local: bool) -> str:
+    try:
+        of_gradio = version("gradio")
+    except PackageNotFoundError:
+        of_gradio = GRADIO
+    data = SpaceCardData(
+        title=title,
+        emoji="🧅",
+        colorFrom="blue",
+        colorTo="gray",
+        sdk="gradio",
+        sdk_version=of_gradio,
+        python_version=PYTHON,
+        app_file="app.py",
+        pinned=False,
+        models=None if is_local else [name_or_path],
+        tags=["hf_layerfusion"],
+    )
+    return (
+        f"---\n{data.to_yaml()}\n---\n\n# {escape_markdown(title)}\n\nA demo of this model, which was trained with the "
+        "Python package hf_layerfusion: type a text, or upload a file of texts.\n"
+    )
