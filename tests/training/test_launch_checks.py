@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.recipes.pretraining.pretraining_arguments import PretrainingArguments
+from hf_layerfusion.recipes.recipe_arguments import RunTrainingArguments
+from hf_layerfusion.training import launch_checks
 from hf_layerfusion.training.launch_checks import check_processes
 from tests.training.small import small_arguments
+
+ROOT = Path(__file__).parents[2]
 
 # What `accelerate launch` sets for `distributed_type: MULTI_CPU` and for `--cpu --num_processes 2`, accelerate 1.15.
 ALONE = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -51,18 +58,97 @@ def test_processes_that_would_each_train_alone(tmp_path: Path, monkeypatch: pyte
         check_processes(args)
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
-def test_what_is_not_tested_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_deepspeed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_arguments(tmp_path)
-    monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
-    with pytest.raises(
-        UserError, match=f"must train by DDP, found {name}, which is not supported; leave it out"
-    ):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match=r"by DDP or FSDP2, found DeepSpeed, .*; use .*fsdp2.yaml"):
         small_arguments(tmp_path)
+
+
+@pytest.fixture
+def fsdp(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What `accelerate launch` sets of examples/accelerate/fsdp2.yaml, for a process that is not on the CPU."""
+    config = yaml.safe_load((ROOT / "examples/accelerate/fsdp2.yaml").read_text(encoding="utf-8"))[
+        "fsdp_config"
+    ]
+    found = {name.upper(): str(value).lower() for name, value in config.items()} | {
+        "ACCELERATE_USE_FSDP": "true"
+    }
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch_checks, "is_on_the_cpu", lambda args: False)
+    return found
+
+
+def test_fsdp_on_the_cpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for changes in ({"fsdp": True}, {}):
+        with pytest.raises(
+            UserError, match=r"accelerator in each process, found the CPU, .*; leave fsdp out"
+        ):
+            small_arguments(tmp_path, **changes)
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+
+
+def test_the_committed_configuration_is_accepted(tmp_path: Path, fsdp: dict[str, str]) -> None:
+    small_arguments(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "rule"),
+    [
+        ("FSDP_VERSION", "1", "fsdp_version must be 2, found 1; set 2"),
+        (
+            "FSDP_STATE_DICT_TYPE",
+            "SHARDED_STATE_DICT",
+            "must be FULL_STATE_DICT, .* found SHARDED_STATE_DICT",
+        ),
+        ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true", "loading must be false, .* found true; set false"),
+    ],
+)
+def test_other_kinds_of_fsdp_are_refused(
+    tmp_path: Path, fsdp: dict[str, str], monkeypatch: pytest.MonkeyPatch, name: str, found: str, rule: str
+) -> None:
+    monkeypatch.setenv(name, found)
+    with pytest.raises(UserError, match=rule):
+        small_arguments(tmp_path)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    config = {name.removeprefix("FSDP_").lower(): found}
+    args = small_arguments(tmp_path)
+    args.fsdp, args.fsdp_config = True, config
+    with pytest.raises(UserError, match=rule):
+        args.check()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("regularizers", "bregman"),
+        ("regularizers", {"smart": {}, "bregman": {}}),
+        ("auto_find_batch_size", True),
+        ("head_first_epochs", 1),
+        ("optim", "sgd"),
+    ],
+)
+def test_options_that_need_whole_weights_are_refused(
+    tmp_path: Path, fsdp: dict[str, str], option: str, value: Any
+) -> None:
+    with pytest.raises(UserError, match=f"FSDP excludes {option}=.*; leave {option} out or train by DDP"):
+        small_arguments(tmp_path, **{option: value})
+
+
+def test_commands_refuse_fsdp(tmp_path: Path, fsdp: dict[str, str]) -> None:
+    for kind in (RunTrainingArguments, PretrainingArguments):
+        with pytest.raises(
+            UserError, match="read the trained model on one process and train by DDP, found FSDP"
+        ):
+            kind(output_dir=str(tmp_path), use_cpu=True)
 
 
 def test_several_gpus_in_one_process_are_refused(tmp_path: Path) -> None:
     args = small_arguments(tmp_path)
     args._n_gpu = 2
-    with pytest.raises(UserError, match=r"a process each, found 2 in one, .*--num_processes 2"):
+    with pytest.raises(
+        UserError,
+        match=r"a process each, found 2 in one, .*--num_processes 2, .*notebook_launcher\(train, num_processes=2\)",
+    ):
         check_processes(args)

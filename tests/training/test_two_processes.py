@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from hf_layerfusion import CerbertusForMultitask
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.trainer import LayerFusionTrainer
+from tests.gradient_surgery.two_process_script import same_noise_on_every_row
 from tests.training.evaluated import CASES as EVALUATIONS
 from tests.training.evaluated import check
+from tests.training.sharded import HALFWAY, sharded_trainer
 from tests.training.small import rows, small_trainer
 from tests.training.small_tasks import CLASSES, tasks_trainer
 from tests.training.small_texts import texts_trainer
@@ -191,3 +195,63 @@ def test_streamed_texts_equal_one_process_on_the_whole_batch(
 def test_a_resumed_run_on_streamed_texts_ends_in_the_same_weights(found: list[dict[str, Any]]) -> None:
     assert [each["resumed-texts-from"] for each in found] == [4, 4]  # in the second epoch of 3 steps
     assert len({each[run] for each in found for run in ("straight-texts", "resumed-texts")}) == 1
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> LayerFusionTrainer:
+    """The run of `sharded` on one process, which does not shard."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn_like", torch.randn_like)
+        same_noise_on_every_row()
+        trainer = sharded_trainer(tmp_path_factory.mktemp("whole"), rows=8)
+        trainer.train()
+    return trainer
+
+
+def test_a_sharded_run_equals_one_process(found: list[dict[str, Any]], whole_run: LayerFusionTrainer) -> None:
+    """PCGrad, SMART, clipping, averages of weights and the best checkpoint, with gradients in shards."""
+    total = sum(parameter.numel() for parameter in whole_run.model.parameters())
+    assert all(each["is-sharded"] for each in found)
+    assert sum(each["shards"] for each in found) == total
+    expected = whole_run.model.state_dict()
+    for run in ("sharded", "sharded-resumed"):
+        for name, value in expected.items():
+            torch.testing.assert_close(found[0][run][name], value, rtol=0, atol=1e-5)
+            assert torch.equal(found[0][run][name], found[1][run][name])
+    log = whole_run.state.log_history
+    assert any(value > 0 for entry in log for name, value in entry.items() if name.startswith("conflict"))
+    for entry, wanted in zip(found[0]["sharded-log"], log, strict=True):
+        for name, value in wanted.items():
+            if name.startswith(("loss", "grad_norm", "cosine", "conflict")) or name.endswith(
+                ("_loss", "_score")
+            ):
+                assert entry[name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_a_sharded_run_saves_models_like_any_other(
+    found: list[dict[str, Any]], whole_run: LayerFusionTrainer
+) -> None:
+    folder, alone = found[0]["folder"], Path(str(whole_run.args.output_dir))
+    for name, other in {
+        "sharded-saved": None,
+        f"sharded/{HALFWAY}": HALFWAY,
+        "sharded/best-mood": "best-mood",
+    }.items():
+        model = CerbertusForMultitask.from_pretrained(folder / name)
+        expected = (
+            whole_run.model if other is None else CerbertusForMultitask.from_pretrained(alone / other)
+        ).state_dict()
+        for weight, value in model.state_dict().items():
+            torch.testing.assert_close(value, expected[weight], rtol=0, atol=1e-5)
+        if other is not None:
+            assert (folder / name / "config.json").read_text() == (alone / other / "config.json").read_text()
+    names = {path.name for path in (folder / "sharded-saved").iterdir()}
+    assert {path.name for path in (alone / "best-mood").iterdir()} - {"best.json"} == names
+
+
+def test_a_sharded_checkpoint_is_resumed_as_it_was_saved(
+    found: list[dict[str, Any]], whole_run: LayerFusionTrainer
+) -> None:
+    checkpoint = str(found[0]["folder"] / "sharded" / HALFWAY)
+    with pytest.raises(UserError, match="was saved with FSDP, found no FSDP; resume as it was saved"):
+        whole_run.train(resume_from_checkpoint=checkpoint)

@@ -14,6 +14,7 @@ from hf_layerfusion.errors import UserError
 from tests.modeling.cases import build
 from tests.training.evaluated import CASES as EVALUATIONS
 from tests.training.evaluated import evaluate
+from tests.training.sharded import train_sharded
 from tests.training.small import InfiniteLoss, rows, small_model, small_trainer, weights_digest
 from tests.training.small_tasks import small_tasks_model, tasks_trainer
 from tests.training.small_texts import texts_trainer
@@ -118,6 +119,7 @@ def main(folder: Path) -> None:
     streamed_texts(folder, found)
     found["evaluations"] = {name: evaluate(folder / "evaluations", name) for name in EVALUATIONS}
     resume_of_one_process(folder, found)
+    train_sharded(folder, found)
     torch.save(found, folder / f"found-{resumed.args.process_index}.pt")
     resumed.end()
 

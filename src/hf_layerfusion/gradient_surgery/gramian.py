@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
 from hf_layerfusion.errors import UserError
 
@@ -70,37 +71,50 @@ class TaskGradients:
     def reduce(self, average: Callable[[Sequence[Tensor]], None] | None = None) -> None:
         """Average each task's gradient over the processes, in place. All processes must have the same tasks.
 
+        Gradients that FSDP2 shards are averages already, and stay as they are.
+
         Args:
             average: Function that averages the given tensors in place; `average_over_processes` by default.
         """
-        found = [each for gradients in self._gradients.values() for each in gradients if each is not None]
+        found = [
+            each
+            for gradients in self._gradients.values()
+            for each in gradients
+            if each is not None and not isinstance(each, DTensor)
+        ]
         (average or average_over_processes)(found)
 
     def gramian(self) -> Tensor:
         """Return the inner products of the tasks' gradients over the parameters that at least two tasks use.
 
-        The matrix `[T, T]` is in float64 on the CPU, in the order of `tasks`.
+        The matrix `[T, T]` is in float64 on the CPU, in the order of `tasks`. Of gradients that are sharded, each
+        process adds the products of its shards, and these are summed over the processes.
         """
         size = len(self._gradients)
         pairs = list(combinations_with_replacement(range(size), 2))
-        products: dict[torch.device, list[Tensor]] = {}
+        products: dict[tuple[torch.device, _Groups], list[Tensor]] = {}
         for gradients in zip(*self._gradients.values(), strict=True):
             used = {task: each for task, each in enumerate(gradients) if each is not None}
             if len(used) < 2:
                 continue
-            device = next(iter(used.values())).device
+            first = next(iter(used.values()))
+            place = first.device, _sharding_groups(first)
             for chunks in zip(*map(_chunks, used.values()), strict=True):
                 parts = dict(zip(used, chunks, strict=True))
                 zero = chunks[0].new_zeros(())
                 found = [
                     torch.dot(parts[i], parts[j]) if i in parts and j in parts else zero for i, j in pairs
                 ]
-                products.setdefault(device, []).append(torch.stack(found))
+                products.setdefault(place, []).append(torch.stack(found))
         gramian = torch.zeros(size, size, dtype=torch.float64)
         rows, columns = torch.tensor(pairs).reshape(-1, 2).unbind(dim=1)
-        for parts_of_device in products.values():
+        for (device, groups), parts_of_place in products.items():
             # Summed in float64 on the CPU, because some devices do not support it (Apple's MPS).
-            gramian[rows, columns] += torch.stack(parts_of_device).cpu().double().sum(dim=0)
+            total = torch.stack(parts_of_place).cpu().double().sum(dim=0)
+            for group in groups:
+                total = total.to(device)
+                distributed.all_reduce(total, group=group)
+            gramian[rows, columns] += total.cpu()
         return gramian + gramian.triu(1).T
 
     def combine(self, weights: Tensor) -> None:
@@ -116,16 +130,34 @@ class TaskGradients:
                 continue
             (total, factor), *others = used
             if others:
-                total.mul_(factor)
+                _local(total).mul_(factor)
             for gradient, factor in others:
-                total.add_(gradient, alpha=factor)
+                _local(total).add_(_local(gradient), alpha=factor)
             parameter.grad = total
         self._gradients.clear()
 
 
+_Groups = tuple[distributed.ProcessGroup, ...]
+
+
+def _local(gradient: Tensor) -> Tensor:
+    """Return this process's shard of a gradient, or a gradient that is not sharded."""
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
+
+
+def _sharding_groups(gradient: Tensor) -> _Groups:
+    """Return the groups of processes over which a gradient is sharded."""
+    if not isinstance(gradient, DTensor):
+        return ()
+    mesh = gradient.device_mesh
+    return tuple(
+        mesh.get_group(dim) for dim, placement in enumerate(gradient.placements) if placement.is_shard()
+    )
+
+
 def _chunks(gradient: Tensor) -> Sequence[Tensor]:
-    """Return a gradient as vectors of float32 or better, in small chunks on the CPU."""
-    flat = gradient.reshape(-1)
+    """Return a gradient, or this process's shard of it, as vectors of float32 or better, in small chunks on the CPU."""
+    flat = _local(gradient).reshape(-1)
     parts = flat.split(_CHUNK) if flat.device.type == "cpu" else (flat,)
     return [part.to(torch.promote_types(part.dtype, torch.float32)) for part in parts]
 

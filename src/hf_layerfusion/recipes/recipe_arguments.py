@@ -11,6 +11,7 @@ from hf_layerfusion.data.splits import check_fraction
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.evaluation.predictions import PREDICTION_FORMATS
 from hf_layerfusion.metric_registry import MAIN_METRIC
+from hf_layerfusion.training.launch_checks import check_whole_model
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments, check_seed
 
 __all__ = ["EncoderArguments"]
@@ -365,6 +366,7 @@ class RunTrainingArguments(LayerFusionTrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        check_whole_model(self)
         super().__post_init__()
         for seed in self.seeds or ():
             check_seed("--seeds", seed)

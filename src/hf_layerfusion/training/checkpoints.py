@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.constants import FSDP_MODEL_NAME
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -35,6 +36,7 @@ from hf_layerfusion.storage import (
 )
 from hf_layerfusion.training.adapters import adapter_weights
 from hf_layerfusion.training.global_batch import ARGUMENTS_NAME, check_global_batch
+from hf_layerfusion.training.launch_checks import asks_for_fsdp
 from hf_layerfusion.training.own_folders import MARK, make_own, remove_own
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
@@ -261,12 +263,28 @@ def checkpoint_to_resume(
     else:
         checkpoint = str(asked)
         verify_resumable(checkpoint)
+    _check_engine(Path(checkpoint), args)
     check_global_batch(Path(checkpoint), args, loss_depends_on_device_batch)
     if isinstance(model, PeftModel):
         adapter_weights(model, checkpoint)
     else:
         check_fits(model, checkpoint)
     return checkpoint
+
+
+def _check_engine(checkpoint: Path, args: LayerFusionTrainingArguments) -> None:
+    """Check that a run shards its model exactly if the one that saved its checkpoint did.
+
+    Raises:
+        UserError: The optimizer's state is in another form.
+    """
+    was_sharded, is_sharded = any(checkpoint.glob(f"{FSDP_MODEL_NAME}*")), asks_for_fsdp(args)
+    if was_sharded != is_sharded:
+        before, now = ("FSDP" if each else "no FSDP" for each in (was_sharded, is_sharded))
+        raise UserError(
+            f"resume_from_checkpoint: {checkpoint} was saved with {before}, found {now}; resume as it was saved, with "
+            "any number of processes, or start another run from these weights by naming the folder as the model"
+        )
 
 
 def check_fits(model: nn.Module, folder: str | Path) -> None:

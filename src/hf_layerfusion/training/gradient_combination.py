@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from hf_layerfusion.gradient_surgery.conflicts import ConflictStatistics
 from hf_layerfusion.gradient_surgery.gramian import TaskGradients
@@ -69,8 +71,7 @@ class GradientSurgery(LogSource):
         divisor = len(batch[TASKS]) if self.averages else 1
         for task, of_task in batch[TASKS].items():
             one = {TASK: task, **of_task, SHARES: {task: batch[SHARES][task]}}
-            # The processes' gradients are averaged task by task below, before they are compared.
-            with self._gradients.of(task), accelerator.no_sync(model):
+            with self._gradients.of(task), _task_by_task(accelerator, model):
                 loss = self.step_losses(model, one)[task] / divisor
                 accelerator.backward(loss)
             total = total + loss.detach()
@@ -102,3 +103,16 @@ class GradientSurgery(LogSource):
     def load_log_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`, also that of a run that added the gradients up."""
         self._conflicts = ConflictStatistics(state.get("conflicts"))
+
+
+def _task_by_task(accelerator: Accelerator, model: nn.Module) -> AbstractContextManager[None]:
+    """Return a context in which a backward pass leaves the gradient of its task alone in the parameters' `grad`.
+
+    Under DDP, gradients of the processes are averaged later, in few buckets. FSDP2 would keep them whole and out of
+    sight until then, so each backward pass shards and averages its own, also in a step's earlier micro-batches, which
+    the stock Trainer runs without.
+    """
+    if accelerator.is_fsdp2:
+        cast(FSDPModule, model).set_requires_gradient_sync(True)
+        return nullcontext()
+    return cast(AbstractContextManager[None], accelerator.no_sync(model))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from transformers import TrainingArguments
 
@@ -50,21 +51,116 @@ def check_launcher(environment: Mapping[str, str]) -> None:
 
 
 def check_parallelism(args: TrainingArguments) -> None:
-    """Check that several processes train by DDP; call it before they are set up.
+    """Check that several processes train by DDP or FSDP2; call it before they are set up.
 
     Raises:
-        UserError: FSDP or DeepSpeed, with which nothing here is tested.
+        UserError: DeepSpeed, which averages gradients and steps by itself; or FSDP on the CPU, where accelerate shards
+            nothing and trains by DDP instead.
     """
-    asked = {
-        "FSDP": bool(args.fsdp) or _is_set("ACCELERATE_USE_FSDP"),
-        "DeepSpeed": bool(args.deepspeed) or _is_set("ACCELERATE_USE_DEEPSPEED"),
+    if args.deepspeed or _is_set("ACCELERATE_USE_DEEPSPEED"):
+        raise UserError(
+            "several processes must train by DDP or FSDP2, found DeepSpeed, whose engine replaces the backward pass "
+            "and the step that this Trainer guards; use examples/accelerate/fsdp2.yaml, which shards as ZeRO-3 does, "
+            "or leave deepspeed out"
+        )
+    if asks_for_fsdp(args) and is_on_the_cpu(args):
+        raise UserError(
+            "FSDP needs an accelerator in each process, found the CPU, on which accelerate does not shard and would "
+            "train by DDP; leave fsdp out of the options and of accelerate's configuration"
+        )
+
+
+def asks_for_fsdp(args: TrainingArguments) -> bool:
+    """Return whether the options, or the configuration of accelerate, ask for FSDP."""
+    return bool(args.fsdp) or _is_set("ACCELERATE_USE_FSDP")
+
+
+def is_on_the_cpu(args: TrainingArguments) -> bool:
+    """Return whether the run is asked to train on the CPU."""
+    return args.use_cpu or _is_set("ACCELERATE_USE_CPU")
+
+
+class _NotSharded(NamedTuple):
+    """An option that FSDP2 excludes.
+
+    Attributes:
+        option: Its name.
+        reason: What it does that sharded weights do not allow.
+        is_given: Whether a value of `option` asks for that.
+    """
+
+    option: str
+    reason: str
+    is_given: Callable[[Any], Any] = bool
+
+
+_NOT_SHARDED = (
+    _NotSharded(
+        "regularizers",
+        "bregman puts other weights into the model for a pass",
+        lambda value: value and "bregman" in value,
+    ),
+    _NotSharded("cache_frozen_states", "reads the encoder by itself, and leaves nothing large to train"),
+    _NotSharded("head_first_epochs", "reads the encoder by itself before it is sharded"),
+    _NotSharded("auto_find_batch_size", "starts over from the weights before the first step"),
+    _NotSharded("optim", "keeps no state, so that torch could not resume", lambda value: value == "sgd"),
+)
+
+
+def check_sharding(args: TrainingArguments) -> None:
+    """Check the options of a run that shards its model by FSDP; without FSDP, any pass.
+
+    Raises:
+        UserError: FSDP1; a kind of checkpoint from which no model can be loaded; weights that only the first process
+            loads; or an option that needs the weights whole.
+    """
+    if not asks_for_fsdp(args):
+        return
+    given, variables = args.fsdp_config or {}, os.environ
+    if args.fsdp:
+        version = str(given.get("version", 2))
+        kind = str(given.get("state_dict_type", "FULL_STATE_DICT"))
+        is_loaded_once = str(given.get("cpu_ram_efficient_loading", False))
+    else:
+        version = variables.get("FSDP_VERSION", "1")
+        kind = variables.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
+        is_loaded_once = variables.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")
+    rules = {
+        "fsdp_version must be 2": (version, version == "2", "2"),
+        "fsdp_state_dict_type must be FULL_STATE_DICT, so that a checkpoint holds a model to load": (
+            kind,
+            kind.upper() in ("FULL_STATE_DICT", "1"),
+            "FULL_STATE_DICT",
+        ),
+        "fsdp_cpu_ram_efficient_loading must be false, as every process makes the fuser and the heads": (
+            is_loaded_once,
+            is_loaded_once.lower() not in ("true", "1"),
+            "false",
+        ),
     }
-    for name, is_asked_for in asked.items():
-        if is_asked_for:
+    for rule, (found, holds, value) in rules.items():
+        if not holds:
+            raise UserError(f"{rule}, found {found}; set {value}, as examples/accelerate/fsdp2.yaml does")
+    for option, reason, is_given in _NOT_SHARDED:
+        given_value: Any = getattr(args, option, None)
+        if is_given(given_value):
+            shown = getattr(given_value, "value", given_value)
             raise UserError(
-                f"several processes must train by DDP, found {name}, which is not supported; leave it out of the "
-                "options and of accelerate's configuration"
+                f"FSDP excludes {option}={shown}, which {reason}; leave {option} out or train by DDP"
             )
+
+
+def check_whole_model(args: TrainingArguments) -> None:
+    """Check that the model is whole on the main process, which reads it alone after training.
+
+    Raises:
+        UserError: FSDP.
+    """
+    if asks_for_fsdp(args):
+        raise UserError(
+            "the commands and the scripts of examples/ read the trained model on one process and train by DDP, found "
+            "FSDP; leave fsdp out, or train by a script of your own on LayerFusionTrainer (docs/scaling.md)"
+        )
 
 
 def check_processes(args: TrainingArguments) -> None:
@@ -83,7 +179,8 @@ def check_processes(args: TrainingArguments) -> None:
     if args.n_gpu > 1:
         raise UserError(
             f"several GPUs must have a process each, found {args.n_gpu} in one, which would train by DataParallel; "
-            f"start it by accelerate launch --multi_gpu --num_processes {args.n_gpu}, or set CUDA_VISIBLE_DEVICES=0"
+            f"start it by accelerate launch --multi_gpu --num_processes {args.n_gpu}, in a notebook by "
+            f"accelerate.notebook_launcher(train, num_processes={args.n_gpu}), or set CUDA_VISIBLE_DEVICES=0"
         )
 
 

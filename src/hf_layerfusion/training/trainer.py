@@ -17,6 +17,7 @@ import torch
 from huggingface_hub import CommitInfo
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerControl, TrainingArguments
@@ -99,6 +100,7 @@ from hf_layerfusion.training.sharded_evaluation import (
     evaluation_sampler,
     every_row,
 )
+from hf_layerfusion.training.sharded_weights import own_class, reshard, share_weights
 from hf_layerfusion.training.state_cache import encoder_inputs
 from hf_layerfusion.training.stock_arguments import own_arguments
 from hf_layerfusion.training.stock_trainer import (
@@ -403,6 +405,10 @@ class LayerFusionTrainer(Trainer):
                 model.
             SearchStopped: The disk refused a checkpoint of a trial.
         """
+        if trial is not None and self.is_fsdp_enabled:
+            raise UserError(
+                "hyperparameter_search trains its trials by DDP or one process, found FSDP; leave fsdp out"
+            )
         checkpoint = checkpoint_to_resume(
             resume_from_checkpoint, self.args, cast(nn.Module, self.model), self._loss_depends_on_device_batch
         )
@@ -410,6 +416,7 @@ class LayerFusionTrainer(Trainer):
         self.resumed_log.begin(checkpoint)
         self._ignore_keys = ignore_keys_for_eval
         if self.model_init is None:
+            self._share_weights()
             self._train_head_first()
         pushes = self.args.push_to_hub and self.is_world_process_zero()
         if pushes:
@@ -430,8 +437,13 @@ class LayerFusionTrainer(Trainer):
             self._raw_data.name(model)
         if getattr(self, "is_in_train", False):  # `__init__` makes a model too
             self.model = model
+            self._share_weights()
             self._train_head_first()
         return model
+
+    def _share_weights(self) -> None:
+        if self.is_fsdp_enabled and not isinstance(self.model, FSDPModule):
+            share_weights(cast(nn.Module, self.model), self.args.device)
 
     def _train_head_first(self) -> None:
         if self.args.head_first_epochs is not None and self.resumed_log.checkpoint is None:
@@ -835,6 +847,9 @@ class LayerFusionTrainer(Trainer):
         torch's generator stays as it was. A data loader draws a seed each time it starts: where a checkpoint is saved
         between the end of an epoch and its evaluation, the run that resumes from it would otherwise draw other dropout
         masks.
+
+        A model that FSDP2 would shard is evaluated whole where it has not been trained yet, as accelerate shards it
+        together with an optimizer only.
         """
         if isinstance(dataloader, TaskLoaders):
             return self._evaluation_of_tasks(dataloader, description, ignore_keys, metric_key_prefix)
@@ -842,10 +857,12 @@ class LayerFusionTrainer(Trainer):
         gather, metrics = self.gather_function, self.compute_metrics
         if metrics is not None and not self.args.batch_eval_metrics:
             metrics = evaluation.by_row(metrics)
+        is_sharded = self.is_fsdp_enabled and isinstance(self.model, FSDPModule)
         with (
             torch.random.fork_rng(devices=[]),
             changed(
                 self,
+                is_fsdp_enabled=is_sharded,
                 _evaluation=evaluation,
                 compute_metrics=metrics,
                 gather_function=lambda tensors: evaluation.gather(tensors, gather),
@@ -858,6 +875,8 @@ class LayerFusionTrainer(Trainer):
                 ignore_keys,
                 metric_key_prefix,
             )
+        if is_sharded:
+            reshard(self.model)
         return evaluation.corrected(output, metric_key_prefix, self.args.logging_nan_inf_filter)
 
     def _evaluation_of_tasks(
@@ -885,7 +904,10 @@ class LayerFusionTrainer(Trainer):
             StorageError: It could not be written.
         """
         folder = Path(output_dir or str(self.args.output_dir))
-        with self.saver.saving_model(folder, self.model, self.processing_class):
+        with (
+            self.saver.saving_model(folder, self.model, self.processing_class),
+            own_class(cast(nn.Module, self.model)),
+        ):
             super().save_model(output_dir, _internal_call=True)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
@@ -914,8 +936,8 @@ class LayerFusionTrainer(Trainer):
             write_text(folder / LOG_STATE_NAME, json.dumps(state) + "\n")
             if self.loss_terms is not None:
                 self.loss_terms.save(folder)
-            if self.weight_average is not None:
-                self.weight_average.save(cast(nn.Module, self.model), folder)
+        if self.weight_average is not None:
+            self.weight_average.save(cast(nn.Module, self.model), folder, self.args.should_save)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

@@ -15,7 +15,12 @@ from hf_layerfusion.gradient_surgery.registry import AGGREGATORS, task_weights
 from hf_layerfusion.metric_registry import greater_is_better, known_direction
 from hf_layerfusion.regularizers.registry import make_regularizers
 from hf_layerfusion.training.frozen_recipe import FROZEN_TRAINING
-from hf_layerfusion.training.launch_checks import check_launcher, check_parallelism, check_processes
+from hf_layerfusion.training.launch_checks import (
+    check_launcher,
+    check_parallelism,
+    check_processes,
+    check_sharding,
+)
 from hf_layerfusion.training.option_exclusions import check_exclusions
 from hf_layerfusion.training.task_mixing import TASK_MIXINGS
 
@@ -343,6 +348,7 @@ class LayerFusionTrainingArguments(TrainingArguments):
         self._check_class_balance()
         self._check_tasks()
         check_exclusions(self)
+        check_sharding(self)
 
     @classmethod
     def for_frozen_encoder(

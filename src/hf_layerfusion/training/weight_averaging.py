@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_layerfusion.training.sharded_weights import gathered, placed_like, set_weights
+
 AVERAGE_NAME = "weight_average.safetensors"
 """The file of a checkpoint that holds the average in fp32 and the weights that training goes on from."""
 
@@ -97,11 +99,21 @@ class WeightAverage(TrainerCallback):
         finally:
             self._restore(model, own)
 
-    def save(self, model: nn.Module, checkpoint: Path) -> None:
-        """Write the average and a model's own weights into a checkpoint."""
-        if self.average:
-            tensors = {_AVERAGE + name: values.contiguous() for name, values in self.average.items()}
-            tensors |= {_OWN + name: values.contiguous() for name, values in self._own_weights(model).items()}
+    def save(self, model: nn.Module, checkpoint: Path, writes: bool = True) -> None:
+        """Write the average and a model's own weights into a checkpoint.
+
+        Args:
+            model: The model. Where its weights are sharded, every process must call this.
+            checkpoint: The folder.
+            writes: Whether this process writes.
+        """
+        if not self.average:
+            return
+        own = ((name, weights) for name, weights in model.named_parameters() if name in self.average)
+        tensors = {_AVERAGE + name: t for name, t in gathered(self.average.items(), writes).items()}
+        tensors |= {_OWN + name: t for name, t in gathered(own, writes).items()}
+        if writes:
+            tensors = {name: values.contiguous() for name, values in tensors.items()}
             save_file({**tensors, _STEPS: torch.tensor(self.steps)}, checkpoint / AVERAGE_NAME)
 
     def load(self, model: nn.Module, checkpoint: Path) -> None:
@@ -111,12 +123,11 @@ class WeightAverage(TrainerCallback):
             return
         tensors = load_file(checkpoint / AVERAGE_NAME)
         self.steps = int(tensors.pop(_STEPS))
-        self.average = {
-            name.removeprefix(_AVERAGE): t for name, t in tensors.items() if name.startswith(_AVERAGE)
-        }
-        self._restore(
-            model, {name.removeprefix(_OWN): t for name, t in tensors.items() if name.startswith(_OWN)}
-        )
+        for name, weights in model.named_parameters():
+            if _AVERAGE + name in tensors:
+                self.average[name] = placed_like(tensors[_AVERAGE + name], weights)
+            if _OWN + name in tensors:
+                set_weights(weights, tensors[_OWN + name])
 
     def _own_weights(self, model: nn.Module) -> dict[str, Tensor]:
         return {

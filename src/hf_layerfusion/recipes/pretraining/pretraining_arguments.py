@@ -5,6 +5,7 @@ from typing import Any
 
 from hf_layerfusion.data.streaming import STREAMS
 from hf_layerfusion.recipes.recipe_arguments import option
+from hf_layerfusion.training.launch_checks import check_whole_model
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments, check_seed
 
 __all__ = ["PretrainingArguments", "PretrainingDataArguments"]
@@ -82,6 +83,7 @@ class PretrainingArguments(LayerFusionTrainingArguments):
     _VALID_DICT_FIELDS = (*LayerFusionTrainingArguments._VALID_DICT_FIELDS, "objective")
 
     def __post_init__(self) -> None:
+        check_whole_model(self)
         super().__post_init__()
         self.remove_unused_columns = False  # a stream's rows carry seeds to the collator
         # Each process reads the stream itself, because batches of different lengths cannot be dispatched.
