@@ -108,7 +108,7 @@ def train_sharded(folder: Path, found: dict[str, Any]) -> None:
         trainer.evaluate()  # of a model that is not sharded yet
         trainer.train()
         found["is-sharded"] = isinstance(trainer.model, FSDPModule)
-        found["shards"] = sum(
+        found["shard-sizes"] = sum(
             p.to_local().numel() for p in trainer.model.parameters() if isinstance(p, DTensor)
         )
         found["sharded"] = whole(trainer.model)

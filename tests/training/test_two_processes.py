@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ from tests.training.two_process_script import (
     METHODS,
     ROWS,
     SAVED,
+    SHARDS,
     STREAMED,
     TASK_MIXINGS,
     WHOLE_BATCH,
@@ -31,11 +33,27 @@ from tests.training.two_process_script import (
 from tests.two_processes import finish, start
 
 
+def numbered_rows() -> list[dict[str, Any]]:
+    """Rows whose first two ids are all different."""
+    return [
+        row
+        | {
+            "input_ids": [5 + index, 6 + index, *row["input_ids"]],
+            "attention_mask": [1, 1, *row["attention_mask"]],
+        }
+        for index, row in enumerate(rows(ROWS))
+    ]
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two-processes")
     one = small_trainer(folder / "one", train=rows(ROWS), per_device_train_batch_size=8, **SAVED)
     one.train()
+    (folder / "shards").mkdir()
+    given = numbered_rows()
+    for name, part in {"a": given[:3], "b": given[3:12], "c": given[12:17], "d": given[17:]}.items():
+        datasets.Dataset.from_list(part).to_parquet(str(folder / "shards" / f"{name}.parquet"))
     finish(start(Path(__file__).with_name("two_process_script.py"), str(folder)))
     found = [torch.load(folder / f"found-{rank}.pt", weights_only=False) for rank in range(2)]
     return [each | {"folder": folder, "one process": one.model.state_dict()} for each in found]
@@ -197,6 +215,28 @@ def test_a_resumed_run_on_streamed_texts_ends_in_the_same_weights(found: list[di
     assert len({each[run] for each in found for run in ("straight-texts", "resumed-texts")}) == 1
 
 
+def test_shards_are_read_without_loss_or_repeats(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    """21 rows in 4 files, two processes, two micro-batches: a pass, and two steps of the next one."""
+    given = numbered_rows()
+    starts = [tuple(row["input_ids"][:2]) for row in given]
+    seen = [row for each in found for row in each["rows of shards"]]
+    assert sorted(seen) == sorted(starts + starts[:16])
+    alone = small_trainer(
+        tmp_path,
+        train=given,
+        per_device_train_batch_size=8,
+        train_sampling_strategy="sequential",
+        **SHARDS,
+    )
+    alone.train()
+    loss = alone.evaluate(given)["eval_loss"]
+    for each in found:
+        assert each["shards-loss"] == pytest.approx(loss, abs=1e-5)
+        for name, expected in alone.model.state_dict().items():
+            torch.testing.assert_close(each["shards-weights"][name], expected, rtol=0, atol=1e-6)
+        assert "dataloader_num_workers=2 shares a stream out among processes" in each["shards-refused"]
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> LayerFusionTrainer:
     """The run of `sharded` on one process, which does not shard."""
@@ -212,7 +252,7 @@ def test_a_sharded_run_equals_one_process(found: list[dict[str, Any]], whole_run
     """PCGrad, SMART, clipping, averages of weights and the best checkpoint, with gradients in shards."""
     total = sum(parameter.numel() for parameter in whole_run.model.parameters())
     assert all(each["is-sharded"] for each in found)
-    assert sum(each["shards"] for each in found) == total
+    assert sum(each["shard-sizes"] for each in found) == total
     expected = whole_run.model.state_dict()
     for run in ("sharded", "sharded-resumed"):
         for name, value in expected.items():

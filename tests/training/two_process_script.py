@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from transformers import TrainerCallback
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.task_data import REPEATED
 from tests.modeling.cases import build
 from tests.training.evaluated import CASES as EVALUATIONS
 from tests.training.evaluated import evaluate
@@ -52,6 +54,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "teacher": {"distillation_weight": 0.5},
 }
 STREAMED: dict[str, Any] = {"optim": "sgd", "learning_rate": 0.1, "num_train_epochs": 3}
+SHARDS: dict[str, Any] = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 5}  # 3 steps are a pass
 INTERRUPTED_TEXTS: dict[str, Any] = {
     "num_train_epochs": 2,
     "per_device_train_batch_size": 4,
@@ -118,6 +121,7 @@ def main(folder: Path) -> None:
     methods(folder, found)
     streamed_texts(folder, found)
     found["evaluations"] = {name: evaluate(folder / "evaluations", name) for name in EVALUATIONS}
+    shards(folder, found)
     resume_of_one_process(folder, found)
     train_sharded(folder, found)
     torch.save(found, folder / f"found-{resumed.args.process_index}.pt")
@@ -240,6 +244,47 @@ def streamed_texts(folder: Path, found: dict[str, Any]) -> None:
     straight = texts_trainer(folder / "straight-texts", **INTERRUPTED_TEXTS)
     straight.train()
     found["straight-texts"] = weights_digest(straight.model)
+
+
+def parquet_stream(folder: Path) -> datasets.IterableDataset:
+    """21 rows in shards of unequal size, of which accelerate would hand two to each process."""
+    files = sorted(map(str, folder.glob("*.parquet")))
+    return datasets.load_dataset(
+        "parquet", data_files=files, split="train", streaming=True, cache_dir=str(folder / "cache")
+    )
+
+
+def shards(folder: Path, found: dict[str, Any]) -> None:
+    trainer = small_trainer(
+        folder / "shards-run",
+        train=parquet_stream(folder / "shards"),
+        per_device_train_batch_size=2,
+        per_device_eval_batch_size=4,
+        gradient_accumulation_steps=2,
+        **SHARDS,
+    )
+    found["rows of shards"] = seen = []
+    weigh = trainer.loss_weighting.weigh
+
+    def recording(batches: list[dict[str, Any]], *others: Any) -> None:
+        seen.extend(
+            tuple(row[:2].tolist())
+            for batch in batches
+            if not batch.get(REPEATED)
+            for row in batch["input_ids"]
+        )
+        weigh(batches, *others)
+
+    trainer.loss_weighting.weigh = recording
+    trainer.train()
+    found["shards-weights"] = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    found["shards-loss"] = trainer.evaluate(parquet_stream(folder / "shards"))["eval_loss"]
+    try:
+        small_trainer(
+            folder / "x", train=parquet_stream(folder / "shards"), dataloader_num_workers=2, **SHARDS
+        )
+    except UserError as error:
+        found["shards-refused"] = str(error)
 
 
 def resume_of_one_process(folder: Path, found: dict[str, Any]) -> None:

@@ -112,7 +112,7 @@ def _task_by_task(accelerator: Accelerator, model: nn.Module) -> AbstractContext
     sight until then, so each backward pass shards and averages its own, also in a step's earlier micro-batches, which
     the stock Trainer runs without.
     """
-    if accelerator.is_fsdp2:
-        cast(FSDPModule, model).set_requires_gradient_sync(True)
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(True)
         return nullcontext()
     return cast(AbstractContextManager[None], accelerator.no_sync(model))

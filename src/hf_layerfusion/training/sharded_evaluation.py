@@ -83,6 +83,9 @@ def every_row(args: TrainingArguments, accelerator: Accelerator, dataset: Any) -
 class CountedStream(IterableDataset):
     """A stream that counts the rows of its last reading.
 
+    accelerate hands whole shards of a `datasets.IterableDataset` to the processes, so that one would run out of rows
+    before the others. This one is read by every process, which takes its share of each batch.
+
     Args:
         stream: A `datasets.IterableDataset`, or any other that gives the same rows each time.
     """
@@ -93,6 +96,11 @@ class CountedStream(IterableDataset):
 
     def __len__(self) -> int:
         return len(cast(Sized, self.stream))  # a TypeError where it has none, as for any stream
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of a stream that has one, for its order."""
+        if hasattr(self.stream, "set_epoch"):
+            self.stream.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
         self.count = 0

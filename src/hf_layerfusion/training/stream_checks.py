@@ -44,7 +44,8 @@ def check_stream(train_dataset: Any, args: TrainingArguments) -> None:
     checks for itself what it reads.
 
     Raises:
-        UserError: no `max_steps`, or an option that needs the number of rows or of steps in an epoch.
+        UserError: no `max_steps`; an option that needs the number of rows or of steps in an epoch; or, with several
+            processes, one that reads rows out of turn.
     """
     if train_dataset is None or has_length(train_dataset):
         return
@@ -61,3 +62,16 @@ def check_stream(train_dataset: Any, args: TrainingArguments) -> None:
                 f"{rule.option}={value} needs training data of a known length, {found}; {rule.way_out} or load the "
                 "data without streaming"
             )
+    if args.world_size > 1:
+        config: Any = args.accelerator_config
+        options = {
+            "dataloader_num_workers": (args.dataloader_num_workers, 0),
+            "accelerator_config.dispatch_batches": (config.dispatch_batches, False),
+            "accelerator_config.split_batches": (config.split_batches, False),
+        }
+        for name, (value, needed) in options.items():
+            if value:
+                raise UserError(
+                    f"{name}={value} shares a stream out among processes with rows lost or repeated, {found}; set "
+                    f"{name}={needed}, so that every process reads the stream and takes its share of each batch"
+                )

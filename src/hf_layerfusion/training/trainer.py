@@ -210,6 +210,7 @@ class LayerFusionTrainer(Trainer):
         # What `num_items_in_batch` does inside a model differs from class to class, and some ignore it.
         self.model_accepts_loss_kwargs = False
         self._evaluation: ShardedEvaluation | None = None
+        self._train_stream: CountedStream | None = None
         self._ignore_keys: list[str] | None = None
         self._eval_loaders: dict[str, DataLoader] = {}
         self._read_data(kwargs.get("data_collator"))
@@ -561,6 +562,11 @@ class LayerFusionTrainer(Trainer):
             return batches, num_items
         args, rows = self.args, self.train_dataset
         if not has_length(rows):
+            stream = self._train_stream
+            if stream is not None and self.accelerator.gradient_state.end_of_dataloader:
+                batches[-1] = without_repeats(
+                    batches[-1], stream.count, self._train_batch_size, args.process_index, args.world_size
+                )
             batches += to_complete_the_step(batches[-1], num_batches - len(batches))
         elif self.tasks is None and is_evened_out(args, self.accelerator):
             batches[-1] = without_repeats(
@@ -700,7 +706,14 @@ class LayerFusionTrainer(Trainer):
         with keeping, changed(self, data_collator=collator):
             grouped = args.train_sampling_strategy == "group_by_length"
             if not grouped and args.class_balance != "sampling":
-                return super().get_train_dataloader()
+                if args.world_size == 1 or has_length(self.train_dataset):
+                    return super().get_train_dataloader()
+                self._train_stream = CountedStream(self.train_dataset)
+                with (
+                    changed(self, train_dataset=self._train_stream),
+                    changed(self.accelerator.dataloader_config, dispatch_batches=False),
+                ):
+                    return super().get_train_dataloader()
             return self._get_dataloader(
                 self.train_dataset, "Training", self._train_batch_size, self._seeded_sampler, is_training=True
             )
