@@ -29,6 +29,7 @@ shown_files = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "results", "**.ipynb_checkpoints"]
 nitpicky = True
+smartquotes = False
 
 # Pages: Markdown, with the anchors that GitHub gives to headings. Notebooks are shown as they were saved.
 myst_heading_anchors = 4

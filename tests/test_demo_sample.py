@@ -1,11 +1,11 @@
-"""The demo's sample: made again byte for byte, and no way to score on it by remembering."""
+"""The data of the demo and the tutorials: made again byte for byte, and no way to score on it by remembering."""
 
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from examples.data import make_sample
+from examples.data import make_sample, make_tasks
 from tests.tiny import read_csv
 
 SPLITS = ("train", "validation", "test")
@@ -17,7 +17,7 @@ def read(split: str) -> list[dict[str, str]]:
 
 
 def test_the_committed_files_are_what_the_generator_makes(tmp_path: Path) -> None:
-    for made in make_sample.write_sample(tmp_path):
+    for made in [*make_sample.write_sample(tmp_path), *make_tasks.write_tasks(tmp_path)]:
         assert made.read_bytes() == (SAMPLE / made.name).read_bytes()
 
 
@@ -51,3 +51,20 @@ def test_the_texts_look_like_tweets() -> None:
     texts = " ".join(row["text"] for row in read("train"))
     for sign in ("@", "http://example.com/", "#", "ooo"):
         assert sign in texts
+
+
+def test_the_tutorials_test_on_aspects_wordings_and_subjects_that_training_never_saw() -> None:
+    aspects = {
+        split: {row["aspect"] for row in read_csv(SAMPLE / f"aspects_{split}.csv")}
+        for split in ("train", "test")
+    }
+    assert aspects["train"] and aspects["test"] and not aspects["train"] & aspects["test"]
+    wordings = {
+        split: {each for group in make_tasks.JUDGEMENTS[split].values() for each in group}
+        for split in aspects
+    }
+    assert not wordings["train"] & wordings["test"]
+    assert not set(make_tasks.ACTIONS["train"]) & set(make_tasks.ACTIONS["test"])
+    for kind, labels in (("aspects", 3), ("questions", 2)):
+        counts = Counter(row["label"] for row in read_csv(SAMPLE / f"{kind}_train.csv"))
+        assert len(counts) == labels and min(counts.values()) > 0.25 * sum(counts.values())

@@ -20,6 +20,7 @@ from tests.tiny_words import write_glove
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
+DOCS = ROOT / "docs"
 PAGES = sorted(
     path
     for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "model_cards/**/*.md")

@@ -9,10 +9,11 @@ import pytest
 import hf_layerfusion
 from hf_layerfusion.__main__ import COMMANDS
 from hf_layerfusion.cli.options import table_options
+from tests.test_docs import DOCS
 from tests.test_public_names import public_modules
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs"
+
 PACKAGE = ROOT / "src" / "hf_layerfusion"
 CODE = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
 TABLES = {path.stem for path in (ROOT / "reproduction").glob("*tables/*.json")}

@@ -31,7 +31,8 @@ GROUPS = {
 
 def escaped(text: str) -> str:
     """Return text as Markdown that shows it, for a cell of a table; code in backticks stays code."""
-    parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
+    text = re.sub(r"(?<![\w`-])--[a-z]\w+", r"`\g<0>`", " ".join(text.split()))
+    parts = re.split(r"(`[^`]*`)", text)
     plain = [re.sub(r"([\\*_<>\[\]#$~])", r"\\\1", part) for part in parts[::2]]
     parts[::2] = plain
     shown = "".join(parts).replace("|", "\\|")
@@ -126,6 +127,17 @@ def commands() -> Iterator[str]:
         yield from recipe_section(name, found) if found is not None else parser_section(name)
 
 
+def takers_of(names: list[str], recipes: list[str]) -> str:
+    """Return the commands that take an option, in few words."""
+    training = [name for name in recipes if name.startswith(("train", "search"))]
+    if names == recipes:
+        return "all"
+    if set(training) <= set(names):
+        others = [name for name in names if name not in training]
+        return ", ".join(["all that train a classifier", *map(code, others)])
+    return ", ".join(map(code, names))
+
+
 def configuration() -> Iterator[str]:
     """Yield every option of every recipe by group and name, with the commands that take it."""
     rows: dict[str, dict[str, list[tuple[Option, list[str]]]]] = {group: {} for group in GROUPS}
@@ -139,24 +151,15 @@ def configuration() -> Iterator[str]:
             else:
                 takers.append(command)
     for group, names in rows.items():
-        if not names:
-            continue
         yield f"## {GROUPS[group]}"
         yield ""
         shown = []
         for name, kinds in sorted(names.items()):
             for option, takers in kinds:
-                all_take = len(takers) == len(recipes)
-                shown.append(
-                    (
-                        code(name),
-                        kind_of(option),
-                        default_of(option),
-                        escaped(option.help),
-                        "all" if all_take else ", ".join(map(code, takers)),
-                    )
-                )
-        yield from table(("key", "takes", "default", "meaning", "commands"), shown)
+                default = default_of(option)
+                takes = f"{kind_of(option)}; default {default}" if default else kind_of(option)
+                shown.append((code(name), takes, escaped(option.help), takers_of(takers, recipes)))
+        yield from table(("key", "takes", "meaning", "commands"), shown)
 
 
 def _shown(option: Option) -> tuple[str, str, str]:
@@ -175,6 +178,7 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
     """Replace the markers of a page."""
     if MARKER.search(source[0]):
         source[0] = MARKER.sub(lambda match: "\n".join(GENERATED[match[1]]()), source[0])
+        app.env.note_dependency(__file__)
         app.env.note_dependency(str(Path(options.__file__).with_name(options.TABLE)))
 
 

@@ -47,13 +47,18 @@ def main() -> None:
     """Draw `all-layers.png`."""
     rows = gains()
     better, significant = sum(row[1] > 0 for row in rows), sum(row[4] for row in rows)
-    figure, axis = plt.subplots(figsize=(8, 4.2), dpi=150)
+    figure, axis = plt.subplots(figsize=(8, 3.5), dpi=150)
     for place, (_, gain, low, high, shown) in enumerate(rows):
         color = "#1f77b4" if shown else "#9ab8cf"
         axis.barh(place, gain, color=color, height=0.68)
         axis.plot([low, high], [place, place], color="#333333", linewidth=1.1)
         axis.text(
-            high + 0.15, place, f"{gain:+.1f}", va="center", fontsize=9, fontweight="bold" if shown else None
+            high + 0.15,
+            place,
+            f"{gain:+.1f}".replace("-", "−"),
+            va="center",
+            fontsize=8.5,
+            fontweight="bold" if shown else None,
         )
     axis.set_yticks(range(len(rows)), [row[0] for row in rows], fontsize=9)
     axis.axvline(0, color="#333333", linewidth=0.8)
