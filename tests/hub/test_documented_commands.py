@@ -278,7 +278,7 @@ def save_trained(folder: Path) -> None:
 def test_the_commands_of_a_page_run_in_order(page: Path, folder: Path, lfs_client: Client, hub: Hub) -> None:
     commands = documented(page, folder)
     assert commands
-    if "--output_dir outputs/grubert-share-3" not in page.read_text(encoding="utf-8"):  # the page that trains it
+    if name(page) != "docs/recipes.md":  # which trains it
         save_trained(folder)
     files = {path.name: path.read_bytes() for path in (folder / "bert-base-uncased").iterdir()}
     repository = hub.repositories.setdefault(MINILM, Repository(MINILM))
