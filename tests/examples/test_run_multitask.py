@@ -406,6 +406,21 @@ MISTAKES = {
         {"folds": 2},
         "task 'sts': --folds reports on the folds of the training data, found test data too",
     ),
+    "more tokens than positions": (
+        ("sst5", {"train_file": "no.csv"}),
+        {"max_seq_length": 65},
+        "--max_seq_length must be at most 64, the tokens that",
+    ),
+    "no room for a token": (
+        ("sst5", {"train_file": "no.csv"}),
+        {"max_seq_length": 2},
+        "--max_seq_length must be above 2",
+    ),
+    "checkpoint that is not there": (
+        ("sst5", {"train_file": "no.csv"}),
+        {"resume_from_checkpoint": "nowhere"},
+        "checkpoint nowhere: there is no such folder",
+    ),
     "no tasks file": (None, {"tasks_file": None}, "--tasks_file must name"),
     "tasks file that is not there": (None, {"tasks_file": "no.json"}, "--tasks_file no.json: cannot be read"),
 }

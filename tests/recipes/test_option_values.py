@@ -81,6 +81,8 @@ def test_languages(code: str) -> None:
 
 CHECKED: dict[str, tuple[dict[str, Any], str]] = {
     "no room for a token": ({"max_seq_length": 2}, "--max_seq_length must be above 2"),
+    "more tokens than positions": ({"max_seq_length": 65}, "--max_seq_length must be at most 64, the tokens that"),
+    "checkpoint": ({"resume_from_checkpoint": "nowhere"}, "nowhere"),
     "duplicates": ({"duplicates_in": "al"}, "--duplicates_in must be one of"),
     "group": ({"group_column": "author"}, "--group_column must be a text column"),
     "metric": (

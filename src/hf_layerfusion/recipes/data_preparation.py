@@ -1,7 +1,7 @@
 """Data preparation: reading, cleaning, removing duplicates, splitting, encoding labels, tokenizing."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -340,16 +340,25 @@ def prepare(arguments: DataArguments) -> PreparedData:
     return cut_validation(data, arguments)
 
 
-def check_length(tokenizer: PreTrainedTokenizerBase, arguments: Any) -> None:
+def check_length(tokenizer: PreTrainedTokenizerBase, arguments: Any, trains: bool = False) -> None:
     """Check that `--max_seq_length` leaves room for a token of each text, before data are read.
 
     Args:
-        tokenizer: the tokenizer, which adds special tokens.
+        tokenizer: the tokenizer, which adds special tokens, limited to what the encoder takes.
         arguments: has `max_seq_length` and, if inputs may be pairs, `text_pair_column`.
+        trains: whether the length must not exceed what the encoder takes either. The default of an option may, as texts
+            may be short.
 
     Raises:
-        UserError: The special tokens alone use up the length.
+        UserError: The special tokens alone use up the length, or the encoder takes fewer tokens.
     """
+    asked, takes = arguments.max_seq_length, tokenizer.model_max_length
+    (default,) = (each.default for each in fields(arguments) if each.name == "max_seq_length")
+    if trains and asked is not None and asked > takes and asked != default:
+        raise UserError(
+            f"--max_seq_length must be at most {takes}, the tokens that the encoder and its tokenizer take, found "
+            f"{asked}; lower it."
+        )
     is_pair = getattr(arguments, "text_pair_column", None) is not None
     most = tokenizer.num_special_tokens_to_add(pair=is_pair) + is_pair
     if arguments.max_seq_length is not None and arguments.max_seq_length <= most:

@@ -33,7 +33,7 @@ from hf_layerfusion.storage import (
     writable,
     write_json,
 )
-from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
+from hf_layerfusion.training.checkpoints import newest_valid_checkpoint, verify_resumable
 from hf_layerfusion.training.global_batch import ARGUMENTS_NAME, global_batch, loss_depends_on_device_batch
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
@@ -201,12 +201,16 @@ def open_run(arguments: LayerFusionTrainingArguments, settings: dict[str, Any]) 
     Incomplete files of killed runs are removed. With `--dry_run`, which writes nothing, nothing is checked.
 
     Raises:
-        UserError: As `check_output_dir`; or another process writes into the folder, or it is not writable.
+        UserError: As `check_output_dir` and, for the checkpoint that `--resume_from_checkpoint` names,
+            `verify_resumable`; or another process writes into the folder, or it is not writable.
     """
     if getattr(arguments, "dry_run", False):
         yield
         return
     check_output_dir(arguments, settings)
+    named = named_checkpoint(arguments)
+    if named is not None and not find(str(arguments.output_dir), RESULTS_FILE).exists():
+        verify_resumable(named)  # a finished run needs its checkpoint no more
     if arguments.process_index != 0:  # only the main process writes
         yield
         return

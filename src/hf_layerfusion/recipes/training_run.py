@@ -328,7 +328,7 @@ def begin_run(
             check_model(model_arguments)
         chosen_optimizer(training_arguments)
         tokenizer = load_tokenizer(model_arguments)
-        check_length(tokenizer, data_arguments)
+        check_length(tokenizer, data_arguments, trains=True)
         yield tokenizer, settings
 
 

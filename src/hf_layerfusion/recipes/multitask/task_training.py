@@ -20,7 +20,7 @@ from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.recipes.adam import chosen_optimizer
 from hf_layerfusion.recipes.adapter_setup import adapter_config, num_parameters, with_adapters
-from hf_layerfusion.recipes.data_preparation import PreparedData
+from hf_layerfusion.recipes.data_preparation import PreparedData, check_length
 from hf_layerfusion.recipes.data_record import DataRecord, data_record
 from hf_layerfusion.recipes.model_setup import (
     check_encoder,
@@ -112,12 +112,14 @@ def prepare_multitask(
         arguments: data arguments that all tasks share.
 
     Raises:
-        UserError: As `make_tasks`, `check_task_names`, `check_multitask_model`, `prepare_task` and `tokenize_task`.
+        UserError: As `make_tasks`, `check_task_names`, `check_multitask_model`, `check_length`, `prepare_task` and
+            `tokenize_task`.
     """
     declared = make_tasks(entries, folder, arguments)
     check_task_names(declared, arguments)
     check_multitask_model(model_arguments, declared)
     tokenizer = load_tokenizer(model_arguments)
+    check_length(tokenizer, arguments, trains=True)
     parts = [MultitaskData({}, {}, {}, tokenizer) for _ in range(arguments.folds or 1)]
     for name, task in declared.items():
         notes: dict[str, None] = {}
