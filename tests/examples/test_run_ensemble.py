@@ -351,12 +351,13 @@ def test_gains_on_data_that_chose_are_said_to_be_such(trained, files, tmp_path):
 
 def test_texts_without_labels_are_predicted(trained, tmp_path):
     with open(tmp_path / "texts.csv", "w", encoding="utf-8") as file:
-        file.write("text\ngood day\nbad day\n")
-    results = call(tmp_path / "run", trained, combiner="average_logits", test_file=tmp_path / "texts.csv")
+        file.write("number,text\n7,@someone GOOD  day\n9,bad day\n")
+    changes = {"test_file": tmp_path / "texts.csv", "id_column": "number", "preprocessing": "light"}
+    results = call(tmp_path / "run", trained, combiner="average_logits", **changes)
     assert results == {"combiner": "average_logits"}
     assert "Gains were not measured" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     rows = read_csv(tmp_path / "run" / "run" / "predictions.csv")
-    assert [row["text"] for row in rows] == ["good day", "bad day"]
+    assert [(row["number"], row["text"]) for row in rows] == [("7", "@someone GOOD  day"), ("9", "bad day")]
 
 
 # Mistakes

@@ -27,6 +27,8 @@ from tests.tiny import (
     tiny_tokenizer,
 )
 
+ID_COLUMNS = {"sst5": "id", "quora": "id", "sts": "pair"}
+
 
 def write_tsv(path, header, rows):
     """Write a file like the course's: tabs, and an index column without a name."""
@@ -67,12 +69,13 @@ def folder(tmp_path_factory):
         for stem, column, place in (("quora", "is_duplicate", 3), ("sts", "similarity", 4)):
             write_tsv(
                 folder / f"{stem}-{split}.csv",
-                ("id", "sentence1", "sentence2", *((column,) if labelled else ())),
+                (ID_COLUMNS[stem], "sentence1", "sentence2", *((column,) if labelled else ())),
                 [(*row[:3], float(row[place])) if labelled else row[:3] for row in pairs(count, seed)],
             )
     with open("examples/tasks_course.json", encoding="utf-8") as file:
         tasks = json.load(file)
     tasks["sst5"]["labels"] = ["negative", "positive"]  # of 1 and 2, which are no ids
+    tasks["sts"]["id_column"] = ID_COLUMNS["sts"]
     (folder / "tasks.json").write_text(json.dumps(tasks))
     return folder
 
@@ -131,10 +134,11 @@ def test_figures_of_the_report_are_those_of_its_predictions(run, folder):
 def test_the_commands_predict_and_evaluate_answer_as_the_run_did(run, folder, tmp_path, capsys):
     output, results = run
     given = ["--use_cpu", "--id_column", "id"]
-    given_too = [*given, "--output_dir", str(tmp_path / "new")]
+    given_too = ["--use_cpu", "--id_column", "pair", "--output_dir", str(tmp_path / "new")]
     main(["predict", str(output), str(folder / "sts-dev.csv"), "--task", "sts", *given_too])
     found = read_csv(tmp_path / "new" / "predictions" / "sts.csv")
     expected = read_csv(output / "run" / "predictions" / "sts-test.csv")
+    assert list(found[0]) == list(expected[0]) == ["pair", "sentence1", "sentence2", "value"]
     assert [row["sentence1"] for row in found] == [row["sentence1"] for row in expected]
     assert [float(row["value"]) for row in found] == pytest.approx(
         [float(row["value"]) for row in expected], abs=1e-5
@@ -245,9 +249,9 @@ def test_card_and_mistakes_show_texts_and_figures(run):
         assert part in card
     mistakes = read_csv(output / "run" / "mistakes" / "sts.csv")
     rows = {
-        row["id"]: float(row["value"]) for row in read_csv(output / "run" / "predictions" / "sts-test.csv")
+        row["pair"]: float(row["value"]) for row in read_csv(output / "run" / "predictions" / "sts-test.csv")
     }
-    distances = [abs(float(row["true"]) - rows[row["id"]]) for row in mistakes]
+    distances = [abs(float(row["true"]) - rows[row["pair"]]) for row in mistakes]
     assert distances == pytest.approx(sorted(distances, reverse=True), abs=0.011)
     for plot in ("sst5", "sst5_distributions", "sts", "sts_distributions", "tasks", "training_curves"):
         assert (output / "run" / "plots" / f"{plot}.png").exists()
@@ -327,10 +331,13 @@ def test_every_task_is_cross_validated_on_folds_of_its_own(call, tmp_path, folde
         assert summary[name]["mean"] == pytest.approx(np.mean([run[name] for run in runs]))
     for task, stem in (("sst5", "ids-sst"), ("sts", "sts")):
         tested = [
-            row["id"] for fold in folds for row in read_csv(fold / "run" / "predictions" / f"{task}-test.csv")
+            row[ID_COLUMNS[task]]
+            for fold in folds
+            for row in read_csv(fold / "run" / "predictions" / f"{task}-test.csv")
         ]
         with open(folder / f"{stem}-train.csv", newline="") as file:
-            assert sorted(tested) == sorted(row["id"] for row in csv.DictReader(file, delimiter="\t"))
+            rows = csv.DictReader(file, delimiter="\t")
+            assert sorted(tested) == sorted(row[ID_COLUMNS[task]] for row in rows)
     assert call(tmp_path / "run", "--resume_from_checkpoint", "True", folds=2, **options) == summary
 
 

@@ -156,7 +156,7 @@ def run_answers(folder: Path) -> RunAnswers:
             f"{folder}: the labels of its model {model} cannot be read ({one_line(error)}); put it back"
         ) from error
     files = [[path] for path in seeds.values()] if not folds else [list(folds.values())]
-    return read_answers(folder, files, arguments, schema, arguments.id_column or "id")
+    return read_answers(folder, files, arguments, schema)
 
 
 def read_answers(
@@ -164,7 +164,6 @@ def read_answers(
     files: Sequence[Sequence[Path]],
     arguments: DataArguments,
     schema: LabelSchema,
-    id_name: str,
 ) -> RunAnswers:
     """Read predictions, and the truth from the run's data.
 
@@ -173,14 +172,13 @@ def read_answers(
         files: Its predictions by seed, those of each seed one after the other.
         arguments: The run's data.
         schema: Its labels.
-        id_name: The column of the ids in the files.
 
     Raises:
         UserError: as `compare_runs`.
     """
     truth = _truth(arguments, schema)
     answers = [[row for path in paths for row in read_rows(path)] for paths in files]
-    names = [[_name_of(row, arguments, id_name) for row in rows] for rows in answers]
+    names = [[_name_of(row, arguments) for row in rows] for rows in answers]
     unknown = [name for rows in names for name in rows if name not in truth]
     if unknown:
         raise UserError(
@@ -219,14 +217,16 @@ def _data_arguments(stored: dict[str, Any]) -> DataArguments:
     return DataArguments(**settings)
 
 
-def _name_of(row: dict[str, str], arguments: DataArguments, id_name: str) -> tuple[str, ...]:
+def _name_of(row: dict[str, str], arguments: DataArguments) -> tuple[str, ...]:
     columns = [arguments.text_column, *filter(None, [arguments.text_pair_column])]
     if not set(columns) <= row.keys():
         raise UserError(
             f"{PREDICTIONS_FILE}: must have the columns {', '.join(columns)}, found {', '.join(row)}; compare runs of "
             "--prediction_format standard"
         )
-    return (row.get(id_name, ""), *(row[column] for column in columns))
+    # Earlier versions called the ids of several tasks `id`, whatever their column was called.
+    own = arguments.id_column if arguments.id_column in row else "id"
+    return (row.get(own or "id", ""), *(row[column] for column in columns))
 
 
 def _truth(arguments: DataArguments, schema: LabelSchema) -> dict[tuple[str, ...], Any]:

@@ -13,13 +13,8 @@ from matplotlib import image
 from safetensors import SafetensorError
 from transformers.trainer_utils import BestRun
 
+from hf_layerfusion.__main__ import main
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.recipes.multitask.multitask_arguments import (
-    MultitaskDataArguments,
-    MultitaskModelArguments,
-    MultitaskTrainingArguments,
-)
-from hf_layerfusion.recipes.multitask.multitask_run import train_tasks
 from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, TweetTrainingArguments
 from hf_layerfusion.recipes.training_run import classify
 from hf_layerfusion.training.trainer import LayerFusionTrainer
@@ -293,26 +288,24 @@ def test_a_sweep_of_wandb(call, tmp_path, monkeypatch):
     )
 
 
-def test_several_tasks(tiny_encoder_dir, tmp_path):
+def test_the_command_searches_for_several_tasks(tiny_encoder_dir, tmp_path):
     for name, size in {"train": 16, "validation": 8, "test": 8}.items():
         write_csv(tmp_path / f"{name}.csv", tiny_texts(size, size))
     files = {f"{name}_file": f"{name}.csv" for name in ("train", "validation", "test")}
     (tmp_path / "tasks.json").write_text(json.dumps({"first": files, "second": files}))
     (tmp_path / "space.json").write_text('{"num_task_layers": [0, 1], "learning_rate": [0.001, 0.01]}')
     folder = tmp_path / "run"
-    results = train_tasks(
-        MultitaskModelArguments(model_name_or_path=tiny_encoder_dir),
-        MultitaskDataArguments(tasks_file=str(tmp_path / "tasks.json")),
-        MultitaskTrainingArguments(
-            output_dir=str(folder),
-            use_cpu=True,
-            disable_tqdm=True,
-            num_train_epochs=1,
-            hp_search="optuna",
-            hp_space=str(tmp_path / "space.json"),
-            hp_trials=2,
-        ),
+    options = {
+        "model_name_or_path": tiny_encoder_dir,
+        "tasks_file": tmp_path / "tasks.json",
+        "output_dir": folder,
+    }
+    options |= {"use_cpu": True, "disable_tqdm": True, "num_train_epochs": 1}
+    options |= {"hp_space": tmp_path / "space.json", "hp_trials": 2}
+    main(
+        ["search-multitask", *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
     )
+    results = json.loads((folder / "run" / "all_results.json").read_text())
     trials = trials_in(folder)
     best = max(trials, key=lambda trial: float(trial["validation mean"]))
     assert results["validation_mean"] == float(best["validation mean"])

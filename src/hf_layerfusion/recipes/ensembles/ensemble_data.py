@@ -31,12 +31,16 @@ class SplitTexts:
     Attributes:
         ids: ids of the rows, `[N]`.
         columns: cleaned texts by column.
+        as_read: the same texts as they stand in the file.
         labels: class indices in the order of the ensemble's labels, or values, `[N]`; None without labels.
+        id_name: name of the column of the ids.
     """
 
     ids: list[str]
     columns: dict[str, list[str]]
+    as_read: dict[str, list[str]]
     labels: np.ndarray | None
+    id_name: str = "id"
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
@@ -46,10 +50,16 @@ class SplitTexts:
     def select(self, kept: np.ndarray) -> "SplitTexts":
         """Return the rows selected by a mask `[N]`."""
         places = np.flatnonzero(kept).tolist()
-        return SplitTexts(
-            [self.ids[place] for place in places],
-            {name: [column[place] for place in places] for name, column in self.columns.items()},
-            None if self.labels is None else self.labels[kept],
+
+        def chosen(columns: dict[str, list[str]]) -> dict[str, list[str]]:
+            return {name: [column[place] for place in places] for name, column in columns.items()}
+
+        return dataclasses.replace(
+            self,
+            ids=[self.ids[place] for place in places],
+            columns=chosen(self.columns),
+            as_read=chosen(self.as_read),
+            labels=None if self.labels is None else self.labels[kept],
         )
 
 
@@ -118,7 +128,8 @@ def _read(path: str, split: str, data: DataArguments, task: TaskSchema) -> Split
     cleaned, _ = clean(rows, make_cleaner(data), split)
     texts = text_rows(cleaned, columns)
     by_column = {name: [row[place] for row in texts] for place, name in enumerate(columns)}
-    return SplitTexts(column_values(rows, "id"), by_column, labels)
+    as_read = {name: column_values(rows, name) for name in columns}
+    return SplitTexts(column_values(rows, "id"), by_column, as_read, labels, data.id_column or "id")
 
 
 def _schema(task: TaskSchema, data: DataArguments, labels: list[Any], path: str) -> LabelSchema:

@@ -209,11 +209,12 @@ def _write_predictions(
         write_predictions(
             path,
             ids=splits[split].ids,
-            texts=splits[split].columns,
+            texts=splits[split].as_read,
             logits=row.predictions[task][split],
             problem_type=kind.problem_type,
             label_names=kind.labels,
             format=prediction_format,  # type: ignore[arg-type]
+            id_name=splits[split].id_name,
         )
 
 

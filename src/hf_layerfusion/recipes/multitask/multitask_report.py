@@ -119,6 +119,7 @@ def write_task_predictions(
             problem_type=prepared.schema.problem_type,
             label_names=prepared.schema.names,
             format="spreadsheet" if prediction_format == "spreadsheet" else "standard",
+            id_name=task.data.id_column or "id",
         )
         if prediction_format == "course" and task.course_name is not None and split in ("test", "predict"):
             write_course_predictions(
@@ -185,7 +186,7 @@ def mistakes_section(
          mistake.predicted]
         for mistake in mistakes
     ]  # fmt: skip
-    header = ["id", *prepared.text_columns, "true", "predicted"]
+    header = [task.data.id_column or "id", *prepared.text_columns, "true", "predicted"]
     with (folder / f"{task.name}.csv").open("w", encoding="utf-8", newline="") as file:
         lines = [header, *cells]
         csv.writer(file).writerows(

@@ -87,4 +87,4 @@ def task_answers(folder: Path, task: str, stored: dict[str, Any]) -> RunAnswers:
     spec = make_tasks({task: stored["tasks"][task]}, Path(str(data_dir)), MultitaskDataArguments())[task]
     train = read_splits(spec.data)["train"]
     schema = LabelSchema.infer(train, spec.data.class_names, spec.settings.get("problem_type"), where=task)
-    return read_answers(folder, [[path] for path in files.values()], spec.data, schema, "id")
+    return read_answers(folder, [[path] for path in files.values()], spec.data, schema)
