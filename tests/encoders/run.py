@@ -1,11 +1,13 @@
 """Checks every architecture of transformers that reads texts, and writes docs/encoders.md (`make encoders`).
 
-With names, as in `python -m tests.encoders.run bert gpt2`, it checks these and prints what it finds. Ends with 1 if a
+With names, as in `python -m tests.encoders.run bert gpt2`, it checks these and prints what it finds. With
+`--rows FILE` each row is kept in that file when it is done, so that a run that was stopped goes on. Ends with 1 if a
 cell fails.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -17,7 +19,7 @@ import transformers
 
 from hf_layerfusion.modeling.encoders import is_causal
 from tests.encoders.sweep import MODELS, Result, check
-from tests.encoders.tiny_encoders import skipped_types, text_types, tiny_encoder_config
+from tests.encoders.tiny_encoders import skipped_types, text_types, tiny_encoder_config, why_not_built
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "encoders.md"
 SIGNS = {"passes": "✓", "limited": "✓", "refused": "refused", "fails": "✗"}
@@ -26,10 +28,12 @@ INTRODUCTION = """# Encoders
 
 Which architectures can be the encoder of a model, checked with transformers {version} on small models with random
 weights. `make encoders` regenerates this page; `python -m tests.encoders.run bert gpt2` checks some. Each cell builds
-GRUBERT, the pooling over layers or CerBERTus with k layers of each task's own, and checks that
+GRUBERT, the pooling over layers (of the default vector, the mean over tokens and the last token) or CerBERTus with k
+layers of each task's own, and checks that
 
 - a text alone is answered as in a batch that is padded on the right;
 - every token of a text changes the logits;
+- a long text, of several blocks of sparse attention, is answered as in a batch too;
 - the states that are fused are what the encoder's layers return, after its final normalisation where it has one;
 - a saved model answers alike when the Auto class opens it, and a model around an encoder's own checkpoint reads that
   encoder's states;
@@ -49,21 +53,35 @@ kept (`use_cache=False`).
 a fuser would mix two scales. All layers go through that normalisation there before they are fused
 ([normalize_layers](model.md#layers-on-one-scale)).
 
+**Encoder-decoders** (T5, UMT5, BART, mBART, Marian, …) give their encoder, without the decoder; T5 and its kin have no
+first token of their own, so that `token_pooling="mean"` suits them better than `"cls"`. Of models that read images too
+(Gemma 3, …) the **text part** is the encoder. Checkpoints of the whole model are read in both cases.
+
 **Longformer** gets global attention on the first token, as in transformers' own classifiers. **BigBird** turns to full
 attention with the first batch that is too short for blocks, and stays there; `attention_type="original_full"` makes all
 batches alike.
 """
 
 
-def run(names: list[str]) -> dict[str, dict[str, Result]]:
-    """The result of each column, by architecture."""
-    found = {}
+def run(names: list[str], rows: Path | None = None) -> dict[str, dict[str, Result]]:
+    """The result of each column, by architecture; rows of an earlier run are taken from the file `rows`."""
+    found: dict[str, dict[str, Result]] = {}
+    if rows is not None and rows.exists():
+        for line in rows.read_text(encoding="utf-8").splitlines():
+            name, cells = json.loads(line)
+            found[name] = {column: Result(*cell) for column, cell in cells.items()}
     for name in names:
+        if name in found:
+            continue
         found[name] = {column: check(name, column) for column in MODELS}
+        if rows is not None:
+            cells = {column: [cell.kind, cell.line] for column, cell in found[name].items()}
+            with rows.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([name, cells]) + "\n")
         shown = ", ".join(f"{column}: {cell.kind}" for column, cell in found[name].items())
         lines = dict.fromkeys(cell.line for cell in found[name].values() if cell.kind == "fails")
         print(f"{name}: {shown}", *(f"    {line}" for line in lines), sep="\n", flush=True)
-    return found
+    return {name: found[name] for name in names}
 
 
 def listed(names: list[str]) -> str:
@@ -121,6 +139,7 @@ def page(found: dict[str, dict[str, Result]], skipped: dict[str, str]) -> str:
     explained = {
         "padding on the left": "Padding on the left changes the answers, as positions count from there. Pad on the "
         "right, as the tokenizers of these do",
+        "long texts": "How far a long text is padded changes the answers, as above",
         "padding on the right": "How far a text is padded changes the answers; the model warns of it. Pad all texts to "
         "one length",
         "all tasks at once": "Tasks in one pass are padded to one length, which changes the answers as above",
@@ -142,9 +161,12 @@ def main(names: list[str]) -> int:
     logging.disable(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    found = run(names or list(text_types()))
+    rows = Path(names.pop(names.index("--rows") + 1)) if "--rows" in names else None
+    names = [name for name in names if name != "--rows"]
+    unfit = {} if names else {name: reason for name in text_types() if (reason := why_not_built(name))}
+    found = run(names or [name for name in text_types() if name not in unfit], rows)
     if not names:
-        PAGE.write_text(page(found, skipped_types()), encoding="utf-8")
+        PAGE.write_text(page(found, skipped_types() | unfit), encoding="utf-8")
     return int(any(cell.kind == "fails" for row in found.values() for cell in row.values()))
 
 

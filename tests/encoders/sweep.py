@@ -22,10 +22,10 @@ from hf_layerfusion import (
     GRUFusionConfig,
     LayerPoolingConfig,
 )
-from hf_layerfusion.modeling.encoders import complete_inputs, sees_padding
+from hf_layerfusion.modeling.encoders import complete_inputs, encoder_of, sees_padding
 from tests.encoders.tiny_encoders import VOCABULARY, tiny_encoder_config
 
-SHORT, LONG = 7, 12
+SHORT, LONG, BLOCKS = 7, 12, 45  # the last one spans several windows and blocks of sparse attention
 PAD = 1
 TASKS = {
     "a": {"labels": ["x", "y"], "dropout": 0.0},
@@ -55,8 +55,10 @@ def gru_fusion(encoder: Any) -> Any:
     return BertForGRUFusionClassification(config)
 
 
-def layer_pooling(encoder: Any) -> Any:
-    return BertWithPoolingModule(LayerPoolingConfig(encoder_config=encoder, pooling="attention"))
+def layer_pooling(encoder: Any, token_pooling: Any = None) -> Any:
+    return BertWithPoolingModule(
+        LayerPoolingConfig(encoder_config=encoder, pooling="attention", token_pooling=token_pooling)
+    )
 
 
 def cerbertus(encoder: Any, num_task_layers: int) -> Any:
@@ -68,6 +70,8 @@ def cerbertus(encoder: Any, num_task_layers: int) -> Any:
 MODELS: dict[str, Callable[[Any], Any]] = {
     "GRUBERT": gru_fusion,
     "pooling": layer_pooling,
+    "mean": lambda encoder: layer_pooling(encoder, "mean"),
+    "last": lambda encoder: layer_pooling(encoder, "last"),
     "CerBERTus k = 0": lambda encoder: cerbertus(encoder, 0),
     "CerBERTus k = 2": lambda encoder: cerbertus(encoder, 2),
 }
@@ -87,6 +91,8 @@ def check(name: str, column: str) -> Result:
     strengthen(model)
     failures, limits = [], []
     for title, each in CHECKS.items():
+        if column in ("mean", "last") and title not in OF_VECTORS:
+            continue
         try:
             with torch.no_grad():
                 problem = each(model)
@@ -173,6 +179,15 @@ def every_token(model: Any) -> str:
     return f"tokens {blind} of {SHORT} change nothing" if blind else ""
 
 
+def long_texts(model: Any) -> str:
+    """A text of several blocks, alone and beside a longer one."""
+    short, long = text(BLOCKS, 2), text(BLOCKS + 6, 3)
+    rows = [pad(short, BLOCKS + 6, "right"), pad(long, BLOCKS + 6, "right")]
+    batch = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+    alone = torch.cat([all_logits(model, **pad(each, each.shape[1], "right")) for each in (short, long)])
+    return differ(all_logits(model, **batch), alone)
+
+
 def keep(output: Any, seen: list[torch.Tensor]) -> None:
     """Keeps what a layer returned, where that is a state."""
     state = output[0] if isinstance(output, tuple | list) else output
@@ -224,7 +239,7 @@ def states_of_layers(model: Any) -> str:
         watched = next(iter(layer.copies.values())) if isinstance(layer, RoutedLayer) else layer
         hooks.append(
             watched.register_forward_hook(
-                lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out)
+                lambda _, __, out: seen.append(out[0] if isinstance(out, tuple | list) else out)
             )
         )
     try:
@@ -254,10 +269,11 @@ def reloaded(model: Any) -> str:
 
 def around_a_checkpoint(model: Any) -> str:
     """A model that is made around the encoder's own checkpoint reads the encoder's states."""
-    encoder = AutoModel.from_config(model.config.get_text_config()).eval()
+    whole = AutoModel.from_config(model.config.get_text_config()).eval()
+    encoder = encoder_of(whole)
     batch = pad(text(SHORT, 0), SHORT, "right")
     with tempfile.TemporaryDirectory() as folder:
-        encoder.save_pretrained(folder)
+        whole.save_pretrained(folder)
         settings = {
             name: getattr(model.config, name)
             for name in ("num_groups", "num_task_layers", "tasks", "pooling")
@@ -300,6 +316,7 @@ CHECKS: dict[str, Callable[[Any], str]] = {
     "padding on the right": padded_right,
     "padding on the left": padded_left,
     "every token counts": every_token,
+    "long texts": long_texts,
     "states": states_of_layers,
     "fused states": states_that_are_fused,
     "reloading": reloaded,
@@ -312,4 +329,6 @@ CHECKS: dict[str, Callable[[Any], str]] = {
 # weights for other purposes.
 LIMITS = ("padding on the left", "gradients")
 # Nor where the model says that padding changes its answers.
-OF_PADDING = ("padding on the right", "all tasks at once")
+OF_PADDING = ("padding on the right", "long texts", "all tasks at once")
+# The poolings by mean and by last token differ from the first one in nothing else.
+OF_VECTORS = ("padding on the right", "every token counts", "long texts")

@@ -23,9 +23,12 @@ SMALL: dict[str, Any] = {
     name: value
     for value, names in (
         (DEPTH, "num_hidden_layers n_layers n_layer num_layers encoder_layers depth"),
+        (2, "decoder_layers"),
         (HEADS, "num_attention_heads n_heads n_head encoder_attention_heads"),
+        (HEADS, "decoder_attention_heads"),
         (WIDTH, "hidden_size d_model n_embd dim emb_dim embedding_size"),
         (64, "intermediate_size hidden_dim d_ff ffn_dim d_inner n_inner ffn_hidden_size encoder_ffn_dim"),
+        (64, "decoder_ffn_dim"),
         (128, "max_position_embeddings n_positions n_ctx max_seq_len max_sequence_length"),
         (2, "num_key_value_heads num_local_experts num_experts n_routed_experts moe_num_experts"),
         (1, "num_experts_per_tok moe_top_k moe_k num_shared_experts n_shared_experts n_group topk_group"),
@@ -75,6 +78,11 @@ OWN: dict[str, dict[str, Any]] = {
     "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 16},
     "big_bird": {"block_size": 4, "num_random_blocks": 1},
     "hrm_text": {},
+    "glm4v_moe_text": {
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": [0, 1, 1],
+        },
+    },
 }  # fmt: skip
 
 

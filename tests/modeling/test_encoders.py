@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, T5Config, T5EncoderModel, pipeline
+from transformers import AutoModel, AutoTokenizer, Gemma3Config, T5Config, T5EncoderModel, pipeline
 
 from hf_layerfusion import (
     BertForGRUFusionClassification,
@@ -203,9 +203,36 @@ def test_an_encoder_that_pads_texts_to_whole_blocks_inside(name: str) -> None:
     assert {state.shape[1] for state in shown.hidden_states} == {50}
 
 
-def test_the_encoder_half_of_an_encoder_decoder_is_refused_before_weights_are_read(tmp_path: Path) -> None:
+@torch.no_grad()
+def test_the_text_part_of_a_larger_model_is_its_encoder(tmp_path: Path) -> None:
+    """The encoder of T5, also from a checkpoint of it alone, and the decoder of Gemma 3, which reads images too."""
     config = T5Config(vocab_size=50, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
-    T5EncoderModel(config).save_pretrained(tmp_path)  # its configuration says that it is none
-    for model_class in (BertForGRUFusionClassification, BertWithPoolingModule):
-        with pytest.raises(ValueError, match="'t5', which AutoModel opens as an encoder-decoder"):
-            model_class.from_pretrained(tmp_path)
+    encoder = T5EncoderModel(config).eval()
+    encoder.save_pretrained(tmp_path / "encoder")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    model = BertWithPoolingModule.from_pretrained(tmp_path / "encoder", pooling="last", token_pooling="mean")
+    expected = encoder(ids).last_hidden_state.mean(1)
+    torch.testing.assert_close(model.model(ids).pooler_output, expected)
+    assert not any("decoder" in name for name in model.state_dict())
+    incomplete = encoder.state_dict()
+    del (
+        incomplete["encoder.block.0.layer.0.SelfAttention.q.weight"],
+        incomplete["encoder.embed_tokens.weight"],
+    )
+    encoder.save_pretrained(tmp_path / "incomplete", state_dict=incomplete)
+    with pytest.raises(ValueError, match=r"must hold every weight of its encoder.*SelfAttention\.q"):
+        BertWithPoolingModule.from_pretrained(tmp_path / "incomplete")
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = tiny_encoder_config("gemma3_text").to_dict()
+    whole = AutoModel.from_config(
+        Gemma3Config(text_config=text, vision_config=sizes | {"image_size": 28, "patch_size": 14})
+    ).eval()
+    whole.save_pretrained(tmp_path / "gemma3")
+    pooled = BertWithPoolingModule.from_pretrained(tmp_path / "gemma3", pooling="last")
+    assert pooled.config.encoder_config.model_type == "gemma3_text"
+    assert pooled.config.token_pooling == "last"
+    torch.testing.assert_close(pooled.model(ids).pooler_output, whole(input_ids=ids).last_hidden_state[:, -1])
+    pooled.save_pretrained(tmp_path / "pooled")
+    loaded = BertWithPoolingModule.from_pretrained(tmp_path / "pooled")
+    assert torch.equal(loaded(ids).logits, pooled(ids).logits)

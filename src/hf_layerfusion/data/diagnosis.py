@@ -120,7 +120,8 @@ def diagnose(
             long = [place for place, length in enumerate(lengths[name]) if length > limit]
             if len(long) > _MOST_CUT * len(texts):
                 add(
-                    f"texts have more than {limit} tokens and are cut, {len(long) / len(texts):.0%} of all",
+                    f"texts have more than {limit} tokens and are cut, {len(long) / len(texts):.0%} of all "
+                    "(--window_size reads them in windows)",
                     long,
                 )
     findings += _unlike_classes(splits)

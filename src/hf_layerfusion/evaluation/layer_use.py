@@ -143,8 +143,9 @@ def layer_use(model: PreTrainedModel, batches: Iterable[ModelInputs], *, by_clas
     # Differences of counts instead of quotients, so that equal drops are exactly equal.
     drops = by_layer((whole.correct - score.correct) / whole.texts for score in ablated.values())
     weights_by_class: dict[str, list[float]] = {}
-    if weights and by_class and whole.one_class:
-        classes = torch.cat(labels)
+    classes = torch.cat(labels) if labels else torch.empty(0)
+    # Texts that are read in windows have weights for each window.
+    if weights and by_class and whole.one_class and len(classes) == sum(map(len, weights)):
         for label in classes.unique().tolist():
             mean = torch.cat(weights)[classes == label].mean(dim=0)
             weights_by_class[model.config.id2label[label]] = by_layer(mean)

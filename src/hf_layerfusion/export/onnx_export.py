@@ -87,6 +87,11 @@ def export_onnx(
             f"model: must read ids alone, found '{model.config.get_text_config().model_type}', which reads "
             f"{', '.join(extra)} in a loop over words that no graph holds; export a model of another encoder."
         )
+    if size := getattr(model.config, "window_size", None):
+        raise UserError(
+            f"model: must read texts whole, found window_size={size}, whose number of windows depends on the text; "
+            "export a model without windows."
+        )
     if unknown := sorted(set(tokenizer.model_input_names) - set(INPUTS)):
         raise UserError(
             f"tokenizer: must return no other inputs than {list(INPUTS)}, found {unknown}; use another."

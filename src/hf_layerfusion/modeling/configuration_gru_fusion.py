@@ -1,11 +1,12 @@
 # Copyright 2026 The hf_layerfusion team
 """Configuration of the GRUBERT models."""
 
+import dataclasses
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_layer_fusion import LayerFusionConfig, check_probability, check_size
+from .configuration_layer_fusion import LayerFusionConfig, check_probability, check_size, check_windows
 from .encoders import refuse_first_token, refuse_one_token
 
 
@@ -35,6 +36,13 @@ class GRUFusionConfig(LayerFusionConfig):
         token_reduction: Reduction of token logits to text logits: `"sum"` (the public code), `"mean"` or `"max"`.
         mask_padding: Whether the encoder, the recurrences and the reduction ignore padding. `False` reproduces the
             public code, which uses no attention mask; texts must then be padded to one fixed length.
+        window_size: Tokens of a window, special tokens included. A longer text is read in overlapping windows, each as
+            a text of its own, and their logits are pooled, so that an encoder of 512 tokens reads texts of any
+            length. None, as in the paper, reads each text whole.
+        window_overlap: Tokens that a window shares with the one before.
+        window_pooling: Pooling over the windows of a text: `"mean"`, `"max"`, or `"attention"` (a learned query).
+        window_affixes: Number of special tokens before and after a text, which every window repeats; `[1, 1]` is BERT's
+            `[CLS]` and `[SEP]`.
 
     Raises:
         ValueError: If a size is out of bounds, `classifier_dropout` is outside [0, 1), or the cell does not fit the
@@ -55,6 +63,10 @@ class GRUFusionConfig(LayerFusionConfig):
     classifier_dropout: float | int = 0.5
     token_reduction: Literal["sum", "mean", "max"] = "sum"
     mask_padding: bool = True
+    window_size: int | None = None
+    window_overlap: int = 64
+    window_pooling: Literal["mean", "max", "attention"] = "mean"
+    window_affixes: list[int] = dataclasses.field(default_factory=lambda: [1, 1])
 
     def check(self) -> None:
         """Raise `ValueError` if a size, a probability or a choice is invalid."""
@@ -62,6 +74,12 @@ class GRUFusionConfig(LayerFusionConfig):
         check_size(self, "num_groups", "num_last_layers", "fusion_hidden_size")
         check_size(self, "downstream_hidden_size", "dense_size", least=0)
         check_probability(self, "classifier_dropout")
+        check_windows(self)
+        if self.window_size is not None and not self.mask_padding:
+            raise ValueError(
+                f"`window_size` must be None with `mask_padding=False`, whose texts have one fixed length, found "
+                f"{self.window_size}; leave out one of them."
+            )
         if self.residual_head not in (None, "cls", "last", "mean"):
             raise ValueError(
                 f"`residual_head` must be 'cls', 'last' or 'mean', found {self.residual_head!r}; None leaves it out."

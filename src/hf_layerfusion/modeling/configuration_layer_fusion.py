@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .encoders import extra_inputs, refuse_unfit
+from .encoders import extra_inputs, has_decoder, max_tokens, refuse_unfit, text_part
 from .own_encoders import OWN_ENCODERS  # noqa: F401  registers them
 
 # Limits above any useful value, so that the settings of a broken file are refused before they take memory.
@@ -87,6 +87,36 @@ def check_num_labels(value: Any, name: str) -> None:
         )
 
 
+def check_windows(config: Any) -> None:
+    """Raise `ValueError` unless the windows of long texts fit the encoder and each other."""
+    if config.window_size is None:
+        return
+    encoder, affixes = config.get_text_config(), config.window_affixes
+    if len(affixes) != 2 or min(affixes) < 0:
+        raise ValueError(
+            f"`window_affixes` must be the numbers of special tokens before and after a text, found {affixes}; "
+            "[1, 1] are those of BERT."
+        )
+    most = max_tokens(encoder) or LARGEST_COUNT
+    least = sum(affixes) + 1
+    if not least <= config.window_size <= most:
+        raise ValueError(
+            f"`window_size` must lie between {least} and {most}, the positions of '{encoder.model_type}', found "
+            f"{config.window_size}; None reads no windows."
+        )
+    room = config.window_size - sum(affixes)
+    if not 0 <= config.window_overlap < room:
+        raise ValueError(
+            f"`window_overlap` must lie between 0 and {room - 1}, below the tokens of a window, found "
+            f"{config.window_overlap}; try {room // 8}."
+        )
+    if getattr(encoder, "word_level", False):
+        raise ValueError(
+            f"`window_size` must be None for '{encoder.model_type}', an encoder of words, which reads texts of any "
+            "length."
+        )
+
+
 def check_probability(config: PreTrainedConfig, *names: str) -> None:
     """Raise `ValueError` unless each named field of `config` lies in [0, 1); NaN does not."""
     for name in names:
@@ -110,8 +140,8 @@ class LayerFusionConfig(PreTrainedConfig):
         initializer_range: Standard deviation of initial weights where a module's own rule does not apply.
 
     Raises:
-        ValueError: If the encoder is an encoder-decoder, if its depth, width or number of heads is missing or out of
-            bounds, or if `num_labels`, `problem_type`, `normalize_layers` or `initializer_range` is invalid.
+        ValueError: If the encoder does not fit (see `refuse_unfit`), if its depth, width or number of heads is missing
+            or out of bounds, or if `num_labels`, `problem_type`, `normalize_layers` or `initializer_range` is invalid.
     """
 
     sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
@@ -135,6 +165,10 @@ class LayerFusionConfig(PreTrainedConfig):
         if labels.id2label is None and labels.label2id and "num_labels" not in kwargs:
             labels.id2label = {number: name for name, number in labels.label2id.items()}
         super().__post_init__(**kwargs)
+        if isinstance(self.encoder_config, PreTrainedConfig) and not isinstance(
+            self.encoder_config, LayerFusionConfig
+        ):
+            self.encoder_config = text_part(self.encoder_config)
         if sorted(self.id2label or ()) != list(range(self.num_labels)):
             raise ValueError(
                 f"`id2label` must number its names from 0, found {sorted(self.id2label or ())[:10]}; renumber them."
@@ -195,10 +229,10 @@ class LayerFusionConfig(PreTrainedConfig):
             )
         encoder = self.get_text_config()
         refuse_extremes(vars(encoder), "encoder_config")
-        if getattr(encoder, "is_encoder_decoder", False):
+        if getattr(encoder, "is_encoder_decoder", False) and not has_decoder(encoder):
             raise ValueError(
-                f"`encoder_config` must describe an encoder, found the encoder-decoder '{encoder.model_type}'; "
-                "use an encoder such as BERT, RoBERTa, DeBERTa-v2 or ModernBERT."
+                f"`encoder_config` must describe an encoder, found the encoder-decoder '{encoder.model_type}', whose "
+                "class AutoModel does not know; use an encoder such as BERT, RoBERTa, DeBERTa-v2 or ModernBERT."
             )
         if isinstance(encoder, LayerFusionConfig):
             raise ValueError(

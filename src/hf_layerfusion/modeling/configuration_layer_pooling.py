@@ -1,11 +1,12 @@
 # Copyright 2026 The hf_layerfusion team
 """Configuration of the models that pool one vector per layer."""
 
+import dataclasses
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_layer_fusion import LayerFusionConfig, check_probability, check_size
+from .configuration_layer_fusion import LayerFusionConfig, check_probability, check_size, check_windows
 from .encoders import default_vector, refuse_first_token, refuse_one_token
 
 
@@ -32,6 +33,13 @@ class LayerPoolingConfig(LayerFusionConfig):
             it.
         dense_size: Units of a dense layer with ReLU before the output layer; 0, as in the paper, omits it.
         classifier_dropout: Dropout probability before the output layer.
+        window_size: Tokens of a window, special tokens included. A longer text is read in overlapping windows, each as
+            a text of its own, and their pooled vectors are pooled, so that an encoder of 512 tokens reads texts of any
+            length. None, as in the paper, reads each text whole.
+        window_overlap: Tokens that a window shares with the one before.
+        window_pooling: Pooling over the windows of a text: `"mean"`, `"max"`, or `"attention"` (a learned query).
+        window_affixes: Number of special tokens before and after a text, which every window repeats; `[1, 1]` is BERT's
+            `[CLS]` and `[SEP]`.
 
     Raises:
         ValueError: If `dense_size` is out of bounds, `classifier_dropout` is outside [0, 1), or `token_pooling` is
@@ -46,6 +54,10 @@ class LayerPoolingConfig(LayerFusionConfig):
     residual_head: str | None = None
     dense_size: int = 0
     classifier_dropout: float | int = 0.1
+    window_size: int | None = None
+    window_overlap: int = 64
+    window_pooling: Literal["mean", "max", "attention"] = "mean"
+    window_affixes: list[int] = dataclasses.field(default_factory=lambda: [1, 1])
 
     def check(self) -> None:
         """Set the default `token_pooling`, and raise `ValueError` if a value is invalid."""
@@ -62,6 +74,12 @@ class LayerPoolingConfig(LayerFusionConfig):
             refuse_one_token(encoder, "token_pooling", self.token_pooling)
         check_size(self, "dense_size", least=0)
         check_probability(self, "classifier_dropout")
+        check_windows(self)
+        if self.window_size is not None and self.pair_features:
+            raise ValueError(
+                f"`window_size` must be None with `pair_features`, which compare two texts layer by layer, found "
+                f"{self.window_size}; leave out one of them."
+            )
         pooled = str(self.token_pooling).split("_")
         if self.residual_head is not None and self.residual_head not in pooled:
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -31,7 +31,7 @@ def is_causal(config: PreTrainedConfig) -> bool:
             reverse.
     """
     config = config.get_text_config()
-    if getattr(config, "is_causal", None) is False:
+    if getattr(config, "is_causal", None) is False or has_decoder(config):
         return False
     if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
         return False
@@ -62,6 +62,69 @@ def encoder_module(config: PreTrainedConfig) -> Any:
     return sys.modules[getattr(encoder_class(config), "__module__", __name__)]
 
 
+def forward_inputs(config: PreTrainedConfig) -> set[str]:
+    """Return the names of the inputs of `encoder_class`; only `input_ids` where there is no such class."""
+    model_class = encoder_class(config)
+    return {"input_ids"} if model_class is None else set(inspect.signature(model_class.forward).parameters)
+
+
+def has_decoder(config: PreTrainedConfig) -> bool:
+    """Return whether `AutoModel` opens an encoder-decoder such as T5 or BART, of which the encoder alone is used."""
+    return "decoder_input_ids" in forward_inputs(config)
+
+
+def text_part(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the configuration of the part of a model that reads texts, such as Gemma 3's; the configuration itself if
+    the model reads nothing else.
+    """
+    part = config.get_text_config()
+    if part is config or encoder_class(part) is None or not _OTHER_INPUTS & forward_inputs(config):
+        return config
+    return part
+
+
+def encoder_of(whole: PreTrainedModel) -> PreTrainedModel:
+    """Return the part of a model that encodes texts: the encoder of an encoder-decoder, the text part of a model of
+    texts and images, the model itself otherwise.
+
+    Raises:
+        ValueError: If the model does not hold that part as a module of its own.
+    """
+    config: Any = whole.config
+    if not has_decoder(config) and text_part(config) is config:
+        return whole
+    if has_decoder(config):
+        part: Any = whole.get_encoder()
+    else:
+        text_class = encoder_class(text_part(config))
+        part = next((each for each in whole.modules() if type(each) is text_class), whole)
+    is_part = isinstance(part, PreTrainedModel) and part is not whole
+    if not is_part or "input_ids" not in inspect.signature(part.forward).parameters:
+        raise ValueError(
+            f"`encoder_config` must describe a model with an encoder of texts, found '{config.model_type}', whose "
+            "encoder cannot be taken out of it; use an encoder such as BERT, RoBERTa, DeBERTa-v2 or ModernBERT."
+        )
+    return part
+
+
+def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """Return an encoder with random weights, without its pooler.
+
+    Args:
+        config: Configuration of the encoder, or of an encoder-decoder, whose encoder is returned.
+    """
+    return encoder_of(AutoModel.from_config(config, **without_pooler(config)))
+
+
+def missing_in_part(missing: list[str], whole: PreTrainedModel, part: PreTrainedModel) -> list[str]:
+    """Return those of a model's missing weights that belong to its part."""
+    if part is whole:
+        return missing
+    names = dict([*whole.named_parameters(remove_duplicate=False), *whole.named_buffers()])
+    own = {id(value) for value in (*part.parameters(), *part.buffers())}
+    return [name for name in missing if id(names.get(name)) in own]
+
+
 _OTHER_INPUTS = {"pixel_values", "pixel_values_videos", "input_features", "input_values"}
 
 _UNFIT = {
@@ -85,6 +148,10 @@ _UNFIT = {
         "attends to single blocks of a text, and on the CPU only to a token's own",
         "use Longformer or BigBird",
     ),
+    "pegasus_x": (
+        "returns states of global tokens in addition to those of the text",
+        "use Longformer or BigBird for long texts",
+    ),
     "reformer": ("returns the states of two residual streams", "use Longformer or BigBird for long texts"),
 }
 """Reason and alternative for each encoder that cannot be used inside a model."""
@@ -96,6 +163,7 @@ def refuse_unfit(config: PreTrainedConfig) -> None:
     Args:
         config: Configuration of the encoder.
     """
+    config = text_part(config)
     if config.model_type in _UNFIT:
         reason, way_out = _UNFIT[config.model_type]
         raise ValueError(
@@ -107,15 +175,6 @@ def refuse_unfit(config: PreTrainedConfig) -> None:
             "`encoder_config.default_language` must be given for 'xmod', which has layers for each language, found "
             'None; use from_pretrained(…, encoder_config={"default_language": "en_XX"}).'
         )
-    model_class = encoder_class(config)
-    if model_class is None:
-        return
-    known = inspect.signature(model_class.forward).parameters
-    if "decoder_input_ids" in known:
-        raise ValueError(
-            f"`encoder_config` must describe an encoder, found '{config.model_type}', which AutoModel opens as an "
-            "encoder-decoder; use an encoder such as BERT, RoBERTa, DeBERTa-v2 or ModernBERT."
-        )
     refuse_other_inputs(config)
 
 
@@ -125,9 +184,8 @@ def refuse_other_inputs(config: PreTrainedConfig) -> None:
     Args:
         config: Configuration of the model.
     """
-    model_class = encoder_class(config)
-    known = {"input_ids": None} if model_class is None else inspect.signature(model_class.forward).parameters
-    if "input_ids" not in known or (_OTHER_INPUTS & known.keys() and config.model_type != "layoutlmv3"):
+    known = forward_inputs(config)
+    if "input_ids" not in known or (_OTHER_INPUTS & known and config.model_type != "layoutlmv3"):
         raise ValueError(
             f"`encoder_config` must describe an encoder of texts, found '{config.model_type}', which reads "
             "something else or more; use an encoder such as BERT, RoBERTa, DeBERTa-v2 or ModernBERT."
@@ -173,6 +231,7 @@ def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
 _SEES_PADDING = {
     "convbert": "its convolutions run over padding",
     "yoso": "it draws its attention by chance",
+    "mobilebert": "each of its tokens reads the embeddings of its neighbours, padding too",
     "nystromformer": "its landmarks and convolutions run over padding",
 }
 """Reason for each encoder whose states depend on the length to which texts are padded."""
@@ -224,11 +283,11 @@ def find_final_norm(encoder: PreTrainedModel) -> str | None:
     norms = {
         name: module
         for name, module in encoder.named_modules()
-        if "norm" in type(module).__name__.lower() and id(module) not in in_layers
+        if "norm" in type(module).__name__.lower()
+        and id(module) not in in_layers
+        and "embeddings" not in name.split(".")
     }
-    # BigBird changes its attention when it is run on a short text; its layers end in normalisations.
-    is_word_level = getattr(encoder.config, "word_level", False)
-    if not norms or is_word_level or hasattr(encoder, "set_attention_type"):
+    if not norms or getattr(encoder.config, "word_level", False):
         return None
     found: dict[str, torch.Tensor] = {}
 
@@ -243,6 +302,7 @@ def find_final_norm(encoder: PreTrainedModel) -> str | None:
         for name, module in norms.items()
     ]
     modes = {module: module.training for module in encoder.modules()}
+    attention_type = getattr(encoder, "attention_type", None)
     encoder.eval()
     ids = torch.full((1, 8), 2, device=encoder.device)
     try:
@@ -251,6 +311,10 @@ def find_final_norm(encoder: PreTrainedModel) -> str | None:
             last = encoder(
                 **complete_inputs(encoder, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
             )[0]
+            if (
+                getattr(encoder, "attention_type", None) != attention_type
+            ):  # BigBird changes it for short texts
+                encoder.set_attention_type(attention_type)
     except Exception as error:
         raise ValueError(
             f"`normalize_layers` must be False for '{encoder.config.model_type}', which cannot be run on a short text "
@@ -348,8 +412,10 @@ def max_tokens(config: PreTrainedConfig) -> int | None:
         config: Configuration of an encoder, or of a model around one.
 
     Returns:
-        The number, or `None` if the configuration states no limit.
+        The number, or `None` if the configuration states no limit, or the model reads longer texts in windows.
     """
+    if getattr(config, "window_size", None) is not None:
+        return None
     config = config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
@@ -418,7 +484,7 @@ def refuse_long(inputs: dict[str, Any], limit: int | None) -> None:
         raise ValueError(
             f"`input_ids` must have at most {limit} tokens, the positions of the encoder, found {length}; cut texts "
             f"off: tokenizer(…, truncation=True, max_length={limit}), or pipeline(…, truncation=True, "
-            f"max_length={limit})."
+            f"max_length={limit}); or have a classifier read windows: from_pretrained(…, window_size={limit})."
         )
 
 

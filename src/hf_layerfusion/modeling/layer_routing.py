@@ -16,6 +16,8 @@ from .encoders import complete_inputs, length_before_padding
 ALL_ROWS = slice(None)
 
 _NOT_BY_ROWS = {
+    "gemma4_text": "share keys and values with each other",
+    "gemma4_unified_text": "share keys and values with each other",
     "squeezebert": "return dictionaries",
     "xlnet": "have the tokens first, [T, B, H]",
     "xmod": "look up the language of each text themselves",
@@ -79,11 +81,11 @@ class RoutedLayer(nn.Module):
             if not name.startswith("_") and not hasattr(self, name):
                 setattr(self, name, value)
 
-    def set_attention_type(self, value: str, layer_idx: int | None = None) -> None:
+    def set_attention_type(self, value: str, **kwargs: Any) -> None:
         """Set the attention type of every copy; BigBird calls this if a batch is too short for sparse attention."""
         layers: Any = self.copies.values()
         for layer in layers:
-            layer.set_attention_type(value, layer_idx=layer_idx)
+            layer.set_attention_type(value, **kwargs)
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the copy of each route on its rows of `hidden_states` `[B, T, H]` and of every argument with one row per

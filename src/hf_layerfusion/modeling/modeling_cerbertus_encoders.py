@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -15,6 +15,7 @@ from .configuration_cerbertus import CerbertusConfig
 from .encoder_states import hidden_state_indices
 from .encoders import (
     adopt_encoder_config,
+    build_encoder,
     choose_normalization,
     final_norm,
     freeze_word_encoder,
@@ -70,7 +71,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
         super().__init__(config)
         config.check()  # loading may have changed fields
         if encoder is None:
-            encoder = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
+            encoder = build_encoder(config.encoder_config)
         elif without_pooler(encoder.config) and encoder.pooler is not None:
             encoder.pooler = None  # tasks that need one have their own
         adopt_encoder_config(config, encoder)

@@ -16,6 +16,7 @@ from .heads import ClassificationHead, classification_loss, reduce_tokens
 from .modeling_layer_fusion import LayerFusionModel, LayerFusionPreTrainedModel
 from .recurrence import BidirectionalRNN
 from .residual_head import FusionOutput, ResidualHead
+from .windows import WindowPooling, windows_of
 
 
 def visible_mask(config: GRUFusionConfig, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -93,6 +94,9 @@ class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
         self.classifier = ClassificationHead(
             size, config.dense_size, config.num_labels, config.classifier_dropout, bool(config.residual_head)
         )
+        self.windows = None
+        if config.window_size is not None:
+            self.windows = WindowPooling(config.window_pooling, size)
         self.residual = None
         if config.residual_head:
             self.residual = ResidualHead(
@@ -111,7 +115,7 @@ class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
         encoder_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
-        """Classify texts.
+        """Classify texts; those of more than `config.window_size` tokens in windows, whose logits are pooled.
 
         Args:
             input_ids: Token ids `[B, T]`.
@@ -124,8 +128,14 @@ class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
 
         Returns:
             `logits` `[B, num_labels]`, `loss` if `labels` are given, and the encoder's `hidden_states` and `attentions`
-            if requested.
+            if requested, those of each window where there are several.
         """
+        split = windows_of(self.config, input_ids, attention_mask, inputs_embeds)
+        if split is not None:
+            input_ids, token_type_ids, inputs_embeds = map(
+                split.take, (input_ids, token_type_ids, inputs_embeds)
+            )
+            attention_mask = split.mask
         outputs = self.model(
             input_ids, attention_mask, token_type_ids, inputs_embeds, encoder_states, **kwargs
         )
@@ -136,6 +146,9 @@ class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
         logits = reduce_tokens(self.classifier(F.relu(states)), mask, self.config.token_reduction)
         if self.residual is not None:
             logits = logits + self.residual(outputs.encoder_last_hidden_state, mask)
+        if self.windows is not None:
+            keys = reduce_tokens(F.relu(states), mask, "mean")
+            logits = self.windows(logits, keys, None if split is None else split.texts)
         loss = None
         if labels is not None:
             loss = classification_loss(logits, labels, self.config.problem_type, self.num_labels)

@@ -25,11 +25,14 @@ from .configuration_layer_fusion import LayerFusionConfig
 from .encoder_states import StateSpec, hidden_state_indices, normalized_states, scatter_states
 from .encoders import (
     adopt_encoder_config,
+    build_encoder,
     choose_normalization,
     complete_inputs,
+    encoder_of,
     final_norm,
     freeze_word_encoder,
     length_before_padding,
+    missing_in_part,
     position_limit,
     refuse_long,
     refuse_missing,
@@ -45,6 +48,7 @@ from .pickling import PickledWithoutHooks
 from .remote_code import save_code
 from .revisions import REVISION_OPTIONS, resolve_revision
 from .saved_files import write_manifest
+from .windows import WindowPooling
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # Fields of every configuration that determine how the encoder is loaded, not what the model is.
@@ -186,14 +190,16 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         settings.pop("model_type", None)
         settings.pop("final_norm", None)  # that of another encoder
         config = cls.config_class(**settings)
-        encoder, info = AutoModel.from_pretrained(
+        whole, info = AutoModel.from_pretrained(
             name_or_path,
             config=encoder_config,
             output_loading_info=True,
             **cls.encoder_arguments(config),
             **kwargs,
         )
-        missing = [name for name in info["missing_keys"] if not cls.may_start_at_random(name, config)]
+        encoder = encoder_of(whole)
+        missing = missing_in_part(info["missing_keys"], whole, encoder)
+        missing = [name for name in missing if not cls.may_start_at_random(name, config)]
         refuse_missing(missing, name_or_path, encoder_config.model_type)
         if os.path.isdir(name_or_path):
             encoder.config._name_or_path = ""  # a local path is of no use to others
@@ -252,7 +258,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
 
         An encoder initialises itself.
         """
-        if isinstance(module, LayerFuser | ScalarMix):
+        if isinstance(module, LayerFuser | ScalarMix | WindowPooling):
             module.reset_parameters()
         elif isinstance(module, nn.Linear):
             if isinstance(module, ZeroLinear):
@@ -282,11 +288,11 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         # Build the fuser first, so that it refuses unsuitable settings before the encoder takes memory.
         self.fuser = self.build_fuser(config)
         if encoder is None:
-            encoder = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
+            encoder = build_encoder(config.encoder_config)
         self.encoder = encoder
         self.streams_layers = False
         adopt_encoder_config(config, encoder)
-        self.max_tokens = position_limit(encoder)
+        self._positions = position_limit(encoder)
         self.choose_normalization()
         self.freeze()
         self.post_init()
@@ -305,6 +311,11 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
     @abstractmethod
     def build_fuser(config: Any) -> LayerFuser:
         """Return the fuser that `config` names."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Maximum number of tokens of a text; `None` without a limit, also where long texts are read in windows."""
+        return None if getattr(self.config, "window_size", None) else self._positions
 
     def stream_layers(self) -> None:
         """Fuse each layer as soon as it is computed from now on, so that its state need not be kept; for inference.
@@ -447,5 +458,5 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             given["output_attentions"] = self.config.output_attentions
         if inputs_embeds is not None:
             given["inputs_embeds"] = inputs_embeds
-        refuse_long(given, self.max_tokens)
+        refuse_long(given, self._positions)
         return complete_inputs(self.encoder, given)

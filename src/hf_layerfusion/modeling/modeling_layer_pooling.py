@@ -14,6 +14,7 @@ from .heads import ClassificationHead, classification_loss
 from .modeling_layer_fusion import LayerFusionModel, LayerFusionPreTrainedModel
 from .pipeline_pairs import SeparatePairsPipeline
 from .residual_head import ResidualHead
+from .windows import WindowPooling, windows_of
 
 
 class LayerPoolingModel(LayerFusionModel):
@@ -106,6 +107,9 @@ class BertWithPoolingModule(LayerFusionPreTrainedModel):
         self.classifier = ClassificationHead(
             size, config.dense_size, config.num_labels, config.classifier_dropout, bool(config.residual_head)
         )
+        self.windows = None
+        if config.window_size is not None:
+            self.windows = WindowPooling(config.window_pooling, size)
         self.residual = None
         if config.residual_head:
             self.residual = ResidualHead(
@@ -138,16 +142,27 @@ class BertWithPoolingModule(LayerFusionPreTrainedModel):
         """Classify texts, or pairs of texts.
 
         Arguments and outputs are those of `BertForGRUFusionClassification.forward`. Where `config.pair_features` are
-        set, the inputs are those of pairs: `[B, 2, T]`, and `encoder_states` `[B, 2, R, T, H]`.
+        set, the inputs are those of pairs: `[B, 2, T]`, and `encoder_states` `[B, 2, R, T, H]`. Of a text of more than
+        `config.window_size` tokens the pooled vectors of its windows are pooled.
         """
+        split = windows_of(self.config, input_ids, attention_mask, inputs_embeds)
+        if split is not None:
+            input_ids, token_type_ids, inputs_embeds = map(
+                split.take, (input_ids, token_type_ids, inputs_embeds)
+            )
+            attention_mask = split.mask
         outputs = self.model(
             input_ids, attention_mask, token_type_ids, inputs_embeds, encoder_states, **kwargs
         )
-        logits = self.classifier(outputs.pooler_output)
+        texts = None if split is None else split.texts
+        vectors = outputs.pooler_output
+        pooled = vectors if self.windows is None else self.windows(vectors, vectors, texts)
+        logits = self.classifier(pooled)
         if self.residual is not None:
             if attention_mask is not None and self.config.is_siamese:
                 attention_mask = attention_mask.flatten(0, 1)
-            logits = logits + self.residual(outputs.last_hidden_state, attention_mask)
+            plain = self.residual(outputs.last_hidden_state, attention_mask)
+            logits = logits + (plain if self.windows is None else self.windows(plain, vectors, texts))
         loss = None
         if labels is not None:
             loss = classification_loss(logits, labels, self.config.problem_type, self.num_labels)

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.tokenization_utils_base import LARGE_INTEGER
 from transformers.utils import hub
 
 from hf_layerfusion import (
@@ -161,7 +162,7 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Return the encoder's tokenizer, or the one named, with `model_max_length` limited to the encoder's maximum.
 
-    `truncation=True` then never exceeds what the encoder takes.
+    `truncation=True` then never exceeds what the encoder takes. There is no limit with `window_size`.
 
     Args:
         arguments: The checkpoint.
@@ -181,11 +182,21 @@ def load_tokenizer(
         raise UserError(f"--{option} {name}: its tokenizer cannot be loaded: {one_line(error)}") from error
     if not keep_preparation:
         tokenizer = plain_tokenizer(tokenizer)
+    if getattr(arguments, "window_size", None) is not None:
+        tokenizer.model_max_length = LARGE_INTEGER  # texts of any length are read in windows
+        return tokenizer
     try:
         limit_length(tokenizer, max_tokens(AutoConfig.from_pretrained(model, **options)))
     except LOADING_ERRORS as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
     return tokenizer
+
+
+def window_affixes(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the number of special tokens that a tokenizer puts before and after a text."""
+    special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    text = special.index(0)
+    return [text, special[text:].count(1)]
 
 
 def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
@@ -197,6 +208,8 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
             `with_adapters`.
     """
     settings = model_settings(arguments)
+    if arguments.window_size is not None:
+        settings["window_affixes"] = window_affixes(load_tokenizer(arguments))
     dropout: dict[str, Any] = encoder_dropout(arguments)
     if dropout and arguments.architecture != "plain":
         dropout = {"encoder_config": dropout}

@@ -168,6 +168,17 @@ class ModelArguments(AdaptedEncoderArguments):
         "gru_fusion, layer_pooling: pass all layers through the encoder's final normalisation before they are fused "
         "(default: where it has one, as ModernBERT and decoders do).",
     )
+    window_size: int | None = option(
+        None,
+        "gru_fusion, layer_pooling: read texts in windows of that many tokens, at most what the encoder takes; "
+        "--max_seq_length then limits the whole text (default: one text is one window).",
+    )
+    window_overlap: int | None = option(
+        None, "With --window_size: tokens that a window shares with the one before (default 64)."
+    )
+    window_pooling: str | None = option(
+        None, "With --window_size: mean, max or attention over a text's windows (default mean)."
+    )
     dense_size: int | None = option(None, "Units of the dense layer before the labels; 0 leaves it out.")
     classifier_dropout: float | None = option(None, "Dropout before the labels.")
 

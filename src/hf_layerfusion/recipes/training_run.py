@@ -19,6 +19,7 @@ from transformers import (
 from hf_layerfusion.data.diagnosis import diagnose
 from hf_layerfusion.data.statistics import word_counts
 from hf_layerfusion.data.text_preparation import copy_dictionary, prepared_tokenizer
+from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.plots.corpus_plots import plot_word_counts, same_counts
 from hf_layerfusion.evaluation.plots.layer_plots import plot_layer_use
@@ -320,6 +321,15 @@ def begin_run(
     check_names(data_arguments)
     check_metric(training_arguments, *filter(None, [data_arguments.problem_type]))
     check_plotted_epochs(training_arguments)
+    if model_arguments.window_size is not None and data_arguments.text_pair_column is not None:
+        raise UserError(
+            f"--window_size must be left out for pairs of texts, found --text_pair_column "
+            f"{data_arguments.text_pair_column}: a window would hold parts of both; raise --max_seq_length instead."
+        )
+    if model_arguments.window_size is not None and training_arguments.plot_layers:
+        raise UserError(
+            "--plot_layers draws texts that are read whole, found --window_size; leave out one of them."
+        )
     settings = run_settings(model_arguments, data_arguments, training_arguments)
     with open_run(training_arguments, settings):
         if training_arguments.process_index == 0 and not training_arguments.dry_run:

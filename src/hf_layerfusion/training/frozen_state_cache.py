@@ -46,6 +46,11 @@ def check_cacheable(model: nn.Module, args: LayerFusionTrainingArguments) -> Non
             f"cache_frozen_states needs a frozen encoder, found {len(trained)} of its weights trained, such as "
             f"{trained[0]}; set freeze_encoder=True"
         )
+    if getattr(model.config, "window_size", None) is not None:
+        raise UserError(
+            "cache_frozen_states needs texts that the encoder reads whole, found window_size="
+            f"{model.config.window_size}; leave out one of them"
+        )
     if not getattr(model.config, "mask_padding", True):
         raise UserError(
             "cache_frozen_states needs states that do not depend on padding, found mask_padding=False; leave out one "

@@ -1,0 +1,74 @@
+"""Tests of runs that read long texts in windows."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from transformers import pipeline
+
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.recipes.training_run import classify
+from reproduction.run_recipes import RUN_RECIPES
+from tests.examples.command_line import parse
+from tests.tiny import tiny_texts, write_csv
+
+TWEETS = RUN_RECIPES["tweets"].arguments
+
+
+@pytest.mark.usefixtures("drawn_figures")
+def test_training_prediction_and_pipeline_read_the_whole_text(tiny_encoder_dir: Path, tmp_path: Path) -> None:
+    """The words that tell the classes apart stand behind the encoder's 64 positions."""
+    for name, size in {"train": 16, "validation": 8, "test": 8}.items():
+        texts = [("a day at home " * 20 + text, label) for text, label in tiny_texts(size, size)]
+        write_csv(tmp_path / f"{name}.csv", texts)
+    files = {f"{name}_file": tmp_path / f"{name}.csv" for name in ("train", "validation", "test")}
+    options = {
+        "model_name_or_path": tiny_encoder_dir,
+        **files,
+        "output_dir": tmp_path / "run",
+        "use_cpu": True,
+        "architecture": "layer_pooling",
+        "pooling": "mean",
+        "token_pooling": "mean",
+        "window_size": 32,
+        "window_overlap": 4,
+        "window_pooling": "max",
+        "max_seq_length": 100,
+        "num_train_epochs": 1,
+        "learning_rate": 5e-3,
+        "preprocessing": "light",
+    }
+    results = classify(*parse(TWEETS, options))
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (stored["window_size"], stored["window_pooling"], stored["window_affixes"]) == (32, "max", [1, 1])
+    with (tmp_path / "run" / "run" / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["score"] for row in rows}) == len(rows)  # their first 64 tokens are the same
+    answers = pipeline("text-classification", model=str(tmp_path / "run"), device="cpu")(
+        [row["text"] for row in rows]
+    )
+    assert [answer["label"] for answer in answers] == [row["label"] for row in rows]
+    assert [answer["score"] for answer in answers] == pytest.approx(
+        [float(row["score"]) for row in rows], abs=1e-4
+    )
+    prediction = {
+        "model_name_or_path": tmp_path / "run",
+        "test_file": files["test_file"],
+        "output_dir": tmp_path / "predicted",
+        "use_cpu": True,
+        "do_train": False,
+        "do_predict": True,
+    }
+    assert classify(*parse(TWEETS, prediction))["test_loss"] == pytest.approx(results["test_loss"], abs=1e-5)
+
+    for changes, message in (
+        ({"text_pair_column": "text"}, "--window_size must be left out for pairs"),
+        ({"plot_layers": 1}, "--plot_layers draws texts that are read whole"),
+        ({"window_size": 65}, "`window_size` must lie between 3 and 64"),
+        ({"freeze_encoder": True, "cache_frozen_states": tmp_path / "states"}, "found window_size=32"),
+    ):
+        with pytest.raises(UserError, match=message):
+            classify(*parse(TWEETS, options | {"output_dir": tmp_path / "refused"} | changes))
