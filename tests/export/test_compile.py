@@ -18,7 +18,15 @@ from tests.modeling.cases import build, inputs
 from tests.tiny import tiny_config
 
 # How many graphs the recurrences of a model cut it into.
-GRAPHS = {"share-gru": 4, "share_depth-gru": 2, "lstm-cls": 3, "attention-mean": 1}
+GRAPHS = {
+    "share-gru": 2,
+    "share-lstm": 4,
+    "share-mingru": 1,
+    "share_depth-gru": 2,
+    "cat_depth-minlstm": 1,
+    "lstm-cls": 3,
+    "attention-mean": 1,
+}
 BREAKS = ("torch.compiler.disable()", "RNN, GRU, or LSTM")
 
 

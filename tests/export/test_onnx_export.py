@@ -25,7 +25,7 @@ from tests.tiny import tiny_config, tiny_tokenizer
 
 # Every kind of fuser, cell and pooling that has operations of its own; the last of each kind could not be opened or run
 # in int8.
-CASES = ("share-gru", "cat-lstm", "share_depth-lstm", "lstm-cls", "attention-mean")
+CASES = ("share-gru", "share-minlstm", "cat-lstm", "share_depth-lstm", "lstm-cls", "attention-mean")
 # Of other sizes than the examples that are exported, padded on the right, on the left, and with holes.
 MASKS = (
     [[1] * 11, [1] * 4 + [0] * 7],

@@ -16,6 +16,7 @@ from hf_layerfusion import (
 from hf_layerfusion.modeling.fusion_base import LayerFuser
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
 from hf_layerfusion.modeling.fusion_registry import TOKEN_FUSERS
+from hf_layerfusion.modeling.recurrence import TOKEN_CELLS
 from tests.tiny import tiny_config
 
 DEPTH, WIDTH, LABELS = 4, 32, 3
@@ -29,9 +30,12 @@ SMALL = {
 
 TOKEN_CASES: dict[str, dict[str, Any]] = {
     f"{fusion}-{cell}": {"fusion": fusion, "fusion_cell": cell}
+    | ({"downstream_cell": cell} if cell.startswith("min") else {})
     for fusion in TOKEN_FUSERS
-    for cell in ("gru", "lstm", "linear")
+    for cell in TOKEN_CELLS
+    # Each fuser runs the parallel recurrences as it runs the others: one along the tokens and one along the depth do.
     if not (fusion.endswith("_depth") and cell == "linear")
+    and (fusion in ("share", "cat_depth") or not cell.startswith("min"))
 }
 SENTENCE_CASES: dict[str, dict[str, Any]] = {
     f"{pooling}-{tokens}": {"pooling": pooling, "token_pooling": tokens}

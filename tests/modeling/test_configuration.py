@@ -45,6 +45,7 @@ BAD_FUSION: list[tuple[str, Any]] = [
     ("fusion", "attention"),
     ("fusion", 3),
     ("fusion_cell", "rnn"),
+    ("downstream_cell", "linear"),
     ("token_reduction", "median"),
     ("mask_padding", "yes"),
     ("freeze_fusion", 1),
@@ -134,6 +135,8 @@ def test_hostile_file_is_refused(tmp_path: Path) -> None:
         ({"fusion": "scalar_mix"}, "grubert-scalar-mix"),
         ({"fusion": "cat_depth", "fusion_cell": "lstm"}, "grubert-cat-3-depth-lstm"),
         ({"freeze_fusion": True}, "grubert-share-3-frozen"),
+        ({"fusion_cell": "mingru"}, "grubert-share-3-mingru"),
+        ({"downstream_cell": "minlstm"}, "grubert-share-3-downstream-minlstm"),
     ],
 )
 def test_names_of_variants(settings: dict[str, Any], name: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._higher_order_ops.scan import scan
 
 # Indices of torch's gates in the order of ONNX. torch orders those of a GRU as r, z, n and of an LSTM as i, f, g, o;
 # ONNX as z, r, h and i, o, f, c.
@@ -72,6 +73,7 @@ class OnnxBidirectionalRNN(nn.Module):
 
     def __init__(self, rnn: nn.GRU | nn.LSTM):
         super().__init__()
+        self.takes_parts = lambda device: False
         self.onward, self.backward = OnnxRNN(rnn, ("",)), OnnxRNN(rnn, ("_reverse",))
 
     def forward(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -94,6 +96,39 @@ class OnnxBidirectionalRNN(nn.Module):
         return torch.cat(outputs, dim=-1).masked_fill(~real.unsqueeze(-1), 0.0)
 
 
+class OnnxGatedScan(nn.Module):
+    """Scan of a minGRU or minLSTM as ONNX loops with two operations per step, one for each direction."""
+
+    def forward(self, gates: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+        """Map gates `[R, T, 2, 2 * H]` to states `[R, T, 2 * H]`, zero at padding."""
+        update, raw = gates.chunk(2, dim=-1)
+        keep = torch.sigmoid(-update)
+        states = (1 - keep) * (raw.clamp(min=0) + raw.clamp(max=0).sigmoid())
+        if real is None:
+            return torch.cat([scanned(keep[:, :, d], states[:, :, d], bool(d)) for d in (0, 1)], dim=-1)
+        mask = real[:, :, None]
+        found = [
+            scanned(keep[:, :, d].masked_fill(~mask, 1.0), states[:, :, d].masked_fill(~mask, 0.0), bool(d))
+            for d in (0, 1)
+        ]
+        return torch.cat(found, dim=-1).masked_fill(~mask, 0.0)
+
+
+def scanned(factors: torch.Tensor, states: torch.Tensor, backward: bool) -> torch.Tensor:
+    """Return s_t + f_t ∘ s_{t-1}, `[R, T, H]`, for all steps, as the `Scan` node of a graph."""
+
+    def step(
+        state: torch.Tensor, inputs: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        factor, added = inputs
+        state = factor * state + added
+        return state, state.clone()
+
+    steps = (factors.transpose(0, 1), states.transpose(0, 1))
+    _, found = scan(step, torch.zeros_like(states[:, 0]), steps, dim=0, reverse=backward)
+    return found.transpose(0, 1)
+
+
 def replace_recurrences(module: nn.Module) -> None:
     """Replace all recurrences in `module` by ONNX recurrences."""
     for name, child in module.named_children():
@@ -103,5 +138,7 @@ def replace_recurrences(module: nn.Module) -> None:
             setattr(module, name, OnnxRNN(child))
         elif isinstance(inner, nn.GRU | nn.LSTM):
             setattr(module, name, OnnxBidirectionalRNN(inner))
+        elif getattr(child, "is_gated_scan", False):
+            setattr(module, name, OnnxGatedScan())
         else:
             replace_recurrences(child)

@@ -24,13 +24,15 @@ class GRUFusionConfig(LayerFusionConfig):
             learned average of all layers).
         num_groups: Number c of groups; must divide the depth of the encoder.
         num_last_layers: Number of layers used by `"last_concat"` and `"last_mean"`; 1 is BERT-last-layer.
-        fusion_cell: Embedding cell: `"gru"`, `"lstm"`, or `"linear"` (Table 3; not along the depth).
+        fusion_cell: Embedding cell: `"gru"`, `"lstm"`, `"linear"` (Table 3; not along the depth), or the parallel
+            recurrences `"mingru"` and `"minlstm"` (Feng et al. 2024, arXiv 2410.01201).
         fusion_hidden_size: Units per direction of the embedding cell.
         freeze_fusion: Whether the fuser keeps its random weights, as a control for the effect of training it.
         residual_head: Vector of the last layer (`"mean"`, `"cls"` or `"last"`) for a plain classifier whose logits are
             added to those of the fusion branch. The last projection of the branch is then initialised to zero, so that
             training starts from plain fine-tuning. None, as in the paper, disables it.
-        downstream_hidden_size: Units per direction of the downstream bi-GRU; 0 omits it.
+        downstream_cell: Cell of the downstream recurrence: `"gru"`, `"lstm"`, `"mingru"` or `"minlstm"`.
+        downstream_hidden_size: Units per direction of the downstream recurrence; 0 omits it.
         dense_size: Units of the dense layer before the output layer; 0 omits it.
         classifier_dropout: Dropout probability between the dense layer and the output layer.
         token_reduction: Reduction of token logits to text logits: `"sum"` (the public code), `"mean"` or `"max"`.
@@ -54,10 +56,11 @@ class GRUFusionConfig(LayerFusionConfig):
     fusion: str = "share"
     num_groups: int = 3
     num_last_layers: int = 4
-    fusion_cell: Literal["gru", "lstm", "linear"] = "gru"
+    fusion_cell: Literal["gru", "lstm", "linear", "mingru", "minlstm"] = "gru"
     fusion_hidden_size: int = 100
     freeze_fusion: bool = False
     residual_head: str | None = None
+    downstream_cell: Literal["gru", "lstm", "mingru", "minlstm"] = "gru"
     downstream_hidden_size: int = 100
     dense_size: int = 200
     classifier_dropout: float | int = 0.5
@@ -90,7 +93,7 @@ class GRUFusionConfig(LayerFusionConfig):
             refuse_one_token(self.get_text_config(), "residual_head", "last")
         if self.fusion.endswith("_depth") and self.fusion_cell == "linear":
             raise ValueError(
-                "`fusion_cell` along depth must be 'gru' or 'lstm', found 'linear'; use `fusion='share'` or 'cat' "
+                "`fusion_cell` along depth must be a recurrence, found 'linear'; use `fusion='share'` or 'cat' "
                 "for linear layers."
             )
 
@@ -106,4 +109,6 @@ class GRUFusionConfig(LayerFusionConfig):
             name = f"{self.fusion.replace('_depth', '')}-{self.num_groups}"
             name += "-depth" if self.fusion.endswith("_depth") else ""
         name += "" if self.fusion_cell == "gru" else f"-{self.fusion_cell}"
+        if self.downstream_cell != "gru" and self.downstream_hidden_size:
+            name += f"-downstream-{self.downstream_cell}"
         return f"grubert-{name}{'-frozen' if self.freeze_fusion else ''}"

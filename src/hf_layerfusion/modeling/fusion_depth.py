@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .fusion_base import LayerFuser, collect_states
-from .recurrence import CELLS
+from .recurrence import CELLS, TOKEN_CELLS, TokenCell
 
 
 class DepthFuser(LayerFuser):
@@ -19,7 +19,7 @@ class DepthFuser(LayerFuser):
         groups: Layers of each group; all groups have the same size.
         hidden_size: Width H of the encoder.
         fusion_hidden_size: Units per direction.
-        cell: `"gru"` or `"lstm"`.
+        cell: Name in `TOKEN_CELLS`, but not `"linear"`.
         shared: Whether all groups share one cell.
     """
 
@@ -36,6 +36,8 @@ class DepthFuser(LayerFuser):
         self.shared = shared
         self.cells = nn.ModuleList(
             CELLS[cell](hidden_size, fusion_hidden_size, batch_first=True, bidirectional=True)
+            if cell in CELLS
+            else TOKEN_CELLS[cell](hidden_size, fusion_hidden_size)
             for _ in range(1 if shared else len(groups))
         )
         self.output_size = 2 * fusion_hidden_size * len(groups)
@@ -68,6 +70,9 @@ class DepthFuser(LayerFuser):
         """
         stacked = torch.stack(states, dim=2)  # [B, T, L / c, H]
         states.clear()
-        _, last = self.cells[0 if self.shared else index](stacked.flatten(0, 1))
-        hidden = last[0] if isinstance(last, tuple) else last  # an LSTM returns (hidden, cell)
-        return hidden.transpose(0, 1).reshape(*stacked.shape[:2], -1)
+        cell = self.cells[0 if self.shared else index]
+        layers = stacked.flatten(0, 1)
+        outputs = cell(layers, None) if isinstance(cell, TokenCell) else cell(layers)[0]
+        onward, backward = outputs.chunk(2, dim=-1)
+        last = torch.cat([onward[:, -1], backward[:, 0]], dim=-1)
+        return last.unflatten(0, stacked.shape[:2])

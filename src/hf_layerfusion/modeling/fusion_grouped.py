@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .fusion_base import LayerFuser, collect_states
-from .recurrence import BidirectionalRNN, repeat_mask
+from .recurrence import TOKEN_CELLS, repeat_mask
 
 
 def consecutive_groups(depth: int, num_groups: int) -> tuple[tuple[int, ...], ...]:
@@ -27,36 +26,6 @@ def consecutive_groups(depth: int, num_groups: int) -> tuple[tuple[int, ...], ..
     return tuple(tuple(range(start, start + size)) for start in range(0, depth, size))
 
 
-class TokenLinear(nn.Linear):
-    """Linear map of each token, with the interface of a recurrence (GRUBERT, Table 3: "replaced by fully connected
-    linear layers").
-    """
-
-    def forward(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:  # type: ignore[override]
-        """Map `[B, T, F]` to `[B, T, out_features]`; the mask is not used."""
-        return super().forward(inputs)
-
-    def project(self, part: torch.Tensor, start: int) -> torch.Tensor:
-        """Return the contribution of input columns `start …` to the output; see `BidirectionalRNN.project`."""
-        return F.linear(part, self.weight[:, start : start + part.shape[-1]])
-
-    @property
-    def projected_size(self) -> int:
-        """Width of the output of `project`."""
-        return self.out_features
-
-    def run_projected(self, projected: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Return the output for the sum of the projections; see `BidirectionalRNN.run_projected`."""
-        return projected + self.bias
-
-
-def token_cell(cell: str, input_size: int, hidden_size: int) -> nn.Module:
-    """Return an embedding cell `[B, T, input_size] → [B, T, 2 * hidden_size]`: `"gru"`, `"lstm"` or `"linear"`."""
-    if cell == "linear":
-        return TokenLinear(input_size, 2 * hidden_size)
-    return BidirectionalRNN(input_size, hidden_size, cell)
-
-
 class GroupedFuser(LayerFuser):
     """Embedding cell along the tokens for each group of layers, with the outputs of all groups concatenated (GRUBERT,
     section 2.2 and Figure 1).
@@ -65,7 +34,7 @@ class GroupedFuser(LayerFuser):
         groups: Layers of each group; all groups have the same size.
         hidden_size: Width H of the encoder.
         fusion_hidden_size: Units per direction.
-        cell: `"gru"`, `"lstm"` or `"linear"`.
+        cell: Name in `TOKEN_CELLS`.
         shared: Whether all groups share one cell (BERT-share-c) or each has its own (BERT-cat-c).
     """
 
@@ -83,7 +52,7 @@ class GroupedFuser(LayerFuser):
         self.hidden_size = hidden_size
         input_size = len(groups[0]) * hidden_size
         self.cells = nn.ModuleList(
-            token_cell(cell, input_size, fusion_hidden_size) for _ in range(1 if shared else len(groups))
+            TOKEN_CELLS[cell](input_size, fusion_hidden_size) for _ in range(1 if shared else len(groups))
         )
         self.output_size = 2 * fusion_hidden_size * len(groups)
 
@@ -96,7 +65,13 @@ class GroupedFuser(LayerFuser):
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         """Return `[B, T, 2 * fusion_hidden_size * len(groups)]`."""
-        inputs = [torch.cat([hidden_states[layer] for layer in group], dim=-1) for group in self.groups]
+        parts = [[hidden_states[layer] for layer in group] for group in self.groups]
+        first: Any = self.cells[0]
+        if first.takes_parts(parts[0][0].device):
+            # All groups at once, and no layer is copied.
+            fused: torch.Tensor = first.run_parts(self.cells, parts, attention_mask)
+            return fused
+        inputs = [torch.cat(each, dim=-1) for each in parts]
         if not self.shared:
             return torch.cat(
                 [cell(x, attention_mask) for cell, x in zip(self.cells, inputs, strict=True)], dim=-1

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .fusion_base import LayerFuser
-from .fusion_grouped import token_cell
+from .recurrence import TOKEN_CELLS
 
 
 class ScalarMix(nn.Module):
@@ -49,7 +49,7 @@ class MixedFuser(LayerFuser):
         learned: Whether the average is a `ScalarMix` (ELMo) instead of the plain mean.
         hidden_size: Width H of the encoder.
         fusion_hidden_size: Units per direction.
-        cell: `"gru"`, `"lstm"` or `"linear"`.
+        cell: Name in `TOKEN_CELLS`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class MixedFuser(LayerFuser):
         super().__init__()
         self._layers = layers
         self.mix = ScalarMix(len(layers)) if learned else None
-        self.cell = token_cell(cell, hidden_size, fusion_hidden_size)
+        self.cell = TOKEN_CELLS[cell](hidden_size, fusion_hidden_size)
         self.output_size = 2 * fusion_hidden_size
 
     @property

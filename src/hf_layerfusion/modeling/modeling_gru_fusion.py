@@ -14,7 +14,7 @@ from .fusion_base import LayerFuser
 from .fusion_registry import build_token_fuser
 from .heads import ClassificationHead, classification_loss, reduce_tokens
 from .modeling_layer_fusion import LayerFusionModel, LayerFusionPreTrainedModel
-from .recurrence import BidirectionalRNN
+from .recurrence import TOKEN_CELLS
 from .residual_head import FusionOutput, ResidualHead
 from .windows import WindowPooling, windows_of
 
@@ -89,7 +89,7 @@ class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
         size = self.model.fuser.output_size
         self.downstream = None
         if config.downstream_hidden_size:
-            self.downstream = BidirectionalRNN(size, config.downstream_hidden_size)
+            self.downstream = TOKEN_CELLS[config.downstream_cell](size, config.downstream_hidden_size)
             size = 2 * config.downstream_hidden_size
         self.classifier = ClassificationHead(
             size, config.dense_size, config.num_labels, config.classifier_dropout, bool(config.residual_head)

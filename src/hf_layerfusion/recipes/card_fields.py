@@ -21,6 +21,7 @@ from hf_layerfusion.recipes.recipe_arguments import (
 )
 
 # Settings shown on a card.
+CELL_NAMES = {"gru": "GRU", "lstm": "LSTM", "mingru": "minGRU", "minlstm": "minLSTM"}
 CARD_SETTINGS = ("learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_decay", "bf16", "fp16")
 
 
@@ -117,7 +118,7 @@ def architecture_lines(config: PreTrainedConfig) -> list[str]:
         return [
             f"Fuser: {config.paper_name.removeprefix('grubert-')}, {config.fusion_hidden_size} units a direction"
             + (", kept at random weights as a control" if config.freeze_fusion else ""),
-            f"Downstream bi-GRU: {config.downstream_hidden_size or 'none'}",
+            f"Downstream bi-{CELL_NAMES[config.downstream_cell]}: {config.downstream_hidden_size or 'none'}",
             f"Dense layer: {config.dense_size or 'none'}; dropout {config.classifier_dropout}; "
             f"{config.token_reduction} over the tokens' logits",
         ]

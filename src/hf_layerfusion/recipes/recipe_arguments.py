@@ -125,15 +125,18 @@ class ModelArguments(AdaptedEncoderArguments):
         None, "gru_fusion: number of layer groups; divides the depth (default 3)."
     )
     num_last_layers: int | None = option(None, "gru_fusion: layers of last_concat and last_mean (default 4).")
-    fusion_cell: str | None = option(None, "gru_fusion: gru, lstm or linear (default gru).")
+    fusion_cell: str | None = option(None, "gru_fusion: gru, lstm, linear, mingru or minlstm (default gru).")
     fusion_hidden_size: int | None = option(
         None, "gru_fusion: units a direction of the embedding cell (default 100)."
     )
     freeze_fusion: bool | None = option(
         None, "gru_fusion: keep the fuser at its random weights, as a control."
     )
+    downstream_cell: str | None = option(
+        None, "gru_fusion: gru, lstm, mingru or minlstm after the fuser (default gru)."
+    )
     downstream_hidden_size: int | None = option(
-        None, "gru_fusion: units a direction of the downstream GRU; 0 leaves it out (default 100)."
+        None, "gru_fusion: units a direction of the downstream recurrence; 0 leaves it out (default 100)."
     )
     token_reduction: str | None = option(
         None, "gru_fusion: sum, mean or max of the tokens' logits (default sum)."
