@@ -203,7 +203,11 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         refuse_missing(missing, name_or_path, encoder_config.model_type)
         if os.path.isdir(name_or_path):
             encoder.config._name_or_path = ""  # a local path is of no use to others
-        model = cls(config, encoder=encoder).to(device=encoder.device, dtype=encoder.dtype).eval()
+        model = cls(config, encoder=encoder).to(encoder.device).eval()
+        # Not of the encoder, whose rotary frequencies stay in float32 and whose quantised weights are integers.
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            if not name.startswith(ENCODER_PREFIXES) and value.is_floating_point():
+                value.data = value.data.to(encoder.dtype)
         # Not saved; adapters store it as the name of their base model.
         model.name_or_path = os.fspath(name_or_path)
         if not output_loading_info:
