@@ -146,7 +146,7 @@ def run_answers(folder: Path) -> RunAnswers:
     folds = find_in_parts(folder, "fold-*", PREDICTIONS_FILE)
     seeds = find_in_parts(folder, "seed-*", PREDICTIONS_FILE) or {folder: find(folder, PREDICTIONS_FILE)}
     if not folds and not all(path.is_file() for path in seeds.values()):
-        raise UserError(f"{folder}: holds no {PREDICTIONS_FILE}; name a run that has ended")
+        raise UserError(f"{folder}: holds no {PREDICTIONS_FILE}; name a run that has answered texts")
     arguments = _data_arguments(stored)
     model = _model_folder(next(iter(folds or seeds)), stored)
     try:

@@ -227,6 +227,15 @@ def _facts(run: RunRecord) -> list[tuple[str, str]]:
         ("Training time", _time(results.get("training_seconds"))),
         ("Epochs", _plain(results.get("epochs"))),
     ]
+    if not any(
+        task.metrics for task in run.tasks
+    ):  # a run that is judged by no metric, such as further pretraining
+        known = {"parameters", "training_seconds", "epochs", "folds"}
+        values += [
+            (name.replace("_", " ").capitalize(), f"{value:,.4g}")
+            for name, value in results.items()
+            if isinstance(value, int | float) and name not in known
+        ]
     return [(name, str(value)) for name, value in values if value not in (None, "", [])]
 
 
