@@ -27,7 +27,9 @@ home = Path(sys.prefix).resolve()
 assert home in Path(hf_layerfusion.__file__).resolve().parents, hf_layerfusion.__file__
 package = importlib.resources.files("hf_layerfusion")
 assert package.joinpath("py.typed").is_file()
-assert package.joinpath("hub/card_template.md").read_text(encoding="utf-8").strip()
+templates = ("hub/card_template.md", "recipes/report/report_template.html", "app/answer_template.html", "app/style.css")
+for name in templates:
+    assert package.joinpath(name).read_text(encoding="utf-8").strip()
 
 encoder, folder = sys.argv[1:]
 made = hf_layerfusion.BertForGRUFusionClassification.from_pretrained(encoder, num_groups=2)

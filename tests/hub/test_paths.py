@@ -94,6 +94,9 @@ def test_members_of_an_ensemble_from_the_hub(
     )
     answer = Ensemble.from_pretrained(ensemble)("what a day")[0]["label"]
     assert lfs_client.run(PULL, repo="org/ensemble") == answer
+    demo = "from hf_layerfusion.app.answers import Demo; shown = Demo.from_pretrained(repo, use_cpu=True)"
+    code = f"{demo}; result = shown.answer('what a day').tasks[0].ranked()[0][0]"
+    assert lfs_client.run(code, repo="org/ensemble") == answer
     # What the manifest leads to is a member as good as the one in the folder.
     outside = ensemble / "members" / "01-first"
     for fields, message in (

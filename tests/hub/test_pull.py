@@ -115,6 +115,20 @@ def test_with_the_package(pullers: dict[str, Client], pushed: str, expected: dic
     check(pullers["package"].run(PULL, repo=pushed, texts=TEXTS, options={}), expected)
 
 
+def test_a_demo_by_the_models_name(
+    pullers: dict[str, Client], pushed: str, expected: dict[str, Any], hub: Hub
+) -> None:
+    code = (
+        "from hf_layerfusion.app.answers import Demo\n"
+        "demo = Demo.from_pretrained(repo, use_cpu=True)\n"
+        "result = [demo.answer(text).tasks[0].scores for text in texts]"
+    )
+    found = pullers["package"].run(code, repo=pushed, texts=TEXTS)
+    torch.testing.assert_close(torch.tensor(found), expected["main"].softmax(dim=-1), rtol=0, atol=1e-5)
+    with pytest.raises(ClientError, match="MODEL org/none: "):
+        pullers["package"].run(code, repo="org/none", texts=TEXTS)
+
+
 def test_without_it_and_then_offline(
     pullers: dict[str, Client], pushed: str, hub: Hub, expected: dict[str, Any]
 ) -> None:

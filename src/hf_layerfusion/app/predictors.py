@@ -1,21 +1,21 @@
 """Trained models, of one task or several, and ensembles as functions from texts to scores."""
 
-import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel, pipeline
+from transformers.utils import cached_file
 
 from hf_layerfusion import Ensemble, MultitaskPipeline
+from hf_layerfusion.ensembling.ensemble_manifest import FILE_NAME as ENSEMBLE_FILE
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.recipes.model_setup import load_tokenizer, load_trained, resolve_path
 from hf_layerfusion.recipes.prediction_run import config_schema, training_settings
 from hf_layerfusion.recipes.recipe_arguments import ModelArguments
-
-logger = logging.getLogger(__name__)
 
 Item = str | dict[str, str]
 """A text, or a pair `{"text": …, "text_pair": …}`."""
@@ -154,7 +154,7 @@ def open_predictor(name_or_path: str, use_cpu: bool = False, trust_remote_code: 
         UserError: There is no such model, or it is damaged.
     """
     device = "cuda" if torch.cuda.is_available() and not use_cpu else "cpu"
-    if (Path(name_or_path) / "ensemble.json").is_file():
+    if is_ensemble(name_or_path):
         try:
             return SeveralModels(
                 Ensemble.from_pretrained(name_or_path, device=device, trust_remote_code=trust_remote_code)
@@ -170,6 +170,15 @@ def open_predictor(name_or_path: str, use_cpu: bool = False, trust_remote_code: 
     if getattr(model.config, "tasks", None):
         return SeveralTasks(model, tokenizer)
     return OneTask(model, tokenizer, _takes_pairs(model, name_or_path))
+
+
+def is_ensemble(name_or_path: str) -> bool:
+    """Return whether a folder or a repository of the Hub holds an ensemble."""
+    if Path(name_or_path).is_dir():
+        return (Path(name_or_path) / ENSEMBLE_FILE).is_file()
+    with suppress(*LOADING_ERRORS):  # no such file; or no such model, which its loading reports
+        return cached_file(name_or_path, ENSEMBLE_FILE) is not None
+    return False
 
 
 def _takes_pairs(model: Any, name_or_path: str) -> bool | None:
