@@ -1,11 +1,13 @@
 """Benchmark of fused and pooled models: time relative to the plain classifier on the same encoder.
 
-It times forward and backward passes without optimizer, and forward passes alone, without padding. All models are
-timed in turn in every round, and each ratio is the median over rounds. For comparison it prints the arithmetic bound,
-the ratio of multiply-adds, and the target: 0.05 above the bound for GRUBERT, 1.03 for pooled models.
+It times forward and backward passes without optimizer, and forward passes alone, without padding, and measures the
+peak of what a step allocates. All models are timed in turn in every round, and each ratio is the median over rounds.
+For comparison it prints the arithmetic bound, the ratio of multiply-adds, and the targets: of both times for GRUBERT as
+in `TARGETS`, or 0.05 above the bound; 1.03 for pooled models; 1.05 for memory.
 
 ```
 python benchmarks/bench_models.py
+python benchmarks/bench_models.py --models grubert-share-3 grubert-share-3-mingru --rows 16 --length 512 --repeats 3
 python benchmarks/bench_models.py --encoder random-bert-base --repeats 5
 ```
 """
@@ -16,26 +18,51 @@ from typing import Any
 
 import torch
 from common import add_encoder, argument_parser, encoder_folder, in_turns, machine, prepare, ratio
+from memory import peak_bytes
 from public_loop import PublicModel
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule
+from hf_layerfusion.modeling.fusion_grouped import GroupedFuser
+from hf_layerfusion.modeling.recurrence import TokenCell
 
 FUSED = {
     "grubert-share-3": {"fusion": "share"},
     "grubert-cat-3": {"fusion": "cat"},
     "grubert-share-3-lstm": {"fusion_cell": "lstm"},
     "grubert-share-3-linear": {"fusion_cell": "linear"},
+    "grubert-share-3-mingru": {"fusion_cell": "mingru", "downstream_cell": "mingru"},
+    "grubert-share-3-minlstm": {"fusion_cell": "minlstm", "downstream_cell": "minlstm"},
 }
+PUBLIC = {"public code, share-3": True, "public code, cat-3": False}
 POOLED = {"bert-lstm": {"pooling": "lstm"}, "bert-attention": {"pooling": "attention"}}
 GATES = {nn.GRU: 3, nn.LSTM: 4}
+# Of a training step and of a forward pass.
+TARGETS = {
+    "grubert-share-3": (1.23, 1.24),
+    "grubert-cat-3": (1.25, 1.24),
+    "grubert-share-3-mingru": (1.19, 1.17),
+}
+MEMORY_TARGET = 1.05
 
 
 def multiply_adds(model: nn.Module, inputs: dict[str, torch.Tensor]) -> int:
     """Return the multiply-adds of a forward pass: dense and recurrent layers, and the attention of a BERT-like
     encoder."""
+    batch, length = inputs["input_ids"].shape
     total = 0
+    cells: dict[nn.Module, int] = {}
+    for module in model.modules():
+        if isinstance(module, TokenCell):
+            cells.setdefault(module, 1)
+        elif isinstance(module, GroupedFuser):
+            cells |= dict.fromkeys(module.cells, len(module.groups) // len(module.cells))
+    for cell, runs in cells.items():
+        total += (
+            runs * batch * length * sum(weight.numel() for weight in cell.parameters() if weight.dim() == 2)
+        )
+    counted = {module for cell in cells for module in cell.modules()}
 
     def count(module: nn.Module, args: tuple[torch.Tensor, ...], output: Any) -> None:
         nonlocal total
@@ -48,13 +75,13 @@ def multiply_adds(model: nn.Module, inputs: dict[str, torch.Tensor]) -> int:
             total += rows * directions * GATES[type(module)] * width * module.hidden_size
 
     kinds = (nn.Linear, *GATES)
-    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]
+    others = [m for m in model.modules() if isinstance(m, kinds) and m not in counted]
+    handles = [m.register_forward_hook(count) for m in others]
     with torch.no_grad():
         model(**inputs)
     for handle in handles:
         handle.remove()
     config = getattr(model, "config", None) or model.encoder.config
-    batch, length = inputs["input_ids"].shape
     return total + 2 * config.num_hidden_layers * batch * length**2 * config.hidden_size
 
 
@@ -71,10 +98,14 @@ def one_pass(model: nn.Module, inputs: dict[str, torch.Tensor], train: bool, bf1
 
 
 def compare(
-    models: dict[str, nn.Module], targets: dict[str, float], length: int, repeats: int, bf16: bool
+    models: dict[str, nn.Module],
+    targets: dict[str, tuple[float, float]],
+    shape: tuple[int, int],
+    repeats: int,
+    bf16: bool,
 ) -> None:
-    """Measure `models`, the first of which is the plain classifier, and print their ratios."""
-    ids = torch.randint(1000, 20000, (32, length))
+    """Measure `models`, the first of which is the plain classifier, on texts of a shape, and print their ratios."""
+    ids = torch.randint(1000, 20000, shape)
     inputs = {
         name: {"input_ids": ids} if isinstance(model, PublicModel) else
         {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -88,15 +119,32 @@ def compare(
         for name, model in models.items()
     }
     seconds = in_turns(calls, repeats, warm_up=2)
-    print(f"\n32 x {length} tokens, {'bf16' if bf16 else 'fp32'}, {machine()}")
-    print(f"{'':26}{'bound':>7}{'target':>8}{'train':>8}{'forward':>9}   train ms, forward ms")
+    peaks = {}
+    for name, model in models.items():
+        model.zero_grad()
+        peaks[name] = peak_bytes(calls[name, True])
+        model.zero_grad()
+    print(f"\n{shape[0]} x {shape[1]} tokens, {'bf16' if bf16 else 'fp32'}, {machine()}")
+    print(
+        f"{'':26}{'bound':>7}{'train':>8}{'target':>8}{'forward':>9}{'target':>8}{'memory':>8}   ms, ms, MB"
+    )
     for name in models:
         ratios = [ratio(seconds[name, t], seconds[plain, t]) for t in (True, False)]
-        bound = work[name] / work[plain]
-        target = targets[name] if name in targets else bound + 0.05
-        verdict = "" if name == plain or max(ratios) <= target else "  above the target"
+        bound, memory = work[name] / work[plain], peaks[name] / peaks[plain]
+        wanted = targets.get(name, (bound + 0.05, bound + 0.05))
+        missed = [
+            what
+            for what, found, most in zip(
+                ("train", "forward", "memory"), (*ratios, memory), (*wanted, MEMORY_TARGET), strict=True
+            )
+            if found > most
+        ]
+        verdict = "" if name == plain or not missed else f"  above the target: {', '.join(missed)}"
         times = ", ".join(f"{1000 * median(seconds[name, t]):.0f}" for t in (True, False))
-        print(f"{name:26}{bound:7.2f}{target:8.2f}{ratios[0]:8.2f}{ratios[1]:9.2f}   {times}{verdict}")
+        print(
+            f"{name:26}{bound:7.2f}{ratios[0]:8.2f}{wanted[0]:8.2f}{ratios[1]:9.2f}{wanted[1]:8.2f}{memory:8.2f}   "
+            f"{times}, {peaks[name] / 1e6:.0f}{verdict}"
+        )
 
 
 def main() -> None:
@@ -104,20 +152,34 @@ def main() -> None:
     parser = argument_parser(__doc__, repeats=9)
     add_encoder(parser)
     parser.add_argument("--bf16", action="store_true", help="bf16 autocast beside fp32")
+    parser.add_argument("--models", nargs="+", help="some of the models below, but plain (default: all)")
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--length", type=int, help="tokens of a text (default: 40, and 64 for pooled models)")
     arguments = parser.parse_args()
     prepare(arguments.threads)
+    asked = arguments.models or [*FUSED, *PUBLIC, *POOLED]
 
     with encoder_folder(arguments.encoder) as encoder:
         plain = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=2)
-        fused = {n: BertForGRUFusionClassification.from_pretrained(encoder, **s) for n, s in FUSED.items()}
-        pooled = {n: BertWithPoolingModule.from_pretrained(encoder, **s) for n, s in POOLED.items()}
-        public = {
-            "public code, share-3": PublicModel(encoder),
-            "public code, cat-3": PublicModel(encoder, shared=False),
+        build = {
+            **{
+                n: partial(BertForGRUFusionClassification.from_pretrained, encoder, **s)
+                for n, s in FUSED.items()
+            },
+            **{n: partial(PublicModel, encoder, shared=shared) for n, shared in PUBLIC.items()},
+            **{n: partial(BertWithPoolingModule.from_pretrained, encoder, **s) for n, s in POOLED.items()},
         }
+        models = {name: build[name]() for name in asked}
+        pooled = {name: model for name, model in models.items() if name in POOLED}
+        fused = {name: model for name, model in models.items() if name not in POOLED}
         for bf16 in (False, True) if arguments.bf16 else (False,):
-            compare({"plain": plain, **fused, **public}, {}, 40, arguments.repeats, bf16)
-            compare({"plain": plain, **pooled}, dict.fromkeys(POOLED, 1.03), 64, arguments.repeats, bf16)
+            for group, targets, length in (
+                (fused, TARGETS, 40),
+                (pooled, dict.fromkeys(POOLED, (1.03, 1.03)), 64),
+            ):
+                if group:
+                    shape = (arguments.rows, arguments.length or length)
+                    compare({"plain": plain, **group}, targets, shape, arguments.repeats, bf16)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Benchmark of gradient surgery: time and peak memory relative to three passes with summed gradients.
 
-The model is MiniLM with three heads, with 16 x 64 tokens for each task, in fp32 and without optimizer. All variants
-are timed in turn in every round, and each ratio is the median over rounds. `public class` reconstructs the well-known
-public class from its description: flattened gradients of each task with masks and copies, and projections on whole
-vectors. Memory is the peak of activations and gradients that a step allocates, also given as the number of
-whole-model gradients beyond the first variant, which holds one.
+The model is MiniLM with a head for each of three tasks, with 16 x 64 tokens for each, in fp32 and without optimizer.
+All variants are timed in turn in every round, and each ratio is the median over rounds. `public class` is the known
+public class, reconstructed from its description: flattened gradients of each task with masks and copies, and
+projections on whole vectors. Memory is the peak of activations and gradients that a step allocates, also given as the
+number of whole-model gradients beyond the first variant, which holds one; the target is one for each task.
 
 ```
 python benchmarks/bench_surgery.py
+python benchmarks/bench_surgery.py --tasks 8
 ```
 """
 
@@ -27,8 +28,7 @@ from transformers import AutoModel
 from hf_layerfusion.gradient_surgery.gramian import TaskGradients
 from hf_layerfusion.gradient_surgery.registry import task_weights
 
-TASKS = ("sst", "quora", "sts")
-TARGET, MEMORY_TARGET = 1.10, len(TASKS)
+TARGET = 1.10
 
 
 Way = Callable[["TasksModel", dict[str, torch.Tensor]], None]
@@ -37,10 +37,10 @@ Way = Callable[["TasksModel", dict[str, torch.Tensor]], None]
 class TasksModel(nn.Module):
     """An encoder with a head for each task."""
 
-    def __init__(self, encoder: nn.Module):
+    def __init__(self, encoder: nn.Module, tasks: list[str]):
         super().__init__()
         self.encoder = encoder
-        self.heads = nn.ModuleDict({task: nn.Linear(encoder.config.hidden_size, 3) for task in TASKS})
+        self.heads = nn.ModuleDict({task: nn.Linear(encoder.config.hidden_size, 3) for task in tasks})
 
     def loss(self, task: str, ids: torch.Tensor) -> torch.Tensor:
         """Return the loss of a task."""
@@ -105,13 +105,15 @@ def main() -> None:
     add_encoder(parser)
     parser.add_argument("--rows", type=int, default=16, help="of a task")
     parser.add_argument("--length", type=int, default=64, help="tokens of a row")
+    parser.add_argument("--tasks", type=int, default=3, help="number of tasks")
     arguments = parser.parse_args()
     prepare(arguments.threads)
 
     with encoder_folder(arguments.encoder) as folder:
         encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False)
-    model = TasksModel(encoder).train()
-    batches = {task: torch.randint(1000, 20000, (arguments.rows, arguments.length)) for task in TASKS}
+    tasks = [f"task {number}" for number in range(1, arguments.tasks + 1)]
+    model = TasksModel(encoder, tasks).train()
+    batches = {task: torch.randint(1000, 20000, (arguments.rows, arguments.length)) for task in tasks}
 
     ways = {"gradients added": added, "pcgrad": pcgrad, "public class": public_class}
     calls = {name: partial(from_no_gradients, way, model, batches) for name, way in ways.items()}
@@ -130,8 +132,8 @@ def main() -> None:
         time = ratio(seconds[name], seconds["gradients added"])
         more = (peaks[name] - peaks["gradients added"]) / size
         ours = name == "pcgrad"
-        targets = (f"{TARGET:8.2f}", f"{MEMORY_TARGET:8.2f}") if ours else (" " * 8, " " * 8)
-        missed = ours and (time > TARGET or more > MEMORY_TARGET)
+        targets = (f"{TARGET:8.2f}", f"{arguments.tasks:8.2f}") if ours else (" " * 8, " " * 8)
+        missed = ours and (time > TARGET or more > arguments.tasks)
         print(
             f"{name:18}{targets[0]}{time:7.2f}{1000 * median(seconds[name]):8.0f}{peaks[name] / 1e6:7.0f}{targets[1]}"
             f"{more:16.2f}{'  above the target' if missed else ''}"

@@ -17,6 +17,8 @@ OPERATORS = re.sub(r"\W", "_", __name__)
 SCAN_CHUNK = 8
 # Number of steps whose derivatives are computed at once.
 STEPS_AT_ONCE = 16
+# Number of gates that a CPU scans at once: rows do not depend on each other, and temporary tensors stay in its cache.
+GATES_AT_ONCE = 2**18
 
 
 def scan_(factors: torch.Tensor, states: torch.Tensor, backward: bool, chunk: int | None = None) -> None:
@@ -119,6 +121,15 @@ def _gates_of_scan(
     return keep, candidate, squashed
 
 
+def _blocks(gates: torch.Tensor) -> list[slice]:
+    """Return the rows `[R, T, 2, 2 * H]` that are scanned at once."""
+    rows = gates.shape[0]
+    size = rows
+    if gates.device.type == "cpu":
+        size = max(1, GATES_AT_ONCE * rows // max(gates.numel(), 1))
+    return [slice(start, start + size) for start in range(0, rows, max(size, 1))]
+
+
 @torch.library.custom_op(f"{OPERATORS}::gated_scan", mutates_args=())
 def gated_scan(gates: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
     """Return the states h_t = (1 - z_t) ∘ h_{t-1} + z_t ∘ h̃_t of a recurrence whose gates depend on the input alone.
@@ -134,13 +145,17 @@ def gated_scan(gates: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
         `[R, T, 2 * H]`, zero at padding.
     """
     padding = _padding(real)
-    keep, states, _ = _gates_of_scan(gates, padding)
-    states.addcmul_(states, keep, value=-1)
-    for direction in (0, 1):
-        scan_(keep[:, :, direction], states[:, :, direction], bool(direction))
-    if padding is not None:
-        states.masked_fill_(padding, 0.0)
-    return states.to(gates.dtype).flatten(2)
+    outputs = gates.new_empty([*gates.shape[:2], gates.shape[-1]])
+    for rows in _blocks(gates):
+        hidden = None if padding is None else padding[rows]
+        keep, states, _ = _gates_of_scan(gates[rows], hidden)
+        states.addcmul_(states, keep, value=-1)
+        for direction in (0, 1):
+            scan_(keep[:, :, direction], states[:, :, direction], bool(direction))
+        if hidden is not None:
+            states.masked_fill_(hidden, 0.0)
+        outputs[rows] = states.flatten(2)
+    return outputs
 
 
 @torch.library.custom_op(f"{OPERATORS}::gated_scan_backward", mutates_args=())
@@ -149,25 +164,25 @@ def gated_scan_backward(
 ) -> torch.Tensor:
     """Return the gradient of the gates of `gated_scan` from that of its states."""
     padding = _padding(real)
-    keep, candidate, squashed = _gates_of_scan(gates, padding)
-    total = gradient.to(keep.dtype, copy=True).unflatten(-1, (2, -1))
-    states = states.to(keep.dtype).unflatten(-1, (2, -1))
-    if padding is not None:
-        total.masked_fill_(padding, 0.0)
-    factors = _shifted(keep, toward_start=True)
-    for direction in (0, 1):
-        scan_(factors[:, :, direction], total[:, :, direction], not direction)
-    found = torch.empty_like(gates, dtype=keep.dtype, memory_format=torch.contiguous_format)
-    by_update, by_raw = found.chunk(2, dim=-1)
-    # The derivative of g is that of σ below 0, and 1 above, where σ(min(v, 0)) is 0.5.
-    slope = torch.where(squashed < 0.5, squashed.addcmul_(squashed, squashed, value=-1), 1.0)
-    before = _shifted(_through_padding(states, padding), toward_start=False)
-    total.addcmul_(total, keep, value=-1)
-    torch.mul(total, slope, out=by_raw)
-    torch.mul(total, keep, out=by_update).mul_(candidate.sub_(before))
-    if padding is not None:
-        found.masked_fill_(padding, 0.0)
-    return found.to(gates.dtype)
+    found = torch.empty_like(gates, memory_format=torch.contiguous_format)
+    for rows in _blocks(gates):
+        hidden = None if padding is None else padding[rows]
+        keep, candidate, squashed = _gates_of_scan(gates[rows], hidden)
+        total = gradient[rows].to(keep.dtype, copy=True).unflatten(-1, (2, -1))
+        if hidden is not None:
+            total.masked_fill_(hidden, 0.0)
+        factors = _shifted(keep, toward_start=True)
+        for direction in (0, 1):
+            scan_(factors[:, :, direction], total[:, :, direction], not direction)
+        # The derivative of g is that of σ below 0, and 1 above, where σ(min(v, 0)) is 0.5.
+        slope = torch.where(squashed < 0.5, squashed.addcmul_(squashed, squashed, value=-1), 1.0)
+        before = states[rows].to(keep.dtype).unflatten(-1, (2, -1))
+        before = _shifted(_through_padding(before, hidden), toward_start=False)
+        total.addcmul_(total, keep, value=-1)
+        by_update = keep.mul_(total).mul_(candidate.sub_(before))
+        by_gates = torch.cat([by_update, slope.mul_(total)], dim=-1)
+        found[rows] = by_gates if hidden is None else by_gates.masked_fill_(hidden, 0.0)
+    return found
 
 
 @gated_scan.register_fake
