@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
@@ -60,7 +61,11 @@ def test_a_space_replaces_nothing_and_needs_the_members_of_an_ensemble(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
     Ensemble.of([str(one_task)]).save_pretrained(tmp_path / "vote")
+    (tmp_path / "adapter").mkdir()
+    config = {"base_model_name_or_path": str(tmp_path / "encoder")}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
     for model, folder, message in (
+        (tmp_path / "adapter", "new", "its adapter is for the encoder in the folder"),
         (one_task, "mine", "--space"),
         (tmp_path / "vote", "new", "must carry its members"),
         (tmp_path / "none" / "x" / "y", "new", "no such folder"),

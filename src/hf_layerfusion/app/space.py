@@ -10,14 +10,15 @@ import hf_layerfusion
 from hf_layerfusion.ensembling.ensemble_manifest import FILE_NAME as ENSEMBLE_FILE
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.markdown import escape_markdown, single_line
-from hf_layerfusion.hub.portable import portable
+from hf_layerfusion.hub.portable import LOCAL, portable
 from hf_layerfusion.hub.publish import NEVER_PUSHED, files_to_push
-from hf_layerfusion.storage import new_folder
+from hf_layerfusion.storage import new_folder, read_object
 
 GRADIO = "6.31.0"
 """Version of Gradio that a Space runs if none is installed here."""
 PYTHON = "3.11"
 MODEL = "model"
+ENCODER = "base_model_name_or_path"
 OTHER_MODELS = ("best-*", "seed-*", "fold-*")
 """Models beside that of a run, which its demo does not show."""
 
@@ -44,7 +45,8 @@ def write_space(name_or_path: str, folder: Path) -> None:
         folder: A new or empty folder.
 
     Raises:
-        UserError: The folder is not empty, or the model is an ensemble without its members.
+        UserError: The folder is not empty, or the model is an ensemble without its members or an adapter of an encoder
+            in a local folder.
     """
     source = Path(name_or_path)
     is_local = source.is_dir()
@@ -61,6 +63,7 @@ def write_space(name_or_path: str, folder: Path) -> None:
                     target = partial / MODEL / name
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(place / name, target)
+            _check_adapter(name_or_path, partial / MODEL)
         title = single_line(source.resolve().name if is_local else source.name)
         package = Path(hf_layerfusion.__file__).parent
         shutil.copytree(package, partial / package.name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -68,6 +71,21 @@ def write_space(name_or_path: str, folder: Path) -> None:
         (partial / "app.py").write_text(APP.format(model=model, title=title), encoding="utf-8")
         (partial / "requirements.txt").write_text("\n".join(requirements()) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(_card(name_or_path, title, is_local), encoding="utf-8")
+
+
+def _check_adapter(name_or_path: str, copied: Path) -> None:
+    """Check that the encoder of an adapter can be had where the Space runs.
+
+    Raises:
+        UserError: It is a folder of this machine.
+    """
+    path = copied / "adapter_config.json"
+    encoder = str(read_object(path, "save it again").get(ENCODER)) if path.is_file() else ""
+    if encoder.startswith(LOCAL) or Path(encoder).is_absolute() or (encoder and Path(encoder).is_dir()):
+        raise UserError(
+            f"MODEL {name_or_path}: its adapter is for the encoder in the folder {encoder.removeprefix(LOCAL)}, which "
+            "a Space does not have; train it on the encoder's Hub id, or save the model with the adapter merged"
+        )
 
 
 def requirements() -> list[str]:
