@@ -67,3 +67,12 @@ def test_pcgrad(found, micro_batches):
         first, second = (each["projected"][name] for each in found)
         assert torch.equal(first, second)
         torch.testing.assert_close(first, parameter.grad, rtol=1e-8, atol=1e-10)
+
+
+def test_surgery_sends_the_gradient_of_each_task(found):
+    """Bytes that a process hands to all-reduce in a step: 8 for a parameter in float64, times the number of tasks."""
+    model, _ = model_and_batches()
+    gradient = 8 * sum(parameter.numel() for parameter in model.parameters())
+    for each in found:
+        assert sum(each["plain bytes"]) == gradient
+        assert sum(each["surgery bytes"]) == 3 * gradient

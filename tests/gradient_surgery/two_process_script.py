@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import distributed
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_layerfusion.gradient_surgery.gramian import TaskGradients
@@ -47,6 +48,10 @@ def projected(model: Any, batches: dict[str, dict[str, torch.Tensor]], micro_bat
     return gramian
 
 
+def reduced(bucket: Any) -> Any:
+    return allreduce_hook(distributed.group.WORLD, bucket)
+
+
 def main(folder: Path, rank: int) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     same_noise_on_every_row()
@@ -64,9 +69,19 @@ def main(folder: Path, rank: int) -> None:
 
     model, batches = model_and_batches()
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    found["plain bytes"] = counted = []
+    wrapped.register_comm_hook(
+        None, lambda _, bucket: counted.append(bucket.buffer().nbytes) or reduced(bucket)
+    )
+    wrapped(**{name: value[rank::2] for name, value in batches["a"].items()}).loss.backward()
+    model.zero_grad()
     halves = {task: {name: value[rank::2] for name, value in each.items()} for task, each in batches.items()}
+    found["surgery bytes"] = sent = []
+    reduce = distributed.all_reduce
+    distributed.all_reduce = lambda tensor, **kwargs: sent.append(tensor.nbytes) or reduce(tensor, **kwargs)
     with wrapped.no_sync():
         found["gramian"] = projected(wrapped, halves, micro_batches=1)
+    distributed.all_reduce = reduce
     found["projected"] = {name: each.grad for name, each in model.named_parameters()}
     torch.save(found, folder / f"found-{rank}.pt")
     distributed.destroy_process_group()
