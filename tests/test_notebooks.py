@@ -10,7 +10,7 @@ import pytest
 from tests.test_docs import DOCS, name
 
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
-MINUTES = 10
+MINUTES = 20  # a cell, on a machine with other work; two idle cores need less than ten for a notebook
 
 
 def cells(notebook: Path, kind: str) -> list[dict[str, Any]]:
