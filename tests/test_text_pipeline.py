@@ -120,7 +120,7 @@ def test_a_list_is_batched_by_length_and_answered_in_its_order(monkeypatch: pyte
     classify = pipeline("text-classification", model=build("share-gru").eval(), tokenizer=tiny_tokenizer())
     texts = [text for text, _ in raw_tweets(20)]
     texts = [" ".join([text] * (1 + 7 * number % 5)) for number, text in enumerate(texts)]
-    one_by_one = classify(texts)
+    one_by_one = classify(texts, batch_size=1)
     lengths: list[int] = []
     forward = classify.model.forward
     monkeypatch.setattr(
@@ -128,6 +128,9 @@ def test_a_list_is_batched_by_length_and_answered_in_its_order(monkeypatch: pyte
         "forward",
         lambda **inputs: lengths.append(inputs["input_ids"].shape[1]) or forward(**inputs),
     )
+    classify(texts)
+    assert len(lengths) == 1  # lists are batched unless one by one is asked for
+    lengths.clear()
     found = classify(texts, batch_size=5)
     assert [each["label"] for each in found] == [each["label"] for each in one_by_one]
     assert [each["score"] for each in found] == pytest.approx(

@@ -11,17 +11,14 @@ from typing import Any
 from transformers import AutoTokenizer, TextClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from hf_layerfusion.data.length_batches import TEXTS_PER_BATCH, LengthBatchedPipeline
 from hf_layerfusion.data.text_preparation import clean_inputs, cleaner_of, plain_tokenizer, saved_preparation
-from hf_layerfusion.modeling.length_order import in_length_order
 
 __all__ = ["PreparedTextClassificationPipeline", "preprocess"]
 
 
-class PreparedTextClassificationPipeline(TextClassificationPipeline):
+class PreparedTextClassificationPipeline(LengthBatchedPipeline):
     """The text-classification pipeline, which prepares and cuts raw texts as in the model's training."""
-
-    model: Any
-    tokenizer: Any
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -38,20 +35,24 @@ class PreparedTextClassificationPipeline(TextClassificationPipeline):
 
         Args:
             inputs: A text, a pair `{"text": …, "text_pair": …}`, a list of them, or a stream, which keeps its order.
-            kwargs: As for transformers' pipeline.
+            kwargs: As for transformers' pipeline. With a model of this package, `batch_size` is 32 by default, for
+                the texts of a list.
         """
-        classify = super().__call__
-        batch_size = kwargs.get("batch_size") or self._batch_size or 1
-        is_ours = hasattr(getattr(self.model, "base_model", None), "max_tokens")
-        if not isinstance(inputs, list) or batch_size == 1 or not is_ours:
-            return classify(inputs, **kwargs)
-        return in_length_order(lambda ordered: classify(ordered, **kwargs), inputs)
+        if isinstance(inputs, list) and self._batch_size is None and self._is_ours():
+            kwargs["batch_size"] = kwargs.get("batch_size") or TEXTS_PER_BATCH
+        return super().__call__(inputs, **kwargs)
 
     def get_iterator(self, inputs: Any, num_workers: int, batch_size: int, *args: Any) -> Any:
         """Return the iterator over the answers; pairs of separate texts, `[1, 2, T]`, go one at a time."""
         # transformers pads `[1, T]` alone.
-        one_by_one = bool(getattr(self.model.config, "pair_features", None))
-        return super().get_iterator(inputs, num_workers, 1 if one_by_one else batch_size, *args)
+        if getattr(self.model.config, "pair_features", None):
+            batch_size = 1
+        if self._is_ours():
+            return super().get_iterator(inputs, num_workers, batch_size, *args)
+        return TextClassificationPipeline.get_iterator(self, inputs, num_workers, batch_size, *args)
+
+    def _is_ours(self) -> bool:
+        return hasattr(getattr(self.model, "base_model", None), "max_tokens")
 
     def check_model_type(self, supported_models: Any) -> None:
         """Check the class of the model; of a model with adapters, the class of the model below them."""

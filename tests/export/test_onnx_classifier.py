@@ -56,6 +56,22 @@ def test_answers_as_the_pipeline_of_the_model(
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
+def test_a_list_is_batched_by_length(exported: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    classify = OnnxClassifier(exported[1])
+    texts = ["good day " * (1 + 7 * number % 5) for number in range(10)]
+    one_by_one = [classify(text)[0] for text in texts]
+    lengths: list[int] = []
+    forward = classify.model.forward
+    monkeypatch.setattr(
+        classify.model,
+        "forward",
+        lambda **inputs: lengths.append(inputs["input_ids"].shape[1]) or forward(**inputs),
+    )
+    for found, expected in zip(classify(texts, batch_size=4), one_by_one, strict=True):
+        assert found == {"label": expected["label"], "score": pytest.approx(expected["score"], abs=1e-6)}
+    assert len(lengths) == 3 and lengths == sorted(lengths, reverse=True) and lengths[0] > lengths[-1]
+
+
 def test_raw_texts_are_prepared_as_the_training_texts_were(
     exported: tuple[Any, Path], tmp_path: Path
 ) -> None:

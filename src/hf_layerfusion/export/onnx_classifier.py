@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel, TextClassificationPipeline
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hf_layerfusion.data.length_batches import LengthBatchedPipeline
 from hf_layerfusion.data.text_preparation import clean_inputs, cleaner_of, saved_preparation
 from hf_layerfusion.errors import UserError, check_characters
 from hf_layerfusion.export.onnx_export import MODEL_FILE, read_settings, require
@@ -39,13 +40,13 @@ class OnnxModel(PreTrainedModel):
         return SequenceClassifierOutput(logits=torch.from_numpy(self.session.run(["logits"], feed)[0]))
 
 
-class OnnxClassifier(TextClassificationPipeline):
+class OnnxClassifier(LengthBatchedPipeline):
     """transformers' text classification pipeline on a folder written by `export_onnx`.
 
     Texts, pairs `{"text": …, "text_pair": …}`, lists of them, `top_k`, `function_to_apply`, `batch_size` and the
-    tokenizer's options work as in the pipeline. Raw texts are prepared as the model's training texts were. Texts
-    longer than the tokenizer's limit are truncated. The texts of siamese pairs are encoded separately, one pair at
-    a time.
+    tokenizer's options work as in the pipeline; with a `batch_size`, lists are batched by length. Raw texts are
+    prepared as the model's training texts were. Texts longer than the tokenizer's limit are truncated. The texts of
+    siamese pairs are encoded separately, one pair at a time.
 
     Args:
         folder: The folder.
@@ -100,6 +101,10 @@ class OnnxClassifier(TextClassificationPipeline):
                 if isinstance(text, str):
                     check_characters(text, f"input {number}: the text")
         return super().__call__(inputs, **kwargs)
+
+    def get_iterator(self, inputs: Any, num_workers: int, batch_size: int, *args: Any) -> Any:
+        """Return the iterator over the answers; siamese pairs, `[1, 2, T]`, go one at a time."""
+        return super().get_iterator(inputs, num_workers, 1 if self.is_siamese else batch_size, *args)
 
     def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> Any:
         """Prepare an input as the training texts were and tokenize it; the texts of siamese pairs separately."""
