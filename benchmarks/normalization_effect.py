@@ -41,12 +41,14 @@ FUSERS: dict[str, dict[str, Any]] = {
 
 
 def read(path: Path, count: int) -> tuple[list[str], torch.Tensor]:
+    """Return the first texts of a file and their labels."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))[:count]
     return [row["text"] for row in rows], torch.tensor([int(row["label"]) for row in rows])
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
+    """Return a WordPiece tokenizer of the texts, which cuts and pads to `LENGTH`."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -60,11 +62,13 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the ids and the attention mask of texts, `[N, LENGTH]` each."""
     found = tokenizer.encode_batch(texts)
     return torch.tensor([each.ids for each in found]), torch.tensor([each.attention_mask for each in found])
 
 
 def train_encoder(name: str, ids: torch.Tensor, mask: torch.Tensor, steps: int) -> Any:
+    """Return a small encoder that was trained on the texts by its own objective."""
     torch.manual_seed(0)
     sizes = {
         "vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": DEPTH,
@@ -96,6 +100,7 @@ def train_encoder(name: str, ids: torch.Tensor, mask: torch.Tensor, steps: int) 
 
 
 def build(encoder: Any, settings: dict[str, Any], normalize: bool, seed: int) -> Any:
+    """Return a fuser with its head around the encoder."""
     torch.manual_seed(seed)
     common = {"encoder_config": encoder.config, "num_labels": 2, "normalize_layers": normalize}
     if "pooling" in settings:
@@ -105,6 +110,7 @@ def build(encoder: Any, settings: dict[str, Any], normalize: bool, seed: int) ->
 
 @torch.no_grad()
 def stored_states(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the states that a model reads of its encoder, `[N, R, T, H]`."""
     model.eval()
     parts = [model.model.read_states(*batch) for batch in zip(ids.split(256), mask.split(256), strict=True)]
     return torch.cat(parts)
@@ -140,6 +146,7 @@ def train_head(model: Any, data: list[tuple[torch.Tensor, ...]], seed: int, epoc
 
 
 def main() -> None:
+    """Print the accuracies of each encoder and fuser."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("train", type=Path)
     parser.add_argument("dev", type=Path)
