@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, BertModel
 
@@ -79,13 +78,7 @@ def surgery_step(model: Any, batches: dict[str, Tensor]) -> None:
 
 
 def count_bytes(model: Any, counted: list[int]) -> None:
-    """Add the bytes of every all-reduce, of DDP and of `torch.distributed`, to `counted`."""
-
-    def hook(group: Any, bucket: distributed.GradBucket) -> Future[Tensor]:
-        counted.append(bucket.buffer().nbytes)
-        return allreduce_hook(group, bucket)
-
-    model.register_comm_hook(distributed.group.WORLD, hook)
+    """Add the bytes of every all-reduce to `counted`, those of DDP too."""
     reduce = distributed.all_reduce
 
     def counting(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -93,6 +86,8 @@ def count_bytes(model: Any, counted: list[int]) -> None:
         return reduce(tensor, *args, **kwargs)
 
     distributed.all_reduce = counting
+    # DDP's own reduction is not seen from Python; this hook does the same by `distributed.all_reduce`.
+    model.register_comm_hook(distributed.group.WORLD, allreduce_hook)
 
 
 def work() -> None:
