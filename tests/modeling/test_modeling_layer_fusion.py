@@ -196,11 +196,15 @@ def test_checkpoint_without_the_encoders_weights(tmp_path: Path) -> None:
 
 
 def test_encoder_decoder_whose_encoder_cannot_be_taken_out() -> None:
-    small = {"encoder_layers": 2, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    small = {
+        f"{part}_{name}": 2
+        for part in ("encoder", "decoder")
+        for name in ("layers", "ffn_dim", "attention_heads")
+    }
     config = AutoConfig.for_model("fsmt", d_model=8, langs=["en", "de"], **small)
     with pytest.raises(
         ValueError,
-        match=r"^`encoder_config` must describe a model with an encoder of texts, found 'fsmt', .*; use an encoder such as",
+        match=r"^`encoder_config` must describe a model with an encoder of texts, found 'fsmt', .*; use an ",
     ):
         BertForGRUFusionClassification(GRUFusionConfig(encoder_config=config, num_groups=2))
 
