@@ -228,7 +228,7 @@ def synchronize(device: str) -> None:
 
 @contextmanager
 def timed_recurrences(model: nn.Module, seconds: list[float]) -> Iterator[None]:
-    """Add the seconds of each forward pass of a recurrence to `seconds` while the block runs; a fuser's count as one."""
+    """Add the seconds of each recurrence's forward pass to `seconds` in the block; a fuser's count as one."""
     fuser: Any = model.base_model.fuser  # type: ignore[union-attr]
     device = next(model.parameters()).device.type
     starts: list[float] = []
