@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 import torch
-from common import add_encoder, argument_parser, encoder_folder, machine, prepare, ratio
+from common import add_encoder, argument_parser, encoder_folder, machine, prepare, ratio, ratios, record
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback
 
@@ -142,6 +142,20 @@ def main() -> None:
                 ratio(seconds["with"], seconds["alone"]),
             )
             pooled = model_class is BertWithPoolingModule
+            record(
+                f"epoch without / with cached states, {name}",
+                ratios(seconds["without"], seconds["with"]),
+                SAVING if pooled else None,
+                at_least=True,
+                peer="the same training without the cache",
+            )
+            record(
+                f"epoch on cached states, {name}",
+                ratios(seconds["with"], seconds["alone"]),
+                None if pooled else ABOVE_BOUND,
+                bound=1.0,
+                peer="a loop over states in memory",
+            )
             line = f"{name:18}{length:8}{saved:16.1f}{SAVING if pooled else '':>8}{above:14.2f}"
             print(line + f"{'' if pooled else ABOVE_BOUND:>8}")
     print(f"batches of {BATCH} texts, {machine()}")

@@ -17,7 +17,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import add_encoder, argument_parser, encoder_folder, in_turns, machine, prepare, ratio
+from common import (
+    add_encoder,
+    argument_parser,
+    encoder_folder,
+    in_turns,
+    machine,
+    prepare,
+    ratio,
+    record,
+)
 from memory import peak_bytes
 from public_loop import PublicModel
 from torch import nn
@@ -140,6 +149,18 @@ def compare(
             if found > most
         ]
         verdict = "" if name == plain or not missed else f"  above the target: {', '.join(missed)}"
+        if name != plain:
+            size, peer = (
+                f"{name}, {shape[0]} x {shape[1]} tokens{', bf16' if bf16 else ''}",
+                "plain classifier",
+            )
+            for what, train, target in (
+                ("training step", True, wanted[0]),
+                ("forward pass", False, wanted[1]),
+            ):
+                rounds = ratios(seconds[name, train], seconds[plain, train])
+                record(f"{what} of {size}", rounds, target, bound=bound, peer=peer)
+            record(f"memory of a training step of {size}", [memory], MEMORY_TARGET, peer=peer)
         times = ", ".join(f"{1000 * median(seconds[name, t]):.0f}" for t in (True, False))
         print(
             f"{name:26}{bound:7.2f}{ratios[0]:8.2f}{wanted[0]:8.2f}{ratios[1]:9.2f}{wanted[1]:8.2f}{memory:8.2f}   "

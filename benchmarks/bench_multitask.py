@@ -14,7 +14,7 @@ python benchmarks/bench_multitask.py --width 768 --rows 32 --repeats 10
 from statistics import median
 
 import torch
-from common import argument_parser, in_turns, machine, prepare, ratio
+from common import argument_parser, in_turns, machine, prepare, ratio, ratios, record
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from hf_layerfusion import CerbertusConfig, CerbertusForMultitask
@@ -96,6 +96,7 @@ def main() -> None:
 
 def report(name: str, seconds: dict[str, list[float]], bound: float, target: float) -> None:
     """Print the ratio of the joined to the separate times beside bound and target."""
+    record(name, ratios(seconds[JOINED], seconds[APART]), target, bound=bound, peer="one model a task")
     found = ratio(seconds[JOINED], seconds[APART])
     joined, apart = (1000 * median(seconds[way]) for way in (JOINED, APART))
     verdict = "" if found <= target else "  above the target"

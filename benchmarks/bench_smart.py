@@ -16,7 +16,17 @@ from functools import partial
 from statistics import median
 
 import torch
-from common import add_encoder, argument_parser, encoder_folder, in_turns, machine, prepare, ratio
+from common import (
+    add_encoder,
+    argument_parser,
+    encoder_folder,
+    in_turns,
+    machine,
+    prepare,
+    ratio,
+    ratios,
+    record,
+)
 from memory import peak_bytes
 from torch import nn
 from torch.nn import functional as F
@@ -128,6 +138,10 @@ def main() -> None:
     for name, case in cases.items():
         time = ratio(seconds[name], seconds["plain"])
         memory = peaks[name] / peaks["plain"]
+        if name != "plain":
+            times = ratios(seconds[name], seconds["plain"])
+            record(f"step with {name}", times, case.time_target, bound=case.bound, peer="plain step")
+            record(f"memory of {name}", [memory], case.memory_target, peer="plain step")
         targets = [f"{each:8.2f}" if each else " " * 8 for each in (case.time_target, case.memory_target)]
         missed = time > (case.time_target or time) or memory > (case.memory_target or memory)
         print(

@@ -19,7 +19,17 @@ from functools import partial
 from statistics import median
 
 import torch
-from common import add_encoder, argument_parser, encoder_folder, in_turns, machine, prepare, ratio
+from common import (
+    add_encoder,
+    argument_parser,
+    encoder_folder,
+    in_turns,
+    machine,
+    prepare,
+    ratio,
+    ratios,
+    record,
+)
 from memory import peak_bytes
 from torch import nn
 from torch.nn import functional as F
@@ -132,6 +142,14 @@ def main() -> None:
         time = ratio(seconds[name], seconds["gradients added"])
         more = (peaks[name] - peaks["gradients added"]) / size
         ours = name == "pcgrad"
+        if ours:
+            record(
+                "step with PCGrad",
+                ratios(seconds[name], seconds["gradients added"]),
+                TARGET,
+                peer="gradients added",
+            )
+            record("memory of PCGrad, gradients more", [more], arguments.tasks, peer="gradients added")
         targets = (f"{TARGET:8.2f}", f"{arguments.tasks:8.2f}") if ours else (" " * 8, " " * 8)
         missed = ours and (time > TARGET or more > arguments.tasks)
         print(

@@ -1,10 +1,11 @@
 """Common parts of the benchmarks: options, a quiet machine, the encoder, and timing in turns."""
 
 import argparse
+import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import Any, TypeVar
@@ -14,6 +15,9 @@ from transformers import AutoModel, BertConfig
 from transformers.utils import logging
 
 Name = TypeVar("Name")
+
+RECORDS = "BENCHMARK_RECORDS"
+"""Environment variable with the file of JSON lines that `record` adds to."""
 
 RANDOM_BERT_BASE = "random-bert-base"
 
@@ -76,6 +80,54 @@ def in_turns(calls: dict[Name, Callable[[], Any]], repeats: int, warm_up: int = 
 def ratio(times: list[float], others: list[float]) -> float:
     """Return the median over rounds of the ratio of two calls' times in the same round."""
     return median(a / b for a, b in zip(times, others, strict=True))
+
+
+def ratios(times: list[float], others: list[float]) -> list[float]:
+    """Return the ratio of two calls' times in each round."""
+    return [a / b for a, b in zip(times, others, strict=True)]
+
+
+def record(
+    what: str,
+    rounds: Sequence[float],
+    target: float | None = None,
+    *,
+    at_least: bool = False,
+    bound: float | None = None,
+    peer: str = "",
+) -> None:
+    """Print a figure with its spread, bound, peer, target and verdict, and add it to the report of `make bench`.
+
+    Args:
+        what: What is measured, with its unit if it is no ratio.
+        rounds: The figure in each round.
+        target: What it should be at most, or at least; None if there is no target.
+        at_least: Whether `target` is a lower limit.
+        bound: What arithmetic alone allows.
+        peer: What it is compared with.
+    """
+    found = median(rounds)
+    met = target is None or (found >= target if at_least else found <= target)
+    row = {
+        "what": what,
+        "figure": found,
+        "low": min(rounds),
+        "high": max(rounds),
+        "rounds": len(rounds),
+        "bound": bound,
+        "peer": peer,
+        "target": None if target is None else f"{'at least' if at_least else 'at most'} {target:.4g}",
+        "verdict": "" if target is None else "met" if met else "missed",
+    }
+    print(
+        f"{what}: {found:.3g} ({row['low']:.3g} to {row['high']:.3g} in {len(rounds)} rounds)"
+        + (f", bound {bound:.3g}" if bound is not None else "")
+        + (f", against {peer}" if peer else "")
+        + (f", target {row['target']}: {row['verdict']}" if target is not None else "")
+    )
+    if RECORDS in os.environ:
+        with open(os.environ[RECORDS], "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def machine() -> str:

@@ -20,6 +20,7 @@ from hf_layerfusion.data.splits import draw_subset, remove_duplicates, split_tra
 from hf_layerfusion.data.tweets import PRESETS, SPELLING, TweetPreprocessor, empty_rows
 from hf_layerfusion.ensembling.trained_texts import Hashes
 from hf_layerfusion.errors import UserError, nearest
+from hf_layerfusion.recipes.prepared_cache import cached_by_content, tokenization_key, worker_processes
 from hf_layerfusion.recipes.recipe_arguments import DataArguments
 
 # Choices for the texts that `--remove_duplicates` compares.
@@ -198,7 +199,7 @@ def clean(split: Dataset, cleaner: TweetPreprocessor, name: str) -> tuple[Datase
         return split, 0
     for column in cleaner.text_columns:
         split = split.add_column(f"{AS_READ}{column}", column_values(split, column))
-    cleaned = split.map(cleaner, batched=True, desc=f"cleaning {name}")
+    cleaned = split.map(cleaner, batched=True, desc=f"cleaning {name}", num_proc=worker_processes(split))
     emptied = {row for column in cleaner.text_columns for row in empty_rows(cleaned[column])}
     if name == "train":
         cleaned = cleaned.select([row for row in range(len(cleaned)) if row not in emptied])
@@ -394,19 +395,22 @@ def tokenize(
     if not separate_pairs:
         _check_room(data, tokenizer, arguments)
 
+    columns = data.text_columns  # a name of its own, as worker processes receive what the function refers to
+    settings = {
+        "truncation": True if separate_pairs else arguments.truncation,
+        "max_length": arguments.max_seq_length,
+        "padding": "max_length" if arguments.pad_to_max_length else False,
+    }
+
     def encode(*texts: list[str]) -> Mapping[str, list[Any]]:
-        return tokenizer(
-            *texts,
-            truncation=True if separate_pairs else arguments.truncation,
-            max_length=arguments.max_seq_length,
-            padding="max_length" if arguments.pad_to_max_length else False,
-        )
+        return tokenizer(*texts, **settings)
 
     def encode_rows(batch: dict[str, list[str]]) -> Mapping[str, list[Any]]:
-        texts = [batch[column] for column in data.text_columns]
+        texts = [batch[column] for column in columns]
         return side_by_side(*map(encode, texts)) if separate_pairs else encode(*texts)
 
-    return encode_splits(data.splits, encode_rows, tokenizer.model_max_length)
+    key = tokenization_key(tokenizer, columns, separate_pairs=separate_pairs, **settings)
+    return encode_splits(data.splits, encode_rows, tokenizer.model_max_length, key)
 
 
 def side_by_side(first: Mapping[str, list[Any]], second: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
@@ -418,6 +422,7 @@ def encode_splits(
     splits: Mapping[str, Dataset],
     encode: Callable[[dict[str, list[str]]], Mapping[str, list[Any]]],
     most_tokens: int,
+    key: str | None = None,
 ) -> dict[str, Dataset]:
     """Map each split to model inputs; the column `label` becomes `labels`.
 
@@ -425,6 +430,7 @@ def encode_splits(
         splits: datasets by split.
         encode: function from a batch of rows to model inputs.
         most_tokens: maximum number of tokens in a text.
+        key: what `tokenization_key` returns; None keeps nothing in the cache.
 
     Raises:
         UserError: A text has more tokens than `most_tokens`, for which the encoder may lack positions.
@@ -432,7 +438,14 @@ def encode_splits(
     encoded = {}
     for name, split in splits.items():
         unused = [column for column in split.column_names if column != "label"]
-        inputs = split.map(encode, batched=True, remove_columns=unused, desc=f"tokenizing {name}")
+        inputs = split.map(
+            encode,
+            batched=True,
+            remove_columns=unused,
+            desc=f"tokenizing {name}",
+            num_proc=worker_processes(split),
+            **cached_by_content(split, key),
+        )
         if (longest := _longest(inputs)) > most_tokens:
             raise UserError(
                 f"{name}: a text has {longest} tokens and the tokenizer allows {most_tokens}; set --max_seq_length "
