@@ -26,7 +26,7 @@ help:
 	@echo "make lint         check style, format and types"
 	@echo "make docs         run the Python of README, docs and docstrings, check links, and build the site (3 minutes)"
 	@echo "make docs-examples run the commands of README and docs, page by page, and the notebooks (20 minutes)"
-	@echo "make bench        print the benchmarks' ratios"
+	@echo "make bench        measure and write docs/performance.md (under 15 minutes; ARGS='--again --rounds 3': anew, shorter)"
 	@echo "make cards        write the cards of model_cards/ from the run files of docs/results/"
 	@echo "make release      train the releases on public data (docs/releasing.md); ARGS='--push_to_hub True' publishes them"
 	@echo "make clean        remove what was built, .venv, .venv-lowest and .venv-next too; outputs/ and runs/ stay"
@@ -88,7 +88,7 @@ docs-examples: $(DOCS)
 	$(PYTEST) tests/hub/test_documented_commands.py tests/test_notebooks.py
 
 bench: $(STAMP)
-	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/report.py $(ARGS)
 
 cards: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m reproduction.make_cards

@@ -10,6 +10,7 @@ import argparse
 from typing import Any
 
 import torch
+from common import record
 from memory import peak_bytes
 from transformers import AutoModelForSequenceClassification, BertConfig
 from transformers.utils import logging
@@ -100,6 +101,7 @@ def main() -> None:
         frozen = inference_copy(model)
         del model
         found = peak(frozen, batch)
+        record(f"memory of inference, copy of {name}", [found / base], TARGET, peer="plain classifier")
         verdict = "" if found / base <= TARGET else "  above the target"
         with_weights = (found + weights(frozen)) / total
         print(f"{name:26}{before:8.2f}{found / base:8.2f}{with_weights:20.2f}{verdict}")

@@ -70,10 +70,10 @@ def latencies(classify: Callable[[str], Any], texts: Sequence[str]) -> tuple[flo
 def sentence_classifier(encoder: str, length: int, texts: Sequence[str]) -> Callable[..., Any]:
     """Return a classifier of sentence-transformers' mean vectors by logistic regression, on untrained labels."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     transformer = Transformer(encoder, max_seq_length=length)
-    pooling = Pooling(transformer.get_word_embedding_dimension(), "mean")
+    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
     model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
     head = LogisticRegression().fit(model.encode(list(texts[:16])), [0, 1] * 8)
     return lambda given, batch_size=BATCH: head.predict(

@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from hf_layerfusion import BertForGRUFusionClassification, add_adapters, preprocess
 from hf_layerfusion.__main__ import main
+from hf_layerfusion.data.length_batches import similar
 from hf_layerfusion.text_pipeline import PreparedTextClassificationPipeline
 from tests.modeling.cases import build
 from tests.tiny import read_csv, tiny_texts, tiny_tokenizer, write_csv
@@ -116,6 +117,16 @@ def test_a_model_with_adapters_is_one_of_the_pipeline_s(
     assert "not supported" not in caplog.text
 
 
+def test_batches_are_full_or_of_similar_lengths() -> None:
+    assert [list(each) for each in similar([40, 39, 38, 30, 29, 20, 15, 14], 3)] == [
+        [0, 1, 2],
+        [3, 4],
+        [5, 6],
+        [7],
+    ]
+    assert list(similar([], 3)) == []
+
+
 def test_a_list_is_batched_by_length_and_answered_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
     classify = pipeline("text-classification", model=build("share-gru").eval(), tokenizer=tiny_tokenizer())
     texts = [text for text, _ in raw_tweets(20)]
@@ -129,7 +140,7 @@ def test_a_list_is_batched_by_length_and_answered_in_its_order(monkeypatch: pyte
         lambda **inputs: lengths.append(inputs["input_ids"].shape[1]) or forward(**inputs),
     )
     classify(texts)
-    assert len(lengths) == 1  # lists are batched unless one by one is asked for
+    assert len(lengths) < len(texts)  # lists are batched unless one by one is asked for
     lengths.clear()
     found = classify(texts, batch_size=5)
     assert [each["label"] for each in found] == [each["label"] for each in one_by_one]

@@ -1,6 +1,6 @@
 """Text classification that batches lists by length."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from transformers import TextClassificationPipeline
@@ -8,8 +8,26 @@ from transformers.pipelines.base import pad_collate_fn
 
 # Number of texts in a batch where the caller names none.
 TEXTS_PER_BATCH = 32
+# Shortest text of a batch, as a share of its longest.
+SHORTEST = 0.75
 # Number of batches whose texts are tokenized and then ordered together, so that memory stays flat.
 BATCHES_TOKENIZED_TOGETHER = 64
+
+
+def similar(lengths: Sequence[int], most: int) -> Iterator[range]:
+    """Return batches of at most `most` neighbours with at least 3/4 of the batch's longest length.
+
+    Beside full batches there are few, as each of them is shorter by a quarter than the one before.
+
+    Args:
+        lengths: Numbers of tokens, the largest first.
+        most: Number of texts in a full batch.
+    """
+    first = 0
+    for index in range(1, len(lengths) + 1):
+        if index == len(lengths) or index - first == most or lengths[index] < SHORTEST * lengths[first]:
+            yield range(first, index)
+            first = index
 
 
 class LengthBatchedPipeline(TextClassificationPipeline):
@@ -55,8 +73,9 @@ class LengthBatchedPipeline(TextClassificationPipeline):
             }
             # The first batch is the largest, so that a device without enough memory fails at once.
             rows = sorted(encoded, key=lambda row: -encoded[row]["input_ids"].shape[-1])
-            for start in range(0, len(rows), batch_size):
-                batch = rows[start : start + batch_size]
+            lengths = [encoded[row]["input_ids"].shape[-1] for row in rows]
+            for span in similar(lengths, batch_size):
+                batch = [rows[index] for index in span]
                 logits = self.forward(collate([encoded[row] for row in batch]), **forward_params)["logits"]
                 for row, scores in zip(batch, logits, strict=True):
                     results[row] = self.postprocess({"logits": scores[None]}, **postprocess_params)
