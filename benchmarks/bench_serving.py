@@ -85,7 +85,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argument_parser(__doc__, repeats=3)
     add_encoder(parser)
-    parser.add_argument("--texts", type=int, default=100)
+    parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--reviews", type=Path, help="CSV file with a column text")
     parser.add_argument("--compile", action="store_true", help="share-3 through torch.compile, too")
     arguments = parser.parse_args()
