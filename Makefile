@@ -11,7 +11,7 @@ DOCS   := $(VENV)/.docs-installed
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test faults test-lowest test-next test-common encoders test-wheel lint docs docs-examples bench cards release clean
+.PHONY: help demo test faults test-lowest test-next test-app test-common encoders test-wheel lint newer-python docs docs-examples bench cards release clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test         run the test suite (under 10 minutes)"
 	@echo "make test-lowest  run it with the lowest versions that setup.cfg allows (Python 3.10 to 3.12)"
 	@echo "make test-next    run the Trainer's tests with the newest transformers that the registry has"
+	@echo "make test-app     run the tests of the demo, in Chromium too (needs chromium and chromedriver)"
 	@echo "make test-common  run transformers' own model tests on every model class (downloads its sources)"
 	@echo "make encoders     check every architecture as an encoder and write docs/encoders.md"
 	@echo "make test-wheel   build the wheel, install it into an empty environment and use it"
@@ -29,7 +30,7 @@ help:
 	@echo "make bench        measure and write docs/performance.md (under 15 minutes; ARGS='--again --rounds 3': anew, shorter)"
 	@echo "make cards        write the cards of model_cards/ from the run files of docs/results/"
 	@echo "make release      train the releases on public data (docs/releasing.md); ARGS='--push_to_hub True' publishes them"
-	@echo "make clean        remove what was built, .venv, .venv-lowest and .venv-next too; outputs/ and runs/ stay"
+	@echo "make clean        remove what was built, .venv, .venv-lowest, .venv-next and .venv-app too; outputs/ and runs/ stay"
 
 $(STAMP): $(PINS) setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed; name one: make PYTHON=python3.12 ...")'
@@ -57,6 +58,13 @@ test-next:
 	$(VENV)-next/bin/python -m pip install --disable-pip-version-check --upgrade transformers
 	$(VENV)-next/bin/python -m pytest --numprocesses 2 --dist loadfile tests/training
 
+# In an environment of its own, because Gradio needs an older Pillow.
+test-app: BIN := $(VENV)-app/bin
+test-app: newer-python
+	$(MAKE) $(VENV)-app/.installed VENV=$(VENV)-app
+	$(VENV)-app/bin/python -m pip install --disable-pip-version-check --requirement requirements/app.txt
+	$(VENV)-app/bin/python -m pytest tests/app
+
 test-common: $(STAMP)
 	$(BIN)/python tests/common/run.py
 
@@ -75,16 +83,21 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Before anything is installed: requirements/docs.txt and requirements/app.txt need Python 3.11.
+newer-python:
+	@python=$(PYTHON); if [ -x $(BIN)/python ]; then python=$(BIN)/python; fi; \
+	$$python -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed for this; name one and an environment: make docs PYTHON=python3.12 VENV=.venv-docs")'
+
 $(DOCS): $(STAMP) requirements/docs.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements/docs.txt
 	touch $@
 
 # The site is docs/_build/html/index.html. Nothing is downloaded to build it, and every warning is an error.
-docs: $(DOCS)
+docs: newer-python $(DOCS)
 	$(PYTEST) tests/test_docs.py tests/test_site.py tests/test_public_names.py
 	$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet docs docs/_build/html
 
-docs-examples: $(DOCS)
+docs-examples: newer-python $(DOCS)
 	$(PYTEST) tests/hub/test_documented_commands.py tests/test_notebooks.py
 
 bench: $(STAMP)
@@ -98,5 +111,5 @@ release: $(STAMP)
 
 clean:
 	rm -rf docs/_build docs/reference/generated
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-next .cache .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-next $(VENV)-app .cache .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

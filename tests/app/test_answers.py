@@ -217,17 +217,21 @@ def test_what_fails_unexpectedly_gets_a_sentence_too(
     assert "ZeroDivisionError" in caplog.text
 
 
-@pytest.mark.parametrize("model", ["no/such/folder", "folder"])
+@pytest.mark.parametrize("model", ["no/such/folder", "folder", "file"])
 def test_the_command_refuses_in_one_line(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", type(sys)("gradio"))
-    if model == "folder":
-        model = str(tmp_path)
+    if model != "no/such/folder":
+        model = str(tmp_path if model == "folder" else Path(__file__))
     with pytest.raises(SystemExit, match="2"):
         main(["app", model])
     message = capsys.readouterr().err
     assert message.startswith("error: MODEL ") and message.count("\n") == 1
+    assert "Unrecognized" not in message and "Repo id" not in message
+    with pytest.raises(SystemExit, match="2"):
+        main(["app", model, "--port", "70000"])
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_missing_gradio_is_named(

@@ -1,4 +1,4 @@
-"""A demo in a real browser: type, click, read the answer. Needs Gradio, Selenium, Chromium and its driver."""
+"""A demo in a real browser: type, click, read the answer. Needs Chromium, its driver and pins of `make test-app`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,17 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 120
 
 
+def chromium() -> str | None:
+    """Return the path of Chromium or Chrome, None without."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 @pytest.fixture(scope="module")
 def webdriver() -> Any:
     pytest.importorskip("gradio", reason="Gradio is not installed (the extra app)")
     found = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
-    for program in ("chromium", "chromedriver"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
+    if not chromium() or not shutil.which("chromedriver"):
+        pytest.skip("Chromium or chromedriver is not installed")
     return found
 
 
@@ -38,7 +42,7 @@ def browser(webdriver: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
+    options.binary_location = chromium()
     downloads = tmp_path_factory.mktemp("downloads")
     for argument in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
                      "--window-size=1200,900", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):  # fmt: skip

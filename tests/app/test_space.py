@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,15 @@ def test_a_space_replaces_nothing_and_needs_the_members_of_an_ensemble(
     (tmp_path / "adapter").mkdir()
     config = {"base_model_name_or_path": str(tmp_path / "encoder")}
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "run" / "seed-1").mkdir(parents=True)
+    (tmp_path / "run" / "seed-1" / "config.json").write_text("{}")
+    (tmp_path / "untrained").mkdir()
+    shutil.copy(one_task / "config.json", tmp_path / "untrained")
     for model, folder, message in (
+        (tmp_path / "mine", "new", "found neither config.json nor adapter_config.json"),
+        (tmp_path / "run", "new", "name one of its models: seed-1"),
+        (tmp_path / "mine" / "file", "new", "found a file"),
+        (tmp_path / "untrained", "new", "untrained: "),
         (tmp_path / "adapter", "new", "its adapter is for the encoder in the folder"),
         (one_task, "mine", "--space"),
         (tmp_path / "vote", "new", "must carry its members"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hf_layerfusion.cli import answers
 from hf_layerfusion.cli.script import parse_arguments, run_script, set_up_logging
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.recipe_arguments import (
@@ -164,3 +165,12 @@ def test_a_lost_connection_is_no_fault_of_the_disk() -> None:
 
     with pytest.raises(ConnectionResetError):
         run_script(main)
+
+
+def test_answers_are_printed_on_one_line_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(answers, "pipeline", lambda *_, **__: lambda text: [{"label": "good", "score": 0.5}])
+    answers.print_answers(tmp_path, ["two\nlines \x1b[31m\u202ered", ("x" * 10_000, "y")])
+    shown = capsys.readouterr().out.splitlines()[2:]
+    assert shown == ["  good (0.50)  two lines  [31m red", f"  good (0.50)  {'x' * 99}… | y"]

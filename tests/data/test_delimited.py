@@ -41,11 +41,22 @@ def test_quotes_are_part_of_the_texts_of_a_file_written_without_quoting(tmp_path
     assert examples["label"][:] == [int(line.split("\t")[position]) for line in content.splitlines()[1:]]
 
 
-TEXTS = ["plain", 'say "hi"', '"opens', 'closes"', "two\nlines", "with\ttab", "comma, here", '""', "x"]
+TEXTS = [
+    "plain",
+    'say "hi"',
+    '"opens',
+    'closes"',
+    "two\nlines",
+    "with\ttab",
+    "comma, here",
+    "semicolon; here",
+    '""',
+    "x",
+]
 
 
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
-@pytest.mark.parametrize(("suffix", "separator"), [(".tsv", "\t"), (".csv", ",")])
+@pytest.mark.parametrize(("suffix", "separator"), [(".tsv", "\t"), (".csv", ","), (".csv", ";")])
 def test_what_a_writer_of_csv_quotes_is_read_as_it_was(tmp_path, suffix, separator, quoting):
     path = tmp_path / f"a{suffix}"
     for texts in (TEXTS, [text for text in TEXTS if "\n" not in text and "\t" not in text], ["a", "b"]):

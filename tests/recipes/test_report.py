@@ -181,7 +181,12 @@ def test_a_run_without_its_data_says_so(data: Path, tmp_path: Path) -> None:
     text = Page(tmp_path / "report.html").text
     assert "Answers and truth are not shown" in text and "gone.csv" in text
     assert "1.000" in text  # the recorded accuracy
-    write_report([str(run), str(run)], tmp_path / "both.html")
+    assert "relative paths" not in text
+    write_json(run / "run" / "run.json", settings | {"train_file": "gone.csv", "test_file": "gone.csv"})
+    write_report([str(run)], tmp_path / "moved.html")
+    assert "call the command in the folder where the run was started" in Page(tmp_path / "moved.html").text
+    second = write_run(tmp_path / "second", data, np.eye(2)[labels_of(data)])
+    write_report([str(run), str(second)], tmp_path / "both.html")
     assert "could not be tested against each other" in Page(tmp_path / "both.html").text
 
 
@@ -245,13 +250,14 @@ def test_a_regression_and_several_labels_are_read(tmp_path: Path) -> None:
     assert "Predicted against true values" in text and "could not be tested" in text
 
 
-@pytest.mark.parametrize("fault", ["no run", "not ended", "exists", "no folder"])
+@pytest.mark.parametrize("fault", ["no run", "not ended", "exists", "no folder", "twice"])
 def test_a_report_refuses_in_one_line(
     runs: list[Path], tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, path = runs[0], tmp_path / "report.html"
     messages = {"no run": "must be the folder of a run", "not ended": "name a run that has ended",
-                "exists": "exists already", "no folder": "there is no folder"}  # fmt: skip
+                "exists": "exists already", "no folder": "there is no folder",
+                "twice": "named more than once"}  # fmt: skip
     if fault == "no run":
         run = tmp_path
     elif fault == "not ended":
@@ -259,10 +265,11 @@ def test_a_report_refuses_in_one_line(
         write_json(run / "run" / "run.json", {"train_file": "x"})
     elif fault == "exists":
         path.write_text("mine")
-    else:
+    elif fault == "no folder":
         path = tmp_path / "none" / "report.html"
+    twice = [f"{run}/../{run.name}"] if fault == "twice" else []
     with pytest.raises(SystemExit, match="2"):
-        main(["report", str(run), "--output_file", str(path)])
+        main(["report", str(run), *twice, "--output_file", str(path)])
     message = capsys.readouterr().err
     assert messages[fault] in message and message.count("\n") == 1
     assert not path.exists() or path.read_text() == "mine"

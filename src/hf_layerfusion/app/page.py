@@ -54,7 +54,9 @@ def answer_file(
         folder = Path(tempfile.mkdtemp())
         found = demo.predict_file(Path(path), text_column or "", text_pair_column or "", folder)
         files.extend(map(str, found))
-        return f"<p>{len(read_rows(found[0])):,} rows were answered; download the predictions below.</p>"
+        count = len(read_rows(found[0]))
+        what = "1 row was" if count == 1 else f"{count:,} rows were"
+        return f"<p>{what} answered; download the predictions below.</p>"
 
     return guarded(answer), files
 

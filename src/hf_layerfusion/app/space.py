@@ -7,11 +7,12 @@ from pathlib import Path
 from huggingface_hub import SpaceCardData
 
 import hf_layerfusion
-from hf_layerfusion.ensembling.ensemble_manifest import FILE_NAME as ENSEMBLE_FILE
+from hf_layerfusion.app.predictors import is_ensemble, open_predictor
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.markdown import escape_markdown, single_line
 from hf_layerfusion.hub.portable import LOCAL, portable
 from hf_layerfusion.hub.publish import NEVER_PUSHED, files_to_push
+from hf_layerfusion.recipes.model_setup import check_trained_folder
 from hf_layerfusion.storage import new_folder, read_object
 
 GRADIO = "6.31.0"
@@ -45,12 +46,14 @@ def write_space(name_or_path: str, folder: Path) -> None:
         folder: A new or empty folder.
 
     Raises:
-        UserError: The folder is not empty, or the model is an ensemble without its members or an adapter of an encoder
-            in a local folder.
+        UserError: The folder is not empty, or a local model cannot be opened, is an ensemble without its members or an
+            adapter of an encoder in a local folder.
     """
     source = Path(name_or_path)
     is_local = source.is_dir()
-    if is_local and (source / ENSEMBLE_FILE).is_file() and not (source / "members").is_dir():
+    if not is_ensemble(name_or_path):
+        check_trained_folder(f"MODEL {name_or_path}", source)
+    elif is_local and not (source / "members").is_dir():
         raise UserError(
             f"MODEL {name_or_path}: must carry its members, found an ensemble that names them; write it again with "
             "--carry_members True"
@@ -64,6 +67,7 @@ def write_space(name_or_path: str, folder: Path) -> None:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(place / name, target)
             _check_adapter(name_or_path, partial / MODEL)
+            open_predictor(name_or_path, use_cpu=True)  # what cannot be opened here cannot be in the Space
         title = single_line(source.resolve().name if is_local else source.name)
         package = Path(hf_layerfusion.__file__).parent
         shutil.copytree(package, partial / package.name, ignore=shutil.ignore_patterns("__pycache__"))

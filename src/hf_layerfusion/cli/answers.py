@@ -8,6 +8,9 @@ from transformers import pipeline
 
 from hf_layerfusion.cli.script import print_dry_run, print_outputs
 
+MOST_SHOWN = 100
+"""Number of characters of a text that are printed."""
+
 
 def print_run(results: dict[str, Any], training_arguments: Any, texts: Sequence[Any] = ()) -> None:
     """Print what a run measured and wrote, by the main process, and what its model answers.
@@ -36,5 +39,11 @@ def print_answers(folder: Path, texts: Sequence[Any]) -> None:
         first, second = (text, None) if isinstance(text, str) else text
         answer: Any = classifier(first if second is None else {"text": first, "text_pair": second})
         answer = answer[0] if isinstance(answer, list) else answer
-        shown = first if second is None else f"{first} | {second}"
+        shown = " | ".join(_shown(each) for each in (first, second) if each is not None)
         print(f"  {answer['label']} ({answer['score']:.2f})  {shown}")
+
+
+def _shown(text: str) -> str:
+    """Return a text as one line of a terminal, shortened, without control characters."""
+    line = "".join(each if each.isprintable() else " " for each in text)
+    return line if len(line) <= MOST_SHOWN else f"{line[: MOST_SHOWN - 1]}…"

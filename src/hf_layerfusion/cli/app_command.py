@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from hf_layerfusion.cli.recipe_command import check_model_path
+from hf_layerfusion.errors import UserError
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -28,6 +29,8 @@ def run(arguments: Namespace) -> None:
         UserError: Gradio is not installed, or whatever else the user can mend.
     """
     check_model_path("MODEL", arguments.model)
+    if arguments.port is not None and not 0 < arguments.port < 65_536:
+        raise UserError(f"--port must be from 1 to 65535, found {arguments.port}")
     if arguments.space is not None:
         from hf_layerfusion.app.space import write_space
 

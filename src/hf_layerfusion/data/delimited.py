@@ -68,7 +68,8 @@ def delimited_rows(
     Comma-separated files follow RFC 4180: a field may be in double quotes, inside which `""` is a literal quote.
     Tab-separated files are written with this quoting or without any; `is_unquoted` detects which, and without quoting
     double quotes are part of the text. A file whose header has tabs and no comma is tab-separated whatever its suffix,
-    like those of Stanford's CS 224N.
+    like those of Stanford's CS 224N. A CSV file whose header has semicolons and neither tab nor comma is separated by
+    semicolons, as Excel writes it where the comma is the decimal sign.
 
     Args:
         path: The file, for error messages.
@@ -83,7 +84,9 @@ def delimited_rows(
     first_line = next(iter(lines()))
     if "\t" in first_line and "," not in first_line:
         delimiter = "\t"
-    separator = "tab" if delimiter == "\t" else "comma"
+    elif delimiter == "," and ";" in first_line and "," not in first_line:
+        delimiter = ";"
+    separator = {"\t": "tab", ";": "semicolon"}.get(delimiter, "comma")
     unquoted = delimiter == "\t" and is_unquoted(lines())
     read: list[str] = []
     reader = csv.reader(
@@ -182,7 +185,7 @@ class _SwallowedRows:
             lines: Lines of the file that form the record.
             width: Number of fields in the header.
         """
-        if len(fields) == width and self.delimiter == ",":
+        if len(fields) == width and self.delimiter != "\t":
             if self.classes is None:
                 self.classes = [set() for _ in fields]
             for values, value in zip(self.classes, fields, strict=True):
@@ -193,7 +196,7 @@ class _SwallowedRows:
         parts = [line.rstrip("\r\n").split(self.delimiter) for line in lines]
         if self.delimiter == "\t" and sum(len(part) == width for part in parts) > 1:
             raise self.fault(row, len(lines))
-        if self.delimiter == "," and width > 1 and all(len(part) == width for part in parts):
+        if self.delimiter != "\t" and width > 1 and all(len(part) == width for part in parts):
             self.suspects.append((row, parts))
 
     def close(self) -> None:

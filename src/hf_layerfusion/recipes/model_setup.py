@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,6 +57,8 @@ DROPOUT_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 # Settings that transformers' own classifiers have as well.
 PLAIN_SETTINGS = {"classifier_dropout"}
+MODEL_FILES = ("config.json", "adapter_config.json")
+"""Files of which the folder of a model has one."""
 
 
 def resolve_path(name_or_path: str) -> str:
@@ -332,6 +335,29 @@ def store_label_values(config: Any, schema: LabelSchema) -> None:
         config.label_values = None  # those of the checkpoint that is trained further
 
 
+def check_trained_folder(where: str, path: Path) -> None:
+    """Check that what is at a path here, if anything, is the folder of a model.
+
+    Args:
+        where: What names it, for the message.
+        path: The folder; a Hub id that is no path here passes.
+
+    Raises:
+        UserError: It is a file, or a folder without a model.
+    """
+    if path.is_file():
+        raise UserError(
+            f"{where}: must be the folder of a trained model or a Hub id, found a file; name its folder"
+        )
+    if not path.is_dir() or any((path / name).is_file() for name in MODEL_FILES):
+        return
+    models = sorted(file.parent.name for file in path.glob("*/config.json"))
+    named = f"one of its models: {', '.join(models)}" if models else "another"
+    raise UserError(
+        f"{where}: must be the folder of a trained model, found neither {' nor '.join(MODEL_FILES)}; name {named}"
+    )
+
+
 def load_trained(arguments: CheckpointArguments) -> Any:
     """Return a trained classifier, of one task or several, as its checkpoint describes it.
 
@@ -339,6 +365,7 @@ def load_trained(arguments: CheckpointArguments) -> Any:
         UserError: The checkpoint is missing, corrupt, stored as pickle or lacks weights.
     """
     where = f"--model_name_or_path {arguments.model_name_or_path}"
+    check_trained_folder(where, Path(arguments.model_name_or_path))
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             resolve_path(arguments.model_name_or_path),

@@ -31,6 +31,7 @@ from hf_layerfusion.storage import read_object
 
 NUM_MISTAKES = 10
 STATE_FILE = "trainer_state.json"
+DATA_FILES = ("train_file", "validation_file", "test_file", "tasks_file")
 SPLITS = ("test", "validation", "eval", "predict")
 """Splits in the order in which a run is judged by them."""
 
@@ -152,12 +153,20 @@ def _task(folder: Path, name: str, settings: dict[str, Any], results: Mapping[st
         answers = task_answers(folder, name, settings) if name else run_answers(folder)
         labels, predictions = coded(answers)
     except UserError as error:
-        record.missing = str(error)
+        record.missing = f"{error}{_hint(settings)}"
         return record
     record.answers, record.labels, record.predictions = answers, labels, predictions
     record.intervals = metric_intervals(answers.schema.problem_type, labels, predictions)
     record.mistakes = _mistakes(folder, answers, labels, predictions, bool(name))
     return record
+
+
+def _hint(settings: Mapping[str, Any]) -> str:
+    """Return where to call the command if a run names files that are not there by relative paths, else nothing."""
+    paths = [Path(str(settings[name])) for name in DATA_FILES if settings.get(name)]
+    if all(path.is_absolute() or path.exists() for path in paths):
+        return ""
+    return "; the run names its files by relative paths: call the command in the folder where the run was started"
 
 
 def recorded_metrics(

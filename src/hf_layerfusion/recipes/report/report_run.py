@@ -23,9 +23,13 @@ def write_report(names: Sequence[str], path: Path) -> list[RunRecord]:
         The runs.
 
     Raises:
-        UserError: A folder is no finished run, or the file cannot be written.
+        UserError: A folder is no finished run or is named twice, or the file cannot be written.
     """
     check_output_file(path)
+    places = [Path(name).resolve() for name in names]
+    for name, place in zip(names, places, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"{name}: is named more than once; name each run once")
     runs = [read_run(name) for name in names]
     comparisons, note = compared(runs)
     page = render_report(runs, comparisons, note, __version__)
