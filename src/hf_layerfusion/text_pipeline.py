@@ -70,8 +70,6 @@ class PreparedTextClassificationPipeline(LengthBatchedPipeline):
         if most is not None:  # a model of this package, saved without a preparation
             tokenizer_kwargs.setdefault("truncation", True)
             tokenizer_kwargs.setdefault("max_length", min(most, self.tokenizer.model_max_length))
-        if getattr(self.model.config, "window_size", None):  # as long as the texts of training
-            tokenizer_kwargs.setdefault("truncation", True)
         inputs = clean_inputs(inputs, self._clean)
         if getattr(self.model.config, "pair_features", None):
             # Imported here, as that module needs the class that this one replaces.

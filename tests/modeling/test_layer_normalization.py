@@ -149,6 +149,20 @@ def test_a_model_around_a_plain_encoder_decides_for_that_encoder(tmp_path: Path)
     assert (plain.config.normalize_layers, plain.config.final_norm) == (False, None)
 
 
+@torch.no_grad()
+def test_a_model_that_received_its_weights_later_decides_then() -> None:
+    model = pooling_model(pooling="mean")
+    with torch.device("meta"):
+        later = pooling_model(pooling="mean")
+    assert later.config.normalize_layers == "auto"
+    later = later.to_empty(device="cpu")
+    later.load_state_dict(model.state_dict())
+    for name, buffer in model.named_buffers():
+        later.get_buffer(name).copy_(buffer)
+    assert torch.equal(later(**BATCH).logits, model(**BATCH).logits)
+    assert (later.config.normalize_layers, later.config.final_norm) == (True, "ln_f")
+
+
 def pooling_model_config() -> GRUFusionConfig:
     """The configuration of a model whose encoder has a final normalisation of another name."""
     return GRUFusionConfig(

@@ -193,6 +193,25 @@ def test_gradients_of_grus_are_those_of_torch(count: int, shared: bool) -> None:
         torch.testing.assert_close(gradient, other, rtol=0, atol=1e-12)
 
 
+def test_a_gru_may_train_its_bias_alone() -> None:
+    rnn, values = BidirectionalRNN(4, 3).double(), torch.randn(2, 5, 4, dtype=torch.float64)
+    rnn.requires_grad_(False)
+    biases = [each.requires_grad_() for each in rnn.weights("bias_hh")]
+    found, wanted = (
+        torch.autograd.grad(outputs.square().sum(), biases)
+        for outputs in (rnn(values, torch.ones(2, 5)), rnn.rnn(values)[0])
+    )
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", ["gru", "mingru"])
+def test_second_derivatives_are_refused(cell: str) -> None:
+    rnn, values = TOKEN_CELLS[cell](4, 3), torch.randn(2, 5, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(rnn(values, None).square().sum(), values, create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"no second derivatives.*use the cell 'lstm' or 'linear'"):
+        gradient.square().sum().backward()
+
+
 def test_padding_may_hold_anything() -> None:
     mask = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1]])
     for cell in TOKEN_CELLS:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import pipeline
 
 from hf_layerfusion import (
@@ -16,9 +17,10 @@ from hf_layerfusion import (
     GRUFusionConfig,
     LayerPoolingConfig,
 )
+from hf_layerfusion.ensembling.member_models import ONLY_TASK, MemberModel, Runtime
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.export.onnx_export import export_onnx
-from hf_layerfusion.modeling.windows import WINDOW_POOLINGS, split_windows
+from hf_layerfusion.modeling.windows import WINDOW_POOLINGS, WindowPooling, split_windows
 from tests.modeling.cases import SMALL
 from tests.tiny import tiny_config, tiny_tokenizer
 
@@ -135,6 +137,44 @@ def test_training_and_reloading(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(**encoded(very_long)).logits.softmax(-1)[0]
     assert [found[f"LABEL_{index}"] for index in range(3)] == pytest.approx(expected.tolist(), abs=1e-5)
+    member = MemberModel(tmp_path, Runtime())
+    logits = torch.from_numpy(member.predict(ONLY_TASK, [(very_long,)]))
+    torch.testing.assert_close(logits.softmax(-1)[0].double(), expected, rtol=0, atol=1e-5)
+    # So it does where the tokenizer was saved with the encoder's limit, as nothing says that texts are to be cut.
+    tiny_tokenizer().save_pretrained(tmp_path)
+    classify = pipeline("text-classification", model=str(tmp_path), device="cpu", top_k=None)
+    assert {each["label"]: each["score"] for each in classify([very_long])[0]} == pytest.approx(found)
+
+
+def test_every_input_of_the_tokens_is_cut_into_windows() -> None:
+    for build in (pooling_model, gru_model):
+        model, batch = build(**WINDOWS), encoded(LONG, SHORT)
+        with pytest.raises(ValueError, match=r"`position_ids` must be left out for texts of more than"):
+            model(**batch, position_ids=torch.arange(19).expand(2, -1))
+    boxes = torch.randint(5, (2, 19, 4))
+    windows = split_windows(batch["attention_mask"], SIZE, OVERLAP, (1, 1))
+    taken = windows.take_all({"bbox": boxes, "output_attentions": True, "head_mask": torch.ones(4)})
+    assert torch.equal(taken["bbox"], windows.take(boxes))
+    assert (taken["output_attentions"], taken["head_mask"].shape) == (True, (4,))
+
+
+class ExpInFloat32(TorchFunctionMode):
+    """Computes exp in float32, as autocast does on a GPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        return found.float() if func is torch.Tensor.exp else found
+
+
+@pytest.mark.parametrize("pooling", WINDOW_POOLINGS)
+def test_windows_are_pooled_under_autocast_of_a_gpu(pooling: str) -> None:
+    pool = WindowPooling(pooling, 4)
+    pool.reset_parameters()
+    values, texts = torch.randn(3, 4), torch.tensor([0, 0, 1])
+    with ExpInFloat32():
+        found = pool(values.bfloat16(), values, texts)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), pool(values, values, texts), rtol=0, atol=0.05)
 
 
 def test_what_windows_do_not_go_with(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from reproduction.run_recipes import RUN_RECIPES
 from tests.examples.command_line import parse
 from tests.tiny import tiny_texts, write_csv
 
+WINDOWS = ("window_size", "window_overlap", "window_pooling")
 TWEETS = RUN_RECIPES["tweets"].arguments
 
 
@@ -64,11 +65,28 @@ def test_training_prediction_and_pipeline_read_the_whole_text(tiny_encoder_dir: 
     }
     assert classify(*parse(TWEETS, prediction))["test_loss"] == pytest.approx(results["test_loss"], abs=1e-5)
 
+    rows = [f"{text},{text},{label}\n" for text, label in tiny_texts(16)]
+    (tmp_path / "pairs.csv").write_text("".join(["text,other,label\n", *rows]))
+    pairs = dict.fromkeys(files, tmp_path / "pairs.csv") | {"text_pair_column": "other"}
     for changes, message in (
+        (
+            {"window_size": None, "window_pooling": None, "max_seq_length": 30},
+            "--window_overlap needs windows, found --window_overlap 4",
+        ),
+        (
+            {**dict.fromkeys(WINDOWS), "model_name_or_path": tmp_path / "run", **pairs},
+            "--text_pair_column needs a model that reads its texts whole, found .* with window_size=32",
+        ),
+        (
+            {**dict.fromkeys(WINDOWS), "model_name_or_path": tmp_path / "run", "plot_layers": 1},
+            "--plot_layers draws texts that are read whole, found .* with window_size=32",
+        ),
         ({"text_pair_column": "text"}, "--window_size must be left out for pairs"),
         ({"plot_layers": 1}, "--plot_layers draws texts that are read whole"),
         ({"window_size": 65}, "`window_size` must lie between 3 and 64"),
         ({"freeze_encoder": True, "cache_frozen_states": tmp_path / "states"}, "found window_size=32"),
     ):
+        asked = options | {"output_dir": tmp_path / "refused"} | changes
+        arguments = parse(TWEETS, {name: value for name, value in asked.items() if value is not None})
         with pytest.raises(UserError, match=message):
-            classify(*parse(TWEETS, options | {"output_dir": tmp_path / "refused"} | changes))
+            classify(*arguments)

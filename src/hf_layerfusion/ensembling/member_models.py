@@ -144,7 +144,9 @@ class MemberModel:
         self.has_named_tasks = ONLY_TASK not in self.tasks
         self.sha256 = files_hash(folder)
         self._cleaners: dict[str, Callable[[str], str] | None] = {}
-        self.max_positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        self.max_positions = None  # where long texts are read in windows
+        if getattr(config, "window_size", None) is None:
+            self.max_positions = getattr(config.get_text_config(), "max_position_embeddings", None)
 
     def seen_texts(self) -> list[tuple[str, dict[str, Hashes] | None]]:
         """Return its name with the hashes of the texts that it was trained and selected on; None where these are

@@ -365,7 +365,12 @@ def choose_normalization(config: Any, encoder: PreTrainedModel) -> None:
 
 
 def final_norm(config: Any, encoder: PreTrainedModel) -> nn.Module | None:
-    """Return the encoder's final normalisation if the model applies it to all layers, otherwise `None`."""
+    """Return the encoder's final normalisation if the model applies it to all layers, otherwise `None`.
+
+    A model that was built on the meta device, and given its weights later, decides here.
+    """
+    if config.normalize_layers == "auto":
+        choose_normalization(config, encoder)
     return encoder.get_submodule(config.final_norm) if config.normalize_layers is True else None
 
 

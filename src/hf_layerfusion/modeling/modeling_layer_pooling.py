@@ -150,7 +150,7 @@ class BertWithPoolingModule(LayerFusionPreTrainedModel):
             input_ids, token_type_ids, inputs_embeds = map(
                 split.take, (input_ids, token_type_ids, inputs_embeds)
             )
-            attention_mask = split.mask
+            attention_mask, kwargs = split.mask, split.take_all(kwargs)
         outputs = self.model(
             input_ids, attention_mask, token_type_ids, inputs_embeds, encoder_states, **kwargs
         )

@@ -178,7 +178,8 @@ class BidirectionalRNN(TokenCell):
         weight = torch.stack(recurrent).unflatten(0, (-1, 2))
         bias = torch.stack(biases).unflatten(0, (-1, 2))
         gates = projected.unflatten(-1, (2, -1)).flatten(0, 1)
-        is_kept = torch.is_grad_enabled() and (gates.requires_grad or weight.requires_grad)
+        is_trained = gates.requires_grad or weight.requires_grad or bias.requires_grad
+        is_kept = torch.is_grad_enabled() and is_trained
         states, _ = gru_steps(gates, weight, bias, row_mask(attention_mask, projected.shape[0]), is_kept)
         return side_by_side(states, projected.shape[0])
 

@@ -206,7 +206,15 @@ def _scan_gradient(ctx, gradient):  # type: ignore[no-untyped-def]
     return gated_scan_backward(gradient, gates, states, real), None
 
 
+def _refuse_second_derivatives(ctx, *gradients):  # type: ignore[no-untyped-def]
+    raise NotImplementedError(
+        "a penalty on gradients must not go through a GRU on a CPU, a minGRU or a minLSTM, which have no second "
+        "derivatives, found a backward pass through their gradient; use the cell 'lstm' or 'linear'."
+    )
+
+
 gated_scan.register_autograd(_scan_gradient, setup_context=_keep_scan)
+gated_scan_backward.register_autograd(_refuse_second_derivatives)
 
 
 @torch.library.custom_op(f"{OPERATORS}::gru_steps", mutates_args=())
@@ -364,3 +372,4 @@ def _steps_gradient(ctx, gradient, _):  # type: ignore[no-untyped-def]
 
 
 gru_steps.register_autograd(_steps_gradient, setup_context=_keep_steps)
+gru_steps_backward.register_autograd(_refuse_second_derivatives)

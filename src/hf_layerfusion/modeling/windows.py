@@ -1,5 +1,6 @@
 """Windows of long texts: overlapping parts of a text that an encoder reads one by one, and their pooling."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,15 +17,35 @@ class Windows(NamedTuple):
         texts: Text of each window, `[N]`.
         places: Place of each window's tokens in the text, `[N, S]`.
         mask: 1 for the tokens of a window and 0 for its padding, `[N, S]`.
+        text_shape: Shape `[B, T]` of the texts.
     """
 
     texts: torch.Tensor
     places: torch.Tensor
     mask: torch.Tensor
+    text_shape: torch.Size
 
     def take(self, values: torch.Tensor | None) -> torch.Tensor | None:
         """Return the windows `[N, S, ...]` of values `[B, T, ...]` of the tokens; `None` stays `None`."""
         return None if values is None else values[self.texts.unsqueeze(1), self.places]
+
+    def take_all(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return inputs of an encoder by name, with the windows of those that hold a value for each token, `[B, T,
+        ...]`.
+
+        Raises:
+            ValueError: If they hold positions, which count the tokens of the text and not those of a window.
+        """
+        if inputs.get("position_ids") is not None:
+            raise ValueError(
+                "`position_ids` must be left out for texts of more than `window_size` tokens, whose windows each count "
+                "from their own start, found them given; leave them out."
+            )
+        shape = self.text_shape
+        return {
+            name: self.take(value) if isinstance(value, torch.Tensor) and value.shape[:2] == shape else value
+            for name, value in inputs.items()
+        }
 
 
 def split_windows(attention_mask: torch.Tensor, size: int, overlap: int, affixes: tuple[int, int]) -> Windows:
@@ -56,7 +77,7 @@ def split_windows(attention_mask: torch.Tensor, size: int, overlap: int, affixes
     mask = place < torch.minimum(before + length + after, lengths[texts]).unsqueeze(1)
     longest = int(mask.sum(dim=1).max())
     places = order[texts.unsqueeze(1), (shifted * mask)[:, :longest]]
-    return Windows(texts, places, mask.long()[:, :longest])
+    return Windows(texts, places, mask.long()[:, :longest], attention_mask.shape)
 
 
 def windows_of(
@@ -117,6 +138,7 @@ class WindowPooling(nn.Module):
             return values.new_zeros(shape).scatter_reduce(0, rows, values, "amax", include_self=False)
         scores = values.new_zeros(len(values)) if self.query is None else (keys @ self.query).to(values.dtype)
         highest = scores.new_zeros(shape[0]).scatter_reduce(0, texts, scores, "amax", include_self=False)
-        weights = (scores - highest.detach()[texts]).exp()
+        # Autocast computes exp in float32.
+        weights = (scores - highest.detach()[texts]).exp().to(values.dtype)
         weights = weights / weights.new_zeros(shape[0]).index_add(0, texts, weights)[texts]
         return values.new_zeros(shape).index_add(0, texts, weights.unsqueeze(1) * values)

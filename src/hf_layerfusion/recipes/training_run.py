@@ -113,11 +113,13 @@ def make_trainer(
     """Return a Trainer with a model whose new weights are initialised from the run's seed, without writing anything.
 
     Raises:
-        UserError: As `load_model`.
+        UserError: As `load_model` and `check_windows`.
     """
     set_seed(training_arguments.seed)
+    model = load_model(model_arguments, data.schema)
+    check_windows(model, model_arguments, data, training_arguments)
     return LayerFusionTrainer(
-        model=load_model(model_arguments, data.schema),
+        model=model,
         args=training_arguments,
         train_dataset=encoded["train"],
         eval_dataset=encoded.get("validation"),
@@ -126,6 +128,36 @@ def make_trainer(
         compute_metrics=compute_metrics_for(data.schema.problem_type),
         optimizer_cls_and_kwargs=chosen_optimizer(training_arguments),
     )
+
+
+def check_windows(
+    model: PreTrainedModel,
+    model_arguments: ModelArguments,
+    data: PreparedData,
+    training_arguments: RunTrainingArguments,
+) -> None:
+    """Check the options that depend on windows, which a trained checkpoint may read without being asked to.
+
+    Raises:
+        UserError: Windows of pairs of texts, or plots of their layers; or settings of windows without windows.
+    """
+    config = model.config
+    if getattr(config, "window_size", None) is None:
+        for option in ("window_overlap", "window_pooling"):
+            value = getattr(model_arguments, option)
+            if value is not None:
+                raise UserError(
+                    f"--{option} needs windows, found --{option} {value} without --window_size; add --window_size, or "
+                    f"leave --{option} out."
+                )
+        return
+    found = f"found {model_arguments.model_name_or_path} with window_size={config.window_size}"
+    if len(data.text_columns) > 1:
+        raise UserError(
+            f"--text_pair_column needs a model that reads its texts whole, {found}; name a checkpoint without windows."
+        )
+    if training_arguments.plot_layers:
+        raise UserError(f"--plot_layers draws texts that are read whole, {found}; leave out --plot_layers.")
 
 
 def train_and_predict(trainer: LayerFusionTrainer, encoded: dict[str, Dataset]) -> RunResult:

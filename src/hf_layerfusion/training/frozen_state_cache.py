@@ -48,7 +48,7 @@ def check_cacheable(model: nn.Module, args: LayerFusionTrainingArguments) -> Non
         )
     if getattr(model.config, "window_size", None) is not None:
         raise UserError(
-            "cache_frozen_states needs texts that the encoder reads whole, found window_size="
+            "cache_frozen_states and head_first_epochs need texts that the encoder reads whole, found window_size="
             f"{model.config.window_size}; leave out one of them"
         )
     if not getattr(model.config, "mask_padding", True):
