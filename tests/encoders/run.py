@@ -1,8 +1,8 @@
 """Checks every architecture of transformers that reads texts, and writes docs/encoders.md (`make encoders`).
 
 With names, as in `python -m tests.encoders.run bert gpt2`, it checks these and prints what it finds. With
-`--rows FILE` each row is kept in that file when it is done, so that a run that was stopped goes on. Ends with 1 if a
-cell fails.
+`--rows FILE` each row is kept in that file when it is done, so that a run that was stopped goes on. With `--onnx` each
+row has a column for the export, which doubles the time. Ends with 1 if a cell fails.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import transformers
 
 from hf_layerfusion.modeling.encoders import is_causal
-from tests.encoders.sweep import MODELS, Result, check
+from tests.encoders.sweep import MODELS, Result, check, check_export
 from tests.encoders.tiny_encoders import skipped_types, text_types, tiny_encoder_config, why_not_built
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "encoders.md"
@@ -35,8 +35,8 @@ layers of each task's own, and checks that
 - every token of a text changes the logits;
 - a long text, of several blocks of sparse attention, is answered as in a batch too;
 - the states that are fused are what the encoder's layers return, after its final normalisation where it has one;
-- a saved model answers alike when the Auto class opens it, and a model around an encoder's own checkpoint reads that
-  encoder's states;
+- a saved model answers alike when the Auto class opens it, or the code in its own folder, and a model around an
+  encoder's own checkpoint reads that encoder's states;
 - all tasks in one pass are answered as each by itself.
 
 What holds for some and makes no cell fail is listed as a limit: padding on the left, and weights that take no part.
@@ -63,7 +63,7 @@ batches alike.
 """
 
 
-def run(names: list[str], rows: Path | None = None) -> dict[str, dict[str, Result]]:
+def run(names: list[str], rows: Path | None = None, onnx: bool = False) -> dict[str, dict[str, Result]]:
     """The result of each column, by architecture; rows of an earlier run are taken from the file `rows`."""
     found: dict[str, dict[str, Result]] = {}
     if rows is not None and rows.exists():
@@ -74,6 +74,8 @@ def run(names: list[str], rows: Path | None = None) -> dict[str, dict[str, Resul
         if name in found:
             continue
         found[name] = {column: check(name, column) for column in MODELS}
+        if onnx:
+            found[name]["ONNX"] = check_export(name)
         if rows is not None:
             cells = {column: [cell.kind, cell.line] for column, cell in found[name].items()}
             with rows.open("a", encoding="utf-8") as file:
@@ -106,7 +108,8 @@ def page(found: dict[str, dict[str, Result]], skipped: dict[str, str]) -> str:
     some = {n: row for n, row in others.items() if any(cell.kind != "refused" for cell in row.values())}
     if some:
         parts.append(f"## Some models pass: {len(some)} architectures\n")
-        parts.append("| architecture | " + " | ".join(MODELS) + " |\n|---" * 1 + "|---" * len(MODELS) + "|")
+        columns = next(iter(found.values()))
+        parts.append("| architecture | " + " | ".join(columns) + " |\n|---" + "|---" * len(columns) + "|")
         for name, row in some.items():
             parts.append(f"| `{name}` | " + " | ".join(SIGNS[cell.kind] for cell in row.values()) + " |")
         parts.append("")
@@ -162,9 +165,10 @@ def main(names: list[str]) -> int:
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
     rows = Path(names.pop(names.index("--rows") + 1)) if "--rows" in names else None
-    names = [name for name in names if name != "--rows"]
+    onnx = "--onnx" in names
+    names = [name for name in names if name not in ("--rows", "--onnx")]
     unfit = {} if names else {name: reason for name in text_types() if (reason := why_not_built(name))}
-    found = run(names or [name for name in text_types() if name not in unfit], rows)
+    found = run(names or [name for name in text_types() if name not in unfit], rows, onnx)
     if not names:
         PAGE.write_text(page(found, skipped_types() | unfit), encoding="utf-8")
     return int(any(cell.kind == "fails" for row in found.values() for cell in row.values()))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, BertTokenizer
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from hf_layerfusion import (
     BertForGRUFusionClassification,
@@ -22,8 +24,10 @@ from hf_layerfusion import (
     GRUFusionConfig,
     LayerPoolingConfig,
 )
+from hf_layerfusion.export import export_onnx
 from hf_layerfusion.modeling.encoders import complete_inputs, encoder_of, sees_padding
 from tests.encoders.tiny_encoders import VOCABULARY, tiny_encoder_config
+from tests.tiny import VOCABULARY as WORDS
 
 SHORT, LONG, BLOCKS = 7, 12, 45  # the last one spans several windows and blocks of sparse attention
 PAD = 1
@@ -106,6 +110,26 @@ def check(name: str, column: str) -> Result:
     return Result("limited", "; ".join(limits)) if limits else Result("passes")
 
 
+def check_export(name: str) -> Result:
+    """Export the pooling as an ONNX graph, which is compared with the model on batches of several sizes and lengths.
+
+    It takes about as long as all other cells of a row.
+    """
+    torch.manual_seed(0)
+    try:
+        model = layer_pooling(tiny_encoder_config(name)).eval()
+        strengthen(model)
+        tokenizer = BertTokenizer(vocab=dict(list(WORDS.items())[:VOCABULARY]))
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+        with tempfile.TemporaryDirectory() as folder:
+            export_onnx(model, tokenizer, Path(folder) / "onnx")
+    except ValueError as error:
+        return Result("refused" if "\n" not in str(error) else "fails", str(error))
+    except Exception as error:
+        return Result("fails", f"cannot be exported: {one_line(error)}")
+    return Result("passes")
+
+
 def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
@@ -135,7 +159,7 @@ def pad(ids: torch.Tensor, length: int, side: str) -> dict[str, torch.Tensor]:
 
 def all_logits(model: Any, **batch: torch.Tensor) -> torch.Tensor:
     """The logits of every task, `[B, C]`."""
-    if isinstance(model, CerbertusForMultitask):
+    if model.config.model_type == CerbertusConfig.model_type:
         return torch.cat([model(task=task, **batch).logits for task in TASKS], dim=-1)
     return model(**batch).logits
 
@@ -258,13 +282,18 @@ def states_of_layers(model: Any) -> str:
 
 
 def reloaded(model: Any) -> str:
-    """Saved and opened by the Auto class, it answers alike."""
+    """Saved and opened by the Auto class, and by the code in its folder, it answers alike."""
     batch = pad(text(SHORT, 0), LONG, "right")
     expected = all_logits(model, **batch)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         loaded = AutoModelForSequenceClassification.from_pretrained(folder)
-        return differ(all_logits(loaded, **batch), expected)
+        if problem := differ(all_logits(loaded, **batch), expected):
+            return problem
+        reference = model.config.auto_map["AutoModelForSequenceClassification"]
+        loaded = get_class_from_dynamic_module(reference, folder).from_pretrained(folder)
+        problem = differ(all_logits(loaded.eval(), **batch), expected)
+        return f"by the code in its folder {problem}" if problem else ""
 
 
 def around_a_checkpoint(model: Any) -> str:

@@ -171,6 +171,20 @@ def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.iterdir())
 
 
+def test_an_encoder_that_torch_cannot_export_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise torch.onnx.OnnxExporterError("Failed.\nNext steps: ...") from RuntimeError(
+            "Cannot guard\non it"
+        )
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    with pytest.raises(UserError, match=r"^model: must be .*\(Cannot guard\); use another encoder\.$"):
+        export_onnx(build_cheap("lstm-cls"), tiny_tokenizer(), tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(

@@ -77,7 +77,7 @@ def export_onnx(
     Raises:
         UserError: If packages are missing, the folder contains files, the tokenizer returns inputs that the graph does
             not have, the logits of graph and model differ by more than 1e-4 (as with encoders that fix the length of
-            the example), or quantisation fails. Nothing is written then.
+            the example), torch cannot export the encoder, or quantisation fails. Nothing is written then.
     """
     require("onnx", "onnxscript", "onnxruntime")
     target = Path(folder)
@@ -242,15 +242,23 @@ def write_graph(model: nn.Module, batch: dict[str, torch.Tensor], path: Path) ->
     dimensions = {name: {0: "batch", value.dim() - 1: "length"} for name, value in batch.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's warnings about its own code
-        program: Any = torch.onnx.export(
-            model.eval(),
-            kwargs=batch,
-            dynamo=True,
-            dynamic_shapes=dimensions,
-            input_names=list(batch),
-            output_names=["logits"],
-            verbose=False,
-        )
+        try:
+            program: Any = torch.onnx.export(
+                model.eval(),
+                kwargs=batch,
+                dynamo=True,
+                dynamic_shapes=dimensions,
+                input_names=list(batch),
+                output_names=["logits"],
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            # Its message is a page of advice on torch's own code; the cause says what could not be translated.
+            reason = next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
+            raise UserError(
+                f"model: must be one that torch {torch.__version__} can export, found that it cannot ({reason[:200]}); "
+                "use another encoder."
+            ) from error
     program.save(path)
 
 
