@@ -135,7 +135,7 @@ def draw(series: dict[str, Any]) -> None:
         axis.set_xscale("log", base=2)
         axis.set_xticks(places, [f"{place:,}" for place in places])
         axis.minorticks_off()
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
         axis.set(xlabel=below, ylabel=beside)
         axis.legend(frameon=False)
     figure.savefig(FIGURE, dpi=120)
