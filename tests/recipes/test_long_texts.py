@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import pipeline
+from transformers import PreTrainedTokenizer, pipeline
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.recipes.model_setup import window_affixes
 from hf_layerfusion.recipes.training_run import classify
 from reproduction.run_recipes import RUN_RECIPES
 from tests.examples.command_line import parse
-from tests.tiny import tiny_texts, write_csv
+from tests.tiny import tiny_texts, tiny_tokenizer, write_csv
 
 WINDOWS = ("window_size", "window_overlap", "window_pooling")
 TWEETS = RUN_RECIPES["tweets"].arguments
@@ -90,3 +92,30 @@ def test_training_prediction_and_pipeline_read_the_whole_text(tiny_encoder_dir: 
         arguments = parse(TWEETS, {name: value for name, value in asked.items() if value is not None})
         with pytest.raises(UserError, match=message):
             classify(*arguments)
+
+
+class WordsOfPython(PreTrainedTokenizer):
+    """A tokenizer without the tokenizers library, whose mask of special tokens is 0 everywhere."""
+
+    vocab_size = 4
+    pieces = ("a", "<unk>", "<s>", "</s>")
+
+    def get_vocab(self) -> dict[str, int]:
+        return {piece: index for index, piece in enumerate(self.pieces)}
+
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        return text.split()
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self.get_vocab().get(token, 1)
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self.pieces[index]
+
+    def build_inputs_with_special_tokens(self, ids: list[int], pair: list[int] | None = None) -> list[int]:
+        return [2, *ids, 3, 3]
+
+
+def test_special_tokens_around_a_text_are_counted_for_every_tokenizer() -> None:
+    assert window_affixes(WordsOfPython(unk_token="<unk>")) == [1, 2]
+    assert window_affixes(tiny_tokenizer()) == [1, 1]

@@ -197,9 +197,12 @@ def load_tokenizer(
 
 def window_affixes(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the number of special tokens that a tokenizer puts before and after a text."""
-    special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-    text = special.index(0)
-    return [text, special[text:].count(1)]
+    # Not by the mask of special tokens, which tokenizers without the tokenizers library may leave at zero.
+    whole = tokenizer("a")["input_ids"]
+    text = tokenizer("a", add_special_tokens=False)["input_ids"]
+    added = len(whole) - len(text)
+    before = next((start for start in range(added + 1) if whole[start : start + len(text)] == text), 0)
+    return [before, added - before]
 
 
 def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
