@@ -47,6 +47,12 @@ def test_the_final_normalisation_is_found_by_what_it_returns(name: str) -> None:
     assert all(module.training for module in encoder.modules())
 
 
+def test_the_final_normalisation_is_found_where_the_encoder_overflows() -> None:
+    encoder = tiny_encoder("gpt2")
+    torch.nn.init.constant_(encoder.wte.weight, torch.inf)
+    assert find_final_norm(encoder) == "ln_f"
+
+
 def pooling_model(name: str = "gpt2", **settings: Any) -> BertWithPoolingModule:
     torch.manual_seed(0)
     encoder = tiny_encoder_config(name)

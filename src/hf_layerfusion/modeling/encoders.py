@@ -328,7 +328,10 @@ def find_final_norm(encoder: PreTrainedModel) -> str | None:
     alike = [
         name
         for name, output in found.items()
-        if output.numel() == last.numel() and torch.equal(output.flatten(), last.flatten())
+        if output.numel() == last.numel()
+        and output.dtype == last.dtype
+        # NaN too, as that of half precision that overflows, is the output of the same normalisation.
+        and torch.allclose(output.flatten(), last.flatten(), rtol=0, atol=0, equal_nan=True)
     ]
     return alike[-1] if alike else None
 
