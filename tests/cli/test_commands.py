@@ -294,7 +294,7 @@ def test_debug_data_names_what_is_wrong_with_its_rows(
         "1 of these have another label there (rows 23)",
         "1 texts hold characters of a wrong decoding, such as â€™ or Ã© (rows 24)",
         "1 texts hold HTML entities, such as &amp; (rows 24)",
-        "1 texts have more than 64 tokens and are cut, 4% of all (rows 25)",
+        "1 texts have more than 64 tokens and are cut, 4% of all (--window_size reads them in windows) (rows 25)",
         "1 texts stand in train too (rows 3)",
         "1 texts differ from a text of train in capitals or signs alone (rows 2)",
         "classes that train does not have: neutral",

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import CLIPConfig, PreTrainedConfig, ViTConfig, WhisperConfig
+from transformers import PreTrainedConfig, ViTConfig, Wav2Vec2Config, WhisperConfig
 
 from hf_layerfusion.__main__ import main
 from tests.tiny import tiny_tokenizer
 
-CONFIGS: dict[str, type[PreTrainedConfig]] = {"vit": ViTConfig, "clip": CLIPConfig, "whisper": WhisperConfig}
+CONFIGS: dict[str, type[PreTrainedConfig]] = {
+    "vit": ViTConfig, "wav2vec2": Wav2Vec2Config, "whisper": WhisperConfig,
+}  # fmt: skip
 
 COMMANDS = {
     "train": ["train", "--train_file", "rows.csv", "--output_dir", "out/run", "--use_cpu"],
@@ -52,5 +54,5 @@ def test_the_probe_refuses_them_too(
 ) -> None:
     monkeypatch.chdir(folder)
     with pytest.raises(SystemExit):
-        main(["probe", "clip", "--train_file", "rows.csv"])
-    assert "error: encoder clip: " in capsys.readouterr().err
+        main(["probe", "vit", "--train_file", "rows.csv"])
+    assert "error: encoder vit: " in capsys.readouterr().err

@@ -50,7 +50,6 @@ BAD_FUSION: list[tuple[str, Any]] = [
     ("mask_padding", "yes"),
     ("freeze_fusion", 1),
     ("encoder_config", "bert-base-uncased"),
-    ("encoder_config", {"model_type": "t5"}),
     ("encoder_config", {"model_type": "bert", "num_hidden_layers": 0}),
     ("encoder_config", {"model_type": "bert", "num_hidden_layers": -1}),
     ("encoder_config", {"model_type": "bert", "hidden_size": 0}),
