@@ -11,12 +11,13 @@ DOCS   := $(VENV)/.docs-installed
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test faults test-lowest test-next test-app test-common encoders test-wheel lint newer-python docs docs-examples bench cards release clean
+.PHONY: help demo test test-slow faults test-lowest test-next test-app test-common encoders test-wheel lint newer-python docs docs-examples bench cards release clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         train on the sample, offline, and show what the model says (under 5 minutes)"
 	@echo "make test         run the test suite (under 10 minutes)"
+	@echo "make test-slow    run the tests that take minutes: pages of docs, notebooks, launches, a browser where there is one"
 	@echo "make test-lowest  run it with the lowest versions that setup.cfg allows (Python 3.10 to 3.12)"
 	@echo "make test-next    run the Trainer's tests with the newest transformers that the registry has"
 	@echo "make test-app     run the tests of the demo, in Chromium too (needs chromium and chromedriver)"
@@ -47,6 +48,10 @@ demo: $(STAMP)
 # Two processes, a file of tests each: the smallest machine that the suite is meant for has two cores.
 test: $(STAMP)
 	$(PYTEST) --numprocesses 2 --dist loadfile -m "not wheel and not slow"
+
+# What `make test` leaves out for its time.
+test-slow: $(STAMP)
+	$(PYTEST) -m "slow and not wheel"
 
 # `make test` in an environment of its own.
 test-lowest:

@@ -60,7 +60,13 @@ def check(model: PreTrainedModel, siamese: bool = False) -> int:
     return made[0]
 
 
-@pytest.mark.parametrize("case", GRAPHS)
+# Recurrences of torch take about 13 seconds to compile; `make test` compiles one along the tokens and one along layers.
+SLOW = ("share-lstm", "share_depth-gru")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in GRAPHS]
+)
 def test_no_graph_for_a_new_length(case: str) -> None:
     assert check(build(case, encoder_config=tiny_config("bert", 2))) == GRAPHS[case]
     for reason in counters["graph_break"]:
