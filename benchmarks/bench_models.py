@@ -138,13 +138,13 @@ def compare(
         f"{'':26}{'bound':>7}{'train':>8}{'target':>8}{'forward':>9}{'target':>8}{'memory':>8}   ms, ms, MB"
     )
     for name in models:
-        ratios = [ratio(seconds[name, t], seconds[plain, t]) for t in (True, False)]
+        medians = [ratio(seconds[name, t], seconds[plain, t]) for t in (True, False)]
         bound, memory = work[name] / work[plain], peaks[name] / peaks[plain]
         wanted = targets.get(name, (bound + 0.05, bound + 0.05))
         missed = [
             what
             for what, found, most in zip(
-                ("train", "forward", "memory"), (*ratios, memory), (*wanted, MEMORY_TARGET), strict=True
+                ("train", "forward", "memory"), (*medians, memory), (*wanted, MEMORY_TARGET), strict=True
             )
             if found > most
         ]
@@ -163,7 +163,7 @@ def compare(
             record(f"memory of a training step of {size}", [memory], MEMORY_TARGET, peer=peer)
         times = ", ".join(f"{1000 * median(seconds[name, t]):.0f}" for t in (True, False))
         print(
-            f"{name:26}{bound:7.2f}{ratios[0]:8.2f}{wanted[0]:8.2f}{ratios[1]:9.2f}{wanted[1]:8.2f}{memory:8.2f}   "
+            f"{name:26}{bound:7.2f}{medians[0]:8.2f}{wanted[0]:8.2f}{medians[1]:9.2f}{wanted[1]:8.2f}{memory:8.2f}   "
             f"{times}, {peaks[name] / 1e6:.0f}{verdict}"
         )
 
