@@ -25,6 +25,7 @@ from common import (
     machine,
     prepare,
     ratio,
+    ratios,
     record,
 )
 from memory import peak_bytes
