@@ -1,3 +1,5 @@
+import multiprocessing
+from multiprocessing.context import DefaultContext
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +7,7 @@ import datasets
 import pytest
 from datasets import Dataset
 
+from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes import prepared_cache
 from hf_layerfusion.recipes.data_preparation import encode_splits
 from hf_layerfusion.recipes.prepared_cache import tokenization_key
@@ -52,3 +55,26 @@ def test_a_large_split_is_prepared_by_a_process_per_core(monkeypatch: pytest.Mon
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert prepared_cache.worker_processes(split) == 2
     assert prepared_cache.worker_processes(split.select([0])) is None
+
+
+def test_asking_for_processes_leaves_their_start_method_to_the_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = DefaultContext(multiprocessing.get_context("fork"))
+    monkeypatch.setattr(multiprocessing, "get_start_method", context.get_start_method)
+    prepared_cache.worker_processes(Dataset.from_dict({"text": ["a"] * prepared_cache.ROWS_OF_LARGE_SPLITS}))
+    context.set_start_method("spawn")  # raises if it has been set
+
+
+def test_a_cache_that_cannot_be_written_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(prepared_cache, "ROWS_OF_LARGE_SPLITS", 1)
+    monkeypatch.setattr("hf_layerfusion.recipes.data_preparation.worker_processes", lambda split: None)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
+    split = Dataset.from_dict({"text": ["a good day"]})
+    with pytest.raises(
+        UserError, match=r"^cache .*file \(environment variable HF_DATASETS_CACHE\): cannot be written"
+    ):
+        encode_splits({"train": split}, lambda batch: tiny_tokenizer()(batch["text"]), 512, "key")

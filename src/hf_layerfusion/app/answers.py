@@ -135,12 +135,12 @@ class Demo:
 
     @property
     def takes_pairs(self) -> bool:
-        """Whether a second text may be given."""
+        """True for a model that accepts a second text."""
         return any(kind.pair is not False for kind in self.tasks.values())
 
     @property
     def needs_pairs(self) -> bool:
-        """Whether a second text must be given."""
+        """True for a model that requires a second text."""
         return all(kind.pair for kind in self.tasks.values())
 
     def answer(self, text: str, second: str = "") -> Answer:

@@ -39,7 +39,7 @@ class TaskKind:
 
     @property
     def is_regression(self) -> bool:
-        """Whether its score is a value."""
+        """True for a task whose score is a value instead of probabilities."""
         return self.problem_type == "regression"
 
 

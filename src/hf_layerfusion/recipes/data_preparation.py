@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +23,7 @@ from hf_layerfusion.ensembling.trained_texts import Hashes
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.recipes.prepared_cache import cached_by_content, tokenization_key, worker_processes
 from hf_layerfusion.recipes.recipe_arguments import DataArguments
+from hf_layerfusion.storage import writable
 
 # Choices for the texts that `--remove_duplicates` compares.
 DUPLICATES_IN = ("train", "all")
@@ -438,14 +440,15 @@ def encode_splits(
     encoded = {}
     for name, split in splits.items():
         unused = [column for column in split.column_names if column != "label"]
-        inputs = split.map(
-            encode,
-            batched=True,
-            remove_columns=unused,
-            desc=f"tokenizing {name}",
-            num_proc=worker_processes(split),
-            **cached_by_content(split, key),
-        )
+        with writable(f"cache {datasets.config.HF_DATASETS_CACHE} (environment variable HF_DATASETS_CACHE)"):
+            inputs = split.map(
+                encode,
+                batched=True,
+                remove_columns=unused,
+                desc=f"tokenizing {name}",
+                num_proc=worker_processes(split),
+                **cached_by_content(split, key),
+            )
         if (longest := _longest(inputs)) > most_tokens:
             raise UserError(
                 f"{name}: a text has {longest} tokens and the tokenizer allows {most_tokens}; set --max_seq_length "

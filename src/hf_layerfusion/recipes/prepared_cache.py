@@ -26,7 +26,9 @@ def worker_processes(split: Dataset) -> int | None:
     The processes of a distributed run on this machine share its cores. Where processes cannot be forked, there is
     only this one, as others would run the user's script again.
     """
-    if len(split) < ROWS_OF_LARGE_SPLITS or multiprocessing.get_start_method() != "fork":
+    # `get_start_method()` alone would choose the method for the whole program; the first of all methods is the default.
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    if len(split) < ROWS_OF_LARGE_SPLITS or method != "fork":
         return None
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return cores if cores > 1 else None

@@ -97,7 +97,7 @@ class RunRecord:
 
     @property
     def has_tasks(self) -> bool:
-        """Whether it is a run of several tasks."""
+        """True for a run of several tasks."""
         return bool(self.tasks and self.tasks[0].name)
 
 

@@ -96,7 +96,7 @@ class Comparison:
 
 @dataclass
 class RunView:
-    """What the page shows of a run beside its record: figures and texts that are made of it."""
+    """Section of a run on the page: its record, and the figures and texts made of it."""
 
     record: RunRecord
     facts: list[tuple[str, str]]
