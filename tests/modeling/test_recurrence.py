@@ -169,8 +169,11 @@ def test_2048_steps_are_as_exact_as_one(cell: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(("count", "shared"), [(2, False), (2, True)])
-def test_gradients_of_grus_are_those_of_torch(count: int, shared: bool) -> None:
+def test_gradients_of_grus_are_those_of_torch(
+    count: int, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Several GRUs at once, on parts of their inputs, against torch's GRU on each text alone."""
+    monkeypatch.setattr(recurrent_steps, "ROWS_AT_ONCE", 40)  # three of the 20 steps
     cells = [BidirectionalRNN(4, 3).double() for _ in range(1 if shared else count)]
     parts = [
         [torch.randn(3, 20, 2, dtype=torch.float64, requires_grad=True) for _ in range(2)]

@@ -49,14 +49,17 @@ class TokenCell(nn.Module):
         Returns:
             `[B, T, C * D]`.
         """
-        each = list(cells) * (len(inputs) // len(cells))
-        projected = [cell.project_parts(parts) for cell, parts in zip(each, inputs, strict=True)]
-        return self.run(cells, torch.stack(projected), attention_mask)
+        weights = [cell.input_weights() for cell in cells] * (len(inputs) // len(cells))
+        projected = [project_parts(parts, *each) for parts, each in zip(inputs, weights, strict=True)]
+        return self.run(cells, projected, attention_mask)
 
     def run(
-        self, cells: Sequence["TokenCell"], projected: torch.Tensor, attention_mask: torch.Tensor | None
+        self,
+        cells: Sequence["TokenCell"],
+        projected: Sequence[torch.Tensor],
+        attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Map the projections of several cells, `[C, B, T, P]`, to their outputs side by side, `[B, T, C * D]`.
+        """Map the projections of several cells, each `[B, T, P]`, to their outputs side by side, `[B, T, C * D]`.
 
         Args:
             cells: The cells, as for `run_parts`.
@@ -73,15 +76,6 @@ class TokenCell(nn.Module):
         """
         return self.run_parts([self], [[inputs]], attention_mask)
 
-    def project_parts(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the projection `[B, T, P]` of the concatenation of `parts`, each `[B, T, F']`."""
-        weight, bias = self.input_weights()
-        weights = weight.split([part.shape[-1] for part in parts], dim=1)
-        projected = F.linear(parts[0], weights[0], bias)
-        for part, columns in zip(parts[1:], weights[1:], strict=True):
-            projected = projected + F.linear(part, columns)
-        return projected
-
     def project(self, part: torch.Tensor, start: int) -> torch.Tensor:
         """Return the projection `[B, T, P]` of input columns `start …`, `[B, T, F']`, without the bias."""
         return F.linear(part, self.input_weights()[0][:, start : start + part.shape[-1]])
@@ -93,7 +87,7 @@ class TokenCell(nn.Module):
 
     def run_projected(self, projected: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Return the output of `forward` for the sum of the results of `project` for all parts."""
-        return self.run([self], (projected + self.input_weights()[1]).unsqueeze(0), attention_mask)
+        return self.run([self], [projected + self.input_weights()[1]], attention_mask)
 
 
 class TokenLinear(nn.Linear, TokenCell):
@@ -113,10 +107,13 @@ class TokenLinear(nn.Linear, TokenCell):
         return self.weight, self.bias
 
     def run(
-        self, cells: Sequence[TokenCell], projected: torch.Tensor, attention_mask: torch.Tensor | None
+        self,
+        cells: Sequence[TokenCell],
+        projected: Sequence[torch.Tensor],
+        attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """Return the projections side by side."""
-        return side_by_side(projected.flatten(0, 1), projected.shape[0])
+        return torch.cat(list(projected), dim=-1)
 
     def forward(  # type: ignore[override]
         self, inputs: torch.Tensor, attention_mask: torch.Tensor | None
@@ -170,18 +167,20 @@ class BidirectionalRNN(TokenCell):
         return run_unpadded(self.rnn, inputs, attention_mask)
 
     def run(
-        self, cells: Sequence[TokenCell], projected: torch.Tensor, attention_mask: torch.Tensor | None
+        self,
+        cells: Sequence[TokenCell],
+        projected: Sequence[torch.Tensor],
+        attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """Run GRUs on their input gates; see `TokenCell.run`."""
         recurrent = [weight for cell in cells for weight in cell.weights("weight_hh")]  # type: ignore[operator]
         biases = [bias for cell in cells for bias in cell.weights("bias_hh")]  # type: ignore[operator]
         weight = torch.stack(recurrent).unflatten(0, (-1, 2))
         bias = torch.stack(biases).unflatten(0, (-1, 2))
-        gates = projected.unflatten(-1, (2, -1)).flatten(0, 1)
-        is_trained = gates.requires_grad or weight.requires_grad or bias.requires_grad
-        is_kept = torch.is_grad_enabled() and is_trained
-        states, _ = gru_steps(gates, weight, bias, row_mask(attention_mask, projected.shape[0]), is_kept)
-        return side_by_side(states, projected.shape[0])
+        is_kept = torch.is_grad_enabled() and any(each.requires_grad for each in (*projected, weight, bias))
+        real = None if attention_mask is None else attention_mask.bool()
+        states: torch.Tensor = gru_steps(projected, weight, bias, real, is_kept)[0]
+        return states
 
     def run_projected(self, projected: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Return the output of `forward` for the sum of the projections of all parts."""
@@ -241,12 +240,17 @@ class MinGRU(TokenCell):
         return self.gates.weight, self.gates.bias
 
     def run(
-        self, cells: Sequence[TokenCell], projected: torch.Tensor, attention_mask: torch.Tensor | None
+        self,
+        cells: Sequence[TokenCell],
+        projected: Sequence[torch.Tensor],
+        attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """Scan the gates; see `TokenCell.run`."""
-        gates = self.scan_gates(projected.unflatten(-1, (2, -1)).flatten(0, 1))
-        states = self.scan(gates, row_mask(attention_mask, projected.shape[0]))
-        return side_by_side(states, projected.shape[0])
+        count = len(projected)
+        gates = self.scan_gates(torch.cat(list(projected)).unflatten(-1, (2, -1)))
+        real = None if attention_mask is None else attention_mask.bool().repeat(count, 1)
+        states = self.scan(gates, real)
+        return states if count == 1 else states.unflatten(0, (count, -1)).permute(1, 2, 0, 3).flatten(2)
 
     def scan_gates(self, gates: torch.Tensor) -> torch.Tensor:
         """Return the logits of z and the candidates before g, `[R, T, 2, 2 * H]`, from the gates of the cell."""
@@ -278,16 +282,17 @@ TOKEN_CELLS: dict[str, Callable[[int, int], TokenCell]] = {
 """Cells by name: functions from the width of the inputs and the units per direction to a cell."""
 
 
-def side_by_side(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the outputs of `count` cells, below each other in `[count * B, T, D]`, as `[B, T, count * D]`."""
-    if count == 1:
-        return rows
-    return rows.unflatten(0, (count, -1)).permute(1, 2, 0, 3).flatten(2)
-
-
-def row_mask(attention_mask: torch.Tensor | None, count: int) -> torch.Tensor | None:
-    """Return the real tokens of `count` batches, one after the other, `[count * B, T]`."""
-    return None if attention_mask is None else attention_mask.bool().repeat(count, 1)
+def project_parts(parts: Sequence[torch.Tensor], weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Return the projection `[B, T, P]` of the concatenation of `parts`, each `[B, T, F']`."""
+    columns = weight.split([part.shape[-1] for part in parts], dim=1)
+    projected = F.linear(parts[0], columns[0], bias)
+    if len(parts) == 1:
+        return projected
+    rows = projected.flatten(0, 1)
+    for part, each in zip(parts[1:], columns[1:], strict=True):
+        # Sum and product at once.
+        rows = torch.addmm(rows, part.flatten(0, 1), each.t())
+    return rows.view_as(projected)
 
 
 class Packing(NamedTuple):

@@ -8,6 +8,7 @@ units per direction. Index 0 of the dimension of size 2 is the onward direction,
 """
 
 import re
+from collections.abc import Sequence
 
 import torch
 
@@ -15,8 +16,8 @@ import torch
 OPERATORS = re.sub(r"\W", "_", __name__)
 # Number of consecutive steps that a device with many cores scans one after the other, side by side with all others.
 SCAN_CHUNK = 8
-# Number of steps whose derivatives are computed at once.
-STEPS_AT_ONCE = 16
+# Number of rows, of both directions of all cells, whose derivatives are computed at once: few, to save memory.
+ROWS_AT_ONCE = 512
 # Number of gates that a CPU scans at once: rows do not depend on each other, and temporary tensors stay in its cache.
 GATES_AT_ONCE = 2**18
 
@@ -92,7 +93,7 @@ def _shifted(values: torch.Tensor, toward_start: bool) -> torch.Tensor:
 
 
 def _through_padding(states: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
-    """Return states `[R, T, 2, H]` in which padding, at which they are zero, passes on the state before it."""
+    """Return states `[R, T, 2, …]` in which padding, at which they are zero, passes on the state before it."""
     if padding is None:
         return states
     states = states.clone()
@@ -217,57 +218,75 @@ gated_scan.register_autograd(_scan_gradient, setup_context=_keep_scan)
 gated_scan_backward.register_autograd(_refuse_second_derivatives)
 
 
+def _in_order_of_steps(values: torch.Tensor, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return steps `start` to `stop - 1` of each direction of values `[B, T, 2, …]`, each `[steps, B, …]`."""
+    onward, backward = values.transpose(0, 1).unbind(2)
+    length = values.shape[1]
+    return onward[start:stop], backward[length - stop : length - start].flip(0)
+
+
 @torch.library.custom_op(f"{OPERATORS}::gru_steps", mutates_args=())
 def gru_steps(
-    gates: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, real: torch.Tensor | None, keep: bool
+    gates: Sequence[torch.Tensor],
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    real: torch.Tensor | None,
+    keep: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the states of bidirectional GRUs, with torch's equations and order of gates (r, z, n).
 
+    Both directions of all GRUs take a step at once, with one product of matrices: the first step is that of the first
+    token and, for the backward direction, of the last one.
+
     Args:
-        gates: Contribution of the inputs to the gates, with its bias, `[R, T, 2, 3 * H]`.
-        weight: Recurrent weights of K cells, `[K, 2, 3 * H, H]`; R is a multiple of K.
+        gates: Contributions of the inputs of C GRUs to their gates, with the bias, each `[B, T, 2 * 3 * H]`.
+        weight: Recurrent weights `[K, 2, 3 * H, H]`, where K is C, or 1 if all GRUs share them.
         bias: Their bias `[K, 2, 3 * H]`.
-        real: `[R, T]`, true for real tokens; `None` if all are. Padding leaves the state as it is.
+        real: `[B, T]`, true for real tokens; `None` if all are. Padding leaves the state as it is.
         keep: Whether the gates are returned too, for the backward pass.
 
     Returns:
-        The states `[R, T, 2 * H]`, zero at padding, and the gates r, z and n, `[R, T, 2, 3 * H]`.
+        The states side by side, `[B, T, C * 2 * H]`, zero at padding, and the gates r, z and n in the order of the
+        steps, `[K, 2, T, C / K, B, 3 * H]`.
     """
     cells, _, _, size = weight.shape
+    rows, length, _ = gates[0].shape
+    shared = len(gates) // cells
     padding = _padding(real)
-    with torch.autocast(gates.device.type, enabled=False):
-        dtype = _compute_type(gates)
-        by_cell = gates.unflatten(0, (cells, -1)).to(dtype)
-        outputs = by_cell.new_empty([*by_cell.shape[:-1], size])
-        kept = torch.empty_like(by_cell) if keep else by_cell.new_empty(0)
-        hidden = None if padding is None else padding.unflatten(0, (cells, -1))
-        for direction in (0, 1):
-            matrices = weight[:, direction].to(dtype).transpose(1, 2)
-            of_gates, of_new = matrices[..., : 2 * size], matrices[..., 2 * size :]
-            shift, offset = bias[:, direction].to(dtype).unsqueeze(1).split([2 * size, size], dim=-1)
-            state = torch.zeros_like(outputs[:, :, 0, 0])
-            computed = state.new_empty([*state.shape[:2], 3 * size])
-            length = gates.shape[1]
-            for t in reversed(range(length)) if direction else range(length):
-                entering = by_cell[:, :, t, direction]
-                if keep:
-                    computed = kept[:, :, t, direction]
-                both, new = computed[..., : 2 * size], computed[..., 2 * size :]
-                torch.add(entering[..., : 2 * size], shift, out=both)
-                reset, update = both.baddbmm_(state, of_gates).sigmoid_().chunk(2, dim=-1)
-                new.copy_(offset.expand_as(new)).baddbmm_(state, of_new)
-                torch.addcmul(entering[..., 2 * size :], reset, new, out=new).tanh_()
-                before, state = state, outputs[:, :, t, direction]
-                torch.lerp(new, before, update, out=state)
-                if hidden is not None:
-                    torch.where(hidden[:, :, t, 0], before, state, out=state)
-        if hidden is not None:
-            outputs.masked_fill_(hidden, 0.0)
-            if keep:
-                kept.masked_fill_(hidden, 0.0)
-                kept[..., size : 2 * size].masked_fill_(hidden, 1.0)
-        states = outputs.flatten(0, 1).flatten(2).to(gates.dtype)
-        return states, kept.flatten(0, 1) if keep else kept
+    with torch.autocast(weight.device.type, enabled=False):
+        dtype = _compute_type(gates[0])
+        kept = weight.new_empty([cells, 2, length, shared, rows, 3 * size], dtype=dtype)
+        for index, each in enumerate(gates):
+            cell, place = divmod(index, shared)
+            for side, values in enumerate(_in_order_of_steps(each.unflatten(-1, (2, -1)), 0, length)):
+                kept[cell, side, :, place] = values
+        if padding is not None:
+            hidden = torch.stack(_in_order_of_steps(padding[:, :, 0].expand(-1, -1, 2), 0, length))
+            # z is exactly 1 at padding, so that the state before it stays.
+            stays = kept.new_tensor([0.0, torch.inf, 0.0]).repeat_interleave(size)
+            kept.permute(1, 2, 4, 0, 3, 5)[hidden] = stays
+        states = kept.new_empty([*kept.shape[:-1], size])
+        matrices = weight.to(dtype).flatten(0, 1).transpose(1, 2)
+        offset = bias.to(dtype).flatten(0, 1).unsqueeze(1)
+        # [2 * K, T, C / K * B, …]: the rows of a step that share weights are a matrix.
+        all_gates, all_states = (each.flatten(3, 4).flatten(0, 1) for each in (kept, states))
+        product = torch.empty_like(all_gates[:, 0])
+        of_both, of_new = product.split([2 * size, size], dim=-1)
+        both = all_gates[..., : 2 * size].unbind(1)
+        resets, updates, news = (each.unbind(1) for each in all_gates.chunk(3, dim=-1))
+        before = torch.zeros_like(all_states[:, 0])
+        for step, state in enumerate(all_states.unbind(1)):
+            torch.baddbmm(offset, before, matrices, out=product)
+            both[step].add_(of_both).sigmoid_()
+            new = news[step].addcmul_(resets[step], of_new).tanh_()
+            before = torch.lerp(new, before, updates[step], out=state)
+        if padding is not None:
+            states.permute(1, 2, 4, 0, 3, 5)[hidden] = 0.0
+        found = gates[0].new_empty([rows, length, cells, shared, 2, size])
+        by_cell = found.permute(2, 4, 1, 3, 0, 5)
+        by_cell[:, 0] = states[:, 0]
+        by_cell[:, 1] = states[:, 1].flip(1)
+        return found.flatten(2), kept if keep else kept.new_empty(0)
 
 
 @torch.library.custom_op(f"{OPERATORS}::gru_steps_backward", mutates_args=())
@@ -279,70 +298,86 @@ def gru_steps_backward(
     states: torch.Tensor,
     real: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients of the gates, the weights and the bias of `gru_steps` from that of its states."""
-    cells, _, _, size = weight.shape
+    """Return the gradients of all gates `[C, B, T, 2 * 3 * H]`, of the weights and of the bias of `gru_steps`."""
+    cells, _, length, shared, rows, _ = kept.shape
+    size = weight.shape[-1]
     padding = _padding(real)
-    with torch.autocast(gradient.device.type, enabled=False):
+    with torch.autocast(weight.device.type, enabled=False):
         dtype = kept.dtype
-        gradient, states = (each.unflatten(-1, (2, -1)) for each in (gradient, states))
-        if padding is not None:
-            gradient = gradient.masked_fill(padding, 0.0)
-        gradient, states, gates = (
-            each.unflatten(0, (cells, -1))
-            for each in (gradient.to(dtype), _through_padding(states, padding).to(dtype), kept)
+        # [B, T, 2, K, C / K, H]
+        gradient, states = (
+            each.unflatten(-1, (cells, shared, 2, size)).movedim(4, 2) for each in (gradient, states)
         )
-        found = torch.empty_like(gates)
-        weight_found, bias_found = torch.zeros_like(weight, dtype=dtype), torch.zeros_like(bias, dtype=dtype)
-        length = states.shape[2]
-        for direction in (0, 1):
-            matrices = weight[:, direction].to(dtype)
-            of_gates, of_new = matrices[:, : 2 * size], matrices[:, 2 * size :]
-            offset = bias[:, direction, None, 2 * size :].to(dtype)
-            total = torch.zeros_like(gradient[:, :, 0, 0])
-            starts = range(0, length, STEPS_AT_ONCE)
-            for start in starts if direction else reversed(starts):
-                stop = min(start + STEPS_AT_ONCE, length)
-                reset, update, new = gates[:, :, start:stop, direction].chunk(3, dim=-1)
-                slopes = found[:, :, start:stop, direction]
-                by_reset, by_update, by_new = slopes.chunk(3, dim=-1)
-                before = torch.zeros_like(states[:, :, start:stop, direction])
-                if direction:
-                    inner = states[:, :, start + 1 : stop + 1, 1]
-                    before[:, :, : inner.shape[2]] = inner
-                else:
-                    inner = states[:, :, max(start - 1, 0) : stop - 1, 0]
-                    before[:, :, stop - start - inner.shape[2] :] = inner
-                rows = before.flatten(1, 2)
-                product = torch.baddbmm(offset, rows, of_new.transpose(1, 2)).view_as(before)
-                # Derivatives of the state by each gate before its nonlinearity, and by the product W h + b in n.
-                rest = 1 - update
-                torch.addcmul(rest, rest * new, new, value=-1, out=by_new)
-                torch.sub(before, new, out=by_update).mul_(update).mul_(rest)
-                by_product = by_new * reset
-                torch.mul(by_product, product, out=by_reset)
-                by_reset.addcmul_(by_reset, reset, value=-1)
-                for t in range(stop - start) if direction else reversed(range(stop - start)):
-                    total.add_(gradient[:, :, start + t, direction])
-                    slope = slopes[:, :, t].unflatten(-1, (3, size)).mul_(total.unsqueeze(-2)).flatten(2)
-                    slope_of_product = by_product[:, :, t].mul_(total)
-                    total.mul_(update[:, :, t]).baddbmm_(slope[..., : 2 * size], of_gates)
-                    total.baddbmm_(slope_of_product, of_new)
-                through_state = torch.cat([slopes[..., : 2 * size], by_product], dim=-1).flatten(1, 2)
-                weight_found[:, direction] += through_state.transpose(1, 2) @ rows
-                bias_found[:, direction] += through_state.sum(dim=1)
+        found = gradient.new_empty([cells, shared, rows, length, 2, 3, size])
+        if padding is not None:
+            padding = padding[..., None, None]
+            gradient = gradient.masked_fill(padding, 0.0)
+            states = _through_padding(states, padding)
+        matrices = weight.to(dtype).flatten(0, 1)
+        of_new = matrices[:, 2 * size :].transpose(1, 2)
+        offset = bias.to(dtype).flatten(0, 1)[:, None, 2 * size :]
+        weight_found, bias_found = (
+            torch.zeros_like(each, dtype=dtype) for each in (matrices, bias.flatten(0, 1))
+        )
+        all_gates = kept.flatten(3, 4).flatten(0, 1)
+        total = torch.zeros_like(all_gates[:, 0, :, :size])
+        steps_at_once = max(1, ROWS_AT_ONCE // max(2 * cells * shared * rows, 1))
+        for start in reversed(range(0, length, steps_at_once)):
+            stop = min(start + steps_at_once, length)
+            shape = [cells, 2, stop - start, shared, rows, size]
+            entering, before = all_gates.new_empty(shape), all_gates.new_zeros(shape)
+            first = max(start, 1)
+            for side, values in enumerate(_in_order_of_steps(gradient, start, stop)):
+                entering[:, side] = values.permute(2, 0, 3, 1, 4)
+            for side, values in enumerate(_in_order_of_steps(states, first - 1, stop - 1)):
+                before[:, side, first - start :] = values.permute(2, 0, 3, 1, 4)
+            entering, before = (each.flatten(3, 4).flatten(0, 1) for each in (entering, before))
+            reset, update, new = all_gates[:, start:stop].chunk(3, dim=-1)
+            inputs = before.flatten(1, 2)
+            product = torch.baddbmm(offset, inputs, of_new).view_as(before)
+            # Derivatives of the state by r and z before their sigmoid, by the product W h + b in n, and by n before its
+            # tanh.
+            slopes = all_gates.new_empty([*before.shape[:3], 4, size])
+            by_reset, by_update, by_product, by_new = slopes.unbind(-2)
+            rest = 1 - update
+            torch.addcmul(rest, rest * new, new, value=-1, out=by_new)
+            torch.sub(before, new, out=by_update).mul_(update).mul_(rest)
+            torch.mul(by_new, reset, out=by_product)
+            torch.mul(by_product, product, out=by_reset).addcmul_(by_reset, reset, value=-1)
+            through_state = slopes[..., :3, :].flatten(-2)
+            steps = zip(*(each.unbind(1) for each in (entering, slopes, through_state, update)), strict=True)
+            for from_output, slope, through, keeping in reversed(list(steps)):
+                slope.mul_(total.add_(from_output).unsqueeze(-2))
+                total.mul_(keeping).baddbmm_(through, matrices)
+            columns = through_state.flatten(1, 2)
+            weight_found.baddbmm_(columns.transpose(1, 2), inputs)
+            bias_found += columns.sum(dim=1)
+            by_cell = slopes.unflatten(2, (shared, rows)).unflatten(0, (cells, 2))
+            for side, values in enumerate((by_cell[:, 0], by_cell[:, 1].flip(1))):
+                tokens = slice(length - stop, length - start) if side else slice(start, stop)
+                into = found[:, :, :, tokens, side].permute(0, 3, 1, 2, 4, 5)
+                into[..., :2, :] = values[..., :2, :]
+                into[..., 2, :] = values[..., 3, :]
         return (
-            found.flatten(0, 1).to(states.dtype),
-            weight_found.to(weight.dtype),
-            bias_found.to(bias.dtype),
+            found.flatten(4).flatten(0, 1),
+            weight_found.view_as(weight).to(weight.dtype),
+            bias_found.view_as(bias).to(bias.dtype),
         )
 
 
 @gru_steps.register_fake
 def _gru_steps_shape(
-    gates: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, real: torch.Tensor | None, keep: bool
+    gates: Sequence[torch.Tensor],
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    real: torch.Tensor | None,
+    keep: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    states = gates.new_empty([*gates.shape[:2], 2 * weight.shape[-1]])
-    return states, gates.new_empty(gates.shape if keep else [0], dtype=_compute_type(gates))
+    first, (cells, _, _, size) = gates[0], weight.shape
+    rows, length, width = first.shape
+    states = first.new_empty([rows, length, len(gates) * 2 * size])
+    shape = [cells, 2, length, len(gates) // cells, rows, width // 2] if keep else [0]
+    return states, first.new_empty(shape, dtype=_compute_type(first))
 
 
 @gru_steps_backward.register_fake
@@ -354,21 +389,24 @@ def _gru_steps_backward_shape(
     states: torch.Tensor,
     real: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    gates = torch.empty_like(kept, dtype=states.dtype)
+    cells, _, length, shared, rows, width = kept.shape
+    gates = states.new_empty([cells * shared, rows, length, 2 * width])
     return gates, torch.empty_like(weight), torch.empty_like(bias)
 
 
 def _keep_steps(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    _, weight, bias, real, _ = inputs
+    gates, weight, bias, real, _ = inputs
     states, kept = output
+    ctx.count = len(gates)
     ctx.save_for_backward(kept, weight, bias, states, real)
     ctx.set_materialize_grads(False)
 
 
 def _steps_gradient(ctx, gradient, _):  # type: ignore[no-untyped-def]
     if gradient is None:
-        return (None,) * 5
-    return (*gru_steps_backward(gradient, *ctx.saved_tensors), None, None)
+        return ([None] * ctx.count, *[None] * 4)
+    gates, weight, bias = gru_steps_backward(gradient, *ctx.saved_tensors)
+    return (list(gates.unbind(0)), weight, bias, None, None)
 
 
 gru_steps.register_autograd(_steps_gradient, setup_context=_keep_steps)
