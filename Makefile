@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest
 help:
 	@echo "make demo         train on the sample, offline, and show what the model says (under 5 minutes)"
 	@echo "make test         run the test suite (under 10 minutes)"
-	@echo "make test-slow    run the tests that take minutes: pages of docs, notebooks, launches, a browser where there is one"
+	@echo "make test-slow    run the others: pages of docs, notebooks, launches, more models, a browser where there is one (ARGS=tests/export: a folder)"
 	@echo "make test-lowest  run it with the lowest versions that setup.cfg allows (Python 3.10 to 3.12)"
 	@echo "make test-next    run the Trainer's tests with the newest transformers that the registry has"
 	@echo "make test-app     run the tests of the demo, in Chromium too (needs chromium and chromedriver)"
@@ -51,7 +51,7 @@ test: $(STAMP)
 
 # What `make test` leaves out for its time.
 test-slow: $(STAMP)
-	$(PYTEST) -m "slow and not wheel"
+	$(PYTEST) -m "slow and not wheel" $(ARGS)
 
 # `make test` in an environment of its own.
 test-lowest:

@@ -35,9 +35,23 @@ EXPECTED = {
 
 # The poolings by mean and by last token differ from the first one in the vector alone.
 CELLS = [(name, column) for name in EXPECTED for column in MODELS if column not in ("mean", "last")]
+# An encoder of each kind (absolute positions, causal, encoder-decoder) under every model; `make test` has the others under
+# one model on states of tokens and one that routes layers.
+UNDER_EVERY_MODEL = ("bert", "qwen3", "t5")
+IN_THE_QUICK_SUITE = ("GRUBERT", "CerBERTus k = 2")
 
 
-@pytest.mark.parametrize(("name", "column"), [*CELLS, ("bert", "last"), ("qwen3", "mean")])
+def is_slow(name: str, column: str) -> bool:
+    return name not in UNDER_EVERY_MODEL and column not in IN_THE_QUICK_SUITE
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        pytest.param(*cell, marks=[pytest.mark.slow] * is_slow(*cell))
+        for cell in [*CELLS, ("bert", "last"), ("qwen3", "mean")]
+    ],
+)
 def test_a_model_on_an_encoder(name: str, column: str) -> None:
     found = check(name, column)
     assert found.kind == EXPECTED[name][column], found.line

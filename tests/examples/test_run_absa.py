@@ -319,6 +319,7 @@ def test_test_data_beside_folds_is_refused(call, tmp_path, files):
 # What the layers hold
 
 
+@pytest.mark.slow
 def test_layers_are_drawn_at_epochs_beside_the_baseline_s(call, tmp_path, files):
     """The states kept are those of the model that the run ends with, and keeping them changes no weight."""
     options = {"validation_file": files["validation_file"], "report_on_selection": True}

@@ -26,6 +26,7 @@ from tests.tiny import tiny_config, tiny_tokenizer
 # Every kind of fuser, cell and pooling that has operations of its own; the last of each kind could not be opened or run
 # in int8.
 CASES = ("share-gru", "share-minlstm", "cat-lstm", "share_depth-lstm", "lstm-cls", "attention-mean")
+SLOW = ("share-minlstm", "share_depth-lstm")
 # Of other sizes than the examples that are exported, padded on the right, on the left, and with holes.
 MASKS = (
     [[1] * 11, [1] * 4 + [0] * 7],
@@ -53,7 +54,9 @@ def check(model: PreTrainedModel, folder: Path, shape: Any = lambda values: valu
     assert np.ptp(np.concatenate(seen), axis=0).max() > 1e-3
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES]
+)
 def test_graph_gives_the_logits_for_every_size_and_padding(case: str, tmp_path: Path) -> None:
     model = build_cheap(case)
     difference = export_onnx(model, tiny_tokenizer(), tmp_path / "onnx", quantize=True)

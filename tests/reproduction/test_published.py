@@ -13,9 +13,13 @@ from reproduction.table_report import report_of_runs
 DOCS = Path(__file__).parents[2] / "docs"
 RESULTS = DOCS / "results"
 REPORTS = sorted(path.stem for path in RESULTS.glob("*.md"))
+# Of each kind of table (one task, several tasks, several data sets, ensembles), `make test` makes smaller ones.
+SLOW = {"extrabert-1", "grubert-2", "iterative-3", "layers-fusers", "serbertus-6"}
 
 
-@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in REPORTS]
+)
 def test_a_report_is_what_its_run_files_give(name):
     if name in ensemble_table_names():
         report = report_of_ensembles(EnsembleTable.load(name), RESULTS)

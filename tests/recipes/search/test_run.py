@@ -160,6 +160,7 @@ def test_a_search_that_was_killed_goes_on(call, tmp_path, monkeypatch):
     assert trained == [2]
 
 
+@pytest.mark.slow
 def test_a_search_that_a_full_disk_ended_goes_on(call, tmp_path, monkeypatch):
     call(tmp_path / "whole")
     save = LayerFusionTrainer._save
