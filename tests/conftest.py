@@ -32,8 +32,8 @@ from tests.tiny import tiny_config, tiny_texts, tiny_tokenizer, write_csv  # noq
 
 torch.set_num_threads(1)
 
-# Every saved file is flushed to the disk, a twelfth of the suite's time. What a crash of the machine would leave is not for
-# a test to see; tests/test_storage.py checks what is flushed before what is renamed.
+# Flushing each saved file to the disk takes up to a twelfth of the time of tests. None can see what a crash of the
+# machine would leave; tests/test_storage.py checks what is flushed before what is renamed.
 os.fsync = lambda descriptor: None
 
 FOLDERS_WITH_BLANK_FIGURES = {"ensembling", "examples", "hub", "recipes", "reproduction", "training"}

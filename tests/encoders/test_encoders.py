@@ -35,8 +35,8 @@ EXPECTED = {
 
 # The poolings by mean and by last token differ from the first one in the vector alone.
 CELLS = [(name, column) for name in EXPECTED for column in MODELS if column not in ("mean", "last")]
-# An encoder of each kind (absolute positions, causal, encoder-decoder) under every model; `make test` has the others under
-# one model on states of tokens and one that routes layers.
+# One encoder of each kind (absolute positions, causal, encoder-decoder) is tested under every model; `make test` has
+# the others under a model on states of tokens and one that routes layers.
 UNDER_EVERY_MODEL = ("bert", "qwen3", "t5")
 IN_THE_QUICK_SUITE = ("GRUBERT", "CerBERTus k = 2")
 
