@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 from pathlib import Path
@@ -13,6 +14,10 @@ from transformers import DataCollatorWithPadding, TrainerCallback
 
 from hf_layerfusion import BertWithPoolingModule, LayerPoolingConfig
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.collators import PaddingCollator
+from hf_layerfusion.training.frozen_state_cache import StateCollator
+from hf_layerfusion.training.state_cache import StateCache, text_key
+from hf_layerfusion.training.state_reader import texts_of
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.modeling.cases import DEPTH, build
 from tests.tiny import tiny_config, tiny_tokenizer
@@ -254,6 +259,79 @@ def test_the_encoder_is_read_without_dropout(tmp_path: Path) -> None:
         rows_by_label = [row for row in rows(24, 3) if row["labels"] == labels[0]]
         alone = [model(input_ids=torch.tensor([row["input_ids"]])).logits[0] for row in rows_by_label]
     assert any(torch.allclose(logits[0], each, atol=1e-6) for each in alone)
+
+
+class LengthCollator(DataCollatorWithPadding):
+    """Adds a column that it makes of the ids."""
+
+    def __call__(self, features: list[dict[str, Any]]) -> Any:
+        lengths = torch.tensor([len(row["input_ids"]) for row in features])
+        return {**super().__call__(features), "lengths": lengths}
+
+
+def collated_rows(kind: str) -> list[dict[str, Any]]:
+    """Eight rows: as they are, without labels, with several labels each, with another column, or of pairs apart."""
+    found = rows(8, 3)
+    if kind == "apart":
+        return [
+            {name: [row[name], other[name]] for name in ("input_ids", "attention_mask")}
+            | {"labels": row["labels"]}
+            for row, other in zip(found, rows(8, 3, seed=1), strict=True)
+        ]
+    for row in found:
+        match kind:
+            case "unlabelled":
+                del row["labels"]
+            case "several":
+                row["labels"] = [0.0, row["labels"] / 2]
+            case "column":
+                row["special_tokens_mask"] = [0] * len(row["input_ids"])
+    return found
+
+
+KINDS = ("plain", "unlabelled", "several", "column")
+
+
+@pytest.mark.parametrize(
+    ("collator", "kind"),
+    [
+        *itertools.product((PaddingCollator, DataCollatorWithPadding, LengthCollator), KINDS),
+        (PaddingCollator, "apart"),
+    ],
+)
+def test_what_a_collator_makes_of_other_columns_is_in_the_batch(
+    tmp_path: Path, collator: Any, kind: str
+) -> None:
+    """Of the ids too, as `LengthCollator` does."""
+    collate, given = collator(tiny_tokenizer()), collated_rows(kind)
+    cache = StateCache(tmp_path, {}, num_layers=2, width=4, dtype=torch.float32)
+    texts = [text for row in given for text in texts_of(row)]
+    states = [torch.randn(2, len(text["input_ids"]), 4) for text in texts]
+    cache.check_room(100)
+    cache.write(list(map(text_key, texts)), [each.shape[1] for each in states], states)
+    expected = dict(collate(given))
+    mask = expected.pop("attention_mask")
+    del expected["input_ids"]
+    batch = StateCollator(collate, cache)(given)
+    assert torch.equal(batch.pop("attention_mask"), mask)
+    found = batch.pop("encoder_states")
+    assert found.shape[:-3] == mask.shape[:-1]
+    for one, other in zip(found.flatten(0, -4), states, strict=True):
+        assert torch.equal(one[:, : other.shape[1]], other)
+        assert not one[:, other.shape[1] :].any()
+    assert batch.keys() == expected.keys()
+    for name, values in expected.items():
+        assert torch.equal(batch[name], values)
+        assert batch[name].dtype == values.dtype
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 32), (3, 2, 4, 5, 32)])
+def test_operations_are_those_of_the_trained_parameters(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    trainer = frozen_trainer(tmp_path, same_model("attention-cls"), tmp_path / "states")
+    trainer.create_optimizer()
+    trained = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
+    tokens = 3 * 5 * (2 if len(shape) == 5 else 1)
+    assert trainer.floating_point_ops({"encoder_states": torch.zeros(shape)}) == 6 * tokens * trained
 
 
 # What is refused

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
+from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers.encoder_layers import get_encoders
+from hf_layerfusion.training.collators import PaddingCollator
 from hf_layerfusion.training.state_cache import ENCODER_INPUTS, StateCache, encoder_inputs, text_key
 from hf_layerfusion.training.state_reader import StateReader, texts_of
 from hf_layerfusion.training.task_data import Row
@@ -58,6 +60,11 @@ def check_cacheable(model: nn.Module, args: LayerFusionTrainingArguments) -> Non
         )
 
 
+PADDING_COLLATORS = (PaddingCollator, DataCollatorWithPadding)
+"""Collators that make nothing but the encoder's inputs of a row's inputs."""
+LABEL_COLUMNS = frozenset({"labels", "label", "label_ids"})
+
+
 class StateCollator:
     """Puts the cached states of texts in place of their ids; batches with a text that is not cached stay as they are.
 
@@ -83,22 +90,44 @@ class StateCollator:
         self.inputs = inputs
 
     def __call__(self, rows: list[Row]) -> dict[str, Any]:
-        batch = dict(self.collate(rows))
         texts = [texts_of(row, self.inputs) for row in rows]
         keys = [text_key(text, self.inputs) for of_row in texts for text in of_row]
         if not all(key in self.cache for key in keys):
-            return batch
-        states = [self.cache[key] for key in keys]
-        length = max(each.shape[1] for each in states)
-        padded = states[0].new_zeros(len(states), self.cache.num_layers, length, self.cache.width)
-        mask = torch.zeros(len(states), length, dtype=torch.long)
-        for row, each in enumerate(states):
-            padded[row, :, : each.shape[1]] = each
-            mask[row, : each.shape[1]] = 1
+            return dict(self.collate(rows))
+        states, mask = padded_states([self.cache[key] for key in keys])
         if len(texts[0]) == 2:
-            padded, mask = padded.unflatten(0, (-1, 2)), mask.unflatten(0, (-1, 2))
-        others = {name: value for name, value in batch.items() if name not in self.inputs}
-        return {**others, ENCODER_STATES: padded, "attention_mask": mask}
+            states, mask = states.unflatten(0, (-1, 2)), mask.unflatten(0, (-1, 2))
+        others = {name: value for name, value in self._collated(rows).items() if name not in self.inputs}
+        return {**others, ENCODER_STATES: states, "attention_mask": mask}
+
+    def _collated(self, rows: list[Row]) -> Any:
+        """Return the batch of rows whose texts are not used; padding takes longer than all else that is done here."""
+        if type(self.collate) not in PADDING_COLLATORS or rows[0].keys() - {*self.inputs} - LABEL_COLUMNS:
+            return self.collate(rows)
+        return self.collate([{**row, **_first_tokens(row, self.inputs)} for row in rows])
+
+
+def padded_states(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return states `[R, T, H]` of texts as `[B, R, T, H]`, with zeros on the right, and their mask `[B, T]`."""
+    lengths = [each.shape[1] for each in states]
+    length = max(lengths)
+    if min(lengths) == length:
+        return torch.stack(list(states)), torch.ones(len(states), length, dtype=torch.long)
+    num_layers, _, width = states[0].shape
+    padded = states[0].new_zeros(len(states), num_layers, length, width)
+    mask = torch.zeros(len(states), length, dtype=torch.long)
+    for row, each in enumerate(states):
+        padded[row, :, : each.shape[1]] = each
+        mask[row, : each.shape[1]] = 1
+    return padded, mask
+
+
+def _first_tokens(row: Row, inputs: Sequence[str]) -> Row:
+    """Return the encoder's inputs of a row, cut to the first token of each text."""
+    is_pair = np.ndim(row["input_ids"][0]) > 0
+    return {
+        name: [text[:1] for text in row[name]] if is_pair else row[name][:1] for name in inputs if name in row
+    }
 
 
 class FrozenStateCache:
@@ -189,10 +218,11 @@ def rows_in_order(
     )
 
 
-def count_operations(states: torch.Tensor, model: nn.Module) -> int:
-    """Return the floating-point operations of a training pass on states: 6 for each token and trained parameter."""
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return 6 * states.shape[0] * states.shape[2] * trained
+def count_operations(states: Tensor, optimizer: Any) -> int:
+    """Return the floating-point operations of a training pass on states `[…, R, T, H]`: 6 for each token and parameter
+    that the optimizer trains."""
+    trained = sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"])
+    return 6 * states[..., 0, :, 0].numel() * trained
 
 
 def _versions(module: nn.Module) -> list[tuple[int, int]]:

@@ -600,9 +600,13 @@ class LayerFusionTrainer(Trainer):
         # Weighed by the micro-batch's share, there is nothing left for the stock Trainer to divide by. Not so the loss
         # of a subclass that computes it without this method.
         self.loss_is_scaled_for_ga = True
-        if ENCODER_STATES in inputs:
-            self.current_flos += count_operations(inputs[ENCODER_STATES], cast(nn.Module, self.model))
         return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return the floating-point operations of a pass; on cached states, those of the trained parameters."""
+        if ENCODER_STATES in inputs:
+            return count_operations(inputs[ENCODER_STATES], self.optimizer)
+        return super().floating_point_ops(inputs)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
