@@ -100,7 +100,7 @@ def test_options_win_over_a_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_an_unknown_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"--recipe must be one of default, paper, frozen, .*did you mean 'paper'"
+        UserError, match=r"--recipe must be one of default, paper, frozen, tuned, .*did you mean 'paper'"
     ):
         parsed(monkeypatch, tmp_path, TWEETS, "--recipe", "papr")
 
@@ -113,6 +113,16 @@ def test_the_recipe_of_a_frozen_encoder(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert found["num_train_epochs"] == 1
     with pytest.raises(UserError, match="for the scripts that train one task"):
         parsed(monkeypatch, tmp_path, MULTITASK_CLASSES, "--recipe", "frozen")
+
+
+def test_the_recipe_of_a_tuned_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = parsed(monkeypatch, tmp_path, TWEETS, "--recipe", "tuned", "--learning_rate", "2e-5")
+    assert found["architecture"] == "layer_pooling" and found["pooling"] == "concat"
+    assert found["init_from_probe"] and found["head_first_epochs"] == 1
+    assert not found["freeze_encoder"] and found["cache_frozen_states"] is None
+    assert found["learning_rate"] == 2e-5 and found["fusion_learning_rate"] is None
+    with pytest.raises(UserError, match="--recipe tuned is for the scripts that train one task"):
+        parsed(monkeypatch, tmp_path, MULTITASK_CLASSES, "--recipe", "tuned")
 
 
 def test_an_abbreviation_of_recipe_is_no_recipe_unsaid(

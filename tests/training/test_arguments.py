@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from transformers import HfArgumentParser
 
-from hf_layerfusion.cli.script import FROZEN_ENCODER
+from hf_layerfusion.cli.script import PROBE_RECIPES
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.frozen_recipe import FROZEN_MODEL, FROZEN_TRAINING, STATES_FOLDER
+from hf_layerfusion.training.probe_recipes import ALL_LAYERS, FROZEN_TRAINING, STATES_FOLDER, TUNED_TRAINING
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 from tests.training.small import small_arguments
 
@@ -99,12 +99,20 @@ def test_a_copy_keeps_the_token(tmp_path: Path, copied: Any) -> None:
     assert b"hf_SECRET" not in pickle.dumps(again)
 
 
+def test_the_recipe_for_a_tuned_encoder_is_that_of_the_scripts(tmp_path: Path) -> None:
+    args = LayerFusionTrainingArguments.for_tuned_encoder(str(tmp_path), learning_rate=2e-5, use_cpu=True)
+    assert (args.freeze_encoder, args.init_from_probe, args.head_first_epochs) == (False, True, 1)
+    assert args.cache_frozen_states is None
+    assert args.learning_rate == 2e-5
+    assert PROBE_RECIPES["tuned"].items() >= (ALL_LAYERS | TUNED_TRAINING).items()
+
+
 def test_the_recipe_for_a_frozen_encoder_is_that_of_the_scripts(tmp_path: Path) -> None:
     args = LayerFusionTrainingArguments.for_frozen_encoder(str(tmp_path), num_train_epochs=5, use_cpu=True)
     assert (args.freeze_encoder, args.init_from_probe, args.frozen_states_dtype) == (True, True, "float16")
     assert args.cache_frozen_states == STATES_FOLDER
     assert args.num_train_epochs == 5
-    assert FROZEN_ENCODER.items() >= (FROZEN_MODEL | FROZEN_TRAINING).items()
+    assert PROBE_RECIPES["frozen"].items() >= (ALL_LAYERS | FROZEN_TRAINING).items()
     with pytest.raises(UserError, match="frozen_states_dtype=float16 is of cached states, found neither"):
         LayerFusionTrainingArguments(str(tmp_path), frozen_states_dtype="float16", use_cpu=True)
     with pytest.raises(UserError, match="must be one of float32, float16, bfloat16, found 'fp16'"):

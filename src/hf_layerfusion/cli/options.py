@@ -21,7 +21,7 @@ CONFIG = "config"
 COMMAND = "command"
 """Key of a configuration file that names the command it is for."""
 
-DEFAULT, PAPER, FROZEN = RECIPES = ("default", "paper", "frozen")
+DEFAULT, PAPER, FROZEN, TUNED = RECIPES = ("default", "paper", "frozen", "tuned")
 """Names that `--recipe` takes."""
 
 _TRUE, _FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")

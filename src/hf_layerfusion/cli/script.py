@@ -16,22 +16,24 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hf_layerfusion.cli.options import DEFAULT, FROZEN, PAPER, RECIPES, Option, read_arguments
+from hf_layerfusion.cli.options import DEFAULT, FROZEN, PAPER, RECIPES, TUNED, Option, read_arguments
 from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.run_layout import RUN
 from hf_layerfusion.storage import finite_or_none, is_ours, refusal
-from hf_layerfusion.training.frozen_recipe import FROZEN_MODEL, FROZEN_TRAINING
+from hf_layerfusion.training.probe_recipes import ALL_LAYERS, FROZEN_TRAINING, TUNED_TRAINING
 
-FROZEN_ENCODER: dict[str, Any] = {
+FROM_PROBE: dict[str, Any] = {
     "architecture": "layer_pooling",
-    **FROZEN_MODEL,
-    **FROZEN_TRAINING,
+    **ALL_LAYERS,
     "fusion_learning_rate": None,
     "epoch_decay": 1.0,
     "early_stopping_patience": None,
 }
-"""Options that `--recipe frozen` sets: a linear head on all layers of a frozen encoder, which starts from the probe's
-weights and takes small steps from there."""
+PROBE_RECIPES: dict[str, dict[str, Any]] = {
+    FROZEN: FROM_PROBE | FROZEN_TRAINING,
+    TUNED: FROM_PROBE | TUNED_TRAINING,
+}
+"""Options that `--recipe frozen` and `--recipe tuned` set: a linear head on all layers that starts from the probe."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -134,14 +136,14 @@ def _recipe(name: Any, dataclasses: Sequence[Any]) -> dict[str, Any]:
         raise UserError(
             f"--recipe must be one of {', '.join(RECIPES)}, found {name!r}; {nearest(name, RECIPES)}"
         )
-    if name == FROZEN:
+    if name in PROBE_RECIPES:
         known = {field.name for each in dataclasses for field in fields(each)}
         if not {"architecture", "init_from_probe"} <= known:
             raise UserError(
-                "--recipe frozen is for the scripts that train one task, found a script without --architecture; leave "
-                "it out"
+                f"--recipe {name} is for the scripts that train one task, found a script without --architecture; "
+                "leave it out"
             )
-        return {option: value for option, value in FROZEN_ENCODER.items() if option in known}
+        return {option: value for option, value in PROBE_RECIPES[name].items() if option in known}
     papers = [each.PAPER for each in dataclasses if hasattr(each, "PAPER")] if name == PAPER else []
     return {option: value for paper in papers for option, value in paper.items()}
 

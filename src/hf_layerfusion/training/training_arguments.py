@@ -14,7 +14,6 @@ from hf_layerfusion.errors import UserError, nearest
 from hf_layerfusion.gradient_surgery.registry import AGGREGATORS, task_weights
 from hf_layerfusion.metric_registry import greater_is_better, known_direction
 from hf_layerfusion.regularizers.registry import make_regularizers
-from hf_layerfusion.training.frozen_recipe import FROZEN_TRAINING
 from hf_layerfusion.training.launch_checks import (
     check_launcher,
     check_parallelism,
@@ -22,6 +21,7 @@ from hf_layerfusion.training.launch_checks import (
     check_sharding,
 )
 from hf_layerfusion.training.option_exclusions import check_exclusions
+from hf_layerfusion.training.probe_recipes import FROZEN_TRAINING, TUNED_TRAINING
 from hf_layerfusion.training.task_mixing import TASK_MIXINGS
 
 CHECKPOINTING = (
@@ -365,6 +365,24 @@ class LayerFusionTrainingArguments(TrainingArguments):
             options: Options that differ from the recipe's, or beside them.
         """
         return cls(output_dir, **(FROZEN_TRAINING | options))
+
+    @classmethod
+    def for_tuned_encoder(
+        cls, output_dir: str | None = None, **options: Any
+    ) -> "LayerFusionTrainingArguments":
+        """Return the options of the recipe for an encoder that is trained from a probe, `--recipe tuned` of the
+        scripts.
+
+        The head starts from a linear probe on the encoder's states and learns alone for one epoch; then the encoder is
+        trained with it.
+
+        The recipe's model is that of `for_frozen_encoder`.
+
+        Args:
+            output_dir: As for `TrainingArguments`.
+            options: Options that differ from the recipe's, or beside them.
+        """
+        return cls(output_dir, **(TUNED_TRAINING | options))
 
     def _check_numbers(self) -> None:
         # Of the stock fields too: transformers takes them as they are, and torch refuses a few once the model is made.
