@@ -27,6 +27,9 @@ EXPECTED = {
     "qwen3": PASS,
     "clip_text_model": PASS,
     "bloom": PASS,
+    # Arguments of layers in a dictionary, and attributes of the layers' class.
+    "zaya": PASS,
+    "inkling2_text": PASS,
     # The encoders of encoder-decoders.
     "t5": PASS,
     "bart": RIGHT_ONLY,
@@ -59,7 +62,7 @@ def test_a_model_on_an_encoder(name: str, column: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["vit", "wav2vec2", "dpr", "reformer", "perceiver", "canine", "fnet", "bros"],
+    ["vit", "wav2vec2", "dpr", "reformer", "perceiver", "canine", "fnet", "bros", "hy_v4", "longcat_flash"],
 )
 @pytest.mark.parametrize("config_class", [GRUFusionConfig, LayerPoolingConfig, CerbertusConfig])
 def test_what_is_no_encoder_is_refused_in_one_line(config_class: type, name: str) -> None:
@@ -71,7 +74,13 @@ def test_what_is_no_encoder_is_refused_in_one_line(config_class: type, name: str
     ("name", "causal"),
     [
         *(("bert", False), ("bert-generation", False), ("xlnet", False)),
-        *(("gpt2", True), ("mistral4", True), ("clip_text_model", True)),
+        *(
+            ("gpt2", True),
+            ("mistral4", True),
+            ("clip_text_model", True),
+            ("imagegpt", True),
+            ("molmo2_text", True),
+        ),
     ],
 )
 def test_causal_architectures_are_known(name: str, causal: bool) -> None:

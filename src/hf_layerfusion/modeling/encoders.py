@@ -19,6 +19,8 @@ logger = logging.get_logger(__name__)
 
 # Architectures trained to generate text that nevertheless attend to the whole text.
 _BIDIRECTIONAL = ("bert-generation", "cpmant", "xlnet")
+# Decoders that neither the list of causal language models nor the masks of their module tell.
+_CAUSAL = ("imagegpt", "molmo2_text")
 
 
 def is_causal(config: PreTrainedConfig) -> bool:
@@ -37,7 +39,7 @@ def is_causal(config: PreTrainedConfig) -> bool:
         return False
     if config.model_type in _BIDIRECTIONAL or config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return bool(getattr(config, "is_decoder", False))
-    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or config.model_type in _CAUSAL:
         return True
     # For the text part of a larger model, look at which masks its module creates.
     masks = vars(encoder_module(config))
@@ -144,6 +146,15 @@ _UNFIT = {
         "use another decoder such as Qwen3",
     ),
     "fnet": ("takes no attention mask, so that it treats padding as text", "use BERT"),
+    "higgs_audio_v2": (
+        "returns logits of speech",
+        "use the Llama model on which it is based",
+    ),
+    "hy_v4": ("returns several states of each token", "use another decoder such as Qwen3"),
+    "longcat_flash": (
+        "counts two layers for each whose states it returns",
+        "use another decoder such as Qwen3",
+    ),
     "mra": (
         "attends to single blocks of a text, and on the CPU only to a token's own",
         "use Longformer or BigBird",
@@ -153,6 +164,7 @@ _UNFIT = {
         "use Longformer or BigBird for long texts",
     ),
     "reformer": ("returns the states of two residual streams", "use Longformer or BigBird for long texts"),
+    "sam3_lite_text_text_model": ("returns the states of some of its layers only", "use CLIP's text model"),
 }
 """Reason and alternative for each encoder that cannot be used inside a model."""
 

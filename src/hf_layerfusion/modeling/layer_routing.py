@@ -18,6 +18,7 @@ ALL_ROWS = slice(None)
 _NOT_BY_ROWS = {
     "gemma4_text": "share keys and values with each other",
     "gemma4_unified_text": "share keys and values with each other",
+    "mistral_large4_text": "share keys and values with each other",
     "squeezebert": "return dictionaries",
     "xlnet": "have the tokens first, [T, B, H]",
     "xmod": "look up the language of each text themselves",
@@ -76,8 +77,13 @@ class RoutedLayer(nn.Module):
         super().__init__()
         self.copies = nn.ModuleDict({task: copy_module(layer) for task in tasks})
         self.is_lowest = is_lowest
-        # Encoders read plain attributes of their layers, such as `attention_type` in ModernBERT.
-        for name, value in vars(layer).items():
+        # Encoders read plain attributes of their layers, such as `attention_type` in ModernBERT, or of the layers'
+        # class, as Inkling 2 does.
+        of_class = {name: getattr(type(layer), name) for name in dir(type(layer))}
+        plain = {
+            name: value for name, value in of_class.items() if isinstance(value, bool | int | float | str)
+        }
+        for name, value in (plain | vars(layer)).items():
             if not name.startswith("_") and not hasattr(self, name):
                 setattr(self, name, value)
 
@@ -131,7 +137,8 @@ def select_biases(
 
 
 def select_task_rows(value: Any, rows: slice | torch.Tensor, batch_size: int, length: int) -> Any:
-    """Return the `rows` of a layer's argument if it has one row per text: `[B, T]`, `[B, …, …]`, or a tuple of such.
+    """Return the `rows` of a layer's argument if it has one row per text: `[B, T]`, `[B, …, …]`, or a tuple or
+    dictionary of such.
 
     Raises:
         ValueError: If the argument is not a tensor, so that its rows are unknown.
@@ -143,6 +150,8 @@ def select_task_rows(value: Any, rows: slice | torch.Tensor, batch_size: int, le
         return value[rows] if is_batch else value
     if isinstance(value, tuple | list):
         return type(value)(select_task_rows(each, rows, batch_size, length) for each in value)
+    if type(value) is dict:
+        return {name: select_task_rows(each, rows, batch_size, length) for name, each in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(
