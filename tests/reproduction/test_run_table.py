@@ -71,7 +71,9 @@ def test_tables_of_one_group_agree_on_the_rows_they_share():
     for name in table_names():
         table = RunTable.load(name)
         for variant, row in table.variants.items():
-            assert seen.setdefault((table.group, variant), row) == row
+            # What a row is tested against may differ from table to table.
+            run = {name: value for name, value in row.items() if name != "baseline"}
+            assert seen.setdefault((table.group, variant), run) == run
 
 
 def test_the_first_seed_of_every_row_comes_before_the_second():
