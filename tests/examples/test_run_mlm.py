@@ -75,6 +75,7 @@ def call(files, tiny_encoder_dir):
     return run
 
 
+@pytest.mark.slow
 def test_the_script_saves_an_encoder_that_every_script_takes(files, tmp_path, tiny_encoder_dir):
     """Through the interpreter, so that imports and output are the shell's."""
     settings = {

@@ -45,6 +45,7 @@ def files(tmp_path_factory):
     return paths
 
 
+@pytest.mark.slow
 def test_the_script_ends_with_the_best_checkpoint_and_shows_it(files, tmp_path, tiny_encoder_dir):
     """Through the interpreter, so that imports and output are the shell's."""
     settings = {

@@ -88,6 +88,7 @@ def encoder(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
     return "org/tiny"
 
 
+@pytest.mark.slow
 def test_models_are_trained_and_published_once(client: Client, hub: Hub, home: Path, encoder: str) -> None:
     options = [
         "--releases", "bert-lstm-tiny", "cerbertus-2-tiny", "--encoders", f"tiny={encoder}",

@@ -109,6 +109,7 @@ def test_search_then_run(call, tmp_path, sizes):
     assert "Selected from 2 trials of Optuna (tpe) by the validation loss" in card
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drawn_figures")
 def test_a_search_that_was_killed_goes_on(call, tmp_path, monkeypatch):
     call(tmp_path / "whole")
