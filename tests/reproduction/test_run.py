@@ -17,6 +17,9 @@ from tests.hub.client import ROOT, Client
 from tests.hub.server import TOKEN, Hub
 from tests.tiny import tiny_config, tiny_texts, tiny_tokenizer
 
+# Two models are trained and published, and the code of each card is run.
+pytestmark = pytest.mark.slow
+
 RELEASE = """
 import runpy, sys
 sys.path.insert(0, root)
@@ -88,7 +91,6 @@ def encoder(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
     return "org/tiny"
 
 
-@pytest.mark.slow
 def test_models_are_trained_and_published_once(client: Client, hub: Hub, home: Path, encoder: str) -> None:
     options = [
         "--releases", "bert-lstm-tiny", "cerbertus-2-tiny", "--encoders", f"tiny={encoder}",
