@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hf_layerfusion.cli import answers
+from hf_layerfusion.cli.options import RECIPES
 from hf_layerfusion.cli.script import parse_arguments, run_script, set_up_logging
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.recipe_arguments import (
@@ -23,6 +25,7 @@ from hf_layerfusion.recipes.recipe_arguments import (
     NliDataArguments,
     NliTrainingArguments,
     PoolingModelArguments,
+    RunTrainingArguments,
     TweetTrainingArguments,
 )
 from hf_layerfusion.recipes.run_folder import run_settings
@@ -113,6 +116,11 @@ def test_the_recipe_of_a_frozen_encoder(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert found["num_train_epochs"] == 1
     with pytest.raises(UserError, match="for the scripts that train one task"):
         parsed(monkeypatch, tmp_path, MULTITASK_CLASSES, "--recipe", "frozen")
+
+
+def test_the_help_of_recipe_names_each() -> None:
+    help_ = next(field for field in fields(RunTrainingArguments) if field.name == "recipe").metadata["help"]
+    assert all(name in help_ for name in RECIPES)
 
 
 def test_the_recipe_of_a_tuned_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from hf_layerfusion.run_layout import RUN
 from hf_layerfusion.storage import finite_or_none, is_ours, refusal
 from hf_layerfusion.training.probe_recipes import ALL_LAYERS, FROZEN_TRAINING, TUNED_TRAINING
 
-FROM_PROBE: dict[str, Any] = {
+_FROM_PROBE: dict[str, Any] = {
     "architecture": "layer_pooling",
     **ALL_LAYERS,
     "fusion_learning_rate": None,
@@ -30,8 +30,8 @@ FROM_PROBE: dict[str, Any] = {
     "early_stopping_patience": None,
 }
 PROBE_RECIPES: dict[str, dict[str, Any]] = {
-    FROZEN: FROM_PROBE | FROZEN_TRAINING,
-    TUNED: FROM_PROBE | TUNED_TRAINING,
+    FROZEN: _FROM_PROBE | FROZEN_TRAINING,
+    TUNED: _FROM_PROBE | TUNED_TRAINING,
 }
 """Options that `--recipe frozen` and `--recipe tuned` set: a linear head on all layers that starts from the probe."""
 

@@ -326,8 +326,9 @@ class RunTrainingArguments(LayerFusionTrainingArguments):
 
     recipe: str = option(
         "default",
-        "default; paper: what the script's paper does where the defaults differ; or frozen: a linear head on all "
-        "layers of a frozen encoder, started from a probe (docs/training.md). Options that are given win.",
+        "default; paper: what the script's paper does where the defaults differ; frozen: a linear head on all layers "
+        "of a frozen encoder, started from a probe; or tuned: the same start, after which the encoder is trained too "
+        "(docs/training.md). Options that are given win.",
     )
     output_dir: str = option("", "Folder of the run; must not hold another one.")
     seeds: list[int] | None = option(

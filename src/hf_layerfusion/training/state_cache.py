@@ -49,9 +49,8 @@ def text_key(row: Mapping[str, Any], inputs: Sequence[str] = ENCODER_INPUTS) -> 
     digest = blake2b(digest_size=16)
     for name, values in ((name, row[name]) for name in inputs if name in row):
         digest.update(name.encode())
-        if (
-            len(values) and not isinstance(values[0], int) and np.ndim(values[0])
-        ):  # a list for each token, padded or not
+        # A list for each token, padded or not. The test of the type alone spares np.ndim, which takes longer.
+        if len(values) and not isinstance(values[0], int) and np.ndim(values[0]):
             kept = [[value for value in each if value] for each in np.asarray(values, dtype=object)]
             digest.update(np.array([len(each) for each in kept]).tobytes())
             values = [value for each in kept for value in each]
