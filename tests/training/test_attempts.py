@@ -45,6 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "averages": {"ema_decay": 0.9, "logging_steps": 3},
     "a part of the steps": {"average_last": 0.5},
+    "weights between start and end": {"weight_interpolation": 0.5},
     "remembered weights": {"regularizers": {"bregman": {"weight": 5.0, "momentum": 0.5}}, "logging_steps": 3},
     "frozen layers": {"unfreeze_per_epoch": 1},
     "patience": {

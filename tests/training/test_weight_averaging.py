@@ -1,4 +1,5 @@
-"""Averages of the weights against the formulas in float64, with evaluations, checkpoints and resumed runs."""
+"""Averages of the weights, and weights between start and end, against the formulas in float64, with evaluations,
+checkpoints and resumed runs."""
 
 from __future__ import annotations
 
@@ -10,26 +11,38 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from hf_layerfusion import BertWithPoolingModule
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.regularizers.encoder_layers import get_encoders
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
+from tests.tiny import tiny_config
 from tests.training.small import rows, small_arguments, small_model, small_trainer, weights_digest
 
-AVERAGES: list[dict[str, float]] = [{"ema_decay": 0.8}, {"average_last": 0.5}]
+AVERAGES: list[dict[str, float]] = [{"ema_decay": 0.8}, {"average_last": 0.5}, {"weight_interpolation": 0.7}]
 
 
 class Weights(TrainerCallback):
-    """Records the weights after each step."""
+    """Records the weights before training and after each step."""
 
     def __init__(self) -> None:
+        self.start: dict[str, torch.Tensor] = {}
         self.after: list[dict[str, torch.Tensor]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        weights = kwargs["model"].named_parameters()
+        self.start = {name: each.detach().double().clone() for name, each in weights}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         weights = kwargs["model"].named_parameters()
         self.after.append({name: each.detach().double().clone() for name, each in weights})
 
 
-def expected(after: list[dict[str, torch.Tensor]], name: str, average: dict[str, float]) -> torch.Tensor:
-    """The average of one parameter by the formula."""
+def expected(seen: Weights, name: str, average: dict[str, float]) -> torch.Tensor:
+    """The evaluated values of one parameter by the formula."""
+    after = seen.after
+    if "weight_interpolation" in average:
+        share = average["weight_interpolation"]
+        return (1 - share) * seen.start[name] + share * after[-1][name]
     if "average_last" in average:
         kept = after[len(after) // 2 :]
         return sum(weights[name] for weights in kept) / len(kept)
@@ -47,28 +60,33 @@ def test_the_trained_model_has_the_average(average: dict[str, float], tmp_path: 
     trainer.train()
     assert len(seen.after) == 8
     for name, weights in trainer.model.named_parameters():
-        found = expected(seen.after, name, average)
+        found = expected(seen, name, average)
         torch.testing.assert_close(weights.detach().double(), found, rtol=1e-5, atol=1e-7)
         assert not torch.equal(weights.detach().double(), seen.after[-1][name]) or "position" in name
 
 
-def test_training_goes_on_from_its_own_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("average", AVERAGES)
+def test_training_goes_on_from_its_own_weights(average: dict[str, float], tmp_path: Path) -> None:
     plain, averaged = Weights(), Weights()
     options = {"num_train_epochs": 2, "eval_strategy": "steps", "eval_steps": 1}
     small_trainer(tmp_path / "plain", callbacks=[plain], **options).train()
-    small_trainer(tmp_path / "averaged", callbacks=[averaged], ema_decay=0.8, **options).train()
+    small_trainer(tmp_path / "averaged", callbacks=[averaged], **average, **options).train()
     for one, other in zip(plain.after, averaged.after, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_evaluations_are_of_the_average(tmp_path: Path) -> None:
-    trainer = small_trainer(tmp_path, num_train_epochs=2, ema_decay=0.8, eval_strategy="steps", eval_steps=8)
+@pytest.mark.parametrize("average", AVERAGES)
+def test_evaluations_are_of_the_evaluated_weights(average: dict[str, float], tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, num_train_epochs=2, eval_strategy="steps", eval_steps=8, **average)
     trainer.train()
     (logged,) = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     assert trainer.evaluate()["eval_loss"] == pytest.approx(logged, rel=1e-6)
 
 
-def test_predictions_within_training_are_of_the_average(tmp_path: Path) -> None:
+@pytest.mark.parametrize("average", [AVERAGES[0], AVERAGES[2]])
+def test_predictions_within_training_are_of_the_evaluated_weights(
+    average: dict[str, float], tmp_path: Path
+) -> None:
     losses = []
 
     class Predicts(TrainerCallback):
@@ -80,7 +98,7 @@ def test_predictions_within_training_are_of_the_average(tmp_path: Path) -> None:
                 losses.append(trainer.evaluate()["eval_loss"])
                 losses.append(trainer.predict(rows(8, seed=1)).metrics["test_loss"])
 
-    trainer = small_trainer(tmp_path, learning_rate=0.01, ema_decay=0.8)
+    trainer = small_trainer(tmp_path, learning_rate=0.01, **average)
     trainer.add_callback(Predicts())
     trainer.train()
     assert losses[1] == losses[0] == pytest.approx(losses[2], rel=1e-6)
@@ -88,7 +106,7 @@ def test_predictions_within_training_are_of_the_average(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("average", AVERAGES)
 @pytest.mark.parametrize("step", [2, 6])
-def test_a_resumed_run_ends_in_the_same_average(average: dict[str, float], step: int, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_in_the_same_weights(average: dict[str, float], step: int, tmp_path: Path) -> None:
     options: dict[str, Any] = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2, **average}
     whole = small_trainer(tmp_path, model=small_model(dropout=0.1), **options)
     whole.train()
@@ -97,20 +115,22 @@ def test_a_resumed_run_ends_in_the_same_average(average: dict[str, float], step:
     assert weights_digest(resumed.model) == weights_digest(whole.model)
 
 
-def test_a_checkpoint_holds_the_model_that_was_evaluated(tmp_path: Path) -> None:
-    trainer = small_trainer(tmp_path, ema_decay=0.8, save_strategy="steps", save_steps=4)
+@pytest.mark.parametrize("average", AVERAGES)
+def test_a_checkpoint_holds_the_model_that_was_evaluated(average: dict[str, float], tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, **average, save_strategy="steps", save_steps=4)
     trainer.train()
     saved = load_file(Path(str(newest_valid_checkpoint(tmp_path))) / "model.safetensors")
     for name, weights in trainer.model.state_dict().items():
         assert torch.equal(saved[name], weights)
 
 
-def test_the_best_checkpoint_is_loaded_with_its_average(tmp_path: Path) -> None:
+@pytest.mark.parametrize("average", AVERAGES)
+def test_the_best_checkpoint_is_loaded_as_it_was_evaluated(average: dict[str, float], tmp_path: Path) -> None:
     trainer = small_trainer(
         tmp_path,
         num_train_epochs=3,
         learning_rate=0.05,
-        ema_decay=0.8,
+        **average,
         save_strategy="epoch",
         eval_strategy="epoch",
         load_best_model_at_end=True,
@@ -121,7 +141,15 @@ def test_the_best_checkpoint_is_loaded_with_its_average(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"ema_decay": 1.0}, {"ema_decay": 0.0}, {"average_last": 0}, {"average_last": 1.5}]
+    "options",
+    [
+        {"ema_decay": 1.0},
+        {"ema_decay": 0.0},
+        {"average_last": 0},
+        {"average_last": 1.5},
+        {"weight_interpolation": 0.0},
+        {"weight_interpolation": 1.0},
+    ],
 )
 def test_numbers_that_are_no_average_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
@@ -144,3 +172,54 @@ def test_a_layer_that_is_unfrozen_later_counts_from_the_first_step(tmp_path: Pat
     found = dict(trainer.model.named_parameters())[name].detach().double()
     mean = sum(weights[name] for weights in seen.after) / len(seen.after)
     torch.testing.assert_close(found, mean, rtol=1e-5, atol=1e-7)
+
+
+def test_the_start_is_the_model_after_the_head_s_own_epochs(tmp_path: Path) -> None:
+    seen = Weights()
+    config = {"encoder_config": tiny_config("bert", 2).to_dict(), "pooling": "attention", "num_labels": 2}
+    model = BertWithPoolingModule(BertWithPoolingModule.config_class(**config))
+    before = {name: each.detach().double().clone() for name, each in model.named_parameters()}
+    trainer = small_trainer(
+        tmp_path, model, callbacks=[seen], head_first_epochs=1, weight_interpolation=0.25, learning_rate=1e-3
+    )
+    trainer.train()
+    changed = {name for name, weights in seen.start.items() if not torch.equal(weights, before[name])}
+    assert "classifier.out_proj.weight" in changed
+    encoder = {id(weights) for (part,) in [get_encoders(model)] for weights in part.parameters()}
+    for name, weights in trainer.model.named_parameters():
+        assert name not in changed or id(weights) not in encoder
+        found = expected(seen, name, {"weight_interpolation": 0.25})
+        torch.testing.assert_close(weights.detach().double(), found, rtol=1e-5, atol=1e-7)
+
+
+def test_a_second_training_starts_from_where_the_first_one_ended(tmp_path: Path) -> None:
+    seen = Weights()
+    trainer = small_trainer(tmp_path, callbacks=[seen], weight_interpolation=0.5)
+    trainer.train()
+    ended = {name: each.detach().double().clone() for name, each in trainer.model.named_parameters()}
+    trainer.train()
+    for name, weights in trainer.model.named_parameters():
+        assert torch.equal(seen.start[name], ended[name])
+        found = expected(seen, name, {"weight_interpolation": 0.5})
+        torch.testing.assert_close(weights.detach().double(), found, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("made_with", "resumed_with"),
+    [
+        ({"ema_decay": 0.8}, {}),
+        ({"weight_interpolation": 0.5}, {}),
+        ({}, {"weight_interpolation": 0.5}),
+        ({"ema_decay": 0.8}, {"weight_interpolation": 0.5}),
+        ({"weight_interpolation": 0.5}, {"average_last": 0.5}),
+    ],
+)
+def test_a_checkpoint_of_other_weights_is_not_resumed(
+    made_with: dict[str, float], resumed_with: dict[str, float], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
+    small_trainer(tmp_path, **options, **made_with).train()
+    with pytest.raises(UserError, match="checkpoint-2: was made with"):
+        small_trainer(tmp_path, **options, **resumed_with).train(
+            resume_from_checkpoint=str(tmp_path / "checkpoint-2")
+        )

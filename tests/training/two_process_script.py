@@ -51,6 +51,7 @@ INTERRUPTED_TASKS: dict[str, Any] = INTERRUPTED | {
 METHODS: dict[str, dict[str, Any]] = {
     "ema": {"ema_decay": 0.7, "eval_strategy": "epoch"},
     "last": {"average_last": 0.5, "eval_strategy": "epoch"},
+    "interpolation": {"weight_interpolation": 0.7, "eval_strategy": "epoch"},
     "teacher": {"distillation_weight": 0.5},
 }
 STREAMED: dict[str, Any] = {"optim": "sgd", "learning_rate": 0.1, "num_train_epochs": 3}

@@ -20,6 +20,7 @@ _LEFT_OUT: dict[str, Any] = {
     "head_first_epochs": None,
     "ema_decay": None,
     "average_last": None,
+    "weight_interpolation": None,
     "regularizers": None,
     "frozen_layers": 0,
     "layer_decay": 1.0,

@@ -41,6 +41,8 @@ _STATES = "trains from states that the encoder put out once, before"
 
 EXCLUSIONS = (
     Exclusion("ema_decay", "average_last", "is one average of the weights, and the other another"),
+    Exclusion("weight_interpolation", "ema_decay", "evaluates weights between start and end"),
+    Exclusion("weight_interpolation", "average_last", "evaluates weights between start and end"),
     Exclusion("head_first_epochs", "freeze_encoder", "is followed by training of the encoder"),
     Exclusion("head_first_epochs", "unfreeze_per_epoch", "trains the head alone first by itself"),
     Exclusion("head_first_epochs", "cache_frozen_states", "keeps the encoder's states by itself"),

@@ -122,7 +122,7 @@ from hf_layerfusion.training.tasks import (
 from hf_layerfusion.training.tokenizers import limit_to_model
 from hf_layerfusion.training.trainer_card import write_card
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
-from hf_layerfusion.training.weight_averaging import WeightAverage
+from hf_layerfusion.training.weight_averaging import check_resumable, make_evaluated_weights
 
 
 class LayerFusionTrainer(Trainer):
@@ -266,9 +266,7 @@ class LayerFusionTrainer(Trainer):
                 f"distillation_temperature={args.distillation_temperature} is of the loss towards a teacher, found no "
                 "distillation_weight; set one or leave it out"
             )
-        self.weight_average: WeightAverage | None = None
-        if args.ema_decay is not None or args.average_last is not None:
-            self.weight_average = WeightAverage(args.ema_decay, args.average_last)
+        self.evaluated_weights = make_evaluated_weights(args)
         self.surgery: GradientSurgery | None = None
         if args.gradient_surgery is not None:
             self.surgery = GradientSurgery(
@@ -300,13 +298,13 @@ class LayerFusionTrainer(Trainer):
         self.add_callback(SkippedSteps())
         if self.loss_terms is not None:
             self.add_callback(self.loss_terms)
-        if self.weight_average is not None:
-            self.add_callback(self.weight_average)
+        if self.evaluated_weights is not None:
+            self.add_callback(self.evaluated_weights)
         if self.tasks is not None and args.best_of_each_task:
             self.add_callback(
                 BestOfEachTask(
                     lambda: cast(Tasks, self.tasks).main_metrics,
-                    self._save_average,
+                    self._save_evaluated,
                     self.accelerator.wait_for_everyone,
                     lambda: Path(self._get_output_dir(self._trial)),
                     lambda: self.is_in_train,
@@ -477,8 +475,8 @@ class LayerFusionTrainer(Trainer):
     def _forget_steps(self) -> None:
         """Forget what the steps of a training have summed up."""
         self.training_log.reset()
-        if self.weight_average is not None:
-            self.weight_average.reset()
+        if self.evaluated_weights is not None:
+            self.evaluated_weights.reset()
 
     def _train_trial(
         self, trial: SearchTrial, checkpoint: str | None, ignore_keys: list[str] | None
@@ -827,7 +825,7 @@ class LayerFusionTrainer(Trainer):
             if not isinstance(eval_dataset, TaskDatasets):
                 eval_dataset = self._with_inputs(eval_dataset, "evaluation")
             eval_dataset = self.tasks.to_evaluate(eval_dataset, self.eval_dataset)
-        with self._averaged():
+        with self._with_evaluated_weights():
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def predict(
@@ -842,12 +840,15 @@ class LayerFusionTrainer(Trainer):
             UserError: With several tasks, data of no task or an unknown one.
         """
         if self.tasks is None:
-            with self._averaged():
+            with self._with_evaluated_weights():
                 return super().predict(test_dataset, ignore_keys, metric_key_prefix)
         outputs: dict[str, PredictionOutput] = {}
         test_dataset = self._with_inputs(test_dataset, "prediction")
         for task, dataset in self.tasks.datasets(test_dataset, "prediction").items():
-            with self._averaged(), changed(self, compute_metrics=function_of(self.compute_metrics, task)):
+            with (
+                self._with_evaluated_weights(),
+                changed(self, compute_metrics=function_of(self.compute_metrics, task)),
+            ):
                 outputs[task] = super().predict(dataset, ignore_keys, f"{metric_key_prefix}_{task}")
         return outputs
 
@@ -933,7 +934,7 @@ class LayerFusionTrainer(Trainer):
         run_dir = Path(self._get_output_dir(trial))
         folder = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with self.saver.saving(folder):
-            with self._averaged():
+            with self._with_evaluated_weights():
                 super()._save_checkpoint(model, trial)
             if not self.args.save_only_model:
                 self._save_own_state(folder)
@@ -953,27 +954,28 @@ class LayerFusionTrainer(Trainer):
             write_text(folder / LOG_STATE_NAME, json.dumps(state) + "\n")
             if self.loss_terms is not None:
                 self.loss_terms.save(folder)
-        if self.weight_average is not None:
-            self.weight_average.save(cast(nn.Module, self.model), folder, self.args.should_save)
+        if self.evaluated_weights is not None:
+            self.evaluated_weights.save(cast(nn.Module, self.model), folder, self.args.should_save)
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """In training, give the model the average of its weights while the block runs, where one is kept."""
-        if self.weight_average is None or not self.is_in_train:
+    def _with_evaluated_weights(self) -> Iterator[None]:
+        """In training, give the model the weights that are evaluated while the block runs."""
+        if self.evaluated_weights is None or not self.is_in_train:
             yield
             return
-        with self.weight_average.applied(cast(nn.Module, self.model)):
+        with self.evaluated_weights.applied(cast(nn.Module, self.model)):
             yield
 
-    def _save_average(self, folder: str) -> None:
-        with self._averaged():
+    def _save_evaluated(self, folder: str) -> None:
+        with self._with_evaluated_weights():
             self.save_model(folder, _internal_call=True)
 
     def _load_own_state(self, folder: Path) -> None:
         if self.loss_terms is not None:
             self.loss_terms.load(folder)
-        if self.weight_average is not None:
-            self.weight_average.load(cast(nn.Module, self.model), folder)
+        check_resumable(self.evaluated_weights, folder)
+        if self.evaluated_weights is not None:
+            self.evaluated_weights.load(cast(nn.Module, self.model), folder)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         check_computed(self.args, metrics)
@@ -982,8 +984,8 @@ class LayerFusionTrainer(Trainer):
     def _load_best_model(self) -> None:
         folder = str(self.state.best_model_checkpoint)
         verify_checkpoint(folder)
-        if self.weight_average is not None:
-            self.weight_average.reset()  # the checkpoint's model has its own
+        if self.evaluated_weights is not None:
+            self.evaluated_weights.reset()  # the checkpoint's model has its own
         if isinstance(self.model, PeftModel):
             read_adapters(self.model, folder)  # the stock method reads one of several adapters
         else:

@@ -208,6 +208,14 @@ class LayerFusionTrainingArguments(TrainingArguments):
             "(stochastic weight averaging). Default: the weights themselves."
         },
     )
+    weight_interpolation: float | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate and keep weights between those before the encoder is trained and the trained ones: the "
+            "share of the trained ones, such as 0.5 (WiSE-FT: Wortsman et al. 2022). For a model that is of use "
+            "before, as with head_first_epochs. Default: the trained weights."
+        },
+    )
     distillation_weight: float | None = field(
         default=None,
         metadata={
@@ -412,6 +420,11 @@ class LayerFusionTrainingArguments(TrainingArguments):
         if self.average_last is not None and not 0 < self.average_last <= 1:
             raise UserError(
                 f"average_last must be above 0 and at most 1, found {self.average_last}; it is a share of the steps"
+            )
+        if self.weight_interpolation is not None and not 0 < self.weight_interpolation < 1:
+            raise UserError(
+                f"weight_interpolation must lie above 0 and below 1, found {self.weight_interpolation}; leave it out "
+                "for the trained weights"
             )
         if self.head_first_epochs is not None and not 0 < self.head_first_epochs < math.inf:
             raise UserError(
