@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import t
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.significance import (
@@ -63,7 +64,7 @@ def read_variant_rows(table: RunTable, results: Path) -> list[VariantRow]:
     Folds are compared by Nadeau and Bengio's t-test, other runs by a paired bootstrap over examples on averages over
     seeds; where each seed draws its own training rows, over the seeds that both rows have. If both rows are single
     models of one classification task, the p-value is McNemar's. Seeds are not resampled, as a handful says nothing
-    about their distribution.
+    about their distribution; a verdict says where the difference is within their spread.
 
     Raises:
         UserError: Runs of the table were scored on different examples.
@@ -89,7 +90,10 @@ def read_variant_rows(table: RunTable, results: Path) -> list[VariantRow]:
             if own:
                 difference = _compare(table, variant, others, own)
             if own and not has_folds:
-                verdict = _verdict_of_seeds(_values(table, others.values()), _values(table, own.values()))
+                if table.draws:
+                    verdict = _verdict_of_draws([_values(table, (others[name], own[name])) for name in own])
+                else:
+                    verdict = _verdict_of_seeds(_values(table, others.values()), _values(table, own.values()))
         rows.append(
             VariantRow(
                 variant,
@@ -167,6 +171,25 @@ def _verdict_of_seeds(baseline: list[float], variant: list[float]) -> str:
         return ""
     error = math.sqrt(np.var(baseline, ddof=1) / len(baseline) + np.var(variant, ddof=1) / len(variant))
     return "within the seeds' spread" if abs(np.mean(variant) - np.mean(baseline)) <= 2 * error else ""
+
+
+def _verdict_of_draws(pairs: list[list[float]]) -> str:
+    """Return a verdict on the spread over draws of training rows, on each of which both rows were trained.
+
+    The mean of the differences must be outside the middle 95 % of Student's distribution around 0.
+
+    Args:
+        pairs: values of the baseline and the row, for each draw.
+    """
+    if len(pairs) == 1:
+        return ONE_SEED
+    differences = np.subtract.reduce(np.array(pairs), axis=1)
+    if not np.isfinite(differences).all():
+        return ""
+    error = differences.std(ddof=1) / math.sqrt(len(pairs))
+    return (
+        "within the draws' spread" if abs(differences.mean()) <= t.ppf(0.975, len(pairs) - 1) * error else ""
+    )
 
 
 def _compare(

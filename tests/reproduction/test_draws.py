@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from hf_layerfusion.storage import write_json
 from reproduction.run_table import RunTable
@@ -50,3 +51,14 @@ def test_rows_without_a_common_draw_are_not_compared(tmp_path: Path) -> None:
     write_run(tmp_path, "other", 1, HARD)
     (_, row) = read_variant_rows(table_of(True), tmp_path)
     assert row.difference is None and np.isfinite(row.values).all()
+
+
+@pytest.mark.parametrize("gains", [(16, 20, 24), (2, 20, 38), (-3, -20, -30), (-16, -20, -24)])
+def test_the_spread_is_that_of_the_gains_on_each_draw(gains: tuple[int, ...], tmp_path: Path) -> None:
+    """Draws that move both rows together say nothing against a gain that all of them show."""
+    for seed, (correct, gain) in enumerate(zip((150, 120, 90), gains, strict=True)):
+        write_run(tmp_path, "base", seed, correct)
+        write_run(tmp_path, "other", seed, correct + gain)
+    (_, row) = read_variant_rows(table_of(True), tmp_path)
+    is_clear = ttest_1samp(gains, 0).pvalue < 0.05
+    assert row.verdict == ("" if is_clear else "within the draws' spread")
