@@ -99,8 +99,8 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> RunR
             "num_examples": {name: len(split) for name, split in data.splits.items()},
             DATA: record,
             "epochs": epoch_rows(result.history),
-            "predictions": " ".join(map(str, result.logits.argmax(axis=1))),
-            "labels": " ".join(map(str, [] if result.labels is None else result.labels.tolist())),
+            "predictions": _joined_predictions(result.logits),
+            "labels": "" if result.labels is None else _numbers(result.labels),
             "layer_use": None if use is None else dataclasses.asdict(use),
             **_machine(training_arguments),
         }

@@ -238,10 +238,7 @@ def _check_same_labels(
 
 
 def _labels_by_task(run: dict[str, Any]) -> dict[str, list[str]]:
-    labels = run.get("labels", {})
-    return {
-        name: text.split() for name, text in (labels if isinstance(labels, dict) else {"": labels}).items()
-    }
+    return {name: text.split() for name, text in _by_task(run.get("labels", {})).items()}
 
 
 def numbers(text: str) -> list[float]:
@@ -250,25 +247,28 @@ def numbers(text: str) -> list[float]:
 
 
 def task_predictions(contents: Iterable[dict[str, Any]]) -> dict[str, TaskPredictions]:
-    """Return the predictions of a row's runs, one for each seed, for the examples of each task."""
+    """Return the predictions of a row's runs, one for each seed, for the examples of each task; the name of a run's
+    only task is empty where the settings have none."""
     runs = list(contents)
+    settings = runs[0]["settings"]
+    tasks = settings.get("tasks", {"": settings})
+    predictions = [_by_task(run["predictions"]) for run in runs]
     return {
         task: TaskPredictions(
             np.array(numbers(labels)),
-            np.array([numbers(run["predictions"][task]) for run in runs]),
-            is_correlation=runs[0]["settings"]["tasks"][task].get("problem_type") == "regression",
+            np.array([numbers(of_run[task]) for of_run in predictions]),
+            is_correlation=tasks[task].get("problem_type") == "regression",
         )
-        for task, labels in runs[0]["labels"].items()
+        for task, labels in _by_task(runs[0]["labels"]).items()
     }
 
 
 def correctness(contents: Iterable[dict[str, Any]]) -> np.ndarray | None:
     """Return whether each run predicted each example correctly, `[runs, examples]`; None for several tasks or a
     regression."""
-    runs = list(contents)
-    if "tasks" in runs[0]["settings"]:
-        (predicted, *others) = task_predictions(runs).values()
-        return (
-            None if others or predicted.is_correlation else (predicted.predictions == predicted.labels) * 1.0
-        )
-    return np.array([np.equal(run["predictions"].split(), run["labels"].split()) for run in runs], float)
+    (predicted, *others) = task_predictions(contents).values()
+    return None if others or predicted.is_correlation else (predicted.predictions == predicted.labels) * 1.0
+
+
+def _by_task(texts: str | dict[str, str]) -> dict[str, str]:
+    return texts if isinstance(texts, dict) else {"": texts}

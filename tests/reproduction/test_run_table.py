@@ -11,6 +11,7 @@ from transformers import HfArgumentParser
 
 from hf_layerfusion import CerbertusConfig
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.task_significance import bootstrap_tasks
 from hf_layerfusion.recipes.model_setup import model_settings
 from hf_layerfusion.recipes.multitask.task_preparation import make_tasks
 from reproduction import run_table as tables
@@ -22,7 +23,7 @@ from reproduction.run_table import RunTable, table_names
 from reproduction.runner import pending_runs
 from reproduction.table_formats import to_markdown
 from reproduction.table_report import frame_of_runs, plot_predictions, report_of_runs
-from reproduction.table_rows import correctness, read_variant_rows
+from reproduction.table_rows import correctness, read_variant_rows, task_predictions
 from tests.tiny import tiny_config
 
 
@@ -230,6 +231,23 @@ def test_rows_of_other_examples_are_not_compared(tmp_path):
         read_variant_rows(table, tmp_path)
 
 
+def test_a_regression_is_compared_by_its_correlation():
+    """A run of one task stores its values and no names of tasks."""
+    values = np.random.default_rng(0).normal(size=50)
+    runs = [
+        {
+            "settings": {"problem_type": "regression"},
+            "labels": " ".join(map(str, values)),
+            "predictions": " ".join(map(str, values + np.random.default_rng(seed).normal(size=50))),
+        }
+        for seed in (1, 2)
+    ]
+    assert correctness(runs) is None
+    ((task, found),) = task_predictions(runs).items()
+    assert task == "" and found.is_correlation and found.predictions.shape == (2, 50)
+    assert bootstrap_tasks({task: found}, {task: found}).difference == 0
+
+
 def test_a_difference_that_seeds_may_have_made_is_marked(tmp_path):
     """Accuracies 0.5 and 0.7 against 0.9 and 0.9: 0.3 is beyond examples' noise, and 3 standard errors of 0.1; with 0.4
     and 0.8 it is 1.5 of 0.2."""
@@ -241,7 +259,7 @@ def test_a_difference_that_seeds_may_have_made_is_marked(tmp_path):
             content["metrics"]["test"]["accuracy"] = accuracy
             labels = content["labels"].split()
             content["predictions"] = " ".join(
-                label if n < 400 * accuracy else "none" for n, label in enumerate(labels)
+                label if n < 400 * accuracy else "-1" for n, label in enumerate(labels)
             )
             path.write_text(json.dumps(content))
         rows = {row.variant: row for row in read_variant_rows(table, tmp_path)}
