@@ -148,12 +148,22 @@ def test_the_best_checkpoint_is_loaded_as_it_was_evaluated(average: dict[str, fl
         {"average_last": 0},
         {"average_last": 1.5},
         {"weight_interpolation": 0.0},
-        {"weight_interpolation": 1.0},
+        {"weight_interpolation": 1.1},
     ],
 )
 def test_numbers_that_are_no_average_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
         small_arguments(tmp_path, **options)
+
+
+def test_a_share_of_one_is_the_trained_weights_themselves(tmp_path: Path) -> None:
+    digests = []
+    for name, options in {"plain": {}, "one": {"weight_interpolation": 1.0}}.items():
+        trainer = small_trainer(tmp_path / name, **options)
+        trainer.train()
+        digests.append(weights_digest(trainer.model))
+    assert digests[0] == digests[1]
+    assert small_arguments(tmp_path, weight_interpolation=1.0, ema_decay=0.9).ema_decay == 0.9
 
 
 def test_one_average_excludes_the_other(tmp_path: Path) -> None:

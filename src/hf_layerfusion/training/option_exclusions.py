@@ -36,13 +36,19 @@ def _not_one(value: float) -> bool:
     return value != 1
 
 
+def _below_one(value: float | None) -> bool:
+    return value is not None and value < 1
+
+
+_BETWEEN = "evaluates weights between start and end"
+_TRAINED_WEIGHTS = "set weight_interpolation=1 or drop the other"
 _DECAY = "set epoch_decay=1 or "
 _STATES = "trains from states that the encoder put out once, before"
 
 EXCLUSIONS = (
     Exclusion("ema_decay", "average_last", "is one average of the weights, and the other another"),
-    Exclusion("weight_interpolation", "ema_decay", "evaluates weights between start and end"),
-    Exclusion("weight_interpolation", "average_last", "evaluates weights between start and end"),
+    Exclusion("weight_interpolation", "ema_decay", _BETWEEN, _TRAINED_WEIGHTS, is_given=_below_one),
+    Exclusion("weight_interpolation", "average_last", _BETWEEN, _TRAINED_WEIGHTS, is_given=_below_one),
     Exclusion("head_first_epochs", "freeze_encoder", "is followed by training of the encoder"),
     Exclusion("head_first_epochs", "unfreeze_per_epoch", "trains the head alone first by itself"),
     Exclusion("head_first_epochs", "cache_frozen_states", "keeps the encoder's states by itself"),

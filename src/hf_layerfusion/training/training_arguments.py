@@ -213,7 +213,7 @@ class LayerFusionTrainingArguments(TrainingArguments):
         metadata={
             "help": "Evaluate and keep weights between those before the encoder is trained and the trained ones: the "
             "share of the trained ones, such as 0.5 (WiSE-FT: Wortsman et al. 2022). For a model that is of use "
-            "before, as with head_first_epochs. Default: the trained weights."
+            "before, as with head_first_epochs. Default: the trained weights, as with 1."
         },
     )
     distillation_weight: float | None = field(
@@ -421,10 +421,10 @@ class LayerFusionTrainingArguments(TrainingArguments):
             raise UserError(
                 f"average_last must be above 0 and at most 1, found {self.average_last}; it is a share of the steps"
             )
-        if self.weight_interpolation is not None and not 0 < self.weight_interpolation < 1:
+        if self.weight_interpolation is not None and not 0 < self.weight_interpolation <= 1:
             raise UserError(
-                f"weight_interpolation must lie above 0 and below 1, found {self.weight_interpolation}; leave it out "
-                "for the trained weights"
+                f"weight_interpolation must be above 0 and at most 1, found {self.weight_interpolation}; 1 is for the "
+                "trained weights themselves"
             )
         if self.head_first_epochs is not None and not 0 < self.head_first_epochs < math.inf:
             raise UserError(

@@ -235,7 +235,7 @@ class WeightInterpolation(EvaluatedWeights):
 
 def make_evaluated_weights(args: LayerFusionTrainingArguments) -> EvaluatedWeights | None:
     """Return the callback for the weights that the arguments ask for; None for the trained weights themselves."""
-    if args.weight_interpolation is not None:
+    if args.weight_interpolation is not None and args.weight_interpolation < 1:
         return WeightInterpolation(args.weight_interpolation)
     if args.ema_decay is not None or args.average_last is not None:
         return WeightAverage(args.ema_decay, args.average_last)
