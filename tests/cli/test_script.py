@@ -129,6 +129,9 @@ def test_the_recipe_of_a_tuned_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert found["init_from_probe"] and found["head_first_epochs"] == 1
     assert not found["freeze_encoder"] and found["cache_frozen_states"] is None
     assert found["learning_rate"] == 2e-5 and found["fusion_learning_rate"] is None
+    assert found["weight_interpolation"] == 0.5
+    averaged = ("--recipe", "tuned", "--weight_interpolation", "1", "--ema_decay", "0.9")
+    assert parsed(monkeypatch, tmp_path, TWEETS, *averaged)["ema_decay"] == 0.9
     with pytest.raises(UserError, match="--recipe tuned is for the scripts that train one task"):
         parsed(monkeypatch, tmp_path, MULTITASK_CLASSES, "--recipe", "tuned")
 

@@ -71,7 +71,7 @@ def test_command_line(tmp_path: Path) -> None:
 
 def test_every_field_of_ours_has_a_help_text() -> None:
     ours = [field for field in fields(LayerFusionTrainingArguments) if field.name in _own_names()]
-    assert len(ours) == 33
+    assert len(ours) == 34
     assert all(field.metadata["help"] for field in ours)
 
 
@@ -103,7 +103,7 @@ def test_the_recipe_for_a_tuned_encoder_is_that_of_the_scripts(tmp_path: Path) -
     args = LayerFusionTrainingArguments.for_tuned_encoder(str(tmp_path), learning_rate=2e-5, use_cpu=True)
     assert (args.freeze_encoder, args.init_from_probe, args.head_first_epochs) == (False, True, 1)
     assert args.cache_frozen_states is None
-    assert args.learning_rate == 2e-5
+    assert args.learning_rate == 2e-5 and args.weight_interpolation == 0.5
     assert PROBE_RECIPES["tuned"].items() >= (ALL_LAYERS | TUNED_TRAINING).items()
 
 

@@ -28,8 +28,10 @@ FROZEN_TRAINING: dict[str, Any] = {
 TUNED_TRAINING: dict[str, Any] = {
     "init_from_probe": True,
     "head_first_epochs": 1.0,
+    "weight_interpolation": 0.5,
     "learning_rate": 1e-4,
     "num_train_epochs": 3.0,
 }
 """Options for an encoder that is trained after the head has started from the probe and learned for an epoch (Kumar et
-al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution")."""
+al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution"). The model lies halfway
+between that start and the trained weights (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models")."""

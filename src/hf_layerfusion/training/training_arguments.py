@@ -382,7 +382,8 @@ class LayerFusionTrainingArguments(TrainingArguments):
         scripts.
 
         The head starts from a linear probe on the encoder's states and learns alone for one epoch; then the encoder is
-        trained with it.
+        trained with it. The model has the weights halfway between that start and the trained ones; with
+        `weight_interpolation=1`, the trained ones.
 
         The recipe's model is that of `for_frozen_encoder`.
 
