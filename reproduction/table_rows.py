@@ -223,16 +223,22 @@ def _check_same_labels(
         UserError: Names the row.
     """
     has_folds = next(iter(runs.values()))["settings"].get("folds") is not None
-    for name, run in runs.items():
-        other = baseline.get(name) if has_folds else next(iter(baseline.values()))
-        if other is None:
+    checked = [
+        (f"'{variant}', {name},", run, baseline.get(name) if has_folds else None)
+        for name, run in runs.items()
+    ]
+    if not has_folds:
+        checked += [(f"{name} of the baseline of '{variant}'", run, None) for name, run in baseline.items()]
+    for name, run, other in checked:
+        if has_folds and other is None:
             continue
+        other = other or next(iter(baseline.values()))
         by_task, of_other = _labels_by_task(run), _labels_by_task(other)
         for task in by_task.keys() & of_other.keys():
             if by_task[task] != of_other[task]:
                 counts = len(by_task[task]), len(of_other[task])
                 raise UserError(
-                    f"{table.name}: '{variant}', {name}, was scored on {counts[0]} examples and the baseline on "
+                    f"{table.name}: {name} was scored on {counts[0]} examples and the baseline on "
                     f"{counts[1]}, which are different ones; delete the older run files and run them again."
                 )
 

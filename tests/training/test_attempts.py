@@ -74,9 +74,10 @@ def test_the_run_is_that_of_the_batch_size_that_was_found(tmp_path: Path, case: 
     assert found[0] == found[1]
 
 
-def test_a_resumed_run_goes_back_to_its_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", [{"ema_decay": 0.9}, {"weight_interpolation": 0.5}])
+def test_a_resumed_run_goes_back_to_its_checkpoint(weights: dict[str, float], tmp_path: Path) -> None:
     """After four steps as before the first one."""
-    options: dict[str, Any] = {"num_train_epochs": 3, "ema_decay": 0.9, "logging_steps": 3}
+    options: dict[str, Any] = {"num_train_epochs": 3, "logging_steps": 3, **weights}
     options |= {"save_strategy": "steps", "save_steps": 5, "auto_find_batch_size": True}
     small_trainer(tmp_path, small_model(dropout=0.1), **options).train()
     found = []

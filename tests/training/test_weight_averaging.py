@@ -233,3 +233,107 @@ def test_a_checkpoint_of_other_weights_is_not_resumed(
         small_trainer(tmp_path, **options, **resumed_with).train(
             resume_from_checkpoint=str(tmp_path / "checkpoint-2")
         )
+
+
+def share_of(weights: dict[str, torch.Tensor], seen: Weights) -> float:
+    """The share of the way from the start to the last step's weights that some weights have come."""
+    way = torch.cat([(seen.after[-1][name] - start).flatten() for name, start in seen.start.items()])
+    come = torch.cat([(weights[name].double() - start).flatten() for name, start in seen.start.items()])
+    return float(come @ way / (way @ way))
+
+
+class Saves(TrainerCallback):
+    """Saves the model, and predicts, at every occasion of the last step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.trainer: Any = None
+
+    def save(self, name: str) -> None:
+        self.trainer.save_model(str(self.folder / name))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == state.max_steps:
+            self.save("step")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.save("evaluation")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.save("end")
+
+
+def test_whatever_is_saved_in_training_has_the_share_once(tmp_path: Path) -> None:
+    seen, saves = Weights(), Saves(tmp_path)
+    trainer = small_trainer(
+        tmp_path / "run", callbacks=[seen, saves], eval_strategy="epoch", weight_interpolation=0.5
+    )
+    saves.trainer = trainer
+    trainer.train()
+    trainer.save_model(str(tmp_path / "after"))
+    for occasion in ("step", "evaluation", "end", "after"):
+        saved = load_file(tmp_path / occasion / "model.safetensors")
+        assert share_of(saved, seen) == pytest.approx(0.5, abs=1e-4), occasion
+
+
+def test_after_an_interruption_the_model_is_as_it_is(tmp_path: Path) -> None:
+    class Interrupts(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+    trainer = small_trainer(tmp_path, callbacks=[Interrupts()], weight_interpolation=0.5, learning_rate=0.01)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    before = weights_digest(trainer.model)
+    loss = trainer.evaluate()["eval_loss"]
+    trainer.save_model(str(tmp_path / "saved"))
+    assert weights_digest(trainer.model) == before
+    assert small_trainer(tmp_path / "again", trainer.model).evaluate()["eval_loss"] == pytest.approx(loss)
+
+
+def test_the_start_is_the_probe_where_the_encoder_is_frozen(tmp_path: Path) -> None:
+    config = {"encoder_config": tiny_config("bert", 2).to_dict(), "pooling": "concat", "num_labels": 2}
+    model = BertWithPoolingModule(BertWithPoolingModule.config_class(**config))
+    seen = Weights()
+    options = {
+        "freeze_encoder": True,
+        "cache_frozen_states": str(tmp_path / "states"),
+        "init_from_probe": True,
+    }
+    trainer = small_trainer(
+        tmp_path / "run", model, callbacks=[seen], weight_interpolation=0.5, learning_rate=1e-9, **options
+    )
+    random = model.classifier.out_proj.weight.detach().clone()
+    trainer.train()
+    probe = seen.after[-1]["classifier.out_proj.weight"]
+    assert not torch.allclose(random.double(), probe)
+    torch.testing.assert_close(model.classifier.out_proj.weight.double(), probe, rtol=1e-4, atol=1e-7)
+
+
+def test_an_average_does_not_go_on_as_another_one(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
+    small_trainer(tmp_path, **options, ema_decay=0.8).train()
+    with pytest.raises(UserError, match="average_last cannot go on from a checkpoint with ema_decay"):
+        small_trainer(tmp_path, **options, average_last=1.0).train(
+            resume_from_checkpoint=str(tmp_path / "checkpoint-2")
+        )
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_layers_that_are_unfrozen_after_resuming_count_too(average: dict[str, float], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"num_train_epochs": 3, "unfreeze_per_epoch": 1, "save_strategy": "steps"}
+    options |= {"save_steps": 2, **average}
+    whole = small_trainer(tmp_path, **options)
+    whole.train()
+    resumed = small_trainer(tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert weights_digest(resumed.model) == weights_digest(whole.model)
+
+
+def test_a_changed_share_counts_from_the_next_training_on(tmp_path: Path) -> None:
+    seen = Weights()
+    trainer = small_trainer(tmp_path, callbacks=[seen])
+    trainer.args.weight_interpolation = 0.25
+    trainer.train()
+    weights = {name: each.detach() for name, each in trainer.model.named_parameters()}
+    assert share_of(weights, seen) == pytest.approx(0.25, abs=1e-4)

@@ -41,7 +41,7 @@ def _below_one(value: float | None) -> bool:
 
 
 _BETWEEN = "evaluates weights between start and end"
-_TRAINED_WEIGHTS = "set weight_interpolation=1 or drop the other"
+_TRAINED_WEIGHTS = "set weight_interpolation=1, or drop the average"
 _DECAY = "set epoch_decay=1 or "
 _STATES = "trains from states that the encoder put out once, before"
 

@@ -122,7 +122,11 @@ from hf_layerfusion.training.tasks import (
 from hf_layerfusion.training.tokenizers import limit_to_model
 from hf_layerfusion.training.trainer_card import write_card
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
-from hf_layerfusion.training.weight_averaging import check_resumable, make_evaluated_weights
+from hf_layerfusion.training.weight_averaging import (
+    EvaluatedWeights,
+    check_resumable,
+    make_evaluated_weights,
+)
 
 
 class LayerFusionTrainer(Trainer):
@@ -266,7 +270,7 @@ class LayerFusionTrainer(Trainer):
                 f"distillation_temperature={args.distillation_temperature} is of the loss towards a teacher, found no "
                 "distillation_weight; set one or leave it out"
             )
-        self.evaluated_weights = make_evaluated_weights(args)
+        self.evaluated_weights: EvaluatedWeights | None = None
         self.surgery: GradientSurgery | None = None
         if args.gradient_surgery is not None:
             self.surgery = GradientSurgery(
@@ -298,8 +302,6 @@ class LayerFusionTrainer(Trainer):
         self.add_callback(SkippedSteps())
         if self.loss_terms is not None:
             self.add_callback(self.loss_terms)
-        if self.evaluated_weights is not None:
-            self.add_callback(self.evaluated_weights)
         if self.tasks is not None and args.best_of_each_task:
             self.add_callback(
                 BestOfEachTask(
@@ -319,6 +321,16 @@ class LayerFusionTrainer(Trainer):
         if args.unfreeze_per_epoch is not None:
             self.add_callback(GradualUnfreezing())
         self.add_callback(self.resumed_log)
+        self._renew_evaluated_weights()
+
+    def _renew_evaluated_weights(self) -> None:
+        """Keep the weights that the arguments ask for, which a trial of a search may have changed."""
+        if self.evaluated_weights is not None:
+            self.remove_callback(self.evaluated_weights)
+        self.evaluated_weights = make_evaluated_weights(self.args)
+        if self.evaluated_weights is not None:
+            # Other callbacks read or save the model when training ends.
+            self.callback_handler.callbacks.insert(0, self.evaluated_weights)
 
     def _make_tasks(self, data_collator: Any) -> Tasks | None:
         if not has_several(self.train_dataset, self.model):
@@ -420,10 +432,16 @@ class LayerFusionTrainer(Trainer):
         pushes = self.args.push_to_hub and self.is_world_process_zero()
         if pushes:
             self.hub_push.begin()
-        if trial is not None and self.hp_search_backend is not None:
-            output = self._train_trial(SearchTrial(trial, self.args), checkpoint, ignore_keys_for_eval)
-        else:
-            output = super().train(checkpoint, trial, ignore_keys_for_eval)
+        try:
+            if trial is not None and self.hp_search_backend is not None:
+                output = self._train_trial(SearchTrial(trial, self.args), checkpoint, ignore_keys_for_eval)
+            else:
+                output = super().train(checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            # After an interruption, evaluations and saves are of the model as it is.
+            self.is_in_train = False
+            if self.evaluated_weights is not None:
+                self.evaluated_weights.reset()
         if pushes:
             self.hub_push.finish()
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
@@ -462,6 +480,7 @@ class LayerFusionTrainer(Trainer):
 
     def _reset(self) -> None:
         """Forget a training before this one."""
+        self._renew_evaluated_weights()
         self._forget_steps()
         self.attempts.begin()
         self.frozen_states.reset()  # the data may have changed
@@ -496,6 +515,7 @@ class LayerFusionTrainer(Trainer):
                 # Ray and W&B hand over the values themselves.
                 values = trial.trial if isinstance(trial.trial, dict) else self.hp_space(trial.trial)
                 trial.set_arguments(values)
+                self._renew_evaluated_weights()
                 output = super().train(checkpoint, trial.trial, ignore_keys)
                 best_step = self.state.best_global_step
                 if self.args.load_best_model_at_end and best_step in trial.objectives:
@@ -925,6 +945,7 @@ class LayerFusionTrainer(Trainer):
         with (
             self.saver.saving_model(folder, self.model, self.processing_class),
             own_class(cast(nn.Module, self.model)),
+            self._with_evaluated_weights(),
         ):
             super().save_model(output_dir, _internal_call=True)
         if self.args.push_to_hub and not _internal_call:

@@ -211,8 +211,8 @@ class LayerFusionTrainingArguments(TrainingArguments):
     weight_interpolation: float | None = field(
         default=None,
         metadata={
-            "help": "Evaluate and keep weights between those before the encoder is trained and the trained ones: the "
-            "share of the trained ones, such as 0.5 (WiSE-FT: Wortsman et al. 2022). For a model that is of use "
+            "help": "Evaluate and keep weights between those at the start of training and the trained ones: the share "
+            "of the trained ones, such as 0.5 (WiSE-FT: Wortsman et al. 2022). For a model that is of use "
             "before, as with head_first_epochs. Default: the trained weights, as with 1."
         },
     )

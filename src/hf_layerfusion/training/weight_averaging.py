@@ -18,7 +18,7 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.sharded_weights import gathered, placed_like, set_weights
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
-_STEPS, _OWN = "steps", "own."
+_STEPS, _IS_MOVING, _OWN = "steps", "is_moving", "own."
 
 
 class EvaluatedWeights(TrainerCallback, ABC):
@@ -38,12 +38,13 @@ class EvaluatedWeights(TrainerCallback, ABC):
     """Options that ask for these weights."""
 
     def __init__(self) -> None:
+        self._trained: frozenset[str] | None = None
+        self._is_applied = False
         self.reset()
 
     def reset(self) -> None:
         """Forget the weights."""
         self.kept: dict[str, Tensor] = {}
-        self._trained: frozenset[str] | None = None
 
     @abstractmethod
     def evaluated(self, name: str, weights: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ class EvaluatedWeights(TrainerCallback, ABC):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Note the parameters that are trained: `unfreeze_per_epoch` gives some of them a gradient later."""
+        """Note the parameters that are trained, before `unfreeze_per_epoch` freezes some of them for a while."""
         model = cast(nn.Module, kwargs["model"])
         self._trained = frozenset(name for name, weights in model.named_parameters() if weights.requires_grad)
 
@@ -78,13 +79,21 @@ class EvaluatedWeights(TrainerCallback, ABC):
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """Give a model the evaluated weights while the block runs, and its own back after it."""
+        """Give a model the evaluated weights while the block runs, and its own back after it.
+
+        Within such a block, the model has them already.
+        """
+        if self._is_applied:
+            yield
+            return
         own = self._own_weights(model)
-        self.put_into(model)
         try:
+            self._is_applied = True
+            self.put_into(model)
             yield
         finally:
             self._restore(model, own)
+            self._is_applied = False
 
     def save(self, model: nn.Module, checkpoint: Path, writes: bool = True) -> None:
         """Write what is kept and a model's own weights into a checkpoint.
@@ -186,8 +195,8 @@ class WeightAverage(EvaluatedWeights):
                 self.kept[name] = average.lerp_(weights.detach().float(), share)
 
     def state(self) -> dict[str, Tensor]:
-        """Return the number of steps."""
-        return {_STEPS: torch.tensor(self.steps)}
+        """Return the number of steps, and whether the average is an exponential one."""
+        return {_STEPS: torch.tensor(self.steps), _IS_MOVING: torch.tensor(self.decay is not None)}
 
     def load(self, model: nn.Module, checkpoint: Path) -> None:
         """Read what `save` wrote. A checkpoint may hold no average yet."""
@@ -196,7 +205,18 @@ class WeightAverage(EvaluatedWeights):
             super().load(model, checkpoint)
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Read the number of steps."""
+        """Read the number of steps.
+
+        Raises:
+            UserError: The average is of the other kind.
+        """
+        options = ("average_last", "ema_decay")
+        stored, own = bool(tensors[_IS_MOVING]), self.decay is not None
+        if stored != own:
+            raise UserError(
+                f"{options[own]} cannot go on from a checkpoint with {options[stored]}; set {options[stored]}, or "
+                "train from the start"
+            )
         self.steps = int(tensors[_STEPS])
 
 
@@ -204,8 +224,10 @@ class WeightInterpolation(EvaluatedWeights):
     """Keeps the weights that training starts from, and evaluates those between them and the trained ones.
 
     The evaluated weights are `start + share * (trained - start)` (WiSE-FT: Wortsman et al. 2022, "Robust fine-tuning of
-    zero-shot models", equation 1). The start must be a model that is of use by itself, such as an encoder with a head
-    that was trained on it; with `head_first_epochs` that is the model after those epochs.
+    zero-shot models", equation 1). The start should be a model that is useful by itself, such as an encoder with a head
+    that was trained on it; with `head_first_epochs` it is the model after those epochs, with `init_from_probe` the one
+    with the probe. Both matrices of a LoRA adapter are interpolated, so that their product, whose one factor starts at
+    zero, moves by less than the share.
 
     Args:
         share: The share of the trained weights, in (0, 1).
@@ -223,11 +245,10 @@ class WeightInterpolation(EvaluatedWeights):
         """Return the weights between start and end."""
         return self.kept[name].to(weights.device).lerp(weights.detach().float(), self.share)
 
-    def on_train_begin(
+    def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Keep the weights of the start, unless those of a checkpoint have been read."""
-        super().on_train_begin(args, state, control, **kwargs)
+        """Keep the weights of the start before the first step, unless those of a checkpoint have been read."""
         if not self.kept:
             parameters = self.trained_parameters(cast(nn.Module, kwargs["model"]))
             self.kept = {name: weights.detach().float().clone() for name, weights in parameters}
@@ -252,11 +273,11 @@ def check_resumable(weights: EvaluatedWeights | None, checkpoint: Path) -> None:
         is_stored = (checkpoint / kind.file).is_file()
         if is_stored and not isinstance(weights, kind):
             raise UserError(
-                f"{checkpoint}: was made with {kind.options} and must be resumed with it, found a run without; its "
-                "model is not the one that training goes on from"
+                f"{checkpoint}: was made with {kind.options}, so that its model is not the one that training goes on "
+                "from; resume with the same option, or train from the start"
             )
         if isinstance(weights, WeightInterpolation) and isinstance(weights, kind) and not is_stored:
             raise UserError(
-                f"{checkpoint}: was made without {kind.options} and cannot be resumed with it, as the weights of the "
-                "start are not known; leave it out, or train from the start"
+                f"{checkpoint}: was made with the trained weights themselves, and the weights of the start, which "
+                "weight_interpolation needs, are not known; set weight_interpolation=1, or train from the start"
             )
