@@ -87,8 +87,9 @@ def search(trainer: LayerFusionTrainer, trials: list[dict[str, Any]], **options:
             {"train_sampling_strategy": "group_by_length", "epoch_decay": 0.5},
             [{"per_device_train_batch_size": 16}, {"per_device_train_batch_size": 4}],
         ),
+        ({"learning_rate": 1e-2}, [{"weight_interpolation": 0.2}, {"weight_interpolation": 0.8}]),
     ],
-    ids=["frozen", "bregman", "batch"],
+    ids=["frozen", "bregman", "batch", "evaluated weights"],
 )
 def test_a_trial_is_the_run_that_its_values_would_be(
     tmp_path: Path, fixed: dict[str, Any], trials: list[dict[str, Any]]

@@ -399,6 +399,17 @@ def test_the_best_by_the_mean_and_the_best_of_each_task(
     assert weights_digest(again) == weights.at[1]
 
 
+@pytest.mark.parametrize("weights", [{"weight_interpolation": 0.5}, {"ema_decay": 0.8}])
+def test_the_best_of_a_task_is_the_model_that_was_evaluated(
+    weights: dict[str, float], tmp_path: Path
+) -> None:
+    tasks_trainer(tmp_path, compute_metrics=scripted(SCORES), **BEST, **weights).train()
+    for task, step in (("five", 2), ("para", 1), ("sim", 2)):
+        best = load_file(tmp_path / f"best-{task}" / "model.safetensors")
+        checkpoint = load_file(tmp_path / f"checkpoint-{step}" / "model.safetensors")
+        assert all(torch.equal(best[name], checkpoint[name]) for name in checkpoint)
+
+
 def test_the_best_of_a_task_replaces_nothing_of_others(tmp_path: Path) -> None:
     (tmp_path / "best-sim").mkdir()
     (tmp_path / "best-sim" / "mine.txt").touch()
