@@ -10,10 +10,11 @@ from hf_layerfusion import GRUFusionConfig
 from hf_layerfusion.data.tweets import PRESETS, TweetPreprocessor
 from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.card_facts import CardFacts
-from hf_layerfusion.recipes.card_fields import classifier_fields, preparation_fields
+from hf_layerfusion.recipes.card_fields import classifier_fields, preparation_fields, recipe_settings
 from hf_layerfusion.recipes.data_preparation import prepare
-from hf_layerfusion.recipes.recipe_arguments import DataArguments
+from hf_layerfusion.recipes.recipe_arguments import DataArguments, TextTrainingArguments
 from hf_layerfusion.recipes.run_report import RunResult, card_facts
+from hf_layerfusion.training.probe_recipes import TUNED_TRAINING
 from reproduction.release import public_releases
 from reproduction.run_recipes import RUN_RECIPES, arguments_of
 from tests.hub.small import Elements, outline, render
@@ -130,3 +131,10 @@ def test_names_of_labels_change_nothing_of_a_runs_card(tmp_path):
     assert page.counts == tame_page.counts
     assert page.counts["table"] > 0
     assert all(name in page.text for name in HOSTILE)
+
+
+def test_a_card_names_what_the_recipe_for_a_tuned_encoder_sets(tmp_path):
+    arguments = TextTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **TUNED_TRAINING)
+    assert recipe_settings(arguments, {}).items() >= TUNED_TRAINING.items()
+    plain = recipe_settings(TextTrainingArguments(output_dir=str(tmp_path), use_cpu=True), {})
+    assert not {"init_from_probe", "head_first_epochs", "weight_interpolation"} & plain.keys()

@@ -22,7 +22,10 @@ from hf_layerfusion.recipes.recipe_arguments import (
 
 # Settings shown on a card.
 CELL_NAMES = {"gru": "GRU", "lstm": "LSTM", "mingru": "minGRU", "minlstm": "minLSTM"}
-CARD_SETTINGS = ("learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_decay", "bf16", "fp16")
+CARD_SETTINGS = (
+    "learning_rate", "fusion_learning_rate", "num_train_epochs", "weight_decay", "freeze_encoder", "init_from_probe",
+    "head_first_epochs", "ema_decay", "average_last", "weight_interpolation", "bf16", "fp16",
+)  # fmt: skip
 
 
 def classifier_fields(

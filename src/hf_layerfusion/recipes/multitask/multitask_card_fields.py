@@ -22,7 +22,7 @@ from hf_layerfusion.recipes.multitask.task_preparation import TaskSpec
 # Settings shown on a card besides those of every run.
 TASK_CARD_SETTINGS = (
     "task_mixing", "task_loss", "task_weights", "regularizers", "gradient_surgery", "layer_decay", "class_balance",
-    "balance_bins", "freeze_encoder",
+    "balance_bins",
 )  # fmt: skip
 
 
