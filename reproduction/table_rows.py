@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
+from scipy.stats import ttest_rel
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.significance import (
@@ -90,10 +90,9 @@ def read_variant_rows(table: RunTable, results: Path) -> list[VariantRow]:
             if own:
                 difference = _compare(table, variant, others, own)
             if own and not has_folds:
-                if table.draws:
-                    verdict = _verdict_of_draws([_values(table, (others[name], own[name])) for name in own])
-                else:
-                    verdict = _verdict_of_seeds(_values(table, others.values()), _values(table, own.values()))
+                verdict_of = _verdict_of_draws if table.draws else _verdict_of_seeds
+                by_seed = [others[name] for name in own] if table.draws else others.values()
+                verdict = verdict_of(_values(table, by_seed), _values(table, own.values()))
         rows.append(
             VariantRow(
                 variant,
@@ -173,23 +172,20 @@ def _verdict_of_seeds(baseline: list[float], variant: list[float]) -> str:
     return "within the seeds' spread" if abs(np.mean(variant) - np.mean(baseline)) <= 2 * error else ""
 
 
-def _verdict_of_draws(pairs: list[list[float]]) -> str:
-    """Return a verdict on the spread over draws of training rows, on each of which both rows were trained.
-
-    The mean of the differences must be outside the middle 95 % of Student's distribution around 0.
+def _verdict_of_draws(baseline: list[float], variant: list[float]) -> str:
+    """Return a verdict on the spread over draws of training rows: a paired t-test over the draws.
 
     Args:
-        pairs: values of the baseline and the row, for each draw.
+        baseline: value of each draw.
+        variant: values of the same draws, in the same order.
     """
-    if len(pairs) == 1:
+    if len(variant) == 1:
         return ONE_SEED
-    differences = np.subtract.reduce(np.array(pairs), axis=1)
-    if not np.isfinite(differences).all():
+    if not np.isfinite([*baseline, *variant]).all():
         return ""
-    error = differences.std(ddof=1) / math.sqrt(len(pairs))
-    return (
-        "within the draws' spread" if abs(differences.mean()) <= t.ppf(0.975, len(pairs) - 1) * error else ""
-    )
+    # Without any difference there is no p-value.
+    is_clear = ttest_rel(variant, baseline).pvalue < SIGNIFICANCE_LEVEL
+    return "" if is_clear else "within the draws' spread"
 
 
 def _compare(
@@ -223,16 +219,16 @@ def _check_same_labels(
         UserError: Names the row.
     """
     has_folds = next(iter(runs.values()))["settings"].get("folds") is not None
+    first = next(iter(baseline.values()))
     checked = [
-        (f"'{variant}', {name},", run, baseline.get(name) if has_folds else None)
+        (f"'{variant}', {name},", run, baseline.get(name) if has_folds else first)
         for name, run in runs.items()
     ]
     if not has_folds:
-        checked += [(f"{name} of the baseline of '{variant}'", run, None) for name, run in baseline.items()]
+        checked += [(f"the baseline's {name}", run, first) for name, run in baseline.items()]
     for name, run, other in checked:
-        if has_folds and other is None:
+        if other is None:
             continue
-        other = other or next(iter(baseline.values()))
         by_task, of_other = _labels_by_task(run), _labels_by_task(other)
         for task in by_task.keys() & of_other.keys():
             if by_task[task] != of_other[task]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
+from hf_layerfusion.errors import UserError
 from hf_layerfusion.storage import write_json
 from reproduction.run_table import RunTable
 from reproduction.table_rows import read_variant_rows
@@ -62,3 +63,13 @@ def test_the_spread_is_that_of_the_gains_on_each_draw(gains: tuple[int, ...], tm
     (_, row) = read_variant_rows(table_of(True), tmp_path)
     is_clear = ttest_1samp(gains, 0).pvalue < 0.05
     assert row.verdict == ("" if is_clear else "within the draws' spread")
+
+
+def test_runs_of_the_baseline_on_other_rows_are_refused(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path, "base", seed, EASY)
+        write_run(tmp_path, "other", seed, EASY)
+    file = tmp_path / "g" / "base" / "seed-1.json"
+    file.write_text(file.read_text().replace('"labels": "1', '"labels": "0'))
+    with pytest.raises(UserError, match="the baseline's seed-1 was scored on 200 examples"):
+        read_variant_rows(table_of(False), tmp_path)

@@ -212,8 +212,8 @@ class LayerFusionTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Evaluate and keep weights between those at the start of training and the trained ones: the share "
-            "of the trained ones, such as 0.5 (WiSE-FT: Wortsman et al. 2022). For a model that is of use "
-            "before, as with head_first_epochs. Default: the trained weights, as with 1."
+            "of the trained ones, such as 0.5 (WiSE-FT: Wortsman et al. 2022). For a start that is a good model by "
+            "itself, as after head_first_epochs. Default: the trained weights, as with 1."
         },
     )
     distillation_weight: float | None = field(
