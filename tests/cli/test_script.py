@@ -132,6 +132,10 @@ def test_the_recipe_of_a_tuned_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert found["weight_interpolation"] == 0.5
     averaged = ("--recipe", "tuned", "--weight_interpolation", "1", "--ema_decay", "0.9")
     assert parsed(monkeypatch, tmp_path, TWEETS, *averaged)["ema_decay"] == 0.9
+    with pytest.raises(
+        UserError, match=r"excludes freeze_encoder.*\(--recipe tuned sets head_first_epochs=1.0\)"
+    ):
+        parsed(monkeypatch, tmp_path, TWEETS, "--recipe", "tuned", "--freeze_encoder", "True")
     with pytest.raises(UserError, match="--recipe tuned is for the scripts that train one task"):
         parsed(monkeypatch, tmp_path, MULTITASK_CLASSES, "--recipe", "tuned")
 

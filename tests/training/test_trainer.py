@@ -109,6 +109,17 @@ def test_gradual_unfreezing_moves_one_more_layer_each_epoch(tmp_path: Path) -> N
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_layers_frozen_for_an_epoch_are_trained_again_after_an_interruption(tmp_path: Path) -> None:
+    class Interrupt(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+    trainer = small_trainer(tmp_path, unfreeze_per_epoch=1, callbacks=[Interrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert all(parameter.requires_grad for parameter in trainer.model.parameters())
+
+
 def test_one_rate_is_logged_once(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, max_steps=1)
     trainer.train()

@@ -7,6 +7,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,7 +100,12 @@ def construct(dataclasses: Sequence[Any], values: Mapping[str, Any]) -> tuple[An
             for each in dataclasses
         )
     except (ValueError, OSError, RecursionError, TypeError, AttributeError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        message = " ".join(str(error).split())
+        named = set(re.findall(r"\w+", message))
+        of_recipe = [f"{name}={chosen[name]}" for name in chosen if name in named and name not in values]
+        if of_recipe:
+            message += f" (--recipe {values['recipe']} sets {', '.join(of_recipe)})"
+        raise UserError(message) from error
 
 
 def with_recipe(dataclasses: Sequence[Any], values: Mapping[str, Any]) -> dict[str, Any]:

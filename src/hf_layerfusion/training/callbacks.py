@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, cast
 
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     EarlyStoppingCallback,
@@ -77,6 +78,9 @@ class GradualUnfreezing(TrainerCallback):
     parameter that will be trained.
     """
 
+    def __init__(self) -> None:
+        self.trained: list[tuple[ParameterPart, nn.Parameter]] = []
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -108,5 +112,10 @@ class GradualUnfreezing(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave them as they were."""
+        self.unfreeze()
+
+    def unfreeze(self) -> None:
+        """Give all of them gradients again, when training has ended or was interrupted."""
         for _, parameter in self.trained:
             parameter.requires_grad_(True)
+        self.trained = []

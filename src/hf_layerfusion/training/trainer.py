@@ -271,6 +271,7 @@ class LayerFusionTrainer(Trainer):
                 "distillation_weight; set one or leave it out"
             )
         self.evaluated_weights: EvaluatedWeights | None = None
+        self.unfreezing = GradualUnfreezing()
         self.surgery: GradientSurgery | None = None
         if args.gradient_surgery is not None:
             self.surgery = GradientSurgery(
@@ -319,7 +320,7 @@ class LayerFusionTrainer(Trainer):
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStopping())
         if args.unfreeze_per_epoch is not None:
-            self.add_callback(GradualUnfreezing())
+            self.add_callback(self.unfreezing)
         self.add_callback(self.resumed_log)
         self._renew_evaluated_weights()
 
@@ -438,8 +439,9 @@ class LayerFusionTrainer(Trainer):
             else:
                 output = super().train(checkpoint, trial, ignore_keys_for_eval)
         finally:
-            # After an interruption, evaluations and saves are of the model as it is.
+            # After an interruption, evaluations and saves are of the model as it is, and another training trains all.
             self.is_in_train = False
+            self.unfreezing.unfreeze()
             if self.evaluated_weights is not None:
                 self.evaluated_weights.reset()
         if pushes:
