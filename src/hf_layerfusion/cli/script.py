@@ -133,7 +133,7 @@ def refuse_nul(options: Any) -> None:
 
 
 def _recipe(name: Any, dataclasses: Sequence[Any]) -> dict[str, Any]:
-    """The defaults that a recipe changes.
+    """Return the values that a recipe sets in place of the defaults.
 
     Raises:
         UserError: an unknown recipe.
@@ -155,7 +155,7 @@ def _recipe(name: Any, dataclasses: Sequence[Any]) -> dict[str, Any]:
 
 
 def set_up_logging() -> None:
-    """Shows warnings, and what the package tells of its work, of several processes the main one alone."""
+    """Show warnings and, in the main process of several, the package's own messages."""
     import datasets
     import transformers
 
@@ -167,7 +167,7 @@ def set_up_logging() -> None:
 
 
 def print_outputs(results: dict[str, Any], folder: Path) -> None:
-    """Says what a run measured, and what its folder holds."""
+    """Print what a run measured, and what its folder contains."""
     print(json.dumps(finite_or_none(results), indent=2))
     print(f"\nEverything is in {folder}:")
     for path in sorted(folder.iterdir()):
@@ -179,7 +179,7 @@ def print_outputs(results: dict[str, Any], folder: Path) -> None:
 
 
 def print_dry_run(results: dict[str, Any]) -> None:
-    """Prints what `--dry_run` says of the parameter groups, and of what would be pushed where that is asked for."""
+    """Print the parameter groups and, with `--push_to_hub`, the planned push, as `--dry_run` found them."""
     if rows := results.get("groups"):
         print(f"\n{'group':24}{'rate':>10}{'decay':>10}{'tensors':>9}{'parameters':>14}")
         for name, rate, decay, tensors, parameters in rows:

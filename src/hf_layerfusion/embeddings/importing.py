@@ -175,7 +175,7 @@ def _is_trained(name: str, options: ImportOptions) -> bool:
 
 
 def _encoder(found: Sequence[Any], trained: Sequence[bool], options: ImportOptions) -> tuple[Any, Any]:
-    """The encoder that one or several readers' results are, and its tokenizer."""
+    """Return the encoder made of one or several readers' results, and its tokenizer."""
     if len(found) > 1:
         model, words = _stack(found, trained, options)
     elif isinstance(found[0], PieceVectors):
@@ -186,7 +186,7 @@ def _encoder(found: Sequence[Any], trained: Sequence[bool], options: ImportOptio
 
 
 def _member(found: Any, is_trained: bool, options: ImportOptions) -> tuple[Any, list[str]]:
-    """The encoder that a reader's result is, and its vocabulary."""
+    """Return the encoder made of one reader's result, and its vocabulary."""
     if isinstance(found, WordVectors):
         words, vectors = without_special_words(found)
         return static_model(vectors, options.unknown, is_trained), words
@@ -200,7 +200,7 @@ def _member(found: Any, is_trained: bool, options: ImportOptions) -> tuple[Any, 
 def _stack(
     found: Sequence[Any], trained: Sequence[bool], options: ImportOptions
 ) -> tuple[EmbeddingStackModel, list[str]]:
-    """The stack of several members, and the vocabulary of all together."""
+    """Return the stack of several members, and their joint vocabulary."""
     members, vocabularies = [], []
     for each, is_trained in zip(found, trained, strict=True):
         model, words = _member(each, is_trained, options)
@@ -217,8 +217,10 @@ def _stack(
 
 
 def _rows(words: Sequence[str], union: Sequence[str]) -> torch.Tensor:
-    """A static member's row for each id of the stack. Words that it lacks are unknown to it; a member in lower case
-    knows every word in lower case."""
+    """Return a static member's row for each id of the stack.
+
+    Words that it lacks are unknown to it; a member in lower case knows every word in lower case.
+    """
     known = {word: row for row, word in enumerate(words, len(SPECIAL_WORDS))}
     unknown = SPECIAL_WORDS.index(UNKNOWN)
     lowers = is_lower_case(words)
@@ -232,7 +234,7 @@ def _plain_config(member: Any) -> dict[str, Any]:
 
 
 def _tokenizer(model: Any, words: Sequence[str], options: ImportOptions) -> Any:
-    """The tokenizer of an encoder: of `tokenizers` alone where that can do it."""
+    """Return the tokenizer of an encoder, one of `tokenizers` alone where that suffices."""
     has_characters = bool(model.config.extra_inputs)
     if not has_characters and options.lookup == "exact":
         return static_tokenizer(words, options.tokenization)

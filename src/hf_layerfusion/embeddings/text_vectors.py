@@ -93,7 +93,7 @@ def _read_rows(file: BinaryIO, rows: RowCollector, first: int) -> None:
 
 
 def _numbers(text: bytes, count: int) -> Vectors | None:
-    """The numbers in `text`, or `None` if they are not `count` numbers; within `_strict`."""
+    """Return the numbers in `text`, or None if they are not `count` numbers; within `_strict`."""
     if text.count(b" ") != count - 1:
         return None
     try:

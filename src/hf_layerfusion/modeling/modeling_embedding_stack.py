@@ -81,7 +81,7 @@ class EmbeddingStackModel(WordEncoder):
         return self
 
     def get_input_embeddings(self) -> nn.Module:
-        """The module whose output is the members' vectors of each word, before they see each other."""
+        """Return the module whose output is the members' vectors of each word, before they see each other."""
         return self.words
 
     def set_input_embeddings(self, value: Any) -> None:

@@ -63,7 +63,7 @@ class ContextualWordEncoder(WordEncoder):
         """E, the width of what `embed_words` gives."""
 
     def get_input_embeddings(self) -> nn.Module:
-        """The module whose output is a vector of each word, `[B, T, E]`."""
+        """Return the module whose output is a vector of each word, `[B, T, E]`."""
         return self.words
 
     def set_input_embeddings(self, value: Any) -> None:

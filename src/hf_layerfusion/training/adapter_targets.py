@@ -29,8 +29,10 @@ def task_names(model: nn.Module) -> list[str]:
 
 
 def completed(peft_config: PeftConfig, model: PreTrainedModel, task: str | None = None) -> PeftConfig:
-    """A copy of `peft_config` with the modules that it changes and saves in `model`. The layers that it asks for are
-    part of their names, as peft knows neither our encoders' lists of layers nor which layers are of a task.
+    """Return a copy of `peft_config` with the modules that it changes and saves in `model`.
+
+    The layers that it asks for are part of their names, as peft knows neither our encoders' lists of layers nor which
+    layers are of a task.
 
     Args:
         peft_config: see `add_adapters`.
