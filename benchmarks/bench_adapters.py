@@ -18,7 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import add_encoder, argument_parser, encoder_folder, in_turns, machine, prepare, ratio
+from common import (
+    add_encoder,
+    argument_parser,
+    encoder_folder,
+    in_turns,
+    machine,
+    prepare,
+    ratio,
+    ratios,
+    record,
+)
 from memory import peak_bytes
 from peft import LoraConfig
 
@@ -95,6 +105,10 @@ def main() -> None:
             f"{name:34}{trained:12,}{memory[name] / memory[full]:8.2f}{memory[name] / 1e6:7.0f}"
             f"{ratio(seconds[name], seconds[full]):7.2f}{size[name] / size[full]:8.3f}{size[name] / 1e6:7.1f}"
         )
+        if name != full:
+            record(f"training step, {name}", ratios(seconds[name], seconds[full]), peer=full)
+            record(f"memory of a training step, {name}", [memory[name] / memory[full]], peer=full)
+            record(f"size of the file, {name}", [size[name] / size[full]], peer=full)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import argument_parser, encoder_folder, in_turns, machine, prepare, ratio
+from common import argument_parser, encoder_folder, in_turns, machine, prepare, ratios, record
 from transformers import AutoTokenizer
 
 from hf_layerfusion import BertForGRUFusionClassification, StaticEmbeddingsConfig, StaticEmbeddingsModel
@@ -57,10 +57,9 @@ def bench_import(words: int, width: int) -> None:
         command = [sys.executable, "-c", IMPORT, f"{folder}/vectors.txt", f"{folder}/encoder"]
         found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     seconds, busy, gigabytes = map(float, found.split()[-3:])
-    print(
-        f"import of {words:,} x {width}: {seconds:.0f} s, {busy:.0f} s of them computing (at most {MOST_SECONDS:.0f})"
-    )
-    print(f"  peak {gigabytes:.2f} GB (at most {MOST_GB:.0f})")
+    print(f"{busy:.0f} s of the import's {seconds:.0f} s were spent computing")
+    record(f"seconds to import {words:,} x {width} vectors", [seconds], MOST_SECONDS)
+    record("GB of memory, the same", [gigabytes], MOST_GB)
 
 
 def texts(rng: random.Random) -> list[str]:
@@ -101,8 +100,8 @@ def bench_static(encoder: str, repeats: int) -> None:
     steps["MiniLM"] = training_step(minilm, encoded(tokenizer, short))
     seconds = in_turns(steps, repeats)
     for name in list(steps)[:-1]:
-        gain = ratio(seconds["MiniLM"], seconds[name])
-        print(f"a step around {name}: {gain:.1f} times as fast as around MiniLM (target {STATIC_GAIN:.0f})")
+        gains = ratios(seconds["MiniLM"], seconds[name])
+        record(f"speed of a training step, {name}", gains, STATIC_GAIN, at_least=True, peer="MiniLM")
 
 
 _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
@@ -146,9 +145,8 @@ def bench_recurrence(repeats: int) -> None:
             },
             repeats,
         )
-    print(
-        f"ELMo's LSTM: {ratio(seconds['stepwise'], seconds['at once']):.2f} times as fast with inputs at once"
-    )
+    gains = ratios(seconds["stepwise"], seconds["at once"])
+    record("speed of ELMo's LSTM, inputs projected at once", gains, peer="inputs projected step by step")
 
 
 def bench_cache(repeats: int) -> None:
@@ -156,17 +154,16 @@ def bench_cache(repeats: int) -> None:
     tokenizer = word_tokenizer((), "whitespace")
     batch = encoded(tokenizer, texts(random.Random(0))[:8])
     for name, encoder in (("ELMo", ElmoModel(ElmoConfig())), ("Flair", FlairModel(FlairConfig()))):
-        settings = {"fusion": "last_concat", "num_last_layers": 1}
+        settings: dict[str, Any] = {"fusion": "last_concat", "num_last_layers": 1}
         model = BertForGRUFusionClassification.from_pretrained(saved(encoder, tokenizer), **settings)
         with torch.no_grad():
             states = model.model.read_states(**batch)
         cached = {"encoder_states": states, "attention_mask": batch["attention_mask"]}
         steps = {"encoder": training_step(model, batch), "cache": training_step(model, cached)}
         seconds = in_turns(steps, repeats)
-        gain = ratio(seconds["encoder"], seconds["cache"])
-        print(
-            f"an epoch around {name} with cached states: {gain:.0f} times as fast (target {CACHE_GAIN:.0f})"
-        )
+        gains = ratios(seconds["encoder"], seconds["cache"])
+        what = f"speed of a training step on cached states, {name}"
+        record(what, gains, CACHE_GAIN, at_least=True, peer="the frozen encoder running")
 
 
 def main() -> None:

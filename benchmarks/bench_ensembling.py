@@ -13,8 +13,10 @@ CPU seconds do not depend on how busy the machine is.
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+from common import record
 
 from hf_layerfusion.ensembling.batched_metrics import accuracy
 from hf_layerfusion.ensembling.registry import make_combiner
@@ -34,12 +36,11 @@ def members(count: int, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return (np.eye(CLASSES)[labels] + shared + noise).astype(np.float32), labels
 
 
-def report(name: str, target: float, call: Callable[[], None]) -> None:
+def report(name: str, target: float, call: Callable[[], object]) -> None:
     """Time a call, and print it beside its target."""
     start = time.process_time()
     call()
-    seconds = time.process_time() - start
-    print(f"{name:52}{seconds:8.2f} s{target:8.0f} s{'' if seconds <= target else '  above the target'}")
+    record(f"CPU seconds, {name}", [time.process_time() - start], target)
 
 
 def main() -> None:
@@ -59,14 +60,10 @@ def main() -> None:
                 combiner = make_combiner(name, **weights).fit(predictions, labels, accuracy)
                 accuracy(combiner(predictions)[None], labels)
 
-    print(f"{'':52}{'found':>10}{'target':>10}")
     report(f"{sum(TRIED.values())} combiners, 10 members, {arguments.rows:,} texts", 5, try_all)
     for name in ("greedy", "greedy_replacement"):
-        report(
-            f"{name}, 50 members, {arguments.rows:,} texts",
-            10,
-            lambda name=name: make_combiner(name).fit(many, many_labels, accuracy),
-        )
+        fit = partial(make_combiner(name).fit, many, many_labels, accuracy)
+        report(f"{name}, 50 members, {arguments.rows:,} texts", 10, fit)
 
 
 if __name__ == "__main__":

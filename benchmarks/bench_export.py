@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from common import ratios, record
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
@@ -63,11 +64,10 @@ def compare_speed(runs: dict[str, Forward], length: int, repeats: int) -> None:
             forward(batch)
             if turn:  # the first round warms up
                 seconds[name].append(time.perf_counter() - start)
-    for name in runs:
-        ratio = median(a / b for a, b in zip(seconds["torch"], seconds[name], strict=True))
-        print(
-            f"32 x {length:<4}{name:12}{ratio:6.2f} times torch's speed   {1000 * median(seconds[name]):.0f} ms"
-        )
+    for name, times in seconds.items():
+        print(f"32 x {length} tokens, {name}: {1000 * median(times):.0f} ms")
+        if name != "torch":
+            record(f"speed, 32 x {length} tokens, {name}", ratios(seconds["torch"], times), peer="torch")
 
 
 def compare_accuracy(runs: dict[str, Forward], model: Any, tokenizer: Any, file: str, length: int) -> None:

@@ -82,7 +82,7 @@ class Epoch:
             run_epoch(*args, **kwargs)
             self.seconds = time.perf_counter() - start
 
-        trainer._run_epoch = timed
+        trainer._run_epoch = timed  # type: ignore[method-assign]
 
     def __call__(self) -> float:
         self.trainer.train()

@@ -37,7 +37,7 @@ from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule
 from hf_layerfusion.modeling.fusion_grouped import GroupedFuser
 from hf_layerfusion.modeling.recurrence import TokenCell
 
-FUSED = {
+FUSED: dict[str, dict[str, Any]] = {
     "grubert-share-3": {"fusion": "share"},
     "grubert-cat-3": {"fusion": "cat"},
     "grubert-share-3-lstm": {"fusion_cell": "lstm"},
@@ -46,7 +46,10 @@ FUSED = {
     "grubert-share-3-minlstm": {"fusion_cell": "minlstm", "downstream_cell": "minlstm"},
 }
 PUBLIC = {"public code, share-3": True, "public code, cat-3": False}
-POOLED = {"bert-lstm": {"pooling": "lstm"}, "bert-attention": {"pooling": "attention"}}
+POOLED: dict[str, dict[str, Any]] = {
+    "bert-lstm": {"pooling": "lstm"},
+    "bert-attention": {"pooling": "attention"},
+}
 GATES = {nn.GRU: 3, nn.LSTM: 4}
 # Of a training step and of a forward pass.
 TARGETS = {
@@ -74,7 +77,7 @@ def multiply_adds(model: nn.Module, inputs: dict[str, torch.Tensor]) -> int:
         )
     counted = {module for cell in cells for module in cell.modules()}
 
-    def count(module: nn.Module, args: tuple[torch.Tensor, ...], output: Any) -> None:
+    def count(module: Any, args: tuple[torch.Tensor, ...], output: Any) -> None:
         nonlocal total
         rows = args[0].numel() // args[0].shape[-1]
         if isinstance(module, nn.Linear):
@@ -91,7 +94,7 @@ def multiply_adds(model: nn.Module, inputs: dict[str, torch.Tensor]) -> int:
         model(**inputs)
     for handle in handles:
         handle.remove()
-    config = getattr(model, "config", None) or model.encoder.config
+    config: Any = (model.encoder if isinstance(model, PublicModel) else model).config
     return total + 2 * config.num_hidden_layers * batch * length**2 * config.hidden_size
 
 

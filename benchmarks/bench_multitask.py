@@ -84,10 +84,14 @@ def main() -> None:
         model(**inputs).loss.backward()
         optimizer.step()
 
+    def apart() -> None:
+        for task, each in batches.items():
+            step(task=task, **each)
+
     steps = in_turns(
         {
             JOINED: lambda: step(tasks=batches),
-            APART: lambda: [step(task=task, **each) for task, each in batches.items()],
+            APART: apart,
         },
         arguments.repeats,
     )

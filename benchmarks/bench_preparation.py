@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from common import record
 from spellchecker import SpellChecker
 from tqdm.auto import tqdm
 
@@ -69,10 +70,9 @@ def prepare_all(texts: Sequence[str]) -> dict[str, str]:
         for text in tqdm(texts, name):
             preprocessor.clean(text)
         wall, cpu = clock.seconds()
-        print(
-            f"{name}: {len(texts):,} tweets in {wall:.1f} s (CPU {cpu:.1f} s), {len(texts) / wall:,.0f} a second"
-        )
-    return corrector.answers
+        print(f"{name}: {len(texts):,} tweets in {wall:.1f} s (CPU {cpu:.1f} s)")
+        record(f"tweets a second, {name}", [len(texts) / wall])
+    return corrector.corrections
 
 
 def compare_with_pyspellchecker(words: Sequence[str], checker: SpellChecker, compare: int) -> None:
@@ -103,7 +103,7 @@ def compare_with_pyspellchecker(words: Sequence[str], checker: SpellChecker, com
     print(
         f"pyspellchecker: {len(compared):,} words, CPU {mean * 1e3:.0f} ms a word (median {median * 1e3:.0f} ms)"
     )
-    print(f"pyspellchecker / ours, CPU a word: {mean / ours:,.0f}")
+    record("speed of correcting a word", [mean / ours], peer="pyspellchecker")
     print(
         f"equal answers: {same + ties:,} of {len(compared):,} (ties that hash order broke otherwise: {ties:,})"
     )

@@ -13,7 +13,7 @@ python benchmarks/bench_pretraining.py --encoder random-bert-base --repeats 3
 from collections.abc import Callable
 
 import torch
-from common import add_encoder, argument_parser, encoder_folder, in_turns, prepare, ratio
+from common import add_encoder, argument_parser, encoder_folder, in_turns, prepare, ratios, record
 from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
@@ -54,9 +54,11 @@ def main() -> None:
         },
         arguments.repeats,
     )
-    whole = seconds["model's own pass"]
-    for name, times in seconds.items():
-        print(f"{name:24}{ratio(times, whole):6.2f}")
+    whole = "model's own pass"
+    for name in list(seconds)[1:]:
+        record(
+            f"step of masked language modelling, {name}", ratios(seconds[name], seconds[whole]), peer=whole
+        )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from common import ratios, record
 from torch import Tensor, distributed, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -145,16 +146,15 @@ def main() -> None:
     rounds = [(launched(1), launched(2)) for _ in range(arguments.repeats)]
     parameters = rounds[0][0]["parameters"]
     print(f"{parameters:,} parameters, load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    print(f"{'':14}{'1 process':>11}{'2 processes':>13}{'ratio':>7}{'MB a step':>11}{'formula':>9}")
     heads = parameters - sum(p.numel() for p in TasksModel().encoder.parameters())
     formulas = {"plain_step": 4 * parameters, "surgery_step": 4 * (len(TASKS) * (parameters - heads) + heads)}
     for name, formula in formulas.items():
         one, two = ([each[i][name]["rows_per_second"] for each in rounds] for i in range(2))
-        gain = median(b / a for a, b in zip(one, two, strict=True))
+        what = name.replace("_", " ")
+        print(f"{what}: {median(one):.1f} rows a second in one process, {median(two):.1f} in two")
+        record(f"rows a second in two processes, {what}", ratios(two, one), peer="one process")
         sent = rounds[0][1][name]["bytes"]
-        print(
-            f"{name:14}{median(one):11.1f}{median(two):13.1f}{gain:7.2f}{sent / 1e6:11.1f}{formula / 1e6:9.1f}"
-        )
+        record(f"MB that each process sends, {what}", [sent / 1e6], bound=formula / 1e6)
 
 
 if __name__ == "__main__":

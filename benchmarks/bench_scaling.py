@@ -82,13 +82,14 @@ def cost_of_tasks(repeats: int) -> dict[str, list[float]]:
             num_task_layers=own,
         )
         model = CerbertusForMultitask(config).eval()
+        depth = encoder_config(512).num_hidden_layers
         with torch.no_grad():
             calls = {number: partial(model, tasks=dict.fromkeys(names[:number], inputs)) for number in TASKS}
             seconds = in_turns(calls, repeats)
         found[f"k = {own}"] = [median(ratios(seconds[number], seconds[1])) for number in TASKS]
         for number in TASKS[1:]:
             target = 1.1 if (own, number) == (0, 3) else None
-            bound = 1 + (number - 1) * own / config.encoder_config.num_hidden_layers
+            bound = 1 + (number - 1) * own / depth
             times = ratios(seconds[number], seconds[1])
             record(f"{number} tasks, k = {own}", times, target, bound=bound, peer="one task")
     return found

@@ -16,6 +16,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from statistics import median, quantiles
@@ -46,7 +47,7 @@ def mixed_texts(count: int, reviews: Path | None) -> list[str]:
     """Return tweets and texts as long as film reviews, in random order."""
     draw = random.Random(0)
     sample = resources.files("hf_layerfusion") / "cli" / "sample" / "train.csv"
-    with sample.open(encoding="utf-8", newline="") as file:
+    with sample.open(encoding="utf-8") as file:
         tweets = column(file)
     if reviews is None:
         long = [" ".join(draw.choices(tweets, k=draw.randint(2, LONGEST))) for _ in range(count // 2)]
@@ -119,7 +120,7 @@ def main() -> None:
             compiled = torch.compile(fused, dynamic=True)
             ask["share-3, compiled"] = PreparedTextClassificationPipeline(model=compiled, **made)
         calls: dict[tuple[str, str], Callable[[], Any]] = {
-            (name, str(size)): lambda call=call, size=size: call(texts, batch_size=size)
+            (name, str(size)): partial(call, texts, batch_size=size)
             for name, call in ask.items()
             for size in (1, BATCH)
         }
@@ -130,8 +131,8 @@ def main() -> None:
         print(f"{'':32}{'batch':>8}{'texts/s':>9}{'of plain 1 by 1':>17}{'median ms':>11}{'99 % ms':>9}")
         typical = {}
         for (name, size), times in seconds.items():
-            gain = median(ratios(seconds[STOCK, "1"], times))
-            line = f"{name:32}{size:>8}{len(texts) / median(times):9.1f}{gain:17.2f}"
+            faster = median(ratios(seconds[STOCK, "1"], times))
+            line = f"{name:32}{size:>8}{len(texts) / median(times):9.1f}{faster:17.2f}"
             if size == "1":
                 typical[name], worst = latencies(ask[name], texts)
                 line += f"{1e3 * typical[name]:11.1f}{1e3 * worst:9.1f}"
@@ -154,8 +155,8 @@ def main() -> None:
         times = ratios(seconds[FUSED, "default"], seconds[STOCK, "1"])
         record(f"time of a list, {FUSED}", times, SLOWER, peer=f"{peer}, as called by default")
         for name, bound in ours.items():
-            ratio = [typical[name] / typical[STOCK]]
-            record(f"time of a single text, {name}", ratio, SLOWER, bound=bound, peer=peer)
+            single = [typical[name] / typical[STOCK]]
+            record(f"time of a single text, {name}", single, SLOWER, bound=bound, peer=peer)
 
 
 if __name__ == "__main__":

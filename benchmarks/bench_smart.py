@@ -28,9 +28,8 @@ from common import (
     record,
 )
 from memory import peak_bytes
-from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from hf_layerfusion.regularizers.freelb import FreeLB
 from hf_layerfusion.regularizers.rdrop import RDrop
@@ -53,7 +52,7 @@ class Variant:
         """Return the number of steps after which the terms repeat."""
         return max([term.every for term in self.terms], default=1)
 
-    def run(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
+    def run(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
         """Perform the steps."""
         for step in range(self.steps):
             model.zero_grad()
@@ -65,7 +64,7 @@ class PublicSmart(Variant):
     """The steps of SMART's public code: the graph of the ascent includes the weights' gradients, and noise is added
     to `inputs_embeds`."""
 
-    def run(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
+    def run(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
         """Perform a step."""
         model.zero_grad()
         embedded = model.get_input_embeddings()(inputs["input_ids"])
@@ -91,7 +90,7 @@ class PublicSmart(Variant):
 def variants(depth: int) -> dict[str, Variant]:
     """Return the measured variants."""
     upper = 1 - (depth // 2) / depth
-    middle = [Smart(layer=depth // 2)]
+    middle: list[Regularizer] = [Smart(layer=depth // 2)]
     return {
         "plain": Variant(1),
         "smart": Variant(8 / 3, 2.75, [Smart()]),

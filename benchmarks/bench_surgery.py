@@ -33,7 +33,7 @@ from common import (
 from memory import peak_bytes
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 from hf_layerfusion.gradient_surgery.gramian import TaskGradients
 from hf_layerfusion.gradient_surgery.registry import task_weights
@@ -47,7 +47,7 @@ Way = Callable[["TasksModel", dict[str, torch.Tensor]], None]
 class TasksModel(nn.Module):
     """An encoder with a head for each task."""
 
-    def __init__(self, encoder: nn.Module, tasks: list[str]):
+    def __init__(self, encoder: PreTrainedModel, tasks: list[str]):
         super().__init__()
         self.encoder = encoder
         self.heads = nn.ModuleDict({task: nn.Linear(encoder.config.hidden_size, 3) for task in tasks})

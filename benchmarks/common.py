@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import Any, TypeVar
@@ -66,7 +66,9 @@ def measured(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def in_turns(calls: dict[Name, Callable[[], Any]], repeats: int, warm_up: int = 1) -> dict[Name, list[float]]:
+def in_turns(
+    calls: Mapping[Name, Callable[[], Any]], repeats: int, warm_up: int = 1
+) -> dict[Name, list[float]]:
     """Return the seconds of each call in each round, after warm-up rounds. Each round calls all of them in turn."""
     seconds: dict[Name, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + warm_up):

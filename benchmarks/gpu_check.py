@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from common import in_turns, prepare, ratio
@@ -200,7 +200,7 @@ def check_methods(report: Report, device: torch.device, quick: bool) -> None:
                 f"{step.__name__} of {name}", difference(step(model, on_device), gradient), tolerance
             )
     if not quick:
-        compiled = torch.compile(model)
+        compiled = cast(nn.Module, torch.compile(model))
         report.check(
             f"compiled {name}", difference(trained(compiled, on_device, torch.float32)[0], logits), tolerance
         )

@@ -6,6 +6,7 @@ is run again by the next report.
 
     python benchmarks/report.py
     python benchmarks/report.py --only bench_serving bench_scaling --again --rounds 5
+    python benchmarks/report.py --all
 """
 
 import argparse
@@ -26,7 +27,7 @@ from common import RECORDS
 ROOT = Path(__file__).parents[1]
 PAGE, FIGURE = ROOT / "docs/performance.md", ROOT / "docs/figures/cost.png"
 BEGIN, END = "<!-- begin of the generated table -->", "<!-- end of the generated table -->"
-LIMIT, ALL = 240, 850  # seconds of a benchmark, and of all of them
+LIMIT, TOTAL = 240, 850  # seconds of a benchmark, and of those that run by default
 FIGURE_TEXT = """\
 ![Cost of a training step against the length of texts, and of prediction against the number of tasks](figures/cost.png)
 
@@ -47,13 +48,27 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "bench_smart": (ROUNDS,),
     "bench_inference": (),
 }
+# Those that `--all` and `--only` run as well, with no limit in all.
+FURTHER: dict[str, tuple[str, ...]] = {
+    "bench_frozen_runs": (ROUNDS,),
+    "bench_embeddings": (ROUNDS,),
+    "bench_adapters": (ROUNDS,),
+    "bench_pretraining": (ROUNDS,),
+    "bench_processes": (ROUNDS,),
+    "bench_export": (ROUNDS,),
+    "bench_compile": (ROUNDS,),
+    "bench_ensembling": (),
+    "bench_preparation": (),
+    "bench_streaming": (),
+}
+FURTHER_LIMIT = 900
 
 
 def run(script: str, folder: Path, rounds: int, limit: float) -> dict[str, Any]:
     """Run a benchmark and return its records, and what stopped it if it did not end well."""
     records, partial = folder / f"{script}.json", folder / f"{script}.jsonl"
     partial.unlink(missing_ok=True)
-    options = [each for name in SCRIPTS[script] for each in (name, str(rounds))]
+    options = [each for name in (SCRIPTS | FURTHER)[script] for each in (name, str(rounds))]
     environment = os.environ | {RECORDS: str(partial), SERIES: str(folder / "series.json")}
     problem = ""
     try:
@@ -145,7 +160,11 @@ def main() -> None:
     """Run the benchmarks and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds of each benchmark")
-    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=list(SCRIPTS), help="benchmarks to run")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--only", nargs="+", choices=SCRIPTS | FURTHER, help="benchmarks to run")
+    chosen.add_argument(
+        "--all", action="store_true", help="run also those that make it longer than 15 minutes"
+    )
     parser.add_argument("--again", action="store_true", help="measure again what was measured before")
     parser.add_argument(
         "--folder", type=Path, default=ROOT / "outputs/bench", help="where the records are kept"
@@ -153,12 +172,14 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     results = {}
-    end = time.monotonic() + ALL
-    for script in SCRIPTS:
+    end = time.monotonic() + TOTAL
+    asked = arguments.only or [*SCRIPTS, *(FURTHER if arguments.all else ())]
+    for script in SCRIPTS | FURTHER:
         kept = arguments.folder / f"{script}.json"
-        if script in arguments.only and (arguments.again or not kept.exists()):
+        if script in asked and (arguments.again or not kept.exists()):
             print(f"\n{script}", flush=True)
-            limit = max(1.0, min(LIMIT, end - time.monotonic()))
+            left = max(1.0, min(LIMIT, end - time.monotonic()))
+            limit = FURTHER_LIMIT if script in FURTHER else left
             results[script] = run(script, arguments.folder, arguments.rounds, limit)
         elif kept.exists():
             results[script] = json.loads(kept.read_text(encoding="utf-8"))
