@@ -58,7 +58,9 @@ def main() -> None:
     axis.set_xticks(range(len(SIZES)), SIZES)
     axis.set_xlabel("labelled texts")
     axis.set_ylabel("accuracy points over plain tuning")
-    axis.set_title("--recipe tuned: a start from all layers pays most where labels are few", fontsize=11.5)
+    axis.set_title(
+        "A start from all layers (--recipe tuned) pays most where labels are few", fontsize=11.5, loc="left"
+    )
     (solid,) = axis.plot([], [], "o", color="#555555", label="significant")
     (hollow,) = axis.plot(
         [], [], "o", color="#555555", markerfacecolor="white", label="within noise, or the draws' spread"
