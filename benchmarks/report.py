@@ -48,7 +48,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "bench_smart": (ROUNDS,),
     "bench_inference": (),
 }
-# Those that `--all` and `--only` run as well, with no limit in all.
+# Benchmarks that run only with `--all` or `--only`, each for at most `FURTHER_LIMIT` seconds.
 FURTHER: dict[str, tuple[str, ...]] = {
     "bench_frozen_runs": (ROUNDS,),
     "bench_embeddings": (ROUNDS,),
@@ -178,8 +178,7 @@ def main() -> None:
         kept = arguments.folder / f"{script}.json"
         if script in asked and (arguments.again or not kept.exists()):
             print(f"\n{script}", flush=True)
-            left = max(1.0, min(LIMIT, end - time.monotonic()))
-            limit = FURTHER_LIMIT if script in FURTHER else left
+            limit = FURTHER_LIMIT if script in FURTHER else max(1.0, min(LIMIT, end - time.monotonic()))
             results[script] = run(script, arguments.folder, arguments.rounds, limit)
         elif kept.exists():
             results[script] = json.loads(kept.read_text(encoding="utf-8"))

@@ -29,7 +29,7 @@ GAIN = re.compile(r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\]")
 
 
 def gains() -> list[tuple[str, float, float, float, bool]]:
-    """Return each data set with its gain, the interval's ends and whether the table marks the gain in no way."""
+    """Return each data set with its gain, the interval's ends and whether it is significant."""
     rows = []
     with TABLE.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -39,6 +39,7 @@ def gains() -> list[tuple[str, float, float, float, bool]]:
                 if found is None:
                     raise ValueError(f"{TABLE}: no difference in the row {row['variant']}")
                 gain, low, high = map(float, found.groups())
+                # An unmarked row is significant over the test rows and over the draws.
                 rows.append((NAMES[name], gain, low, high, not row[""]))
     return sorted(rows, key=lambda row: row[1])
 

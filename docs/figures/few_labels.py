@@ -26,8 +26,7 @@ THOUSAND = re.compile(r"(\w+)-interpolated-[\de-]+")
 
 
 def gains() -> dict[str, dict[int, tuple[float, bool]]]:
-    """Return each data set's gain by the place of its number of texts in `SIZES`, and whether its table marks it in no
-    way."""
+    """Return each data set's gain, by the place of its number of texts in `SIZES`, and whether it is significant."""
     found: dict[str, dict[int, tuple[float, bool]]] = {name: {} for name in NAMES}
     for table in ("layers-few", "layers-tuned"):
         with (RESULTS / f"{table}.csv").open(encoding="utf-8", newline="") as file:
@@ -39,6 +38,7 @@ def gains() -> dict[str, dict[int, tuple[float, bool]]]:
                     name, place = thousand[1], len(SIZES) - 1
                 else:
                     continue
+                # An unmarked row is significant over the test rows and over the draws.
                 gain = float(row["difference [95 %]"].partition(" ")[0])
                 found[name][place] = gain, not row[""]
     return found
