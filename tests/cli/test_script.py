@@ -114,8 +114,9 @@ def test_the_recipe_of_a_frozen_encoder(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert found["cache_frozen_states"].endswith("states")
     assert found["frozen_states_dtype"] == "float16"
     assert found["num_train_epochs"] == 1
-    with pytest.raises(UserError, match="for the scripts that train one task"):
-        parsed(monkeypatch, tmp_path, MULTITASK_CLASSES, "--recipe", "frozen")
+    several = parsed(monkeypatch, tmp_path, MULTITASK_CLASSES, "--recipe", "frozen")
+    assert several["pooling"] == "concat" and several["num_task_layers"] == 0
+    assert several["freeze_encoder"] and several["init_from_probe"]
 
 
 def test_the_help_of_recipe_names_each() -> None:
@@ -136,8 +137,8 @@ def test_the_recipe_of_a_tuned_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path
         UserError, match=r"excludes freeze_encoder.*\(--recipe tuned sets head_first_epochs=1.0\)"
     ):
         parsed(monkeypatch, tmp_path, TWEETS, "--recipe", "tuned", "--freeze_encoder", "True")
-    with pytest.raises(UserError, match="--recipe tuned is for the scripts that train one task"):
-        parsed(monkeypatch, tmp_path, MULTITASK_CLASSES, "--recipe", "tuned")
+    several = parsed(monkeypatch, tmp_path, MULTITASK_CLASSES, "--recipe", "tuned", "--num_task_layers", "0")
+    assert several["token_pooling"] == "mean" and several["head_first_epochs"] == 1
 
 
 def test_an_abbreviation_of_recipe_is_no_recipe_unsaid(

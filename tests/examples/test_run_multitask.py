@@ -12,10 +12,12 @@ from transformers import AutoModel, pipeline
 
 from hf_layerfusion import CerbertusForMultitask, TaskConfig
 from hf_layerfusion.__main__ import main
+from hf_layerfusion.cli.script import with_recipe
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.recipes.multitask.multitask_arguments import MultitaskModelArguments
 from hf_layerfusion.recipes.multitask.multitask_run import train_tasks
 from hf_layerfusion.recipes.multitask.task_prediction import select_tasks
-from hf_layerfusion.recipes.multitask.task_preparation import read_tasks_file
+from hf_layerfusion.recipes.multitask.task_preparation import read_tasks_file, with_pooling
 from reproduction.run_recipes import MULTITASK_CLASSES
 from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.tiny import (
@@ -118,6 +120,37 @@ def test_a_run_reports_each_task_their_mean_and_the_best_of_each(run):
         task = name.partition("_")[0]
         best = max(entry[f"eval_{name}"] for entry in history if f"eval_{name}" in entry)
         assert json.loads((output / f"best-{task}" / "best.json").read_text())["value"] == pytest.approx(best)
+
+
+@pytest.mark.parametrize("recipe", ["frozen", "tuned"])
+def test_recipes_start_every_head_from_a_probe_of_all_layers(call, tmp_path, recipe):
+    output = tmp_path / "run"
+    options = with_recipe(
+        MULTITASK_CLASSES,
+        {"recipe": recipe, **QUICK_TRAINING, "num_train_epochs": 2.0, "learning_rate": 1e-3},
+    )
+    if recipe == "frozen":
+        options["cache_frozen_states"] = str(tmp_path / "states")
+    results = call(output, **options)
+    assert results["test_mean"] > 0
+    model = CerbertusForMultitask.from_pretrained(output)
+    for task in model.config.tasks.values():
+        assert task["fusion"] == {"pooling": "concat", "token_pooling": "mean"}
+    fuser = model.heads["sts"].readers["shared"].fuser
+    assert not torch.equal(fuser.scale, torch.ones_like(fuser.scale))
+    classify = pipeline("text-classification", str(output), trust_remote_code=True)
+    assert classify("a good day")[0]["label"] in ("negative", "positive")
+
+
+def test_a_tasks_own_vector_stays_with_pooling(folder):
+    entries = read_tasks_file(str(folder / "tasks.json"))
+    entries["sst5"]["sentence_vector"] = "mean"
+    arguments = MultitaskModelArguments(model_name_or_path="a", pooling="lstm")
+    found = with_pooling(entries, arguments)
+    assert "fusion" not in found["sst5"] and "fusion" not in entries["quora"]
+    assert found["quora"]["fusion"] == {"pooling": "lstm"}
+    with pytest.raises(UserError, match="--token_pooling mean is of the layers' fuser, found no --pooling"):
+        MultitaskModelArguments(model_name_or_path="a", token_pooling="mean")
 
 
 def test_figures_of_the_report_are_those_of_its_predictions(run, folder):

@@ -52,7 +52,7 @@ def test_embeddings_are_padded_with_zeros() -> None:
 @pytest.mark.parametrize(
     ("inputs", "is_siamese", "message"),
     [
-        ({}, False, r"either `input_ids` or `inputs_embeds`, found \[\]"),
+        ({}, False, r"one of `input_ids`, `inputs_embeds` and `encoder_states`, found \[\]"),
         (
             {"input_ids": torch.ones(1, 2), "inputs_embeds": torch.ones(1, 2, 3)},
             False,

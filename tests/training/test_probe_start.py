@@ -123,7 +123,9 @@ def test_a_residual_head_starts_from_the_probe_of_the_last_layer(
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="found neither cache_frozen_states nor head_first_epochs"):
         frozen_trainer(tmp_path, build("concat-mean"), init_from_probe=True)
-    with pytest.raises(UserError, match="use BertWithPoolingModule or a residual_head"):
+    with pytest.raises(
+        UserError, match="use BertWithPoolingModule, CerbertusForMultitask or a residual_head"
+    ):
         frozen_trainer(tmp_path, build("share-gru"), tmp_path / "states", init_from_probe=True)
     with pytest.raises(UserError, match="multi_label_classification"):
         frozen_trainer(

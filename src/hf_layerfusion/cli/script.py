@@ -26,6 +26,7 @@ from hf_layerfusion.training.probe_recipes import ALL_LAYERS, FROZEN_TRAINING, T
 _FROM_PROBE: dict[str, Any] = {
     "architecture": "layer_pooling",
     **ALL_LAYERS,
+    "num_task_layers": 0,
     "fusion_learning_rate": None,
     "epoch_decay": 1.0,
     "early_stopping_patience": None,
@@ -144,11 +145,6 @@ def _recipe(name: Any, dataclasses: Sequence[Any]) -> dict[str, Any]:
         )
     if name in PROBE_RECIPES:
         known = {field.name for each in dataclasses for field in fields(each)}
-        if not {"architecture", "init_from_probe"} <= known:
-            raise UserError(
-                f"--recipe {name} is for the scripts that train one task, found a script without --architecture; "
-                "leave it out"
-            )
         return {option: value for option, value in PROBE_RECIPES[name].items() if option in known}
     papers = [each.PAPER for each in dataclasses if hasattr(each, "PAPER")] if name == PAPER else []
     return {option: value for paper in papers for option, value in paper.items()}

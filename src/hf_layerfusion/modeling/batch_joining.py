@@ -8,9 +8,11 @@ from torch.nn import functional as F
 
 from .layer_routing import ALL_ROWS, Route
 
-# Inputs with one number per token; all others have a vector per token.
+# Inputs with one number per token; all others have a vector per token, or one per layer and token.
 _FLAT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-MODEL_INPUTS = (*_FLAT_INPUTS, "inputs_embeds")
+# Forms of a text, of which a batch has one.
+_TEXTS = ("input_ids", "inputs_embeds", "encoder_states")
+MODEL_INPUTS = (*_FLAT_INPUTS, *_TEXTS[1:])
 
 
 def flatten_pairs(
@@ -20,16 +22,17 @@ def flatten_pairs(
     `[2B, T]`.
 
     Raises:
-        ValueError: If there is no input, both or neither of `input_ids` and `inputs_embeds`, or an input of the wrong
+        ValueError: Unless there is one of `input_ids`, `inputs_embeds` and `encoder_states`, and every input has its
             shape.
     """
     given = {name: value for name, value in inputs.items() if value is not None}
-    if ("input_ids" in given) == ("inputs_embeds" in given):
+    if sum(name in given for name in _TEXTS) != 1:
         raise ValueError(
-            f"task '{task}' must be given either `input_ids` or `inputs_embeds`, found {sorted(given)}."
+            f"task '{task}' must be given one of `input_ids`, `inputs_embeds` and `encoder_states`, found "
+            f"{sorted(given)}."
         )
     for name, value in given.items():
-        dims = value.dim() - (name not in _FLAT_INPUTS)
+        dims = value.dim() - (name not in _FLAT_INPUTS) - (name == "encoder_states")
         if is_siamese and (dims != 3 or value.shape[1] != 2):
             raise ValueError(
                 f"`{name}` of task '{task}' must be [B, 2, T], as its pairs are encoded each text by itself, found "

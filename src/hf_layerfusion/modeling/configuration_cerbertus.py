@@ -98,6 +98,11 @@ class CerbertusConfig(LayerFusionConfig):
         return list(self.tasks or (ONLY_TASK,))
 
     @property
+    def has_one_encoder(self) -> bool:
+        """True if all tasks read the states of the same encoder."""
+        return self.encoders in (["shared"], ["frozen"]) and self.num_task_layers == 0
+
+    @property
     def default_task(self) -> str:
         """Name of the task that is used where none is named."""
         return self.task_name or self.task_names[0]

@@ -1,10 +1,19 @@
 """Encoder states that a model needs, and their use in place of the encoder's inputs."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+
+from .heads import first_token, last_token, reduce_tokens
+
+_TOKEN_VECTORS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]] = {
+    "cls": first_token,
+    "last": last_token,
+    "mean": partial(reduce_tokens, reduction="mean"),
+}
 
 
 class StateSpec(NamedTuple):
@@ -25,6 +34,41 @@ class StateSpec(NamedTuple):
     def vectors(self) -> int:
         """Number of vectors per layer and text, if `tokens` is not `"all"`."""
         return len(self.tokens.split("_"))
+
+
+def joined_spec(specs: Collection[StateSpec]) -> StateSpec:
+    """Return the specification of the states of one encoder that any of `specs` names; of all tokens where they differ
+    in these."""
+    layers = sorted({layer for spec in specs for layer in spec.layers})
+    tokens = {spec.tokens for spec in specs}
+    return StateSpec(tuple(layers), tokens.pop() if len(tokens) == 1 else "all", next(iter(specs)).width)
+
+
+def text_vector(state: torch.Tensor, attention_mask: torch.Tensor | None, tokens: str) -> torch.Tensor:
+    """Return each text's vector at a layer with states `[B, T, H]`: `[B, H]`, or `[B, 2H]` where `tokens` is two, such
+    as `"cls_mean"`."""
+    vectors = [_TOKEN_VECTORS[name](state, attention_mask) for name in tokens.split("_")]
+    return torch.cat(vectors, dim=-1)
+
+
+def select_tokens(
+    states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None, tokens: str
+) -> torch.Tensor:
+    """Return the selected tokens of R layers' states `[B, T, H]` as `[B, R, T, H]`, with T = 1 or 2 unless `tokens` is
+    `"all"`.
+
+    `text_vector` and the same selection give the same vectors of the result as of `states`.
+    """
+    if tokens == "all":
+        return torch.stack(list(states), dim=1)
+    vectors = torch.stack([text_vector(state, attention_mask, tokens) for state in states], dim=1)
+    if "_" not in tokens:
+        # The first token of one vector is that vector, and so are its last one and its mean.
+        return vectors.unsqueeze(2)
+    token, mean = vectors.chunk(2, dim=-1)
+    # Two tokens whose first (or last) is `token` and whose mean is `mean`.
+    both = [token, 2 * mean - token]
+    return torch.stack(both if tokens == "cls_mean" else both[::-1], dim=2)
 
 
 def scatter_states(

@@ -3,8 +3,7 @@
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Sequence
-from functools import partial
+from collections.abc import Generator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,18 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from .encoder_states import select_tokens, text_vector
 from .fusion_base import LayerFuser, TokenSelection
 from .fusion_mix import ScalarMix
-from .heads import first_token, last_token, reduce_tokens
 from .pair_features import VectorPairs
 
 TokenPooling = Literal["cls", "last", "mean", "cls_mean", "last_mean"]
-
-_TOKEN_VECTORS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]] = {
-    "cls": first_token,
-    "last": last_token,
-    "mean": partial(reduce_tokens, reduction="mean"),
-}
 
 
 class LayerPooling(LayerFuser):
@@ -64,8 +57,7 @@ class LayerPooling(LayerFuser):
 
     def text_vector(self, state: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Return each text's vector at a layer with states `[B, T, H]`: `[B, H]`, or `[B, 2H]` if there are two."""
-        vectors = [_TOKEN_VECTORS[name](state, attention_mask) for name in self.token_pooling.split("_")]
-        return torch.cat(vectors, dim=-1)
+        return text_vector(state, attention_mask, self.token_pooling)
 
     def vector(self, state: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Return the vector `[B, V]` of a text at a layer with states `[B, T, H]`, or of a pair with states `[2B, T,
@@ -89,15 +81,9 @@ class LayerPooling(LayerFuser):
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         """Return the vectors as states of one or two tokens, from which `forward` computes the same result."""
-        states = [hidden_states[layer] for layer in self.layers]
-        vectors = torch.stack([self.text_vector(state, attention_mask) for state in states], dim=1)
-        if "_" not in self.token_pooling:
-            # The first token of one vector is that vector, and so are its last one and its mean.
-            return vectors.unsqueeze(2)
-        token, mean = vectors.chunk(2, dim=-1)
-        # Two tokens whose first (or last) is `token` and whose mean is `mean`.
-        both = [token, 2 * mean - token]
-        return torch.stack(both if self.token_pooling == "cls_mean" else both[::-1], dim=2)
+        return select_tokens(
+            [hidden_states[layer] for layer in self.layers], attention_mask, self.token_pooling
+        )
 
     def forward(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .batch_joining import MODEL_INPUTS, flatten_pairs, join_batches
 from .configuration_cerbertus import CerbertusConfig
+from .encoder_states import StateSpec, joined_spec, scatter_states, select_tokens
 from .label_rows import RequestedLabels
-from .layer_routing import ALL_ROWS, Route, copy_module
+from .layer_routing import ALL_ROWS, Route, TaskStates, copy_module
 from .modeling_cerbertus_encoders import CerbertusModel, CerbertusPreTrainedModel, take_extra_inputs
 from .peft_adapters import adapter_of, has_task_adapters
 from .sentence_vectors import Pooler
@@ -138,6 +139,7 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         labels: torch.Tensor | None = None,
         task: str | None = None,
         tasks: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+        encoder_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput | MultitaskOutput:
         """Compute one task or several.
@@ -151,6 +153,8 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
             task: Name of the task; None is the default task.
             tasks: Batches of several tasks by name, each a dict of the arguments above, in place of these. Tasks that
                 are given the same tensors share their rows: the texts run through the shared layers once.
+            encoder_states: `[B, R, T, H]` from `read_states` for these texts, or `[B, 2, R, T, H]` for siamese pairs,
+                in place of all inputs of the encoder, which then does not run.
             kwargs: Further arguments of the encoder, for a single task.
 
         Returns:
@@ -165,6 +169,7 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "inputs_embeds": inputs_embeds,
+            "encoder_states": encoder_states,
             **take_extra_inputs(kwargs, self.config),
         }
         if tasks is not None:
@@ -174,11 +179,19 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
                     "`tasks` must hold all inputs and labels, found others outside it; move them there."
                 )
             return self.forward_tasks(tasks)
-        name = self.config.default_task if task is None else task
+        return self.forward_task(self.config.default_task if task is None else task, inputs, labels, **kwargs)
+
+    def forward_task(
+        self, name: str, inputs: Mapping[str, torch.Tensor | None], labels: torch.Tensor | None, **kwargs: Any
+    ) -> SequenceClassifierOutput:
+        """Compute one task; see `forward`."""
         head = self.head_of(name)
         with adapter_of(self, name, self.config.task_names):
             batch = flatten_pairs(inputs, name, head.task.is_siamese)
-            states, outputs = self.model.encode_one(name, batch, head.reads_layers, **kwargs)
+            if "encoder_states" in batch:
+                states, outputs = self.given_states(batch, kwargs)
+            else:
+                states, outputs = self.model.encode_one(name, batch, head.reads_layers, **kwargs)
             output = head(states, batch.get("attention_mask"), labels)
         return SequenceClassifierOutput(
             loss=output.loss,
@@ -199,15 +212,85 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
             batches[name] = {key: value for key, value in batch.items() if key != "labels"}
             if batch.get("labels") is not None:
                 labels[name] = batch["labels"]
+        if any("encoder_states" in batch for batch in batches.values()):
+            # There is no pass of the encoder to share.
+            return self.output_of_tasks(
+                {name: self.forward_task(name, batch, labels.get(name)) for name, batch in batches.items()}
+            )
         siamese = [name for name in tasks if self.heads[name].task.is_siamese]
         pad_token_id = getattr(self.config.get_text_config(), "pad_token_id", None) or 0
         outputs = self.forward_routes(*join_batches(batches, siamese, pad_token_id), labels)
+        return self.output_of_tasks(outputs)
+
+    @staticmethod
+    def output_of_tasks(outputs: Mapping[str, TaskOutput | SequenceClassifierOutput]) -> MultitaskOutput:
+        """Return the outputs of several tasks as one."""
         losses = {name: output.loss for name, output in outputs.items() if output.loss is not None}
         return MultitaskOutput(
-            loss=torch.stack(list(losses.values())).sum() if len(losses) == len(tasks) else None,
+            loss=torch.stack(list(losses.values())).sum() if len(losses) == len(outputs) else None,
             losses=losses or None,
             logits={name: output.logits for name, output in outputs.items()},
         )
+
+    @property
+    def state_spec(self) -> StateSpec:
+        """Specification of the states that `read_states` returns: all that the tasks read of their one encoder."""
+        heads: Any = self.heads.values()
+        return joined_spec([head.state_spec for head in heads])
+
+    def read_states(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Run the encoder that all tasks share and return the states that they read, `[B, R, T, H]`.
+
+        They are the layers and tokens of `state_spec`, with T = 1 or 2 if these are one or two vectors per text. Pass
+        them as `encoder_states` to skip the encoder.
+
+        Args:
+            input_ids: Token ids `[B, T]`.
+            attention_mask: `[B, T]`, 1 for real tokens, 0 for padding.
+            token_type_ids: `[B, T]`, for encoders that distinguish the texts of a pair.
+            kwargs: The encoder's `extra_inputs`.
+
+        Raises:
+            ValueError: If tasks have encoders or layers of their own.
+        """
+        self.check_one_encoder()
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        inputs = {name: value for name, value in {**given, **kwargs}.items() if value is not None}
+        route = Route(self.config.default_task, ALL_ROWS, len(input_ids))
+        (states,), _ = self.model.encode(inputs, [route], with_layers=True)
+        (of_encoder,) = states.values()
+        spec = self.state_spec
+        return select_tokens([of_encoder.layers[i] for i in spec.layers], attention_mask, spec.tokens)
+
+    def given_states(
+        self, inputs: Mapping[str, torch.Tensor], others: Mapping[str, Any]
+    ) -> tuple[dict[str, TaskStates], BaseModelOutput]:
+        """Return the states that `inputs` hold as those of the encoder; see `encoder_states` of `forward`."""
+        self.check_one_encoder()
+        not_encoder = ("encoder_states", "attention_mask")
+        others = {name: value for name, value in {**inputs, **others}.items() if name not in not_encoder}
+        states = inputs["encoder_states"].to(self.dtype)
+        layers: Any = scatter_states(states, self.state_spec, self.config.num_hidden_layers, others)
+        highest = layers[self.state_spec.layers[-1]]
+        (kind,) = self.config.encoders
+        return {kind: TaskStates(highest, layers)}, BaseModelOutput(last_hidden_state=highest)
+
+    def check_one_encoder(self) -> None:
+        """Raise `ValueError` if tasks have encoders, layers or adapters of their own, and thus read different
+        states."""
+        if not self.config.has_one_encoder or has_task_adapters(self, self.config.task_names):
+            raise ValueError(
+                "`encoder_states` need one encoder that all tasks share, found "
+                f"encoders={self.config.encoders} with num_task_layers={self.config.num_task_layers}"
+                f"{' and an adapter for each task' if self.config.has_one_encoder else ''}; "
+                "set encoders=['shared'] and num_task_layers=0."
+            )
 
     def forward_routes(
         self,

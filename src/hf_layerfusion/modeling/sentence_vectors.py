@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
+from .fusion_base import TokenSelection
 from .heads import first_token, last_token, reduce_tokens
 
 
@@ -14,6 +15,9 @@ class SentenceVector(nn.Module, ABC):
     Args:
         size: Width W.
     """
+
+    token_selection: TokenSelection = "all"
+    """Tokens that are read: those of a text whose selected states give the same vector."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -26,6 +30,8 @@ class SentenceVector(nn.Module, ABC):
 class FirstToken(SentenceVector):
     """State of the first real token, `[CLS]`."""
 
+    token_selection = "cls"
+
     def forward(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Return the state of the first real token, `[B, W]`."""
         return first_token(states, attention_mask)
@@ -33,6 +39,8 @@ class FirstToken(SentenceVector):
 
 class LastToken(SentenceVector):
     """State of the last real token, the one that has seen the whole text in a causal encoder."""
+
+    token_selection = "last"
 
     def forward(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Return the state of the last real token, `[B, W]`."""
@@ -45,6 +53,8 @@ class Pooler(SentenceVector):
     It is initialised with the weights of the pretrained pooler if the encoder's checkpoint has one.
     """
 
+    token_selection = "cls"
+
     def __init__(self, size: int):
         super().__init__(size)
         self.dense = nn.Linear(size, size)
@@ -56,6 +66,8 @@ class Pooler(SentenceVector):
 
 class TokenMean(SentenceVector):
     """Mean over the real tokens."""
+
+    token_selection = "mean"
 
     def forward(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Return the mean over the real tokens, `[B, W]`."""

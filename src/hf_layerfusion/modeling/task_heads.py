@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from .choices import unknown_name
 from .configuration_gru_fusion import GRUFusionConfig
 from .configuration_layer_pooling import LayerPoolingConfig
+from .encoder_states import StateSpec, joined_spec
 from .encoders import refuse_first_token, refuse_one_token
 from .fusion_base import LayerFuser
 from .heads import ClassificationHead
@@ -73,6 +74,7 @@ class TextReader(nn.Module):
     def __init__(self, task: TaskConfig, encoder_config: PreTrainedConfig):
         super().__init__()
         self.fuser = None if task.fusion is None else build_fuser(task.fusion, encoder_config)
+        self.depth, self.width = encoder_config.num_hidden_layers, encoder_config.hidden_size
         self.vector = None
         size = encoder_config.hidden_size if self.fuser is None else self.fuser.output_size
         self.token_size = encoder_config.hidden_size
@@ -91,6 +93,13 @@ class TextReader(nn.Module):
             )
         self.layers = feed_forward(size, task.vector_layers)
         self.output_size = size
+
+    @property
+    def state_spec(self) -> StateSpec:
+        """Specification of the encoder's states that a text's vector is made of."""
+        layers = (self.depth - 1,) if self.fuser is None else self.fuser.layers
+        reader = self.vector if self.fuser is None else self.fuser
+        return StateSpec(layers, "all" if reader is None else reader.token_selection, self.width)
 
     def forward(self, states: TaskStates, attention_mask: torch.Tensor | None) -> EncodedText:
         """Return the vector and the tokens of the texts; `attention_mask` is `[B, T]` or `None`."""
@@ -195,6 +204,15 @@ class TaskHead(nn.Module):
             self.head = CosineHead(task.value_range)
         else:
             self.head = LinearHead(task, vector_size, token_size, self.loss.num_outputs)
+
+    @property
+    def state_spec(self) -> StateSpec:
+        """Specification of the states that the task reads of an encoder."""
+        reader: Any = next(iter(self.readers.values()))
+        if any(PAIR_FEATURES[name].reads_tokens for name in self.task.features):
+            tokens = StateSpec((reader.depth - 1,), "all", reader.width)
+            return joined_spec([reader.state_spec, tokens])
+        return reader.state_spec
 
     @property
     def reads_layers(self) -> bool:

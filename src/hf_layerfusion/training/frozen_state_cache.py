@@ -16,7 +16,7 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers.encoder_layers import get_encoders
 from hf_layerfusion.training.collators import PaddingCollator
 from hf_layerfusion.training.state_cache import ENCODER_INPUTS, StateCache, encoder_inputs, text_key
-from hf_layerfusion.training.state_reader import StateReader, texts_of
+from hf_layerfusion.training.state_reader import StateReader, source_of_states, texts_of
 from hf_layerfusion.training.task_data import Row
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
@@ -35,11 +35,17 @@ def check_cacheable(model: nn.Module, args: LayerFusionTrainingArguments) -> Non
     """
     if args.cache_frozen_states is None:
         return
-    reader = getattr(model, "base_model", None)
-    if not isinstance(model, PreTrainedModel) or not hasattr(reader, "read_states"):
+    if not isinstance(model, PreTrainedModel) or not hasattr(source_of_states(model), "read_states"):
         raise UserError(
             "cache_frozen_states needs a model that takes encoder_states in place of ids, found "
-            f"{type(model).__name__}; use BertForGRUFusionClassification or BertWithPoolingModule, or leave it out"
+            f"{type(model).__name__}; use BertForGRUFusionClassification, BertWithPoolingModule or "
+            "CerbertusForMultitask, or leave it out"
+        )
+    if not getattr(model.config, "has_one_encoder", True):
+        raise UserError(
+            "cache_frozen_states and head_first_epochs need one encoder that all tasks share, found "
+            f"encoders={','.join(model.config.encoders)} with num_task_layers={model.config.num_task_layers}; set "
+            "encoders=shared and num_task_layers=0"
         )
     (encoder,) = get_encoders(model)
     trained = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]

@@ -22,6 +22,7 @@ _LEFT_OUT: dict[str, Any] = {
     "average_last": None,
     "weight_interpolation": None,
     "regularizers": None,
+    "gradient_surgery": None,
     "frozen_layers": 0,
     "layer_decay": 1.0,
     "embedding_learning_rate": None,
@@ -69,15 +70,16 @@ def train_head_first(trainer: Trainer, make: Callable[..., Trainer]) -> None:
         "num_train_epochs": given.head_first_epochs,
     }
     args = dataclasses.replace(given, **changes)
+    tasks = getattr(trainer, "tasks", None)
+    one = {"train_dataset": trainer.train_dataset, "data_collator": trainer.data_collator}
     try:
         make(
             model=model,
             args=args,
-            train_dataset=trainer.train_dataset,
             processing_class=trainer.processing_class,
-            data_collator=trainer.data_collator,
             compute_loss_func=trainer.compute_loss_func,
             optimizer_cls_and_kwargs=trainer.optimizer_cls_and_kwargs,
+            **(one if tasks is None else tasks.as_given()),
         ).train()
     finally:
         for parameter in trained:

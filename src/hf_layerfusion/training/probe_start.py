@@ -13,21 +13,28 @@ from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.linear_probe import fit_linear_probe
+from hf_layerfusion.regularizers.task_outputs import ONE_TASK
 from hf_layerfusion.training.class_balance import IGNORED
+from hf_layerfusion.training.task_data import TASK
 
 logger = logging.get_logger(__name__)
 
 
+Batches = Iterable[Mapping[str, Any]]
+
+
 class ProbeStart(TrainerCallback):
-    """Standardises a fuser's layers and, with `init_from_probe`, fits the head, before the first step of a run.
+    """Standardises a fuser's layers and, with `init_from_probe`, fits the head, before the first step of a run; with
+    several tasks, those of each.
 
     A resumed run has both from its checkpoint.
 
     Args:
-        batches: makes an iterator over the training data, in which the encoder's states stand in place of ids.
+        batches: makes, by task, an iterator over the training data, in which the encoder's states stand in place of
+            ids.
     """
 
-    def __init__(self, batches: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+    def __init__(self, batches: Callable[[], Mapping[str, Batches]]) -> None:
         self.batches = batches
 
     def on_train_begin(
@@ -37,32 +44,46 @@ class ProbeStart(TrainerCallback):
         if state.global_step > 0:
             return
         model = kwargs["model"]
-        standardize_layers(model, self.batches())
+        for task, batches in self.batches().items():
+            standardize_layers(model, batches, task)
         if getattr(args, "init_from_probe", False):
-            strength = start_from_probe(model, self.batches(), args.seed)
-            logger.info(f"init_from_probe: the head starts from a linear probe of strength {strength:g}")
+            for task, batches in self.batches().items():
+                strength = start_from_probe(model, batches, args.seed, task)
+                logger.info(
+                    f"init_from_probe: the head{f' of {task}' if task else ''} starts from a linear probe of strength "
+                    f"{strength:g}"
+                )
 
 
 def check_probe_start(model: Any) -> None:
-    """Check that a model's head can start from a probe.
+    """Check that a model's head can start from a probe; of several tasks, every head.
 
     Raises:
         UserError: a head that does not end in one dense layer, or labels of several classes a text.
     """
-    if _last_layer(model) is None:
-        raise UserError(
-            f"init_from_probe needs a model whose head ends in one dense layer on a vector of the text, found "
-            f"{type(model).__name__}; use BertWithPoolingModule or a residual_head, or leave it out"
-        )
-    if model.config.problem_type == "multi_label_classification":
-        raise UserError(
-            "init_from_probe needs one class or value a text, found problem_type='multi_label_classification'; leave "
-            "it out"
-        )
+    several = getattr(model.config, "tasks", None) or {}
+    for task in several or (ONE_TASK,):
+        where = f"task '{task}': " if task else ""
+        if _last_layer(model, task) is None:
+            raise UserError(
+                f"{where}init_from_probe needs a head that ends in one dense layer on a vector of the text, found "
+                + (
+                    "head='cosine'; use the linear head with features"
+                    if task
+                    else f"that of {type(model).__name__}; use BertWithPoolingModule, CerbertusForMultitask or a "
+                    "residual_head"
+                )
+                + ", or leave it out"
+            )
+        if _task_config(model, task).problem_type == "multi_label_classification":
+            raise UserError(
+                f"{where}init_from_probe needs one class or value a text, found "
+                "problem_type='multi_label_classification'; leave it out"
+            )
 
 
 @torch.no_grad()
-def standardize_layers(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) -> None:
+def standardize_layers(model: PreTrainedModel, batches: Batches, task: str = ONE_TASK) -> None:
     """Set the mean and the scale of a fuser that standardises its layers' vectors, from the texts of `batches`.
 
     Models whose fuser does not standardise are left as they are.
@@ -70,8 +91,9 @@ def standardize_layers(model: PreTrainedModel, batches: Iterable[Mapping[str, An
     Args:
         model: the model, on a frozen encoder.
         batches: its inputs, `labels` are not used.
+        task: the task whose fuser it is.
     """
-    fuser: Any = getattr(model.base_model, "fuser", None)
+    fuser = _fuser(model, task)
     if not hasattr(fuser, "standardize"):
         return
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
@@ -83,14 +105,14 @@ def standardize_layers(model: PreTrainedModel, batches: Iterable[Mapping[str, An
         count += len(vectors)
         total, squares = total + vectors.sum(0), squares + vectors.square().sum(0)
 
-    _run(model, fuser, add, batches)
+    _run(model, fuser, add, batches, task)
     mean = total / count
     deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
     fuser.standardize(mean, deviation)
 
 
 @torch.no_grad()
-def start_from_probe(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]], seed: int) -> float:
+def start_from_probe(model: PreTrainedModel, batches: Batches, seed: int, task: str = ONE_TASK) -> float:
     """Give the head's last layer the weights of a linear probe on what that layer reads.
 
     Dropout is off meanwhile, so that the model then answers as the probe. What stands between the encoder and the last
@@ -100,6 +122,7 @@ def start_from_probe(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]
         model: the model, on a frozen encoder.
         batches: its inputs, with `labels`.
         seed: of the probe's cross-validation.
+        task: the task whose head it is.
 
     Returns:
         The strength of the penalty that cross-validation chose.
@@ -108,7 +131,7 @@ def start_from_probe(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]
         UserError: as `check_probe_start`; labels on which no probe can be fitted.
     """
     check_probe_start(model)
-    last: Any = _last_layer(model)
+    last: Any = _last_layer(model, task)
     features: list[Tensor] = []
     labels: list[Tensor] = []
 
@@ -120,45 +143,78 @@ def start_from_probe(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]
             labels.append(batch["labels"])
             yield batch
 
-    _run(model, last, keep, with_labels_kept())
+    _run(model, last, keep, with_labels_kept(), task)
     targets = torch.cat(labels).cpu().numpy()
     is_labelled = np.isfinite(targets) & (targets != IGNORED)
     is_labelled = is_labelled.reshape(len(targets), -1).all(axis=1)
     targets = targets[is_labelled]
-    is_regression = last.out_features == 1 or np.issubdtype(targets.dtype, np.floating)
+    # A single logit, that of the second class.
+    is_logit = getattr(_task_config(model, task), "loss", None) == "binary_cross_entropy"
+    is_regression = not is_logit and (last.out_features == 1 or np.issubdtype(targets.dtype, np.floating))
     try:
         probe = fit_linear_probe(
             torch.cat(features).numpy()[is_labelled],
             targets.reshape(len(targets)),
             "regression" if is_regression else "single_label_classification",
-            num_classes=last.out_features,
+            num_classes=2 if is_logit else last.out_features,
             seed=seed,
         )
     except ValueError as error:
-        raise UserError(f"init_from_probe: {error}, or leave init_from_probe out") from error
-    last.weight.copy_(torch.from_numpy(probe.weight))
-    last.bias.copy_(torch.from_numpy(probe.bias))
+        where = f"task '{task}': " if task else ""
+        raise UserError(f"{where}init_from_probe: {error}, or leave init_from_probe out") from error
+    weight, bias = probe.weight, probe.bias
+    if is_logit:
+        weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+    last.weight.copy_(torch.from_numpy(weight))
+    last.bias.copy_(torch.from_numpy(bias))
     return probe.strength
 
 
-def _last_layer(model: Any) -> nn.Linear | None:
+def _task_config(model: Any, task: str) -> Any:
+    """Return the configuration of a task, which for `ONE_TASK` is that of the model."""
+    return model.config.task_configs[task] if task else model.config
+
+
+def _task_head(model: Any, task: str) -> Any:
+    """Return the head of a task of several, or None."""
+    return model.head_of(task or model.config.default_task) if hasattr(model, "head_of") else None
+
+
+def _fuser(model: Any, task: str) -> Any:
+    head = _task_head(model, task)
+    if head is None:
+        return getattr(model.base_model, "fuser", None)
+    return next(iter(head.readers.values())).fuser
+
+
+def _last_layer(model: Any, task: str) -> nn.Linear | None:
     """Return the dense layer that makes logits of a text's vector: of a residual head, where there is one."""
+    of_task = _task_head(model, task)
     residual = getattr(model, "residual", None)
-    if residual is None and hasattr(model.config, "token_reduction"):
+    if of_task is not None:
+        head = getattr(of_task.head, "classifier", None)
+    elif residual is not None:
+        head = residual.head
+    elif hasattr(model.config, "token_reduction"):
         return None  # logits are of tokens
-    head = getattr(model, "classifier", None) if residual is None else residual.head
+    else:
+        head = getattr(model, "classifier", None)
     last = getattr(head, "out_proj", None)
     return last if isinstance(last, nn.Linear) else None
 
 
-def _run(model: PreTrainedModel, module: nn.Module, hook: Any, batches: Iterable[Mapping[str, Any]]) -> None:
+def _run(model: PreTrainedModel, module: nn.Module, hook: Any, batches: Batches, task: str) -> None:
     """Run batches in evaluation mode, with a hook on what `module` is given."""
     was_training = model.training
+    named = {TASK: task} if task else {}
     model.eval()
     handle = module.register_forward_pre_hook(hook)
     try:
         for batch in batches:
-            model(**{n: v.to(model.device) for n, v in batch.items() if n != "labels" and torch.is_tensor(v)})
+            tensors = {
+                n: v.to(model.device) for n, v in batch.items() if n != "labels" and torch.is_tensor(v)
+            }
+            model(**tensors, **named)
     finally:
         handle.remove()
         model.train(was_training)

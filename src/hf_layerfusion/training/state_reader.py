@@ -39,6 +39,12 @@ _NOT_THE_ENCODER = ("_name_or_path", "architectures", "transformers_version")
 _OF_A_CALL = ("padding", "truncation")
 
 
+def source_of_states(model: PreTrainedModel) -> Any:
+    """Return the part of a model that has `state_spec` and `read_states`: the model itself where the heads of several
+    tasks read one encoder, otherwise its base model."""
+    return model if hasattr(type(model), "read_states") else model.base_model
+
+
 def tokenizer_digest(tokenizer: Any) -> str | None:
     """Return a hash of what a tokenizer does to a text, padding and truncation aside; `None` if it is no tokenizer."""
     if not hasattr(tokenizer, "get_vocab"):
@@ -103,7 +109,7 @@ class StateReader:
     encoder could see: a text's states do not depend on the other texts.
 
     Args:
-        model: its base model has `state_spec` and `read_states` (`LayerFusionModel`).
+        model: has `state_spec` and `read_states`, or its base model has them; see `source_of_states`.
         tokenizer: made the ids; part of the cache's key.
         folder: where the cache lies.
         batch_size: texts a batch.
@@ -138,7 +144,7 @@ class StateReader:
             UserError: a data set without a length, a disk without room, or a folder that the processes do not share.
         """
         cache = self._open()
-        every_token = self.model.base_model.state_spec.tokens == "all"
+        every_token = source_of_states(self.model).state_spec.tokens == "all"
         texts = {
             key: text for rows in datasets if rows is not None for key, text in self._texts(rows, every_token)
         }
@@ -170,7 +176,7 @@ class StateReader:
 
     def _open(self) -> StateCache:
         (encoder,) = get_encoders(self.model)
-        read = self.model.base_model.state_spec
+        read = source_of_states(self.model).state_spec
         config: Any = encoder.config
         fields = {name: value for name, value in config.to_dict().items() if name not in _NOT_THE_ENCODER}
         return StateCache(
@@ -201,7 +207,7 @@ class StateReader:
         dataset = TaskDataset("one", rows, "training")
         inputs = encoder_inputs(self.model)
         names = [name for name in inputs if name in dataset.columns]
-        vectors = self.model.base_model.state_spec.vectors
+        vectors = source_of_states(self.model).state_spec.vectors
         for index, values in enumerate(zip(*map(dataset.column, names), strict=True)):
             for side, text in enumerate(texts_of(dict(zip(names, values, strict=True)), inputs)):
                 length = len(text["input_ids"])
@@ -235,7 +241,8 @@ class StateReader:
     def _computed(self, texts: list[_Text]) -> Generator[Tensor]:
         """Yield the states `[R, T, H]` of each text."""
         model, was_training = self.model, self.model.training
-        every_token = model.base_model.state_spec.tokens == "all"
+        source = source_of_states(model)
+        every_token = source.state_spec.tokens == "all"
         hidden = self.process_index > 0 or len(texts) <= self.batch_size
         progress = tqdm(total=len(texts), desc="encoding texts", unit="text", disable=hidden)
         model.eval()
@@ -252,7 +259,7 @@ class StateReader:
                         for name in rows[0]
                     }
                     with torch.no_grad(), self.autocast():
-                        states = model.base_model.read_states(**inputs).cpu()
+                        states = source.read_states(**inputs).cpu()
                     for row, each in zip(rows, states, strict=True):
                         kept = every_token and "attention_mask" in row
                         yield each[:, torch.as_tensor(row["attention_mask"]).bool()] if kept else each

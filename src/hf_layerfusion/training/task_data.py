@@ -101,6 +101,19 @@ class TaskDataset(Dataset[Row]):
             rows = [self.rows[index] for index in indices]
         return [{TASK: self.task, **_as_picked(row, pick)} for row, pick in zip(rows, picks, strict=True)]
 
+    def in_both_orders(self) -> list[Any]:
+        """Return the rows and, where pairs may be swapped, the same rows with the pairs in their other order."""
+        if not self.is_swappable:
+            return [self.rows]
+        names = [name for name in self.columns if name.startswith(SWAPPED)]
+        kept = [name for name in self.columns if name not in names]
+        if isinstance(self.rows, ArrowDataset):
+            others = self.rows.select_columns(names)
+            others = others.rename_columns({name: name.removeprefix(SWAPPED) for name in names})
+            return [self.rows.select_columns(kept), others]
+        picks = [Pick(self.task, row) for row in range(len(self))]
+        return [self.picked(picks), self.picked([pick._replace(swapped=True) for pick in picks])]
+
     def column(self, name: str) -> Sequence[Any]:
         """Return all values of one column."""
         if isinstance(self.rows, ArrowDataset):

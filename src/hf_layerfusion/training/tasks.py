@@ -247,6 +247,25 @@ class Tasks(LogSource):
         """Return the tasks whose loss was not finite since the last entry of the log."""
         return [task for task, total in self._loss_sums.items() if not torch.isfinite(total)]
 
+    def every_text(self) -> list[Any]:
+        """Return the data sets of training, pairs in both orders where they may be swapped, and of evaluation."""
+        trained = {} if self.training is None else self.training.tasks
+        return [
+            *(rows for of_task in trained.values() for rows in of_task.in_both_orders()),
+            *(of_task.rows for of_task in (self.evaluation or {}).values()),
+        ]
+
+    def as_given(self) -> dict[str, Any]:
+        """Return the training data and the collator as the arguments of another Trainer, with the evaluation data of
+        tasks that are not trained."""
+        trained = cast(MultitaskDataset, self.training).tasks
+        others = {task: of_task for task, of_task in (self.evaluation or {}).items() if task not in trained}
+        return {
+            "train_dataset": {task: of_task.rows for task, of_task in trained.items()},
+            "eval_dataset": {task: of_task.rows for task, of_task in others.items()} or None,
+            "data_collator": self.collator.collate,
+        }
+
     # The log
 
     def bind(self, accelerator: Callable[[], Accelerator]) -> None:

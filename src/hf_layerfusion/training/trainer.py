@@ -56,12 +56,13 @@ from hf_layerfusion.training.checkpoints import (
     verify_checkpoint,
 )
 from hf_layerfusion.training.class_balance import ClassWeights, RowClasses
-from hf_layerfusion.training.collators import TASKS, PaddingCollator
+from hf_layerfusion.training.collators import TASKS, MultitaskCollator, PaddingCollator
 from hf_layerfusion.training.distillation import Distillation, TeacherCollator, check_teacher
 from hf_layerfusion.training.divergence import DivergenceGuard, SkippedSteps
 from hf_layerfusion.training.frozen_state_cache import (
     ENCODER_STATES,
     FrozenStateCache,
+    StateCollator,
     count_operations,
     rows_in_order,
 )
@@ -624,8 +625,12 @@ class LayerFusionTrainer(Trainer):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return the floating-point operations of a pass; on cached states, those of the trained parameters."""
-        if ENCODER_STATES in inputs:
-            return count_operations(inputs[ENCODER_STATES], self.optimizer)
+        states = [
+            each[ENCODER_STATES] for each in by_task.task_inputs(inputs).values() if ENCODER_STATES in each
+        ]
+        if states:
+            # Each task trains the parameters of its head alone.
+            return sum(count_operations(each, self.optimizer) for each in states) // len(states)
         return super().floating_point_ops(inputs)
 
     def training_step(
@@ -808,15 +813,28 @@ class LayerFusionTrainer(Trainer):
         """Return the collator of training and evaluation: of a cached encoder's states, where there is a cache."""
         if self.args.cache_frozen_states is None:
             return self.data_collator
-        datasets = [self.train_dataset, self.eval_dataset]
-        return self.frozen_states.collator(
-            self.data_collator, cast(PreTrainedModel, self.model), self.accelerator, datasets
-        )
+        collator = self._state_collator()
+        return collator if self.tasks is None else MultitaskCollator(collator)
 
-    def training_states(self) -> Iterator[dict[str, Any]]:
-        """Yield the cached states and labels of the training rows, in their order, every row in every process."""
-        inputs = encoder_inputs(self.model)
-        return rows_in_order(self.train_dataset, self._collator(), self.args.eval_batch_size, inputs)
+    def _state_collator(self) -> StateCollator:
+        """Return the collator of one task's rows that puts states in place of texts."""
+        collate, datasets = self.data_collator, [self.train_dataset, self.eval_dataset]
+        if self.tasks is not None:
+            collate, datasets = self.tasks.collator.collate, self.tasks.every_text()
+        model = cast(PreTrainedModel, self.model)
+        return self.frozen_states.collator(collate, model, self.accelerator, datasets)
+
+    def training_states(self) -> dict[str, Iterator[dict[str, Any]]]:
+        """Return, by task, an iterator over the cached states and labels of the training rows, in their order, every
+        row in every process; `ONE_TASK` names the rows of a run of one task."""
+        collator, inputs = self._state_collator(), encoder_inputs(self.model)
+        rows = {ONE_TASK: self.train_dataset}
+        if isinstance(self.train_dataset, MultitaskDataset):
+            rows = {task: of_task.rows for task, of_task in self.train_dataset.tasks.items()}
+        return {
+            task: rows_in_order(of_task, collator, self.args.eval_batch_size, inputs)
+            for task, of_task in rows.items()
+        }
 
     # Evaluation
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.recipe_arguments import (
     AdaptedEncoderArguments,
     DataCardArguments,
@@ -27,9 +28,26 @@ class MultitaskModelArguments(AdaptedEncoderArguments):
         "Encoders used in parallel: shared, own (one for each task), frozen (not trained). own alone is the paper's "
         "triple, shared own its multi + triple, shared frozen its static + finetune.",
     )
+    pooling: str | None = option(
+        None,
+        "Fuser of the layers for tasks whose entries name neither fusion nor sentence_vector: lstm, attention, last, "
+        "max, mean, scalar_mix, concat, attentive or layer_graph (default: the last layer's sentence vector).",
+    )
+    token_pooling: str | None = option(
+        None,
+        "With --pooling: cls, mean, cls_mean (both) or last of the tokens of a layer (default cls, of a causal encoder "
+        "last).",
+    )
     adapter_per_task: bool = option(
         True, "With --use_lora or --peft_config, use an adapter for each task; False uses one for all tasks."
     )
+
+    def __post_init__(self) -> None:
+        if self.token_pooling is not None and self.pooling is None:
+            raise UserError(
+                f"--token_pooling {self.token_pooling} is of the layers' fuser, found no --pooling; name one, such as "
+                "concat, or leave it out"
+            )
 
 
 @dataclass

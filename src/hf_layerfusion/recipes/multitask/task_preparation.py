@@ -24,7 +24,10 @@ from hf_layerfusion.hub.paths import inside, is_plain_name
 from hf_layerfusion.metric_registry import EVAL_PREFIX, PROBLEM_METRICS, selection_metrics
 from hf_layerfusion.recipes.data_preparation import PreparedData, encode_splits, prepare, side_by_side
 from hf_layerfusion.recipes.fold_runs import prepare_folds
-from hf_layerfusion.recipes.multitask.multitask_arguments import MultitaskDataArguments
+from hf_layerfusion.recipes.multitask.multitask_arguments import (
+    MultitaskDataArguments,
+    MultitaskModelArguments,
+)
 from hf_layerfusion.recipes.recipe_arguments import PairDataArguments, RunTrainingArguments
 from hf_layerfusion.training.task_data import SWAPPED
 
@@ -111,6 +114,23 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice!r} is repeated in an object")
     return found
+
+
+def with_pooling(
+    entries: Mapping[str, Mapping[str, Any]], arguments: MultitaskModelArguments
+) -> dict[str, dict[str, Any]]:
+    """Return entries of a tasks file with the fuser of `--pooling` in those that name neither `fusion` nor
+    `sentence_vector`."""
+    if arguments.pooling is None:
+        return {name: dict(entry) for name, entry in entries.items()}
+    fusion = {"pooling": arguments.pooling}
+    if arguments.token_pooling is not None:
+        fusion["token_pooling"] = arguments.token_pooling
+    own = {"fusion", "sentence_vector"}
+    return {
+        name: dict(entry) if own & entry.keys() else {**entry, "fusion": fusion}
+        for name, entry in entries.items()
+    }
 
 
 def make_tasks(

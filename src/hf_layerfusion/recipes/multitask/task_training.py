@@ -41,6 +41,7 @@ from hf_layerfusion.recipes.multitask.task_preparation import (
     make_tasks,
     prepare_task,
     tokenize_task,
+    with_pooling,
 )
 from hf_layerfusion.recipes.run_folder import timed_training
 from hf_layerfusion.recipes.run_report import split_metrics
@@ -115,7 +116,7 @@ def prepare_multitask(
         UserError: As `make_tasks`, `check_task_names`, `check_multitask_model`, `check_length`, `prepare_task` and
             `tokenize_task`.
     """
-    declared = make_tasks(entries, folder, arguments)
+    declared = make_tasks(with_pooling(entries, model_arguments), folder, arguments)
     check_task_names(declared, arguments)
     check_multitask_model(model_arguments, declared)
     tokenizer = load_tokenizer(model_arguments)
@@ -259,6 +260,9 @@ def train_multitask(trainer: LayerFusionTrainer, data: MultitaskData) -> Multita
     The selected model has the best mean over the tasks.
     """
     arguments: MultitaskTrainingArguments = trainer.args
+    trainer.frozen_states.further = [
+        rows for split in ("test", PREDICT) for rows in data.split(split).values()
+    ]
     seconds = timed_training(trainer)
     metrics: dict[str, dict[str, float]] = {}
     logits: dict[str, dict[str, np.ndarray]] = {name: {} for name in data.tasks}
