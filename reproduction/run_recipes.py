@@ -24,6 +24,7 @@ from hf_layerfusion.recipes.multitask.multitask_arguments import (
     MultitaskModelArguments,
     MultitaskTrainingArguments,
 )
+from hf_layerfusion.recipes.multitask.task_preparation import with_pooling
 from hf_layerfusion.recipes.multitask.task_training import (
     MultitaskData,
     make_multitask_trainer,
@@ -174,10 +175,10 @@ def arguments_of(settings: Settings) -> Settings:
 
 
 def _train_tasks(settings: Settings, fold: int | None, data_dir: Path) -> dict[str, Any]:
-    entries = task_entries(settings)
     model_arguments, data_arguments, training_arguments = HfArgumentParser(MULTITASK_CLASSES).parse_dict(
         arguments_of(settings)
     )
+    entries = with_pooling(task_entries(settings), model_arguments)
     parts = _prepared_tasks(
         json.dumps(entries), str(data_dir), _tokenizer_key(model_arguments), json.dumps(vars(data_arguments))
     )

@@ -41,7 +41,6 @@ from hf_layerfusion.recipes.multitask.task_preparation import (
     make_tasks,
     prepare_task,
     tokenize_task,
-    with_pooling,
 )
 from hf_layerfusion.recipes.run_folder import timed_training
 from hf_layerfusion.recipes.run_report import split_metrics
@@ -116,7 +115,7 @@ def prepare_multitask(
         UserError: As `make_tasks`, `check_task_names`, `check_multitask_model`, `check_length`, `prepare_task` and
             `tokenize_task`.
     """
-    declared = make_tasks(with_pooling(entries, model_arguments), folder, arguments)
+    declared = make_tasks(entries, folder, arguments)
     check_task_names(declared, arguments)
     check_multitask_model(model_arguments, declared)
     tokenizer = load_tokenizer(model_arguments)
