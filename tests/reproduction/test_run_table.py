@@ -14,6 +14,7 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.task_significance import bootstrap_tasks
 from hf_layerfusion.recipes.model_setup import model_settings
 from hf_layerfusion.recipes.multitask.task_preparation import make_tasks
+from hf_layerfusion.recipes.multitask.task_training import check_multitask_model
 from reproduction import run_table as tables
 from reproduction.further_pretraining import SETTING as FURTHER_PRETRAINING
 from reproduction.imported_embeddings import SETTING as EMBEDDINGS
@@ -50,12 +51,17 @@ def test_every_run_of_a_table_is_made_of_settings_that_exist(name, tmp_path):
 )
 def test_every_run_over_several_tasks_is_a_model_that_can_be_built(name, tmp_path):
     encoder = tiny_config("bert", num_hidden_layers=6)
+    encoder.save_pretrained(tmp_path)
     labels = {"sst5": list("abcde"), "quora": ["0", "1"], "cfimdb": ["0", "1"]}
     for run in RunTable.load(name).runs():
-        model_arguments, data_arguments, _ = HfArgumentParser(MULTITASK_CLASSES).parse_dict(
-            {**arguments_of(run.settings), "output_dir": str(tmp_path)}
-        )
+        given = arguments_of(run.settings) | {
+            "output_dir": str(tmp_path),
+            "model_name_or_path": str(tmp_path),
+        }
+        model_arguments, data_arguments, _ = HfArgumentParser(MULTITASK_CLASSES).parse_dict(given)
         tasks = make_tasks(task_entries(run.settings), tmp_path, data_arguments)
+        if run.seed == 0:
+            check_multitask_model(model_arguments, tasks)  # before the labels are read
         CerbertusConfig(
             encoder_config=encoder.to_dict(),
             encoders=model_arguments.encoders,

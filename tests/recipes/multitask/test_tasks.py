@@ -61,3 +61,25 @@ def test_tasks_that_a_trained_model_has_and_the_file_lacks_are_named(tmp_path, c
     specs = make_tasks({"kept": {"train_file": "a.csv"}}, tmp_path, MultitaskDataArguments())
     check_multitask_model(arguments, specs)
     assert "its tasks dropped are not in the tasks file" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"loss": "cross_entropy"},
+        {"loss": "binary_cross_entropy"},
+        {"loss": "mse"},
+        {"loss": "mse", "head": "cosine", "pair_encoding": "siamese"},
+        {"loss": "cosine_embedding", "head": "cosine", "pair_encoding": "siamese"},
+        {"head": "cosine", "pair_encoding": "siamese"},
+        {"loss": "binary_cross_entropy", "problem_type": "multi_label_classification"},
+    ],
+    ids=str,
+)
+def test_classes_need_not_be_named_before_the_data_are_read(tmp_path, settings):
+    """The check of the model uses as many as the loss takes."""
+    tiny_config("bert", 2).save_pretrained(tmp_path)
+    entry = {"train_file": "a.csv", "text_column": "one", "text_pair_column": "two", **settings}
+    specs = make_tasks({"same": entry}, tmp_path, MultitaskDataArguments())
+    check_multitask_model(MultitaskModelArguments(model_name_or_path=str(tmp_path)), specs)

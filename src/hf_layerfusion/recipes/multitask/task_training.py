@@ -184,7 +184,9 @@ def _with_some_labels(task: TaskSpec) -> dict[str, Any]:
     settings = task.settings_of("single_label_classification")
     if settings["problem_type"] == "regression" or "labels" in settings:
         return settings
-    number = 2 if settings.get("loss") == "binary_cross_entropy" else 3
+    # Every loss but cross-entropy fits two classes, and the cosine head has one of these.
+    takes_more = settings.get("loss") in (None, "cross_entropy") and settings.get("head") != "cosine"
+    number = 3 if takes_more else 2
     return settings | {"labels": [str(label) for label in range(number)]}
 
 
