@@ -46,7 +46,13 @@ def start_from_embeddings(settings: dict[str, Any], data_dir: Path, work: Path) 
     if SETTING not in settings:
         return settings
     options = settings[SETTING]
-    key = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16]
+    files = [
+        (file, Path(file).stat().st_size, Path(file).stat().st_mtime_ns)
+        for name, of_format in source_files(options, data_dir).items()
+        for file in of_format
+        if SOURCES[name].reads_files
+    ]
+    key = hashlib.sha256(json.dumps([options, files]).encode()).hexdigest()[:16]
     folder = work / "embeddings" / key
     # Of several jobs one imports, the others wait.
     with locked(folder.with_name(f".{key}{LOCK_FILE}"), f"--work {work}", wait=True):

@@ -40,15 +40,37 @@ def test_members_stand_side_by_side_in_every_layer(tmp_path: Path) -> None:
 
 
 def test_words_of_one_member_are_unknown_to_the_other(tmp_path: Path) -> None:
-    (tmp_path / "lower.txt").write_text("turkey 1 2\nshared 3 4\n")
-    (tmp_path / "cased.txt").write_text("Turkey 5\nshared 6\n")
-    folder = import_embeddings(tmp_path / "stack", glove=[tmp_path / "lower.txt", tmp_path / "cased.txt"])
+    (tmp_path / "one.txt").write_text("turkey 1 2\nshared 3 4\n")
+    (tmp_path / "two.txt").write_text("goose 5\nshared 6\n")
+    folder = import_embeddings(tmp_path / "stack", glove=[tmp_path / "one.txt", tmp_path / "two.txt"])
     assert AutoModel.from_pretrained(folder).config.context_free
     assert type(AutoTokenizer.from_pretrained(folder)).__name__ != "WordTokenizer"
-    found = states_of(folder, ["turkey Turkey shared other"])[-1][0]
-    assert found.tolist() == [[1, 2, 0], [1, 2, 5], [3, 4, 6], [0, 0, 0]]
+    found = states_of(folder, ["turkey Goose shared other"])[-1][0]
+    assert found.tolist() == [[1, 2, 0], [0, 0, 5], [3, 4, 6], [0, 0, 0]]
     with pytest.raises(ValueError, match="must not be 'cls' for 'embedding_stack', whose words see no other"):
         BertWithPoolingModule.from_pretrained(folder, token_pooling="cls")
+
+
+def test_each_member_finds_what_it_finds_by_itself(tmp_path: Path) -> None:
+    """In the order of flair's code, whatever case a member is in and however it writes digits."""
+    (tmp_path / "hash.txt").write_text("The 1 1\nking 2 2\n#### 3 3\n##.# 4 4\ncafé 5 5\n")
+    (tmp_path / "zero.txt").write_text("King 6 6\n0000 7 7\nc0 8 8\nCafé 9 9\n00.0 1 2\nu0 3 4\n")
+    (tmp_path / "lower.txt").write_text("the 5 6\nkıng 7 8\nu# 1 3\n")
+    files = [tmp_path / f"{name}.txt" for name in ("hash", "zero", "lower")]
+    stack = import_embeddings(tmp_path / "stack", glove=files, lookup="fallback")
+    texts = ["The the THE King king KING 1234 12.5 C# c0 CAFÉ Café café U2 u9 other #### 0000"]
+    alone = [
+        states_of(import_embeddings(tmp_path / f"m{place}", glove=file, lookup="fallback"), texts)[-1]
+        for place, file in enumerate(files)
+    ]
+    # As they stand, #### and 0000 are words of one member each; read as digits they are numbers of the other.
+    words = len(texts[0].split()) - 2
+    found = states_of(stack, texts)[-1]
+    torch.testing.assert_close(found[:, :words], torch.cat(alone, dim=-1)[:, :words], rtol=0, atol=0)
+    with pytest.raises(
+        UserError, match="--lookup exact finds a word of a stack as it stands, found a vocabulary"
+    ):
+        import_embeddings(tmp_path / "exact", glove=files)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hf_layerfusion import import_embeddings
 from hf_layerfusion.embeddings.registry import SOURCES
 from reproduction import imported_embeddings
-from reproduction.imported_embeddings import SETTING, missing_files, source_files
+from reproduction.imported_embeddings import SETTING, missing_files, source_files, start_from_embeddings
 from reproduction.run_table import RunTable, table_names
 from reproduction.runner import run_table
 from tests.tiny import tiny_texts, write_csv
@@ -81,3 +81,12 @@ class in_this_process:  # noqa: N801  stands in for a function
         future = Future()
         future.set_result(function(*args))
         return future
+
+
+def test_a_file_that_has_changed_is_imported_again(tmp_path):
+    write_glove(tmp_path / "glove.txt")
+    settings = {SETTING: {"glove": "glove.txt"}}
+    first = start_from_embeddings(settings, tmp_path, tmp_path / "work")["model_name_or_path"]
+    assert start_from_embeddings(settings, tmp_path, tmp_path / "work")["model_name_or_path"] == first
+    (tmp_path / "glove.txt").write_text("other 1 2\n")
+    assert start_from_embeddings(settings, tmp_path, tmp_path / "work")["model_name_or_path"] != first

@@ -30,6 +30,7 @@ from hf_layerfusion.modeling.configuration_static_embeddings import StaticEmbedd
 from hf_layerfusion.modeling.modeling_embedding_stack import EmbeddingStackModel
 from hf_layerfusion.modeling.modeling_static_embeddings import StaticEmbeddingsModel
 from hf_layerfusion.modeling.saved_files import write_manifest
+from hf_layerfusion.modeling.tokenization_words import other_forms
 from hf_layerfusion.storage import check_new, new_folder
 
 logger = logging.get_logger(__name__)
@@ -206,8 +207,13 @@ def _stack(
         model, words = _member(each, is_trained, options)
         members.append(model)
         vocabularies.append(words)
+    if options.lookup == "exact" and len({is_lower_case(words) for words in vocabularies if words}) > 1:
+        raise UserError(
+            "--lookup exact finds a word of a stack as it stands, found a vocabulary with capital letters beside one "
+            "in lower case, which would not know a capitalized word; use --lookup fallback"
+        )
     union = list(dict.fromkeys(word for words in vocabularies for word in words))
-    rows = [_rows(words, union) if words else None for words in vocabularies]
+    rows = [_rows(words, union, options.lookup) if words else None for words in vocabularies]
     config = EmbeddingStackConfig(
         members=[_plain_config(member) for member in members],
         vocab_size=len(SPECIAL_WORDS) + len(union),
@@ -216,16 +222,22 @@ def _stack(
     return EmbeddingStackModel(config, members, rows), union
 
 
-def _rows(words: Sequence[str], union: Sequence[str]) -> torch.Tensor:
-    """Return a static member's row for each id of the stack.
+def _rows(words: Sequence[str], union: Sequence[str], lookup: str) -> torch.Tensor:
+    """Return a static member's row for each id of the stack: the one that the member by itself would find.
 
-    Words that it lacks are unknown to it; a member in lower case knows every word in lower case.
+    Words that it lacks are unknown to it.
     """
     known = {word: row for row, word in enumerate(words, len(SPECIAL_WORDS))}
     unknown = SPECIAL_WORDS.index(UNKNOWN)
-    lowers = is_lower_case(words)
-    found = [known.get(word.lower() if lowers else word, unknown) for word in union]
-    return torch.tensor([*range(len(SPECIAL_WORDS)), *found], dtype=torch.int32)
+
+    def row(word: str) -> int:
+        forms: tuple[str, ...] = (word,)
+        if lookup == "fallback":
+            # The tokenizer writes the digits of an unknown word as # where any member does; this one may as 0.
+            forms = (word, *other_forms(word), word.lower().replace("#", "0"))
+        return next((known[form] for form in forms if form in known), unknown)
+
+    return torch.tensor([*range(len(SPECIAL_WORDS)), *map(row, union)], dtype=torch.int32)
 
 
 def _plain_config(member: Any) -> dict[str, Any]:

@@ -87,8 +87,7 @@ class WordTokenizer(PreTrainedTokenizerFast):
         found = list(ids)
         for place, (number, points) in enumerate(zip(ids, characters, strict=True)):
             if number == unknown:
-                lower = "".join(map(chr, points)).lower()
-                for form in (lower, re.sub(r"\d", "#", lower), re.sub(r"\d", "0", lower)):
+                for form in other_forms("".join(map(chr, points))):
                     if (known := self._tokenizer.token_to_id(form)) is not None:
                         found[place] = known
                         break
@@ -119,6 +118,13 @@ class WordTokenizer(PreTrainedTokenizerFast):
             if return_tensors is None and isinstance(found["input_ids"], torch.Tensor):
                 return_tensors = "pt"
         return BatchEncoding(found, tensor_type=return_tensors)
+
+
+def other_forms(word: str) -> tuple[str, str, str]:
+    """Return the forms in which an unknown word is looked up, in the order of flair's code: in lower case, and its
+    digits as # or as 0 too."""
+    lower = word.lower()
+    return lower, re.sub(r"\d", "#", lower), re.sub(r"\d", "0", lower)
 
 
 def text_pairs(text: Any, pair: Any, is_split: bool) -> tuple[list[tuple[Any, ...]], bool]:
