@@ -24,7 +24,6 @@ from hf_layerfusion.recipes.multitask.multitask_arguments import (
     MultitaskModelArguments,
     MultitaskTrainingArguments,
 )
-from hf_layerfusion.recipes.multitask.task_preparation import with_pooling
 from hf_layerfusion.recipes.multitask.task_training import (
     MultitaskData,
     make_multitask_trainer,
@@ -178,7 +177,7 @@ def _train_tasks(settings: Settings, fold: int | None, data_dir: Path) -> dict[s
     model_arguments, data_arguments, training_arguments = HfArgumentParser(MULTITASK_CLASSES).parse_dict(
         arguments_of(settings)
     )
-    entries = with_pooling(task_entries(settings), model_arguments)
+    entries = task_entries(settings)
     parts = _prepared_tasks(
         json.dumps(entries), str(data_dir), _tokenizer_key(model_arguments), json.dumps(vars(data_arguments))
     )

@@ -10,14 +10,18 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, pipeline
 
-from hf_layerfusion import CerbertusForMultitask, TaskConfig
+from hf_layerfusion import SENTENCE_FUSERS, CerbertusForMultitask, TaskConfig
 from hf_layerfusion.__main__ import main
 from hf_layerfusion.cli.script import with_recipe
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.recipes.multitask.multitask_arguments import MultitaskModelArguments
+from hf_layerfusion.recipes.multitask.multitask_arguments import (
+    MultitaskDataArguments,
+    MultitaskModelArguments,
+)
 from hf_layerfusion.recipes.multitask.multitask_run import train_tasks
 from hf_layerfusion.recipes.multitask.task_prediction import select_tasks
-from hf_layerfusion.recipes.multitask.task_preparation import read_tasks_file, with_pooling
+from hf_layerfusion.recipes.multitask.task_preparation import make_tasks, read_tasks_file
+from hf_layerfusion.recipes.multitask.task_training import load_multitask_model
 from reproduction.run_recipes import MULTITASK_CLASSES
 from tests.examples.command_line import QUICK_TRAINING, parse
 from tests.tiny import (
@@ -136,19 +140,32 @@ def test_recipes_start_every_head_from_a_probe_of_all_layers(call, tmp_path, rec
     model = CerbertusForMultitask.from_pretrained(output)
     for task in model.config.tasks.values():
         assert task["fusion"] == {"pooling": "concat", "token_pooling": "mean"}
+    card = (output / "README.md").read_text()
+    assert "Tasks that read several layers of the encoder: sst5, quora, sts." in card
     fuser = model.heads["sts"].readers["shared"].fuser
     assert not torch.equal(fuser.scale, torch.ones_like(fuser.scale))
     classify = pipeline("text-classification", str(output), trust_remote_code=True)
     assert classify("a good day")[0]["label"] in ("negative", "positive")
 
 
+def test_a_search_over_the_pooling_builds_the_model_that_it_draws(folder, tiny_encoder_dir):
+    """`MultitaskExperiment.load_model` is what a trial calls."""
+    tasks = make_tasks(read_tasks_file(str(folder / "tasks.json")), folder, MultitaskDataArguments())
+    tasks = {name: tasks[name] for name in ("sst5",)}
+    tasks["sst5"].settings["problem_type"] = "single_label_classification"
+    for pooling in ("concat", "mean"):
+        arguments = MultitaskModelArguments(tiny_encoder_dir, num_task_layers=0, pooling=pooling)
+        model = load_multitask_model(arguments, tasks)
+        assert isinstance(model.heads["sst5"].readers["shared"].fuser, SENTENCE_FUSERS[pooling])
+
+
 def test_a_tasks_own_vector_stays_with_pooling(folder):
     entries = read_tasks_file(str(folder / "tasks.json"))
     entries["sst5"]["sentence_vector"] = "mean"
     arguments = MultitaskModelArguments(model_name_or_path="a", pooling="lstm")
-    found = with_pooling(entries, arguments)
-    assert "fusion" not in found["sst5"] and "fusion" not in entries["quora"]
-    assert found["quora"]["fusion"] == {"pooling": "lstm"}
+    tasks = make_tasks(entries, folder, MultitaskDataArguments())
+    assert "fusion" not in tasks["sst5"].settings_in(arguments)
+    assert tasks["quora"].settings_in(arguments)["fusion"] == {"pooling": "lstm"}
     with pytest.raises(UserError, match="--token_pooling mean is of the layers' fuser, found no --pooling"):
         MultitaskModelArguments(model_name_or_path="a", token_pooling="mean")
 

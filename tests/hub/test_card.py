@@ -466,3 +466,13 @@ def test_the_loss_is_a_column_but_no_metric():
     assert card.data.metrics == ["accuracy"]
     assert {r.metric_type for r in card.data.eval_results} == {"accuracy", "my_score"}
     assert "| Split | Examples | my_score | Accuracy | Loss |" in card.text
+
+
+def test_tasks_that_read_pairs_apart_are_left_to_the_pipeline_that_can():
+    card = build_card(facts(tasks={"a": 1, "b": 2, "c": 2}, separate_pairs=["c"], metrics={}))
+    assert "transformers' pipeline cannot read pairs apart (c)" in card.text
+    assert '"task_name": "b"' in card.text and '"task_name": "c"' not in card.text
+    first = build_card(facts(tasks={"c": 2, "a": 1}, separate_pairs=["c"], metrics={})).text
+    assert 'model_kwargs={"task_name": "a"}' in first and "This uses the first task" not in first
+    assert "One task by the pipeline" not in first and "trust_remote_code" not in first
+    assert first.count("from transformers import pipeline") == 1

@@ -125,3 +125,9 @@ def test_states_exclude_other_inputs_and_have_their_shape() -> None:
         model(encoder_states=states[:, :, :, 1:])
     with pytest.raises(ValueError, match=r"`encoder_states` of task 'sts' must be \[B, 2, T\]"):
         model(task="sts", encoder_states=states)
+    with pytest.raises(
+        ValueError, match=r"must be of the 1 tokens of `encoder_states`, found 7; leave it out"
+    ):
+        model(encoder_states=states, attention_mask=batch["attention_mask"])
+    with pytest.raises(ValueError, match=r"`input_ids` must be \[B, T\], found \[4, 2, 6\]; flatten"):
+        model.read_states(**batches()["sts"])

@@ -15,6 +15,7 @@ from hf_layerfusion import CerbertusConfig, CerbertusForMultitask
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation import linear_probe
 from hf_layerfusion.evaluation.linear_probe import fit_linear_probe
+from hf_layerfusion.training.probe_start import check_probe_start
 from hf_layerfusion.training.task_data import SWAPPED, TaskDataset
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.tiny import tiny_config, tiny_tokenizer
@@ -214,12 +215,22 @@ def test_pairs_in_both_orders() -> None:
             "task 'near': init_from_probe needs a head that ends in one dense layer .*found head='cosine'",
         ),
         (
-            tasks_of(
-                mood={"problem_type": "multi_label_classification", "loss": "binary_cross_entropy"},
-            ),
+            None,
+            {"num_task_layers": 1},
+            {"head_first_epochs": 1},
+            "head_first_epochs needs one encoder that all",
+        ),
+        (
+            None,
+            {"encoders": ["frozen"]},
+            {"head_first_epochs": 1},
+            "head_first_epochs is followed by training of the encoder, found all its weights frozen",
+        ),
+        (
+            None,
             {},
-            {"cache_frozen_states": "states", "init_from_probe": True},
-            "task 'mood': init_from_probe needs one class or value a text",
+            {"gradient_surgery": "pcgrad"},
+            "gradient_surgery=pcgrad needs parameters that tasks share, found freeze_encoder=True",
         ),
     ],
 )
@@ -230,3 +241,82 @@ def test_what_several_tasks_exclude(
         options["cache_frozen_states"] = str(tmp_path / "states")
     with pytest.raises(UserError, match=message):
         trainer_of(tmp_path / "run", model_of(tasks, **settings), **options)
+
+
+def test_labels_that_no_probe_is_fitted_to_are_refused_before_texts_are_encoded(tmp_path: Path) -> None:
+    options = {
+        "cache_frozen_states": str(tmp_path / "states"),
+        "freeze_encoder": True,
+        "init_from_probe": True,
+    }
+    rows = data(24, 0)
+    for task, labels, message in (
+        ("mood", [1] * len(rows["mood"]), "task 'mood': init_from_probe: targets must have two classes"),
+        ("near", [2.5] * len(rows["near"]), "task 'near': init_from_probe: targets must differ, found 2.5"),
+    ):
+        same = {**rows, task: rows[task].remove_columns("labels").add_column("labels", labels)}
+        with pytest.raises(UserError, match=message):
+            LayerFusionTrainer(
+                model_of(),
+                small_arguments(tmp_path / "run", **options),
+                train_dataset=same,
+                processing_class=tiny_tokenizer(),
+            )
+    assert not (tmp_path / "states").exists()
+    several = model_of(
+        tasks_of(mood={"problem_type": "multi_label_classification", "loss": "binary_cross_entropy"})
+    )
+    with pytest.raises(UserError, match="task 'mood': init_from_probe needs one class or value a text"):
+        check_probe_start(several, {"mood": rows["mood"]})
+
+
+def test_a_cosine_head_that_is_not_trained_needs_no_probe(tmp_path: Path) -> None:
+    trainer = LayerFusionTrainer(
+        model_of(tasks_of(near={"head": "cosine", "features": []})),
+        small_arguments(
+            tmp_path / "run",
+            cache_frozen_states=str(tmp_path / "states"),
+            freeze_encoder=True,
+            init_from_probe=True,
+            max_steps=1,
+        ),
+        train_dataset={task: rows for task, rows in data(24, 0).items() if task != "near"},
+        eval_dataset=data(8, 1),
+        processing_class=tiny_tokenizer(),
+    )
+    trainer.train()
+
+
+def test_a_trained_head_keeps_the_standardisation_that_it_was_trained_with(tmp_path: Path) -> None:
+    model = model_of()
+    trainer_of(tmp_path / "first", model, tmp_path / "states", learning_rate=0.0, max_steps=1).train()
+    fuser = model.heads["mood"].readers["shared"].fuser
+    mean, scale = fuser.mean.clone(), fuser.scale.clone()
+    again = LayerFusionTrainer(
+        model,
+        small_arguments(
+            tmp_path / "again", cache_frozen_states=str(tmp_path / "states"), freeze_encoder=True, max_steps=1
+        ),
+        train_dataset=data(12, 5),
+        eval_dataset=data(8, 1),
+        processing_class=tiny_tokenizer(),
+    )
+    again.train()
+    assert torch.equal(fuser.mean, mean) and torch.equal(fuser.scale, scale)
+
+
+def test_operations_are_counted_alike_whatever_is_mixed(tmp_path: Path) -> None:
+    counts = []
+    for mixing in ("together", "shuffled"):
+        trainer = trainer_of(
+            tmp_path / mixing,
+            model_of(),
+            tmp_path / "states",
+            task_mixing=mixing,
+            num_train_epochs=1,
+            per_device_train_batch_size=24,
+        )
+        trainer.train_dataset.tasks["mood"].rows = trainer.train_dataset.tasks["mood"].rows.select(range(24))
+        trainer.train()
+        counts.append(trainer.state.total_flos)
+    assert counts[0] == counts[1] > 0

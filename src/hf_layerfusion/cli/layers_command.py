@@ -31,7 +31,7 @@ def run(arguments: Namespace) -> None:
         if not places:
             raise UserError(
                 f"{model}: must be a run's folder with {LAYER_USE_FILE}, found none; a plain model reads its last "
-                "layer alone, and a run without validation data measures none"
+                "layer alone, and a run of several tasks, or without validation data, measures none"
             )
         found |= {str(owner(place)): json.loads(place.read_text(encoding="utf-8")) for place in places}
     if arguments.json:

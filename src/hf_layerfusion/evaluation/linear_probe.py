@@ -110,13 +110,22 @@ def _check(features: Floats, y: npt.NDArray[Any], problem: ProbeProblem) -> None
             f"features must be finite, found NaN or infinity in {len(rows)} rows, the first is row {rows[0]}; check "
             "the encoder's states"
         )
+    check_targets(y, problem)
+
+
+def check_targets(y: npt.NDArray[Any], problem: ProbeProblem) -> None:
+    """Check that a probe can be fitted to targets `[N]`.
+
+    Raises:
+        ValueError: As `fit_linear_probe`, of the targets.
+    """
     if len(y) < 2 * NUM_FOLDS:
         raise ValueError(f"targets must be at least {2 * NUM_FOLDS} rows, found {len(y)}; give more")
     if problem == "regression":
         if not np.isfinite(y).all():
             raise ValueError("targets must be finite numbers, found NaN or infinity; leave those rows out")
         if np.ptp(y) == 0:
-            raise ValueError(f"targets must differ, found {y[0]} in every row; there is nothing to learn")
+            raise ValueError(f"targets must differ, found {y[0]} in every row; give rows with others")
         return
     classes, counts = np.unique(y, return_counts=True)
     if len(classes) < 2:

@@ -73,6 +73,7 @@ class CardFacts:
         problem_type: problem type as in `PreTrainedConfig`; empty if unknown, and for several tasks.
         labels: names of the classes.
         tasks: for several tasks, the number of texts in an input, by task.
+        separate_pairs: of these, the tasks that read the texts of a pair apart, which transformers' pipeline cannot.
         preparation: steps that cleaned the texts before tokenization, one entry each.
         preparation_code: Python code that defines `prepare`, which applies these steps to a text. Strings that a user
             wrote must be written by `code_string`.
@@ -124,6 +125,7 @@ class CardFacts:
     problem_type: str = ""
     labels: list[str] = field(default_factory=list)
     tasks: dict[str, int] = field(default_factory=dict)
+    separate_pairs: list[str] = field(default_factory=list)
     preparation: list[str] = field(default_factory=list)
     preparation_code: str = ""
     pipeline_prepares: bool = False

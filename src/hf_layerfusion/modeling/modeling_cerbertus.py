@@ -251,15 +251,20 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         them as `encoder_states` to skip the encoder.
 
         Args:
-            input_ids: Token ids `[B, T]`.
+            input_ids: Token ids `[B, T]`; of siamese pairs the rows of both texts, as `flatten(0, 1)` makes them.
             attention_mask: `[B, T]`, 1 for real tokens, 0 for padding.
             token_type_ids: `[B, T]`, for encoders that distinguish the texts of a pair.
             kwargs: The encoder's `extra_inputs`.
 
         Raises:
-            ValueError: If tasks have encoders or layers of their own.
+            ValueError: If tasks have encoders or layers of their own, or the ids are not `[B, T]`.
         """
         self.check_one_encoder()
+        if input_ids.dim() != 2:
+            raise ValueError(
+                f"`input_ids` must be [B, T], found {list(input_ids.shape)}; flatten the two texts of siamese pairs "
+                "into rows of their own."
+            )
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         inputs = {name: value for name, value in {**given, **kwargs}.items() if value is not None}
         route = Route(self.config.default_task, ALL_ROWS, len(input_ids))
@@ -275,7 +280,12 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         self.check_one_encoder()
         not_encoder = ("encoder_states", "attention_mask")
         others = {name: value for name, value in {**inputs, **others}.items() if name not in not_encoder}
-        states = inputs["encoder_states"].to(self.dtype)
+        states, mask = inputs["encoder_states"].to(self.dtype), inputs.get("attention_mask")
+        if mask is not None and mask.shape[-1] != states.shape[-2]:
+            raise ValueError(
+                f"`attention_mask` must be of the {states.shape[-2]} tokens of `encoder_states`, found "
+                f"{mask.shape[-1]}; leave it out where `state_spec.tokens` is not 'all'."
+            )
         layers: Any = scatter_states(states, self.state_spec, self.config.num_hidden_layers, others)
         highest = layers[self.state_spec.layers[-1]]
         (kind,) = self.config.encoders

@@ -21,7 +21,7 @@ def measure_layers(trainer: LayerFusionTrainer, examples: Dataset) -> LayerUse |
 
 
 def layers_section(use: LayerUse | None) -> str:
-    """Return the card's section on the layers as Markdown; None stands for a model without a fuser."""
+    """Return the card's section on the layers as Markdown; None stands for a model of one task without a fuser."""
     if use is None:
         return "The model reads only the last layer of each encoder."
     what = "the rise in loss" if use.accuracy_drop is None else "the drop in accuracy and the rise in loss"

@@ -344,6 +344,11 @@ def check_adapters(model: Any, args: LayerFusionTrainingArguments) -> None:
     """
     if not isinstance(model, PeftModel):
         return
+    if args.head_first_epochs is not None:
+        raise UserError(
+            "head_first_epochs trains the head on the encoder as it is and excludes adapters, which change its "
+            "layers; leave one of them out"
+        )
     if args.freeze_encoder:
         raise UserError(
             "freeze_encoder keeps the encoder as it is and excludes adapters, which change its layers; drop one"

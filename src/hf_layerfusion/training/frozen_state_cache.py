@@ -31,38 +31,42 @@ def check_cacheable(model: nn.Module, args: LayerFusionTrainingArguments) -> Non
     """Check that the states of the model's encoder can be cached, if the arguments ask for it.
 
     Raises:
-        UserError: A model that takes no states, an encoder that is trained, or one that sees padding.
+        UserError: A model that takes no states, one that trains its encoder, or does not after `head_first_epochs`, or
+            an encoder that sees padding.
     """
-    if args.cache_frozen_states is None:
+    if args.cache_frozen_states is None and args.head_first_epochs is None:
         return
+    option = "head_first_epochs" if args.cache_frozen_states is None else "cache_frozen_states"
     if not isinstance(model, PreTrainedModel) or not hasattr(source_of_states(model), "read_states"):
         raise UserError(
-            "cache_frozen_states needs a model that takes encoder_states in place of ids, found "
-            f"{type(model).__name__}; use BertForGRUFusionClassification, BertWithPoolingModule or "
-            "CerbertusForMultitask, or leave it out"
+            f"{option} needs a model that takes encoder_states in place of ids, found {type(model).__name__}; use "
+            "BertForGRUFusionClassification, BertWithPoolingModule or CerbertusForMultitask, or leave it out"
         )
     if not getattr(model.config, "has_one_encoder", True):
         raise UserError(
-            "cache_frozen_states and head_first_epochs need one encoder that all tasks share, found "
-            f"encoders={','.join(model.config.encoders)} with num_task_layers={model.config.num_task_layers}; set "
-            "encoders=shared and num_task_layers=0"
+            f"{option} needs one encoder that all tasks share, found encoders={','.join(model.config.encoders)} with "
+            f"num_task_layers={model.config.num_task_layers}; set encoders=shared and num_task_layers=0"
         )
     (encoder,) = get_encoders(model)
     trained = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
-    if trained:
+    if trained and args.cache_frozen_states is not None:
         raise UserError(
             f"cache_frozen_states needs a frozen encoder, found {len(trained)} of its weights trained, such as "
             f"{trained[0]}; set freeze_encoder=True"
         )
+    if not trained and args.cache_frozen_states is None:
+        raise UserError(
+            "head_first_epochs is followed by training of the encoder, found all its weights frozen; leave it out, or "
+            "set freeze_encoder and cache_frozen_states"
+        )
     if getattr(model.config, "window_size", None) is not None:
         raise UserError(
-            "cache_frozen_states and head_first_epochs need texts that the encoder reads whole, found window_size="
-            f"{model.config.window_size}; leave out one of them"
+            f"{option} needs texts that the encoder reads whole, found window_size={model.config.window_size}; leave "
+            "out one of them"
         )
     if not getattr(model.config, "mask_padding", True):
         raise UserError(
-            "cache_frozen_states needs states that do not depend on padding, found mask_padding=False; leave out one "
-            "of them"
+            f"{option} needs states that do not depend on padding, found mask_padding=False; leave out one of them"
         )
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from transformers import set_seed
 from transformers.trainer_utils import number_of_arguments
 
+from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.adapters import check_adapters
 from hf_layerfusion.training.frozen_state_cache import check_cacheable
 from hf_layerfusion.training.parameter_groups import freeze_encoder
-from hf_layerfusion.training.probe_start import check_probe_start
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 
@@ -44,5 +44,8 @@ def prepare_model(model: Any, args: LayerFusionTrainingArguments) -> None:
     check_adapters(model, args)
     freeze_encoder(model, args)
     check_cacheable(model, args)
-    if args.init_from_probe:
-        check_probe_start(model)
+    if args.gradient_surgery is not None and args.freeze_encoder and hasattr(model, "head_of"):
+        raise UserError(
+            f"gradient_surgery={args.gradient_surgery} needs parameters that tasks share, found freeze_encoder=True, "
+            "which trains the head of each alone; leave surgery out"
+        )

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.evaluation.linear_probe import fit_linear_probe
+from hf_layerfusion.evaluation.linear_probe import ProbeProblem, check_targets, fit_linear_probe
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK
 from hf_layerfusion.training.class_balance import IGNORED
-from hf_layerfusion.training.task_data import TASK
+from hf_layerfusion.training.task_data import LABELS, TASK, TaskDataset
 
 logger = logging.get_logger(__name__)
 
@@ -44,9 +45,12 @@ class ProbeStart(TrainerCallback):
         if state.global_step > 0:
             return
         model = kwargs["model"]
+        starts_anew = getattr(args, "init_from_probe", False)
         for task, batches in self.batches().items():
-            standardize_layers(model, batches, task)
-        if getattr(args, "init_from_probe", False):
+            # A head that has been trained reads vectors as they were standardised then.
+            if starts_anew or not _is_standardised(_fuser(model, task)):
+                standardize_layers(model, batches, task)
+        if starts_anew:
             for task, batches in self.batches().items():
                 strength = start_from_probe(model, batches, args.seed, task)
                 logger.info(
@@ -55,14 +59,18 @@ class ProbeStart(TrainerCallback):
                 )
 
 
-def check_probe_start(model: Any) -> None:
-    """Check that a model's head can start from a probe; of several tasks, every head.
+def check_probe_start(model: Any, rows: Mapping[str, Any]) -> None:
+    """Check that a model's head can start from a probe, before anything is encoded.
+
+    Args:
+        model: the model.
+        rows: the training data of each task, or of `ONE_TASK`.
 
     Raises:
-        UserError: a head that does not end in one dense layer, or labels of several classes a text.
+        UserError: a head that does not end in one dense layer, labels of several classes a text, or labels on which no
+            probe can be fitted.
     """
-    several = getattr(model.config, "tasks", None) or {}
-    for task in several or (ONE_TASK,):
+    for task, of_task in rows.items():
         where = f"task '{task}': " if task else ""
         if _last_layer(model, task) is None:
             raise UserError(
@@ -80,6 +88,9 @@ def check_probe_start(model: Any) -> None:
                 f"{where}init_from_probe needs one class or value a text, found "
                 "problem_type='multi_label_classification'; leave it out"
             )
+        dataset = TaskDataset(task or "one", of_task, "training")
+        if dataset.has_labels:
+            _probe_targets(model, task, np.asarray(dataset.column(LABELS)))
 
 
 @torch.no_grad()
@@ -128,9 +139,8 @@ def start_from_probe(model: PreTrainedModel, batches: Batches, seed: int, task: 
         The strength of the penalty that cross-validation chose.
 
     Raises:
-        UserError: as `check_probe_start`; labels on which no probe can be fitted.
+        UserError: labels on which no probe can be fitted.
     """
-    check_probe_start(model)
     last: Any = _last_layer(model, task)
     features: list[Tensor] = []
     labels: list[Tensor] = []
@@ -144,30 +154,63 @@ def start_from_probe(model: PreTrainedModel, batches: Batches, seed: int, task: 
             yield batch
 
     _run(model, last, keep, with_labels_kept(), task)
-    targets = torch.cat(labels).cpu().numpy()
-    is_labelled = np.isfinite(targets) & (targets != IGNORED)
-    is_labelled = is_labelled.reshape(len(targets), -1).all(axis=1)
-    targets = targets[is_labelled]
-    # A single logit, that of the second class.
-    is_logit = getattr(_task_config(model, task), "loss", None) == "binary_cross_entropy"
-    is_regression = not is_logit and (last.out_features == 1 or np.issubdtype(targets.dtype, np.floating))
+    targets, is_labelled, problem = _probe_targets(model, task, torch.cat(labels).cpu().numpy())
+    is_logit = _has_one_logit(model, task)
     try:
         probe = fit_linear_probe(
             torch.cat(features).numpy()[is_labelled],
-            targets.reshape(len(targets)),
-            "regression" if is_regression else "single_label_classification",
+            targets,
+            problem,
             num_classes=2 if is_logit else last.out_features,
             seed=seed,
         )
     except ValueError as error:
-        where = f"task '{task}': " if task else ""
-        raise UserError(f"{where}init_from_probe: {error}, or leave init_from_probe out") from error
+        raise _refusal(task, error) from error
     weight, bias = probe.weight, probe.bias
     if is_logit:
         weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
     last.weight.copy_(torch.from_numpy(weight))
     last.bias.copy_(torch.from_numpy(bias))
     return probe.strength
+
+
+def _probe_targets(
+    model: Any, task: str, labels: npt.NDArray[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_], ProbeProblem]:
+    """Return what a probe is fitted to: the labels that there are, which rows have one, and the problem.
+
+    Raises:
+        UserError: labels on which no probe can be fitted.
+    """
+    is_labelled = np.isfinite(labels) & (labels != IGNORED)
+    is_labelled = is_labelled.reshape(len(labels), -1).all(axis=1)
+    targets = labels[is_labelled].reshape(int(is_labelled.sum()))
+    last: Any = _last_layer(model, task)
+    is_value = last.out_features == 1 or np.issubdtype(targets.dtype, np.floating)
+    is_regression = is_value and not _has_one_logit(model, task)
+    problem: ProbeProblem = "regression" if is_regression else "single_label_classification"
+    try:
+        check_targets(targets, problem)
+    except ValueError as error:
+        raise _refusal(task, error) from error
+    return targets, is_labelled, problem
+
+
+def _refusal(task: str, error: ValueError) -> UserError:
+    where = f"task '{task}': " if task else ""
+    return UserError(f"{where}init_from_probe: {error}, or leave init_from_probe out")
+
+
+def _has_one_logit(model: Any, task: str) -> bool:
+    """Return whether a head puts out the logit of the second of two classes alone."""
+    return getattr(_task_config(model, task), "loss", None) == "binary_cross_entropy"
+
+
+def _is_standardised(fuser: Any) -> bool:
+    """Return whether a fuser has a mean and a scale, from training or from its checkpoint."""
+    if not hasattr(fuser, "standardize"):
+        return True
+    return bool(fuser.mean.any()) or not bool((fuser.scale == 1).all())
 
 
 def _task_config(model: Any, task: str) -> Any:

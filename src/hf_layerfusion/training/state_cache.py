@@ -257,12 +257,11 @@ class StateCache:
                     values = each.to(self.dtype).contiguous()
                     if not values.isfinite().all():
                         overflows = bool(each.isfinite().all())
-                        where = f"of a text of {each.shape[1]} tokens in {values.dtype if overflows else each.dtype}"
+                        what = f"values too large for {values.dtype}" if overflows else "NaN or infinity"
                         raise UserError(
-                            f"{self.option}={self.folder.parent}: states must be finite, found "
-                            f"{f'numbers too large for it {where}' if overflows else f'NaN or infinity {where}'}; "
+                            f"{self.option}={self.folder.parent}: states must be finite, found {what}; "
                             + (
-                                "use another precision or leave the option out"
+                                "use another precision, such as bfloat16, or leave the option out"
                                 if overflows
                                 else "the encoder itself gives them: check its weights, or use another precision"
                             )

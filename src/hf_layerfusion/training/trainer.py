@@ -90,7 +90,7 @@ from hf_layerfusion.training.loss_weighting import (
 )
 from hf_layerfusion.training.model_preparation import PreparedModelInit, prepare_model
 from hf_layerfusion.training.parameter_groups import parameter_groups, takes_groups
-from hf_layerfusion.training.probe_start import ProbeStart
+from hf_layerfusion.training.probe_start import ProbeStart, check_probe_start
 from hf_layerfusion.training.raw_data import RawData
 from hf_layerfusion.training.resumed_log import ResumedLog
 from hf_layerfusion.training.samplers import SeededSampler, seeded_sampler
@@ -314,6 +314,8 @@ class LayerFusionTrainer(Trainer):
                     lambda: self.is_in_train,
                 )
             )
+        if args.init_from_probe and self.train_dataset is not None:
+            check_probe_start(self.model, self._training_rows())
         if args.cache_frozen_states is not None:
             self.add_callback(ProbeStart(self.training_states))
         if args.epoch_decay != 1 and self.lr_scheduler is None:
@@ -630,7 +632,8 @@ class LayerFusionTrainer(Trainer):
         ]
         if states:
             # Each task trains the parameters of its head alone.
-            return sum(count_operations(each, self.optimizer) for each in states) // len(states)
+            heads = len(self.train_dataset.tasks) if isinstance(self.train_dataset, MultitaskDataset) else 1
+            return sum(count_operations(each, self.optimizer) for each in states) // heads
         return super().floating_point_ops(inputs)
 
     def training_step(
@@ -828,13 +831,16 @@ class LayerFusionTrainer(Trainer):
         """Return, by task, an iterator over the cached states and labels of the training rows, in their order, every
         row in every process; `ONE_TASK` names the rows of a run of one task."""
         collator, inputs = self._state_collator(), encoder_inputs(self.model)
-        rows = {ONE_TASK: self.train_dataset}
-        if isinstance(self.train_dataset, MultitaskDataset):
-            rows = {task: of_task.rows for task, of_task in self.train_dataset.tasks.items()}
         return {
             task: rows_in_order(of_task, collator, self.args.eval_batch_size, inputs)
-            for task, of_task in rows.items()
+            for task, of_task in self._training_rows().items()
         }
+
+    def _training_rows(self) -> dict[str, Any]:
+        """Return the training rows by task; `ONE_TASK` names those of a run of one task."""
+        if isinstance(self.train_dataset, MultitaskDataset):
+            return {task: of_task.rows for task, of_task in self.train_dataset.tasks.items()}
+        return {ONE_TASK: self.train_dataset}
 
     # Evaluation
 

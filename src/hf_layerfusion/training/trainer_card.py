@@ -23,10 +23,10 @@ GENERATED = "generated_from_trainer"
 """The Hub's tag of such cards; one without it is somebody's own."""
 
 _SETTINGS = (
-    "learning_rate", "fusion_learning_rate", "layer_decay", "epoch_decay", "num_train_epochs", "weight_decay",
-    "lr_scheduler_type", "warmup_steps", "optim", "regularizers", "gradient_surgery", "task_mixing", "class_balance",
-    "balance_bins", "freeze_encoder", "head_first_epochs", "ema_decay", "average_last", "weight_interpolation", "bf16",
-    "fp16",
+    "learning_rate", "fusion_learning_rate", "layer_decay", "epoch_decay", "num_train_epochs",
+    "weight_decay", "lr_scheduler_type", "warmup_steps", "optim", "regularizers", "gradient_surgery",
+    "task_mixing", "class_balance", "balance_bins", "freeze_encoder", "init_from_probe",
+    "head_first_epochs", "ema_decay", "average_last", "weight_interpolation", "bf16", "fp16",
 )  # fmt: skip
 NO_METRIC = ("_runtime", "_per_second", "_preparation_time")
 """Endings of the names of times, which the Trainer puts among the metrics of an evaluation."""

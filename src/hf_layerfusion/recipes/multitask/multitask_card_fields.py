@@ -45,13 +45,16 @@ def tasks_fields(
         "architecture": [
             f"Encoders side by side: {', '.join(model_arguments.encoders)}; {model_arguments.num_task_layers} top "
             "layers of the shared one for each task",
-            *(task_line(name, task.settings) for name, task in tasks.items()),
+            *(task_line(name, task.settings_in(model_arguments)) for name, task in tasks.items()),
         ],
         "methods": METHODS["cerbertus"],
         "dataset_name": ", ".join(tasks),
         "task_dataset_ids": {name: found for name, found in ids.items() if found is not None},
         "text_pair": next(iter(texts.values())) == 2,
         "tasks": texts,
+        "separate_pairs": [
+            name for name, task in tasks.items() if task.settings.get("pair_encoding") == "siamese"
+        ],
         "recipe": recipe_settings(training_arguments, more),
         "limits": [
             "The model was trained on texts of a few sources: others may differ in language, length, topics and labels."

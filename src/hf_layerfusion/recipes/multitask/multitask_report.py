@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_layerfusion import parameter_counts
+from hf_layerfusion import TaskConfig, parameter_counts
 from hf_layerfusion.data.text_preparation import copy_dictionary
 from hf_layerfusion.evaluation.mistakes import worst_mistakes
 from hf_layerfusion.evaluation.plots.run_plots import plot_training_curves
@@ -232,9 +232,22 @@ def multitask_card_facts(
         },
         sections=[
             *best_of_each_section(data.tasks, result.metrics),
-            (LAYERS_TITLE, layers_section(None)),
+            (LAYERS_TITLE, layers_of_tasks(model.config.task_configs)),
         ],
         data_sections=[("Notes on the texts", notes)],
+    )
+
+
+def layers_of_tasks(tasks: Mapping[str, TaskConfig]) -> str:
+    """Return the card's section on the layers that each task reads; how much it uses them is not measured."""
+    fused = [name for name, task in tasks.items() if task.fusion and task.fusion.get("pooling") != "last"]
+    if not fused:
+        return layers_section(None)
+    rest = "" if len(fused) == len(tasks) else "; the others read its last layer"
+    names = ", ".join(map(escape_markdown, fused))
+    return (
+        f"Tasks that read several layers of the encoder: {names}{rest}. How much each layer is used is not measured "
+        "for a model of several tasks."
     )
 
 

@@ -17,11 +17,7 @@ from hf_layerfusion.recipes.multitask.multitask_arguments import (
     MultitaskTrainingArguments,
 )
 from hf_layerfusion.recipes.multitask.multitask_report import write_multitask_outputs
-from hf_layerfusion.recipes.multitask.task_preparation import (
-    check_task_options,
-    read_tasks_file,
-    with_pooling,
-)
+from hf_layerfusion.recipes.multitask.task_preparation import check_task_options, read_tasks_file
 from hf_layerfusion.recipes.multitask.task_training import (
     MultitaskData,
     MultitaskResult,
@@ -80,7 +76,6 @@ def train_tasks(
         check_fold_options(training_arguments)
     if entries is None:
         entries = read_tasks_file(data_arguments.tasks_file)
-    entries = with_pooling(entries, model_arguments)
     check_task_options(entries, training_arguments)
     settings = run_settings(model_arguments, data_arguments, training_arguments) | {"tasks": entries}
     folder = Path(data_arguments.data_dir or Path(str(data_arguments.tasks_file)).parent)

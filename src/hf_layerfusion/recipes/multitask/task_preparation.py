@@ -69,6 +69,17 @@ class TaskSpec:
     predict_file: str | None = None
     course_name: str | None = None
 
+    def settings_in(self, arguments: MultitaskModelArguments) -> dict[str, Any]:
+        """Return the settings in a model of these arguments: with the fuser of `--pooling`, unless they name `fusion`
+        or `sentence_vector`."""
+        if arguments.pooling is None or self.settings.keys() & {"fusion", "sentence_vector"}:
+            return self.settings
+        fusion = {"pooling": arguments.pooling, "token_pooling": arguments.token_pooling}
+        return {
+            **self.settings,
+            "fusion": {name: value for name, value in fusion.items() if value is not None},
+        }
+
     def settings_of(self, problem_type: str) -> dict[str, Any]:
         """Return the settings, completed by this problem type if they name none and by the metric that goes with it."""
         problem_type = self.settings.get("problem_type") or problem_type
@@ -114,23 +125,6 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice!r} is repeated in an object")
     return found
-
-
-def with_pooling(
-    entries: Mapping[str, Mapping[str, Any]], arguments: MultitaskModelArguments
-) -> dict[str, dict[str, Any]]:
-    """Return entries of a tasks file with the fuser of `--pooling` in those that name neither `fusion` nor
-    `sentence_vector`."""
-    if arguments.pooling is None:
-        return {name: dict(entry) for name, entry in entries.items()}
-    fusion = {"pooling": arguments.pooling}
-    if arguments.token_pooling is not None:
-        fusion["token_pooling"] = arguments.token_pooling
-    own = {"fusion", "sentence_vector"}
-    return {
-        name: dict(entry) if own & entry.keys() else {**entry, "fusion": fusion}
-        for name, entry in entries.items()
-    }
 
 
 def make_tasks(

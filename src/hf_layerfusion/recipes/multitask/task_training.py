@@ -170,7 +170,7 @@ def check_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, T
             encoder = stored.get_text_config()
             config = CerbertusConfig(
                 encoder_config=encoder.to_dict(),
-                tasks={name: _with_some_labels(task) for name, task in tasks.items()},
+                tasks={name: _with_some_labels(task, arguments) for name, task in tasks.items()},
                 encoders=arguments.encoders,
                 num_task_layers=arguments.num_task_layers,
             )
@@ -180,8 +180,8 @@ def check_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, T
             raise UserError(f"--tasks_file on {arguments.model_name_or_path}: {one_line(error)}") from error
 
 
-def _with_some_labels(task: TaskSpec) -> dict[str, Any]:
-    settings = task.settings_of("single_label_classification")
+def _with_some_labels(task: TaskSpec, arguments: MultitaskModelArguments) -> dict[str, Any]:
+    settings = task.settings_in(arguments) | task.settings_of("single_label_classification")
     if settings["problem_type"] == "regression" or "labels" in settings:
         return settings
     # Every loss but cross-entropy fits two classes, and the cosine head has one of these.
@@ -203,7 +203,7 @@ def load_multitask_model(arguments: MultitaskModelArguments, tasks: dict[str, Ta
     try:
         model = CerbertusForMultitask.from_pretrained(
             resolve_path(arguments.model_name_or_path),
-            tasks={name: task.settings for name, task in tasks.items()},
+            tasks={name: task.settings_in(arguments) for name, task in tasks.items()},
             encoders=arguments.encoders,
             num_task_layers=arguments.num_task_layers,
             use_safetensors=None if arguments.allow_pickle else True,
@@ -324,7 +324,7 @@ def architecture_counts(
         encoder = AutoConfig.from_pretrained(
             resolve_path(arguments.model_name_or_path), **loading_options(arguments)
         ).get_text_config()  # for one of this package's checkpoints, that of its encoder
-        settings = {name: task.settings for name, task in tasks.items()}
+        settings = {name: task.settings_in(arguments) for name, task in tasks.items()}
         shapes = [(["shared"], k) for k in range(encoder.num_hidden_layers + 1)]
         shapes += [(["own"], 0), (["shared", "own"], 0), (["shared", "frozen"], 0)]
         counts = {}

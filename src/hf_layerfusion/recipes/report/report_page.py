@@ -200,7 +200,7 @@ def _why_no_layers(run: RunRecord) -> str:
     if run.kind in ("ensemble", "prediction"):
         return ""
     if run.has_tasks:
-        return "A model of several tasks reads the last layer of each of its encoders alone."
+        return "The use of layers is not measured for a model of several tasks."
     if run.settings.get("architecture") == "plain":
         return "A plain model reads the last layer of its encoder alone."
     return "The run measured no use of layers, which needs validation data."
