@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -26,8 +26,9 @@ from hf_layerfusion.cli.options import (
     table_options,
 )
 from hf_layerfusion.cli.train_command import RECIPE
-from hf_layerfusion.cli.write_option_table import made_table, options_of, recipe_commands
+from hf_layerfusion.cli.write_option_table import KNOWN, made_table, options_of, recipe_commands
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.modeling.fusion_pooling import TokenPooling
 
 CLI = Path(sys.modules["hf_layerfusion.cli.options"].__file__).parent
 TRAIN = ("--train_file", "no-such-file.csv", "--output_dir", "run")
@@ -246,3 +247,7 @@ def test_an_option_that_a_file_gives_twice(tmp_path: Path, text: str) -> None:
     assert read_config(path, "train") == {"split_seed": 1, "seed": 2}
     path.write_text("{}")
     assert read_config(path, "train") == {}
+
+
+def test_the_names_of_token_pooling_are_those_of_the_model() -> None:
+    assert {*KNOWN["token_pooling"]} == {*get_args(TokenPooling)}

@@ -24,7 +24,6 @@ from hf_layerfusion.cli.options import RECIPES, TABLE, Option
 from hf_layerfusion.data.labels import ProblemType
 from hf_layerfusion.data.tweets import PRESETS, SPELLING, STEPS
 from hf_layerfusion.ensembling.registry import COMBINERS
-from hf_layerfusion.modeling.fusion_pooling import TokenPooling
 from hf_layerfusion.recipes.data_preparation import DUPLICATES_IN, UNTRUNCATED_TEXT
 from hf_layerfusion.recipes.model_setup import ARCHITECTURES
 
@@ -32,7 +31,7 @@ KNOWN: Mapping[str, Iterable[str]] = {
     "architecture": ARCHITECTURES,
     "fusion": TOKEN_FUSERS,
     "pooling": SENTENCE_FUSERS,
-    "token_pooling": get_args(TokenPooling),
+    "token_pooling": ("cls", "mean", "cls_mean", "last", "last_mean"),
     "preprocessing": PRESETS,
     "preprocessing_steps": (*STEPS, SPELLING),
     "truncation": UNTRUNCATED_TEXT,
