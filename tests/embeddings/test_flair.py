@@ -6,6 +6,8 @@ import codecs
 import io
 import json
 import os
+import shutil
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -89,6 +91,19 @@ def test_other_codecs_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": Hostile(codecs.encode, "text", "rot13")}, tmp_path / "bad.pt")
     with pytest.raises(UserError, match="the codec rot13"):
         import_embeddings(tmp_path / "out", flair=(tmp_path / "bad.pt", BACKWARD))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_program_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch takes an archive with constants for TorchScript, whose code no unpickler restricts."""
+    shutil.copy(FORWARD, tmp_path / "bad.pt")
+    with zipfile.ZipFile(tmp_path / "bad.pt", "a") as archive:
+        archive.writestr(archive.namelist()[0].replace("data.pkl", "constants.pkl"), b"")
+    run: list[Any] = []
+    monkeypatch.setattr(torch.jit, "load", lambda *args, **options: run.append(args))
+    with pytest.raises(UserError, match="found a TorchScript archive, which is not run"):
+        import_embeddings(tmp_path / "out", flair=(tmp_path / "bad.pt", BACKWARD))
+    assert not run
 
 
 def test_swapped_files(tmp_path: Path) -> None:

@@ -87,6 +87,11 @@ def read_flair(forward_path: Path, backward_path: Path, options: ReadOptions) ->
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        if _is_torchscript(path):
+            raise UserError(
+                f"{path}: must hold tensors and a dictionary alone, found a TorchScript archive, which is not run; get "
+                "the file from its publisher."
+            )
         found = torch.load(path, map_location="cpu", weights_only=False, pickle_module=restricted_pickle())
     except UserError:
         raise
@@ -108,6 +113,18 @@ def _read(path: Path) -> dict[str, Any]:
             f"{found.get('recurrent_type')!r} and nout={found.get('nout')!r}; use another of Flair's models."
         )
     return found
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Return whether `torch.load` would take the file for a program, which `torch.jit.load` runs with no restriction.
+
+    It is asked of torch's own reader, as other readers of zip files may see other entries in a hostile one.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":
+            return False
+        file.seek(0)
+        return "constants.pkl" in torch._C.PyTorchFileReader(file).get_all_records()
 
 
 def _items(path: Path, file: dict[str, Any]) -> list[str]:
