@@ -106,6 +106,17 @@ def test_a_program_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert not run
 
 
+def test_damage_that_torch_asserts_against(tmp_path: Path) -> None:
+    content = (FIXTURES / "tiny-forward-legacy.pt").read_bytes()
+    (tmp_path / "bad.pt").write_bytes(
+        content.replace(b"94178938271504", b"94178938271505", 1)
+    )  # a storage's key
+    with pytest.raises(
+        UserError, match=r"bad\.pt: must be a language model of Flair .* found a damaged file"
+    ):
+        import_embeddings(tmp_path / "out", flair=(tmp_path / "bad.pt", BACKWARD))
+
+
 def test_swapped_files(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"tiny-backward\.pt: must be the forward model, found a backward one"
@@ -115,19 +126,43 @@ def test_swapped_files(tmp_path: Path) -> None:
         import_embeddings(tmp_path / "out", flair=(FORWARD, FORWARD))
 
 
+ITEMS = torch.load(FORWARD, weights_only=False, pickle_module=flair_files.restricted_pickle())[
+    "dictionary"
+].idx2item
 CHANGED = {
     "another dictionary": (
         {"dictionary": SimpleNamespace(idx2item=[b"<unk>", b"a"])},
-        "2 characters in place of",
+        r"found 'a' in place of '\\n' as item 1;",
     ),
     "no dictionary": ({"dictionary": None}, "found no dictionary of characters"),
+    "a longer dictionary": (
+        {"dictionary": SimpleNamespace(idx2item=[*ITEMS, b"\xc3\x9f"])},
+        f"found 'ß' in place of None as item {len(ITEMS)};",
+    ),
+    "no characters": (
+        {"dictionary": SimpleNamespace(idx2item=[b"<unk>", b"ab"])},
+        "found a dictionary without single characters",
+    ),
+    "no kind of network": ({"recurrent_type": None}, "must be an LSTM .* found recurrent_type=None"),
+    "no direction": ({"is_forward_lm": torch.ones(2)}, r"found is_forward_lm=tensor\(\[1., 1.\]\)"),
+    "dropout in words": ({"dropout": "a"}, "found dropout='a'"),
+    "too much dropout": ({"dropout": 2.0}, "found dropout=2.0"),
+    "no state": ({"state_dict": None}, "found no weights as state_dict"),
     "a GRU": ({"recurrent_type": "GRU"}, "must be an LSTM without a projection .* recurrent_type='GRU'"),
     "a projection": ({"nout": 8}, "must be an LSTM without a projection .* nout=8"),
     "NaN": (
         {"state_dict": {"rnn.weight_hh_l0": torch.tensor(float("nan"))}},
-        "rnn.weight_hh_l0 that are not finite",
+        "'rnn.weight_hh_l0' that are not finite",
     ),
-    "no weights": ({"state_dict": {}}, "found no encoder.weight and rnn.weight_hh_l0"),
+    "no weights": ({"state_dict": {}}, "found no matrices encoder.weight and rnn.weight_hh_l0"),
+    "vectors of vectors": (
+        {"state_dict": {"encoder.weight": torch.ones(72), "rnn.weight_hh_l0": torch.ones(96)}},
+        "found no matrices encoder.weight and rnn.weight_hh_l0",
+    ),
+    "a wide state": (
+        {"state_dict": {"encoder.weight": torch.ones(72, 8), "rnn.weight_hh_l0": torch.ones(1, 10**6)}},
+        "found Error.s. in loading",
+    ),
     "fewer vectors": (
         {"state_dict": {"encoder.weight": torch.ones(3, 8), "rnn.weight_hh_l0": torch.ones(96, 24)}},
         "found 3 vectors for",

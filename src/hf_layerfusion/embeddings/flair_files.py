@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
-import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,21 +19,6 @@ from hf_layerfusion.embeddings.word_vectors import ReadOptions
 from hf_layerfusion.errors import UserError, one_line
 from hf_layerfusion.modeling.configuration_flair import FlairConfig
 from hf_layerfusion.modeling.modeling_flair import FlairModel
-
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    OSError,
-    MemoryError,
-)
-"""Exceptions of `torch.load` for a damaged file or one of another format."""
 
 
 def read_flair(forward_path: Path, backward_path: Path, options: ReadOptions) -> FlairModel:
@@ -50,17 +36,18 @@ def read_flair(forward_path: Path, backward_path: Path, options: ReadOptions) ->
     paths = (forward_path, backward_path)
     files = [_read(path) for path in paths]
     for path, file, direction in zip(paths, files, ("forward", "backward"), strict=True):
-        if bool(file["is_forward_lm"]) != (direction == "forward"):
+        if file["is_forward_lm"] != (direction == "forward"):
             other = "backward" if direction == "forward" else "forward"
             raise UserError(
                 f"{path}: must be the {direction} model, found a {other} one; write --flair FORWARD BACKWARD."
             )
     items = [_items(path, file) for path, file in zip(paths, files, strict=True)]
-    if items[0] != items[1]:
-        raise UserError(
-            f"{backward_path}: must have the dictionary of {forward_path}, found another of {len(items[1])} characters "
-            f"in place of {len(items[0])}; name the two models of one embedding."
-        )
+    for number, (first, second) in enumerate(zip_longest(*items)):
+        if first != second:
+            raise UserError(
+                f"{backward_path}: must have the dictionary of {forward_path}, found {_shown(second)} in place of "
+                f"{_shown(first)} as item {number}; name the two models of one embedding."
+            )
     states = [_state(path, file, len(items[0])) for path, file in zip(paths, files, strict=True)]
     layers = [sum(name.startswith("lstm.weight_hh_l") for name in state) for state in states]
     if layers[0] != layers[1]:
@@ -73,13 +60,14 @@ def read_flair(forward_path: Path, backward_path: Path, options: ReadOptions) ->
         char_embedding_sizes=[state["embedding.weight"].shape[1] for state in states],
         lstm_sizes=[state["lstm.weight_hh_l0"].shape[1] for state in states],
         num_lstm_layers=layers[0],
-        lstm_dropout=float(files[0].get("dropout") or 0.0),
+        lstm_dropout=files[0].get("dropout") or 0.0,
         dtype="float32",
     )
-    model = FlairModel(config)
+    with torch.device("meta"):  # no memory for sizes that the values may not have
+        model = FlairModel(config)
     for path, part, state in zip(paths, (model.forward_model, model.backward_model), states, strict=True):
         try:
-            part.load_state_dict(state)
+            part.load_state_dict(state, assign=True)
         except RuntimeError as error:
             raise _not_flairs(path, one_line(error)) from error
     return model
@@ -95,7 +83,7 @@ def _read(path: Path) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=False, pickle_module=restricted_pickle())
     except UserError:
         raise
-    except _UNREADABLE as error:
+    except Exception as error:  # of a damaged file, torch raises almost any
         if isinstance(error, pickle.UnpicklingError) and str(error).startswith(_REFUSED):
             raise UserError(
                 f"{path}: must hold tensors and a dictionary alone, found {str(error).removeprefix(_REFUSED)}, "
@@ -107,11 +95,17 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(found, dict) or not {"state_dict", "dictionary", "is_forward_lm"} <= found.keys():
         raise _not_flairs(path, "no state_dict, dictionary and is_forward_lm")
-    if found.get("recurrent_type", "lstm").lower() != "lstm" or found.get("nout") is not None:
+    if not isinstance(found["is_forward_lm"], bool):
+        raise _not_flairs(path, f"is_forward_lm={_shown(found['is_forward_lm'])}")
+    if str(found.get("recurrent_type", "lstm")).lower() != "lstm" or found.get("nout") is not None:
         raise UserError(
             f"{path}: must be an LSTM without a projection of its states, found recurrent_type="
-            f"{found.get('recurrent_type')!r} and nout={found.get('nout')!r}; use another of Flair's models."
+            f"{_shown(found.get('recurrent_type'))} and nout={_shown(found.get('nout'))}; use another of Flair's "
+            "models."
         )
+    dropout = found.get("dropout")
+    if dropout is not None and not (isinstance(dropout, int | float) and 0 <= dropout <= 1):
+        raise _not_flairs(path, f"dropout={_shown(dropout)}")
     return found
 
 
@@ -131,21 +125,31 @@ def _items(path: Path, file: dict[str, Any]) -> list[str]:
     items = getattr(file["dictionary"], "idx2item", None)
     if not isinstance(items, list) or not items or not all(isinstance(item, str | bytes) for item in items):
         raise _not_flairs(path, "no dictionary of characters")
-    return [item.decode("utf-8", errors="replace") if isinstance(item, bytes) else item for item in items]
+    texts = [item.decode("utf-8", errors="replace") if isinstance(item, bytes) else item for item in items]
+    if not any(len(text) == 1 for text in texts):
+        raise _not_flairs(path, "a dictionary without single characters")
+    return texts
+
+
+def _shown(value: object) -> str:
+    return " ".join(repr(value).split())[:60]
 
 
 def _state(path: Path, file: dict[str, Any], characters: int) -> dict[str, Tensor]:
     names = {"encoder.weight": "embedding.weight"}
     state = {}
-    for name, value in dict(file["state_dict"]).items():
-        kept = names.get(name) or (name.replace("rnn.", "lstm.") if name.startswith("rnn.") else None)
+    if not isinstance(file["state_dict"], Mapping):
+        raise _not_flairs(path, "no weights as state_dict")
+    for name, value in file["state_dict"].items():
+        kept = names.get(name) or (name.replace("rnn.", "lstm.") if str(name).startswith("rnn.") else None)
         if kept is None:
             continue  # the decoder, which predicts characters
         if not isinstance(value, Tensor) or not value.isfinite().all():
-            raise _not_flairs(path, f"values of {name} that are not finite")
-        state[kept] = value.float()
-    if not {"embedding.weight", "lstm.weight_hh_l0"} <= state.keys():
-        raise _not_flairs(path, "no encoder.weight and rnn.weight_hh_l0")
+            raise _not_flairs(path, f"values of {_shown(name)} that are not finite")
+        state[kept] = value.float().clone().contiguous()
+    matrices = [state.get(name) for name in ("embedding.weight", "lstm.weight_hh_l0")]
+    if any(matrix is None or matrix.ndim != 2 or not matrix.numel() for matrix in matrices):
+        raise _not_flairs(path, "no matrices encoder.weight and rnn.weight_hh_l0")
     if len(state["embedding.weight"]) != characters:
         raise _not_flairs(path, f"{len(state['embedding.weight'])} vectors for {characters} characters")
     return state
