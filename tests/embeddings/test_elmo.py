@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,44 @@ def options_with(**changes: Any) -> dict[str, Any]:
 
 BAD = {
     "a smaller LSTM": (options_with(lstm__dim=32), "RNN_0/.*W_0 must be .* by .*options.json, found"),
-    "fewer highways": (options_with(char_cnn__n_highway=3), "CNN_high_2/W_carry must be .* found none"),
+    "more highways": (options_with(char_cnn__n_highway=3), "CNN_high_2/W_carry must be .* found none"),
     "other characters": (options_with(char_cnn__n_characters=100), "`n_characters` must be 261 or 262"),
     "no options": ({}, "must have 'lstm', as ELMo's options do"),
-    "no numbers": (options_with(lstm__dim="wide"), "must hold ELMo's options"),
+    "no numbers": (
+        options_with(lstm__dim="wide"),
+        r"`lstm\.dim` must be a whole number of 1 or more, found 'wide'",
+    ),
+    "no choice": (options_with(lstm__use_skip_connections="no"), "must hold ELMo's options"),
+    "no filters": (options_with(char_cnn__filters=[]), r"CNN_proj/W_proj must be \[0, 16\]"),
+    "fewer highways": (
+        options_with(char_cnn__n_highway=1),
+        "alone, found 4 more such as CNN_high_1/W_carry; name",
+    ),
+    "fewer layers": (
+        options_with(lstm__n_layers=1),
+        "alone, found 6 more such as RNN_0/.*Cell1/LSTMCell/B; name",
+    ),
+    "no layers": (
+        options_with(lstm__n_layers=0),
+        r"`lstm\.n_layers` must be a whole number of 1 or more, found 0",
+    ),
+    "a huge LSTM": (
+        options_with(lstm__dim=10**12),
+        r"W_0 must be \[32, 4000000000000\] by .*, found \[32, 256\]",
+    ),
+    "a negative LSTM": (
+        options_with(lstm__dim=-5),
+        r"`lstm\.dim` must be a whole number of 1 or more, found -5",
+    ),
+    "NaN": (
+        options_with(lstm__cell_clip=float("nan")),
+        r"`lstm\.cell_clip` must be a finite number above 0, found nan",
+    ),
+    "infinity": (options_with(lstm__proj_clip=float("inf")), r"`lstm\.proj_clip` must be .* found inf"),
+    "no room for a word": (
+        options_with(char_cnn__max_characters_per_token=1),
+        r"`char_cnn\.max_characters_per_token` must be a whole number of 5 or more, found 1",
+    ),
 }
 
 
@@ -128,6 +163,19 @@ def test_options_that_do_not_fit(case: str, tmp_path: Path) -> None:
         import_embeddings(tmp_path / "out", elmo=(tmp_path / "options.json", FILES[1]))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("values", [1.0, "text"])
+def test_weights_that_are_no_arrays_of_numbers(values: Any, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    shutil.copy(FILES[1], tmp_path / "weights.hdf5")
+    with h5py.File(tmp_path / "weights.hdf5", "a") as file:
+        shape = () if values == 1.0 else file["char_embed"].shape
+        del file["char_embed"]
+        file["char_embed"] = np.full(shape, values, dtype=object if shape else None)
+    with pytest.raises(UserError, match=r"weights\.hdf5: char_embed must be") as error:
+        import_embeddings(tmp_path / "out", elmo=(FILES[0], tmp_path / "weights.hdf5"))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, 2_000, 100_000, 400_000])

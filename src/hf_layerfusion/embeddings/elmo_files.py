@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ def read_elmo(options_path: Path, weights_path: Path, options: ReadOptions) -> E
         UserError: options or weights that are none, or that do not fit each other.
     """
     config = _config(read_object(options_path, _WAY_OUT), options_path)
-    model = ElmoModel(config)
     weights = _Weights(read_hdf5(weights_path), weights_path, options_path)
-    model.load_state_dict(_state(config, weights))
+    state = _state(config, weights)
+    weights.check_all_taken()
+    model = ElmoModel(config)
+    model.load_state_dict(state)
     return model
 
 
@@ -61,7 +64,7 @@ def read_hdf5(path: Path) -> Arrays:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(keep)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise UserError(
             f"{path}: must be a whole HDF5 file, found another or a damaged one ({one_line(error)}); get it again."
         ) from error
@@ -69,6 +72,21 @@ def read_hdf5(path: Path) -> Arrays:
 
 
 def _config(found: dict[str, Any], path: Path) -> ElmoConfig:
+    def whole(name: str, value: Any, least: int = 1) -> int:
+        if type(value) is not int or value < least:
+            raise UserError(
+                f"{path}: `{name}` must be a whole number of {least} or more, found {value!r}; {_WAY_OUT}."
+            )
+        return value
+
+    def bound(name: str) -> float | None:
+        value = lstm.get(name)
+        if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
+            raise UserError(
+                f"{path}: `lstm.{name}` must be a finite number above 0, found {value!r}; {_WAY_OUT}."
+            )
+        return value
+
     try:
         lstm, characters = found["lstm"], found["char_cnn"]
         if characters.get("n_characters", NUM_CHARACTERS) not in _CHARACTERS:
@@ -76,18 +94,26 @@ def _config(found: dict[str, Any], path: Path) -> ElmoConfig:
                 f"{path}: `n_characters` must be {_CHARACTERS[0]} or {_CHARACTERS[1]}, bytes and marks, found "
                 f"{characters['n_characters']}; {_WAY_OUT}."
             )
+        filters = [
+            [whole("char_cnn.filters", each) for each in (width, count)]
+            for width, count in characters["filters"]
+        ]
+        # A word of one byte with its two ends, and all that a filter reaches over.
+        shortest = max([3, *(width for width, _ in filters)])
         return ElmoConfig(
-            char_embedding_size=characters["embedding"]["dim"],
-            filters=[[int(width), int(count)] for width, count in characters["filters"]],
-            num_highway=characters.get("n_highway") or 0,
+            char_embedding_size=whole("char_cnn.embedding.dim", characters["embedding"]["dim"]),
+            filters=filters,
+            num_highway=whole("char_cnn.n_highway", characters.get("n_highway") or 0, least=0),
             activation=characters["activation"],
-            max_characters=characters["max_characters_per_token"],
-            lstm_size=lstm["dim"],
-            projection_size=lstm["projection_dim"],
-            num_lstm_layers=lstm["n_layers"],
-            cell_clip=lstm.get("cell_clip"),
-            projection_clip=lstm.get("proj_clip"),
-            use_skip_connections=bool(lstm.get("use_skip_connections")),
+            max_characters=whole(
+                "char_cnn.max_characters_per_token", characters["max_characters_per_token"], shortest
+            ),
+            lstm_size=whole("lstm.dim", lstm["dim"]),
+            projection_size=whole("lstm.projection_dim", lstm["projection_dim"]),
+            num_lstm_layers=whole("lstm.n_layers", lstm["n_layers"]),
+            cell_clip=bound("cell_clip"),
+            projection_clip=bound("proj_clip"),
+            use_skip_connections=lstm.get("use_skip_connections") or False,
             dtype="float32",
         )
     except UserError:
@@ -105,16 +131,28 @@ class _Weights:
 
     def __init__(self, arrays: Arrays, path: Path, options_path: Path) -> None:
         self.arrays, self.path, self.options_path = arrays, path, options_path
+        self.taken: set[str] = set()
+
+    def check_all_taken(self) -> None:
+        """Refuse a file that holds more layers than the options name."""
+        if left := sorted(self.arrays.keys() - self.taken):
+            raise UserError(
+                f"{self.path}: must hold the arrays of {self.options_path} alone, found {len(left)} more such as "
+                f"{left[0]}; {_WAY_OUT}."
+            )
 
     def take(self, name: str, *shape: int) -> npt.NDArray[Any]:
+        self.taken.add(name)
         found = self.arrays.get(name)
         if found is None or found.shape != shape:
             raise UserError(
                 f"{self.path}: {name} must be {list(shape)} by {self.options_path}, found "
                 f"{'none' if found is None else list(found.shape)}; {_WAY_OUT}."
             )
-        if not np.isfinite(found).all():
-            raise UserError(f"{self.path}: {name} must be finite, found NaN or infinity; get the file anew.")
+        if found.dtype.kind != "f" or not np.isfinite(found).all():
+            raise UserError(
+                f"{self.path}: {name} must be finite numbers, found NaN, infinity or no numbers; get the file anew."
+            )
         return found
 
 
@@ -122,8 +160,9 @@ def _state(config: ElmoConfig, weights: _Weights) -> dict[str, torch.Tensor]:
     filters: Any = config.filters
     width, size, cells = config.char_embedding_size, config.projection_size, config.lstm_size
     features = sum(count for _, count in filters)
-    rows = len(weights.arrays.get("char_embed", ()))
-    table = weights.take("char_embed", rows if rows in _CHARACTERS else _CHARACTERS[0], width)
+    shape = getattr(weights.arrays.get("char_embed"), "shape", ())
+    rows = next((rows for rows in _CHARACTERS if shape[:1] == (rows,)), _CHARACTERS[0])
+    table = weights.take("char_embed", rows, width)
     # The row of padding words, the first, is zeros; older files begin with the next.
     state: dict[str, npt.NDArray[Any]] = {
         "characters.weight": np.concatenate([np.zeros((1, width)), table[-_CHARACTERS[0] :]]),
