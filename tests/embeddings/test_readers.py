@@ -6,6 +6,7 @@ import pickle
 import re
 import struct
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def test_vectors_with_a_header(end: bytes, tmp_path: Path) -> None:
     found = read("vectors", written(tmp_path / "v.vec", content))
     assert found.words == ["good", "bad"]
     np.testing.assert_array_equal(found.vectors, np.arange(1, 7, dtype=np.float32).reshape(2, 3))
+
+
+@pytest.mark.parametrize(("name", "header"), [("glove", b""), ("vectors", b"2 2\n")])
+def test_a_byte_order_mark_is_no_part_of_the_first_word(name: str, header: bytes, tmp_path: Path) -> None:
+    content = b"\xef\xbb\xbf" + header + b"good 1 2\nbad 3 4\n"
+    assert read(name, written(tmp_path / "g.txt", content)).words == ["good", "bad"]
 
 
 def test_a_number_may_be_a_word(tmp_path: Path) -> None:
@@ -144,7 +151,19 @@ BAD = {
     "header where none belongs": ("glove", b"2 3\na 1 2 3\n", "line 1: .*header '2 3'; import the file with --vectors"),
     "no header": ("vectors", b"a 1 2 3\n", "line 1: must be the header 'N H'.*--glove"),
     "no numbers": ("glove", b"a text of words\n", "line 1: must be a word and its vector"),
-    "another width": ("glove", b"a 1 2\nb 1\n", "line 2: must be a word and 2 numbers, found 'b 1'"),
+    "another width": ("glove", b"a 1 2\nb 1\n", "line 2: must be a word and 2 numbers .* found 2 parts in 'b 1'"),
+    "a row too wide": ("glove", b"a 1 2\nb 3 4 5\n", "line 2: must be a word and 2 numbers .* 4 parts in 'b 3 4 5'"),
+    "a first row too short": ("glove", b"a 1\nb 3 4\nc 5 6\n", "line 2: must be a word and 1 numbers"),
+    "a row too wide by far": ("glove", b"a 1\nb 3 x 5\n", "line 2: must be a word and 1 numbers"),
+    "a row too wide after a header": ("vectors", b"1 2\nb 3 4 5\n", "line 2: must be a word and 2 numbers"),
+    "a TAB": ("glove", b"a\t1 2 3\n", r"line 1: must be a word and 2 numbers with one blank before each"),
+    "a blank before the word": ("glove", b"a 1 2\n b 1 2\n", "line 2: must be a word and 2 numbers"),
+    "two blanks": ("vectors", b"1 2\nb  1 2\n", "line 2: must be a word and 2 numbers"),
+    "ends of lines of a Macintosh": ("glove", b"a 1\nb\rc 2\n", "line 2: must be a word and 1 numbers"),
+    "a header after a mark": ("glove", b"\xef\xbb\xbf2 3\na 1 2 3\n", "line 1: .*header '2 3'; import the file with"),
+    "a header beyond memory": ("vectors", b"1 10000000000000000\na 1\n", "must fit into memory, found 1 vectors of"),
+    "a header beyond numbers": ("vectors", b"9" * 5_000 + b" 1\na 1\n", "line 1: must be the header 'N H'"),
+    "special words alone": ("glove", b"[PAD] 1 2\n[UNK] 3 4\n", "must hold word vectors, found none"),
     "a larger width": ("vectors", b"1 2\nword 1 2 nonsense\n", "line 2: must be a word and 2 numbers"),
     "duplicate": ("glove", b"a 1 2\nb 1 2\na 3 4\n", "line 3: the word 'a' must stand once, found it in line 1 too"),
     "not UTF-8": ("glove", b"a 1 2\n\xff 1 2\n", "line 2: the word must be UTF-8"),
@@ -158,9 +177,16 @@ BAD = {
     "text as binary": ("word2vec", b"a 1 2\n", "must begin with the header"),
     "no header in binary": ("word2vec", b"\0" * 100, "must begin with the header"),
     "truncated": ("word2vec", word2vec([b"aaaaaaaaaaaa", b"b"], np.ones((2, 2)))[:-4], "word 2 of 2: must be followed"),
+    "more than it says": ("word2vec", b"1" + word2vec([b"a", b"b"], np.ones((2, 2)))[1:], "must end after the 1 words"),
     "far too short": ("word2vec", b"1000000000 300\na ", "must hold the 1,000,000,000 vectors"),
     "duplicate in binary": ("word2vec", word2vec([b"a", b"a"], np.ones((2, 2))), "word 2: the word 'a' must"),
-    "pre-magic": ("fasttext", struct.pack("<3i", 10, 5, 5) + bytes(100), "found another file; load it with"),
+    "pre-magic": ("fasttext", struct.pack("<3i", 10, 5, 5) + bytes(100), "no version, as in models of before 2017"),
+    "word2vec as fastText": ("fasttext", word2vec([b"a"], np.ones((1, 2))), "import it with --word2vec"),
+    "no rows of n-grams": ("fasttext", fasttext(["a"], np.ones((1, 2)), 2, 3), "of 1 words and 2 n-grams, found"),
+    "pruned": ("fasttext", GOOD_FASTTEXT.replace(
+        struct.pack("<2q", 10, -1), struct.pack("<2q", 10, 2**62)), "must be a whole model of fastText"),
+    "a label before the words": ("fasttext", GOOD_FASTTEXT.replace(b"a\0" + struct.pack("<qb", 1, 0), b"a\0" +
+        struct.pack("<qb", 1, 1)), "must hold the 1 words that it says before any label, found a label as item 1"),
     "of the future": ("fasttext", fasttext(["a"], np.ones((3, 2)), 2, 3, version=13), "found version 13"),
     "cut off": ("fasttext", GOOD_FASTTEXT[:-9], "must be a whole model of fastText"),
     "cut off in words": ("fasttext", GOOD_FASTTEXT[:95], "must be a whole model of fastText"),
@@ -185,6 +211,25 @@ def test_bad_rows_may_be_skipped(tmp_path: Path) -> None:
     found = read("glove", written(tmp_path / "g.txt", content), bad_rows="skip")
     assert found.words == ["a", "d"]
     assert found.vectors.tolist() == [[1, 2], [5, 6]]
+
+
+def test_words_whose_rows_are_skipped_do_not_count(tmp_path: Path) -> None:
+    content = b"[UNK] 0\na nan\nb 1\na 2\nc 3\n"
+    found = read("glove", written(tmp_path / "g.txt", content), bad_rows="skip", max_words=2)
+    assert found.words == ["b", "a"]
+    assert found.vectors.tolist() == [[1], [2]]
+
+
+def test_skipping_many_rows_takes_no_longer_than_reading_them(tmp_path: Path) -> None:
+    content = b"word 1\n" + b"".join(b"w%d nan\n" % number for number in range(50_000))
+    start = time.perf_counter()
+    assert read("glove", written(tmp_path / "g.txt", content), bad_rows="skip").words == ["word"]
+    assert time.perf_counter() - start < 5, "linear takes 0.3 s, quadratic 20 s"
+
+
+def test_a_part_of_a_binary_file_may_be_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "w.bin", word2vec([b"a", b"b"], np.ones((2, 2))))
+    assert read("word2vec", path, max_words=1).words == ["a"]
 
 
 @pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if len(source.files) == 1])

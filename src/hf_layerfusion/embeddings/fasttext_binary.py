@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -16,6 +17,7 @@ MAGIC = 793_712_314
 VERSIONS = (11, 12)
 _SUPERVISED = 3
 _END_OF_SENTENCE = b"</s>"
+_WORD2VEC_HEADER = re.compile(rb"\d+ \d+\n")
 
 
 class _Settings(NamedTuple):
@@ -45,17 +47,19 @@ def read_fasttext(path: Path, options: ReadOptions) -> WordVectors:
             raise UserError(
                 f"{path}: must be a model of full precision, found a quantised one; use the .bin file it was made of."
             )
-        if width != settings.width or not len(words) <= rows <= len(words) + settings.buckets:
+        # Rows of n-grams may only lack where no word has any.
+        most = len(words) + settings.buckets
+        if width != settings.width or not (most if settings.longest > 0 else len(words)) <= rows <= most:
             raise UserError(
-                f"{path}: must hold a matrix of width {settings.width} with a row for each word, found [{rows}, "
-                f"{width}]; get the file anew."
+                f"{path}: must hold a matrix of width {settings.width} with a row for each of {len(words)} words and "
+                f"{settings.buckets} n-grams, found [{rows}, {width}]; get the file anew."
             )
         start = file.tell()
     if path.stat().st_size < start + 4 * rows * width:
         raise _cut_off(path)
     matrix = np.memmap(path, dtype="<f4", mode="r", offset=start, shape=(rows, width))
     collector = RowCollector(path, len(words), width, options, unit="word")
-    for place, word in words.items():
+    for place, word in enumerate(words):
         if collector.is_full:
             break
         collector.add(place + 1, word, _vector(matrix, place, word, len(words), settings))
@@ -65,7 +69,14 @@ def read_fasttext(path: Path, options: ReadOptions) -> WordVectors:
 def _read_settings(file: BinaryIO, path: Path) -> _Settings:
     magic, version = struct.unpack("<ii", _take(file, 8))
     if magic != MAGIC or version not in VERSIONS:
-        found = f"version {version}" if magic == MAGIC else "another file"
+        file.seek(0)
+        if _WORD2VEC_HEADER.match(file.readline(64)):
+            raise UserError(
+                f"{path}: must be a .bin model of fastText, found word2vec's format; import it with --word2vec."
+            )
+        found = f"version {version}"
+        if magic != MAGIC:
+            found = "no version, as in models of before 2017 and other files"
         raise UserError(
             f"{path}: must be a .bin model of fastText of version {VERSIONS[0]} or {VERSIONS[1]}, found {found}; load "
             "it with the fastText that wrote it, write its vectors as text and import these with --vectors."
@@ -79,20 +90,27 @@ def _read_settings(file: BinaryIO, path: Path) -> _Settings:
     )
 
 
-def _read_words(file: BinaryIO, path: Path) -> dict[int, bytes]:
-    """Words in UTF-8 by the row of their own vector; labels are left out."""
+def _read_words(file: BinaryIO, path: Path) -> list[bytes]:
+    """Words in UTF-8, in the order of their own vectors; labels, which follow them, are left out."""
     size, count, _, _, pruned = struct.unpack("<3i2q", _take(file, 28))
-    place, words = file.tell(), {}
+    place = file.tell()
+    words: list[bytes] = []
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for row in range(size):
             end = content.find(b"\0", place)
             if end < 0 or end + 10 > len(content):
                 raise EOFError
-            if content[end + 9] == 0:
-                words[row] = content[place:end]
+            is_word = content[end + 9] == 0
+            if is_word != (row < count):
+                raise UserError(
+                    f"{path}: must hold the {count} words that it says before any label, found "
+                    f"{'a word' if is_word else 'a label'} as item {row + 1}; get the file anew."
+                )
+            if is_word:
+                words.append(content[place:end])
             place = end + 10
-    # Only quantised models are pruned, and say so with a number of 0 or more.
-    file.seek(place + 8 * max(pruned, 0))
+        # Only quantised models are pruned, and say so with a number of 0 or more.
+        file.seek(min(place + 8 * max(pruned, 0), len(content)))
     if len(words) != count:
         raise UserError(
             f"{path}: must hold the {count} words that it says, found {len(words)}; get the file anew."

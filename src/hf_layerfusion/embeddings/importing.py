@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from transformers.utils import logging
 
 from hf_layerfusion.embeddings.piece_encoders import PieceVectors, pooled
 from hf_layerfusion.embeddings.registry import SOURCES
@@ -32,8 +31,6 @@ from hf_layerfusion.modeling.modeling_static_embeddings import StaticEmbeddingsM
 from hf_layerfusion.modeling.saved_files import write_manifest
 from hf_layerfusion.modeling.tokenization_words import other_forms
 from hf_layerfusion.storage import check_new, new_folder
-
-logger = logging.get_logger(__name__)
 
 UNKNOWN_VECTORS = ("zero", "mean", "random")
 """Vectors of words that are not in the vocabulary: zeros (GRUBERT's), the mean of all vectors, or random values."""
@@ -189,8 +186,7 @@ def _encoder(found: Sequence[Any], trained: Sequence[bool], options: ImportOptio
 def _member(found: Any, is_trained: bool, options: ImportOptions) -> tuple[Any, list[str]]:
     """Return the encoder made of one reader's result, and its vocabulary."""
     if isinstance(found, WordVectors):
-        words, vectors = without_special_words(found)
-        return static_model(vectors, options.unknown, is_trained), words
+        return static_model(found.vectors, options.unknown, is_trained), found.words
     if isinstance(found, PieceVectors):
         pieces = piece_model(found, is_trained)
         found = pooled(pieces, found.tokenizer.to_str(), max_pieces=None, add_special_tokens=False)
@@ -251,17 +247,6 @@ def _tokenizer(model: Any, words: Sequence[str], options: ImportOptions) -> Any:
     if not has_characters and options.lookup == "exact":
         return static_tokenizer(words, options.tokenization)
     return word_tokenizer(words, options.tokenization, options.lookup, has_characters)
-
-
-def without_special_words(found: WordVectors) -> WordVectors:
-    """Leave out words that are called as the special ones are."""
-    kept = [place for place, word in enumerate(found.words) if word not in SPECIAL_WORDS]
-    if len(kept) == len(found.words):
-        return found
-    logger.warning(
-        f"the words {' and '.join(SPECIAL_WORDS)} are left out, as they stand for padding and unknown words"
-    )
-    return WordVectors([found.words[place] for place in kept], found.vectors[kept])
 
 
 def piece_model(found: PieceVectors, train_embeddings: bool) -> StaticEmbeddingsModel:

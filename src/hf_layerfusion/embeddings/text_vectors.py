@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,19 +16,21 @@ from hf_layerfusion.embeddings.word_vectors import ReadOptions, RowCollector, Ve
 from hf_layerfusion.errors import UserError
 
 _BLOCK = 2**24
+_HEADER = re.compile(rb"(\d{1,18}) (\d{1,18}) *\r?\n?")
 
 
 def read_glove(path: Path, options: ReadOptions) -> WordVectors:
     """Read a file of lines `word v1 … vH`, as GloVe and SynGCN are published.
 
-    The last H fields of a line are the vector, as words of GloVe 840B hold blanks; H is the number of fields of the
-    first line minus 1. Only the byte 0x20 separates fields: other blanks are parts of words.
+    The last H fields of a line are the vector, as words of GloVe 840B hold blanks (`. . .`, `at name@domain.com`); H is
+    the number of fields of the first line minus 1. Only the byte 0x20 separates fields: blanks beyond ASCII are parts
+    of words. What follows the first blank of a word must not read as a number, as it does in a row that is too wide.
 
     Raises:
         UserError: a header, or a row that cannot be used.
     """
     with path.open("rb") as file, _strict():
-        first = file.readline()
+        start, first = _first_line(file)
         if _header(first) is not None:
             raise UserError(
                 f"{path}: line 1: must be a word and its vector, found the header {_shown(first)}; import the file "
@@ -38,9 +42,9 @@ def read_glove(path: Path, options: ReadOptions) -> WordVectors:
             raise UserError(
                 f"{path}: line 1: must be a word and its vector, found {_shown(first)}; name a file of word vectors."
             )
-        file.seek(0)
+        file.seek(start)
         count = _count_lines(file)
-        file.seek(0)
+        file.seek(start)
         rows = RowCollector(path, count, width, options)
         _read_rows(file, rows, 1)
     return rows.result()
@@ -54,13 +58,13 @@ def read_vectors(path: Path, options: ReadOptions) -> WordVectors:
         UserError: no header, fewer or more rows than it says, or a row that cannot be used.
     """
     with path.open("rb") as file, _strict():
-        first = file.readline()
+        _, first = _first_line(file)
         header = _header(first)
         if header is None:
             _refuse_foreign(path, first)
             raise UserError(
-                f"{path}: line 1: must be the header 'N H', the numbers of words and of values, found "
-                f"{_shown(first)}; import a file without header with --glove."
+                f"{path}: line 1: must be the header 'N H', the numbers of words and of values in at most 18 digits, "
+                f"found {_shown(first)}; import a file without header with --glove."
             )
         count, width = header
         start = file.tell()
@@ -86,10 +90,29 @@ def _read_rows(file: BinaryIO, rows: RowCollector, first: int) -> None:
         if vector is None:  # the word may hold blanks
             word, *values = line.rsplit(b" ", rows.width)
             vector = _numbers(b" ".join(values), rows.width)
-        if vector is None:
-            rows.refuse(number, f"must be a word and {rows.width} numbers, found {_shown(line)}")
+        if vector is None or not _is_word(word):
+            parts = line.count(b" ") + 1
+            rows.refuse(
+                number,
+                f"must be a word and {rows.width:,} numbers with one blank before each, found {parts:,} parts in "
+                f"{_shown(line)}",
+            )
         else:
             rows.add(number, word, vector)
+
+
+def _is_word(text: bytes) -> bool:
+    """Return whether `text` is a word, or several with single blanks between that no number of a wider row can be."""
+    parts = text.split(b" ")
+    return parts == text.split() and not any(map(_is_number, parts[1:]))
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _numbers(text: bytes, count: int) -> Vectors | None:
@@ -111,11 +134,18 @@ def _strict() -> Iterator[None]:
         yield
 
 
+def _first_line(file: BinaryIO) -> tuple[int, bytes]:
+    """Return where the first line begins, after a byte order mark if there is one, and the line."""
+    start = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+    file.seek(start)
+    return start, file.readline()
+
+
 def _header(line: bytes) -> tuple[int, int] | None:
-    fields = _fields(line)
-    if len(fields) != 2 or not all(field.isdigit() for field in fields):
+    found = _HEADER.fullmatch(line)
+    if found is None:
         return None
-    count, width = map(int, fields)
+    count, width = map(int, found.groups())
     return (count, width) if width > 0 else None
 
 

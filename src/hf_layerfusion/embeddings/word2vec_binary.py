@@ -35,7 +35,7 @@ def read_word2vec(path: Path, options: ReadOptions) -> WordVectors:
         rest = path.stat().st_size - len(header)
         if width < 1 or count > rest // (size + 1):
             raise UserError(
-                f"{path}: must hold the {count:,} vectors of {width} values that its header says, found {rest:,} "
+                f"{path}: must hold the {count:,} vectors of {width:,} values that its header says, found {rest:,} "
                 "bytes; get the file anew, it is cut off."
             )
         rows = RowCollector(path, count, width, options, unit="word")
@@ -53,4 +53,10 @@ def read_word2vec(path: Path, options: ReadOptions) -> WordVectors:
                 vector = np.frombuffer(content[blank + 1 : blank + 1 + size], dtype="<f4")
                 rows.add(number, content[place:blank].lstrip(b"\n"), vector)
                 place = blank + 1 + size
+            else:
+                if content[place : place + 2] not in (b"", b"\n"):
+                    raise UserError(
+                        f"{path}: must end after the {count:,} words that its header says, found "
+                        f"{len(content) - place:,} more bytes; get the file anew."
+                    )
     return rows.result()

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers.utils import logging
 
+from hf_layerfusion.embeddings.word_tokenizers import SPECIAL_WORDS
 from hf_layerfusion.errors import UserError
 
 logger = logging.get_logger(__name__)
@@ -23,7 +24,7 @@ class WordVectors(NamedTuple):
     """Words and their vectors.
 
     Attributes:
-        words: N different words.
+        words: N different words, none of `SPECIAL_WORDS`.
         vectors: `[N, H]`, finite.
     """
 
@@ -52,14 +53,23 @@ class RowCollector:
         width: H.
         options: see `ReadOptions`.
         unit: what a row's number counts, for messages.
+
+    Raises:
+        UserError: more vectors than there is memory for.
     """
 
     def __init__(self, path: Path, count: int, width: int, options: ReadOptions, unit: str = "line") -> None:
         self.path, self.width, self.options, self.unit = path, width, options, unit
         self.most = count if options.max_words is None else min(count, options.max_words)
-        self.vectors: Vectors = np.empty((self.most, width), dtype=np.float32)
+        try:
+            self.vectors: Vectors = np.empty((self.most, width), dtype=np.float32)
+        except (MemoryError, ValueError) as error:  # ValueError: numpy cannot even count the bytes
+            raise UserError(
+                f"{path}: must fit into memory, found {self.most:,} vectors of {width:,} values; keep fewer words with "
+                "--max_words, or get the file anew if it has no such size."
+            ) from error
         self.rows: dict[str, int] = {}  # row number in the file, by word
-        self.skipped = 0
+        self.skipped, self.left_out = 0, 0
 
     @property
     def is_full(self) -> bool:
@@ -67,7 +77,7 @@ class RowCollector:
         return len(self.rows) == self.most
 
     def add(self, row: int, word: bytes, vector: Vectors) -> None:
-        """Add a row.
+        """Add a row; words that are called as the special ones are left out.
 
         Args:
             row: its number in the file.
@@ -75,7 +85,8 @@ class RowCollector:
             vector: `[H]`.
 
         Raises:
-            UserError: a word that is empty, not UTF-8 or repeated, unless such rows are skipped.
+            UserError: a word that is empty, not UTF-8 or repeated, or a vector with values that are not finite, unless
+                such rows are skipped.
         """
         try:
             text = word.decode("utf-8")
@@ -88,6 +99,10 @@ class RowCollector:
             self.refuse(
                 row, f"the word {text!r} must stand once, found it in {self.unit} {self.rows[text]} too"
             )
+        elif not np.isfinite(vector).all():
+            self.refuse(row, f"the vector of {text!r} must be finite, found NaN or infinity")
+        elif text in SPECIAL_WORDS:
+            self.left_out += 1
         else:
             self.vectors[len(self.rows)] = vector
             self.rows[text] = row
@@ -101,20 +116,18 @@ class RowCollector:
         self.skipped += 1
 
     def result(self) -> WordVectors:
-        """Return the rows; those with values that are not finite are refused first.
+        """Return the rows.
 
         Raises:
-            UserError: as `refuse`, or no row is left.
+            UserError: no row is left.
         """
-        words = list(self.rows)
-        vectors = self.vectors[: len(words)]
-        if not np.isfinite(vectors.sum(axis=1)).all():
-            places = np.flatnonzero(np.isfinite(vectors).all(axis=1))
-            for word in sorted(set(words) - {words[place] for place in places}, key=words.index):
-                self.refuse(self.rows[word], f"the vector of {word!r} must be finite, found NaN or infinity")
-            words, vectors = [words[place] for place in places], vectors[places]
-        if not words:
+        if not self.rows:
             raise UserError(f"{self.path}: must hold word vectors, found none; name another file.")
         if self.skipped:
             logger.warning(f"{self.path}: {self.skipped:,} rows that cannot be used were skipped")
-        return WordVectors(words, vectors)
+        if self.left_out:
+            logger.warning(
+                f"{self.path}: the words {' and '.join(SPECIAL_WORDS)} are left out, as they stand for padding and "
+                "unknown words"
+            )
+        return WordVectors(list(self.rows), self.vectors[: len(self.rows)])
