@@ -25,7 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "ensembling": {"data", "evaluation", "hub"},
     "training": {"data", "regularizers", "gradient_surgery", "evaluation", "hub"},
     "probing": {"modeling", "training", "evaluation", "ensembling"},
-    "embeddings": {"modeling"},
+    "embeddings": {"modeling", "hub"},
     "errors": set(),
     "metric_registry": set(),
     "run_layout": set(),

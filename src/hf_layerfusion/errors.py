@@ -56,6 +56,12 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500]
 
 
+def shortened(text: object, most: int = 100) -> str:
+    """Return the text of a value that a user gave, cut off with an ellipsis after `most` characters."""
+    shown = str(text)
+    return shown if len(shown) <= most else shown[:most] + "…"
+
+
 def check_characters(text: str, where: str) -> None:
     """Check that a text contains no half of a surrogate pair, which tokenizers reject together with the whole batch.
 

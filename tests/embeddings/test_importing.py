@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from hf_layerfusion import (
 from hf_layerfusion.__main__ import main
 from hf_layerfusion.embeddings.word_tokenizers import static_tokenizer
 from hf_layerfusion.errors import UserError
-from tests.tiny_words import WORDS, static_folder, write_glove
+from tests.tiny_words import ELMO_FILES, WORDS, static_folder, write_glove
 
 
 def vectors_of(folder: Path, text: str) -> torch.Tensor:
@@ -116,6 +118,11 @@ def test_first_and_last_word_cannot_stand_for_a_text(tmp_path: Path) -> None:
             BertWithPoolingModule.from_pretrained(folder, token_pooling=tokens)
 
 
+def test_a_single_format_to_train_needs_no_list(tmp_path: Path) -> None:
+    model = AutoModel.from_pretrained(static_folder(tmp_path, train_embeddings="glove"))
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
 REFUSED = {
     "no such format": ({"sources": {"gluve": "x"}}, "found 'gluve'; did you mean 'glove'"),
     "no source": ({"sources": {}}, "embeddings must be given, found none"),
@@ -129,6 +136,19 @@ REFUSED = {
     "unknown": ({"unknown": "nil"}, "--unknown must be one of zero, mean, random"),
     "max_words": ({"max_words": 0}, "--max_words must be 1 or more"),
     "bad_rows": ({"bad_rows": "ignore"}, "--bad_rows must be one of error, skip"),
+    "words of ELMo": (
+        {"sources": {"elmo": ELMO_FILES}, "max_words": 5, "tokenization": "tweet"},
+        "--max_words is for vectors of words and excludes --elmo, found 5; leave it out",
+    ),
+    "unknown words of ELMo": (
+        {"sources": {"elmo": ELMO_FILES}, "unknown": "mean"},
+        "--unknown is for vectors of words and excludes --elmo, found mean",
+    ),
+    "a long name": (
+        {"sources": {"glove": "x" * 5_000}},
+        "^--glove x{100}…: cannot be read .File name too long",
+    ),
+    "a format to train": ({"train_embeddings": "gluve"}, "found 'gluve'; did you mean 'glove'"),
 }
 
 
@@ -153,6 +173,23 @@ def test_nothing_is_left_of_a_file_that_is_refused_and_nothing_is_overwritten(tm
     with pytest.raises(UserError, match="must be a new or empty folder"):
         import_embeddings(tmp_path / "out", glove=write_glove(tmp_path / "h.txt"))
     assert (tmp_path / "out" / "mine").read_text() == "kept"
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_a_file_that_may_not_be_read_is_named_as_such(
+    allowed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, opened, open_file = write_glove(tmp_path / "glove.txt"), [], Path.open
+
+    def refuse(self: Path, *args: Any, **options: Any) -> Any:
+        opened.append(self)
+        if len(opened) > allowed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return open_file(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"--glove \S*glove\.txt: cannot be read \(Permission denied\)"):
+        import_embeddings(tmp_path / "out", glove=path)
 
 
 @pytest.mark.parametrize("name", ["glove", "vectors", "word2vec", "fasttext"])

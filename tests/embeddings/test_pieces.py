@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModel, AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerFast
 
@@ -52,8 +54,6 @@ def model2vec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def vectors_of(folder: Path) -> np.ndarray:
     """Vectors of all subwords by the definition."""
-    from safetensors.numpy import load_file
-
     found = load_file(folder / "model.safetensors")
     return found["embeddings"].astype(np.float32)[found["mapping"]] * found["weights"][:, None]
 
@@ -156,6 +156,48 @@ def test_both_are_members_of_a_stack(subwords: Path, model2vec: Path, tmp_path: 
     assert gradients and all(gradient is not None and gradient.any() for gradient in gradients)
 
 
+BAD_ARRAYS: dict[str, tuple[dict[str, np.ndarray[Any, Any]], str]] = {
+    "rows that are not there": ({"mapping": np.full(11, 6)}, "`mapping` must hold numbers of the 6 rows"),
+    "negative rows": ({"mapping": np.full(11, -1)}, "`mapping` must hold numbers of the 6 rows"),
+    "parts of rows": ({"mapping": np.full(11, 0.5)}, "`mapping` must hold numbers of the 6 rows"),
+    "one weight for all": ({"weights": np.ones(1)}, r"`weights` must be \[11\], .* found \[1\]"),
+    "weights of values": ({"weights": np.ones((11, 4))}, r"`weights` must be \[11\], .* found \[11, 4\]"),
+    "no values": (
+        {"embeddings": np.ones((6, 0))},
+        r"a finite vector for each of 11 subwords, found \[11, 0\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_arrays_of_model2vec_that_do_not_fit(case: str, model2vec: Path, tmp_path: Path) -> None:
+    changes, message = BAD_ARRAYS[case]
+    shutil.copy(model2vec / "tokenizer.json", tmp_path)
+    save_file(load_file(model2vec / "model.safetensors") | changes, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=message) as caught:
+        import_embeddings(tmp_path / "out", model2vec=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_subword_whose_number_has_no_row(model2vec: Path, tmp_path: Path) -> None:
+    shutil.copy(model2vec / "model.safetensors", tmp_path)
+    settings = json.loads((model2vec / "tokenizer.json").read_text())
+    settings["model"]["vocab"]["night"] = 500
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="for each of 501 subwords"):
+        import_embeddings(tmp_path / "out", model2vec=tmp_path)
+
+
+def test_options_of_words_are_for_those_members_of_a_stack_that_have_some(
+    model2vec: Path, tmp_path: Path
+) -> None:
+    folder = import_embeddings(
+        tmp_path / "encoder",
+        glove=write_glove(tmp_path / "glove.txt"), model2vec=model2vec, max_words=5, unknown="mean", lookup="fallback",
+    )  # fmt: skip
+    assert len(AutoTokenizer.from_pretrained(folder)) == 5 + 2
+
+
 def test_mistakes_are_one_line_and_leave_nothing(subwords: Path, model2vec: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "cut").mkdir()
@@ -164,19 +206,39 @@ def test_mistakes_are_one_line_and_leave_nothing(subwords: Path, model2vec: Path
     (tmp_path / "few").mkdir()
     save_file({"embeddings": np.zeros((5, 4), np.float32)}, tmp_path / "few" / "model.safetensors")
     wordpiece().save(str(tmp_path / "few" / "tokenizer.json"))
+    for name in ("mute", "garbled"):
+        shutil.copytree(subwords, tmp_path / name, ignore=shutil.ignore_patterns("tokenizer*", "vocab*"))
+    (tmp_path / "garbled" / "tokenizer.json").write_text("{")
     glove = import_embeddings(tmp_path / "glove", glove=write_glove(tmp_path / "glove.txt"))
     tiny_tokenizer().save_pretrained(tmp_path / "empty")
     for sources, message in (
         ({"model2vec": subwords}, "must hold `embeddings`, a row a subword"),
         ({"model2vec": tmp_path / "empty"}, "found no model.safetensors"),
-        ({"model2vec": tmp_path / "cut"}, "cut: cannot be read"),
-        ({"model2vec": tmp_path / "few"}, "for each of 11 subwords, found 5 rows"),
+        ({"model2vec": tmp_path / "cut"}, r"cut/model\.safetensors: cannot be read"),
+        ({"model2vec": tmp_path / "few"}, r"for each of 11 subwords, found \[5, 4\]"),
         (
             {"model2vec": model2vec, "max_words": 5},
             "--max_words is for vectors of words and excludes --model2vec",
         ),
-        ({"encoder": tmp_path / "none"}, "--encoder .*none: "),
-        ({"encoder": glove}, "must be an encoder of subwords, found 'static_embeddings'"),
+        (
+            {"model2vec": model2vec, "lookup": "fallback"},
+            "--lookup is for vectors of words and excludes --model2vec",
+        ),
+        ({"model2vec": model2vec, "unknown": "mean"}, "--unknown is for .* excludes --model2vec, found mean"),
+        (
+            {"model2vec": model2vec, "bad_rows": "skip"},
+            "--bad_rows is for .* excludes --model2vec, found skip",
+        ),
+        (
+            {"model2vec": model2vec, "tokenization": "tweet"},
+            "--model2vec alone, which keeps its own tokenizer",
+        ),
+        ({"model2vec": "x" * 5_000}, "^--model2vec x{100}…: cannot be read .File name too long"),
+        ({"encoder": tmp_path / "none"}, "--encoder .*none: must be a folder .* found no such folder"),
+        ({"encoder": "x" * 5_000}, "^--encoder x{100}…: must be a folder"),
+        ({"encoder": glove}, "^--encoder [^:]*: must be an encoder of subwords, found 'static_embeddings'"),
+        ({"encoder": tmp_path / "mute"}, "must have a tokenizer with subwords, found special tokens alone"),
+        ({"encoder": tmp_path / "garbled"}, "its tokenizer cannot be loaded"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             import_embeddings(tmp_path / "out", **sources)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from hf_layerfusion.embeddings.word_tokenizers import (
     word_tokenizer,
 )
 from hf_layerfusion.embeddings.word_vectors import BAD_ROWS, ReadOptions, WordVectors
-from hf_layerfusion.errors import UserError, nearest
+from hf_layerfusion.errors import UserError, nearest, one_line, shortened
 from hf_layerfusion.modeling.configuration_embedding_stack import EmbeddingStackConfig
 from hf_layerfusion.modeling.configuration_static_embeddings import StaticEmbeddingsConfig
 from hf_layerfusion.modeling.modeling_embedding_stack import EmbeddingStackModel
@@ -52,7 +53,7 @@ def import_embeddings(
     tokenization: str = "whitespace",
     lookup: str = "exact",
     unknown: str = "zero",
-    train_embeddings: bool | Sequence[str] = False,
+    train_embeddings: bool | str | Sequence[str] = False,
     max_words: int | None = None,
     bad_rows: str = "error",
     **sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
@@ -65,9 +66,10 @@ def import_embeddings(
         tokenization: how the folder's tokenizer splits texts, one of `TOKENIZATIONS`.
         lookup: how words are looked up, one of `LOOKUPS`.
         unknown: the vector of unknown words, one of `UNKNOWN_VECTORS`.
-        train_embeddings: whether models around the encoder train it, or the names in `sources` of those members of a
-            stack that they train. `encoder_config={"train_embeddings": True}` of `from_pretrained` changes it later.
-        max_words: keeps this many words, the most frequent ones; `None` keeps all.
+        train_embeddings: whether models around the encoder train it, or the names in `sources`, one or several, of
+            those members of a stack that they train. `encoder_config={"train_embeddings": True}` of `from_pretrained`
+            changes it later.
+        max_words: keeps this many words of each vocabulary, the most frequent ones; `None` keeps all.
         bad_rows: one of `BAD_ROWS`.
         sources: by the names in `SOURCES` a file, or as many as the format has, such as
             `glove="glove.6B.300d.txt", elmo=("options.json", "weights.hdf5")`; several files of a format of one file
@@ -77,9 +79,11 @@ def import_embeddings(
         The folder.
 
     Raises:
-        UserError: an unknown option, a file that cannot be read, or a folder that is not new. Nothing is left then.
+        UserError: an unknown option or one that the formats have no use for, a file that cannot be read, or a folder
+            that is not new. Nothing is left then.
     """
-    options = ImportOptions(tokenization, lookup, unknown, train_embeddings, ReadOptions(max_words, bad_rows))
+    trained = [train_embeddings] if isinstance(train_embeddings, str) else train_embeddings
+    options = ImportOptions(tokenization, lookup, unknown, trained, ReadOptions(max_words, bad_rows))
     pairs: list[tuple[str, list[Path]]] = []
     for name, given in sources.items():
         files = [Path(given)] if isinstance(given, str | os.PathLike) else [Path(file) for file in given]
@@ -105,7 +109,10 @@ def convert(sources: Sequence[tuple[str, Sequence[Path]]], output_dir: Path, opt
     """
     _check(sources, options)
     check_new(output_dir, "--output_dir")
-    found = [SOURCES[name].read(*files, options.read) for name, files in sources]
+    found = []
+    for name, files in sources:
+        with _readable(f"--{name} {' '.join(map(shortened, files))}"):
+            found.append(SOURCES[name].read(*files, options.read))
     trained = [_is_trained(name, options) for name, _ in sources]
     with new_folder(output_dir, "--output_dir") as folder:
         model, tokenizer = _encoder(found, trained, options)
@@ -143,13 +150,17 @@ def _check(sources: Sequence[tuple[str, Sequence[Path]]], options: ImportOptions
                 f"--{name} must name {len(source.files)} of {' '.join(source.files)}, found {len(files)}; name all."
             )
         for file in files if source.reads_files else ():
-            if not file.is_file():
-                raise UserError(f"--{name} {file}: must be a file, found none; check the name.")
-            if not source.is_pickle and begins_as_pickle(file):
+            what = f"--{name} {shortened(file)}"
+            with _readable(what):
+                if not file.is_file():
+                    raise UserError(f"{what}: must be a file, found none; check the name.")
+                is_pickle = begins_as_pickle(file)
+            if is_pickle and not source.is_pickle:
                 raise UserError(
-                    f"--{name} {file}: must be no pickle, such as gensim's KeyedVectors.save writes, which could run "
-                    "any code; save the vectors with save_word2vec_format and import them with --vectors."
+                    f"{what}: must be no pickle, such as gensim's KeyedVectors.save writes, which could run any code; "
+                    "save the vectors with save_word2vec_format and import them with --vectors."
                 )
+    _check_use([name for name, _ in sources], options)
     if not isinstance(options.train_embeddings, bool):
         names = [name for name, _ in sources]
         for name in options.train_embeddings:
@@ -158,6 +169,39 @@ def _check(sources: Sequence[tuple[str, Sequence[Path]]], options: ImportOptions
                     f"--train_embeddings must name formats that are imported, {', '.join(names)}, found {name!r}; "
                     f"{nearest(name, names)}"
                 )
+
+
+def _check_use(names: Sequence[str], options: ImportOptions) -> None:
+    """Refuse options that none of the formats named has a use for."""
+    formats = ", --".join(dict.fromkeys(names))
+    known = ImportOptions()
+    if not any(SOURCES[name].has_words for name in names):
+        for option, value, default in (
+            ("lookup", options.lookup, known.lookup),
+            ("unknown", options.unknown, known.unknown),
+            ("max_words", options.read.max_words, known.read.max_words),
+            ("bad_rows", options.read.bad_rows, known.read.bad_rows),
+        ):
+            if value != default:
+                raise UserError(
+                    f"--{option} is for vectors of words and excludes --{formats}, found {value}; leave it out."
+                )
+    if names == ["model2vec"] and options.tokenization != known.tokenization:
+        raise UserError(
+            "--tokenization is for encoders of words and excludes --model2vec alone, which keeps its own tokenizer, "
+            f"found {options.tokenization}; leave it out."
+        )
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Turn what the operating system refuses of an input into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{what}: cannot be read ({error.strerror or one_line(error)}); check the name and its permissions."
+        ) from error
 
 
 def begins_as_pickle(file: Path) -> bool:

