@@ -92,10 +92,17 @@ def test_command_makes_a_stack_whose_members_may_be_trained(
         assert found == trained
         names = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
         assert {name.split(".")[1] for name in names} == trained
-    every = BertForGRUFusionClassification.from_pretrained(
-        tmp_path / "out", fusion="scalar_mix", encoder_config={"train_embeddings": True}
-    )
-    assert all(parameter.requires_grad for parameter in every.parameters())
+    for is_trained in (True, False):
+        changed = BertForGRUFusionClassification.from_pretrained(
+            tmp_path / "out", fusion="scalar_mix", encoder_config={"train_embeddings": is_trained}
+        ).train()
+        changed.save_pretrained(tmp_path / "changed")
+        loaded = BertForGRUFusionClassification.from_pretrained(tmp_path / "changed").train()
+        alone = AutoModel.from_pretrained(tmp_path / "out", train_embeddings=is_trained).train()
+        for encoder in (changed.model.encoder, loaded.model.encoder, alone):
+            assert {parameter.requires_grad for parameter in encoder.parameters()} == {is_trained}
+            assert {member.training for member in encoder.members.values()} == {is_trained}
+        assert all(parameter.requires_grad for parameter in loaded.classifier.parameters())
 
 
 def test_formats_to_train_must_be_imported(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ class EmbeddingStackConfig(PreTrainedConfig):
 
     Args:
         members: the configurations of the members, as dictionaries with their `model_type`.
-        train_embeddings: whether every member is trained; by default each goes by its own `train_embeddings`.
+        train_embeddings: whether all members are trained, or none; by default each goes by its own `train_embeddings`
+            in `members`.
         vocab_size: number of words of all static members together, padding and unknown words included.
         pad_token_id: id of padding.
     """
@@ -22,7 +23,7 @@ class EmbeddingStackConfig(PreTrainedConfig):
     word_level = True
 
     members: list[Any] | None = None
-    train_embeddings: bool = False
+    train_embeddings: bool | None = None
     vocab_size: int = 2
     pad_token_id: int | None = 0
     hidden_size: int | None = None

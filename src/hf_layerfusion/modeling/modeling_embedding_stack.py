@@ -1,7 +1,7 @@
 """Several word embeddings side by side (GRUBERT, Table 5: ELMo-mix, Flair-mix)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -70,8 +70,9 @@ class EmbeddingStackModel(WordEncoder):
 
     def freeze_embeddings(self) -> None:
         """Freeze the members that are not trained; see `EmbeddingStackConfig`."""
-        for member in self.members.values():
-            member.config.train_embeddings = self.config.train_embeddings or member.config.train_embeddings
+        every, configured = self.config.train_embeddings, cast(list[Any], self.config.members)
+        for member, own in zip(self.members.values(), configured, strict=True):
+            member.config.train_embeddings = own.get("train_embeddings", False) if every is None else every
             member.freeze_embeddings()
 
     def train(self, mode: bool = True) -> "EmbeddingStackModel":
