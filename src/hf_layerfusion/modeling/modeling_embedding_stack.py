@@ -5,13 +5,19 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_embedding_stack import EmbeddingStackConfig
-from .word_encoders import ContextualWordEncoder, WordEncoder, real_words, shown_states
+from .modeling_elmo import ElmoModel
+from .modeling_flair import FlairModel
+from .modeling_static_embeddings import StaticEmbeddingsModel
+from .modeling_word_pooled import WordPooledModel
+from .word_encoders import ContextualWordEncoder, WordEncoder, build_inner, real_words, shown_states
+
+MEMBERS: tuple[Any, ...] = (ElmoModel, FlairModel, StaticEmbeddingsModel, WordPooledModel)
+"""Classes of the members; their code is saved with a stack."""
 
 
 class EmbeddingStackModel(WordEncoder):
@@ -39,8 +45,7 @@ class EmbeddingStackModel(WordEncoder):
     ):
         super().__init__(config)
         if members is None:
-            configured: Any = config.members
-            members = [AutoModel.from_config(AutoConfig.for_model(**member)) for member in configured]
+            members = [build_inner(member, MEMBERS) for member in cast(list[Any], config.members)]
         else:
             for module in (module for member in members for module in member.modules()):
                 module._is_hf_initialized = True  # else `post_init` draws its weights anew

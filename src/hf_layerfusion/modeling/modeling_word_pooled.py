@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .configuration_word_pooled import WordPooledConfig
-from .encoders import without_pooler
-from .word_encoders import ContextualWordEncoder
+from .modeling_static_embeddings import StaticEmbeddingsModel
+from .word_encoders import ContextualWordEncoder, build_inner
 
 
 class WordPooledModel(ContextualWordEncoder):
@@ -35,8 +35,7 @@ class WordPooledModel(ContextualWordEncoder):
     ):
         super().__init__(config)
         if encoder is None:
-            settings = AutoConfig.for_model(**(config.encoder_config or {}))
-            encoder = AutoModel.from_config(settings, **without_pooler(settings))
+            encoder = build_inner(config.encoder_config or {}, (StaticEmbeddingsModel,))
         else:
             for module in encoder.modules():
                 module._is_hf_initialized = True  # else `post_init` draws it anew

@@ -9,25 +9,10 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .configuration_elmo import ElmoConfig
-from .configuration_embedding_stack import EmbeddingStackConfig
-from .configuration_flair import FlairConfig
-from .configuration_static_embeddings import StaticEmbeddingsConfig
-from .configuration_word_pooled import WordPooledConfig
-from .modeling_elmo import ElmoModel
-from .modeling_embedding_stack import EmbeddingStackModel
-from .modeling_flair import FlairModel
-from .modeling_static_embeddings import StaticEmbeddingsModel
-from .modeling_word_pooled import WordPooledModel
+from .modeling_embedding_stack import MEMBERS, EmbeddingStackModel
 from .tokenization_words import WordTokenizer
 
-OWN_ENCODERS: dict[Any, Any] = {
-    ElmoConfig: ElmoModel,
-    EmbeddingStackConfig: EmbeddingStackModel,
-    FlairConfig: FlairModel,
-    StaticEmbeddingsConfig: StaticEmbeddingsModel,
-    WordPooledConfig: WordPooledModel,
-}
+OWN_ENCODERS: dict[Any, Any] = {model.config_class: model for model in (*MEMBERS, EmbeddingStackModel)}
 """Model classes by configuration class."""
 
 

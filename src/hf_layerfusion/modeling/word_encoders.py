@@ -1,14 +1,16 @@
 """The base of encoders whose positions are words: static vectors, ELMo, Flair and stacks of these."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
+
+from .encoders import without_pooler
 
 
 class WordEncoder(PreTrainedModel):
@@ -200,6 +202,22 @@ def real_words(
     if char_ids is not None:
         return char_ids.ne(0).any(dim=-1)
     return cast(torch.Tensor, input_ids).ne(cast(int, pad_token_id))
+
+
+def build_inner(settings: Mapping[str, Any], classes: Iterable[Any]) -> Any:
+    """Return an encoder inside of another one, with random weights.
+
+    Args:
+        settings: its configuration, with `model_type`.
+        classes: models that are built by their class, as the Auto classes do not know them where the code is that of a
+            checkpoint; they build all others.
+    """
+    others = {name: value for name, value in settings.items() if name != "model_type"}
+    for model_class in classes:
+        if model_class.config_class.model_type == settings["model_type"]:
+            return model_class._from_config(model_class.config_class(**others))
+    config = AutoConfig.for_model(settings["model_type"], **others)
+    return AutoModel.from_config(config, **without_pooler(config))
 
 
 def shown_states(states: list[torch.Tensor], config: Any, asked: bool | None) -> BaseModelOutput:
