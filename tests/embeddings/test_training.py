@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from hf_layerfusion import BertForGRUFusionClassification, LayerFusionTrainer, LayerFusionTrainingArguments
 from hf_layerfusion.regularizers.noise_sites import EmbeddingNoise
+from hf_layerfusion.training.collators import PaddingCollator
 from tests.tiny import tiny_texts
 from tests.tiny_words import WORD_ENCODERS
 
@@ -53,6 +54,35 @@ def test_cached_states_train_the_same_weights(kind: str, tmp_path: Path) -> None
     assert trained[0].keys() == trained[1].keys()
     for name, value in trained[0].items():
         torch.testing.assert_close(trained[1][name], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", WORD_ENCODERS)
+def test_empty_texts_are_trained_on_and_predicted_alike(kind: str, tmp_path: Path) -> None:
+    """Two batches of empty texts alone, one of both kinds; with cached states and without."""
+    folder = WORD_ENCODERS[kind](tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = [{**tokenizer(text), "labels": 1} for text in ("", "", "", " ", "", "good day")]
+    for cache in (None, str(tmp_path / "cache")):
+        arguments = LayerFusionTrainingArguments(
+            output_dir=str(tmp_path / "run"),
+            per_device_train_batch_size=2,
+            per_device_eval_batch_size=2,
+            cache_frozen_states=cache,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        trainer = LayerFusionTrainer(
+            BertForGRUFusionClassification.from_pretrained(folder, fusion="scalar_mix"),
+            arguments,
+            data_collator=PaddingCollator(tokenizer),
+            train_dataset=rows,
+            processing_class=tokenizer,
+        )
+        trainer.train()
+        found = torch.tensor(trainer.predict(rows).predictions)
+        torch.testing.assert_close(found[:5], found[4:5].expand(5, -1), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", WORD_ENCODERS)

@@ -82,6 +82,21 @@ def test_pairs_words_and_pieces(tokenizer: Any) -> None:
     assert tokenizer("")["char_ids"] == []
 
 
+def test_empty_texts(tokenizer: Any) -> None:
+    """Alone they have no word, in a tensor too, and beside others padding."""
+    assert dict(tokenizer([], is_split_into_words=True)) == dict(tokenizer(""))
+    rows = [dict(tokenizer(text)) for text in ("", " ")]
+    for found in (
+        tokenizer(["", " "], padding=True, return_tensors="pt"),
+        tokenizer.pad(rows, return_tensors="pt"),
+    ):
+        assert found["input_ids"].shape == found["attention_mask"].shape == (2, 0)
+        assert found["char_ids"].shape == (2, 0, 1)
+    assert tokenizer("", return_tensors="pt")["char_ids"].shape == (1, 0, 512)
+    beside = tokenizer.pad([*rows, dict(tokenizer("a"))], return_tensors="pt")
+    assert beside["char_ids"].tolist() == [[[0]], [[0]], [[ord("a")]]]
+
+
 @pytest.mark.parametrize("cut", ["tail", "head", "middle"])
 def test_cutting_off_cuts_characters_with_ids(cut: str, tokenizer: Any) -> None:
     rng = random.Random(0)

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
+    TextClassificationPipeline,
     pipeline,
 )
 
@@ -25,6 +26,7 @@ from hf_layerfusion import (
     LayerPoolingConfig,
     MultitaskPipeline,
 )
+from hf_layerfusion.text_pipeline import PreparedTextClassificationPipeline
 from tests.modeling.cases import SENTENCE_CASES, TOKEN_CASES, model_class, settings
 from tests.tiny import assert_close_values, assert_same_weights
 from tests.tiny_words import WORD_ENCODERS
@@ -97,6 +99,43 @@ def test_padding_states_and_gradients(kind: str, case: str, encoders: dict[str, 
         assert parameter.grad.isfinite().all(), name
 
 
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    [(kind, case) for kind in WORD_ENCODERS for case in (*TOKEN_CASES, *SENTENCE_CASES) if fits(kind, case)],
+)
+def test_empty_texts_do_not_depend_on_their_batch(kind: str, case: str, encoders: dict[str, Encoder]) -> None:
+    """Alone they have no token, and beside other texts padding."""
+    encoder = encoders[kind]
+    model = build(encoder, case)
+    beside = encoder.tokenizer(["", TEXTS[0]], padding=True, return_tensors="pt")
+    alone = encoder.tokenizer(["", " "], padding=True, return_tensors="pt")
+    assert alone["input_ids"].shape == (2, 0)
+    with torch.no_grad():
+        expected = model(**beside).logits[:1].expand(2, -1)
+        torch.testing.assert_close(model(**alone).logits, expected, rtol=0, atol=1e-12)
+        read = model.model.read_states(**alone)
+        mask = alone["attention_mask"] if model.model.state_spec.tokens == "all" else None
+        kept = read if mask is None else read[:, :, :0]
+        found = model(encoder_states=kept, attention_mask=mask).logits
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", WORD_ENCODERS)
+def test_pipelines_answer_empty_texts(kind: str, encoders: dict[str, Encoder]) -> None:
+    encoder = encoders[kind]
+    model = build(encoder, "scalar_mix-gru").float()
+    texts = ["", "sad", "  ", "a great day", ""]
+    for pipeline_class in (TextClassificationPipeline, PreparedTextClassificationPipeline):
+        classify = pipeline_class(model=model, tokenizer=encoder.tokenizer)
+        alone = [classify(text)[0]["score"] for text in texts]
+        assert alone[0] == alone[2] == alone[4]
+        batched = [answer["score"] for answer in classify(texts, batch_size=2)]
+        assert batched == pytest.approx(alone, abs=1e-6)
+    states = encoder.model(**encoder.tokenizer(["", ""], padding=True, return_tensors="pt")).last_hidden_state
+    assert states.shape == (2, 1, encoder.model.config.hidden_size)
+    assert not states.any()
+
+
 @pytest.mark.parametrize("kind", WORD_ENCODERS)
 def test_padding_on_the_left(kind: str, encoders: dict[str, Encoder]) -> None:
     encoder = encoders[kind]
@@ -158,6 +197,17 @@ def test_tasks_in_one_batch_and_pairs_that_stand_apart(kind: str, encoders: dict
         torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-6)
     for answer, logits in zip(answers, alone["mood"], strict=True):
         assert answer["mood"]["label"] == ["bad", "good"][int(logits.argmax())]
+    empty = dict(encoder.tokenizer(["", ""], padding=True, return_tensors="pt"))
+    beside = dict(encoder.tokenizer(["", TEXTS[0]], padding=True, return_tensors="pt"))
+    with torch.no_grad():
+        nothing = model(tasks={"mood": empty, "same": pairs}).logits["mood"]
+        for found in (
+            nothing,
+            model(tasks={"mood": empty}).logits["mood"],
+            model(**empty, task="mood").logits,
+        ):
+            expected = model(**beside, task="mood").logits[:1].expand(2, -1)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     pooled = BertWithPoolingModule.from_pretrained(encoder.folder, pair_features=["product"]).eval()
     with torch.no_grad():
         one = {name: values[:1, :, :5] for name, values in pairs.items()}

@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .batch_joining import MODEL_INPUTS, flatten_pairs, join_batches
 from .configuration_cerbertus import CerbertusConfig
+from .empty_texts import pads_empty_texts, with_tokens
 from .encoder_states import StateSpec, joined_spec, scatter_states, select_tokens
 from .label_rows import RequestedLabels
 from .layer_routing import ALL_ROWS, Route, TaskStates, copy_module
@@ -129,6 +130,7 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         else:
             super().set_adapter(adapter_name)
 
+    @pads_empty_texts
     @can_return_tuple
     def forward(
         self,
@@ -209,7 +211,8 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
             unknown = sorted(batch.keys() - set(known))
             if unknown:
                 raise ValueError(f"the batch of task '{name}' must hold {known}, found {unknown}; omit them.")
-            batches[name] = {key: value for key, value in batch.items() if key != "labels"}
+            given = {key: value for key, value in batch.items() if key != "labels"}
+            batches[name] = with_tokens(given, self.config)
             if batch.get("labels") is not None:
                 labels[name] = batch["labels"]
         if any("encoder_states" in batch for batch in batches.values()):
@@ -238,6 +241,7 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         heads: Any = self.heads.values()
         return joined_spec([head.state_spec for head in heads])
 
+    @pads_empty_texts
     def read_states(
         self,
         input_ids: torch.Tensor,

@@ -12,6 +12,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .batch_joining import flatten_pairs
 from .configuration_cerbertus import CerbertusConfig
+from .empty_texts import pads_empty_texts
 from .encoder_states import hidden_state_indices
 from .encoders import (
     adopt_encoder_config,
@@ -159,6 +160,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
                 first = first or outputs
         return found, first
 
+    @pads_empty_texts
     @can_return_tuple
     def forward(
         self,

@@ -10,6 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_embedding_stack import EmbeddingStackConfig
+from .empty_texts import pads_empty_texts
 from .modeling_elmo import ElmoModel
 from .modeling_flair import FlairModel
 from .modeling_static_embeddings import StaticEmbeddingsModel
@@ -94,6 +95,7 @@ class EmbeddingStackModel(WordEncoder):
         """Raise `NotImplementedError`, as the vocabulary cannot grow."""
         raise NotImplementedError("The members of a stack have vocabularies of their own, which cannot grow.")
 
+    @pads_empty_texts
     @can_return_tuple
     def forward(
         self,

@@ -10,6 +10,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_gru_fusion import GRUFusionConfig
+from .empty_texts import pads_empty_texts
 from .fusion_base import LayerFuser
 from .fusion_registry import build_token_fuser
 from .heads import ClassificationHead, classification_loss, reduce_tokens
@@ -37,6 +38,7 @@ class GRUFusionModel(LayerFusionModel):
         """Return the token fuser named by `config.fusion`."""
         return build_token_fuser(config)
 
+    @pads_empty_texts
     def read_states(
         self,
         input_ids: torch.Tensor,
@@ -49,6 +51,7 @@ class GRUFusionModel(LayerFusionModel):
             input_ids, visible_mask(self.config, attention_mask), token_type_ids, **kwargs
         )
 
+    @pads_empty_texts
     @can_return_tuple
     def forward(
         self,
@@ -104,6 +107,7 @@ class BertForGRUFusionClassification(LayerFusionPreTrainedModel):
             )
         self.post_init()
 
+    @pads_empty_texts
     @can_return_tuple
     def forward(
         self,

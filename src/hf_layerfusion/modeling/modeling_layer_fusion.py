@@ -22,6 +22,7 @@ from transformers.utils import TransformersKwargs
 
 from .bare_card import TEMPLATE_SIGN, bare_card
 from .configuration_layer_fusion import LayerFusionConfig
+from .empty_texts import pads_empty_texts
 from .encoder_states import StateSpec, hidden_state_indices, normalized_states, scatter_states
 from .encoders import (
     adopt_encoder_config,
@@ -394,6 +395,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         """Specification of the states that `read_states` returns."""
         return StateSpec(self.fuser.layers, self.fuser.token_selection, self.config.hidden_size)
 
+    @pads_empty_texts
     def read_states(
         self,
         input_ids: torch.Tensor,

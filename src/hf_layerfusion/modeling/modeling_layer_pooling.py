@@ -8,6 +8,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .choices import unknown_name
 from .configuration_layer_pooling import LayerPoolingConfig
+from .empty_texts import pads_empty_texts
 from .fusion_base import LayerFuser
 from .fusion_pooling import SENTENCE_FUSERS
 from .heads import ClassificationHead, classification_loss
@@ -42,6 +43,7 @@ class LayerPoolingModel(LayerFusionModel):
             config.pair_features or (),
         )
 
+    @pads_empty_texts
     @can_return_tuple
     def forward(
         self,
@@ -128,6 +130,7 @@ class BertWithPoolingModule(LayerFusionPreTrainedModel):
             config.custom_pipelines = {"text-classification": entry}
         self.post_init()
 
+    @pads_empty_texts
     @can_return_tuple
     def forward(
         self,

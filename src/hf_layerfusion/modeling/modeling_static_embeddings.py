@@ -8,6 +8,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_static_embeddings import StaticEmbeddingsConfig
+from .empty_texts import pads_empty_texts
 from .word_encoders import WordEncoder, shown_states
 
 
@@ -32,6 +33,7 @@ class StaticEmbeddingsModel(WordEncoder):
         self.embeddings = value
         self.freeze_embeddings()
 
+    @pads_empty_texts
     @can_return_tuple
     def forward(
         self,

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 from transformers.utils import PaddingStrategy
@@ -71,10 +72,12 @@ class WordTokenizer(PreTrainedTokenizerFast):
             ids = [found["input_ids"]] if is_single else found["input_ids"]
             looked_up = [self.looked_up(*each) for each in zip(ids, characters, strict=True)]
             found["input_ids"] = looked_up[0] if is_single else looked_up
+        # A text by itself may be put into a batch by transformers' pipelines, which pad words to no common length.
+        multiple = ALONE if is_single and return_tensors is not None else 1
         if return_tensors is not None or padding_strategy != PaddingStrategy.DO_NOT_PAD:
-            # A text by itself may be put into a batch by transformers' pipelines, which pad words to no common length.
-            multiple = ALONE if is_single and return_tensors is not None else 1
             characters = rectangular(characters, [len(words) for words in characters], "right", multiple)
+        if return_tensors is not None:
+            characters = with_width(characters, multiple)
         if CHARACTERS in self.model_input_names:
             found[CHARACTERS] = characters[0] if is_single else characters
         if is_single and return_tensors is not None:
@@ -110,13 +113,15 @@ class WordTokenizer(PreTrainedTokenizerFast):
         characters = encoded_inputs.get(CHARACTERS)
         found = dict(padded)
         if characters is not None:
-            is_single = len(characters) > 0 and is_text(characters)
+            is_single = not len(found["input_ids"]) or np.ndim(found["input_ids"][0]) == 0
             texts = [characters] if is_single else list(characters)
             ids = [found["input_ids"]] if is_single else found["input_ids"]
             texts = rectangular(texts, [len(row) for row in ids], padding_side or self.padding_side)
-            found[CHARACTERS] = texts[0] if is_single else texts
             if return_tensors is None and isinstance(found["input_ids"], torch.Tensor):
                 return_tensors = "pt"
+            if return_tensors is not None:
+                texts = with_width(texts, 1)
+            found[CHARACTERS] = texts[0] if is_single else texts
         return BatchEncoding(found, tensor_type=return_tensors)
 
 
@@ -129,7 +134,7 @@ def other_forms(word: str) -> tuple[str, str, str]:
 
 def text_pairs(text: Any, pair: Any, is_split: bool) -> tuple[list[tuple[Any, ...]], bool]:
     """Return the texts of each sample, one or two, and whether there is a batch of samples."""
-    is_batch = isinstance(text[0] if is_split and text else text, list | tuple)
+    is_batch = isinstance(next(iter(text), None) if is_split else text, list | tuple)
     if not is_batch:
         return [(text,) if pair is None else (text, pair)], False
     if pair is not None:
@@ -174,9 +179,6 @@ def rectangular(
     return found
 
 
-def is_text(characters: Any) -> bool:
-    """Return whether `characters` are those of one text and not of a batch."""
-    for word in characters:
-        for value in word:
-            return not isinstance(value, list | tuple) and getattr(value, "ndim", 0) == 0
-    return True
+def with_width(texts: list[Any], width: int) -> list[Any]:
+    """Return texts of which tensors are made, `[B, T, W]` also where no text has a word."""
+    return texts if any(texts) else [np.zeros((0, width), dtype=np.int64) for _ in texts]

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
+from .empty_texts import pads_empty_texts
 from .encoders import without_pooler
 
 
@@ -74,6 +75,7 @@ class ContextualWordEncoder(WordEncoder):
             f"'{self.config.model_type}' reads characters of a fixed table, which cannot grow."
         )
 
+    @pads_empty_texts
     @can_return_tuple
     def forward(
         self,

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
-from hf_layerfusion.training.task_data import LABELS, REPEATED, TASK, Row
+from hf_layerfusion.training.task_data import LABELS, REPEATED, TASK, Row, is_apart
 
 Batch = dict[str, Any]
 
@@ -36,7 +36,7 @@ class PaddingCollator:
 
     def __call__(self, rows: list[Row]) -> Batch:
         names = [name for name in self.tokenizer.model_input_names if name in rows[0]]
-        apart = np.ndim(rows[0]["input_ids"][0]) > 0
+        apart = is_apart(rows[0]["input_ids"])
         texts = [
             {name: row[name][place] if apart else row[name] for name in names}
             for row in rows

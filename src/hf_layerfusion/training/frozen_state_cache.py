@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from hf_layerfusion.regularizers.encoder_layers import get_encoders
 from hf_layerfusion.training.collators import PaddingCollator
 from hf_layerfusion.training.state_cache import ENCODER_INPUTS, StateCache, encoder_inputs, text_key
 from hf_layerfusion.training.state_reader import StateReader, source_of_states, texts_of
-from hf_layerfusion.training.task_data import Row
+from hf_layerfusion.training.task_data import Row, is_apart
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 ENCODER_STATES = "encoder_states"
@@ -134,7 +133,7 @@ def padded_states(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _first_tokens(row: Row, inputs: Sequence[str]) -> Row:
     """Return the encoder's inputs of a row, cut to the first token of each text."""
-    is_pair = np.ndim(row["input_ids"][0]) > 0
+    is_pair = is_apart(row["input_ids"])
     return {
         name: [text[:1] for text in row[name]] if is_pair else row[name][:1] for name in inputs if name in row
     }

@@ -29,7 +29,7 @@ from hf_layerfusion.training.state_cache import (
     text_key,
     weights_digest,
 )
-from hf_layerfusion.training.task_data import Row, TaskDataset
+from hf_layerfusion.training.task_data import Row, TaskDataset, is_apart
 
 logger = logging.get_logger(__name__)
 
@@ -64,16 +64,16 @@ def texts_of(row: Row, inputs: Sequence[str] = ENCODER_INPUTS) -> list[Row]:
         inputs: the names of the encoder's inputs, those of `encoder_inputs`.
     """
     given = {name: row[name] for name in inputs if name in row}
-    if np.ndim(given["input_ids"][0]) == 0:
-        return [given]
-    return [{name: values[side] for name, values in given.items()} for side in (0, 1)]
+    if is_apart(given["input_ids"]):
+        return [{name: values[side] for name, values in given.items()} for side in (0, 1)]
+    return [given]
 
 
 def stacked(texts: Sequence[Any]) -> np.ndarray[Any, Any]:
     """Return texts of one length T as an array `[N, T]`, or `[N, T, W]` where each token has a list, of W values with
     zeros at its end."""
     if not len(texts[0]) or np.ndim(texts[0][0]) == 0:
-        return np.stack([np.asarray(text) for text in texts])
+        return np.stack([np.asarray(text, dtype=np.int64) for text in texts])
     width = max([1, *(len(each) for text in texts for each in text)])
     found = np.zeros((len(texts), len(texts[0]), width), dtype=np.int64)
     for row, text in zip(found, texts, strict=True):
@@ -261,8 +261,12 @@ class StateReader:
                     with torch.no_grad(), self.autocast():
                         states = source.read_states(**inputs).cpu()
                     for row, each in zip(rows, states, strict=True):
-                        kept = every_token and "attention_mask" in row
-                        yield each[:, torch.as_tensor(row["attention_mask"]).bool()] if kept else each
+                        if every_token:
+                            # A text without tokens was read with one of padding.
+                            length = len(row["input_ids"])
+                            mask = torch.as_tensor(row.get("attention_mask", [1] * length), dtype=torch.bool)
+                            each = each[:, :length][:, mask]
+                        yield each
                     progress.update(len(rows))
         finally:
             progress.close()

@@ -34,6 +34,11 @@ SWAPPED = "swapped_"
 LABELS = "labels"
 
 
+def is_apart(input_ids: Any) -> bool:
+    """Return whether the ids of a row are two lists, the texts of a pair that stand apart; an empty list is a text."""
+    return len(input_ids) > 0 and np.ndim(input_ids[0]) > 0
+
+
 class Pick(NamedTuple):
     """One row of a batch.
 
@@ -128,7 +133,7 @@ class TaskDataset(Dataset[Row]):
         """
         if column in self.columns:
             return list(self.column(column))
-        return [max(map(len, ids)) if np.ndim(ids[0]) else len(ids) for ids in self.column("input_ids")]
+        return [max(map(len, ids)) if is_apart(ids) else len(ids) for ids in self.column("input_ids")]
 
 
 class MultitaskDataset(Dataset[Row]):
