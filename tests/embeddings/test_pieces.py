@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from transformers import AutoModel, AutoTokenizer, BertTokenizerFast, PreTrained
 
 from hf_layerfusion import BertForGRUFusionClassification, import_embeddings
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.recipes.model_setup import load_tokenizer
+from hf_layerfusion.recipes.recipe_arguments import ModelArguments
+from hf_layerfusion.text_pipeline import PreparedTextClassificationPipeline
 from tests.tiny import assert_same_weights, tiny_config, tiny_tokenizer
 from tests.tiny_words import write_glove
 
@@ -122,8 +126,54 @@ def test_states_of_an_encoder_are_averaged_over_each_word_s_subwords(subwords: P
     assert not found[-1][1, 1:].any()
     model.save_pretrained(tmp_path / "again")
     assert_same_weights(AutoModel.from_pretrained(tmp_path / "again"), model)
-    with pytest.raises(ValueError, match=r"at most 16 subwords for 'bert', found \d+; shorten the texts"):
-        model(**tokenizer(" ".join(["good"] * 30), return_tensors="pt"))
+
+
+def test_texts_are_cut_to_the_subwords_that_the_encoder_takes(
+    subwords: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As transformers cuts them; the words beyond have zeros, and a warning says so once."""
+    folder = import_embeddings(tmp_path / "encoder", encoder=subwords)
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    encoder, own = AutoModel.from_pretrained(subwords).eval(), AutoTokenizer.from_pretrained(subwords)
+    text = " ".join(["unhappy days"] * 10)
+    with torch.no_grad():
+        cut = own(text, truncation=True, return_tensors="pt", return_offsets_mapping=True)
+        offsets = cut.pop("offset_mapping")[0].tolist()
+        states = encoder(**cut).last_hidden_state[0]
+    assert states.shape[0] == own.model_max_length
+    expected = torch.zeros(20, states.shape[-1])
+    for word in range(20):
+        before = len(" ".join(text.split()[:word]))
+        after = len(" ".join(text.split()[: word + 1]))
+        places = [place for place, (_, end) in enumerate(offsets) if before < end <= after]
+        if places:
+            expected[word] = states[places].mean(dim=0)
+    assert not expected[-1].any() and expected[4].any()
+    logging.Logger.warning_once.cache_clear()
+    for _ in range(2):
+        found = model(**tokenizer([text, TEXT], padding=True, return_tensors="pt")).last_hidden_state
+        torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-6)
+        assert found[1, :4].any(dim=-1).all()
+    said = [message for message in caplog.messages if "Texts of more than 16 subwords are cut" in message]
+    assert len(said) == 1
+
+
+def test_no_more_words_than_the_encoder_takes_subwords(subwords: Path, tmp_path: Path) -> None:
+    """Alone and in a stack: the tokenizer of a run is limited, pipelines cut, and models refuse more."""
+    own = AutoTokenizer.from_pretrained(subwords)
+    most = 16 - own.num_special_tokens_to_add()
+    for name, others in (("alone", {}), ("stack", {"glove": write_glove(tmp_path / "glove.txt")})):
+        folder = import_embeddings(tmp_path / name, encoder=subwords, **others)
+        assert load_tokenizer(ModelArguments(model_name_or_path=str(folder))).model_max_length == most
+        model = BertForGRUFusionClassification.from_pretrained(folder, fusion="scalar_mix").eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        classify = PreparedTextClassificationPipeline(model=model, tokenizer=tokenizer)
+        words = ["good"] * most
+        assert classify(" ".join([*words, "bad"])) == classify(" ".join(words)) != classify("bad")
+        with pytest.raises(
+            ValueError, match=rf"at most {most} tokens, .* found {most + 1}; .*max_length={most}\)\.$"
+        ):
+            model(**tokenizer(" ".join([*words, "bad"]), return_tensors="pt"))
 
 
 def test_both_are_members_of_a_stack(subwords: Path, model2vec: Path, tmp_path: Path) -> None:

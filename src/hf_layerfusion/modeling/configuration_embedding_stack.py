@@ -40,6 +40,14 @@ class EmbeddingStackConfig(PreTrainedConfig):
         return all(member["model_type"] == "static_embeddings" for member in members)
 
     @property
+    def max_words(self) -> int | None:
+        """Words of a text that every member takes, `None` for any number; see `WordPooledConfig`."""
+        members: Any = self.members
+        return min(
+            (most for member in members if (most := member.get("max_words")) is not None), default=None
+        )
+
+    @property
     def extra_inputs(self) -> tuple[str, ...]:
         """Names of the inputs beside ids: `char_ids`, unless all members are static."""
         return () if self.context_free else ("char_ids",)

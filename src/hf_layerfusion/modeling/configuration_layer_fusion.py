@@ -112,8 +112,8 @@ def check_windows(config: Any) -> None:
         )
     if getattr(encoder, "word_level", False):
         raise ValueError(
-            f"`window_size` must be None for '{encoder.model_type}', an encoder of words, which reads texts of any "
-            "length."
+            f"`window_size` must be None for '{encoder.model_type}', an encoder of words, which reads texts whole; "
+            "leave it out."
         )
 
 

@@ -14,7 +14,9 @@ class WordPooledConfig(PreTrainedConfig):
     Args:
         encoder_config: the encoder's configuration, as a dictionary with its `model_type`.
         tokenizer_size: bytes of the encoder's `tokenizer.json`, which is stored with the weights.
-        max_pieces: subwords of a text, special ones included, that the encoder takes; `None` for any number.
+        max_pieces: subwords of a text, special ones included, that the encoder takes; `None` for any number. Those
+            beyond are cut off, and words without any have vectors of zeros.
+        max_words: words of a text whose subwords fit if each has one; set by a model that is given a tokenizer.
         add_special_tokens: whether a text stands between the encoder's special tokens, such as `[CLS]` and `[SEP]`.
         train_embeddings: whether the encoder is trained; by default it stays as it is.
         vocab_size: number of `input_ids`, which only tell words and padding apart.
@@ -28,6 +30,7 @@ class WordPooledConfig(PreTrainedConfig):
     encoder_config: dict[str, Any] | None = None
     tokenizer_size: int = 0
     max_pieces: int | None = None
+    max_words: int | None = None
     add_special_tokens: bool = True
     train_embeddings: bool = False
     vocab_size: int = 2

@@ -426,7 +426,8 @@ def refuse_missing(missing: list[str], name_or_path: str | os.PathLike[str], mod
 
 
 def max_tokens(config: PreTrainedConfig) -> int | None:
-    """Return the maximum number of tokens of a text, including special tokens: 512 for BERT and RoBERTa.
+    """Return the maximum number of tokens of a text, including special tokens: 512 for BERT and RoBERTa, and 510 words
+    for these as encoders of words, which `max_words` of their configuration states.
 
     Args:
         config: Configuration of an encoder, or of a model around one.
@@ -437,6 +438,9 @@ def max_tokens(config: PreTrainedConfig) -> int | None:
     if getattr(config, "window_size", None) is not None:
         return None
     config = config.get_text_config()
+    if getattr(config, "word_level", False):
+        words: int | None = getattr(config, "max_words", None)
+        return words
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return None
@@ -455,9 +459,11 @@ def counts_from_padding(config: PreTrainedConfig) -> bool:
 
 
 def position_limit(encoder: PreTrainedModel) -> int | None:
-    """Return `max_tokens` of an encoder with a table of position embeddings, otherwise `None`: beyond it such an
-    encoder fails.
+    """Return `max_tokens` of an encoder with a table of position embeddings, beyond which it fails, and of an encoder
+    of words; otherwise `None`.
     """
+    if getattr(encoder.config, "word_level", False):
+        return max_tokens(encoder.config)
     positions = getattr(encoder.config.get_text_config(), "max_position_embeddings", None)
     for name, module in encoder.named_modules():
         leaf = name.rpartition(".")[2]
@@ -490,21 +496,23 @@ def length_before_padding(encoder: PreTrainedModel, inputs: dict[str, Any]) -> i
     return text_shape(inputs)[1] if any(hasattr(encoder, name) for name in _PADS_INSIDE) else None
 
 
-def refuse_long(inputs: dict[str, Any], limit: int | None) -> None:
+def refuse_long(inputs: dict[str, Any], limit: int | None, config: PreTrainedConfig) -> None:
     """Raise `ValueError` if a batch has more tokens than an encoder has positions.
 
     Args:
         inputs: Inputs of the encoder by name.
         limit: Limit returned by `position_limit`.
+        config: Configuration of the encoder.
     """
     if limit is None or torch.compiler.is_compiling():
         return
     length = text_shape(inputs)[1]
     if length > limit:
+        windows = f"; or have a classifier read windows: from_pretrained(…, window_size={limit})"
         raise ValueError(
             f"`input_ids` must have at most {limit} tokens, the positions of the encoder, found {length}; cut texts "
             f"off: tokenizer(…, truncation=True, max_length={limit}), or pipeline(…, truncation=True, "
-            f"max_length={limit}); or have a classifier read windows: from_pretrained(…, window_size={limit})."
+            f"max_length={limit}){'' if getattr(config, 'word_level', False) else windows}."
         )
 
 

@@ -141,7 +141,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
                 f"`inputs_embeds` must be left out where there are {len(self.encoders)} encoders, each of which has "
                 "embeddings of its own; give `input_ids`."
             )
-        refuse_long(dict(inputs), self.max_tokens)
+        refuse_long(dict(inputs), self.max_tokens, self.config.get_text_config())
         found: list[dict[str, TaskStates]] = [{} for _ in routes]
         first = None
         for kind in self.config.encoders:

@@ -8,18 +8,21 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import logging
 
 from .configuration_word_pooled import WordPooledConfig
 from .modeling_static_embeddings import StaticEmbeddingsModel
 from .word_encoders import ContextualWordEncoder, build_inner
+
+logger = logging.get_logger(__name__)
 
 
 class WordPooledModel(ContextualWordEncoder):
     """An encoder of subwords whose states are averaged over the subwords of each word, layer by layer.
 
     The words come as characters. Joined by blanks, they are split by the encoder's own tokenizer, which is stored with
-    the weights, and each text is one sequence of the encoder. A word without subwords, such as a control character, has
-    vectors of zeros.
+    the weights, and each text is one sequence of the encoder, cut to the subwords that it takes. A word without
+    subwords, such as a control character or one that is cut off, has vectors of zeros.
 
     Args:
         config: the configuration.
@@ -46,6 +49,9 @@ class WordPooledModel(ContextualWordEncoder):
         else:
             stored = torch.tensor(list(tokenizer.encode()), dtype=torch.uint8)
             config.tokenizer_size = len(stored)
+            if config.max_pieces is not None:
+                special = Tokenizer.from_str(tokenizer).num_special_tokens_to_add(False)
+                config.max_words = config.max_pieces - special * config.add_special_tokens
         stored._is_hf_initialized = tokenizer is not None  # type: ignore[attr-defined]  # `post_init` then keeps it
         self.register_buffer("tokenizer_json", stored)
         self._tokenizer: Tokenizer | None = None
@@ -87,31 +93,30 @@ class WordPooledModel(ContextualWordEncoder):
                 raise ValueError(
                     "the model holds no tokenizer of its encoder; make it by `import_embeddings`, or load it."
                 ) from error
-            self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
+            if self.config.max_pieces is None:
+                self._tokenizer.no_truncation()
+            else:
+                self._tokenizer.enable_truncation(self.config.max_pieces)
         return self._tokenizer
 
     # Words depend on values, and tokenizers run on the CPU.
     @torch.compiler.disable
     def embed_words(self, char_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return the states of all layers for each word side by side, `[B, T, L * H]`.
-
-        Raises:
-            ValueError: if a text has more subwords than the encoder takes.
-        """
+        """Return the states of all layers for each word side by side, `[B, T, L * H]`."""
         texts = [
             spelled(row[:length]) for row, length in zip(char_ids.tolist(), lengths.tolist(), strict=True)
         ]
         encoded = self.tokenizer.encode_batch(
             [" ".join(words) for words in texts], add_special_tokens=self.config.add_special_tokens
         )
-        pieces = max(1, *(len(each.ids) for each in encoded))
-        most = self.config.max_pieces
-        if most is not None and pieces > most:
-            raise ValueError(
-                f"a text must have at most {most} subwords for '{self.encoder.config.model_type}', found {pieces}; "
-                "shorten the texts (--max_seq_length)."
+        if any(each.overflowing for each in encoded):
+            logger.warning_once(
+                f"Texts of more than {self.config.max_pieces} subwords are cut to these for "
+                f"'{self.encoder.config.model_type}', and the words beyond have vectors of zeros; cut texts off "
+                "earlier (--max_seq_length)."
             )
+        pieces = max(1, *(len(each.ids) for each in encoded))
         device, shape = char_ids.device, (len(encoded), pieces)
         ids = torch.full(shape, int(self.encoder.config.pad_token_id or 0))
         mask = torch.zeros(shape, dtype=torch.long)

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 from transformers.utils import PaddingStrategy
@@ -113,7 +112,8 @@ class WordTokenizer(PreTrainedTokenizerFast):
         characters = encoded_inputs.get(CHARACTERS)
         found = dict(padded)
         if characters is not None:
-            is_single = not len(found["input_ids"]) or np.ndim(found["input_ids"][0]) == 0
+            first = next(iter(found["input_ids"]), 0)
+            is_single = not isinstance(first, list | tuple) and getattr(first, "ndim", 0) == 0
             texts = [characters] if is_single else list(characters)
             ids = [found["input_ids"]] if is_single else found["input_ids"]
             texts = rectangular(texts, [len(row) for row in ids], padding_side or self.padding_side)
@@ -181,4 +181,4 @@ def rectangular(
 
 def with_width(texts: list[Any], width: int) -> list[Any]:
     """Return texts of which tensors are made, `[B, T, W]` also where no text has a word."""
-    return texts if any(texts) else [np.zeros((0, width), dtype=np.int64) for _ in texts]
+    return texts if any(texts) else [torch.zeros((0, width), dtype=torch.long).numpy() for _ in texts]
