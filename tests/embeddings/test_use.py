@@ -7,11 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoTokenizer
 
-from hf_layerfusion import BertForGRUFusionClassification, Ensemble, add_adapters
+from hf_layerfusion import (
+    BertForGRUFusionClassification,
+    Ensemble,
+    LayerFusionTrainer,
+    LayerFusionTrainingArguments,
+    add_adapters,
+    import_embeddings,
+)
+from hf_layerfusion.embeddings.word_tokenizers import word_tokenizer
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.recipes.model_setup import load_tokenizer
+from hf_layerfusion.recipes.recipe_arguments import CheckpointArguments
 from tests.tiny_words import WORD_ENCODERS
 
 TEXTS = ["what a great day", "sad", "i hate this movie so much"]
@@ -62,6 +73,55 @@ def test_export(tmp_path: Path) -> None:
                 UserError, match=r"must read ids alone, found .* reads char_ids in a loop over words"
             ):
                 export_onnx(model, tokenizer, tmp_path / f"onnx-{kind}")
+
+
+def test_a_tokenizer_of_another_encoder_is_refused(tmp_path: Path) -> None:
+    folders = {kind: make(tmp_path / kind) for kind, make in WORD_ENCODERS.items()}
+    folders["bert"] = tmp_path / "pooled" / "bert"
+    rows = Dataset.from_dict({"text": TEXTS, "label": [1, 0, 0]})
+    for kind, other, message in (
+        (
+            "static",
+            "bert",
+            r"must have ids below 89, the embeddings of 'static_embeddings', found \d+; give the encoder's own",
+        ),
+        (
+            "elmo",
+            "static",
+            "must return char_ids, which 'elmo' reads, found input_ids, attention_mask; give the",
+        ),
+        ("pooled", "bert", "must return char_ids, which 'word_pooled' reads"),
+        ("stack", "static", "must return char_ids, which 'embedding_stack' reads"),
+    ):
+        arguments = CheckpointArguments(
+            model_name_or_path=str(folders[kind]), tokenizer_name=str(folders[other])
+        )
+        with pytest.raises(UserError, match=f"--tokenizer_name .*{message}") as caught:
+            load_tokenizer(arguments)
+        assert "\n" not in str(caught.value)
+        model = BertForGRUFusionClassification.from_pretrained(folders[kind], fusion="scalar_mix")
+        with pytest.raises(UserError, match=f"processing_class: {message}"):
+            LayerFusionTrainer(
+                model,
+                LayerFusionTrainingArguments(output_dir=str(tmp_path / "run"), report_to=[], use_cpu=True),
+                train_dataset=rows,
+                processing_class=AutoTokenizer.from_pretrained(folders[other]),
+            )
+    few = tmp_path / "few"
+    word_tokenizer(("day", "good"), "whitespace", "fallback", has_characters=False).save_pretrained(few)
+    for kind, other in (("stack", "elmo"), ("static", "few")):
+        arguments = CheckpointArguments(
+            model_name_or_path=str(folders[kind]), tokenizer_name=str(folders.get(other, few))
+        )
+        with pytest.raises(UserError, match=r"have the vocabulary of the encoder .*, found [24] others"):
+            load_tokenizer(arguments)
+    # The same words, split in another way, and words of which characters alone are read.
+    tweets = import_embeddings(
+        tmp_path / "tweet", glove=tmp_path / "static" / "glove.txt", tokenization="tweet"
+    )
+    for kind, other in (("static", tweets), ("elmo", folders["flair"]), ("flair", folders["stack"])):
+        arguments = CheckpointArguments(model_name_or_path=str(folders[kind]), tokenizer_name=str(other))
+        assert load_tokenizer(arguments).get_vocab() == AutoTokenizer.from_pretrained(other).get_vocab()
 
 
 @pytest.mark.parametrize("kind", WORD_ENCODERS)

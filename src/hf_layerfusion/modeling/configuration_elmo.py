@@ -31,6 +31,7 @@ class ElmoConfig(PreTrainedConfig):
     model_type = "elmo"
     word_level = True
     extra_inputs = ("char_ids",)
+    reads_ids = False
 
     char_embedding_size: int = 16
     filters: list[Any] | None = None

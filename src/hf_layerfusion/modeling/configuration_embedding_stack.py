@@ -48,6 +48,12 @@ class EmbeddingStackConfig(PreTrainedConfig):
         )
 
     @property
+    def reads_ids(self) -> bool:
+        """True if there is a static member, whose rows go by the ids."""
+        members: Any = self.members
+        return any(member["model_type"] == "static_embeddings" for member in members)
+
+    @property
     def extra_inputs(self) -> tuple[str, ...]:
         """Names of the inputs beside ids: `char_ids`, unless all members are static."""
         return () if self.context_free else ("char_ids",)

@@ -25,6 +25,7 @@ class FlairConfig(PreTrainedConfig):
     model_type = "flair"
     word_level = True
     extra_inputs = ("char_ids",)
+    reads_ids = False
 
     characters: list[str] | None = None
     char_embedding_sizes: list[int] | None = None

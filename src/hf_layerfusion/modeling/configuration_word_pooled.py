@@ -26,6 +26,7 @@ class WordPooledConfig(PreTrainedConfig):
     model_type = "word_pooled"
     word_level = True
     extra_inputs = ("char_ids",)
+    reads_ids = False
 
     encoder_config: dict[str, Any] | None = None
     tokenizer_size: int = 0

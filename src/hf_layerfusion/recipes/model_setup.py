@@ -37,7 +37,7 @@ from hf_layerfusion.recipes.recipe_arguments import (
     EncoderArguments,
     ModelArguments,
 )
-from hf_layerfusion.training.tokenizers import limit_length
+from hf_layerfusion.training.tokenizers import check_tokenizer, limit_length
 
 ARCHITECTURES: dict[str, Any] = {
     "gru_fusion": BertForGRUFusionClassification,
@@ -173,7 +173,7 @@ def load_tokenizer(
             it is left out, because the recipes clean texts themselves.
 
     Raises:
-        UserError: It cannot be loaded.
+        UserError: It cannot be loaded, or is not one of the encoder.
     """
     options = loading_options(arguments)
     model = resolve_path(arguments.model_name_or_path)
@@ -183,15 +183,21 @@ def load_tokenizer(
     except LOADING_ERRORS as error:
         option = "tokenizer_name" if arguments.tokenizer_name else "model_name_or_path"
         raise UserError(f"--{option} {name}: its tokenizer cannot be loaded: {one_line(error)}") from error
+    try:
+        config = AutoConfig.from_pretrained(model, **options)
+    except LOADING_ERRORS as error:
+        raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+    if arguments.tokenizer_name:
+        own = None
+        with suppress(*LOADING_ERRORS):  # an encoder without a tokenizer
+            own = AutoTokenizer.from_pretrained(model, **options).get_vocab()
+        check_tokenizer(tokenizer, config, f"--tokenizer_name {arguments.tokenizer_name}", own)
     if not keep_preparation:
         tokenizer = plain_tokenizer(tokenizer)
     if getattr(arguments, "window_size", None) is not None:
         tokenizer.model_max_length = LARGE_INTEGER  # texts of any length are read in windows
         return tokenizer
-    try:
-        limit_length(tokenizer, max_tokens(AutoConfig.from_pretrained(model, **options)))
-    except LOADING_ERRORS as error:
-        raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+    limit_length(tokenizer, max_tokens(config))
     return tokenizer
 
 

@@ -29,6 +29,7 @@ from hf_layerfusion.training.raw_texts import (
     text_columns,
 )
 from hf_layerfusion.training.task_data import LABELS
+from hf_layerfusion.training.tokenizers import check_tokenizer
 
 logger = logging.get_logger(__name__)
 
@@ -140,6 +141,9 @@ class RawData:
                 "processing_class, or tokenize them"
             )
         if self._encoder is None:
+            # Of other encoders a tokenizer may have tokens without an embedding, which no text has.
+            if getattr(getattr(self._config, "encoder_config", None), "word_level", False):
+                check_tokenizer(self._tokenizer, self._config, "processing_class")
             self._encoder = TextEncoder(self._tokenizer)
         if isinstance(rows, Dataset) and not len(rows):
             raise UserError(f"{where}: there must be rows, found none; check its source")
