@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from hf_layerfusion import (
     add_adapters,
     import_embeddings,
 )
+from hf_layerfusion.__main__ import main
 from hf_layerfusion.embeddings.word_tokenizers import word_tokenizer
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.recipes.model_setup import load_tokenizer
-from hf_layerfusion.recipes.recipe_arguments import CheckpointArguments
+from hf_layerfusion.recipes.model_setup import check_model, load_tokenizer
+from hf_layerfusion.recipes.recipe_arguments import CheckpointArguments, ModelArguments
+from hf_layerfusion.training.objectives import OBJECTIVES
 from tests.tiny_words import WORD_ENCODERS
 
 TEXTS = ["what a great day", "sad", "i hate this movie so much"]
@@ -129,3 +132,24 @@ def test_adapters_are_refused(kind: str, tmp_path: Path) -> None:
     model = BertForGRUFusionClassification.from_pretrained(WORD_ENCODERS[kind](tmp_path), fusion="scalar_mix")
     with pytest.raises(UserError, match=r"found word embeddings .* train them whole, with train_embeddings"):
         add_adapters(model, LoraConfig())
+
+
+@pytest.mark.parametrize("kind", WORD_ENCODERS)
+def test_commands_for_models_of_transformers_name_another_way(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(WORD_ENCODERS[kind](tmp_path))
+    message = (
+        r"AutoModel\w* knows, found word embeddings \('\w+'\); train a classifier around it .*gru_fusion"
+    )
+    with pytest.raises(UserError, match=message) as caught:
+        check_model(ModelArguments(model_name_or_path=folder, architecture="plain"))
+    assert "\n" not in str(caught.value)
+    text = tmp_path / "text.txt"
+    text.write_text("a great day\n")
+    for objective in OBJECTIVES:
+        options = {"model_name_or_path": folder, "train_file": text, "output_dir": tmp_path / objective}
+        given = [f"--{name}={value}" for name, value in options.items()]
+        with pytest.raises(SystemExit):
+            main(["pretrain", f"--objective={objective}", *given])
+        assert re.search(message, capsys.readouterr().err)

@@ -250,17 +250,18 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
     return with_adapters(model, arguments)
 
 
-def check_encoder(arguments: CheckpointArguments, alone: bool = False) -> None:
+def check_encoder(arguments: CheckpointArguments, auto_class: Any = None) -> None:
     """Check by its configuration that a checkpoint reads texts, before data are read.
 
     A checkpoint that cannot be opened is reported when it is loaded.
 
     Args:
         arguments: The checkpoint.
-        alone: Whether the model is used by itself rather than inside a model of the package.
+        auto_class: Auto class that loads the model by itself; None inside of a model of the package.
 
     Raises:
-        UserError: It reads images or speech, or returns what no model of the package can use.
+        UserError: It reads images or speech, returns what no model of the package can use, or holds word embeddings or
+            an architecture of which `auto_class` knows no model.
     """
     path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
     try:
@@ -268,9 +269,19 @@ def check_encoder(arguments: CheckpointArguments, alone: bool = False) -> None:
     except LOADING_ERRORS:
         return
     try:
-        (refuse_other_inputs if alone else refuse_unfit)(config)
+        (refuse_unfit if auto_class is None else refuse_other_inputs)(config)
     except ValueError as error:
         raise UserError(f"--model_name_or_path {arguments.model_name_or_path}: {one_line(error)}") from error
+    if auto_class is None:
+        return
+    is_words = getattr(config, "word_level", False)
+    remote = getattr(config, "auto_map", None) or {}
+    if is_words or not (type(config) in auto_class._model_mapping or auto_class.__name__ in remote):
+        raise UserError(
+            f"--model_name_or_path {arguments.model_name_or_path}: must be a model that {auto_class.__name__} knows, "
+            f"found {'word embeddings' if is_words else 'an encoder'} ('{config.model_type}'); train a classifier "
+            "around it (hf-layerfusion train --architecture gru_fusion or layer_pooling), or name another."
+        )
 
 
 def check_model(arguments: ModelArguments) -> None:
@@ -287,9 +298,10 @@ def check_model(arguments: ModelArguments) -> None:
     encoder_dropout(arguments)
     model_class = ARCHITECTURES[arguments.architecture]
     path, options = resolve_path(arguments.model_name_or_path), loading_options(arguments)
-    check_encoder(arguments, alone=arguments.architecture == "plain")
     if arguments.architecture == "plain":
+        check_encoder(arguments, model_class)
         return
+    check_encoder(arguments)
     with suppress(
         OSError, RuntimeError, NotImplementedError
     ):  # no such checkpoint, or one that cannot be built this way

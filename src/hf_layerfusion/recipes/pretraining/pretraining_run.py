@@ -261,7 +261,7 @@ def pretrain(
     with open_run(arguments, settings):
         if arguments.process_index == 0 and not arguments.dry_run:
             open_hub(arguments)
-        check_encoder(model_arguments, alone=True)
+        check_encoder(model_arguments, objective.model_class)
         tokenizer = load_tokenizer(model_arguments)
         seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
         streams, record = open_streams(data_arguments, tokenizer, seed, objective)
