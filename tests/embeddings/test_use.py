@@ -19,6 +19,7 @@ from hf_layerfusion import (
     LayerFusionTrainingArguments,
     add_adapters,
     import_embeddings,
+    verify_saved,
 )
 from hf_layerfusion.__main__ import main
 from hf_layerfusion.embeddings.word_tokenizers import word_tokenizer
@@ -71,6 +72,8 @@ def test_export(tmp_path: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         if kind == "static":
             assert export_onnx(model, tokenizer, tmp_path / "onnx") < 1e-4
+            assert [path.name for path in (tmp_path / "onnx").glob("*.py")] == ["modeling_gru_fusion.py"]
+            verify_saved(tmp_path / "onnx")
         else:
             with pytest.raises(
                 UserError, match=r"must read ids alone, found .* reads char_ids in a loop over words"

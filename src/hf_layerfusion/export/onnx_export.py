@@ -110,7 +110,10 @@ def export_onnx(
                 f"model: must give the same logits as its graph to {LARGEST_DIFFERENCE}, found a difference of "
                 f"{difference:.1e} with '{model.config.get_text_config().model_type}'; use another encoder."
             )
-        model.config.save_pretrained(unfinished)
+        if hasattr(model, "save_configuration"):
+            model.save_configuration(unfinished)  # with one file of code
+        else:
+            model.config.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         if quantize:
             quantize_onnx(unfinished)
