@@ -26,6 +26,7 @@ from hf_layerfusion.embeddings.word_tokenizers import word_tokenizer
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.model_setup import check_model, load_tokenizer
 from hf_layerfusion.recipes.recipe_arguments import CheckpointArguments, ModelArguments
+from hf_layerfusion.text_pipeline import PreparedTextClassificationPipeline
 from hf_layerfusion.training.objectives import OBJECTIVES
 from tests.tiny_words import WORD_ENCODERS
 
@@ -63,6 +64,7 @@ def test_a_vote_of_bert_and_word_embeddings(tiny_encoder_dir: str, tmp_path: Pat
 def test_export(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
+    from hf_layerfusion.export.onnx_classifier import OnnxClassifier
     from hf_layerfusion.export.onnx_export import export_onnx
 
     for kind, make in WORD_ENCODERS.items():
@@ -74,6 +76,11 @@ def test_export(tmp_path: Path) -> None:
             assert export_onnx(model, tokenizer, tmp_path / "onnx") < 1e-4
             assert [path.name for path in (tmp_path / "onnx").glob("*.py")] == ["modeling_gru_fusion.py"]
             verify_saved(tmp_path / "onnx")
+            classify = PreparedTextClassificationPipeline(model=model, tokenizer=tokenizer)
+            answers = OnnxClassifier(tmp_path / "onnx")(["", *TEXTS, " "], batch_size=2)
+            for found, expected in zip(answers, classify(["", *TEXTS, " "]), strict=True):
+                assert found["score"] == pytest.approx(expected["score"], abs=1e-5)
+            assert OnnxClassifier(tmp_path / "onnx")("") == [answers[0]] == [answers[-1]]
         else:
             with pytest.raises(
                 UserError, match=r"must read ids alone, found .* reads char_ids in a loop over words"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -36,6 +37,9 @@ class OnnxModel(PreTrainedModel):
 
     def forward(self, **inputs: torch.Tensor) -> SequenceClassifierOutput:
         """Classify texts, `[B, T]` or `[B, 2, T]`, with the inputs of the exported model."""
+        if inputs["input_ids"].shape[-1] == 0:
+            # Of texts without a token onnxruntime ends the process: they get one that is masked.
+            inputs = {name: F.pad(value, (0, 1)) for name, value in inputs.items()}
         feed = {name: value.cpu().numpy() for name, value in inputs.items() if name in self.input_names}
         return SequenceClassifierOutput(logits=torch.from_numpy(self.session.run(["logits"], feed)[0]))
 
