@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModel, AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerFast
 
-from hf_layerfusion import BertForGRUFusionClassification, import_embeddings
+from hf_layerfusion import BertForGRUFusionClassification, Ensemble, import_embeddings
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.model_setup import load_tokenizer
 from hf_layerfusion.recipes.recipe_arguments import ModelArguments
@@ -169,11 +169,16 @@ def test_no_more_words_than_the_encoder_takes_subwords(subwords: Path, tmp_path:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         classify = PreparedTextClassificationPipeline(model=model, tokenizer=tokenizer)
         words = ["good"] * most
-        assert classify(" ".join([*words, "bad"])) == classify(" ".join(words)) != classify("bad")
+        long = " ".join([*words, "bad"])
+        assert classify(long) == classify(" ".join(words)) != classify("bad")
+        model.save_pretrained(tmp_path / f"{name}-model")
+        tokenizer.save_pretrained(tmp_path / f"{name}-model")
+        ensemble = Ensemble.of([str(tmp_path / f"{name}-model")], "average_probabilities")
+        assert ensemble([long])[0]["score"] == pytest.approx(classify(long)[0]["score"], abs=1e-6)
         with pytest.raises(
             ValueError, match=rf"at most {most} tokens, .* found {most + 1}; .*max_length={most}\)\.$"
         ):
-            model(**tokenizer(" ".join([*words, "bad"]), return_tensors="pt"))
+            model(**tokenizer(long, return_tensors="pt"))
 
 
 def test_both_are_members_of_a_stack(subwords: Path, model2vec: Path, tmp_path: Path) -> None:

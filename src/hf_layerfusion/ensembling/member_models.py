@@ -144,9 +144,12 @@ class MemberModel:
         self.has_named_tasks = ONLY_TASK not in self.tasks
         self.sha256 = files_hash(folder)
         self._cleaners: dict[str, Callable[[str], str] | None] = {}
-        self.max_positions = None  # where long texts are read in windows
+        self.most_tokens: int | None = None  # where long texts are read in windows
         if getattr(config, "window_size", None) is None:
-            self.max_positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+            encoder = config.get_text_config()
+            positions = getattr(encoder, "max_position_embeddings", None)
+            # Some models number their positions from 2.
+            self.most_tokens = getattr(encoder, "max_words", None if positions is None else positions - 2)
 
     def seen_texts(self) -> list[tuple[str, dict[str, Hashes] | None]]:
         """Return its name with the hashes of the texts that it was trained and selected on; None where these are
@@ -234,8 +237,7 @@ class MemberModel:
         """Return the maximum number of tokens in a list, which is empty if it is unknown."""
         if tokenizer.model_max_length < _NO_LIMIT:
             return [tokenizer.model_max_length]
-        # Some models number their positions from 2.
-        return [] if self.max_positions is None else [self.max_positions - 2]
+        return [] if self.most_tokens is None else [self.most_tokens]
 
     @torch.inference_mode()
     def _predict(self, task: str, rows: Rows, max_length: int | None, raw: bool) -> Array:
