@@ -29,7 +29,7 @@ def pads_empty_texts(method: Method) -> Method:
 
 
 def have_tokens(input_ids: torch.Tensor | None, encoder_states: torch.Tensor | None) -> bool:
-    """Return whether ids `[..., T]` and states `[..., R, T, H]`, where they are given, are those of any token."""
+    """Return whether ids `[..., T]` and states `[..., R, T, H]`, where they are given, have a token."""
     if encoder_states is not None and encoder_states.dim() >= 4 and encoder_states.shape[-2] == 0:
         return False
     return input_ids is None or input_ids.shape[-1] > 0
