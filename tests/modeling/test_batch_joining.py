@@ -56,7 +56,7 @@ def test_embeddings_are_padded_with_zeros() -> None:
         (
             {"input_ids": torch.ones(1, 2), "inputs_embeds": torch.ones(1, 2, 3)},
             False,
-            "either `input_ids` or",
+            "one of `input_ids`, `inputs_embeds` and `encoder_states`, found",
         ),
         (
             {"input_ids": torch.ones(1, 2, 3)},

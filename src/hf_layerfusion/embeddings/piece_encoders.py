@@ -17,7 +17,7 @@ from hf_layerfusion.embeddings.word_vectors import ReadOptions
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line, shortened
 from hf_layerfusion.hub.encoder import is_hub_id
 from hf_layerfusion.modeling.configuration_word_pooled import WordPooledConfig
-from hf_layerfusion.modeling.encoders import without_pooler
+from hf_layerfusion.modeling.encoders import max_tokens, without_pooler
 from hf_layerfusion.modeling.modeling_word_pooled import WordPooledModel
 
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
@@ -173,7 +173,7 @@ def read_encoder(name: Path, options: ReadOptions) -> WordPooledModel:
             f"--encoder {name}: must have a tokenizer with subwords, found special tokens alone, which is what "
             "transformers makes of a folder without the tokenizer's files; save the tokenizer there."
         )
-    limits = [tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", None)]
+    limits = [tokenizer.model_max_length, max_tokens(encoder.config)]
     most = min((limit for limit in limits if limit is not None), default=None)
     return pooled(encoder, backend.to_str(), None if most is None or most > 10**6 else int(most))
 
