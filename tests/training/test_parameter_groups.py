@@ -20,11 +20,8 @@ from transformers import (
 from hf_layerfusion import CerbertusConfig, CerbertusForMultitask
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.callbacks import EpochDecay
-from hf_layerfusion.training.parameter_groups import (
-    freeze_encoder,
-    group_rows,
-    parameter_groups,
-)
+from hf_layerfusion.training.model_preparation import group_rows
+from hf_layerfusion.training.parameter_groups import freeze_encoder, parameter_groups
 from hf_layerfusion.training.parameter_parts import parameter_parts
 from tests.tiny import tiny_config
 from tests.training.small import small_arguments, small_model
@@ -228,6 +225,8 @@ def test_the_rows_of_a_dry_run_hold_every_parameter_once(tmp_path: Path) -> None
         "layer_1", "layer_1_no_decay", "encoder", "encoder_no_decay", "fusion", "fusion_no_decay", "frozen",
     ]  # fmt: skip
     assert sum(int(row[4].replace(",", "")) for row in rows) == sum(p.numel() for p in model.parameters())
+    with pytest.raises(UserError, match="head_first_epochs needs a model that takes encoder_states"):
+        group_rows(model, small_arguments(tmp_path, head_first_epochs=1))
 
 
 def test_an_encoder_without_a_list_of_layers_is_refused(tmp_path: Path) -> None:

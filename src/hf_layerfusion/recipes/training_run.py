@@ -97,7 +97,7 @@ from hf_layerfusion.recipes.token_limit import with_token_limit
 from hf_layerfusion.run_layout import LAYER_USE_FILE, PLOTS, figure, records
 from hf_layerfusion.storage import write_json
 from hf_layerfusion.training.collators import PaddingCollator
-from hf_layerfusion.training.parameter_groups import group_rows
+from hf_layerfusion.training.model_preparation import group_rows
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)

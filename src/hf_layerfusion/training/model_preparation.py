@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-from transformers import set_seed
+from torch import nn
+from transformers import Trainer, set_seed
 from transformers.trainer_utils import number_of_arguments
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.adapters import check_adapters
 from hf_layerfusion.training.frozen_state_cache import check_cacheable
-from hf_layerfusion.training.parameter_groups import freeze_encoder
+from hf_layerfusion.training.parameter_groups import freeze_encoder, parameter_groups
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 
@@ -49,3 +50,24 @@ def prepare_model(model: Any, args: LayerFusionTrainingArguments) -> None:
             f"gradient_surgery={args.gradient_surgery} needs parameters that tasks share, found freeze_encoder=True, "
             "which trains the head of each alone; leave surgery out"
         )
+
+
+def group_rows(model: nn.Module, args: LayerFusionTrainingArguments) -> list[list[str]]:
+    """Return the rows that `--dry_run` prints of parameter groups: name, rate, weight decay, tensors, parameters.
+
+    The last row is of what is frozen. No Trainer is made, as it would make the output folder.
+
+    Raises:
+        UserError: as `prepare_model` and `parameter_groups`.
+    """
+    prepare_model(model, args)
+    decay_names = Trainer.get_decay_parameter_names(cast(Any, None), model)
+
+    def row(name: str, rate: str, decay: str, parameters: list[nn.Parameter]) -> list[str]:
+        total = sum(parameter.numel() for parameter in parameters)
+        return [name, rate, decay, f"{len(parameters)}", f"{total:,}"]
+
+    groups = parameter_groups(model, args, decay_names)
+    rows = [row(g["name"], f"{g['lr']:.3g}", f"{g['weight_decay']:g}", g["params"]) for g in groups]
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    return [*rows, row("frozen", "0", "", frozen)] if frozen else rows

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
-from transformers import Trainer
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.training_args import OptimizerNames
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.adapters import check_adapters
 from hf_layerfusion.training.parameter_parts import (
     EMBEDDINGS,
     FUSION,
@@ -139,25 +137,3 @@ def takes_groups(
             "choose another, such as adamw_torch, or leave the option out"
         )
     return False
-
-
-def group_rows(model: nn.Module, args: LayerFusionTrainingArguments) -> list[list[str]]:
-    """Return the rows that `--dry_run` prints of parameter groups: name, rate, weight decay, tensors, parameters.
-
-    The last row is of what is frozen. No Trainer is made, as it would make the output folder.
-
-    Raises:
-        UserError: as `check_adapters`, `freeze_encoder` and `parameter_groups`.
-    """
-    check_adapters(model, args)
-    freeze_encoder(model, args)
-    decay_names = Trainer.get_decay_parameter_names(cast(Any, None), model)
-
-    def row(name: str, rate: str, decay: str, parameters: list[nn.Parameter]) -> list[str]:
-        total = sum(parameter.numel() for parameter in parameters)
-        return [name, rate, decay, f"{len(parameters)}", f"{total:,}"]
-
-    groups = parameter_groups(model, args, decay_names)
-    rows = [row(g["name"], f"{g['lr']:.3g}", f"{g['weight_decay']:g}", g["params"]) for g in groups]
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    return [*rows, row("frozen", "0", "", frozen)] if frozen else rows

@@ -37,7 +37,7 @@ from hf_layerfusion.recipes.run_folder import (
     run_settings,
 )
 from hf_layerfusion.recipes.search.search_run import check_search, run_with_best
-from hf_layerfusion.training.parameter_groups import group_rows
+from hf_layerfusion.training.model_preparation import group_rows
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 

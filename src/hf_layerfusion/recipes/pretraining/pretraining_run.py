@@ -35,8 +35,8 @@ from hf_layerfusion.recipes.run_folder import (
 )
 from hf_layerfusion.run_layout import RESULTS_FILE, START_FILE, find, records
 from hf_layerfusion.storage import read_object, writable, write_json
+from hf_layerfusion.training.model_preparation import group_rows
 from hf_layerfusion.training.objectives import Objective, make_objective
-from hf_layerfusion.training.parameter_groups import group_rows
 from hf_layerfusion.training.pretraining import PretrainingTrainer, check_arguments
 from hf_layerfusion.training.text_stream import TextStream
 from hf_layerfusion.training.trainer_card import NO_METRIC
