@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -310,6 +311,8 @@ def test_card_and_mistakes_show_texts_and_figures(run):
 def test_tasks_left_out_of_training_keep_their_drawn_heads(call, tmp_path):
     call(tmp_path / "run", "--train_tasks", "sst5", num_train_epochs=1, num_task_layers=0)
     trained = load_file(tmp_path / "run" / "model.safetensors")
+    rows = re.search(r"\btrain (\d+)", (tmp_path / "run" / "README.md").read_text())
+    assert rows is not None and int(rows[1]) < 80, "those of sst5 alone, without a tenth to choose on"
     call(tmp_path / "none", "--train_tasks", "sst5", num_train_epochs=1, num_task_layers=0, learning_rate=0)
     drawn = load_file(tmp_path / "none" / "model.safetensors")
     same = {name for name in trained if torch.equal(trained[name], drawn[name])}

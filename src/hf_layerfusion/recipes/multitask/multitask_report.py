@@ -226,7 +226,7 @@ def multitask_card_facts(
         **fields,
         **measured_fields(result.history, result.training_seconds, training_arguments),
         parameters=result.parameters,
-        num_examples=_examples(data),
+        num_examples=_examples(data, data_arguments.train_tasks or list(data.tasks)),
         metrics={
             split: found for split, found in result.metrics.items() if found and split != "best_of_each"
         },
@@ -280,9 +280,11 @@ def best_of_each_section(
     ]
 
 
-def _examples(data: MultitaskData) -> dict[str, int]:
+def _examples(data: MultitaskData, trained: Sequence[str]) -> dict[str, int]:
+    """Return the rows of each split over all tasks; of training those of the tasks that were trained."""
     counts: dict[str, int] = {}
-    for prepared in data.prepared.values():
+    for name, prepared in data.prepared.items():
         for split, rows in prepared.splits.items():
-            counts[split] = counts.get(split, 0) + len(rows)
+            if split != "train" or name in trained:
+                counts[split] = counts.get(split, 0) + len(rows)
     return counts
