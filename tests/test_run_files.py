@@ -128,6 +128,21 @@ def test_the_runs_of_a_table_were_scored_on_the_same_examples() -> None:
             assert found == expected, (path, other, task)
 
 
+def test_runs_of_the_same_settings_answer_the_same() -> None:
+    """A run that went on from a checkpoint of the model alone, and says so nowhere, is told apart by its twin."""
+    left_out = ("save_only_model", "save_total_limit")
+    answers: dict[str, dict[str, Any]] = {}
+    twins = 0
+    for file in RUN_FILES:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        settings = {name: value for name, value in content["settings"].items() if name not in left_out}
+        fold = file.stem.partition("fold-")[2]
+        first = answers.setdefault(json.dumps([settings, fold], sort_keys=True), content)
+        twins += first is not content
+        assert first["predictions"] == content["predictions"], file
+    assert twins > 0
+
+
 def test_the_settings_of_each_are_sound(tmp_path: Path) -> None:
     """By the arguments of today, which refuse a metric's wrong direction and what excludes each other."""
     kinds, seen = recipes(), set()
