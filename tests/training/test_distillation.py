@@ -16,7 +16,7 @@ from hf_layerfusion.training.distillation import distillation_loss, soft_loss
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.modeling.cases import build
 from tests.tiny import tiny_tokenizer
-from tests.training.small import rows, small_model, small_trainer, weights_digest
+from tests.training.small import rows, small_arguments, small_model, small_trainer, weights_digest
 from tests.training.small_tasks import tasks_trainer
 from tests.training.test_frozen_state_cache import frozen_trainer
 
@@ -212,13 +212,7 @@ def test_the_head_is_trained_first_by_the_teacher_too(tmp_path: Path) -> None:
         torch.manual_seed(1)
         trainer = LayerFusionTrainer(
             build("mean-cls"),
-            small_trainer(
-                tmp_path,
-                head_first_epochs=1,
-                learning_rate=0.01,
-                distillation_weight=weight,
-                train=taught(32),
-            ).args,
+            small_arguments(tmp_path, head_first_epochs=1, learning_rate=0.01, distillation_weight=weight),
             train_dataset=taught(32, 3),
             processing_class=tiny_tokenizer(),
         )

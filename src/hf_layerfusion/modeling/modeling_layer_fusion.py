@@ -464,5 +464,5 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
             given["output_attentions"] = self.config.output_attentions
         if inputs_embeds is not None:
             given["inputs_embeds"] = inputs_embeds
-        refuse_long(given, self._positions, self.encoder.config)
+        refuse_long(given, self._positions, self.config.get_text_config())
         return complete_inputs(self.encoder, given)
