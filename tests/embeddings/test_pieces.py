@@ -131,7 +131,7 @@ def test_states_of_an_encoder_are_averaged_over_each_word_s_subwords(subwords: P
 def test_texts_are_cut_to_the_subwords_that_the_encoder_takes(
     subwords: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As transformers cuts them; the words beyond have zeros, and a warning says so once."""
+    """Words beyond the last subword that the encoder takes get zeros, with one warning."""
     folder = import_embeddings(tmp_path / "encoder", encoder=subwords)
     model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     encoder, own = AutoModel.from_pretrained(subwords).eval(), AutoTokenizer.from_pretrained(subwords)

@@ -267,7 +267,7 @@ def test_labels_that_no_probe_is_fitted_to_are_refused_before_texts_are_encoded(
         tasks_of(mood={"problem_type": "multi_label_classification", "loss": "binary_cross_entropy"})
     )
     with pytest.raises(UserError, match="task 'mood': init_from_probe needs one class or value a text"):
-        check_probe_start(several, {"mood": rows["mood"]})
+        check_probe_start(several, ["mood"])
 
 
 def test_a_cosine_head_that_is_not_trained_needs_no_probe(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation import linear_probe
 from hf_layerfusion.evaluation.linear_probe import fit_linear_probe
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
+from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.modeling.cases import build
-from tests.training.small import rows
+from tests.tiny import tiny_tokenizer
+from tests.training.small import rows, small_arguments
 from tests.training.test_frozen_state_cache import frozen_trainer
 
 
@@ -132,3 +134,27 @@ def test_refusals(tmp_path: Path) -> None:
             tmp_path, build("concat-mean", problem_type="multi_label_classification"), tmp_path / "states",
             init_from_probe=True,
         )  # fmt: skip
+
+
+def test_labels_that_the_users_collator_makes_are_not_judged_before(tmp_path: Path) -> None:
+    def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        texts = [{name: row[name] for name in ("input_ids", "attention_mask")} for row in batch]
+        names = ["low", "middle", "high"]
+        made = torch.tensor([names.index(row["labels"]) for row in batch])
+        return {**tiny_tokenizer().pad(texts, return_tensors="pt"), "labels": made}
+
+    named = [{**row, "labels": ["low", "middle", "high"][row["labels"]]} for row in rows(24, 3)]
+    trainer = LayerFusionTrainer(
+        build("concat-mean"),
+        small_arguments(
+            tmp_path / "run",
+            freeze_encoder=True,
+            cache_frozen_states=str(tmp_path / "states"),
+            init_from_probe=True,
+            max_steps=1,
+            remove_unused_columns=False,
+        ),
+        train_dataset=named,
+        data_collator=collate,
+    )
+    trainer.train()

@@ -249,15 +249,13 @@ class CerbertusForMultitask(CerbertusPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Run the encoder that all tasks share and return the states that they read, `[B, R, T, H]`.
-
-        They are the layers and tokens of `state_spec`, with T = 1 or 2 if these are one or two vectors per text. Pass
-        them as `encoder_states` to skip the encoder.
+        """Run the encoder that all tasks share and return the states that they read, `[B, R, T, H]`; see
+        `LayerFusionModel.read_states`.
 
         Args:
             input_ids: Token ids `[B, T]`; of siamese pairs the rows of both texts, as `flatten(0, 1)` makes them.
-            attention_mask: `[B, T]`, 1 for real tokens, 0 for padding.
-            token_type_ids: `[B, T]`, for encoders that distinguish the texts of a pair.
+            attention_mask: As `token_type_ids`, an input of the encoder, `[B, T]`.
+            token_type_ids: See above.
             kwargs: The encoder's `extra_inputs`.
 
         Raises:

@@ -276,6 +276,7 @@ def check_encoder(arguments: CheckpointArguments, auto_class: Any = None) -> Non
         return
     is_words = getattr(config, "word_level", False)
     remote = getattr(config, "auto_map", None) or {}
+    # Private, as transformers has no public way to ask an Auto class for what it knows before it loads weights.
     if is_words or not (type(config) in auto_class._model_mapping or auto_class.__name__ in remote):
         raise UserError(
             f"--model_name_or_path {arguments.model_name_or_path}: must be a model that {auto_class.__name__} knows, "

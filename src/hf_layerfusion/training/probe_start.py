@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
@@ -59,19 +60,18 @@ class ProbeStart(TrainerCallback):
                 )
 
 
-def check_probe_start(model: Any, rows: Mapping[str, Any]) -> None:
-    """Check that a model's head can start from a probe, before anything is encoded.
+def check_probe_start(model: Any, tasks: Iterable[str] = (ONE_TASK,)) -> None:
+    """Check that the heads of a model can start from a probe.
 
     Args:
         model: the model.
-        rows: the training data of each task, or of `ONE_TASK`.
+        tasks: the tasks that are trained.
 
     Raises:
-        UserError: a head that does not end in one dense layer, labels of several classes a text, or labels on which no
-            probe can be fitted.
+        UserError: a head that does not end in one dense layer, or labels of several classes a text.
     """
-    for task, of_task in rows.items():
-        where = f"task '{task}': " if task else ""
+    for task in tasks:
+        where = _place(task)
         if _last_layer(model, task) is None:
             raise UserError(
                 f"{where}init_from_probe needs a head that ends in one dense layer on a vector of the text, found "
@@ -88,9 +88,23 @@ def check_probe_start(model: Any, rows: Mapping[str, Any]) -> None:
                 f"{where}init_from_probe needs one class or value a text, found "
                 "problem_type='multi_label_classification'; leave it out"
             )
-        dataset = TaskDataset(task or "one", of_task, "training")
-        if dataset.has_labels:
-            _probe_targets(model, task, np.asarray(dataset.column(LABELS)))
+
+
+def check_probe_labels(model: Any, rows: Mapping[str, Any]) -> None:
+    """Check that a probe can be fitted to the labels of training data, before texts are encoded.
+
+    Args:
+        model: the model, which has passed `check_probe_start`.
+        rows: the training data of each task, or of `ONE_TASK`; streams and rows without `labels` are not checked.
+
+    Raises:
+        UserError: labels on which no probe can be fitted.
+    """
+    for task, of_task in rows.items():
+        if has_length(of_task) and len(of_task):
+            dataset = TaskDataset(task or "one", of_task, "training")
+            if dataset.has_labels:
+                _probe_targets(model, task, np.asarray(dataset.column(LABELS)))
 
 
 @torch.no_grad()
@@ -197,8 +211,11 @@ def _probe_targets(
 
 
 def _refusal(task: str, error: ValueError) -> UserError:
-    where = f"task '{task}': " if task else ""
-    return UserError(f"{where}init_from_probe: {error}, or leave init_from_probe out")
+    return UserError(f"{_place(task)}init_from_probe: {error}, or leave init_from_probe out")
+
+
+def _place(task: str) -> str:
+    return f"task '{task}': " if task else ""
 
 
 def _has_one_logit(model: Any, task: str) -> bool:

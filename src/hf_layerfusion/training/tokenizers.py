@@ -1,4 +1,4 @@
-"""Whether a tokenizer fits a model, and limits on the length of the texts that a saved one gives it."""
+"""Checks that a tokenizer fits a model, and limits on the length of the texts that a saved one gives it."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -61,6 +61,7 @@ from hf_layerfusion.training.distillation import Distillation, TeacherCollator, 
 from hf_layerfusion.training.divergence import DivergenceGuard, SkippedSteps
 from hf_layerfusion.training.frozen_state_cache import (
     ENCODER_STATES,
+    PADDING_COLLATORS,
     FrozenStateCache,
     StateCollator,
     count_operations,
@@ -90,7 +91,7 @@ from hf_layerfusion.training.loss_weighting import (
 )
 from hf_layerfusion.training.model_preparation import PreparedModelInit, prepare_model
 from hf_layerfusion.training.parameter_groups import parameter_groups, takes_groups
-from hf_layerfusion.training.probe_start import ProbeStart, check_probe_start
+from hf_layerfusion.training.probe_start import ProbeStart, check_probe_labels, check_probe_start
 from hf_layerfusion.training.raw_data import RawData
 from hf_layerfusion.training.resumed_log import ResumedLog
 from hf_layerfusion.training.samplers import SeededSampler, seeded_sampler
@@ -315,7 +316,11 @@ class LayerFusionTrainer(Trainer):
                 )
             )
         if args.init_from_probe and self.train_dataset is not None:
-            check_probe_start(self.model, self._training_rows())
+            rows = self._training_rows()
+            check_probe_start(self.model, rows)
+            collate = self.data_collator if self.tasks is None else self.tasks.collator.collate
+            if isinstance(collate, PADDING_COLLATORS):  # one of the user's may make labels of anything
+                check_probe_labels(self.model, rows)
         if args.cache_frozen_states is not None:
             self.add_callback(ProbeStart(self.training_states))
         if args.epoch_decay != 1 and self.lr_scheduler is None:
