@@ -9,11 +9,12 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
-from hf_layerfusion import BertForGRUFusionClassification, LayerFusionTrainer, LayerFusionTrainingArguments
+from hf_layerfusion import BertForGRUFusionClassification, LayerFusionTrainer
 from hf_layerfusion.regularizers.noise_sites import EmbeddingNoise
 from hf_layerfusion.training.collators import PaddingCollator
 from tests.tiny import tiny_texts
 from tests.tiny_words import WORD_ENCODERS
+from tests.training.small import small_arguments
 
 
 @pytest.mark.parametrize("kind", WORD_ENCODERS)
@@ -32,15 +33,11 @@ def test_cached_states_train_the_same_weights(kind: str, tmp_path: Path) -> None
             dense_size=0,
             classifier_dropout=0.0,
         )
-        arguments = LayerFusionTrainingArguments(
-            output_dir=str(tmp_path / "run"),
+        arguments = small_arguments(
+            tmp_path / "run",
             per_device_train_batch_size=8,
             num_train_epochs=2,
             cache_frozen_states=cache,
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
         )
         trainer = LayerFusionTrainer(
             model,
@@ -63,15 +60,11 @@ def test_empty_texts_are_trained_on_and_predicted_alike(kind: str, tmp_path: Pat
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = [{**tokenizer(text), "labels": 1} for text in ("", "", "", " ", "", "good day")]
     for cache in (None, str(tmp_path / "cache")):
-        arguments = LayerFusionTrainingArguments(
-            output_dir=str(tmp_path / "run"),
+        arguments = small_arguments(
+            tmp_path / "run",
             per_device_train_batch_size=2,
             per_device_eval_batch_size=2,
             cache_frozen_states=cache,
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
         )
         trainer = LayerFusionTrainer(
             BertForGRUFusionClassification.from_pretrained(folder, fusion="scalar_mix"),
