@@ -13,7 +13,8 @@ from hf_layerfusion.recipes.multitask.multitask_run import train_tasks
 from hf_layerfusion.recipes.recipe_arguments import option, secret
 from hf_layerfusion.recipes.training_run import classify
 from reproduction.release import Release, choose_releases, measured_releases, public_releases
-from reproduction.run_recipes import RUN_RECIPES, arguments_of, in_folder, task_entries
+from reproduction.run_recipes import RUN_RECIPES, arguments_of, task_entries
+from reproduction.run_table import in_folder
 
 
 @dataclass

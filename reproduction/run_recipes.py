@@ -9,9 +9,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from datasets import Dataset
-from transformers import HfArgumentParser, PreTrainedTokenizerBase
+from transformers import EvalPrediction, HfArgumentParser, PreTrainedTokenizerBase
 
+from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.hub.environment import hardware_name, library_environment
 from hf_layerfusion.recipes.best_metric import with_metric
 from hf_layerfusion.recipes.data_preparation import PreparedData, prepare, tokenize
@@ -47,16 +49,26 @@ from hf_layerfusion.recipes.recipe_arguments import (
     TweetTrainingArguments,
 )
 from hf_layerfusion.recipes.run_report import epoch_rows
+from hf_layerfusion.recipes.teaching import (
+    check_teacher,
+    open_teacher,
+    raw_rows,
+    teacher_record,
+    with_predictions,
+    with_unlabelled,
+    with_weight,
+)
 from hf_layerfusion.recipes.training_run import make_trainer, train_and_predict
 from hf_layerfusion.run_layout import SETTINGS_FILE, find
 from hf_layerfusion.storage import read_object, write_json
+from reproduction.run_table import in_folder
+from reproduction.run_teachers import members_cost
 
 Settings: TypeAlias = dict[str, Any]
 Prepared: TypeAlias = tuple[PreparedData, dict[str, Dataset]]
 
 # Settings that may change when a run is resumed.
 RESUME_SETTINGS = ("output_dir", "resume_from_checkpoint", "disable_tqdm")
-FILE_SETTINGS = ("train_file", "validation_file", "test_file")
 TOKENIZER_SETTINGS = ("model_name_or_path", "tokenizer_name", "model_revision")
 
 
@@ -79,6 +91,8 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> RunR
         model_arguments, data_arguments, training_arguments = HfArgumentParser(classes).parse_dict(
             in_folder(settings, data_dir)
         )
+        training_arguments = with_weight(data_arguments, training_arguments)
+        teacher = open_teacher(data_arguments, training_arguments)
         parts, tokenizer = _prepared(
             data_class,
             _tokenizer_key(model_arguments),
@@ -86,8 +100,14 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> RunR
             encodes_pairs_separately(model_arguments),
         )
         data, encoded = parts[0 if fold is None else fold - 1]
-        record = data_record(data)
+        record, taught = data_record(data), {}
+        if teacher is not None:
+            check_teacher(teacher, data.schema)
+            record |= teacher_record(teacher)
+            taught["teacher"] = members_cost(data_arguments.teacher)
         _store_settings(settings, record, vars(data_arguments))
+        if teacher is not None:
+            encoded = with_predictions(teacher, data, encoded)
         training_arguments = with_metric(training_arguments, data.schema.problem_type)
         trainer = make_trainer(data, encoded, tokenizer, model_arguments, training_arguments)
         result = train_and_predict(trainer, encoded)
@@ -102,10 +122,40 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> RunR
             "predictions": _joined_predictions(result.logits),
             "labels": "" if result.labels is None else _numbers(result.labels),
             "layer_use": None if use is None else dataclasses.asdict(use),
+            **taught,
             **_machine(training_arguments),
         }
 
     return RunRecipe(classes, train)
+
+
+def _ensemble(model_class: type, data_class: type, training_class: type) -> RunRecipe:
+    """Return the recipe of a row that trains nothing itself: the test predictions of a teacher's averaged members."""
+    classes = (model_class, data_class, training_class)
+
+    def predict(settings: Settings, fold: int | None, data_dir: Path) -> dict[str, Any]:
+        _, data_arguments, training_arguments = HfArgumentParser(classes).parse_dict(
+            in_folder(settings, data_dir)
+        )
+        data = prepare(data_arguments)
+        teacher = open_teacher(data_arguments, training_arguments)
+        if teacher is None:
+            raise UserError("a row of an ensemble needs teacher_members, found none; name them.")
+        check_teacher(teacher, data.schema)
+        test, problem = data.splits["test"], data.schema.problem_type
+        logits = teacher.logits(raw_rows(test, data.text_columns), problem, data.schema.names)
+        labels = np.asarray(column_values(test, "label"))
+        return {
+            "metrics": {"test": compute_metrics_for(problem)(EvalPrediction(logits, labels))},
+            **members_cost(data_arguments.teacher),
+            "num_examples": {name: len(split) for name, split in data.splits.items()},
+            DATA: data_record(data) | teacher_record(teacher),
+            "predictions": _joined_predictions(logits),
+            "labels": _numbers(labels),
+            **_machine(training_arguments),
+        }
+
+    return RunRecipe(classes, predict)
 
 
 def _store_settings(settings: Settings, record: DataRecord, files: Mapping[str, Any]) -> None:
@@ -131,12 +181,6 @@ def _store_settings(settings: Settings, record: DataRecord, files: Mapping[str, 
     write_json(path, content | {DATA: record})
 
 
-def in_folder(settings: Settings, data_dir: Path) -> Settings:
-    """Return the settings with file names resolved in a folder."""
-    files = {name: str(data_dir / settings[name]) for name in FILE_SETTINGS if settings.get(name)}
-    return {**settings, **files}
-
-
 def _tokenizer_key(arguments: CheckpointArguments) -> str:
     return json.dumps({name: getattr(arguments, name) for name in TOKENIZER_SETTINGS})
 
@@ -149,6 +193,7 @@ def _prepared(
     arguments = data_class(**json.loads(data_settings))
     tokenizer = load_tokenizer(CheckpointArguments(**json.loads(tokenizer_settings)))
     parts = prepare_folds(arguments) if arguments.folds else [prepare(arguments)]
+    parts = [with_unlabelled(data, arguments) for data in parts]
     encoded = [tokenize(data, tokenizer, arguments, separate_pairs=separate_pairs) for data in parts]
     return list(zip(parts, encoded, strict=True)), tokenizer
 
@@ -246,6 +291,7 @@ RUN_RECIPES: dict[str, RunRecipe] = {
     "absa": _one_task(PoolingModelArguments, AbsaDataArguments, AbsaTrainingArguments),
     "nli": _one_task(PoolingModelArguments, NliDataArguments, NliTrainingArguments),
     "text": _one_task(TextModelArguments, TextDataArguments, TextTrainingArguments),
+    "text-ensemble": _ensemble(TextModelArguments, TextDataArguments, TextTrainingArguments),
     "multitask": RunRecipe(MULTITASK_CLASSES, _train_tasks),
 }
 """Recipes by the names that tables use. A new script is a row here."""

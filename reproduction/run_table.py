@@ -9,6 +9,10 @@ from typing import Any
 
 from hf_layerfusion.errors import UserError, nearest
 
+FILE_SETTINGS = ("train_file", "validation_file", "test_file", "unlabelled_file")
+TEACHER_MEMBERS = "teacher_members"
+"""The setting with the models that a run's teacher averages: the settings of each, complete in themselves."""
+
 
 @dataclass(frozen=True)
 class TableRun:
@@ -54,8 +58,9 @@ class RunTable:
         data: data arguments; files are relative to the data folder.
         common: settings of every run; with `folds` each run is a cross-validation.
         seeds: seeds of rows without their own.
-        variants: rows in order: `settings`, and optionally `seeds`, a `baseline` and the `figure` that the source
-            reports.
+        variants: rows in order: `settings`, and optionally `seeds`, a `baseline`, the `figure` that the source
+            reports, a `recipe` of the row's own, and a `teacher` that the row learns from: `variants` and `seeds`,
+            whose models are trained on the row's data and averaged (`run_teachers`).
         recipe: a key of `run_recipes.RUN_RECIPES`, whose defaults apply where nothing is set.
         also: further metrics to report.
         plotted_variant: a row of several tasks; the predictions of its first run are plotted for each task.
@@ -102,12 +107,30 @@ class RunTable:
         """Return all runs, ordered by seed and fold; `overrides` are settings that override the table's."""
         runs = []
         for variant, row in self.variants.items():
-            settings = {**self.data, **self.common, **row.get("settings", {}), **(overrides or {})}
+            settings, recipe = self._settings(variant, overrides), row.get("recipe", self.recipe)
             for seed in row.get("seeds", self.seeds):
+                drawn = {"split_seed": seed} if self.draws else {}
+                run_settings = {**settings, "seed": seed, **drawn}
+                if "teacher" in row:
+                    run_settings[TEACHER_MEMBERS] = [
+                        {**self._settings(member, overrides), "seed": member_seed, **drawn}
+                        for member in row["teacher"]["variants"]
+                        for member_seed in row["teacher"]["seeds"]
+                    ]
                 for fold in range(1, settings["folds"] + 1) if "folds" in settings else (None,):
-                    run_settings = {**settings, "seed": seed} | ({"split_seed": seed} if self.draws else {})
-                    runs.append(TableRun(self.group, variant, seed, run_settings, self.recipe, fold))
+                    runs.append(TableRun(self.group, variant, seed, run_settings, recipe, fold))
         return sorted(runs, key=lambda run: (run.seed, run.fold or 0))
+
+    def _settings(self, variant: str, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the settings of a row's runs without their seed."""
+        row = self.variants[variant]
+        return {**self.data, **self.common, **row.get("settings", {}), **(overrides or {})}
+
+
+def in_folder(settings: dict[str, Any], data_dir: Path) -> dict[str, Any]:
+    """Return the settings with file names resolved in a folder."""
+    files = {name: str(data_dir / settings[name]) for name in FILE_SETTINGS if settings.get(name)}
+    return {**settings, **files}
 
 
 def _read(file: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from reproduction.imported_embeddings import missing_files, start_from_embedding
 from reproduction.peak_memory import peak_memory, reset_peak_memory
 from reproduction.run_recipes import RUN_RECIPES
 from reproduction.run_table import RunTable, TableRun
+from reproduction.run_teachers import start_from_teacher
 from reproduction.table_rows import read_run_file
 from reproduction.workers import visible_devices, worker_pool
 
@@ -86,8 +87,10 @@ def _train(run: TableRun, data_dir: Path, folder: Path, file: Path, work: Path) 
     options = {"output_dir": str(folder), "disable_tqdm": True, "resume_from_checkpoint": resume}
     settings, pretraining = start_from_pretrained(run.settings, data_dir, work)
     settings = start_from_embeddings(settings, data_dir, work)
+    recipe = RUN_RECIPES[run.recipe]
+    settings = start_from_teacher(settings, recipe.arguments, data_dir, work)
     reset_peak_memory()
-    measured = RUN_RECIPES[run.recipe].train({**settings, **options}, run.fold, data_dir)
+    measured = recipe.train({**settings, **options}, run.fold, data_dir)
     if resume:
         del measured["training_seconds"]  # covers only the part after resuming
     content = {

@@ -88,6 +88,24 @@ def unlabelled_file(tmp_path: Path, count: int = 10) -> Path:
     return path
 
 
+def test_a_part_of_the_unlabelled_texts_is_drawn_with_the_seed_of_the_split(call, tmp_path):
+    file = unlabelled_file(tmp_path, 20)
+
+    def drawn(seed, most):
+        arguments = TextDataArguments(
+            train_file=str(tmp_path / "train.csv"), validation_file=str(tmp_path / "validation.csv"),
+            unlabelled_file=str(file), max_unlabelled_samples=most, split_seed=seed,
+        )  # fmt: skip
+        data = with_unlabelled(prepare(arguments), arguments)
+        return data.splits["unlabelled"]["text"][:], data.notes
+
+    all_texts, _ = drawn(0, None)
+    texts, notes = drawn(0, 5)
+    assert len(texts) == 5 and set(texts) < set(all_texts) and texts == drawn(0, 5)[0] != drawn(1, 5)[0]
+    assert f"unlabelled: 5 of {len(all_texts)} texts drawn" in notes
+    assert drawn(0, 100)[0] == all_texts
+
+
 @pytest.mark.parametrize("kind", ["model", "ensemble"])
 def test_a_run_learns_from_its_teacher(call, teachers, tmp_path, monkeypatch, caplog, kind):
     monkeypatch.setattr(logging.getLogger("hf_layerfusion"), "propagate", True)
@@ -209,6 +227,7 @@ def test_rows_of_other_kinds_get_targets(tmp_path, labels, problem_type):
     ("changes", "named"),
     [
         ({"unlabelled_file": "more.csv"}, "--unlabelled_file needs --teacher, found none; leave it out"),
+        ({"max_unlabelled_samples": 5}, "--max_unlabelled_samples needs --teacher, found none"),
         ({"distillation_weight": 0.5}, "--distillation_weight needs --teacher, found none"),
         ({"distillation_temperature": 2}, "--distillation_temperature needs --teacher, found none"),
         ({"teacher": "no-such-folder"}, "--teacher: member no-such-folder: is not a folder"),

@@ -291,6 +291,9 @@ class DataArguments(DataCardArguments):
         "Leave out rows without a text or label, with a warning that counts them, instead of refusing the file.",
     )
     max_train_samples: int | None = option(None, "Train on a random part of that many examples.")
+    max_unlabelled_samples: int | None = option(
+        None, "Take a random part of that many texts of --unlabelled_file."
+    )
     max_eval_samples: int | None = option(None, "Validate on a random part of that many examples.")
     max_predict_samples: int | None = option(None, "Test on the first that many examples.")
     prediction_format: str = option(
@@ -302,7 +305,10 @@ class DataArguments(DataCardArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_prediction_format(self.prediction_format, PREDICTION_FORMATS)
-        check_least(self, 1, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
+        check_least(
+            self, 1,
+            "max_seq_length", "max_train_samples", "max_unlabelled_samples", "max_eval_samples", "max_predict_samples",
+        )  # fmt: skip
         check_least(self, 2, "folds")
         check_seed("--split_seed", self.split_seed)
         check_fraction(self.validation_fraction)

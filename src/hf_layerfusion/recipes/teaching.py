@@ -14,6 +14,7 @@ from hf_layerfusion.data.arrow_tables import select_rows
 from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.data.soft_labels import unlabelled_target
+from hf_layerfusion.data.splits import draw_subset
 from hf_layerfusion.ensembling.teacher import with_teacher
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.hub.markdown import escape_markdown
@@ -43,7 +44,9 @@ def refuse_teacher(arguments: DataArguments, training_arguments: RunTrainingArgu
     Raises:
         UserError: Names the option; `reason` is the rule.
     """
-    given = {name: getattr(arguments, name) for name in ("teacher", "unlabelled_file")}
+    given = {
+        name: getattr(arguments, name) for name in ("teacher", "unlabelled_file", "max_unlabelled_samples")
+    }
     for name in ("distillation_weight", "distillation_temperature"):
         given[name] = getattr(training_arguments, name)
     for name, value in given.items():
@@ -60,6 +63,10 @@ def with_weight(arguments: DataArguments, training_arguments: RunTrainingArgumen
     if arguments.teacher is None:
         refuse_teacher(arguments, training_arguments, "needs --teacher, found none")
         return training_arguments
+    if arguments.max_unlabelled_samples is not None and arguments.unlabelled_file is None:
+        raise UserError(
+            "--max_unlabelled_samples needs --unlabelled_file, found none; name one or leave it out."
+        )
     if training_arguments.distillation_weight is not None:
         return training_arguments
     return replace(training_arguments, distillation_weight=DEFAULT_WEIGHT)
@@ -87,7 +94,7 @@ def open_teacher(arguments: DataArguments, training_arguments: RunTrainingArgume
 
 def with_unlabelled(data: PreparedData, arguments: DataArguments) -> PreparedData:
     """Return the data with the split `unlabelled`, if a file of such texts is named: cleaned, each text once, without
-    the texts of the other splits.
+    the texts of the other splits, and at most `max_unlabelled_samples`, drawn with the seed of the split.
 
     Raises:
         UserError: As `read_examples`; or no text is left.
@@ -121,7 +128,11 @@ def with_unlabelled(data: PreparedData, arguments: DataArguments) -> PreparedDat
             f"--unlabelled_file {path}: must hold texts that are in no other split, found none; name another file or "
             "leave it out."
         )
-    splits = {**data.splits, UNLABELLED: select_rows(cleaned, kept)}
+    unlabelled, most = select_rows(cleaned, kept), arguments.max_unlabelled_samples
+    if most is not None and most < len(unlabelled):
+        unlabelled = draw_subset(unlabelled, most, arguments.split_seed)
+        notes.append(f"{UNLABELLED}: {most:,} of {len(kept):,} texts drawn")
+    splits = {**data.splits, UNLABELLED: unlabelled}
     return replace(data, splits=splits, notes=[*data.notes, *notes])
 
 
@@ -147,7 +158,7 @@ def with_teachers_texts(teacher: Teacher, data: PreparedData) -> PreparedData:
     for split in ("validation", "test"):
         if split not in data.splits:
             continue
-        raw = _raw_rows(data.splits[split], data.text_columns)
+        raw = raw_rows(data.splits[split], data.text_columns)
         for name, count in teacher.overlap(raw).items():
             if count is None:
                 notes.append(f"{split}: it is not known whether the teacher {name} was trained on its texts")
@@ -178,7 +189,7 @@ def with_predictions(teacher: Teacher, data: PreparedData, encoded: dict[str, Da
     for name in ("train", UNLABELLED):
         if name not in encoded:
             continue
-        rows, inputs = _raw_rows(data.splits[name], data.text_columns), encoded.pop(name)
+        rows, inputs = raw_rows(data.splits[name], data.text_columns), encoded.pop(name)
         labels: Any = inputs["labels"][:] if name == "train" else _no_labels(schema, len(inputs))
         if name == "train":
             inputs = inputs.remove_columns("labels")
@@ -225,5 +236,6 @@ def _rows(split: Dataset, columns: Sequence[str]) -> list[tuple[str, ...]]:
     return list(zip(*(split[column][:] for column in columns), strict=True))
 
 
-def _raw_rows(split: Dataset, columns: Sequence[str]) -> list[tuple[str, ...]]:
+def raw_rows(split: Dataset, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the texts of a split before cleaning, which is what a teacher reads: a tuple for each row."""
     return list(zip(*(as_read(split, column) for column in columns), strict=True))

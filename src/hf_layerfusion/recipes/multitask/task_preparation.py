@@ -39,7 +39,7 @@ SHARED_OPTIONS = {
     "class_names", "max_seq_length", "max_predict_samples", "split_seed", "language", "truncation",
     "pad_to_max_length", "prediction_format", "folds", "fold_split",
 }  # fmt: skip
-ONE_TASK_OPTIONS = {"teacher", "unlabelled_file"}
+ONE_TASK_OPTIONS = {"teacher", "unlabelled_file", "max_unlabelled_samples"}
 
 
 @dataclass
