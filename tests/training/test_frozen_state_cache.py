@@ -438,3 +438,29 @@ def test_data_sets_of_other_columns_are_read_by_themselves(tmp_path: Path) -> No
         trainer.train()
         losses.append(trainer.state.log_history[0]["loss"])
     assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "electra", "roberta", "modernbert", "deberta-v2"])
+@pytest.mark.parametrize("tokens", ["cls", "mean"])
+def test_an_encoder_that_counts_positions_from_padding_on_the_left_is_refused(
+    tmp_path: Path, model_type: str, tokens: str
+) -> None:
+    torch.manual_seed(0)
+    relative = {"position_biased_input": False} if model_type == "deberta-v2" else {}
+    changes = {"encoder_config": tiny_config(model_type, DEPTH, **relative).to_dict()}
+    trainer = frozen_trainer(
+        tmp_path,
+        build(f"concat-{tokens}", **changes),
+        tmp_path / "states",
+        cache_frozen_states=str(tmp_path / "s"),
+    )
+    trainer.processing_class.padding_side = trainer.data_collator.tokenizer.padding_side = "left"
+    if model_type in ("bert", "electra"):
+        with pytest.raises(
+            UserError, match=r"found padding_side='left' and an encoder that counts positions"
+        ):
+            trainer.train()
+        assert trainer.state.global_step == 0
+    else:
+        trainer.train()
+        assert trainer.state.global_step > 0

@@ -152,3 +152,26 @@ def test_several_gpus_in_one_process_are_refused(tmp_path: Path) -> None:
         match=r"a process each, found 2 in one, .*--num_processes 2, .*notebook_launcher\(train, num_processes=2\)",
     ):
         check_processes(args)
+
+
+@pytest.mark.parametrize(
+    ("machine", "capability", "bf16", "warned"),
+    [
+        ("x86_64", "AVX2", True, True),
+        ("AMD64", "DEFAULT", True, True),
+        ("x86_64", "AVX512", True, False),
+        ("arm64", "DEFAULT", True, False),
+        ("x86_64", "AVX2", False, False),
+    ],
+)
+def test_a_cpu_that_emulates_bf16_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, capability: str, bf16: bool, warned: bool
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(launch_checks.logger, "warning_once", shown.append, raising=False)
+    monkeypatch.setattr(launch_checks.platform, "machine", lambda: machine)
+    monkeypatch.setattr(launch_checks.torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    small_arguments(tmp_path, bf16=bf16, use_cpu=True)
+    assert [line.split(" is ")[0] for line in shown] == [
+        "bf16=True on a CPU without instructions for bf16"
+    ] * warned

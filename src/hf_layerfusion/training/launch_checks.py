@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
+
+logger = logging.get_logger(__name__)
 
 # Variables by which launchers tell each of several processes its number; accelerate reads the same.
 _RANKS = (
@@ -78,6 +83,17 @@ def asks_for_fsdp(args: TrainingArguments) -> bool:
 def is_on_the_cpu(args: TrainingArguments) -> bool:
     """Return whether the run is asked to train on the CPU."""
     return args.use_cpu or _is_set("ACCELERATE_USE_CPU")
+
+
+def warn_of_slow_bf16(args: TrainingArguments) -> None:
+    """Warn of bf16 on a CPU that emulates it: without AVX-512, a step takes about nine times as long as in fp32."""
+    emulates = platform.machine().lower() in ("x86_64", "amd64") and (
+        torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2")
+    )
+    if args.bf16 and args.device.type == "cpu" and emulates:
+        logger.warning_once(
+            "bf16=True on a CPU without instructions for bf16 is several times slower than fp32; leave it out."
+        )
 
 
 class _NotSharded(NamedTuple):

@@ -166,6 +166,7 @@ class StateReader:
         )
         if missing:
             cache.check_room(tokens)
+            self._check_padding(min(missing.values(), key=lambda text: text.length))
         self._write(cache, missing)
         if missing:
             used, free = cache.disk_use()
@@ -213,6 +214,41 @@ class StateReader:
                 length = len(text["input_ids"])
                 tokens = int(sum(text.get("attention_mask", [1] * length))) if every_token else vectors
                 yield text_key(text, inputs), _Text(dataset, index, side, length, tokens)
+
+    def _check_padding(self, text: _Text) -> None:
+        """Check that padding on the left does not change the states of a text, which are read without padding.
+
+        Raises:
+            UserError: the encoder counts positions from the padding, as BERT does.
+        """
+        if getattr(self.tokenizer, "padding_side", "right") != "left":
+            return
+        inputs = texts_of(text.dataset[text.row], encoder_inputs(self.model))[text.side]
+        if not len(inputs["input_ids"]) or np.ndim(inputs["input_ids"][0]):
+            return  # words of static vectors have no positions
+        inputs = {"attention_mask": [1] * text.length, **inputs}
+        padding = {"input_ids": self.tokenizer.pad_token_id or 0}
+        padded = {name: [padding.get(name, 0)] * 4 + list(values) for name, values in inputs.items()}
+        alone, beside = (self._states_of(each)[..., -text.tokens :, :].float() for each in (inputs, padded))
+        if (alone - beside).norm() > 0.05 * alone.norm():
+            raise UserError(
+                f"{self.option} reads texts without padding, which must not change an encoder's states, found "
+                "padding_side='left' and an encoder that counts positions from the padding; set "
+                "tokenizer.padding_side = 'right'"
+            )
+
+    def _states_of(self, inputs: Mapping[str, Sequence[int]]) -> Tensor:
+        """Return the states `[R, T, H]` of one text, in evaluation mode."""
+        model, was_training = self.model, self.model.training
+        model.eval()
+        try:
+            tensors = {
+                name: torch.as_tensor([list(each)], device=model.device) for name, each in inputs.items()
+            }
+            with torch.no_grad(), self.autocast():
+                return source_of_states(model).read_states(**tensors)[0].cpu()
+        finally:
+            model.train(was_training)
 
     def _write(self, cache: StateCache, missing: Mapping[bytes, _Text]) -> None:
         """Compute and write the states of texts, each process its part."""

@@ -19,6 +19,7 @@ from hf_layerfusion.training.launch_checks import (
     check_parallelism,
     check_processes,
     check_sharding,
+    warn_of_slow_bf16,
 )
 from hf_layerfusion.training.option_exclusions import check_exclusions
 from hf_layerfusion.training.probe_recipes import FROZEN_TRAINING, TUNED_TRAINING
@@ -316,6 +317,7 @@ class LayerFusionTrainingArguments(TrainingArguments):
             self.greater_is_better = greater_is_better(self.metric_for_best_model)
         super().__post_init__()
         check_processes(self)
+        warn_of_slow_bf16(self)
         if self.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
             mode = "max" if self.greater_is_better else "min"
             given: dict[str, Any] = vars(self)["lr_scheduler_kwargs"] or {}
