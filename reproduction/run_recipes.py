@@ -102,7 +102,9 @@ def _one_task(model_class: type, data_class: type, training_class: type) -> RunR
         data, encoded = parts[0 if fold is None else fold - 1]
         record, taught = data_record(data), {}
         if teacher is not None:
-            check_teacher(teacher, data.schema)
+            check_teacher(
+                teacher, data.schema, len(data.text_columns), training_arguments.distillation_temperature
+            )
             record |= teacher_record(teacher)
             taught["teacher"] = members_cost(data_arguments.teacher)
         _store_settings(settings, record, vars(data_arguments))
@@ -141,7 +143,9 @@ def _ensemble(model_class: type, data_class: type, training_class: type) -> RunR
         teacher = open_teacher(data_arguments, training_arguments)
         if teacher is None:
             raise UserError("a row of an ensemble needs teacher_members, found none; name them.")
-        check_teacher(teacher, data.schema)
+        check_teacher(
+            teacher, data.schema, len(data.text_columns), training_arguments.distillation_temperature
+        )
         test, problem = data.splits["test"], data.schema.problem_type
         logits = teacher.logits(raw_rows(test, data.text_columns), problem, data.schema.names)
         labels = np.asarray(column_values(test, "label"))

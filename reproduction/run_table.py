@@ -10,6 +10,8 @@ from typing import Any
 from hf_layerfusion.errors import UserError, nearest
 
 FILE_SETTINGS = ("train_file", "validation_file", "test_file", "unlabelled_file")
+# Settings that are not arguments of the script that trains a member.
+NOT_OF_A_MEMBER = ("further_pretraining", "embeddings")
 TEACHER_MEMBERS = "teacher_members"
 """The setting with the models that a run's teacher averages: the settings of each, complete in themselves."""
 
@@ -112,6 +114,7 @@ class RunTable:
                 drawn = {"split_seed": seed} if self.draws else {}
                 run_settings = {**settings, "seed": seed, **drawn}
                 if "teacher" in row:
+                    self._check_members(variant, row["teacher"]["variants"], settings)
                     run_settings[TEACHER_MEMBERS] = [
                         {**self._settings(member, overrides), "seed": member_seed, **drawn}
                         for member in row["teacher"]["variants"]
@@ -120,6 +123,31 @@ class RunTable:
                 for fold in range(1, settings["folds"] + 1) if "folds" in settings else (None,):
                     runs.append(TableRun(self.group, variant, seed, run_settings, recipe, fold))
         return sorted(runs, key=lambda run: (run.seed, run.fold or 0))
+
+    def _check_members(self, variant: str, members: list[str], settings: Mapping[str, Any]) -> None:
+        """Check that the members of a row's teacher are rows that can be trained as they are declared.
+
+        Raises:
+            UserError: Names the member; or the row is a cross-validation, whose members would see the test folds.
+        """
+        if "folds" in settings:
+            raise UserError(
+                f"{self.name}: {variant}: a row with a teacher has no folds, found {settings['folds']}"
+            )
+        for member in members:
+            if member not in self.variants:
+                raise UserError(
+                    f"{self.name}: {variant}: a member must be one of the rows, found {member!r}; "
+                    f"{nearest(member, self.variants)}"
+                )
+            row = self.variants[member]
+            own: list[str] = [name for name in ("recipe", "teacher") if name in row]
+            own += [name for name in NOT_OF_A_MEMBER if name in self._settings(member, None)]
+            if own or self.recipe == "multitask":
+                raise UserError(
+                    f"{self.name}: {variant}: a member must be a row of one task without {', '.join(own) or 'tasks'}, "
+                    f"found {member}; name another"
+                )
 
     def _settings(self, variant: str, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the settings of a row's runs without their seed."""

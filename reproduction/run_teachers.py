@@ -46,6 +46,7 @@ def members_cost(folders: Sequence[str]) -> dict[str, Any]:
 
 
 def _train_member(member: dict[str, Any], arguments: Sequence[type], data_dir: Path, work: Path) -> str:
+    member = in_folder(member, data_dir.resolve())
     key = hashlib.sha256(json.dumps(member, sort_keys=True).encode()).hexdigest()[:16]
     folder = work / "teachers" / key
     # Of several jobs one trains, the others wait.
@@ -55,5 +56,5 @@ def _train_member(member: dict[str, Any], arguments: Sequence[type], data_dir: P
             "resume_from_checkpoint": "True" if folder.exists() else None,
             "disable_tqdm": True,
         }
-        classify(*HfArgumentParser(arguments).parse_dict({**in_folder(member, data_dir), **place}))
+        classify(*HfArgumentParser(arguments).parse_dict({**member, **place}))
     return str(folder)

@@ -192,3 +192,21 @@ def test_what_is_no_teacher_is_refused(folders: list[str], tmp_path: Path) -> No
         UserError, match=r"teacher tasks: must be used for one task, found .*name one as TASK="
     ):
         Teacher.of(str(tmp_path / "tasks"))
+
+
+def test_rows_that_get_no_column_are_refused_in_one_line(folders: list[str]) -> None:
+    config, teacher = AutoConfig.from_pretrained(folders[1]), Teacher.of(folders[:1])
+    rows = Dataset.from_dict({"sentence": [*TEXTS[:2], None], "labels": [0, 1, 1]})
+    for given, columns, named in (
+        (rows, ("text",), "rows must have the columns text, found no text among sentence, labels"),
+        (rows.to_list(), ("sentence",), r"rows must be a datasets\.Dataset, found list"),
+        (rows, ("sentence",), "column 'sentence' must have a text in every row, found none in row 2"),
+        (
+            rows.add_column("teacher_logits", [[0.0]] * 3),
+            ("sentence",),
+            "must have no column teacher_logits yet",
+        ),
+    ):
+        with pytest.raises(UserError, match=named) as error:
+            teacher.add_to(given, config, columns)
+        assert "\n" not in str(error.value)

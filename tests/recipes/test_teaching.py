@@ -261,6 +261,33 @@ def test_what_makes_no_sense_is_refused_in_one_line(call, teachers, tmp_path, ch
     assert "\n" not in str(error.value)
 
 
+def test_what_a_run_would_refuse_a_dry_run_refuses_too(call, tmp_path):
+    values = [(text, f"{place % 5 / 2}") for place, (text, _) in enumerate(tiny_texts(24))]
+    files = {
+        f"{name}_file": write_csv(tmp_path / f"values-{name}.csv", values) for name in ("train", "validation")
+    }
+    teacher = save_member(tmp_path / "value", labels=("score",), problem_type="regression")
+    with pytest.raises(UserError, match="distillation_temperature=2 is of classes, found a regression"):
+        call(
+            "values", "--dry_run", "True", teacher=teacher, distillation_temperature=2.0, test_file=None,
+            problem_type="regression", **files,
+        )  # fmt: skip
+    assert not (tmp_path / "values").exists()
+
+
+def test_unlabelled_texts_need_no_ids(call, teachers, tmp_path):
+    rows = [
+        {"tid": str(number), "text": text, "label": label}
+        for number, (text, label) in enumerate(tiny_texts(24))
+    ]
+    train = tmp_path / "ids.csv"
+    train.write_text("tid,text,label\n" + "".join(f"{r['tid']},{r['text']},{r['label']}\n" for r in rows))
+    arguments = TextDataArguments(
+        train_file=str(train), unlabelled_file=str(unlabelled_file(tmp_path)), id_column="tid"
+    )
+    assert len(with_unlabelled(prepare(arguments), arguments).splits["unlabelled"]) > 0
+
+
 def test_texts_that_are_all_known_are_refused(tmp_path, call, teachers):
     path = write_csv(tmp_path / "known.csv", tiny_texts(24, 0))
     with pytest.raises(UserError, match=r"--unlabelled_file .* that are in no other split, found none"):

@@ -1,6 +1,7 @@
 """Tests of table runs that learn from an ensemble of other rows' models, and of the ensemble's own row."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,3 +107,35 @@ def test_members_read_the_texts_of_the_row_that_learns_from_them(name):
         for member in run.settings.get(TEACHER_MEMBERS, ()):
             for option in ("train_file", "test_file", "max_train_samples", "split_seed", "pair_features"):
                 assert member.get(option) == run.settings.get(option)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda table: table.common.update(folds=3), "taught: a row with a teacher has no folds, found 3"),
+        (
+            lambda table: table.variants["taught"]["teacher"]["variants"].append("fuse"),
+            "found 'fuse'; did you mean",
+        ),
+        (lambda table: table.variants["plain"].update(recipe="tweets"), "without recipe, found plain"),
+        (
+            lambda table: table.variants["fused"].update(teacher={"variants": ["plain"], "seeds": [0]}),
+            "without teacher",
+        ),
+        (lambda table: table.common.update(embeddings={}), "without embeddings, found plain"),
+    ],
+)
+def test_members_that_cannot_be_trained_as_declared_are_refused(table, change, named):
+    table.variants.pop("ensemble")
+    change(table)
+    with pytest.raises(UserError, match=named):
+        table.runs()
+
+
+def test_members_are_the_same_however_the_folder_of_the_data_is_written(table, data, tmp_path, monkeypatch):
+    run = next(run for run in table.runs() if run.variant == "ensemble")
+    execute(run, data, tmp_path / "results", tmp_path / "work")
+    monkeypatch.chdir(tmp_path)
+    execute(run, Path("data"), tmp_path / "again", tmp_path / "work")
+    first, again = (json.loads(run.file(tmp_path / name).read_text()) for name in ("results", "again"))
+    assert first["predictions"] == again["predictions"] and first["data"] == again["data"]

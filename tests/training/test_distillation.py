@@ -261,3 +261,71 @@ def test_other_losses_are_refused(tmp_path: Path) -> None:
     args = small_trainer(tmp_path, train=taught(8), distillation_weight=0.5).args
     with pytest.raises(UserError, match=r"distillation_weight .* excludes compute_loss_func"):
         LayerFusionTrainer(small_model(), args, train_dataset=taught(8), compute_loss_func=lambda *_: None)
+
+
+def test_rows_without_a_column_of_labels_have_the_teacher_s_loss_alone(tmp_path: Path) -> None:
+    examples = taught(8, unlabelled=8)
+    bare = [{name: value for name, value in row.items() if name != "labels"} for row in examples]
+    losses = []
+    for name, train in (("none", examples), ("bare", bare)):
+        trainer = small_trainer(
+            tmp_path / name, train=Dataset.from_list(train), distillation_weight=0.4, max_steps=2
+        )
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[0] == losses[1] and losses[0][0] > 0
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+@pytest.mark.parametrize(("label", "shown"), [(None, "None"), (1.0, "1.0"), (float("nan"), "nan")])
+def test_classes_that_are_no_integers_are_refused_at_once(
+    tmp_path: Path, label: Any, shown: str, as_list: bool
+) -> None:
+    train = taught(8)
+    for row in train if isinstance(label, float) else train[3:4]:
+        row["labels"] = label
+    where = 0 if isinstance(label, float) else 3
+    given = train if as_list else Dataset.from_list(train)
+    with pytest.raises(
+        UserError, match=rf"must be integers, -100 for a row without one, found {shown} in row {where}"
+    ):
+        small_trainer(tmp_path, train=given, distillation_weight=0.5)
+
+
+@pytest.mark.parametrize("problem_type", [None, REGRESSION])
+def test_a_regression_with_a_temperature_is_refused_before_training(
+    tmp_path: Path, problem_type: str | None
+) -> None:
+    model = small_model(num_labels=1)
+    model.config.problem_type = problem_type
+    with pytest.raises(UserError, match=r"distillation_temperature=2 is of classes, found a regression"):
+        small_trainer(
+            tmp_path, model=model, train=taught(8, 1), distillation_weight=0.5, distillation_temperature=2.0
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "expected"),
+    [
+        (SINGLE, [1, 0, -100, 1], [1, 0, -100, 1]),
+        (REGRESSION, [1.5, -100.0, float("nan"), 0.5], [1.5, -100.0, float("nan"), 0.5]),
+        (MULTI, [[1.0, 0.0], [0.0, 1.0], [float("nan")] * 2, [1.0, 1.0]], None),
+    ],
+)
+def test_raw_texts_without_a_label_are_written_as_documented(
+    tmp_path: Path, kind: str, labels: Any, expected: Any
+) -> None:
+    width = 1 if kind == REGRESSION else 2
+    texts = ["a good day", "a bad day", "an open day", "good"]
+    logits = [[0.5] * width] * 4
+    torch.manual_seed(0)
+    model = build("mean-cls", num_labels=width, problem_type=kind)
+    trainer = LayerFusionTrainer(
+        model,
+        small_arguments(tmp_path, distillation_weight=0.5),
+        train_dataset=Dataset.from_dict({"text": texts, "labels": labels, TEACHER_LOGITS: logits}),
+        processing_class=tiny_tokenizer(),
+    )
+    found = trainer.train_dataset["labels"][:]
+    np.testing.assert_array_equal(np.array(found, float), np.array(expected or labels, float))
+    trainer.train()

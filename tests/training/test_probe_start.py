@@ -11,6 +11,8 @@ from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation import linear_probe
 from hf_layerfusion.evaluation.linear_probe import fit_linear_probe
 from hf_layerfusion.modeling.fusion_pooling import SENTENCE_FUSERS
+from hf_layerfusion.regularizers.task_outputs import ONE_TASK
+from hf_layerfusion.training.probe_start import _probe_targets
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.modeling.cases import build
 from tests.tiny import tiny_tokenizer
@@ -158,3 +160,10 @@ def test_labels_that_the_users_collator_makes_are_not_judged_before(tmp_path: Pa
         data_collator=collate,
     )
     trainer.train()
+
+
+def test_a_value_of_minus_100_is_a_label_of_a_regression() -> None:
+    labels = np.array([-100.0, 2.5, np.nan, 1.0, 3.0, 0.5, -2.0], dtype=np.float32)
+    targets, is_labelled, problem = _probe_targets(build("concat-mean", num_labels=1), ONE_TASK, labels)
+    assert problem == "regression" and is_labelled.tolist() == [True, True, False, *[True] * 4]
+    np.testing.assert_array_equal(targets, labels[[0, 1, 3, 4, 5, 6]])

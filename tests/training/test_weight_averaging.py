@@ -3,6 +3,7 @@ checkpoints and resumed runs."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import TrainerCallback
 from hf_layerfusion import BertWithPoolingModule
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers.encoder_layers import get_encoders
+from hf_layerfusion.training import weight_averaging
 from hf_layerfusion.training.checkpoints import newest_valid_checkpoint
 from tests.tiny import tiny_config
 from tests.training.small import rows, small_arguments, small_model, small_trainer, weights_digest
@@ -337,3 +339,30 @@ def test_a_changed_share_counts_from_the_next_training_on(tmp_path: Path) -> Non
     trainer.train()
     weights = {name: each.detach() for name, each in trainer.model.named_parameters()}
     assert share_of(weights, seen) == pytest.approx(0.25, abs=1e-4)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.9, 9), (0.1, 1), (0.3, 3), (0.7, 7), (1.0, 10)])
+def test_the_last_part_has_its_share_of_the_steps(
+    tmp_path: Path, share: float, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added: list[Any] = []
+    monkeypatch.setattr(weight_averaging.WeightAverage, "add", lambda self, model: added.append(model))
+    with contextlib.suppress(UserError):  # nothing was added
+        small_trainer(tmp_path, max_steps=10, average_last=share).train()
+    assert len(added) == count
+
+
+def test_training_that_stops_before_the_last_part_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(weight_averaging.logger, "warning", shown.append)
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == 3
+
+    small_trainer(tmp_path / "stopped", max_steps=10, average_last=0.5, callbacks=[Stop()]).train()
+    assert len(shown) == 1 and "ended at step 3 of 10, before the part whose weights are averaged" in shown[0]
+    small_trainer(tmp_path / "whole", max_steps=4, average_last=0.5).train()
+    assert len(shown) == 1

@@ -99,18 +99,24 @@ class Teacher:
         parts = [f"{next(iter(member.tasks.values()))} {member.predictor.sha256}" for member in self.members]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def check(self, problem_type: str, labels: Sequence[str]) -> None:
-        """Check that every model has the student's problem type and labels.
+    def check(self, problem_type: str, labels: Sequence[str], num_texts: int | None = None) -> None:
+        """Check that every model has the student's problem type and labels, and reads its texts.
 
         Args:
             problem_type: the student's.
             labels: names of the student's classes; of a regression they are not compared.
+            num_texts: number of texts in a row; None if it is not known.
 
         Raises:
-            UserError: Names the first model that has others.
+            UserError: Names the first model that has others, or that encodes the texts of pairs separately where texts
+                are single.
         """
         for member in self.members:
             schema, name = self._schema(member), member.predictor.name
+            if schema.is_siamese and num_texts not in (2, None):
+                raise UserError(
+                    f"teacher {name}: reads pairs of texts, found single ones; name another teacher."
+                )
             if schema.problem_type != problem_type:
                 raise UserError(
                     f"teacher {name}: its problem type must be the student's, {problem_type}, found "
@@ -137,14 +143,11 @@ class Teacher:
             UserError: As `check`; single texts for a model that encodes the texts of pairs separately; or a prediction
                 is not finite.
         """
-        self.check(problem_type, labels)
+        widths = {len(row) for row in rows}
+        self.check(problem_type, labels, min(widths, default=None))
         found = []
         for member in self.members:
             schema = self._schema(member)
-            if schema.is_siamese and any(len(row) != 2 for row in rows):
-                raise UserError(
-                    f"teacher {member.predictor.name}: reads pairs of texts, found single ones; name another teacher."
-                )
             (task,) = member.tasks.values()
             predicted = member.predictor.predict(task, rows)
             if schema.is_regression:
@@ -162,8 +165,28 @@ class Teacher:
             text_columns: column of the text, or the two columns of a pair.
 
         Raises:
-            UserError: As `logits`.
+            UserError: The rows are no `Dataset`, lack a column or a text, or have `teacher_logits`; or as `logits`.
         """
+        if not isinstance(dataset, Dataset):
+            raise UserError(
+                f"rows must be a datasets.Dataset, found {type(dataset).__name__}; make one by Dataset.from_list"
+            )
+        found = dataset.column_names
+        if missing := [column for column in text_columns if column not in found]:
+            raise UserError(
+                f"rows must have the columns {', '.join(text_columns)}, found no {missing[0]} among "
+                f"{', '.join(found)}; name text_columns"
+            )
+        if TEACHER_LOGITS in found:
+            raise UserError(
+                f"rows must have no column {TEACHER_LOGITS} yet, found one; remove it (remove_columns)"
+            )
+        for column in text_columns:
+            if None in (texts := column_values(dataset, column)):
+                raise UserError(
+                    f"column '{column}' must have a text in every row, found none in row {texts.index(None)}; remove "
+                    "the row (filter)"
+                )
         schema = tasks_of(config)[ONLY_TASK]
         rows = list(zip(*(column_values(dataset, column) for column in text_columns), strict=True))
         return with_teacher(dataset, self.logits(rows, schema.problem_type, schema.labels))

@@ -28,7 +28,7 @@ from hf_layerfusion.recipes.data_preparation import (
 )
 from hf_layerfusion.recipes.data_record import DataRecord
 from hf_layerfusion.recipes.recipe_arguments import DataArguments, RunTrainingArguments
-from hf_layerfusion.training.distillation import TEMPERATURE
+from hf_layerfusion.training.distillation import TEMPERATURE, check_temperature
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def with_unlabelled(data: PreparedData, arguments: DataArguments) -> PreparedDat
         path,
         text_columns=columns,
         label_column=None,
-        id_column=arguments.id_column,
+        id_column=None,
         skip_incomplete=arguments.skip_incomplete,
     )
     notes = [f"{UNLABELLED}: {len(read):,} texts read"]
@@ -136,14 +136,21 @@ def with_unlabelled(data: PreparedData, arguments: DataArguments) -> PreparedDat
     return replace(data, splits=splits, notes=[*data.notes, *notes])
 
 
-def check_teacher(teacher: Teacher, schema: LabelSchema) -> None:
-    """Check a teacher's labels against those of the data.
+def check_teacher(teacher: Teacher, schema: LabelSchema, num_texts: int, temperature: float | None) -> None:
+    """Check a teacher's labels and inputs against those of the data.
+
+    Args:
+        teacher: The teacher.
+        schema: The labels of the data.
+        num_texts: Number of texts in a row.
+        temperature: The run's `distillation_temperature`.
 
     Raises:
-        UserError: They differ.
+        UserError: They differ; or a regression has a temperature.
     """
+    check_temperature(temperature, schema.problem_type)
     try:
-        teacher.check(schema.problem_type, schema.names)
+        teacher.check(schema.problem_type, schema.names, num_texts)
     except UserError as error:
         raise UserError(f"--teacher: {error}") from error
 

@@ -98,6 +98,7 @@ from hf_layerfusion.run_layout import LAYER_USE_FILE, PLOTS, figure, records
 from hf_layerfusion.storage import write_json
 from hf_layerfusion.training.collators import PaddingCollator
 from hf_layerfusion.training.model_preparation import group_rows
+from hf_layerfusion.training.probe_start import check_probe_start
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 
 logger = logging.getLogger(__name__)
@@ -412,7 +413,8 @@ def classify(
         with training_arguments.main_process_first(desc="preparing the texts"):
             data = with_unlabelled(prepare(data_arguments), data_arguments)
             if teacher is not None:
-                check_teacher(teacher, data.schema)
+                temperature = training_arguments.distillation_temperature
+                check_teacher(teacher, data.schema, len(data.text_columns), temperature)
                 data = with_teachers_texts(teacher, data)
             separate = encodes_pairs_separately(model_arguments)
             data_arguments = with_token_limit(data, tokenizer, data_arguments, separate_pairs=separate)
@@ -422,7 +424,10 @@ def classify(
         warn_of_findings(data_arguments, data)
         training_arguments = with_metric(training_arguments, data.schema.problem_type)
         if training_arguments.dry_run:
-            groups = group_rows(load_model(model_arguments, data.schema), training_arguments)
+            model = load_model(model_arguments, data.schema)
+            if training_arguments.init_from_probe:
+                check_probe_start(model)
+            groups = group_rows(model, training_arguments)
             return {"groups": groups, **planned_push(training_arguments)}
         record, sections = data_record(data), []
         if teacher is not None:

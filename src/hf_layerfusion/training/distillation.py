@@ -11,6 +11,7 @@ from datasets import Dataset as ArrowDataset
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.data.soft_labels import TEACHER_LOGITS
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK, problem_types
@@ -76,15 +77,15 @@ def hard_loss(student: Tensor, labels: Tensor, problem_type: str) -> Tensor:
 def distillation_loss(
     student: Tensor,
     teacher: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     problem_type: str,
     weight: float = 0.5,
     temperature: float = 1.0,
 ) -> Tensor:
     """Return the mean over the rows of `weight` times `soft_loss` plus `1 - weight` times `hard_loss`.
 
-    Rows without a label have the first term alone. The mean is over all rows, so that parts of a batch add up to the
-    whole.
+    Rows without a label have the first term alone, and so have all rows where `labels` is None. The mean is over all
+    rows, so that parts of a batch add up to the whole.
 
     Raises:
         UserError: if the teacher's predictions have another shape than the student's.
@@ -97,7 +98,7 @@ def distillation_loss(
     if student.dtype != torch.float64:
         student = student.float()
     soft = soft_loss(student, teacher.to(student.dtype), problem_type, temperature)
-    hard = hard_loss(student, labels, problem_type)
+    hard = torch.zeros_like(soft) if labels is None else hard_loss(student, labels, problem_type)
     return (weight * soft + (1 - weight) * hard).mean()
 
 
@@ -111,7 +112,6 @@ class Distillation:
 
     def __init__(self, weight: float, temperature: float | None = None) -> None:
         self.weight, self.temperature = weight, TEMPERATURE if temperature is None else temperature
-        self._is_given = temperature is not None
 
     def prepare(
         self, config: Any, batch: dict[str, Any]
@@ -133,11 +133,7 @@ class Distillation:
         problem_type = problem_types(config, batch)[ONE_TASK]
         if config.problem_type is None:
             config.problem_type = problem_type  # as transformers' classifiers do, which here see no labels
-        if problem_type == "regression" and self._is_given:
-            raise UserError(
-                f"distillation_temperature={self.temperature} is of classes, found a regression; leave it out"
-            )
-        teacher, labels = batch[TEACHER_LOGITS], batch[LABELS]
+        teacher, labels = batch[TEACHER_LOGITS], batch.get(LABELS)
         inputs = {name: value for name, value in batch.items() if name not in (TEACHER_LOGITS, LABELS)}
 
         def losses(_: Any, outputs: Any) -> dict[str, Tensor]:
@@ -167,11 +163,24 @@ class TeacherCollator:
         return batch
 
 
-def check_teacher(train_dataset: Any, config: Any) -> None:
-    """Check the teacher's predictions of training rows before the first step, where the rows are at hand.
+def check_temperature(temperature: float | None, problem_type: str | None) -> None:
+    """Check that a regression has no temperature.
 
     Raises:
-        UserError: there are none, they are not finite, or have another number of classes than the model.
+        UserError: it has one.
+    """
+    if temperature is not None and problem_type == "regression":
+        raise UserError(
+            f"distillation_temperature={temperature:g} is of classes, found a regression; leave it out"
+        )
+
+
+def check_teacher(train_dataset: Any, config: Any) -> None:
+    """Check labels and teacher's predictions of training rows before the first step, where the rows are at hand.
+
+    Raises:
+        UserError: there are no predictions, they are not finite, or have another number of classes than the model; or
+            the labels of classes are no integers.
     """
     if isinstance(train_dataset, ArrowDataset):
         columns = train_dataset.column_names
@@ -199,3 +208,33 @@ def check_teacher(train_dataset: Any, config: Any) -> None:
         raise UserError(
             f"{TEACHER_LOGITS} must be finite, found NaN or infinity in row {row}; remove the row"
         )
+    _check_labels(train_dataset, config)
+
+
+def _check_labels(rows: Any, config: Any) -> None:
+    """Check that each row has an integer where the model gives it one of several classes.
+
+    Raises:
+        UserError: a row has none, or a fraction.
+    """
+    if config.num_labels == 1 or config.problem_type == "multi_label_classification":
+        return
+    labels: list[Any] = []
+    if isinstance(rows, ArrowDataset):
+        name = next((name for name in (LABELS, "label") if name in rows.column_names), None)
+        if name is not None and not _are_integers(rows, name):
+            labels = column_values(rows, name)
+    else:
+        labels = [row.get(LABELS, row.get("label", IGNORED)) for row in rows]
+    for row, label in enumerate(labels):
+        if label is None or isinstance(label, float):
+            raise UserError(
+                f"the labels of classes must be integers, {IGNORED} for a row without one, found {label} in row {row}; "
+                "convert them"
+            )
+
+
+def _are_integers(rows: ArrowDataset, name: str) -> bool:
+    """Return whether a column holds an integer in each row, by its type."""
+    dtype = str(getattr(rows.features[name], "dtype", ""))
+    return dtype.startswith("int") and not rows.data.column(name).null_count

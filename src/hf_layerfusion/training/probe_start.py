@@ -85,8 +85,8 @@ def check_probe_start(model: Any, tasks: Iterable[str] = (ONE_TASK,)) -> None:
             )
         if _task_config(model, task).problem_type == "multi_label_classification":
             raise UserError(
-                f"{where}init_from_probe needs one class or value a text, found "
-                "problem_type='multi_label_classification'; leave it out"
+                f"{where}init_from_probe, which the recipes frozen and tuned set, needs one class or value a text, "
+                "found problem_type='multi_label_classification'; leave it out, or set it to False"
             )
 
 
@@ -196,12 +196,12 @@ def _probe_targets(
     Raises:
         UserError: labels on which no probe can be fitted.
     """
-    is_labelled = np.isfinite(labels) & (labels != IGNORED)
+    last: Any = _last_layer(model, task)
+    is_value = last.out_features == 1 or np.issubdtype(labels.dtype, np.floating)
+    is_regression = is_value and not _has_one_logit(model, task)
+    is_labelled = np.isfinite(labels) if is_regression else np.isfinite(labels) & (labels != IGNORED)
     is_labelled = is_labelled.reshape(len(labels), -1).all(axis=1)
     targets = labels[is_labelled].reshape(int(is_labelled.sum()))
-    last: Any = _last_layer(model, task)
-    is_value = last.out_features == 1 or np.issubdtype(targets.dtype, np.floating)
-    is_regression = is_value and not _has_one_logit(model, task)
     problem: ProbeProblem = "regression" if is_regression else "single_label_classification"
     try:
         check_targets(targets, problem)

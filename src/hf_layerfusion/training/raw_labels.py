@@ -12,7 +12,7 @@ from transformers.utils import logging
 from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.data.label_names import format_list, warn_of_like_names
 from hf_layerfusion.data.labels import REGRESSION_NAME, LabelSchema, ProblemType
-from hf_layerfusion.data.soft_labels import unlabelled_target
+from hf_layerfusion.data.soft_labels import is_unlabelled, unlabelled_target
 from hf_layerfusion.errors import UserError
 
 logger = logging.get_logger(__name__)
@@ -204,12 +204,18 @@ class ModelLabels:
             labels: The labels.
             rows: Their rows, counted from 0, for messages.
             column: Their column.
-            may_lack: Whether rows may have no label, as those that a teacher's predictions are the target of.
+            may_lack: Whether rows may have no label, or that of `unlabelled_target`, because a teacher's prediction is
+                their target.
 
         Raises:
             UserError: A label is missing or unknown to the model; names the row.
         """
         missing = [column.is_missing(label) for label in labels]
+        if may_lack:
+            kind = str(self.problem_type)
+            missing = [
+                lacks or is_unlabelled(label, kind) for lacks, label in zip(missing, labels, strict=True)
+            ]
         if any(missing):
             if not may_lack:
                 row = rows[missing.index(True)]

@@ -35,7 +35,7 @@ from hf_layerfusion.data.soft_labels import TEACHER_LOGITS
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers import task_outputs as by_task
 from hf_layerfusion.regularizers.registry import make_regularizers
-from hf_layerfusion.regularizers.task_outputs import ONE_TASK
+from hf_layerfusion.regularizers.task_outputs import ONE_TASK, problem_types
 from hf_layerfusion.storage import write_text
 from hf_layerfusion.training.adapters import read_adapters
 from hf_layerfusion.training.attempts import Attempts
@@ -57,7 +57,12 @@ from hf_layerfusion.training.checkpoints import (
 )
 from hf_layerfusion.training.class_balance import ClassWeights, RowClasses
 from hf_layerfusion.training.collators import TASKS, MultitaskCollator, PaddingCollator
-from hf_layerfusion.training.distillation import Distillation, TeacherCollator, check_teacher
+from hf_layerfusion.training.distillation import (
+    Distillation,
+    TeacherCollator,
+    check_teacher,
+    check_temperature,
+)
 from hf_layerfusion.training.divergence import DivergenceGuard, SkippedSteps
 from hf_layerfusion.training.frozen_state_cache import (
     ENCODER_STATES,
@@ -376,7 +381,9 @@ class LayerFusionTrainer(Trainer):
         self._check_own_loss("distillation_weight takes the loss of the model's logits")
         if self.tasks is not None:
             raise UserError("distillation_weight is for one task, found several; leave it out")
-        check_teacher(self.train_dataset, getattr(self.model, "config", None))
+        config = getattr(self.model, "config", None)
+        check_temperature(self.args.distillation_temperature, problem_types(config, {})[ONE_TASK])
+        check_teacher(self.train_dataset, config)
 
     def _check_own_loss(self, rule: str) -> None:
         if self.compute_loss_func is not None:

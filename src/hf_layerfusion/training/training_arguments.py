@@ -140,7 +140,7 @@ class LayerFusionTrainingArguments(TrainingArguments):
     regularizers: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Terms beside the loss: smart, bregman, rdrop or freelb as it is, or several with settings "
+            "help": "Terms added to the loss: smart, bregman, rdrop or freelb as it is, or several with settings "
             'as json: {"smart": {"weight": 5, "mode": "smart-pytorch"}}. The settings are the fields of the classes in '
             "hf_layerfusion.regularizers."
         },

@@ -13,10 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.sharded_weights import gathered, placed_like, set_weights
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
+
+logger = logging.get_logger(__name__)
 
 _STEPS, _IS_MOVING, _OWN = "steps", "is_moving", "own."
 
@@ -178,9 +181,20 @@ class WeightAverage(EvaluatedWeights):
         """Add the weights of a step that was taken."""
         if getattr(kwargs["optimizer"], "step_was_skipped", False):
             return
-        if self.last is not None and state.global_step <= (1 - self.last) * state.max_steps:
+        if self.last is not None and state.global_step <= state.max_steps - self.last * state.max_steps:
             return
         self.add(cast(nn.Module, kwargs["model"]))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Give the model the average, with a warning if training stopped before the last part began."""
+        if self.last is not None and not self.steps and state.global_step:
+            logger.warning(
+                f"average_last={self.last:g}: training ended at step {state.global_step} of {state.max_steps}, before "
+                "the part whose weights are averaged; the model has the weights of that step"
+            )
+        super().on_train_end(args, state, control, **kwargs)
 
     @torch.no_grad()
     def add(self, model: nn.Module) -> None:
