@@ -35,7 +35,7 @@ FUSERS: dict[str, dict[str, Any]] = {
     "scalar_mix": {"pooling": "scalar_mix", "token_pooling": "mean"},
     "attention": {"pooling": "attention", "token_pooling": "mean"},
     "lstm": {"pooling": "lstm", "token_pooling": "mean"},
-    "concat (standardised)": {"pooling": "concat", "token_pooling": "mean"},
+    "concat (standardized)": {"pooling": "concat", "token_pooling": "mean"},
     "GRUBERT share-3": {"num_groups": 3, "fusion_hidden_size": 32, "downstream_hidden_size": 32},
 }
 

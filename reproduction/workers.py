@@ -30,8 +30,8 @@ def worker_pool(jobs: int, devices: list[str]) -> ProcessPoolExecutor:
     places: SimpleQueue[str] = context.SimpleQueue()
     for job in range(jobs if devices else 0):
         places.put(devices[job % len(devices)])
-    # A process's devices are fixed once it initialises CUDA, which imports do by checking for a GPU. The NVML-based
-    # check does not initialise it.
+    # A process's devices are fixed once it initializes CUDA, which imports do by checking for a GPU. The NVML-based
+    # check does not initialize it.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     threads = max(1, (os.cpu_count() or 1) // jobs)
     return ProcessPoolExecutor(jobs, context, _start, (threads, places if devices else None))

@@ -78,7 +78,7 @@ def known_direction(name: str) -> bool | None:
 
     Args:
         name: Name of the metric, optionally with `eval_`, a task or a data set as a prefix: `eval_sts_mse` is
-            recognised as `mse`.
+            recognized as `mse`.
     """
     name = name.removeprefix(EVAL_PREFIX)
     if name in METRICS or name == MAIN_METRIC:

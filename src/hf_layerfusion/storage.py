@@ -2,7 +2,7 @@
 
 All writing of the package goes through this module. A file is written under a temporary name in the same folder,
 flushed to the disk and renamed, so that neither a kill nor a power failure leaves half of it. Temporary names and lock
-files are hidden and recognised (`is_ours`), so that leftovers of a killed process never get in the way.
+files are hidden and recognized (`is_ours`), so that leftovers of a killed process never get in the way.
 """
 
 from __future__ import annotations

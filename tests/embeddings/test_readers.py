@@ -191,8 +191,8 @@ BAD = {
     "cut off": ("fasttext", GOOD_FASTTEXT[:-9], "must be a whole model of fastText"),
     "cut off in words": ("fasttext", GOOD_FASTTEXT[:95], "must be a whole model of fastText"),
     "cut off in settings": ("fasttext", GOOD_FASTTEXT[:20], "must be a whole model of fastText"),
-    "quantised": ("fasttext", fasttext(["a"], np.ones((3, 2)), 2, 3).replace(
-        b"\0" + struct.pack("<qq", 3, 2), b"\1" + struct.pack("<qq", 3, 2)), "found a quantised one"),
+    "quantized": ("fasttext", fasttext(["a"], np.ones((3, 2)), 2, 3).replace(
+        b"\0" + struct.pack("<qq", 3, 2), b"\1" + struct.pack("<qq", 3, 2)), "found a quantized one"),
 }  # fmt: skip
 
 

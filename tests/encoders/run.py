@@ -26,40 +26,41 @@ SIGNS = {"passes": "✓", "limited": "✓", "refused": "refused", "fails": "✗"
 
 INTRODUCTION = """# Encoders
 
-Which architectures can be the encoder of a model, checked with transformers {version} on small models with random
-weights. `make encoders` regenerates this page; `python -m tests.encoders.run bert gpt2` checks some. Each cell builds
+This page lists the architectures that can be used as an encoder, checked with transformers {version} on small models
+with random weights. `make encoders` regenerates this page; `python -m tests.encoders.run bert gpt2` checks some. Each cell builds
 GRUBERT, the pooling over layers (of the default vector, the mean over tokens and the last token) or CerBERTus with k
 layers of each task's own, and checks that
 
-- a text alone is answered as in a batch that is padded on the right;
+- a single text gets the same logits as in a batch that is padded on the right;
+- so does a long text, of several blocks of sparse attention;
 - every token of a text changes the logits;
-- a long text, of several blocks of sparse attention, is answered as in a batch too;
-- the states that are fused are what the encoder's layers return, after its final normalisation where it has one;
-- a saved model answers alike when the Auto class opens it, or the code in its own folder, and a model around an
-  encoder's own checkpoint reads that encoder's states;
-- all tasks in one pass are answered as each by itself.
+- the states that are fused are what the encoder's layers return, after its final normalization where it has one;
+- a saved model gives the same logits when it is loaded by the Auto class or by the code in its own folder, and a model
+  built on an encoder's checkpoint reads that encoder's states;
+- all tasks in one pass get the same logits as each task by itself.
 
-What holds for some and makes no cell fail is listed as a limit: padding on the left, and weights that take no part.
+Two properties make no cell fail and are listed as limits: states that change with padding on the left, and weights that
+are not used.
 
 **Causal encoders** (GPT-2, Llama, Qwen3, …): a token sees only those before it, so that the first has seen nothing of
 the text. The poolings and CerBERTus' sentence vectors read the last real token there by default
 (`token_pooling="last"`, `sentence_vector="last"`, stated in the configuration), and `"cls"` is refused. `"mean"` and
 GRUBERT's recurrences along the tokens see the whole text in any case. Positions count from the first real token, so
-that padding may stand on the left, as most tokenizers of such models have it. A decoder that was made an encoder
-(`is_causal=False`, or `use_bidirectional_attention=True` as in EmbeddingGemma) is recognised. Keys and values are not
+that padding may be on the left, as in most tokenizers of such models. A decoder that was converted to an encoder
+(`is_causal=False`, or `use_bidirectional_attention=True` as in EmbeddingGemma) is recognized. Keys and values are not
 kept (`use_cache=False`).
 
-**Pre-norm encoders** (ModernBERT, EuroBERT, ESM, all decoders, …) normalise the state of the last layer alone, so that
-a fuser would mix two scales. All layers go through that normalisation there before they are fused
+**Pre-norm encoders** (ModernBERT, EuroBERT, ESM, all decoders, …) normalize the state of the last layer alone, so that
+a fuser would mix two scales. All layers go through that normalization there before they are fused
 ([normalize_layers](model.md#layers-on-one-scale)).
 
-**Encoder-decoders** (T5, UMT5, BART, mBART, Marian, …) give their encoder, without the decoder; T5 and its kin have no
-first token of their own, so that `token_pooling="mean"` suits them better than `"cls"`. Of models that read images too
+**Encoder-decoders** (T5, UMT5, BART, mBART, Marian, …) are used without their decoder. T5 and its relatives have no special
+first token, so that `token_pooling="mean"` suits them better than `"cls"`. Of models that read images too
 (Gemma 3, …) the **text part** is the encoder. Checkpoints of the whole model are read in both cases.
 
-**Longformer** gets global attention on the first token, as in transformers' own classifiers. **BigBird** turns to full
-attention with the first batch that is too short for blocks, and stays there; `attention_type="original_full"` makes all
-batches alike.
+**Longformer** gets global attention on the first token, as in transformers' own classifiers. **BigBird** switches to
+full attention at the first batch that is too short for blocks, and does not switch back;
+`attention_type="original_full"` treats all batches alike.
 """
 
 

@@ -220,7 +220,7 @@ def keep(output: Any, seen: list[torch.Tensor]) -> None:
 
 
 def states_that_are_fused(model: Any) -> str:
-    """The fuser gets the states of all layers, normalised as the last one is where the encoder normalises it alone."""
+    """The fuser gets the states of all layers, normalized as the last one is where the encoder normalizes it alone."""
     base = model.base_model
     if not hasattr(base, "fuser"):
         return ""

@@ -125,7 +125,7 @@ FAULTS = {
 
 
 def write_faulty(fault: str, graph: Any, target: Path, **options: Any) -> None:
-    """In place of quantisation, a graph with an operator that nobody knows, or with other weights of its head."""
+    """In place of quantization, a graph with an operator that nobody knows, or with other weights of its head."""
     graph = copy.deepcopy(graph)
     if fault == "unopened":
         graph.graph.node[0].op_type = "Unknown"

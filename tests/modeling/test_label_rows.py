@@ -259,7 +259,7 @@ def test_a_head_for_other_answers_starts_anew(
     folder, before = several
     model = CerbertusForMultitask.from_pretrained(folder, tasks={**TASKS, task: fields})
     warned = [
-        message for message in caplog.messages if "its output layer is initialised at random" in message
+        message for message in caplog.messages if "its output layer is initialized at random" in message
     ]
     assert len(warned) == 1
     assert f"task '{task}' was trained on other labels" in warned[0]

@@ -1,4 +1,4 @@
-"""Tests of what saves memory with large encoders: half precision, quantised weights with LoRA, and checkpointing."""
+"""Tests of what saves memory with large encoders: half precision, quantized weights with LoRA, and checkpointing."""
 
 from __future__ import annotations
 

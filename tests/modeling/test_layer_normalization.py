@@ -1,4 +1,4 @@
-"""Tests of the normalisation of layers before fusion, for encoders that normalise after their last layer alone."""
+"""Tests of the normalization of layers before fusion, for encoders that normalize after their last layer alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.encoders.tiny_encoders import tiny_encoder, tiny_encoder_config
 from tests.modeling.cases import SMALL
 from tests.tiny import tiny_config
 
-# The name of the final normalisation, None for encoders whose layers end in normalisations of their own.
+# The name of the final normalization, None for encoders whose layers end in normalizations of their own.
 FINAL_NORMS = {
     "gpt2": "ln_f",
     "modernbert": "final_norm",
@@ -80,7 +80,7 @@ def expected_states(encoder: Any) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def test_every_layer_is_fused_after_the_final_normalisation() -> None:
+def test_every_layer_is_fused_after_the_final_normalization() -> None:
     pooled = pooling_model(pooling="concat", token_pooling="mean")
     assert (pooled.config.normalize_layers, pooled.config.final_norm) == (True, "ln_f")
     encoder = pooled.model.encoder
@@ -98,7 +98,7 @@ def test_every_layer_is_fused_after_the_final_normalisation() -> None:
     pooled.model.stream_layers()
     torch.testing.assert_close(pooled(**BATCH).logits, stored, rtol=0, atol=1e-5)
 
-    # CerBERTus normalises the layers of each task by the same module.
+    # CerBERTus normalizes the layers of each task by the same module.
     tasks = {name: {"labels": ["x", "y"], "fusion": {"pooling": "concat"}} for name in "ab"}
     config = CerbertusConfig(encoder_config=tiny_encoder_config("gpt2"), tasks=tasks, num_task_layers=2)
     joint = CerbertusForMultitask(config, encoder=tiny_encoder("gpt2")).eval()
@@ -170,7 +170,7 @@ def test_a_model_that_received_its_weights_later_decides_then() -> None:
 
 
 def pooling_model_config() -> GRUFusionConfig:
-    """The configuration of a model whose encoder has a final normalisation of another name."""
+    """The configuration of a model whose encoder has a final normalization of another name."""
     return GRUFusionConfig(
         encoder_config=tiny_encoder_config("gpt2"), normalize_layers=True, final_norm="ln_f"
     )
@@ -178,7 +178,7 @@ def pooling_model_config() -> GRUFusionConfig:
 
 def test_what_cannot_be_normalised_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"must be False for 'bert', which has no normalisation.*leave it out"
+        ValueError, match=r"must be False for 'bert', which has no normalization.*leave it out"
     ):
         BertWithPoolingModule(LayerPoolingConfig(encoder_config=tiny_config("bert"), normalize_layers=True))
     with pytest.raises(ValueError, match=r"`normalize_layers` must be 'auto', True or False, found 'yes'"):

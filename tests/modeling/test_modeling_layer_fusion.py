@@ -1,4 +1,4 @@
-"""Loading, saving and initialisation: any encoder, any style of checkpoint, nothing left to chance."""
+"""Loading, saving and initialization: any encoder, any style of checkpoint, nothing left to chance."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_loading_information(tiny_encoder_dir: str) -> None:
     assert info["missing_keys"] == {n for n in model.state_dict() if not n.startswith("model.encoder.")}
 
 
-# --- initialisation --------------------------------------------------------------------------------------------------
+# --- initialization --------------------------------------------------------------------------------------------------
 
 
 def assert_documented_distribution(model: nn.Module) -> None:

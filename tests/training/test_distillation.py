@@ -199,7 +199,7 @@ def test_a_frozen_encoder_s_states_serve_and_the_probe_reads_labelled_rows(tmp_p
     labelled = frozen_trainer(
         tmp_path / "other", build("concat-mean"), tmp_path / "states", train[:36], **settings
     )
-    # The same standardisation, which all rows enter.
+    # The same standardization, which all rows enter.
     labelled.model.model.fuser.standardize = lambda mean, deviation: None
     labelled.model.model.fuser.load_state_dict(model.model.fuser.state_dict())
     labelled.train()

@@ -75,7 +75,7 @@ class TextCount:
 def test_cached_states_end_in_the_weights_of_a_run_without_them(tmp_path: Path, mixing: str) -> None:
     tasks = tasks_of(mood={"fusion": {**ALL_LAYERS, "pooling": "mean"}})
     for name in ("same", "near"):
-        tasks[name]["fusion"] = tasks["mood"]["fusion"]  # which needs no standardisation
+        tasks[name]["fusion"] = tasks["mood"]["fusion"]  # which needs no standardization
     settings = {"num_train_epochs": 2, "eval_strategy": "epoch", "task_mixing": mixing}
     plain = trainer_of(tmp_path / "plain", model_of(tasks), **settings)
     plain.train()
@@ -141,7 +141,7 @@ def _padded(values: list[Any]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_layers_of_every_task_are_standardised(tmp_path: Path, task: str) -> None:
+def test_the_layers_of_every_task_are_standardized(tmp_path: Path, task: str) -> None:
     model = model_of()
     trainer_of(tmp_path / "run", model, tmp_path / "states", learning_rate=0.0, max_steps=1).train()
     fuser = model.heads[task].readers["shared"].fuser

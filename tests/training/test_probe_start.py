@@ -81,7 +81,7 @@ def test_a_feature_that_hardly_varies_is_not_scaled_up() -> None:
     assert fuser.scale.min() == 1.0
 
 
-def test_a_saved_model_keeps_the_standardisation(tmp_path: Path) -> None:
+def test_a_saved_model_keeps_the_standardization(tmp_path: Path) -> None:
     trainer = started(tmp_path, "concat-mean")
     trainer.save_model(str(tmp_path / "saved"))
     again = type(trainer.model).from_pretrained(tmp_path / "saved")

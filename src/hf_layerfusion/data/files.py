@@ -69,7 +69,7 @@ def read_examples(
       quoting; double quotes are then part of the texts (`delimited.is_unquoted`). Labels are integers if all of them
       are, otherwise floats if all are, otherwise strings. Quoted texts may contain line breaks.
     - `.jsonl`, `.json`: one object per line, or one array of objects. A list as label means several classes. SNLI's
-      files are recognised by their fields (`formats.read_json`).
+      files are recognized by their fields (`formats.read_json`).
     - `.parquet`: labels by the type of their column; class names stored by `Dataset.to_parquet` are kept.
     - `.xml`, `.raw`: the aspect terms of SemEval-2014 and the tweets of ACL-14, with the columns `sentence`, `aspect`
       and `label` (`data/absa.py`).

@@ -29,7 +29,7 @@ _LABEL_KINDS = {str: "string", bool: "number", int: "number", float: "number"}
 def read_json(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Columns:
     """Read one object per line, or one array of objects.
 
-    SNLI's files are recognised by their fields gold_label, sentence1 and sentence2 (Bowman et al. 2015): if they lack
+    SNLI's files are recognized by their fields gold_label, sentence1 and sentence2 (Bowman et al. 2015): if they lack
     the requested label column, gold_label is used. Pairs whose gold_label is "-" are skipped, with a warning.
 
     Raises:

@@ -58,7 +58,7 @@ def space_hashtags(text: str) -> str:
 def name_emoticons(text: str) -> str:
     """Replace emoticons by `xxemotsmile`, `xxemotfrown`, `xxemotneutral` or `xxemotheart`.
 
-    The four names are those of GRUBERT's public code. Emoticons are recognised by their parts (eyes, tear or nose,
+    The four names are those of GRUBERT's public code. Emoticons are recognized by their parts (eyes, tear or nose,
     mouth, in either order); a single colon, `http://` and HTML entities are not emoticons. Whitespace is collapsed.
     """
     return collapse_whitespace(_EMOTICON.sub(lambda match: f" xxemot{match.lastgroup} ", text))
@@ -81,7 +81,7 @@ SPELLING = "spelling"
 PRESETS: Mapping[str, tuple[str, ...]] = {
     "none": (),
     # The placeholders that BERTweet (Nguyen et al. 2020, section 2) was trained with. Its emoji names and its
-    # word tokenisation are left to its own tokenizer (`normalization=True`).
+    # word tokenization are left to its own tokenizer (`normalization=True`).
     "light": ("bertweet_users", "bertweet_links", "whitespace"),
     # GRUBERT, section 2.1. Duplicate rows are removed separately.
     "paper": ("users", "links", SPELLING, "whitespace"),

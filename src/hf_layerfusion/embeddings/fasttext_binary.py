@@ -33,19 +33,19 @@ def read_fasttext(path: Path, options: ReadOptions) -> WordVectors:
     Vectors of unknown words, which fastText makes of n-grams alone, are not kept.
 
     Raises:
-        UserError: another format, a quantised model, a file that is cut off, or a row that cannot be used.
+        UserError: another format, a quantized model, a file that is cut off, or a row that cannot be used.
     """
     with path.open("rb") as file:
         try:
             settings = _read_settings(file, path)
             words = _read_words(file, path)
-            quantised = file.read(1)
+            quantized = file.read(1)
             rows, width = struct.unpack("<qq", _take(file, 16))
         except (struct.error, EOFError) as error:
             raise _cut_off(path) from error
-        if quantised != b"\0" or path.suffix == ".ftz":
+        if quantized != b"\0" or path.suffix == ".ftz":
             raise UserError(
-                f"{path}: must be a model of full precision, found a quantised one; use the .bin file it was made of."
+                f"{path}: must be a model of full precision, found a quantized one; use the .bin file it was made of."
             )
         # Rows of n-grams may only lack where no word has any.
         most = len(words) + settings.buckets
@@ -109,7 +109,7 @@ def _read_words(file: BinaryIO, path: Path) -> list[bytes]:
             if is_word:
                 words.append(content[place:end])
             place = end + 10
-        # Only quantised models are pruned, and say so with a number of 0 or more.
+        # Only quantized models are pruned, and say so with a number of 0 or more.
         file.seek(min(place + 8 * max(pruned, 0), len(content)))
     if len(words) != count:
         raise UserError(

@@ -43,7 +43,7 @@ class Combiner(ABC):
         Args:
             predictions: the members' predictions, `[M, N, C]` or `[M, N]`.
             labels: classes or values, `[N]`.
-            score: the metric to maximise.
+            score: the metric to maximize.
         """
         return self
 
@@ -94,7 +94,7 @@ class Weighted(Combiner):
     weights: Sequence[float] | None = None
 
     def shares(self, count: int) -> Array:
-        """Return the weights of `count` members, `[M]`, normalised to sum to 1.
+        """Return the weights of `count` members, `[M]`, normalized to sum to 1.
 
         Raises:
             UserError: The number of weights differs from `count`, one is negative or not finite, or none is positive.

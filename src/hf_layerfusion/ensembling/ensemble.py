@@ -256,7 +256,7 @@ class Ensemble:
             combiner: a key of `COMBINERS`.
             rows: held-out texts or pairs, `[N]`.
             labels: indices into the task's labels, or values, `[N]`.
-            metric: the metric to maximise: accuracy (default), f1_macro or recall_macro; pearsonr for a regression.
+            metric: the metric to maximize: accuracy (default), f1_macro or recall_macro; pearsonr for a regression.
             predictions: the members' predictions of these rows, `[M, N, C]`, if they were computed before.
             out_of_fold: whether `predictions` come from models trained on other folds, so that the members themselves
                 may have been trained on the rows.

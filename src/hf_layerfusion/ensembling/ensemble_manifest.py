@@ -43,7 +43,7 @@ class CombinerFit:
     """Record of fitting a task's combiner.
 
     Attributes:
-        metric: the metric that was maximised.
+        metric: the metric that was maximized.
         score: the score that was reached.
         rows: number of texts.
         texts_sha256: hash of the texts, in order.

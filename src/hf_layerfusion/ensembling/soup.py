@@ -28,7 +28,7 @@ def make_soup(
 ) -> None:
     """Average the weights of models of one architecture into a new model folder, with the first model's tokenizer.
 
-    Only models fine-tuned from the same weights make a useful soup; averaging heads that were initialised with
+    Only models fine-tuned from the same weights make a useful soup; averaging heads that were initialized with
     different seeds yields nothing.
 
     Args:

@@ -22,7 +22,7 @@ def text_hashes(rows: Iterable[Sequence[str]]) -> Hashes:
     """Return an 8-byte hash of each row, `[N]`.
 
     Args:
-        rows: a text each, or the two texts of a pair. The order within a pair does not matter: a pair is recognised
+        rows: a text each, or the two texts of a pair. The order within a pair does not matter: a pair is recognized
             either way round.
     """
     return np.array([_hash(row) for row in rows], np.uint64)

@@ -1,4 +1,4 @@
-"""Regularised linear models on fixed features, with the strength of the penalty chosen by cross-validation."""
+"""Regularized linear models on fixed features, with the strength of the penalty chosen by cross-validation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEGLIGIBLE = 1e-6
 """The share of the largest standard deviation below which a feature counts as constant."""
 
 STRENGTHS = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
-"""Penalties on the squared weights of standardised features, relative to the sum of the losses.
+"""Penalties on the squared weights of standardized features, relative to the sum of the losses.
 
 They are 1/C in scikit-learn's logistic regression and alpha in its ridge regression.
 """
@@ -32,7 +32,7 @@ _TOLERANCE, _MOST_STEPS = 1e-3, 500
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Linear model on raw features; the standardisation is part of its weights.
+    """Linear model on raw features; the standardization is part of its weights.
 
     Attributes:
         weight: `[C, D]`, where C is the number of classes, or 1 for a regression.
@@ -65,7 +65,7 @@ def fit_linear_probe(
     num_classes: int | None = None,
     seed: int = 0,
 ) -> LinearProbe:
-    """Fit a logistic or ridge regression on standardised features.
+    """Fit a logistic or ridge regression on standardized features.
 
     Features that vary by less than a millionth of the most variable one are not scaled up.
 

@@ -1,4 +1,4 @@
-"""Export of models for serving: ONNX graphs, int8 quantisation, and a frozen copy that keeps no hidden states."""
+"""Export of models for serving: ONNX graphs, int8 quantization, and a frozen copy that keeps no hidden states."""
 
 from hf_layerfusion.export.inference import inference_copy
 from hf_layerfusion.export.onnx_classifier import OnnxClassifier

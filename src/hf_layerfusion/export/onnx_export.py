@@ -77,7 +77,7 @@ def export_onnx(
     Raises:
         UserError: If packages are missing, the folder contains files, the tokenizer returns inputs that the graph does
             not have, the logits of graph and model differ by more than 1e-4 (as with encoders that fix the length of
-            the example), torch cannot export the encoder, or quantisation fails. Nothing is written then.
+            the example), torch cannot export the encoder, or quantization fails. Nothing is written then.
     """
     require("onnx", "onnxscript", "onnxruntime")
     target = Path(folder)
@@ -125,7 +125,7 @@ def export_onnx(
 def quantize_onnx(folder: str | os.PathLike[str]) -> Path:
     """Write `model_quantized.onnx` next to `model.onnx`, with int8 weights of dense layers and embeddings.
 
-    Each channel has its own scale, and activations are quantised at run time (onnxruntime's dynamic quantisation).
+    Each channel has its own scale, and activations are quantized at run time (onnxruntime's dynamic quantization).
     Recurrences and products with weights that are not matrices, such as the query vector of an attention, stay in fp32.
 
     Returns:
@@ -168,7 +168,7 @@ def quantize_onnx(folder: str | os.PathLike[str]) -> Path:
 
 
 def check_quantized(source: Path, quantized: Path, batches: list[dict[str, torch.Tensor]], name: str) -> None:
-    """Raise `UserError` if onnxruntime cannot open a quantised graph, or its logits are far from those of `source`.
+    """Raise `UserError` if onnxruntime cannot open a quantized graph, or its logits are far from those of `source`.
 
     `name` is the final name of the file, for the error message.
     """

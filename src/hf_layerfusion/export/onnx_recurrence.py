@@ -132,7 +132,7 @@ def scanned(factors: torch.Tensor, states: torch.Tensor, backward: bool) -> torc
 def replace_recurrences(module: nn.Module) -> None:
     """Replace all recurrences in `module` by ONNX recurrences."""
     for name, child in module.named_children():
-        # Recognised by its attribute instead of its class, because code saved with a checkpoint has its own classes.
+        # Recognized by its attribute instead of its class, because code saved with a checkpoint has its own classes.
         inner = getattr(child, "rnn", None)
         if isinstance(child, nn.GRU | nn.LSTM):
             setattr(module, name, OnnxRNN(child))

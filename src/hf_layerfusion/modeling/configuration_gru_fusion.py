@@ -29,7 +29,7 @@ class GRUFusionConfig(LayerFusionConfig):
         fusion_hidden_size: Units per direction of the embedding cell.
         freeze_fusion: Whether the fuser keeps its random weights, as a control for the effect of training it.
         residual_head: Vector of the last layer (`"mean"`, `"cls"` or `"last"`) for a plain classifier whose logits are
-            added to those of the fusion branch. The last projection of the branch is then initialised to zero, so that
+            added to those of the fusion branch. The last projection of the branch is then initialized to zero, so that
             training starts from plain fine-tuning. None, as in the paper, disables it.
         downstream_cell: Cell of the downstream recurrence: `"gru"`, `"lstm"`, `"mingru"` or `"minlstm"`.
         downstream_hidden_size: Units per direction of the downstream recurrence; 0 omits it.

@@ -131,11 +131,11 @@ class LayerFusionConfig(PreTrainedConfig):
 
     Args:
         encoder_config: Configuration of an encoder of any architecture in transformers; BERT-base by default.
-        normalize_layers: Whether the states of all layers go through the encoder's final normalisation before they are
+        normalize_layers: Whether the states of all layers go through the encoder's final normalization before they are
             fused, as the last layer's do in the encoder itself. `"auto"`, the default, becomes `True` when a model is
             built around an encoder that has one (pre-norm encoders such as ModernBERT and all decoders), `False`
-            otherwise. Configurations saved without this field are of models that do not normalise.
-        final_norm: Name of that normalisation among the encoder's modules, such as `"norm"`; found when the model is
+            otherwise. Configurations saved without this field are of models that do not normalize.
+        final_norm: Name of that normalization among the encoder's modules, such as `"norm"`; found when the model is
             built.
         initializer_range: Standard deviation of initial weights where a module's own rule does not apply.
 
@@ -180,7 +180,7 @@ class LayerFusionConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Return the configuration of a saved file; one without `normalize_layers` is of a model that does not
-        normalise.
+        normalize.
         """
         return super().from_dict({"normalize_layers": False, **config_dict}, **kwargs)
 

@@ -29,7 +29,7 @@ class LayerPoolingConfig(LayerFusionConfig):
             sequence.
         residual_head: Vector of the last layer (`"cls"`, `"last"` or `"mean"`, one of those in `token_pooling`) for a
             plain classifier whose logits are added to those of the pooling branch. The last projection of the branch is
-            then initialised to zero, so that training starts from plain fine-tuning. None, as in the paper, disables
+            then initialized to zero, so that training starts from plain fine-tuning. None, as in the paper, disables
             it.
         dense_size: Units of a dense layer with ReLU before the output layer; 0, as in the paper, omits it.
         classifier_dropout: Dropout probability before the output layer.

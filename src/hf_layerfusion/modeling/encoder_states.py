@@ -107,15 +107,15 @@ def scatter_states(
 def normalized_states(
     states: Sequence[torch.Tensor], last: torch.Tensor, norm: nn.Module | None, layers: Collection[int]
 ) -> Sequence[torch.Tensor]:
-    """Return the states of all layers on one scale: each after the encoder's final normalisation, as its output is.
+    """Return the states of all layers on one scale: each after the encoder's final normalization, as its output is.
 
-    In a pre-norm encoder the states grow from layer to layer, and only the last one is normalised. Applying the same
-    normalisation to all layers (as in the logit lens, nostalgebraist 2020) leaves the last state as it is.
+    In a pre-norm encoder the states grow from layer to layer, and only the last one is normalized. Applying the same
+    normalization to all layers (as in the logit lens, nostalgebraist 2020) leaves the last state as it is.
 
     Args:
         states: L entries `[B, T, H]`, as the encoder returns them.
-        last: Output of the encoder `[B, T, H]`, which is normalised.
-        norm: The encoder's final normalisation; `None` returns `states`.
+        last: Output of the encoder `[B, T, H]`, which is normalized.
+        norm: The encoder's final normalization; `None` returns `states`.
         layers: Indices of the layers that are used; others stay as they are.
     """
     if norm is None:

@@ -277,11 +277,11 @@ def adopt_encoder_config(config: Any, encoder: PreTrainedModel) -> None:
 
 
 def find_final_norm(encoder: PreTrainedModel) -> str | None:
-    """Return the name of the normalisation that an encoder applies after its last layer, or `None`.
+    """Return the name of the normalization that an encoder applies after its last layer, or `None`.
 
-    It is found by measuring: a normalisation outside the list of layers whose output, value for value, is the encoder's
+    It is found by measuring: a normalization outside the list of layers whose output, value for value, is the encoder's
     own. Pre-norm encoders such as ModernBERT, and all decoders, have one; BERT and other post-norm encoders, whose
-    layers each end in a normalisation, do not.
+    layers each end in a normalization, do not.
 
     Args:
         encoder: Encoder with weights; it is run on one short text.
@@ -330,7 +330,7 @@ def find_final_norm(encoder: PreTrainedModel) -> str | None:
     except Exception as error:
         raise ValueError(
             f"`normalize_layers` must be False for '{encoder.config.model_type}', which cannot be run on a short text "
-            f"to find its final normalisation ({type(error).__name__}: {' '.join(str(error).split())[:120]}); set it."
+            f"to find its final normalization ({type(error).__name__}: {' '.join(str(error).split())[:120]}); set it."
         ) from error
     finally:
         for hook in hooks:
@@ -342,7 +342,7 @@ def find_final_norm(encoder: PreTrainedModel) -> str | None:
         for name, output in found.items()
         if output.numel() == last.numel()
         and output.dtype == last.dtype
-        # NaN too, as that of half precision that overflows, is the output of the same normalisation.
+        # NaN too, as that of half precision that overflows, is the output of the same normalization.
         and torch.allclose(output.flatten(), last.flatten(), rtol=0, atol=0, equal_nan=True)
     ]
     return alike[-1] if alike else None
@@ -358,7 +358,7 @@ def choose_normalization(config: Any, encoder: PreTrainedModel) -> None:
         encoder: Its encoder.
 
     Raises:
-        ValueError: If `normalize_layers=True` is asked for and the encoder has no final normalisation, or if the
+        ValueError: If `normalize_layers=True` is asked for and the encoder has no final normalization, or if the
             encoder has no module `final_norm`.
     """
     if config.final_norm is not None and config.normalize_layers is True:
@@ -373,14 +373,14 @@ def choose_normalization(config: Any, encoder: PreTrainedModel) -> None:
     found = find_final_norm(encoder)
     if found is None and config.normalize_layers is True:
         raise ValueError(
-            f"`normalize_layers` must be False for '{encoder.config.model_type}', which has no normalisation after its "
+            f"`normalize_layers` must be False for '{encoder.config.model_type}', which has no normalization after its "
             "last layer; leave it out."
         )
     config.normalize_layers, config.final_norm = found is not None, found
 
 
 def final_norm(config: Any, encoder: PreTrainedModel) -> nn.Module | None:
-    """Return the encoder's final normalisation if the model applies it to all layers, otherwise `None`.
+    """Return the encoder's final normalization if the model applies it to all layers, otherwise `None`.
 
     A model that was built on the meta device, and given its weights later, decides here.
     """

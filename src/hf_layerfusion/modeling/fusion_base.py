@@ -78,9 +78,9 @@ class LayerFuser(nn.Module, ABC):
         return None
 
     def reset_parameters(self) -> None:
-        """Initialise the parameters that belong to the fuser itself, with `transformers.initialization` only.
+        """Initialize the parameters that belong to the fuser itself, with `transformers.initialization` only.
 
-        Linear and recurrent submodules are initialised by the model.
+        Linear and recurrent submodules are initialized by the model.
         """
 
 

@@ -13,7 +13,7 @@ from .recurrence import TOKEN_CELLS
 class ScalarMix(nn.Module):
     """γ Σ softmax(s)_l h_l with one learned scalar per layer and a learned scale (ELMo: Peters et al. 2018, eq. 1).
 
-    It is initialised to the plain mean: s = 0, γ = 1.
+    It is initialized to the plain mean: s = 0, γ = 1.
     """
 
     def __init__(self, depth: int):
@@ -23,11 +23,11 @@ class ScalarMix(nn.Module):
 
     @property
     def weights(self) -> torch.Tensor:
-        """Normalised weights of the layers `[L]`, with a sum of 1."""
+        """Normalized weights of the layers `[L]`, with a sum of 1."""
         return self.scalars.softmax(dim=0)
 
     def reset_parameters(self) -> None:
-        """Initialise to the plain mean."""
+        """Initialize to the plain mean."""
         init.zeros_(self.scalars)
         init.ones_(self.scale)
 

@@ -124,7 +124,7 @@ class AttentionPooling(LayerPooling):
         self.projection = nn.Linear(self.vector_size, self.vector_size, bias=False)
 
     def reset_parameters(self) -> None:
-        """Initialise the query."""
+        """Initialize the query."""
         init.normal_(self.query, std=0.02)
 
     def attention(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -181,7 +181,7 @@ class ScalarMixPooling(LayerPooling):
     def layer_weights(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return the normalised weights of the scalar mix for each text, `[B, L]`."""
+        """Return the normalized weights of the scalar mix for each text, `[B, L]`."""
         texts = len(hidden_states[0])
         return self.mix.weights.expand(texts if self.pairs is None else texts // 2, -1)
 
@@ -195,7 +195,7 @@ NEGLIGIBLE = 1e-6
 
 
 class StandardizedPooling(LayerPooling):
-    """Base class of the poolings that standardise each feature of each layer before pooling.
+    """Base class of the poolings that standardize each feature of each layer before pooling.
 
     The buffers `mean` and `scale` are 0 and 1, the identity, until `standardize` sets them from training data.
     """
@@ -208,13 +208,13 @@ class StandardizedPooling(LayerPooling):
         self.register_buffer("scale", torch.ones(self.depth, self.vector_size))
 
     def reset_parameters(self) -> None:
-        """Reset the standardisation to the identity."""
+        """Reset the standardization to the identity."""
         init.zeros_(self.mean)
         init.ones_(self.scale)
 
     @torch.no_grad()
     def standardize(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-        """Set the mean and the scale of the standardisation.
+        """Set the mean and the scale of the standardization.
 
         Args:
             mean: Mean over the training texts, `[L, V]`.
@@ -229,11 +229,11 @@ class StandardizedPooling(LayerPooling):
     def forward(
         self, hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return the pooled vector `[B, output_size]` of the standardised layers."""
+        """Return the pooled vector `[B, output_size]` of the standardized layers."""
         return self.pool((self.vectors(hidden_states, attention_mask) - self.mean) / self.scale)
 
     def stream(self, attention_mask: torch.Tensor | None) -> Generator[None, torch.Tensor, torch.Tensor]:
-        """Keep only the vectors of the layers that are sent; standardise and pool them after the last."""
+        """Keep only the vectors of the layers that are sent; standardize and pool them after the last."""
         vectors = []
         for _ in self.layers:
             vectors.append(self.vector((yield), attention_mask))
@@ -268,7 +268,7 @@ class AttentivePooling(StandardizedPooling):
         self.value = nn.Linear(self.vector_size, self.vector_size)
 
     def reset_parameters(self) -> None:
-        """Initialise the query, the layer embeddings and the standardisation."""
+        """Initialize the query, the layer embeddings and the standardization."""
         super().reset_parameters()
         init.normal_(self.query, std=0.02)
         init.normal_(self.layer_embeddings, std=0.02)
@@ -297,7 +297,7 @@ class LayerGraphPooling(StandardizedPooling):
     """Graph network over the layers: one round of messages on the complete graph, then the mean over the layers (after
     Ulanovski et al. 2026, arXiv 2603.22665, whose plain graph network is a GIN: Xu et al. 2019, eq. 4.1).
 
-    Layer l becomes MLP(Σ_k a_lk h_k). The edge weights a are learned; they are initialised to 1/L, plus 1 from a layer
+    Layer l becomes MLP(Σ_k a_lk h_k). The edge weights a are learned; they are initialized to 1/L, plus 1 from a layer
     to itself, like a GIN whose sum is divided by the number of layers.
     """
 
@@ -308,7 +308,7 @@ class LayerGraphPooling(StandardizedPooling):
         self.second = nn.Linear(self.vector_size, self.vector_size)
 
     def reset_parameters(self) -> None:
-        """Initialise the edge weights and the standardisation."""
+        """Initialize the edge weights and the standardization."""
         super().reset_parameters()
         init.copy_(self.edges, torch.eye(self.depth) + 1 / self.depth)
 

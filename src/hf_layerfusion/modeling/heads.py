@@ -44,7 +44,7 @@ def classification_loss(
 
 
 class ZeroLinear(nn.Linear):
-    """Dense layer whose weight and bias are initialised to zero (`LayerFusionPreTrainedModel._init_weights`)."""
+    """Dense layer whose weight and bias are initialized to zero (`LayerFusionPreTrainedModel._init_weights`)."""
 
 
 class ClassificationHead(nn.Module):
@@ -55,7 +55,7 @@ class ClassificationHead(nn.Module):
         dense_size: Units of the dense layer; 0 omits it.
         num_labels: Width of the logits.
         dropout: Dropout probability.
-        starts_at_zero: Whether the last layer is initialised to zero, and with it the logits.
+        starts_at_zero: Whether the last layer is initialized to zero, and with it the logits.
     """
 
     def __init__(

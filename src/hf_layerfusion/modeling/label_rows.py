@@ -244,12 +244,12 @@ def replace_rows(
     new = [name for name, row in zip(names, rows, strict=True) if row is None]
     if len(new) == len(names):
         logger.warning(
-            f"{what} was trained on other labels than {', '.join(names)}: its output layer is initialised at random; "
+            f"{what} was trained on other labels than {', '.join(names)}: its output layer is initialized at random; "
             "train it."
         )
     elif new:
         logger.warning(
-            f"{what} was not trained on {', '.join(new)}: these rows of its output layer are initialised at random."
+            f"{what} was not trained on {', '.join(new)}: these rows of its output layer are initialized at random."
         )
     for layer in layers:
         set_rows(model, layer, rows)
@@ -261,9 +261,9 @@ def set_rows(
     """Replace the rows of a linear layer.
 
     Args:
-        model: Model that initialises new rows.
+        model: Model that initializes new rows.
         layer: The layer, changed in place.
-        rows: For each new row the index of the old row to copy, or None for a newly initialised one.
+        rows: For each new row the index of the old row to copy, or None for a newly initialized one.
         sign: Factor applied to the copied rows.
         shift: Value added to the copied biases.
     """

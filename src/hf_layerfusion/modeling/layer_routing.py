@@ -238,7 +238,7 @@ def run_routed(
         routes: Tasks and their rows.
         num_task_layers: Number k of layers of which each task has a copy.
         with_layers: Whether to return the states of all layers.
-        norm: The encoder's final normalisation if the states of all layers go through it; otherwise `None`.
+        norm: The encoder's final normalization if the states of all layers go through it; otherwise `None`.
         kwargs: Further arguments of the encoder.
 
     Returns:

@@ -23,7 +23,7 @@ class LayerStream:
     Args:
         fuser: The fuser.
         attention_mask: `[B, T]`, 1 for real tokens, or `None`.
-        norm: The encoder's final normalisation if all layers go through it before they are fused; otherwise `None`.
+        norm: The encoder's final normalization if all layers go through it before they are fused; otherwise `None`.
         length: Length T of the texts if the encoder's states may be longer; otherwise `None`.
 
     Attributes:
@@ -94,7 +94,7 @@ def run_streamed(
     Args:
         encoder: The encoder.
         fuser: The fuser.
-        norm: The encoder's final normalisation if all layers go through it before they are fused; otherwise `None`.
+        norm: The encoder's final normalization if all layers go through it before they are fused; otherwise `None`.
         attention_mask: `[B, T]`, 1 for real tokens, or `None`.
         kwargs: Further arguments of the encoder.
 

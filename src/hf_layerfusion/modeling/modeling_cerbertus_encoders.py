@@ -92,7 +92,7 @@ class CerbertusModel(CerbertusPreTrainedModel):
         self.post_init()
 
     def choose_normalization(self) -> None:
-        """Decide whether the layers are normalised before fusion; see `encoders.choose_normalization`."""
+        """Decide whether the layers are normalized before fusion; see `encoders.choose_normalization`."""
         choose_normalization(self.config, next(iter(self.encoders.values())))
 
     def freeze(self) -> None:

@@ -59,7 +59,7 @@ ENCODER_PREFIXES = ("encoder", "model.encoder")
 
 
 class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
-    """Base class of the package's models: loading, saving and initialisation."""
+    """Base class of the package's models: loading, saving and initialization."""
 
     config: LayerFusionConfig
     base_model_prefix = "model"
@@ -83,14 +83,14 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
     ) -> Any:
         """Load a checkpoint of this class, or build a new model around the checkpoint of a plain encoder.
 
-        The plain encoder may be of any architecture and key style; all other parts of the model are then initialised at
+        The plain encoder may be of any architecture and key style; all other parts of the model are then initialized at
         random. A folder of adapters is loaded onto the checkpoint that they name.
 
         Args:
             pretrained_model_name_or_path: Folder or Hub id.
             config: Configuration; for a plain encoder, its `encoder_config` is replaced by the encoder's. If this or
                 `kwargs` name other labels than the checkpoint of a model of this package, the rows of its head follow
-                the names; new rows are initialised at random, with a warning.
+                the names; new rows are initialized at random, with a warning.
             use_safetensors: `True` refuses weights stored as pickle; `None` or `False` accepts them.
             output_loading_info: Whether to return the model and transformers' report of missing and unexpected weights.
                 Missing weights of the encoder are then not an error.
@@ -156,7 +156,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
             self.base_model.freeze()
 
     def choose_normalization(self) -> None:
-        """Decide whether the layers are normalised before fusion, if the configuration leaves it open."""
+        """Decide whether the layers are normalized before fusion, if the configuration leaves it open."""
 
     @classmethod
     def encoder_arguments(cls, config: Any) -> dict[str, bool]:
@@ -205,7 +205,7 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         if os.path.isdir(name_or_path):
             encoder.config._name_or_path = ""  # a local path is of no use to others
         model = cls(config, encoder=encoder).to(encoder.device).eval()
-        # Not of the encoder, whose rotary frequencies stay in float32 and whose quantised weights are integers.
+        # Not of the encoder, whose rotary frequencies stay in float32 and whose quantized weights are integers.
         for name, value in [*model.named_parameters(), *model.named_buffers()]:
             if not name.startswith(ENCODER_PREFIXES) and value.is_floating_point():
                 value.data = value.data.to(encoder.dtype)
@@ -259,9 +259,9 @@ class LayerFusionPreTrainedModel(PickledWithoutHooks, PreTrainedModel):
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise a module: Glorot for dense layers (GRUBERT, section 2.3), torch's own rule for recurrences.
+        """Initialize a module: Glorot for dense layers (GRUBERT, section 2.3), torch's own rule for recurrences.
 
-        An encoder initialises itself.
+        An encoder initializes itself.
         """
         if isinstance(module, LayerFuser | ScalarMix | WindowPooling):
             module.reset_parameters()
@@ -303,7 +303,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
         self.post_init()
 
     def choose_normalization(self) -> None:
-        """Decide whether the layers are normalised before fusion; see `encoders.choose_normalization`."""
+        """Decide whether the layers are normalized before fusion; see `encoders.choose_normalization`."""
         choose_normalization(self.config, self.encoder)
 
     def freeze(self) -> None:
@@ -421,7 +421,7 @@ class LayerFusionModel(LayerFusionPreTrainedModel):
     ) -> tuple[Sequence[torch.Tensor], BaseModelOutput]:
         """Return the states of the encoder's L layers that are fused, each `[B, T, H]`, and its own output.
 
-        The states are normalised where `config.normalize_layers` is true; the `hidden_states` of the encoder's output
+        The states are normalized where `config.normalize_layers` is true; the `hidden_states` of the encoder's output
         are not. The arguments are those of `encode_and_fuse`.
         """
         asked = kwargs.pop("output_hidden_states", None)

@@ -260,7 +260,7 @@ class MinGRU(TokenCell):
 class MinLSTM(MinGRU):
     """Bidirectional minLSTM along the tokens (Feng et al. 2024, section 3.2 and appendix B).
 
-    Its forget and input gates are normalised: h_t = f'_t ∘ h_{t-1} + i'_t ∘ h̃_t with f' = f / (f + i) and i' = i / (f +
+    Its forget and input gates are normalized: h_t = f'_t ∘ h_{t-1} + i'_t ∘ h̃_t with f' = f / (f + i) and i' = i / (f +
     i). That is a minGRU with z = i', whose logit is log i - log f.
     """
 

@@ -28,9 +28,9 @@ class FusionOutput(BaseModelOutput):
 class ResidualHead(nn.Module):
     """Plain classifier: dropout and one dense layer on a vector of the encoder's last layer.
 
-    Its logits are added to those of the branch over all layers, whose last projection is initialised to zero. Before
+    Its logits are added to those of the branch over all layers, whose last projection is initialized to zero. Before
     the first step the model is exactly the plain classifier, and the branch can only add to it (as in ReZero,
-    Bachlechner et al. 2020, and the zero-initialised residual branches of Goyal et al. 2017).
+    Bachlechner et al. 2020, and the zero-initialized residual branches of Goyal et al. 2017).
 
     Args:
         vector: Name of the vector of the last layer, in `SENTENCE_VECTORS`.

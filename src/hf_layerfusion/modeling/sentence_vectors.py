@@ -50,7 +50,7 @@ class LastToken(SentenceVector):
 class Pooler(SentenceVector):
     """tanh of a dense layer on `[CLS]` (BERT's pooler; SerBERTus, section 3).
 
-    It is initialised with the weights of the pretrained pooler if the encoder's checkpoint has one.
+    It is initialized with the weights of the pretrained pooler if the encoder's checkpoint has one.
     """
 
     token_selection = "cls"

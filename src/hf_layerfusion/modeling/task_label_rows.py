@@ -78,7 +78,7 @@ def _set_task(model: Any, head: TaskHead, wanted: TaskConfig, what: str) -> None
     elif not is_same or any(each != ranges[0] for each in ranges) or rows != list(range(len(stored.labels))):
         logger.warning(
             f"{what} was trained on other labels, another value_range or another loss: its output layer is "
-            "initialised at random; train it."
+            "initialized at random; train it."
         )
         for layer in layers:
             set_rows(model, layer, [None])

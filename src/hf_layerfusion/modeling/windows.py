@@ -117,7 +117,7 @@ class WindowPooling(nn.Module):
         self.query = nn.Parameter(torch.empty(key_size)) if pooling == "attention" else None
 
     def reset_parameters(self) -> None:
-        """Initialise the query to zero."""
+        """Initialize the query to zero."""
         if self.query is not None:
             init.zeros_(self.query)
 

@@ -168,7 +168,7 @@ class ModelArguments(AdaptedEncoderArguments):
     )
     normalize_layers: bool | None = option(
         None,
-        "gru_fusion, layer_pooling: pass all layers through the encoder's final normalisation before they are fused "
+        "gru_fusion, layer_pooling: pass all layers through the encoder's final normalization before they are fused "
         "(default: where it has one, as ModernBERT and decoders do).",
     )
     window_size: int | None = option(

@@ -55,7 +55,7 @@ class Experiment(Protocol):
         """Names of files that a finished run's folder contains besides `all_results.json`."""
 
     def make_trainer(self, arguments: Any) -> LayerFusionTrainer:
-        """Return a Trainer with a model initialised from `arguments.seed`, without writing anything."""
+        """Return a Trainer with a model initialized from `arguments.seed`, without writing anything."""
 
     def train(self, trainer: Any) -> Any:
         """Train by the Trainer of `make_trainer`, and return what was measured."""

@@ -111,7 +111,7 @@ def make_trainer(
     model_arguments: ModelArguments,
     training_arguments: RunTrainingArguments,
 ) -> LayerFusionTrainer:
-    """Return a Trainer with a model whose new weights are initialised from the run's seed, without writing anything.
+    """Return a Trainer with a model whose new weights are initialized from the run's seed, without writing anything.
 
     Raises:
         UserError: As `load_model` and `check_windows`.

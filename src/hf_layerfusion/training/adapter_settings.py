@@ -33,7 +33,7 @@ REFUSED_SETTINGS = {
 """Settings of LoRA that are always refused, with the reason."""
 
 OWN_STEPS = ("corda", "eva", "lora_ga", "loftq")
-"""Values of `init_lora_weights` that read data or the quantised encoder before training."""
+"""Values of `init_lora_weights` that read data or the quantized encoder before training."""
 
 LARGEST_NUMBER = 1_000_000
 RANKS = ("r", "init_r", "target_r", "rank_pattern", "vector_length")

@@ -26,7 +26,7 @@ Batches = Iterable[Mapping[str, Any]]
 
 
 class ProbeStart(TrainerCallback):
-    """Standardises a fuser's layers and, with `init_from_probe`, fits the head, before the first step of a run; with
+    """Standardizes a fuser's layers and, with `init_from_probe`, fits the head, before the first step of a run; with
     several tasks, those of each.
 
     A resumed run has both from its checkpoint.
@@ -42,14 +42,14 @@ class ProbeStart(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Standardise the fuser's layers and fit the head, unless the run resumes."""
+        """Standardize the fuser's layers and fit the head, unless the run resumes."""
         if state.global_step > 0:
             return
         model = kwargs["model"]
         starts_anew = getattr(args, "init_from_probe", False)
         for task, batches in self.batches().items():
-            # A head that has been trained reads vectors as they were standardised then.
-            if starts_anew or not _is_standardised(_fuser(model, task)):
+            # A head that has been trained reads vectors as they were standardized then.
+            if starts_anew or not _is_standardized(_fuser(model, task)):
                 standardize_layers(model, batches, task)
         if starts_anew:
             for task, batches in self.batches().items():
@@ -109,9 +109,9 @@ def check_probe_labels(model: Any, rows: Mapping[str, Any]) -> None:
 
 @torch.no_grad()
 def standardize_layers(model: PreTrainedModel, batches: Batches, task: str = ONE_TASK) -> None:
-    """Set the mean and the scale of a fuser that standardises its layers' vectors, from the texts of `batches`.
+    """Set the mean and the scale of a fuser that standardizes its layers' vectors, from the texts of `batches`.
 
-    Models whose fuser does not standardise are left as they are.
+    Models whose fuser does not standardize are left as they are.
 
     Args:
         model: the model, on a frozen encoder.
@@ -223,7 +223,7 @@ def _has_one_logit(model: Any, task: str) -> bool:
     return getattr(_task_config(model, task), "loss", None) == "binary_cross_entropy"
 
 
-def _is_standardised(fuser: Any) -> bool:
+def _is_standardized(fuser: Any) -> bool:
     """Return whether a fuser has a mean and a scale, from training or from its checkpoint."""
     if not hasattr(fuser, "standardize"):
         return True

@@ -83,7 +83,7 @@ def stacked(texts: Sequence[Any]) -> np.ndarray[Any, Any]:
 
 
 def _normalization(config: Any) -> dict[str, str]:
-    """Return the part of a cache's key that tells normalised states from others."""
+    """Return the part of a cache's key that tells normalized states from others."""
     return {"final_norm": config.final_norm} if config.normalize_layers is True else {}
 
 

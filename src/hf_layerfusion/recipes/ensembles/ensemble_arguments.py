@@ -31,7 +31,7 @@ class EnsembleArguments:
     )
     weights: list[float] | None = option(None, "Weights of the members in votes and averages.")
     metric: str | None = option(
-        None, "Metric to maximise: accuracy (default), f1_macro or recall_macro; pearsonr for a regression."
+        None, "Metric to maximize: accuracy (default), f1_macro or recall_macro; pearsonr for a regression."
     )
     out_of_fold: list[str] | None = option(
         None,

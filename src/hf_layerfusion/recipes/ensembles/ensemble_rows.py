@@ -50,7 +50,7 @@ class CombinerComparison:
         ensemble: the ensemble with the chosen combiner.
         texts: texts by task and split.
         member_predictions: predictions by task and split, `[M, N, C]` or `[M, N]`.
-        main_metrics: the main metric of each task, which is maximised.
+        main_metrics: the main metric of each task, which is maximized.
         rows: rows of the table, members first.
         chosen: name of the chosen combiner.
         notes: notes on changes to the texts.

@@ -221,7 +221,7 @@ def make_multitask_trainer(
     data_arguments: MultitaskDataArguments,
     training_arguments: MultitaskTrainingArguments,
 ) -> LayerFusionTrainer:
-    """Return a Trainer with a model whose new weights are initialised from the run's seed, without writing anything.
+    """Return a Trainer with a model whose new weights are initialized from the run's seed, without writing anything.
 
     Raises:
         UserError: As `load_multitask_model`.

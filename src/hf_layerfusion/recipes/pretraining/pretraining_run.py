@@ -70,10 +70,10 @@ HEAD_SETTINGS: dict[str, Any] = {
 def load_pretraining_model(
     arguments: EncoderArguments, objective: Objective
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return the model that the objective trains, and the names of its randomly initialised weights.
+    """Return the model that the objective trains, and the names of its randomly initialized weights.
 
     The encoder is loaded completely, as by `AutoModel`: a pooler that the objective does not use is kept unchanged.
-    The randomly initialised weights are those of a language-model head that the checkpoint lacks.
+    The randomly initialized weights are those of a language-model head that the checkpoint lacks.
 
     Raises:
         UserError: The checkpoint is missing, corrupt, stored as pickle, not a plain encoder, or lacks weights of one;
@@ -106,7 +106,7 @@ def load_pretraining_model(
         return model, sorted(missing)
     if of_pooler:
         model.base_model.pooler = (
-            None  # randomly initialised, so it must not be saved as if it were pretrained
+            None  # randomly initialized, so it must not be saved as if it were pretrained
         )
     elif pooler is not None:
         pooler.requires_grad_(False)
@@ -136,7 +136,7 @@ class Pretraining:
     missing: list[str] = field(default_factory=list)
 
     def make_trainer(self, arguments: PretrainingArguments) -> PretrainingTrainer:
-        """Return the run's Trainer, with a head initialised from the seed; raises what `load_pretraining_model`
+        """Return the run's Trainer, with a head initialized from the seed; raises what `load_pretraining_model`
         raises."""
         set_seed(arguments.seed)
         model, self.missing = load_pretraining_model(self.model_arguments, self.objective)
@@ -193,7 +193,7 @@ class Pretraining:
         }
 
     def train_head(self, model: PreTrainedModel, arguments: PretrainingArguments) -> dict[str, Any]:
-        """Train a randomly initialised head with the encoder frozen, including embeddings and weights tied to them.
+        """Train a randomly initialized head with the encoder frozen, including embeddings and weights tied to them.
 
         Its first gradients would otherwise damage the encoder.
 
