@@ -27,9 +27,9 @@ SIGNS = {"passes": "✓", "limited": "✓", "refused": "refused", "fails": "✗"
 INTRODUCTION = """# Encoders
 
 This page lists the architectures that can be used as an encoder, checked with transformers {version} on small models
-with random weights. `make encoders` regenerates this page; `python -m tests.encoders.run bert gpt2` checks some. Each cell builds
-GRUBERT, the pooling over layers (of the default vector, the mean over tokens and the last token) or CerBERTus with k
-layers of each task's own, and checks that
+with random weights. `make encoders` regenerates this page; `python -m tests.encoders.run bert gpt2` checks some of them.
+Each cell builds GRUBERT, the pooling over layers (of the default vector, the mean over tokens and the last token) or
+CerBERTus with k task-specific layers, and checks that
 
 - a single text gets the same logits as in a batch that is padded on the right;
 - so does a long text, of several blocks of sparse attention;
@@ -54,8 +54,8 @@ kept (`use_cache=False`).
 a fuser would mix two scales. All layers go through that normalization there before they are fused
 ([normalize_layers](model.md#layers-on-one-scale)).
 
-**Encoder-decoders** (T5, UMT5, BART, mBART, Marian, …) are used without their decoder. T5 and its relatives have no special
-first token, so that `token_pooling="mean"` suits them better than `"cls"`. Of models that read images too
+**Encoder-decoders** (T5, UMT5, BART, mBART, Marian, …) are used without their decoder. T5 and its relatives have no
+special first token, so that `token_pooling="mean"` suits them better than `"cls"`. Of models that read images too
 (Gemma 3, …) the **text part** is the encoder. Checkpoints of the whole model are read in both cases.
 
 **Longformer** gets global attention on the first token, as in transformers' own classifiers. **BigBird** switches to
