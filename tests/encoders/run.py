@@ -27,7 +27,7 @@ SIGNS = {"passes": "✓", "limited": "✓", "refused": "refused", "fails": "✗"
 INTRODUCTION = """# Encoders
 
 This page lists the architectures that can be used as an encoder, checked with transformers {version} on small models
-with random weights. `make encoders` regenerates this page; `python -m tests.encoders.run bert gpt2` checks some of them.
+with random weights. `make encoders` regenerates this page; `python -m tests.encoders.run bert gpt2` checks some.
 Each cell builds GRUBERT, the pooling over layers (of the default vector, the mean over tokens and the last token) or
 CerBERTus with k task-specific layers, and checks that
 
