@@ -10,8 +10,8 @@ from typing import Any
 from hf_layerfusion.errors import UserError, nearest
 
 FILE_SETTINGS = ("train_file", "validation_file", "test_file", "unlabelled_file")
-# Settings that are not arguments of the script that trains a member.
-NOT_OF_A_MEMBER = ("further_pretraining", "embeddings")
+# Settings of what runs before the script, which trains no member that has one.
+BEFOREHAND = ("further_pretraining", "embeddings")
 TEACHER_MEMBERS = "teacher_members"
 """The setting with the models that a run's teacher averages: the settings of each, complete in themselves."""
 
@@ -142,7 +142,7 @@ class RunTable:
                 )
             row = self.variants[member]
             own: list[str] = [name for name in ("recipe", "teacher") if name in row]
-            own += [name for name in NOT_OF_A_MEMBER if name in self._settings(member, None)]
+            own += [name for name in BEFOREHAND if name in self._settings(member, None)]
             if own or self.recipe == "multitask":
                 raise UserError(
                     f"{self.name}: {variant}: a member must be a row of one task without {', '.join(own) or 'tasks'}, "
