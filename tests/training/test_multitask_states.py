@@ -268,7 +268,7 @@ def test_labels_that_no_probe_is_fitted_to_are_refused_before_texts_are_encoded(
     )
     with pytest.raises(
         UserError,
-        match="task 'mood': init_from_probe, .* needs one class or value a text",
+        match=r"task 'mood': init_from_probe, .* needs one class or value a text",
     ):
         check_probe_start(several, ["mood"])
 
