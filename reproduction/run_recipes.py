@@ -61,7 +61,7 @@ from hf_layerfusion.recipes.teaching import (
 from hf_layerfusion.recipes.training_run import make_trainer, train_and_predict
 from hf_layerfusion.run_layout import SETTINGS_FILE, find
 from hf_layerfusion.storage import read_object, write_json
-from reproduction.run_table import BEFOREHAND, TEACHER_MEMBERS, in_folder
+from reproduction.run_table import PREPARATIONS, TEACHER_MEMBERS, in_folder
 from reproduction.run_teachers import members_cost
 
 Settings: TypeAlias = dict[str, Any]
@@ -218,7 +218,7 @@ def arguments_of(settings: Settings) -> Settings:
     return {
         name: value
         for name, value in settings.items()
-        if name not in ("tasks", "task_settings", "only_tasks", *BEFOREHAND, TEACHER_MEMBERS)
+        if name not in ("tasks", "task_settings", "only_tasks", *PREPARATIONS, TEACHER_MEMBERS)
     }
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from hf_layerfusion.errors import UserError, nearest
+from reproduction.further_pretraining import SETTING as FURTHER_PRETRAINING
+from reproduction.imported_embeddings import SETTING as EMBEDDINGS
 
 FILE_SETTINGS = ("train_file", "validation_file", "test_file", "unlabelled_file")
-# Settings of what runs before the script, which trains no member that has one.
-BEFOREHAND = ("further_pretraining", "embeddings")
+PREPARATIONS = (FURTHER_PRETRAINING, EMBEDDINGS)
+"""The settings of steps that run before the script. Members of a teacher cannot have them."""
 TEACHER_MEMBERS = "teacher_members"
 """The setting with the models that a run's teacher averages: the settings of each, complete in themselves."""
 
@@ -142,7 +144,7 @@ class RunTable:
                 )
             row = self.variants[member]
             own: list[str] = [name for name in ("recipe", "teacher") if name in row]
-            own += [name for name in BEFOREHAND if name in self._settings(member, None)]
+            own += [name for name in PREPARATIONS if name in self._settings(member, None)]
             if own or self.recipe == "multitask":
                 raise UserError(
                     f"{self.name}: {variant}: a member must be a row of one task without {', '.join(own) or 'tasks'}, "

@@ -1,4 +1,4 @@
-"""Checks of how a run was launched: the processes it was asked for, and a parallelism that is supported."""
+"""Checks of how a run was launched: its processes, a supported parallelism, and a precision that suits the CPU."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ def warn_of_slow_bf16(args: TrainingArguments) -> None:
     )
     if args.bf16 and args.device.type == "cpu" and emulates:
         logger.warning_once(
-            "bf16=True on a CPU without instructions for bf16 is several times slower than fp32; leave it out."
+            "bf16=True on a CPU without instructions for bf16 is several times slower than fp32, and LSTMs do not run; "
+            "leave it out."
         )
 
 

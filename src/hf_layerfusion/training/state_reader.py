@@ -166,7 +166,7 @@ class StateReader:
         )
         if missing:
             cache.check_room(tokens)
-            self._check_padding(min(missing.values(), key=lambda text: text.length))
+            self._check_padding([text for text in missing.values() if text.length and text.tokens])
         self._write(cache, missing)
         if missing:
             used, free = cache.disk_use()
@@ -215,16 +215,17 @@ class StateReader:
                 tokens = int(sum(text.get("attention_mask", [1] * length))) if every_token else vectors
                 yield text_key(text, inputs), _Text(dataset, index, side, length, tokens)
 
-    def _check_padding(self, text: _Text) -> None:
-        """Check that padding on the left does not change the states of a text, which are read without padding.
+    def _check_padding(self, texts: Sequence[_Text]) -> None:
+        """Check on the shortest text that padding on the left does not change states, which are read without padding.
 
         Raises:
             UserError: the encoder counts positions from the padding, as BERT does.
         """
-        if getattr(self.tokenizer, "padding_side", "right") != "left":
+        if not texts or getattr(self.tokenizer, "padding_side", "right") != "left":
             return
+        text = min(texts, key=lambda text: text.length)
         inputs = texts_of(text.dataset[text.row], encoder_inputs(self.model))[text.side]
-        if not len(inputs["input_ids"]) or np.ndim(inputs["input_ids"][0]):
+        if np.ndim(inputs["input_ids"][0]):
             return  # words of static vectors have no positions
         inputs = {"attention_mask": [1] * text.length, **inputs}
         padding = {"input_ids": self.tokenizer.pad_token_id or 0}
