@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -61,6 +62,7 @@ from hf_layerfusion.recipes.teaching import (
 from hf_layerfusion.recipes.training_run import make_trainer, train_and_predict
 from hf_layerfusion.run_layout import SETTINGS_FILE, find
 from hf_layerfusion.storage import read_object, write_json
+from reproduction.best_layer import best_layer
 from reproduction.run_table import PREPARATIONS, TEACHER_MEMBERS, in_folder
 from reproduction.run_teachers import members_cost
 
@@ -160,6 +162,40 @@ def _ensemble(model_class: type, data_class: type, training_class: type) -> RunR
         }
 
     return RunRecipe(classes, predict)
+
+
+def _best_layer(model_class: type, data_class: type, training_class: type) -> RunRecipe:
+    """Return the recipe of a row that fits a probe to each layer and predicts with the best one in cross-validation."""
+    classes = (model_class, data_class, training_class)
+
+    def fit(settings: Settings, fold: int | None, data_dir: Path) -> dict[str, Any]:
+        model_arguments, data_arguments, training_arguments = HfArgumentParser(classes).parse_dict(
+            in_folder(settings, data_dir)
+        )
+        data, start = prepare(data_arguments), time.perf_counter()
+        found = best_layer(
+            data,
+            model_arguments,
+            apart=encodes_pairs_separately(model_arguments),
+            cache_dir=training_arguments.cache_frozen_states,
+            batch_size=training_arguments.eval_batch_size,
+            seed=training_arguments.seed,
+        )
+        labels = np.asarray(column_values(data.splits["test"], "label"))
+        metrics = compute_metrics_for(data.schema.problem_type)(EvalPrediction(found.outputs, labels))
+        return {
+            "metrics": {"test": metrics},
+            "layer": found.layer,
+            "parameters": found.parameters,
+            "training_seconds": time.perf_counter() - start,
+            "num_examples": {name: len(split) for name, split in data.splits.items()},
+            DATA: data_record(data),
+            "predictions": _joined_predictions(found.outputs),
+            "labels": _numbers(labels),
+            **_machine(training_arguments),
+        }
+
+    return RunRecipe(classes, fit)
 
 
 def _store_settings(settings: Settings, record: DataRecord, files: Mapping[str, Any]) -> None:
@@ -296,6 +332,7 @@ RUN_RECIPES: dict[str, RunRecipe] = {
     "nli": _one_task(PoolingModelArguments, NliDataArguments, NliTrainingArguments),
     "text": _one_task(TextModelArguments, TextDataArguments, TextTrainingArguments),
     "text-ensemble": _ensemble(TextModelArguments, TextDataArguments, TextTrainingArguments),
+    "text-best-layer": _best_layer(TextModelArguments, TextDataArguments, TextTrainingArguments),
     "multitask": RunRecipe(MULTITASK_CLASSES, _train_tasks),
 }
 """Recipes by the names that tables use. A new script is a row here."""

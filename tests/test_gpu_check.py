@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from hf_layerfusion.training.launch_checks import runs_lstms_in_bf16
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -26,17 +28,7 @@ def test_without_a_gpu_it_says_so(gpu_check, monkeypatch, capsys) -> None:
     assert capsys.readouterr().out == "No GPU was found, so nothing was checked.\n"
 
 
-def has_lstm_in_bf16() -> bool:
-    """Whether oneDNN runs an LSTM under bf16 autocast here, which needs AVX-512 on x86."""
-    try:
-        with torch.autocast("cpu", torch.bfloat16):
-            torch.nn.LSTM(2, 2)(torch.zeros(1, 1, 2))
-    except RuntimeError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(not has_lstm_in_bf16(), reason="this CPU runs no LSTM in bf16")
+@pytest.mark.skipif(not runs_lstms_in_bf16(), reason="this CPU runs no LSTM in bf16")
 def test_its_code_runs_on_the_cpu(gpu_check, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--device", "cpu", "--quick"])
     assert gpu_check.main() == 0

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from torch import nn
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.recipes.pretraining.pretraining_arguments import PretrainingArguments
 from hf_layerfusion.recipes.recipe_arguments import RunTrainingArguments
 from hf_layerfusion.training import launch_checks
 from hf_layerfusion.training.launch_checks import check_processes
-from tests.training.small import small_arguments
+from hf_layerfusion.training.model_preparation import prepare_model
+from tests.training.small import small_arguments, small_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -175,3 +180,42 @@ def test_a_cpu_that_emulates_bf16_is_warned_of(
     assert [line.split(" is ")[0] for line in shown] == [
         "bf16=True on a CPU without instructions for bf16"
     ] * warned
+
+
+def test_an_lstm_in_bf16_on_a_cpu_that_cannot_run_it_is_refused(tmp_path: Path) -> None:
+    code = f"""
+import torch
+from torch import nn
+from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.launch_checks import check_lstm_precision
+from tests.training.small import small_arguments
+arguments = small_arguments({str(tmp_path)!r}, bf16=True)
+check_lstm_precision(nn.GRU(2, 2), arguments)
+check_lstm_precision(nn.LSTM(2, 2), small_arguments({str(tmp_path)!r}))
+for run in (lambda: check_lstm_precision(nn.Sequential(nn.LSTM(2, 2)), arguments),
+            lambda: nn.LSTM(2, 2)(torch.zeros(1, 1, 2))):
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            run()
+        print("no error")
+    except (RuntimeError, UserError) as error:
+        print(type(error).__name__, error)
+"""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    checked, raw = done.stdout.splitlines()
+    if raw == "no error":
+        pytest.skip("this machine's LSTMs run in bf16 with AVX2")
+    assert checked == (
+        "UserError bf16=True on the CPU needs AVX-512 for a model with LSTMs, found a CPU without it; leave bf16 out, "
+        "or choose a fuser without LSTMs"
+    )
+
+
+def test_every_model_is_checked_for_lstms_in_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch_checks, "runs_lstms_in_bf16", lambda: False)
+    model = nn.Sequential(small_model(), nn.LSTM(2, 2))
+    with pytest.raises(UserError, match="needs AVX-512"):
+        prepare_model(model, small_arguments(tmp_path, bf16=True))
+    prepare_model(model, small_arguments(tmp_path))

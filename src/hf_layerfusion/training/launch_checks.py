@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from transformers import TrainingArguments
 from transformers.utils import logging
 
@@ -92,9 +94,34 @@ def warn_of_slow_bf16(args: TrainingArguments) -> None:
     )
     if args.bf16 and args.device.type == "cpu" and emulates:
         logger.warning_once(
-            "bf16=True on a CPU without instructions for bf16 is several times slower than fp32, and LSTMs do not run; "
-            "leave it out."
+            "bf16=True on a CPU without instructions for bf16 is several times slower than fp32; leave it out."
         )
+
+
+def check_lstm_precision(model: nn.Module, args: TrainingArguments) -> None:
+    """Check that the CPU can run the LSTMs of a model with bf16; on x86, oneDNN needs AVX-512 for that.
+
+    Raises:
+        UserError: The model has LSTMs, the run is on the CPU with bf16, and this CPU cannot run them.
+    """
+    if not args.bf16 or args.device.type != "cpu" or runs_lstms_in_bf16():
+        return
+    if any(isinstance(module, nn.LSTM) for module in model.modules()):
+        raise UserError(
+            "bf16=True on the CPU needs AVX-512 for a model with LSTMs, found a CPU without it; leave bf16 out, or "
+            "choose a fuser without LSTMs"
+        )
+
+
+@functools.cache
+def runs_lstms_in_bf16() -> bool:
+    """Return whether this CPU runs an LSTM in mixed precision with bf16."""
+    try:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            nn.LSTM(1, 1)(torch.zeros(1, 1, 1))
+    except RuntimeError:
+        return False
+    return True
 
 
 class _NotSharded(NamedTuple):

@@ -12,6 +12,7 @@ from transformers.trainer_utils import number_of_arguments
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.training.adapters import check_adapters
 from hf_layerfusion.training.frozen_state_cache import check_cacheable
+from hf_layerfusion.training.launch_checks import check_lstm_precision
 from hf_layerfusion.training.parameter_groups import freeze_encoder, parameter_groups
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
@@ -42,6 +43,7 @@ def prepare_model(model: Any, args: LayerFusionTrainingArguments) -> None:
     Raises:
         UserError: Options that the model cannot be trained with.
     """
+    check_lstm_precision(model, args)
     check_adapters(model, args)
     freeze_encoder(model, args)
     check_cacheable(model, args)
