@@ -148,16 +148,11 @@ def _ensemble(model_class: type, data_class: type, training_class: type) -> RunR
         check_teacher(
             teacher, data.schema, len(data.text_columns), training_arguments.distillation_temperature
         )
-        test, problem = data.splits["test"], data.schema.problem_type
-        logits = teacher.logits(raw_rows(test, data.text_columns), problem, data.schema.names)
-        labels = np.asarray(column_values(test, "label"))
+        rows = raw_rows(data.splits["test"], data.text_columns)
         return {
-            "metrics": {"test": compute_metrics_for(problem)(EvalPrediction(logits, labels))},
+            **_tested(data, teacher.logits(rows, data.schema.problem_type, data.schema.names)),
             **members_cost(data_arguments.teacher),
-            "num_examples": {name: len(split) for name, split in data.splits.items()},
             DATA: data_record(data) | teacher_record(teacher),
-            "predictions": _joined_predictions(logits),
-            "labels": _numbers(labels),
             **_machine(training_arguments),
         }
 
@@ -181,21 +176,28 @@ def _best_layer(model_class: type, data_class: type, training_class: type) -> Ru
             batch_size=training_arguments.eval_batch_size,
             seed=training_arguments.seed,
         )
-        labels = np.asarray(column_values(data.splits["test"], "label"))
-        metrics = compute_metrics_for(data.schema.problem_type)(EvalPrediction(found.outputs, labels))
         return {
-            "metrics": {"test": metrics},
             "layer": found.layer,
             "parameters": found.parameters,
             "training_seconds": time.perf_counter() - start,
-            "num_examples": {name: len(split) for name, split in data.splits.items()},
+            **_tested(data, found.outputs),
             DATA: data_record(data),
-            "predictions": _joined_predictions(found.outputs),
-            "labels": _numbers(labels),
             **_machine(training_arguments),
         }
 
     return RunRecipe(classes, fit)
+
+
+def _tested(data: PreparedData, outputs: np.ndarray) -> dict[str, Any]:
+    """Return the metrics and the predictions of a model's outputs for the test rows, `[N, C]`."""
+    labels = np.asarray(column_values(data.splits["test"], "label"))
+    metrics = compute_metrics_for(data.schema.problem_type)(EvalPrediction(outputs, labels))
+    return {
+        "metrics": {"test": metrics},
+        "num_examples": {name: len(split) for name, split in data.splits.items()},
+        "predictions": _joined_predictions(outputs),
+        "labels": _numbers(labels),
+    }
 
 
 def _store_settings(settings: Settings, record: DataRecord, files: Mapping[str, Any]) -> None:
