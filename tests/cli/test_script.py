@@ -137,6 +137,10 @@ def test_the_recipe_of_a_tuned_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path
         UserError, match=r"excludes freeze_encoder.*\(--recipe tuned sets head_first_epochs=1.0\)"
     ):
         parsed(monkeypatch, tmp_path, TWEETS, "--recipe", "tuned", "--freeze_encoder", "True")
+    grubert = parsed(monkeypatch, tmp_path, TWEETS, "--recipe", "tuned", "--architecture", "gru_fusion")
+    assert grubert["pooling"] is None and grubert["token_pooling"] is None and grubert["init_from_probe"]
+    same = parsed(monkeypatch, tmp_path, TWEETS, "--recipe", "tuned", "--architecture", "layer_pooling")
+    assert same["pooling"] == "concat"
     several = parsed(monkeypatch, tmp_path, MULTITASK_CLASSES, "--recipe", "tuned", "--num_task_layers", "0")
     assert several["token_pooling"] == "mean" and several["head_first_epochs"] == 1
 

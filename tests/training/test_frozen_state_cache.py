@@ -464,3 +464,18 @@ def test_an_encoder_that_counts_positions_from_padding_on_the_left_is_refused(
     else:
         trainer.train()
         assert trainer.state.global_step > 0
+
+
+def test_padding_on_the_left_is_refused_of_states_that_another_run_has_stored(tmp_path: Path) -> None:
+    config = {"encoder_config": tiny_config("bert", DEPTH).to_dict()}
+
+    def trainer(folder: str) -> LayerFusionTrainer:
+        torch.manual_seed(0)
+        return frozen_trainer(tmp_path / folder, build("concat-mean", **config), tmp_path / "states")
+
+    trainer("right").train()
+    left = trainer("left")
+    left.processing_class.padding_side = left.data_collator.tokenizer.padding_side = "left"
+    with pytest.raises(UserError, match=r"found padding_side='left' and an encoder that counts positions"):
+        left.train()
+    assert left.state.global_step == 0

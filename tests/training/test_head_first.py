@@ -12,6 +12,7 @@ from transformers import DataCollatorWithPadding, set_seed
 
 from hf_layerfusion import BertWithPoolingModule
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.training import head_first
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.tiny import tiny_config, tiny_tokenizer
 from tests.training.small import rows, small_arguments, small_model
@@ -92,6 +93,58 @@ def test_the_head_starts_from_the_probe_of_a_frozen_encoder(tmp_path: Path) -> N
     train(tmp_path / "frozen", alone, freeze_encoder=True, cache_frozen_states=cache, **rates)
     assert torch.equal(model.classifier.out_proj.weight, alone.classifier.out_proj.weight)
     assert not torch.equal(model.classifier.out_proj.weight, start)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"eval_on_start": True, "eval_strategy": "epoch"},
+        {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"},
+        {"lr_scheduler_type": "greedy", "eval_strategy": "epoch"},
+        {"neftune_noise_alpha": 5.0},
+        {"include_for_metrics": ["inputs"]},
+        {"include_num_input_tokens_seen": "all"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_of_the_main_training_alone(tmp_path: Path, options: dict[str, Any]) -> None:
+    model = pooling_model()
+    start = copy.deepcopy(model.state_dict())
+    trainer = train(tmp_path, model, head_first_epochs=2, num_train_epochs=1, **options)
+    assert trainer.state.global_step == 4
+    for name, value in options.items():
+        assert getattr(trainer.args, name) == value
+    changed = {name for name, values in model.state_dict().items() if not torch.equal(values, start[name])}
+    assert any("encoder" in name for name in changed) and any("classifier" in name for name in changed)
+    assert not (tmp_path / "head-first-states").exists()
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_the_rate_is_constant_where_the_schedule_follows_evaluations(tmp_path: Path, schedule: str) -> None:
+    # A main training without a step's effect shows the first part alone.
+    still = {"learning_rate": 0.0, "fusion_learning_rate": 1e-3, "max_steps": 1, "head_first_epochs": 2}
+    found = []
+    for index, options in enumerate(({"lr_scheduler_type": schedule, "eval_strategy": "steps"}, {})):
+        heads: list[Any] = []
+        model = pooling_model()
+        model.classifier.register_forward_pre_hook(
+            lambda module, args, heads=heads: heads.append(module.out_proj.weight.detach().clone())
+        )
+        train(tmp_path / str(index), model, **(still | options))
+        found.append(heads[8])  # eight steps of the first part stand before the main one
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_nothing_is_left_if_the_first_part_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise UserError("refused")
+
+    monkeypatch.setattr(head_first.dataclasses, "replace", refuse)
+    with pytest.raises(UserError, match="refused"):
+        train(tmp_path, pooling_model(), head_first_epochs=1)
+    assert not (tmp_path / "head-first-states").exists()
 
 
 def test_the_head_of_a_model_init_is_trained_first_too(tmp_path: Path) -> None:

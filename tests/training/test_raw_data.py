@@ -227,6 +227,7 @@ def test_the_metrics_are_those_of_the_labels(
     ("of_config", "data", "message"),
     [
         (config(num_labels=3), table(["a", "b"]), r"num_labels=3, found 2 \('a', 'b'\); load"),
+        (config(), table(["a", "a"]), "needs two classes or more, found 'a' in every row; add rows of others"),
         (config(), table([0, 1, 2]), "training data: row 2: the label '2' is not among the known ones, '0', '1'"),
         (config(), table([0, -1]), "row 1: the label '-1' is not among"),
         (config(), table([0, 1], ClassLabel(names=["a", "b", "c"])), "found 3 "),

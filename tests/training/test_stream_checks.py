@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.training.stream_checks import check_stream
 from hf_layerfusion.training.trainer import LayerFusionTrainer
 from tests.tiny import tiny_tokenizer
 from tests.training.small import rows, small_arguments, small_model, small_trainer, weights_digest
@@ -117,3 +118,11 @@ def test_several_tasks_refuse_a_stream(tmp_path: Path) -> None:
             train_dataset={"a": stream_of(rows(8)), "b": rows(8)},
             processing_class=tiny_tokenizer(),
         )
+
+
+def test_head_first_refuses_a_stream(tmp_path: Path) -> None:
+    args = small_arguments(tmp_path, max_steps=2, head_first_epochs=1.0)
+    with pytest.raises(
+        UserError, match=r"head_first_epochs=1.0 needs training data of a known .*; leave it out"
+    ):
+        check_stream(TorchStream(), args)

@@ -112,10 +112,16 @@ def construct(dataclasses: Sequence[Any], values: Mapping[str, Any]) -> tuple[An
 def with_recipe(dataclasses: Sequence[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values with those of the recipe that they name beside them.
 
+    The layers' pooling is left out for another architecture than the recipe's.
+
     Raises:
         UserError: an unknown recipe.
     """
-    return _recipe(values.get("recipe", DEFAULT), dataclasses) | dict(values)
+    name = values.get("recipe", DEFAULT)
+    of_recipe = _recipe(name, dataclasses)
+    if name in PROBE_RECIPES and values.get("architecture") not in (None, of_recipe.get("architecture")):
+        of_recipe = {option: value for option, value in of_recipe.items() if option not in ALL_LAYERS}
+    return of_recipe | dict(values)
 
 
 def refuse_nul(options: Any) -> None:

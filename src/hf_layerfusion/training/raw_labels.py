@@ -154,6 +154,11 @@ class ModelLabels:
         else:
             labels = [label for label in column.values(training) if not column.is_missing(label)]
             names = sorted({name for label in labels for name in (label if column.is_list else [label])})
+        if self.problem_type == SINGLE and len(names) < 2:
+            raise UserError(
+                f"{column.where}: a classifier needs two classes or more, found {format_list(names) or 'no label'} in "
+                "every row; add rows of others"
+            )
         if len(names) != self.num_labels:
             raise UserError(
                 f"{column.where}: the number of labels must be the model's num_labels={self.num_labels}, found "

@@ -120,6 +120,7 @@ class StateReader:
         num_processes: number of processes, each of which reads its part of the texts.
         wait: returns when all processes have called it.
         option: name of the option that asked for the states, for messages.
+        is_padded: whether the model will also read texts in padded batches.
     """
 
     model: PreTrainedModel
@@ -133,6 +134,7 @@ class StateReader:
     num_processes: int = 1
     wait: Callable[[], None] = field(default=lambda: None)
     option: str = "cache_frozen_states"
+    is_padded: bool = True
 
     def fill(self, datasets: Iterable[Any]) -> StateCache:
         """Return the cache, which then holds the states of every text of `datasets`.
@@ -164,9 +166,10 @@ class StateReader:
             f"{self.option}: of {len(texts):,} texts {len(missing):,} are new; the encoder reads them once, "
             f"without dropout; their states take {gigabytes(cache.bytes_of(tokens))} in {cache.folder}"
         )
+        if self.is_padded:  # also where another run, which pads on the right, has stored the states
+            self._check_padding([text for text in texts.values() if text.length and text.tokens])
         if missing:
             cache.check_room(tokens)
-            self._check_padding([text for text in missing.values() if text.length and text.tokens])
         self._write(cache, missing)
         if missing:
             used, free = cache.disk_use()

@@ -33,6 +33,7 @@ NEED_LENGTH = (
     ),
     NeedsLength("class_balance", "set class_balance=none", lambda value: value != "none"),
     NeedsLength("unfreeze_per_epoch", "leave it out", lambda value: value is not None),
+    NeedsLength("head_first_epochs", "leave it out", lambda value: value is not None),
     NeedsLength("epoch_decay", "set epoch_decay=1", lambda value: value != 1),
 )
 
