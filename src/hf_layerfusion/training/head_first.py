@@ -74,7 +74,7 @@ def train_head_first(trainer: Trainer, make: Callable[..., Trainer]) -> None:
         "num_train_epochs": given.head_first_epochs,
     }
     if given.lr_scheduler_type in _OF_EVALUATIONS:
-        changes["lr_scheduler_type"] = "constant"
+        changes |= {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": None}
     args = dataclasses.replace(given, **changes)
     is_main = trainer.is_world_process_zero()
     if is_main:
