@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "export": {"data", "hub"},
     "ensembling": {"data", "evaluation", "hub"},
     "training": {"data", "regularizers", "gradient_surgery", "evaluation", "hub"},
-    "probing": {"modeling", "training", "evaluation", "ensembling"},
+    "probing": {"data", "modeling", "training", "evaluation", "ensembling"},
     "embeddings": {"modeling", "hub"},
     "errors": set(),
     "metric_registry": set(),

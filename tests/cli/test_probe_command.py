@@ -32,6 +32,60 @@ def test_table_advice_and_files(
     assert {path.name for path in output.iterdir()} == {"probe.json", "layers.png", "gains.png"}
 
 
+def test_repeated_texts_are_removed_before_rows_are_drawn_and_those_of_test_counted(
+    tiny_encoder_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tiny_texts(40, 0)
+    train = write_csv(tmp_path / "train.csv", [*texts, *texts[:20], *texts[:20]])
+    test = write_csv(tmp_path / "test.csv", [*tiny_texts(20, 1), *texts])
+    output = tmp_path / "probe"
+    main([
+        "probe", tiny_encoder_dir, "--train_file", str(train), "--test_file", str(test), "--max_train_samples", "30",
+        "--cache_dir", str(tmp_path / "states"), "--output_dir", str(output),
+    ])  # fmt: skip
+    notes = ["train: 40 repeated texts removed", "test: 30 texts also occur in train"]
+    (probe,) = json.loads((output / "probe.json").read_text())
+    assert (probe["num_train"], probe["num_test"]) == (30, 60)
+    assert probe["notes"] == notes
+    assert "\n".join(notes) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("with_test", [False, True])
+def test_any_column_of_strings_groups_rows(
+    tiny_encoder_dir: str, tmp_path: Path, with_test: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of four groups there are too few for five folds, but a test file needs none."""
+    lines = [f"{text},{label},{row % 4}" for row, (text, label) in enumerate(tiny_texts(40, 0))]
+    train = tmp_path / "train.csv"
+    train.write_text("\n".join(["text,label,sentence", *lines]))
+    test = write_csv(tmp_path / "test.csv", tiny_texts(20, 1))
+    command = ["probe", tiny_encoder_dir, "--train_file", str(train), "--group_column", "sentence"]
+    command += ["--cache_dir", str(tmp_path / "states")]
+    if with_test:
+        main([*command, "--test_file", str(test)])
+        assert "40 training rows, 20 test rows" in capsys.readouterr().out
+        return
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "need 5 values of sentence or more, found 4" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_class_that_was_not_drawn_is_named(
+    tiny_encoder_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rare = [("a rare one", "zebra"), ("another rare one", "zebra")]
+    train = write_csv(tmp_path / "train.csv", [*tiny_texts(100, 0), *rare])
+    test = write_csv(tmp_path / "test.csv", [*tiny_texts(5, 1), *rare])
+    files = ["--train_file", str(train), "--test_file", str(test), "--max_train_samples", "5"]
+    with pytest.raises(SystemExit):
+        main(["probe", tiny_encoder_dir, *files])
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (
+        "row 5: the label 'zebra' is no class of the 5 training rows, which have 'negative', 'positive'"
+        in message
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -39,6 +93,7 @@ def test_table_advice_and_files(
         (["--output_dir", "."], "must be a new or empty folder"),
         (["--metric", "pearson"], "must be one of accuracy, macro_f1"),
         (["--text_column", "tweet"], "tweet"),
+        (["--group_column", "sentence"], "no column 'sentence' (found: 'text', 'label')"),
     ],
 )
 def test_one_line_and_exit_code_2(
@@ -59,10 +114,12 @@ def test_one_line_and_exit_code_2(
     ("options", "message"),
     [
         (["--metric", "f1"], "metric must be one of accuracy, macro_f1, pearson"),
-        (["--batch_size", "0"], "batch_size must be 1 or more"),
-        (["--max_length", "2"], "max_length must lie between 3"),
+        (["--batch_size", "0"], "batch_size must be a whole number of 1 or more"),
+        (["--max_length", "2"], "max_length must be a whole number between 3"),
         (["--max_train_samples", "-1"], "--max_train_samples must be 1 or more"),
-        (["--seed", "-1"], "seed must lie between 0"),
+        (["--text_pair_column", "text"], "text_columns must name different columns, found 'text' twice"),
+        (["--label_column", "text"], "label_column must not be a text column, found 'text'"),
+        (["--seed", "-1"], "seed must be a whole number between 0"),
         (["--output_dir", "a\0b"], "--output_dir must hold no NUL character"),
         (["nobody/nothing/here"], "encoder nobody/nothing/here: cannot be loaded"),
     ],

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from datasets import Dataset, IterableDataset
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation import linear_probe
@@ -168,7 +170,7 @@ def values(split: Dataset, value: float | None = None) -> Dataset:
         (
             lambda d: d | {"train": d["train"].filter(lambda row: row["label"] == d["train"]["label"][0])},
             {},
-            "classes that train lacks",
+            "is no class of the",
         ),
         (lambda d: {"train": d["train"].map(lambda row: {"label": 1})}, {}, "two classes or more, found"),
         (lambda d: d["train"].select(range(5)), {}, "need 5 rows of each class or more, found"),
@@ -181,13 +183,17 @@ def values(split: Dataset, value: float | None = None) -> Dataset:
         (lambda d: d["train"].to_list(), {}, "a datasets.Dataset or splits by name, found list"),
         (lambda d: d, {"text_columns": ("tweet",)}, "must have the columns tweet"),
         (lambda d: d, {"metric": "pearson"}, "must be one of accuracy, macro_f1"),
-        (lambda d: d, {"max_length": 1000}, "must lie between 3, .* and 64"),
-        (lambda d: d, {"max_length": 2}, "must lie between 3, .* and 64"),
-        (lambda d: d, {"batch_size": 0}, "batch_size must be 1 or more, found 0"),
-        (lambda d: d, {"seed": -1}, "seed must lie between 0"),
+        (lambda d: d, {"max_length": 1000}, "must be a whole number between 3, .* and 64"),
+        (lambda d: d, {"max_length": 2}, "must be a whole number between 3, .* and 64"),
+        (lambda d: d, {"batch_size": 0}, "batch_size must be a whole number of 1 or more, found 0"),
+        (lambda d: d, {"seed": -1}, "seed must be a whole number between 0"),
         (lambda d: d, {"text_columns": ("text",) * 3}, "one column, or two for pairs"),
-        (lambda d: {**d, "train": values(d["train"]), "test": values(d["test"], 1.0)}, {}, "that differ"),
-        (lambda d: {**d, "train": values(d["train"]), "test": values(d["test"], np.nan)}, {}, "finite"),
+        (lambda d: {**d, "train": values(d["train"]), "test": values(d["test"], 1.0)}, {}, "must differ"),
+        (
+            lambda d: {**d, "train": values(d["train"]), "test": values(d["test"], np.nan)},
+            {},
+            "label is missing",
+        ),
         (lambda d: {"test": d["test"]}, {}, "must hold a split 'train'"),
     ],
 )
@@ -270,3 +276,14 @@ def test_causal_encoders_are_read_at_their_last_token(tmp_path: Path, data: dict
     probe = layer_probe(str(tmp_path / "encoder"), data, cache_dir=tmp_path / "states")
     assert {each.pooling for each in probe.layers} <= {"last", "mean"}
     assert len(probe.layers) == 3
+
+
+def test_a_tokenizer_that_pads_on_the_left_changes_nothing(
+    tiny_encoder_dir: str, data: dict[str, Dataset], tmp_path: Path
+) -> None:
+    right = layer_probe(tiny_encoder_dir, data, cache_dir=tmp_path / "right")
+    left = tmp_path / "encoder"
+    shutil.copytree(tiny_encoder_dir, left)
+    AutoTokenizer.from_pretrained(tiny_encoder_dir, padding_side="left").save_pretrained(left)
+    found = layer_probe(left, data, cache_dir=tmp_path / "left")
+    assert dataclasses.replace(found, encoder=right.encoder) == right

@@ -26,7 +26,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--text_pair_column", help="column of the second text of pairs")
     parser.add_argument("--label_column", default="label", help="column of the labels (default: label)")
     parser.add_argument(
-        "--group_column", help="text column whose equal values stay in one fold, where there is no test file"
+        "--group_column",
+        help="column of strings whose equal values stay in one fold, where there is no test file",
     )
     parser.add_argument(
         "--metric",

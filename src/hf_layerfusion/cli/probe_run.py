@@ -8,9 +8,9 @@ from datasets import Dataset
 
 from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.labels import LabelSchema
-from hf_layerfusion.data.splits import draw_subset, remove_duplicates
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.probing import LayerProbe, layer_probes, plot_gains, plot_layer_probe
+from hf_layerfusion.probing import LayerProbe, plot_gains, plot_layer_probe
+from hf_layerfusion.probing.layer_probe import probe_all
 from hf_layerfusion.probing.settings import check_probe
 from hf_layerfusion.storage import new_folder, write_json
 
@@ -51,7 +51,12 @@ def _probe(arguments: Namespace) -> list[LayerProbe]:
         "batch_size": arguments.batch_size,
         "seed": arguments.seed,
     }
-    check_probe(arguments.encoders, **settings)
+    check_probe(
+        arguments.encoders,
+        label_column=arguments.label_column,
+        group_column=arguments.group_column,
+        **settings,
+    )
     if arguments.max_train_samples is not None and arguments.max_train_samples < 1:
         raise UserError(
             f"--max_train_samples must be 1 or more, found {arguments.max_train_samples}; leave it out to take all rows"
@@ -63,11 +68,12 @@ def _probe(arguments: Namespace) -> list[LayerProbe]:
         name = Path(path).stem if by_file else Path(path).resolve().parent.name
         tested = arguments.test_file[place] if arguments.test_file else None
         data[name if name not in data else path] = _read(arguments, path, tested, columns)
-    probes = layer_probes(
+    probes = probe_all(
         arguments.encoders,
         data,
         group_column=arguments.group_column,
         cache_dir=arguments.cache_dir,
+        max_train_samples=arguments.max_train_samples,
         **settings,
     )
     for probe in probes:
@@ -77,20 +83,21 @@ def _probe(arguments: Namespace) -> list[LayerProbe]:
 
 def _read(arguments: Namespace, train: str, test: str | None, columns: list[str]) -> dict[str, Dataset]:
     files = {"train": train} if test is None else {"train": train, "test": test}
+    group = arguments.group_column
     splits = {
-        name: read_examples(path, text_columns=columns, label_column=arguments.label_column)
+        name: read_examples(
+            path,
+            text_columns=[*columns, group] if name == "train" and group not in (None, *columns) else columns,
+            label_column=arguments.label_column,
+        )
         for name, path in files.items()
     }
-    splits["train"] = remove_duplicates(splits["train"], columns)
     schema = LabelSchema.infer(splits["train"], where=train)
     if schema.problem_type == "multi_label_classification":
         raise UserError(
             f"{train}: a probe takes one class or value a text, found several; use another label column"
         )
-    encoded = {name: schema.encode(split, files[name]) for name, split in splits.items()}
-    if arguments.max_train_samples is not None:
-        encoded["train"] = draw_subset(encoded["train"], arguments.max_train_samples, arguments.seed)
-    return encoded
+    return {name: schema.encode(split, files[name]) for name, split in splits.items()}
 
 
 def _shown(probe: LayerProbe) -> str:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import sklearn
 from datasets import Dataset, IterableDataset
 from huggingface_hub.constants import HF_HOME
-from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 from tqdm.auto import tqdm
 
 from hf_layerfusion.ensembling.prediction_files import cached
@@ -23,14 +22,12 @@ from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
 from hf_layerfusion.evaluation import linear_probe
 from hf_layerfusion.evaluation.linear_probe import LinearProbe, ProbeProblem, fit_linear_probe
 from hf_layerfusion.evaluation.significance import Difference, from_draws, least_p_value
-from hf_layerfusion.modeling.encoders import is_causal
 from hf_layerfusion.modeling.modeling_layer_pooling import LayerPoolingModel
+from hf_layerfusion.probing.rows import Fold, ProbeRows, check_rows
 from hf_layerfusion.probing.scores import SCORES, Score, bootstrap_scores
-from hf_layerfusion.probing.settings import check_probe, load_settings, resolve_max_length
+from hf_layerfusion.probing.settings import check_probe, load_settings, resolve_max_length, token_pooling
 from hf_layerfusion.probing.vectors import TextVectors, read_vectors
-
-NUM_FOLDS = 5
-"""Number of folds for data without a test split."""
+from hf_layerfusion.training.state_cache import StatesTooLargeError
 
 _READINGS = {1: {"": False}, 2: {"read jointly": False, "read apart": True}}
 
@@ -168,12 +165,15 @@ def layer_probe(
     pairs, the encoding (jointly, or each text separately with the features `u`, `v`, `|u - v|` and `u * v`) are chosen
     by cross-validation on the training rows. The pooling is the one that is best for the last layer.
 
+    Repeated training texts are left out: the first counts, with its label. `ClassLabel`s are compared by name.
+
     Args:
         encoder: Folder or Hub id of an encoder of any architecture that the package supports.
         data: Splits `"train"` and `"test"`, or training rows alone, which are then predicted in five folds.
         text_columns: One text column, or two for pairs.
         label_column: Column of classes (integers or strings) or values (floats).
-        group_column: Column whose equal values are never on both sides of a fold, for data without a test split.
+        group_column: Column of the training rows whose equal values are never on both sides of a fold, for data without
+            a test split.
         metric: `"accuracy"` (the default for classes), `"macro_f1"` or `"pearson"` (the default for values).
         name: Name of the data, for the report.
         max_length: Maximum number of tokens of a text, or of both texts of a jointly encoded pair; by default the limit
@@ -187,59 +187,25 @@ def layer_probe(
         The scores, with `advice` in one sentence. `plot_layer_probe` draws them.
 
     Raises:
-        UserError: In the cases of `check_probe`, before the data are read; if the data are a stream, lack columns, have
-            one class only or too few labels or rows for the folds; if the encoder has one layer; or if states or values
-            are not finite, or all values are the same.
+        UserError: In the cases of `check_probe`, before the data are read. Before the encoder reads a text: if the data
+            are a stream or lack columns, texts, labels or groups; if a label of the test split does not occur in the
+            training rows; or if there is one class only or too few rows of a class, groups or rows for the folds.
+            Later: if states are not finite in half precision, or the scores are undefined.
     """
-    check_probe(
+    (found,) = probe_all(
         [encoder],
+        {name: data},
         text_columns=text_columns,
+        label_column=label_column,
+        group_column=group_column,
         metric=metric,
         max_length=max_length,
         batch_size=batch_size,
+        cache_dir=cache_dir,
         seed=seed,
         **options,
     )
-    splits = _splits(data, [*text_columns, label_column, *([group_column] if group_column else [])])
-    targets, problem = _targets(splits, label_column)
-    score_name, score = _score(metric, problem)
-    config, tokenizer = load_settings(encoder, **options)
-    if config.get_text_config().num_hidden_layers < 2:
-        raise UserError(f"encoder {encoder}: must have two layers or more to compare, found one; use another")
-    token_pooling = "last_mean" if is_causal(config) else "cls_mean"
-    try:
-        model = LayerPoolingModel.from_pretrained(
-            encoder, pooling="concat", token_pooling=token_pooling, **options
-        )
-    except LOADING_ERRORS as error:
-        raise UserError(f"encoder {encoder}: cannot be loaded: {one_line(error)}") from error
-    folder = Path(HF_HOME) / "hf_layerfusion" / "states" if cache_dir is None else Path(cache_dir)
-    readings = {
-        reading: read_vectors(
-            model,
-            tokenizer,
-            [split.select_columns(list(text_columns)) for split in splits.values()],
-            apart=apart,
-            max_length=resolve_max_length(config, tokenizer, max_length, len(text_columns) == 2),
-            cache_dir=str(folder),
-            batch_size=batch_size,
-        )
-        for reading, apart in _READINGS[len(text_columns)].items()
-    }
-    groups = None if group_column is None else np.asarray(splits["train"][group_column])
-    probes = _Probes(readings, targets, problem, folder / "probes", seed)
-    found = probes.run(_folds(targets["train"], groups, problem, seed) if "test" not in targets else None)
-    tested = targets.get("test", targets["train"])
-    report = _report(found, tested, score, seed)
-    notes = [
-        f"{split}: {vectors.num_truncated:,} of {len(targets[split]):,} texts are cut off ({reading or 'at the limit'})"
-        for reading, of_splits in readings.items()
-        for split, vectors in zip(targets, of_splits, strict=True)
-        if vectors.num_truncated
-    ]
-    return LayerProbe(
-        str(encoder), name, score_name, len(targets["train"]), len(tested), **report, notes=notes
-    )
+    return found
 
 
 def layer_probes(
@@ -247,7 +213,7 @@ def layer_probes(
     data: Mapping[str, Dataset | Mapping[str, Dataset]],
     **settings: Any,
 ) -> list[LayerProbe]:
-    """Probe several encoders on several data sets.
+    """Probe several encoders on several data sets, all of which are checked first.
 
     Args:
         encoders: Folders or Hub ids.
@@ -259,95 +225,128 @@ def layer_probes(
         first.
 
     Raises:
-        UserError: In the cases of `layer_probe`.
+        UserError: If there are no encoders or no data sets by name, or in the cases of `layer_probe`.
     """
+    if isinstance(encoders, str | os.PathLike) or not encoders:
+        raise UserError(
+            f"encoders must be a list of folders or Hub ids, found {encoders or 'none'}; give [encoder], or call "
+            "layer_probe"
+        )
+    are_splits = isinstance(data, Mapping) and isinstance(data.get("train"), Dataset | IterableDataset)
+    if are_splits or not isinstance(data, Mapping) or not data:
+        found = "splits" if are_splits else type(data).__name__ if not isinstance(data, Mapping) else "none"
+        raise UserError(
+            f"data must be data sets by name, found {found}; give {{'name': data}}, or call layer_probe"
+        )
+    return probe_all(encoders, data, **settings)
+
+
+def probe_all(
+    encoders: Sequence[str | os.PathLike[str]],
+    data: Mapping[str, Any],
+    *,
+    text_columns: Sequence[str] = ("text",),
+    label_column: str = "label",
+    group_column: str | None = None,
+    metric: str | None = None,
+    max_length: int | None = None,
+    batch_size: int = 32,
+    cache_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    max_train_samples: int | None = None,
+    **options: Any,
+) -> list[LayerProbe]:
+    """Check all encoders and data sets, then probe each encoder on each data set, as `layer_probes`.
+
+    Args:
+        encoders: Folders or Hub ids.
+        data: Data sets by name.
+        max_train_samples: Number of different training texts to draw from each data set; None for all.
+
+    The other arguments are those of `layer_probe`.
+    """
+    columns: dict[str, Any] = {
+        "text_columns": text_columns,
+        "label_column": label_column,
+        "group_column": group_column,
+    }
+    check_probe(
+        encoders,
+        **columns,
+        metric=metric,
+        max_length=max_length,
+        batch_size=batch_size,
+        seed=seed,
+        **options,
+    )
+    checked = [
+        check_rows(each, name, **columns, metric=metric, max_train_samples=max_train_samples, seed=seed)
+        for name, each in data.items()
+    ]
+    folder = Path(HF_HOME) / "hf_layerfusion" / "states" if cache_dir is None else Path(cache_dir)
     found = []
-    for name, each in data.items():
-        probes = [layer_probe(encoder, each, name=name, **settings) for encoder in encoders]
+    for rows in checked:
+        probes = [
+            _probe(encoder, rows, max_length, batch_size, folder, seed, options) for encoder in encoders
+        ]
         found += sorted(probes, key=lambda probe: -probe.all.score)
     return found
 
 
-def _splits(data: Any, columns: Sequence[str]) -> dict[str, Dataset]:
-    if isinstance(data, Dataset | IterableDataset):
-        data = {"train": data}
-    if not isinstance(data, Mapping):
-        raise UserError(
-            f"data must be a datasets.Dataset or splits by name, found {type(data).__name__}; make one by "
-            "Dataset.from_list or Dataset.from_dict"
+def _probe(
+    encoder: str | os.PathLike[str],
+    rows: ProbeRows,
+    max_length: int | None,
+    batch_size: int,
+    folder: Path,
+    seed: int,
+    options: Mapping[str, Any],
+) -> LayerProbe:
+    config, tokenizer = load_settings(encoder, **options)
+    try:
+        model = LayerPoolingModel.from_pretrained(
+            encoder, pooling="concat", token_pooling=token_pooling(config), **options
         )
-    splits = dict(data)
-    if "train" not in splits:
-        raise UserError(f"data must hold a split 'train', found {sorted(splits)}; name it so")
-    splits = {name: splits[name] for name in ("train", "test") if name in splits}
-    for name, split in splits.items():
-        if not isinstance(split, Dataset):
-            raise UserError(
-                f"split '{name}' must be a datasets.Dataset with a length, found {type(split).__name__}; a probe needs "
-                "all rows at once, so load it without streaming"
+    except LOADING_ERRORS as error:
+        raise UserError(f"encoder {encoder}: cannot be loaded: {one_line(error)}") from error
+    targets, num_texts = rows.targets, len(rows.texts["train"].column_names)
+    try:
+        readings = {
+            reading: read_vectors(
+                model,
+                tokenizer,
+                list(rows.texts.values()),
+                apart=apart,
+                max_length=resolve_max_length(config, tokenizer, max_length, num_texts == 2),
+                cache_dir=str(folder),
+                batch_size=batch_size,
             )
-        missing = [column for column in columns if column not in split.column_names]
-        if missing:
-            raise UserError(
-                f"split '{name}' must have the columns {', '.join(columns)}, found {', '.join(split.column_names)}; "
-                "name them by text_columns and label_column"
-            )
-        if len(split) == 0:
-            raise UserError(f"split '{name}' must have rows, found none; check its file")
-    return splits
-
-
-def _targets(splits: dict[str, Dataset], column: str) -> tuple[dict[str, npt.NDArray[Any]], ProbeProblem]:
-    raw = {name: np.asarray(split[column]) for name, split in splits.items()}
-    if raw["train"].dtype == object or raw["train"].ndim != 1:
+            for reading, apart in _READINGS[num_texts].items()
+        }
+    except StatesTooLargeError as error:
         raise UserError(
-            f"column '{column}' must hold one class or value a row, found lists or empty fields; leave those rows out"
-        )
-    if np.issubdtype(raw["train"].dtype, np.floating):
-        values = {name: each.astype(np.float64) for name, each in raw.items()}
-        for name, each in values.items():
-            if not np.isfinite(each).all() or np.ptp(each) == 0:
-                raise UserError(
-                    f"column '{column}' of split '{name}' must hold finite values that differ, found others; a "
-                    "correlation is undefined otherwise"
-                )
-        return values, "regression"
-    names = np.unique(raw["train"])
-    unknown = sorted(set(raw.get("test", names)) - set(names))
-    if unknown:
-        raise UserError(
-            f"column '{column}' of split 'test' holds classes that train lacks: {unknown[:5]}; leave them out"
-        )
-    return {
-        name: np.searchsorted(names, values) for name, values in raw.items()
-    }, "single_label_classification"
-
-
-def _score(metric: str | None, problem: ProbeProblem) -> tuple[str, Score]:
-    fitting = ["pearson"] if problem == "regression" else ["accuracy", "macro_f1"]
-    name = fitting[0] if metric is None else metric
-    if name not in fitting:
-        raise UserError(
-            f"metric must be one of {', '.join(fitting)} for these labels, found {metric!r}; choose one"
-        )
-    return name, SCORES[name]
-
-
-def _folds(
-    targets: npt.NDArray[Any], groups: npt.NDArray[Any] | None, problem: ProbeProblem, seed: int
-) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    size = len(np.unique(groups)) if groups is not None else len(targets)
-    if problem != "regression" and groups is None:
-        size = int(np.bincount(targets).min())
-    if size < NUM_FOLDS:
-        what = "groups" if groups is not None else "rows of each class" if problem != "regression" else "rows"
-        raise UserError(
-            f"data without a test split need {NUM_FOLDS} {what} or more, found {size}; give more or a test split"
-        )
-    folds: Any = StratifiedKFold if problem != "regression" else KFold
-    if groups is not None:
-        return list(GroupKFold(NUM_FOLDS).split(targets, targets, groups))
-    return list(folds(NUM_FOLDS, shuffle=True, random_state=seed).split(targets, targets))
+            f"encoder {encoder}: a probe stores states in half precision, whose largest number is 65,504, found larger "
+            "ones; probe another encoder"
+        ) from error
+    probes = _Probes(readings, targets, rows.problem, folder / "probes", seed)
+    found = probes.run(rows.folds)
+    tested = targets.get("test", targets["train"])
+    report = _report(found, tested, SCORES[rows.metric], seed)
+    cut = [
+        f"{split}: {vectors.num_truncated:,} of {len(targets[split]):,} texts are cut off ({reading or 'at the limit'})"
+        for reading, of_splits in readings.items()
+        for split, vectors in zip(targets, of_splits, strict=True)
+        if vectors.num_truncated
+    ]
+    return LayerProbe(
+        str(encoder),
+        rows.name,
+        rows.metric,
+        len(targets["train"]),
+        len(tested),
+        **report,
+        notes=[*rows.notes, *cut],
+    )
 
 
 @dataclass
@@ -371,7 +370,7 @@ class _Probes:
     cache: Path
     seed: int
 
-    def run(self, folds: Any) -> dict[tuple[int, ...], _Fitted]:
+    def run(self, folds: list[Fold] | None) -> dict[tuple[int, ...], _Fitted]:
         """Return the best probe of each layer and of all layers; with folds, chosen separately in each fold."""
         if folds is None:
             rows = np.arange(len(self.targets["train"]))

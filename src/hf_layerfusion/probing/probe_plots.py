@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.plots.run_plots import BLUE, STYLE, PathLike, save_figure, shorten_label
 from hf_layerfusion.probing.layer_probe import LayerProbe, ProbeScore
 
@@ -17,7 +18,7 @@ _ALL = "#d55e00"
 
 def plot_layer_probe(probes: LayerProbe | Sequence[LayerProbe], path: PathLike) -> None:
     """Draw the score of each layer with its interval, and that of all layers as a band, one panel per probe."""
-    shown = [probes] if isinstance(probes, LayerProbe) else list(probes)
+    shown = _listed(probes)
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     with rc_context(STYLE):
@@ -50,9 +51,9 @@ def plot_layer_probe(probes: LayerProbe | Sequence[LayerProbe], path: PathLike) 
         save_figure(figure, path)
 
 
-def plot_gains(probes: Sequence[LayerProbe], path: PathLike) -> None:
+def plot_gains(probes: LayerProbe | Sequence[LayerProbe], path: PathLike) -> None:
     """Draw the gain of all layers over the last one in each probe with its interval, the largest on top."""
-    shown = sorted(probes, key=lambda probe: probe.gain.difference)
+    shown = sorted(_listed(probes), key=lambda probe: probe.gain.difference)
     points = np.array([100 * probe.gain.difference for probe in shown])
     ends = np.array([[100 * probe.gain.low, 100 * probe.gain.high] for probe in shown])
     with rc_context(STYLE):
@@ -68,6 +69,13 @@ def plot_gains(probes: Sequence[LayerProbe], path: PathLike) -> None:
         axes.set_xlabel("points that all layers are ahead of the last one")
         axes.grid(axis="x", alpha=0.25)
         save_figure(figure, path)
+
+
+def _listed(probes: LayerProbe | Sequence[LayerProbe]) -> list[LayerProbe]:
+    shown = [probes] if isinstance(probes, LayerProbe) else list(probes)
+    if not shown:
+        raise UserError("probes must hold one or more, found none; give the result of layer_probe")
+    return shown
 
 
 def _reach(scores: Sequence[ProbeScore]) -> np.ndarray:

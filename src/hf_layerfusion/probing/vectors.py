@@ -86,7 +86,9 @@ def read_vectors(
         rows, cut = _encode(split, tokenizer, apart, max_length)
         encoded.append(rows)
         truncated.append(cut)
-    reader = StateReader(model, tokenizer, cache_dir, batch_size, dtype=torch.float16, option="cache_dir")
+    reader = StateReader(
+        model, tokenizer, cache_dir, batch_size, dtype=torch.float16, option="cache_dir", is_padded=False
+    )
     cache = reader.fill(encoded)
     poolings = cast("tuple[str, str]", tuple(model.config.token_pooling.split("_")))
     found, inputs = [], encoder_inputs(model)

@@ -67,6 +67,10 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+class StatesTooLargeError(UserError):
+    """States are beyond the range of the type that they are to be stored in."""
+
+
 class _Text(NamedTuple):
     shard: int
     start: int
@@ -258,7 +262,7 @@ class StateCache:
                     if not values.isfinite().all():
                         overflows = bool(each.isfinite().all())
                         what = f"values too large for {values.dtype}" if overflows else "NaN or infinity"
-                        raise UserError(
+                        raise (StatesTooLargeError if overflows else UserError)(
                             f"{self.option}={self.folder.parent}: states must be finite, found {what}; "
                             + (
                                 "use another precision, such as bfloat16, or leave the option out"
