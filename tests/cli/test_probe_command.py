@@ -80,10 +80,20 @@ def test_a_class_that_was_not_drawn_is_named(
     with pytest.raises(SystemExit):
         main(["probe", tiny_encoder_dir, *files])
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert (
-        "row 5: the label 'zebra' is no class of the 5 training rows, which have 'negative', 'positive'"
-        in message
-    )
+    assert "the label 'zebra' is no class of the 5 training rows drawn, found max_train_samples=5" in message
+
+
+def test_a_missing_label_is_no_class(
+    tiny_encoder_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled = [
+        (text, str(index % 3 if index % 3 else -100)) for index, (text, _) in enumerate(tiny_texts(60))
+    ]
+    train = write_csv(tmp_path / "train.csv", labelled)
+    with pytest.raises(SystemExit):
+        main(["probe", tiny_encoder_dir, "--train_file", str(train)])
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "train.csv: row 2: the label -100 stands for a missing one" in message
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hf_layerfusion import BertForGRUFusionClassification, BertWithPoolingModule
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.modeling.modeling_layer_pooling import LayerPoolingModel
 from hf_layerfusion.probing import LayerProbe, layer_probe, layer_probes, plot_gains, plot_layer_probe
+from hf_layerfusion.probing.rows import _groups
 from tests.tiny import tiny_config, tiny_texts, tiny_tokenizer
 
 TEXTS, NAMES = map(list, zip(*tiny_texts(60, 0), strict=True))
@@ -226,6 +227,7 @@ def test_too_few_rows_are_counted_as_given(refused: Callable[..., str]) -> None:
         ({"text_columns": (1,)}, "text_columns must name one column"),
         ({"label_column": "text"}, "label_column must not be a text column, found 'text'"),
         ({"label_column": None}, "label_column must be the name of a column, found None"),
+        ({"group_column": "label"}, "group_column must not be the label column, found 'label'"),
         ({"group_column": ["text"]}, "group_column must be the name of a column, found ['text']"),
         ({"group_column": "g"}, "split 'train' must have the columns text, label, g, found text, label"),
         ({"seed": 1.5}, "seed must be a whole number between 0 and 4294967295, found 1.5"),
@@ -249,6 +251,18 @@ def test_a_model_is_no_name_of_an_encoder(tmp_path: Path) -> None:
         layer_probe(model, rows(), cache_dir=tmp_path)
     with pytest.raises(UserError, match="encoder must be a folder or Hub id, found None"):
         layer_probe(None, rows(), cache_dir=tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("listed", [iter, np.array])
+def test_encoders_may_be_any_iterable(tiny_encoder_dir: str, tmp_path: Path, listed: Any) -> None:
+    found = layer_probes(listed([tiny_encoder_dir]), {"a": rows()}, cache_dir=tmp_path)
+    assert [probe.encoder for probe in found] == [tiny_encoder_dir]
+
+
+def test_groups_take_no_more_memory_than_their_texts() -> None:
+    long = "x" * 10_000_000
+    groups = Dataset.from_dict({"g": [*map(str, range(999)), long]})
+    assert _groups(groups, "g", "train").tolist() == list(range(1000))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from hf_layerfusion.data.arrow_tables import row_number
 from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import UserError
@@ -13,6 +14,7 @@ from hf_layerfusion.probing import LayerProbe, plot_gains, plot_layer_probe
 from hf_layerfusion.probing.layer_probe import probe_all
 from hf_layerfusion.probing.settings import check_probe
 from hf_layerfusion.storage import new_folder, write_json
+from hf_layerfusion.training.class_balance import IGNORED
 
 
 def run(arguments: Namespace) -> None:
@@ -92,6 +94,13 @@ def _read(arguments: Namespace, train: str, test: str | None, columns: list[str]
         )
         for name, path in files.items()
     }
+    for name, split in splits.items():
+        for index, label in enumerate(split["label"]):
+            if str(label) == str(IGNORED):
+                raise UserError(
+                    f"{files[name]}: row {row_number(split, index)}: the label {IGNORED} stands for a missing one; add "
+                    "the label or remove the row"
+                )
     schema = LabelSchema.infer(splits["train"], where=train)
     if schema.problem_type == "multi_label_classification":
         raise UserError(

@@ -217,7 +217,7 @@ def layer_probes(
 
     Args:
         encoders: Folders or Hub ids.
-        data: Data sets by name, each as for `layer_probe`.
+        data: Data sets by name, each as for `layer_probe`; none may be called `"train"`, the name of a split.
         **settings: Arguments of `layer_probe`, for every data set.
 
     Returns:
@@ -227,10 +227,11 @@ def layer_probes(
     Raises:
         UserError: If there are no encoders or no data sets by name, or in the cases of `layer_probe`.
     """
-    if isinstance(encoders, str | os.PathLike) or not encoders:
+    listed = [] if isinstance(encoders, str | os.PathLike) else list(encoders)
+    if not listed:
         raise UserError(
-            f"encoders must be a list of folders or Hub ids, found {encoders or 'none'}; give [encoder], or call "
-            "layer_probe"
+            f"encoders must be a list of folders or Hub ids, found "
+            f"{encoders if isinstance(encoders, str | os.PathLike) else 'none'}; give [encoder], or call layer_probe"
         )
     are_splits = isinstance(data, Mapping) and isinstance(data.get("train"), Dataset | IterableDataset)
     if are_splits or not isinstance(data, Mapping) or not data:
@@ -238,7 +239,7 @@ def layer_probes(
         raise UserError(
             f"data must be data sets by name, found {found}; give {{'name': data}}, or call layer_probe"
         )
-    return probe_all(encoders, data, **settings)
+    return probe_all(listed, data, **settings)
 
 
 def probe_all(

@@ -119,7 +119,7 @@ def check_rows(
         rows["train"] = draw_subset(rows["train"], max_train_samples, seed)
     if "test" in rows and (shared := text_overlap(rows["test"], rows["train"], texts)):
         notes.append(f"test: {shared:,} texts also occur in train")
-    targets, classes = _targets(rows, problem, where)
+    targets, classes = _targets(rows, problem, where, max_train_samples)
     folds = None
     if "test" not in rows:
         grouping = np.asarray(rows["train"][_GROUP]) if group_column is not None else None
@@ -148,7 +148,9 @@ def _splits(data: Any, name: str, columns: Sequence[str], group_column: str | No
             "Dataset.from_list or Dataset.from_dict"
         )
     if "train" not in data:
-        raise UserError(f"{name} must hold a split 'train', found {sorted(data)}; name it so")
+        raise UserError(
+            f"{name} must hold a split 'train', found {format_list(list(map(str, data)))}; name it so"
+        )
     splits = {split: data[split] for split in ("train", "test") if split in data}
     for split, rows in splits.items():
         if not isinstance(rows, Dataset):
@@ -204,11 +206,15 @@ def _groups(rows: Dataset, column: str, where: str) -> npt.NDArray[np.int64]:
         raise UserError(
             f"{where}: row {values.index(None)}: the value of '{column}' is missing; add it or remove the row (filter)"
         )
-    return np.unique(np.asarray(values), return_inverse=True)[1]
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return np.asarray([numbers[value] for value in values], np.int64)
 
 
 def _targets(
-    rows: Mapping[str, Dataset], problem: ProbeProblem, where: Mapping[str, str]
+    rows: Mapping[str, Dataset],
+    problem: ProbeProblem,
+    where: Mapping[str, str],
+    max_train_samples: int | None,
 ) -> tuple[dict[str, npt.NDArray[Any]], list[Any] | None]:
     """Return the targets of each split, and the classes in the order of their numbers, or None for values."""
     labels = {split: column_values(of_split, _LABEL) for split, of_split in rows.items()}
@@ -224,6 +230,11 @@ def _targets(
     classes = sorted(set(labels["train"]))
     numbers = {label: number for number, label in enumerate(classes)}
     for row, label in enumerate(labels.get("test", ())):
+        if label not in numbers and max_train_samples is not None:
+            raise UserError(
+                f"{where['test']}: the label {excerpt(label)} is no class of the {len(labels['train']):,} training "
+                f"rows drawn, found max_train_samples={max_train_samples}; raise it"
+            )
         if label not in numbers:
             raise UserError(
                 f"{where['test']}: row {row}: the label {excerpt(label)} is no class of the {len(labels['train']):,} "

@@ -54,6 +54,8 @@ def check_probe(
             raise UserError(f"{role} must be the name of a column, found {column!r}; give its name")
     if label_column in named:
         raise UserError(f"label_column must not be a text column, found {label_column!r}; name another")
+    if group_column == label_column:
+        raise UserError(f"group_column must not be the label column, found {group_column!r}; name another")
     if metric is not None and metric not in list(SCORES):
         raise UserError(
             f"metric must be one of {', '.join(SCORES)}, found {metric!r}; {nearest(metric, SCORES)}"

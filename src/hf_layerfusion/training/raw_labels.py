@@ -156,8 +156,9 @@ class ModelLabels:
             names = sorted({name for label in labels for name in (label if column.is_list else [label])})
         if self.problem_type == SINGLE and len(names) < 2:
             raise UserError(
-                f"{column.where}: a classifier needs two classes or more, found {format_list(names) or 'no label'} in "
-                "every row; add rows of others"
+                f"{column.where}: a classifier needs two classes or more, found "
+                + (f"one, {format_list(names)}" if names else "no labels")
+                + "; add rows of others"
             )
         if len(names) != self.num_labels:
             raise UserError(
