@@ -8,7 +8,7 @@ import numpy.typing as npt
 from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.evaluation.linear_probe import LinearProbe, fit_linear_probe
 from hf_layerfusion.modeling.modeling_layer_pooling import LayerPoolingModel
-from hf_layerfusion.probing.settings import load_settings, resolve_max_length
+from hf_layerfusion.probing.settings import load_settings, resolve_max_length, token_pooling
 from hf_layerfusion.probing.vectors import read_vectors
 from hf_layerfusion.recipes.data_preparation import PreparedData
 from hf_layerfusion.recipes.model_setup import loading_options, resolve_path
@@ -50,7 +50,9 @@ def best_layer(
     """
     encoder, options = resolve_path(checkpoint.model_name_or_path), loading_options(checkpoint)
     config, tokenizer = load_settings(encoder, **options)
-    model = LayerPoolingModel.from_pretrained(encoder, pooling="concat", token_pooling="cls_mean", **options)
+    model = LayerPoolingModel.from_pretrained(
+        encoder, pooling="concat", token_pooling=token_pooling(config), **options
+    )
     train, test = read_vectors(
         model,
         tokenizer,

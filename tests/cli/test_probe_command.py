@@ -96,6 +96,17 @@ def test_a_missing_label_is_no_class(
     assert "train.csv: row 2: the label -100 stands for a missing one" in message
 
 
+def test_a_value_of_minus_100_is_no_missing_label(
+    tiny_encoder_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = [
+        (text, "-100" if index == 3 else f"{index / 8}") for index, (text, _) in enumerate(tiny_texts(60))
+    ]
+    train = write_csv(tmp_path / "train.csv", values)
+    main(["probe", tiny_encoder_dir, "--train_file", str(train), "--cache_dir", str(tmp_path / "states")])
+    assert "60 training rows" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

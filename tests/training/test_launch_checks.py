@@ -208,14 +208,14 @@ for run in (lambda: check_lstm_precision(nn.Sequential(nn.LSTM(2, 2)), arguments
     if raw == "no error":
         pytest.skip("this machine's LSTMs run in bf16 with AVX2")
     assert checked == (
-        "UserError bf16=True on the CPU needs one that runs LSTMs in bf16 (on x86 AVX-512), found another and a model "
-        "with LSTMs; leave bf16 out, or choose a fuser without LSTMs"
+        "UserError bf16=True on a model with LSTMs needs a CPU that runs them in bf16 (on x86, one with AVX-512), "
+        "found one that does not; leave bf16 out, or choose a fuser without LSTMs"
     )
 
 
 def test_every_model_is_checked_for_lstms_in_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch_checks, "runs_lstms_in_bf16", lambda: False)
     model = nn.Sequential(small_model(), nn.LSTM(2, 2))
-    with pytest.raises(UserError, match="runs LSTMs in bf16"):
+    with pytest.raises(UserError, match="needs a CPU that runs them in bf16"):
         prepare_model(model, small_arguments(tmp_path, bf16=True))
     prepare_model(model, small_arguments(tmp_path))

@@ -94,18 +94,19 @@ def _read(arguments: Namespace, train: str, test: str | None, columns: list[str]
         )
         for name, path in files.items()
     }
-    for name, split in splits.items():
-        for index, label in enumerate(split["label"]):
-            if str(label) == str(IGNORED):
-                raise UserError(
-                    f"{files[name]}: row {row_number(split, index)}: the label {IGNORED} stands for a missing one; add "
-                    "the label or remove the row"
-                )
     schema = LabelSchema.infer(splits["train"], where=train)
     if schema.problem_type == "multi_label_classification":
         raise UserError(
             f"{train}: a probe takes one class or value a text, found several; use another label column"
         )
+    if schema.problem_type == "single_label_classification":
+        for name, split in splits.items():
+            for index, label in enumerate(split["label"]):
+                if str(label) == str(IGNORED):
+                    raise UserError(
+                        f"{files[name]}: row {row_number(split, index)}: the label {IGNORED} stands for a missing one; "
+                        "add the label or remove the row"
+                    )
     return {name: schema.encode(split, files[name]) for name, split in splits.items()}
 
 

@@ -108,8 +108,8 @@ def check_lstm_precision(model: nn.Module, args: TrainingArguments) -> None:
         return
     if any(isinstance(module, nn.LSTM) for module in model.modules()):
         raise UserError(
-            "bf16=True on the CPU needs one that runs LSTMs in bf16 (on x86 AVX-512), found another and a model with "
-            "LSTMs; leave bf16 out, or choose a fuser without LSTMs"
+            "bf16=True on a model with LSTMs needs a CPU that runs them in bf16 (on x86, one with AVX-512), found one "
+            "that does not; leave bf16 out, or choose a fuser without LSTMs"
         )
 
 
