@@ -122,7 +122,7 @@ def record(
         "verdict": "" if target is None else "met" if met else "missed",
     }
     print(
-        f"{what}: {found:.3g} ({row['low']:.3g} to {row['high']:.3g} in {len(rounds)} rounds)"
+        f"{what}: {found:.4g} ({row['low']:.3g} to {row['high']:.3g} in {len(rounds)} rounds)"
         + (f", bound {bound:.3g}" if bound is not None else "")
         + (f", against {peer}" if peer else "")
         + (f", target {row['target']}: {row['verdict']}" if target is not None else "")

@@ -103,8 +103,8 @@ def processor() -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a number with three digits; nothing for None."""
-    return "" if value is None else f"{value:.3g}"
+    """Return a number with four digits, as targets have; nothing for None."""
+    return "" if value is None else f"{value:.4g}"
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

@@ -148,3 +148,20 @@ def test_a_list_is_batched_by_length_and_answered_in_its_order(monkeypatch: pyte
         [each["score"] for each in one_by_one], abs=1e-6
     )
     assert lengths == sorted(lengths, reverse=True) and lengths[0] > lengths[-1]
+
+
+def test_a_pipeline_keeps_its_tokenizer_while_it_encodes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread that uses the same pipeline must never see the tokenizer without its normalizer's cleaning."""
+    classifier = pipeline("text-classification", model=str(folder), device="cpu")
+    saved, seen = classifier.tokenizer, []
+    encode = classifier._plain.__class__.__call__
+
+    def watched(tokenizer, *args, **kwargs):
+        seen.append(classifier.tokenizer is saved)
+        return encode(tokenizer, *args, **kwargs)
+
+    monkeypatch.setattr(classifier._plain.__class__, "__call__", watched)
+    classifier("@Bob a day")
+    assert seen == [True]

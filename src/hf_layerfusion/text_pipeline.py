@@ -76,11 +76,10 @@ class PreparedTextClassificationPipeline(LengthBatchedPipeline):
             from hf_layerfusion.modeling.pipeline_pairs import encode_separately
 
             return encode_separately(self._plain, inputs, **tokenizer_kwargs)
-        saved, self.tokenizer = self.tokenizer, self._plain
-        try:
-            return super().preprocess(inputs, **tokenizer_kwargs)
-        finally:
-            self.tokenizer = saved
+        # A copy has the other tokenizer, since several threads may share one pipeline.
+        plain = copy.copy(self)
+        plain.tokenizer = self._plain
+        return super(PreparedTextClassificationPipeline, plain).preprocess(inputs, **tokenizer_kwargs)
 
 
 def preprocess(texts: str | Sequence[str], model: str, **kwargs: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import accelerate.commands.launch
 import pytest
+import torch
 
 from hf_layerfusion.cli.launch import is_launched, launch_line
 from hf_layerfusion.cli.train_command import RECIPE
@@ -38,10 +39,27 @@ def test_a_file_may_name_them(launched: list[Any], tmp_path) -> None:
 
 
 def test_the_line_that_works_on_cpus() -> None:
-    line = launch_line({"num_processes": 2}, {"use_cpu": True}, has_gpu=True)
+    line = launch_line({"num_processes": 2}, on_cpu=True)
     assert "--multi_gpu" in line and "--cpu" not in line
-    assert line == launch_line({"num_processes": 2, "cpu": True}, {}, has_gpu=False)
-    assert launch_line({"num_processes": 2}, {}, has_gpu=True) == ["--num_processes", "2"]
+    assert line == launch_line({"num_processes": 2, "cpu": True}, on_cpu=True)
+    assert launch_line({"num_processes": 2}, on_cpu=False) == ["--num_processes", "2"]
+
+
+def test_cpu_is_obeyed_on_a_machine_with_a_gpu(
+    launched: list[Any], tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    train = str(write_csv(tmp_path / "train.csv", [("a", "b")]))
+    RECIPE.main(["--num_processes", "2", "--cpu", "--train_file", train])
+    RECIPE.main(["--num_processes", "2", "--train_file", train])
+    assert launched[0].training_script_args[-2:] == ["--use_cpu", "True"]
+    assert "--use_cpu" not in launched[1].training_script_args
+
+
+def test_hyphens_are_underscores(launched: list[Any], tmp_path) -> None:
+    train = str(write_csv(tmp_path / "train.csv", [("a", "b")]))
+    RECIPE.main(["--num-processes", "2", "--main-process-port=29511", "--train-file", train])
+    assert launched[0].num_processes == 2 and launched[0].main_process_port == 29511
 
 
 @pytest.mark.parametrize("number", ["0", "two"])

@@ -25,6 +25,7 @@ from hf_layerfusion.cli.options import (
     read_config,
     table_options,
 )
+from hf_layerfusion.cli.script import CommandParser
 from hf_layerfusion.cli.train_command import RECIPE
 from hf_layerfusion.cli.write_option_table import KNOWN, made_table, options_of, recipe_commands
 from hf_layerfusion.errors import UserError
@@ -251,3 +252,14 @@ def test_an_option_that_a_file_gives_twice(tmp_path: Path, text: str) -> None:
 
 def test_the_names_of_token_pooling_are_those_of_the_model() -> None:
     assert {*KNOWN["token_pooling"]} == {*get_args(TokenPooling)}
+
+
+def test_commands_without_a_recipe_take_hyphens_too() -> None:
+    parser = CommandParser(prog="hf-layerfusion predict")
+    parser.add_argument("--output_dir")
+    parser.add_argument("--dry-run", action="store_true")
+    found = parser.parse_args(["--output-dir", "my-run", "--dry-run"])
+    assert (found.output_dir, found.dry_run) == ("my-run", True)
+    assert parser.parse_args(["--output-dir=my-run"]).output_dir == "my-run"
+    with pytest.raises(UserError, match=r"--output-dri is no option .*did you mean '--output_dir'"):
+        parser.parse_args(["--output-dri", "x"])

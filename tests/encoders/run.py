@@ -39,8 +39,8 @@ CerBERTus with k task-specific layers, and checks that
   built on an encoder's checkpoint reads that encoder's states;
 - all tasks in one pass get the same logits as each task by itself.
 
-Two properties make no cell fail and are listed as limits: states that change with padding on the left, and weights that
-are not used.
+Two properties do not count as failures and are listed as limits: states that change with padding on the left, and
+weights that are not used.
 
 **Causal encoders** (GPT-2, Llama, Qwen3, …): a token sees only those before it, so that the first has seen nothing of
 the text. The poolings and CerBERTus' sentence vectors read the last real token there by default
@@ -147,7 +147,7 @@ def page(found: dict[str, dict[str, Result]], skipped: dict[str, str]) -> str:
         "padding on the right": "How far a text is padded changes the answers; the model warns of it. Pad all texts to "
         "one length",
         "all tasks at once": "Tasks in one pass are padded to one length, which changes the answers as above",
-        "gradients": "Some weights of the encoder take no part, such as those of a pooler that its class always has; "
+        "gradients": "Some weights of the encoder are not used, such as those of a pooler that its class always has; "
         "DistributedDataParallel then needs `find_unused_parameters`",
     }
     for title, names in limits.items():

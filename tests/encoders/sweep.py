@@ -337,7 +337,7 @@ def gradients(model: Any) -> str:
     if not missing:
         return ""
     return (
-        f"{len(missing)} of {len(trained)} weights take no part ({missing[0].rpartition('encoder.')[2]}, …)"
+        f"{len(missing)} of {len(trained)} weights are not used ({missing[0].rpartition('encoder.')[2]}, …)"
     )
 
 

@@ -108,9 +108,9 @@ def why_not_built(name: str) -> str | None:
         with torch.device("meta"):
             encoder = AutoModel.from_config(tiny_encoder_config(name))
     except Exception:
-        return "Wants settings that are not known here"
+        return "No small configuration is known to the tests"
     size = sum(parameter.numel() for parameter in encoder.parameters())
-    return "Stays large with the settings that are known here" if size > LARGEST else None
+    return "Its smallest known configuration is too large for the tests" if size > LARGEST else None
 
 
 def inputs_of(name: str) -> set[str] | None:

@@ -14,21 +14,18 @@ def is_launched(environment: Mapping[str, str]) -> bool:
     return any(name in environment for name in _LAUNCHED)
 
 
-def launch_line(flags: Mapping[str, Any], values: Mapping[str, Any], has_gpu: bool) -> list[str]:
-    """Return the flags for `accelerate launch`, with those that CPUs need where the run is to be on them.
+def launch_line(flags: Mapping[str, Any], on_cpu: bool) -> list[str]:
+    """Return the flags for `accelerate launch`, with those that a run of several processes on CPUs needs.
 
     `accelerate launch --cpu --num_processes N` starts one process unless mpirun starts the others; with `--multi_gpu`
     it starts all of them, on CPUs too where the run has `use_cpu`.
 
     Args:
         flags: those that the user gave, by name.
-        values: the command's options that the user gave.
-        has_gpu: whether the machine has a GPU.
-
+        on_cpu: whether the run is to use CPUs.
     """
-    flags = dict(flags)
+    flags = {name: value for name, value in flags.items() if name != "cpu"}
     several = int(flags.get("num_processes", 1)) > 1
-    on_cpu = bool(values.get("use_cpu")) or bool(flags.pop("cpu", False)) or not has_gpu
     if several and on_cpu and not flags.keys() & {"multi_gpu", "config_file", "mpirun_hostfile"}:
         flags["multi_gpu"] = True
         flags = {"num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"} | flags
@@ -56,8 +53,10 @@ def launch(command: str, arguments: Sequence[str], given: Given) -> None:
     from accelerate.commands.launch import launch_command, launch_command_parser
 
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    line = launch_line(given.launch, given.values, has_gpu)
-    if not has_gpu and not given.values.get("use_cpu"):
+    use_cpu = bool(given.values.get("use_cpu"))
+    on_cpu = use_cpu or bool(given.launch.get("cpu")) or not has_gpu
+    line = launch_line(given.launch, on_cpu)
+    if on_cpu and not use_cpu:
         arguments = [*arguments, "--use_cpu", "True"]
     parsed = launch_command_parser().parse_args([*line, "-m", "hf_layerfusion", command, *arguments])
     launch_command(parsed)

@@ -155,12 +155,9 @@ def read_arguments(command: str, options: Sequence[Option], arguments: Sequence[
                 default=argparse.SUPPRESS,
             )
     for name, takes_value in launching.items():
-        if takes_value:
-            parser.add_argument(f"--{name}", dest=f"launch {name}", default=argparse.SUPPRESS)
-        else:
-            parser.add_argument(
-                f"--{name}", dest=f"launch {name}", action="store_true", default=argparse.SUPPRESS
-            )
+        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+        action = "store" if takes_value else "store_true"
+        parser.add_argument(*spellings, dest=f"launch {name}", action=action, default=argparse.SUPPRESS)
     found, unknown = parser.parse_known_args(list(arguments))
     flags = [flag for option in options for flag in (*option.flags, *option.negations)]
     flags += [f"--{name}" for name in (CONFIG, *launching)]

@@ -38,8 +38,17 @@ PROBE_RECIPES: dict[str, dict[str, Any]] = {
 """Options that `--recipe frozen` and `--recipe tuned` set: a linear head on all layers that starts from the probe."""
 
 
+def _as_declared(part: str, flags: Sequence[str]) -> str:
+    """Return an option as it is declared, for instance `--train_file` for `--train-file`; other arguments unchanged."""
+    name, equals, value = part.partition("=")
+    underscored = f"--{name[2:].replace('-', '_')}"
+    known = name.startswith("--") and name not in flags and underscored in flags
+    return f"{underscored}{equals}{value}" if known else part
+
+
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose refusals are one line, with the nearest option for one that it does not know."""
+    """A parser that takes options with underscores or hyphens and refuses an unknown one in one line, with the nearest
+    option."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
@@ -50,7 +59,9 @@ class CommandParser(argparse.ArgumentParser):
         Raises:
             UserError: an unknown option, with the nearest one, or a value that belongs to none.
         """
-        found, unknown = self.parse_known_args(args, namespace)
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        spelled = [_as_declared(part, flags) for part in (sys.argv[1:] if args is None else args)]
+        found, unknown = self.parse_known_args(spelled, namespace)
         if unknown:
             if unknown[0] in ("True", "False"):
                 raise UserError(
@@ -62,7 +73,6 @@ class CommandParser(argparse.ArgumentParser):
                     f"{unknown[0]} is one argument too many for {self.prog}; leave it out, or name the option that "
                     "it belongs to before it (see --help)"
                 )
-            flags = [flag for action in self._actions for flag in action.option_strings]
             raise UserError(
                 f"{unknown[0]} is no option of {self.prog}; {nearest(unknown[0], flags, 'see --help')}"
             )

@@ -160,10 +160,11 @@ def layer_probe(
 ) -> LayerProbe:
     """Fit linear probes on each layer of a frozen encoder and on all of its layers together.
 
-    The encoder processes each text once. Its states (mean and first token of every layer, in half precision) are cached
-    in `cache_dir`, so that a second call takes seconds. The strength of the penalty, the pooling of the tokens and, for
-    pairs, the encoding (jointly, or each text separately with the features `u`, `v`, `|u - v|` and `u * v`) are chosen
-    by cross-validation on the training rows. The pooling is the one that is best for the last layer.
+    The encoder processes each text once. The mean and the first token of every layer's states (the last token for a
+    causal encoder) are cached in `cache_dir` in half precision, so that a second call takes seconds. The strength of
+    the penalty, the pooling of the tokens and, for pairs, the encoding (jointly, or each text separately with the
+    features `u`, `v`, `|u - v|` and `u * v`) are chosen by cross-validation on the training rows. The pooling is the
+    one that is best for the last layer.
 
     Repeated training texts are left out: the first counts, with its label. `ClassLabel`s are compared by name.
 
