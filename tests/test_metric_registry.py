@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -168,3 +169,12 @@ def test_no_script_has_a_direction_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "argv", ["script.py"])
     for script in SCRIPTS:
         assert script.__dataclass_fields__["greater_is_better"].default is None  # type: ignore[attr-defined]
+
+
+def test_a_schedule_that_a_search_sets_anew_watches_the_right_way() -> None:
+    arguments = LayerFusionTrainingArguments("o", metric_for_best_model="accuracy", eval_strategy="epoch")
+    arguments.lr_scheduler_type = "reduce_lr_on_plateau"
+    arguments.check()
+    assert arguments.lr_scheduler_kwargs == {"mode": "max"}
+    again = dataclasses.replace(arguments, lr_scheduler_type="linear")
+    assert not again.lr_scheduler_kwargs

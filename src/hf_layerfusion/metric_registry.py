@@ -3,6 +3,8 @@
 from math import inf
 from typing import NamedTuple
 
+IGNORED = -100
+"""Label of a row that has none, as in torch."""
 EVAL_PREFIX = "eval_"
 MAIN_METRIC = "main"
 """Placeholder for the main metric of a problem type that is not known yet."""

@@ -93,3 +93,13 @@ def test_bad_input_is_refused(problem_type, predictions, labels, message):
 def test_unknown_problem_type_is_refused_at_once():
     with pytest.raises(ValueError, match="'ranking'"):
         compute_metrics_for("ranking")
+
+
+def test_rows_without_a_label_do_not_count():
+    compute = compute_metrics_for("single_label_classification")
+    logits = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [0.0, 3.0]])
+    assert compute(EvalPrediction(logits, np.array([0, 1, -100, -100]))) == {
+        "accuracy": 1.0, "f1_macro": 1.0, "recall_macro": 1.0
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="at least one row with a label"):
+        compute(EvalPrediction(logits, np.full(4, -100)))

@@ -412,3 +412,8 @@ def test_a_folder_of_another_run_is_refused(call, tmp_path):
     (tmp_path / "run" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="must be empty"):
         call(tmp_path / "run")
+
+
+def test_the_head_is_trained_by_a_schedule_of_its_own(call, tmp_path):
+    schedule = {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": '{"num_cycles": 2}'}
+    assert call(tmp_path, max_steps=2, **schedule)["head_steps"] == 3

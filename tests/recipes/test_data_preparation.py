@@ -17,6 +17,7 @@ from hf_layerfusion.recipes.recipe_arguments import (
     DataArguments,
     NliDataArguments,
     PairDataArguments,
+    TextDataArguments,
 )
 from hf_layerfusion.recipes.run_report import training_texts
 from tests.tiny import tiny_tokenizer
@@ -223,3 +224,22 @@ def test_single_texts_have_no_features_of_pairs(tmp_path: Path) -> None:
     arguments = DataArguments(train_file=str(file), validation_fraction=0.5)
     with pytest.raises(UserError, match="--pair_features needs pairs of texts"):
         tokenize(prepare(arguments), tiny_tokenizer(), arguments, separate_pairs=True)
+
+
+def test_max_eval_samples_limits_what_checkpoints_are_chosen_on(tmp_path: Path) -> None:
+    files = {}
+    for split, count in (("train", 40), ("validation", 20), ("test", 20)):
+        files[f"{split}_file"] = str(tmp_path / f"{split}.csv")
+        rows = [(f"{split} {row}", row % 2) for row in range(count)]
+        pd.DataFrame(rows, columns=["text", "label"]).to_csv(files[f"{split}_file"], index=False)
+
+    def sizes(*names: str, **changes: Any) -> dict[str, int]:
+        given = {f"{name}_file": files[f"{name}_file"] for name in names}
+        data = prepare(TextDataArguments(**given, max_eval_samples=3, **changes))
+        return {name: len(split) for name, split in data.splits.items()}
+
+    assert sizes("train", "validation", "test") == {"train": 40, "validation": 3, "test": 20}
+    assert sizes("train") == {"train": 36, "validation": 3}
+    apart = sizes("train", "validation", report_on_selection=False)
+    assert apart == {"train": 36, "validation": 3, "test": 20}
+    assert sizes("train", train_on_all=True) == {"train": 40}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.recipes.fold_runs import is_grouped, train_one_task
+from hf_layerfusion.recipes.fold_runs import is_grouped, prepare_folds, train_one_task
 from hf_layerfusion.recipes.recipe_arguments import (
     AbsaDataArguments,
     TextDataArguments,
@@ -58,3 +58,8 @@ def test_a_result_that_a_run_lacks_has_no_mean(tmp_path):
     summary = write_summary(tmp_path, {"folds": 2}, runs, arguments)
     assert summary["test_loss"] == {"mean": 1.5, "sd": pytest.approx(0.5**0.5)}
     assert summary["best_of_each_sts_pearsonr"] == {"mean": None, "sd": None}
+
+
+def test_folds_report_on_every_text(tmp_path):
+    with pytest.raises(UserError, match=r"--folds .* excludes --max_predict_samples"):
+        prepare_folds(TextDataArguments(train_file="missing.csv", folds=2, max_predict_samples=5))

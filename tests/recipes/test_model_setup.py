@@ -12,11 +12,16 @@ from transformers import AutoConfig, AutoModel
 from hf_layerfusion import CerbertusForMultitask
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.recipes.model_setup import encoder_dropout, load_model
+from hf_layerfusion.recipes.model_setup import check_model, encoder_dropout, load_model
 from hf_layerfusion.recipes.multitask.multitask_arguments import MultitaskModelArguments
 from hf_layerfusion.recipes.multitask.task_preparation import TaskSpec
 from hf_layerfusion.recipes.multitask.task_training import load_multitask_model
-from hf_layerfusion.recipes.recipe_arguments import EncoderArguments, ModelArguments, PairDataArguments
+from hf_layerfusion.recipes.recipe_arguments import (
+    EncoderArguments,
+    ModelArguments,
+    PairDataArguments,
+    TextModelArguments,
+)
 from tests.tiny import MODEL_TYPES, tiny_config
 
 SCHEMA = LabelSchema("single_label_classification", ("negative", "positive"))
@@ -103,3 +108,19 @@ def test_a_rate_that_is_none_and_an_encoder_without_are_refused(
     with pytest.raises(UserError, match=named) as caught:
         encoder_dropout(encoder_arguments(tmp_path, **changes))
     assert "\n" not in str(caught.value)
+
+
+def test_a_trained_model_keeps_its_fuser_where_none_is_named(tmp_path: Path, tiny_encoder_dir: str) -> None:
+    new = load_model(TextModelArguments(tiny_encoder_dir, architecture="layer_pooling"), SCHEMA)
+    assert (new.config.pooling, new.config.token_pooling) == ("scalar_mix", "mean")
+    arguments = TextModelArguments(
+        tiny_encoder_dir, architecture="layer_pooling", pooling="concat", token_pooling="cls"
+    )
+    saved = load_model(arguments, SCHEMA)
+    saved.save_pretrained(tmp_path)
+    arguments = TextModelArguments(str(tmp_path), architecture="layer_pooling")
+    check_model(arguments)
+    again = load_model(arguments, SCHEMA)
+    assert (again.config.pooling, again.config.token_pooling) == ("concat", "cls")
+    for name, value in saved.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name

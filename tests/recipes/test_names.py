@@ -88,6 +88,13 @@ def test_folds(given: dict, hint: str, encoder: str, tmp_path: Path) -> None:
         ({}, {"cut": "hed"}, "did you mean 'head'"),
         ({}, {"task_mixing": "roundrobin"}, "did you mean 'round_robin'"),
         ({}, {"gradient_surgery": "pcgrd"}, "did you mean 'pcgrad'"),
+        (
+            {},
+            {"plot_layers": [1]},
+            "--plot_layers and --plot_layers_beside are for the scripts that train one task",
+        ),
+        ({"dataset_warning": "old"}, {}, "has no key 'dataset_warning'"),
+        ({"class_scores": True}, {}, "has no key 'class_scores'"),
     ],
     ids=str,
 )

@@ -216,3 +216,20 @@ def test_a_second_search_leaves_the_first_ones_checkpoints(tmp_path: Path) -> No
         trainer, _ = searching(tmp_path, num_train_epochs=1, **FIRST_IS_BEST)
         search(trainer, [{"learning_rate": learning_rate}], direction="maximize")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["run-0", "run-0-2"]
+
+
+def test_a_trial_has_the_decay_that_it_sets(tmp_path: Path) -> None:
+    trials = [{"epoch_decay": 0.25}, {"epoch_decay": 1.0}]
+    trainer, histories = searching(tmp_path / "search", num_train_epochs=2)
+    search(trainer, trials)
+    for number, values in enumerate(trials):
+        alone, history = searching(tmp_path / f"alone-{number}", num_train_epochs=2, **values)
+        alone.train()
+        assert history.losses == [histories.losses[number]]
+    assert histories.losses[0] != histories.losses[1]
+
+
+def test_what_the_trainer_reads_before_the_trials_is_refused(tmp_path: Path) -> None:
+    trainer, _ = searching(tmp_path)
+    with pytest.raises(UserError, match="regularizers cannot be searched"):
+        search(trainer, [{"regularizers": "rdrop"}])

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.regularizers import regularizer
 from hf_layerfusion.training.training_arguments import CHECKPOINTING
 from tests.training.small import small_arguments, small_trainer, weights_digest
 from tests.training.small_tasks import small_tasks_model, tasks_trainer
@@ -164,3 +165,18 @@ def test_a_resumed_run_of_several_tasks_is_the_same_to_the_bit(tmp_path: Path) -
     whole.train()
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert weights_digest(resumed.model) == weights_digest(whole.model)
+
+
+def test_low_memory_holds_in_steps_without_a_term_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[None] = []
+    checkpointed = regularizer.checkpointed
+
+    def counted(model: Any) -> Any:
+        passes.append(None)
+        return checkpointed(model)
+
+    monkeypatch.setattr(regularizer, "checkpointed", counted)
+    trained(tmp_path, max_steps=4, regularizers={"smart": SMART["smart"] | {"every": 2}}, low_memory=True)
+    assert len(passes) == 2, "the steps of which none is due"

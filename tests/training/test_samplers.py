@@ -4,9 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_layerfusion.training.samplers import RowOrder, SeededSampler, seeded_generator
+from hf_layerfusion.training.samplers import RowOrder, SeededSampler, row_lengths, seeded_generator
 
 LENGTHS = [3 + (7 * row) % 11 for row in range(50)]
 CLASSES = [int(row % 10 == 0) for row in range(50)]
@@ -38,3 +39,8 @@ def test_the_generator_depends_on_each_number_of_its_key() -> None:
     assert len(drawn) == len(keys)
     again = torch.rand(3, generator=seeded_generator(1, 0))
     assert tuple(again.tolist()) in drawn
+
+
+def test_pairs_that_are_encoded_separately_are_as_long_as_their_longer_text() -> None:
+    rows = Dataset.from_dict({"input_ids": [[[1, 2, 3], [1] * 22], [[1] * 5, [1]]]})
+    assert row_lengths(rows, "length", None) == [22, 5]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import shutil
 from pathlib import Path
@@ -552,3 +553,20 @@ def test_the_loss_of_a_subclass_is_divided_by_the_accumulation(tmp_path: Path) -
         trainer.train()
         logged.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert logged[0] == pytest.approx(logged[1], rel=1e-4)
+
+
+def test_a_step_without_any_label_teaches_nothing_and_is_no_error(tmp_path: Path) -> None:
+    data = rows(16)
+    for row in data[8:]:
+        row["labels"] = -100
+    trainer = small_trainer(tmp_path, train=data, train_sampling_strategy="sequential", weight_decay=0.0)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    first = small_trainer(tmp_path / "first", train=data[:8], train_sampling_strategy="sequential")
+    first.train()
+    assert math.isfinite(trainer.state.log_history[-1]["train_loss"])
+
+
+def test_smoothed_labels_of_a_regression_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"label_smoothing_factor=0\.1 smooths the labels of classes"):
+        small_trainer(tmp_path, model=small_model(num_labels=1), label_smoothing_factor=0.1)

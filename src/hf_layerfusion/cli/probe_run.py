@@ -10,11 +10,11 @@ from hf_layerfusion.data.arrow_tables import row_number
 from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.metric_registry import IGNORED
 from hf_layerfusion.probing import LayerProbe, plot_gains, plot_layer_probe
 from hf_layerfusion.probing.layer_probe import probe_all
 from hf_layerfusion.probing.settings import check_probe
 from hf_layerfusion.storage import new_folder, write_json
-from hf_layerfusion.training.class_balance import IGNORED
 
 
 def run(arguments: Namespace) -> None:

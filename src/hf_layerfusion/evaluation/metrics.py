@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from transformers import EvalPrediction
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.metric_registry import PROBLEM_METRICS
+from hf_layerfusion.metric_registry import IGNORED, PROBLEM_METRICS
 
 MULTI_LABEL_THRESHOLD = 0.5
 """Sigmoid above which a label of a multi-label task is predicted."""
@@ -125,7 +125,10 @@ def _arrays(prediction: EvalPrediction) -> tuple[Array, Array]:
 def _single_label(logits: Array, labels: Array) -> dict[str, float]:
     if logits.ndim != 2 or labels.ndim != 1:
         raise ValueError(f"logits must be [N, C] and labels [N]; found {logits.shape} and {labels.shape}")
-    return single_label_metrics(logits.argmax(axis=1), labels)
+    labelled = labels != IGNORED
+    if not labelled.any():
+        raise ValueError("metrics need at least one row with a label; found none: check the evaluation data")
+    return single_label_metrics(logits.argmax(axis=1)[labelled], labels[labelled])
 
 
 def _multi_label(logits: Array, labels: Array) -> dict[str, float]:

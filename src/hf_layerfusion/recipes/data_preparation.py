@@ -230,7 +230,8 @@ def load_splits(arguments: DataArguments, schema: LabelSchema | None = None) -> 
     seed = arguments.split_seed
     if arguments.max_train_samples is not None and "train" in splits:
         splits["train"] = draw_subset(splits["train"], arguments.max_train_samples, seed)
-    if arguments.max_eval_samples is not None and "validation" in splits:
+    validates = not _reports_on_validation(arguments, splits)
+    if arguments.max_eval_samples is not None and "validation" in splits and validates:
         splits["validation"] = draw_subset(splits["validation"], arguments.max_eval_samples, seed)
     if arguments.max_predict_samples is not None and "test" in splits:
         splits["test"] = limit_first(splits["test"], arguments.max_predict_samples)
@@ -275,6 +276,12 @@ def load_splits(arguments: DataArguments, schema: LabelSchema | None = None) -> 
     return PreparedData(splits, raw_train, schema, columns, cleaner.steps, notes)
 
 
+def _reports_on_validation(arguments: DataArguments, splits: Mapping[str, Dataset]) -> bool:
+    """Return whether the validation data take the place of test data, so that checkpoints are chosen on others."""
+    reports_on_others = arguments.report_on_selection or arguments.folds is not None or "test" in splits
+    return "validation" in splits and not reports_on_others
+
+
 def _names_of_integers(train: Dataset | None, class_names: list[str] | None) -> dict[Any, str]:
     """Return the declared names of integer labels, in ascending order; empty for other labels."""
     if train is None or class_names is None or "label" not in train.column_names:
@@ -309,6 +316,10 @@ def cut_validation(data: PreparedData, arguments: DataArguments) -> PreparedData
         notes.append(f"validation: {len(splits['validation']):,} texts split from train{grouped}")
         if not arguments.train_on_all:
             held_out |= row_keys(splits["validation"])
+            if arguments.max_eval_samples is not None:
+                splits["validation"] = draw_subset(
+                    splits["validation"], arguments.max_eval_samples, arguments.split_seed
+                )
     if arguments.train_on_all:
         splits["train"] = concatenate_datasets([splits["train"], splits.pop("validation")])
         notes.append(f"train: {len(splits['train']):,} texts, including those of validation")
@@ -333,7 +344,7 @@ def prepare(arguments: DataArguments) -> PreparedData:
         UserError: As `load_splits` and `cut_validation`.
     """
     data = load_splits(arguments)
-    if not arguments.report_on_selection and "validation" in data.splits and "test" not in data.splits:
+    if _reports_on_validation(arguments, data.splits):
         data.splits["test"] = data.splits.pop("validation")
         if arguments.max_predict_samples is not None:
             data.splits["test"] = limit_first(data.splits["test"], arguments.max_predict_samples)

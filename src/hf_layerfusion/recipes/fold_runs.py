@@ -88,6 +88,11 @@ def prepare_folds(arguments: DataArguments) -> list[PreparedData]:
             `make_folds` and `cut_validation`.
     """
     grouped = is_grouped(arguments)
+    if arguments.max_predict_samples is not None:
+        raise UserError(
+            "--folds reports on every text of the training data and excludes --max_predict_samples; leave it out, or "
+            "name --max_train_samples."
+        )
     data = load_splits(arguments)
     if "test" in data.splits:
         raise UserError(

@@ -79,8 +79,12 @@ def resolve_path(name_or_path: str) -> str:
         ) from error
 
 
-def model_settings(arguments: ModelArguments) -> dict[str, Any]:
-    """Return the settings of the architecture that the user gave.
+def model_settings(arguments: ModelArguments, *, trained: bool = False) -> dict[str, Any]:
+    """Return the settings of the architecture that the user gave, and the command's defaults for the others.
+
+    Args:
+        arguments: The model.
+        trained: Whether the checkpoint is a trained model, which keeps its own settings in place of the defaults.
 
     Raises:
         UserError: The architecture is unknown, or has no such setting.
@@ -103,7 +107,7 @@ def model_settings(arguments: ModelArguments) -> dict[str, Any]:
             raise UserError(
                 f"--{name} is not a setting of --architecture {arguments.architecture}; leave it out."
             )
-    return given
+    return given if trained else arguments.NEW_MODEL.get(arguments.architecture, {}) | given
 
 
 def loading_options(arguments: CheckpointArguments) -> dict[str, Any]:
@@ -219,9 +223,7 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
         UserError: The checkpoint is missing, corrupt, stored as pickle, or does not fit the settings; or as
             `with_adapters`.
     """
-    settings = model_settings(arguments)
-    if arguments.window_size is not None:
-        settings["window_affixes"] = window_affixes(load_tokenizer(arguments))
+    model_settings(arguments)
     dropout: dict[str, Any] = encoder_dropout(arguments)
     if dropout and arguments.architecture != "plain":
         dropout = {"encoder_config": dropout}
@@ -234,11 +236,14 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
     }
     try:
         goes_on = is_trained(path, arguments.architecture, options)
+        settings = model_settings(arguments, trained=goes_on)
+        if arguments.window_size is not None:
+            settings["window_affixes"] = window_affixes(load_tokenizer(arguments))
         model = ARCHITECTURES[arguments.architecture].from_pretrained(
             path,
             use_safetensors=None if arguments.allow_pickle else True,
-            **({} if goes_on else labels),
             **options,
+            **({} if goes_on else labels),
             **settings,
             **dropout,
         )
@@ -294,7 +299,7 @@ def check_model(arguments: ModelArguments) -> None:
         UserError: A setting is not one of the architecture or does not fit the encoder, or the adapter settings are
             invalid.
     """
-    settings = model_settings(arguments)
+    model_settings(arguments)
     adapter_config(arguments)
     encoder_dropout(arguments)
     model_class = ARCHITECTURES[arguments.architecture]
@@ -307,7 +312,9 @@ def check_model(arguments: ModelArguments) -> None:
         OSError, RuntimeError, NotImplementedError
     ):  # no such checkpoint, or one that cannot be built this way
         try:
-            if is_trained(path, arguments.architecture, options):
+            trained = is_trained(path, arguments.architecture, options)
+            settings = model_settings(arguments, trained=trained)
+            if trained:
                 config = model_class.config_class.from_pretrained(path, **options, **settings)
             else:
                 encoder = AutoConfig.from_pretrained(path, **options).get_text_config()

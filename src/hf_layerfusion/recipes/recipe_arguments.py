@@ -113,6 +113,9 @@ class AdaptedEncoderArguments(EncoderArguments):
 class ModelArguments(AdaptedEncoderArguments):
     """Arguments of the encoder and the model around it. Settings that are left out keep the paper's defaults."""
 
+    NEW_MODEL: ClassVar[dict[str, dict[str, Any]]] = {}
+    """For each architecture, settings of a new model that the user may leave out; a trained one keeps its own."""
+
     architecture: str = option(
         "gru_fusion",
         "gru_fusion (GRUBERT), layer_pooling (BERT-LSTM and its kin) or plain (transformers' own classifier).",
@@ -536,6 +539,10 @@ class NliTrainingArguments(AbsaTrainingArguments):
 class TextModelArguments(PoolingModelArguments):
     """`PoolingModelArguments` with a learned mix of the layers and the mean over tokens as the default."""
 
+    NEW_MODEL: ClassVar[dict[str, dict[str, Any]]] = {
+        "layer_pooling": {"pooling": "scalar_mix", "token_pooling": "mean"}
+    }
+
     pooling: str | None = option(
         None,
         "layer_pooling: lstm, attention, last, max, mean, scalar_mix, concat, attentive or layer_graph over the layers "
@@ -545,11 +552,6 @@ class TextModelArguments(PoolingModelArguments):
         None,
         "layer_pooling: cls, mean, cls_mean (both) or last of the tokens of a layer (default mean).",
     )
-
-    def __post_init__(self) -> None:
-        if self.architecture == "layer_pooling":
-            self.pooling = self.pooling or "scalar_mix"
-            self.token_pooling = self.token_pooling or "mean"
 
 
 @dataclass

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.regularizers.encoder_layers import checkpointed
 from hf_layerfusion.regularizers.forward_passes import ForwardPasses
 from hf_layerfusion.regularizers.task_outputs import ModelInputs, TaskTensors, task_losses
 
@@ -128,7 +132,9 @@ def regularized_pass(
     """
     due = [each for each in regularizers if step % each.every == 0]
     if not due:
-        outputs = model(**inputs)
+        recomputes = low_memory and torch.is_grad_enabled()
+        with checkpointed(extract_model_from_parallel(model)) if recomputes else nullcontext():
+            outputs = model(**inputs)
         return RegularizedPass(outputs, losses(inputs, outputs), {})
     layers = {each.noise_layer for each in due if each.noise_layer is not None}
     passes = ForwardPasses(model, inputs, layers, losses, low_memory)

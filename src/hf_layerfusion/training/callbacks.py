@@ -65,6 +65,8 @@ class EpochDecay(TrainerCallback):
     ) -> None:
         """Set the factor of each step."""
         decay = cast(LayerFusionTrainingArguments, args).epoch_decay
+        if decay == 1:
+            return
         steps_per_epoch = math.ceil(len(kwargs["train_dataloader"]) / args.gradient_accumulation_steps)
         schedule = cast(LambdaLR, kwargs["lr_scheduler"])
         schedule.lr_lambdas = [lambda step: decay ** (step // steps_per_epoch)] * len(schedule.lr_lambdas)

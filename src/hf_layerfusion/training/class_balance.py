@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.metric_registry import IGNORED
 from hf_layerfusion.regularizers.task_outputs import task_inputs
-
-IGNORED = -100  # the label of a row that has none
 
 
 def balanced_rows(classes: Sequence[int], generator: torch.Generator) -> list[int]:

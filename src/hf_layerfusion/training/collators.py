@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
-from hf_layerfusion.training.task_data import LABELS, REPEATED, TASK, Row, is_apart
+from hf_layerfusion.training.samplers import is_apart
+from hf_layerfusion.training.task_data import LABELS, REPEATED, TASK, Row
 
 Batch = dict[str, Any]
 

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.data.soft_labels import TEACHER_LOGITS
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.metric_registry import IGNORED
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK, problem_types
-from hf_layerfusion.training.class_balance import IGNORED
 from hf_layerfusion.training.task_data import LABELS, Row
 
 __all__ = ["distillation_loss", "hard_loss", "soft_loss"]

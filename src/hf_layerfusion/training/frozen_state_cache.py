@@ -14,9 +14,10 @@ from transformers import DataCollatorWithPadding, PreTrainedModel
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers.encoder_layers import get_encoders
 from hf_layerfusion.training.collators import PaddingCollator
+from hf_layerfusion.training.samplers import is_apart
 from hf_layerfusion.training.state_cache import ENCODER_INPUTS, StateCache, encoder_inputs, text_key
 from hf_layerfusion.training.state_reader import StateReader, source_of_states, texts_of
-from hf_layerfusion.training.task_data import Row, is_apart
+from hf_layerfusion.training.task_data import Row
 from hf_layerfusion.training.training_arguments import LayerFusionTrainingArguments
 
 ENCODER_STATES = "encoder_states"

@@ -22,6 +22,13 @@ FOLDER = "folder"
 """The attribute of an Optuna trial that names its folder."""
 
 
+READ_ONCE = frozenset(
+    ("regularizers", "gradient_surgery", "class_balance", "distillation_weight", "distillation_temperature",
+     "early_stopping_patience", "unfreeze_per_epoch", "cache_frozen_states", "init_from_probe", "best_of_each_task")
+)  # fmt: skip
+"""Options that the Trainer reads when it is made, before the first trial."""
+
+
 class SearchStopped(Exception):  # noqa: N818
     """A search that cannot go on, for a reason that lies in none of its trials, such as a full disk."""
 
@@ -55,6 +62,11 @@ class SearchTrial:
             UserError: Values out of their range, or that contradict each other.
         """
         for name, value in values.items():
+            if name in READ_ONCE:
+                raise UserError(
+                    f"{name} cannot be searched, as the Trainer reads it before the trials; run one search for each "
+                    "of its values"
+                )
             if hasattr(self.args, name):
                 setattr(self.args, name, value)
         self.args.check()

@@ -10,8 +10,9 @@ import numpy as np
 from datasets import Dataset as ArrowDataset
 
 from hf_layerfusion.errors import UserError
+from hf_layerfusion.metric_registry import IGNORED
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK
-from hf_layerfusion.training.class_balance import IGNORED, RowClasses, class_labels, value_bins
+from hf_layerfusion.training.class_balance import RowClasses, class_labels, value_bins
 from hf_layerfusion.training.task_data import LABELS, MultitaskDataset, TaskDataset
 
 

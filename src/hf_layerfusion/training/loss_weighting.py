@@ -74,7 +74,7 @@ class LossWeighting:
         averages = self.args.average_tokens_across_devices and self.args.world_size > 1
         if averages:
             total = accelerator.reduce(total, reduction="sum")
-        shares = items / total
+        shares = items / total.clamp(min=1)  # no label at all: a share of 0
         if averages:
             shares = shares * self.args.world_size  # DDP averages gradients over the processes
         for batch, of_batch in zip(batches, shares.unbind(), strict=True):

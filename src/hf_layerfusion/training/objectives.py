@@ -27,8 +27,8 @@ from transformers import (
 
 from hf_layerfusion.data.sentences import adjacent_sentences, sentence_parts
 from hf_layerfusion.errors import UserError, nearest
+from hf_layerfusion.metric_registry import IGNORED
 from hf_layerfusion.regularizers.simcse import simcse_loss
-from hf_layerfusion.training.class_balance import IGNORED
 from hf_layerfusion.training.collators import Batch, PaddingCollator
 from hf_layerfusion.training.task_data import LABELS, Row
 from hf_layerfusion.training.text_stream import DRAW

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK
-from hf_layerfusion.training.loss_weighting import SHARES
 from hf_layerfusion.training.objectives import Objective
 from hf_layerfusion.training.tasks import TaskLoaders
 from hf_layerfusion.training.trainer import LayerFusionTrainer
@@ -68,15 +66,6 @@ class PretrainingTrainer(LayerFusionTrainer):
         """Return the objective's loss."""
         return {ONE_TASK: self._objective.loss(model, inputs)}, None
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Tensor | int | None]:
-        """Return the micro-batches of a step; one in which no token was masked teaches nothing, and is no error."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        for batch in batches:
-            batch[SHARES] = {task: share.nan_to_num() for task, share in batch[SHARES].items()}
-        return batches, num_items
-
     def prediction_step(
         self,
         model: nn.Module,
@@ -101,7 +90,8 @@ class PretrainingTrainer(LayerFusionTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Evaluate as `LayerFusionTrainer.evaluation_loop` does, and add the objective's metrics of the loss."""
-        with torch.random.fork_rng(devices=[]):
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self.args.seed)  # the same dropout masks each time, where the objective has any
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix

@@ -15,8 +15,8 @@ from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.linear_probe import ProbeProblem, check_targets, fit_linear_probe
+from hf_layerfusion.metric_registry import IGNORED
 from hf_layerfusion.regularizers.task_outputs import ONE_TASK
-from hf_layerfusion.training.class_balance import IGNORED
 from hf_layerfusion.training.task_data import LABELS, TASK, TaskDataset
 
 logger = logging.get_logger(__name__)

@@ -134,17 +134,27 @@ def take_rows(arrays: Any, rows: npt.NDArray[np.intp]) -> Any:
     return None if arrays is None else arrays[rows]
 
 
+def is_apart(input_ids: Any) -> bool:
+    """Return whether the ids of a row are two lists, the texts of a pair that stand apart; an empty list is a text."""
+    return len(input_ids) > 0 and np.ndim(input_ids[0]) > 0
+
+
 def row_lengths(dataset: Any, column: str, main_input: str | None) -> list[int]:
     """Return the number of tokens of each row of a data set.
 
     Args:
         dataset: Rows with inputs.
-        column: Holds the lengths; where it is missing, the main input is measured.
+        column: Holds the lengths; where it is missing, the main input is measured, of separately encoded pairs the
+            longer text.
         main_input: The main input's name; None for `input_ids`.
     """
     if hasattr(dataset, "lengths"):  # of a task, whose pairs may be encoded apart
         return list(dataset.lengths(column))
-    lengths = dataset[column] if column in getattr(dataset, "column_names", ()) else None
+    names = getattr(dataset, "column_names", ())
+    lengths = dataset[column] if column in names else None
+    main_input = main_input or "input_ids"
+    if lengths is None and main_input in names and len(dataset) > 0 and is_apart(dataset[0][main_input]):
+        lengths = [max(map(len, texts)) for texts in dataset[main_input]]
     # The sampler measures, and refuses rows that have no such input.
     return list(
         LengthGroupedSampler(1, dataset=dataset, lengths=lengths, model_input_name=main_input).lengths

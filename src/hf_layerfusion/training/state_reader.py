@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.regularizers.encoder_layers import get_encoders
+from hf_layerfusion.training.samplers import is_apart
 from hf_layerfusion.training.state_cache import (
     ENCODER_INPUTS,
     StateCache,
@@ -29,7 +30,7 @@ from hf_layerfusion.training.state_cache import (
     text_key,
     weights_digest,
 )
-from hf_layerfusion.training.task_data import Row, TaskDataset, is_apart
+from hf_layerfusion.training.task_data import Row, TaskDataset
 
 logger = logging.get_logger(__name__)
 

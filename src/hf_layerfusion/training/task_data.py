@@ -9,7 +9,6 @@ from functools import partial
 from itertools import count, groupby, pairwise
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 from datasets import Dataset as ArrowDataset
 from torch.utils.data import DataLoader, Dataset
@@ -17,7 +16,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import has_length, seed_worker
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.training.samplers import RowOrder, seeded_generator
+from hf_layerfusion.training.samplers import RowOrder, is_apart, seeded_generator
 from hf_layerfusion.training.task_mixing import TaskMixing
 
 Row = dict[str, Any]
@@ -32,11 +31,6 @@ SWAPPED = "swapped_"
 """Prefix of the name of a column that holds a pair in the other order."""
 
 LABELS = "labels"
-
-
-def is_apart(input_ids: Any) -> bool:
-    """Return whether the ids of a row are two lists, the texts of a pair that stand apart; an empty list is a text."""
-    return len(input_ids) > 0 and np.ndim(input_ids[0]) > 0
 
 
 class Pick(NamedTuple):

@@ -264,6 +264,7 @@ class LayerFusionTrainer(Trainer):
         self.frozen_states = FrozenStateCache(args, self.processing_class)
         self.saver = CheckpointSaver(args, self.accelerator.wait_for_everyone)
         self.hub_push = HubPush(args, lambda: str(self.hub_model_id))
+        self._check_label_smoothing()
         self.loss_terms: LossTerms | None = None
         if regularizers := make_regularizers(args.named_regularizers):
             self._check_own_loss("regularizers must be added to the model's own loss")
@@ -328,7 +329,7 @@ class LayerFusionTrainer(Trainer):
                 check_probe_labels(self.model, rows)
         if args.cache_frozen_states is not None:
             self.add_callback(ProbeStart(self.training_states))
-        if args.epoch_decay != 1 and self.lr_scheduler is None:
+        if self.lr_scheduler is None:
             self.add_callback(EpochDecay())
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStopping())
@@ -384,6 +385,14 @@ class LayerFusionTrainer(Trainer):
         config = getattr(self.model, "config", None)
         check_temperature(self.args.distillation_temperature, problem_types(config, {})[ONE_TASK])
         check_teacher(self.train_dataset, config)
+
+    def _check_label_smoothing(self) -> None:
+        types = problem_types(getattr(self.model, "config", None), {})
+        if self.args.label_smoothing_factor and types.get(ONE_TASK) == "regression":
+            raise UserError(
+                f"label_smoothing_factor={self.args.label_smoothing_factor} smooths the labels of classes, found a "
+                "regression; leave it out"
+            )
 
     def _check_own_loss(self, rule: str) -> None:
         if self.compute_loss_func is not None:

@@ -318,10 +318,6 @@ class LayerFusionTrainingArguments(TrainingArguments):
         super().__post_init__()
         check_processes(self)
         warn_of_slow_bf16(self)
-        if self.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
-            mode = "max" if self.greater_is_better else "min"
-            given: dict[str, Any] = vars(self)["lr_scheduler_kwargs"] or {}
-            self.lr_scheduler_kwargs = {"mode": mode, **given}
         self.check()
 
     def check(self) -> None:
@@ -330,6 +326,7 @@ class LayerFusionTrainingArguments(TrainingArguments):
         Raises:
             UserError: a value out of its range, or two options that exclude each other.
         """
+        self._set_schedule_mode()
         self._check_numbers()
         self._check_rates()
         self._check_averages()
@@ -394,6 +391,15 @@ class LayerFusionTrainingArguments(TrainingArguments):
             options: Options that differ from the recipe's, or beside them.
         """
         return cls(output_dir, **(TUNED_TRAINING | options))
+
+    def _set_schedule_mode(self) -> None:
+        """Tell a schedule that follows the metric which way is better; a search may set the schedule anew."""
+        mode = {"mode": "max" if self.greater_is_better else "min"}
+        given: dict[str, Any] = vars(self)["lr_scheduler_kwargs"] or {}
+        if self.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
+            self.lr_scheduler_kwargs = mode | given
+        elif mode.items() <= given.items():
+            self.lr_scheduler_kwargs = {name: given[name] for name in given.keys() - mode.keys()}
 
     def _check_numbers(self) -> None:
         # Of the stock fields too: transformers takes them as they are, and torch refuses a few once the model is made.

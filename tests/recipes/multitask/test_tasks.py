@@ -10,14 +10,15 @@ from hf_layerfusion import CerbertusConfig
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.metric_registry import METRICS, selection_metrics
+from hf_layerfusion.recipes.data_preparation import as_read
 from hf_layerfusion.recipes.multitask.multitask_arguments import (
     MultitaskDataArguments,
     MultitaskModelArguments,
     MultitaskTrainingArguments,
 )
-from hf_layerfusion.recipes.multitask.task_preparation import check_task_options, make_tasks
+from hf_layerfusion.recipes.multitask.task_preparation import check_task_options, make_tasks, prepare_task
 from hf_layerfusion.recipes.multitask.task_training import check_multitask_model
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, write_csv
 
 ROWS = {
     "single_label_classification": (np.eye(2), np.array([0, 1])),
@@ -83,3 +84,15 @@ def test_classes_need_not_be_named_before_the_data_are_read(tmp_path, settings):
     entry = {"train_file": "a.csv", "text_column": "one", "text_pair_column": "two", **settings}
     specs = make_tasks({"same": entry}, tmp_path, MultitaskDataArguments())
     check_multitask_model(MultitaskModelArguments(model_name_or_path=str(tmp_path)), specs)
+
+
+def test_texts_to_predict_are_cleaned_like_the_others(tmp_path):
+    rows = [("@bob good day http://x.co", "up"), ("@eve bad day", "down")] * 10
+    write_csv(tmp_path / "train.csv", rows)
+    (tmp_path / "asked.csv").write_text("text\n@bob good day http://x.co\n")
+    entry = {"train_file": "train.csv", "predict_file": "asked.csv", "preprocessing": "light"}
+    tasks = make_tasks({"mood": entry | {"remove_duplicates": False}}, tmp_path, MultitaskDataArguments())
+    ((_, data),) = prepare_task(tasks["mood"])
+    assert data.splits["predict"]["text"][:] == ["@USER good day HTTPURL"]
+    assert as_read(data.splits["predict"], "text") == ["@bob good day http://x.co"]
+    assert "@USER good day HTTPURL" in data.splits["train"]["text"][:]

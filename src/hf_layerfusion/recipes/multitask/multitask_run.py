@@ -71,6 +71,10 @@ def train_tasks(
     check_search(training_arguments)
     if training_arguments.distillation_weight is not None:
         raise UserError("--distillation_weight is for the scripts that train one task; leave it out.")
+    if training_arguments.plot_layers or training_arguments.plot_layers_beside:
+        raise UserError(
+            "--plot_layers and --plot_layers_beside are for the scripts that train one task; leave them out."
+        )
     is_cross_validation = data_arguments.folds is not None
     if is_cross_validation:
         check_fold_options(training_arguments)

@@ -22,7 +22,14 @@ from hf_layerfusion.errors import UserError, nearest, one_line
 from hf_layerfusion.evaluation.predictions import COURSE_COLUMNS, check_predictions
 from hf_layerfusion.hub.paths import inside, is_plain_name
 from hf_layerfusion.metric_registry import EVAL_PREFIX, PROBLEM_METRICS, selection_metrics
-from hf_layerfusion.recipes.data_preparation import PreparedData, encode_splits, prepare, side_by_side
+from hf_layerfusion.recipes.data_preparation import (
+    PreparedData,
+    clean,
+    encode_splits,
+    make_cleaner,
+    prepare,
+    side_by_side,
+)
 from hf_layerfusion.recipes.fold_runs import prepare_folds
 from hf_layerfusion.recipes.multitask.multitask_arguments import (
     MultitaskDataArguments,
@@ -37,7 +44,8 @@ PAIR_ORDERS = ("random", "given")
 # Options that hold for all tasks, or that an entry sets in another way: `labels` and `--cut`.
 SHARED_OPTIONS = {
     "class_names", "max_seq_length", "max_predict_samples", "split_seed", "language", "truncation",
-    "pad_to_max_length", "prediction_format", "folds", "fold_split",
+    "pad_to_max_length", "prediction_format", "class_scores", "folds", "fold_split", "dataset_description",
+    "dataset_defects", "dataset_warning",
 }  # fmt: skip
 ONE_TASK_OPTIONS = {"teacher", "unlabelled_file", "max_unlabelled_samples"}
 
@@ -248,12 +256,13 @@ def completed(task: TaskSpec, data: PreparedData) -> tuple[TaskSpec, PreparedDat
                         f"value_range [{low:g}, {high:g}]; correct one of them."
                     )
     if task.predict_file is not None:
-        data.splits[PREDICT] = read_examples(
+        texts = read_examples(
             task.predict_file,
             text_columns=data.text_columns,
             label_column=None,
             id_column=task.data.id_column,
         )
+        data.splits[PREDICT], _ = clean(texts, make_cleaner(task.data), PREDICT)
     return replace(task, settings=settings), data
 
 
