@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, pipeline
 
 from hf_layerfusion import MultitaskPipeline
 from hf_layerfusion.data.text_preparation import (
@@ -18,10 +18,14 @@ from hf_layerfusion.data.text_preparation import (
 )
 from hf_layerfusion.data.truncation import encode
 from hf_layerfusion.data.tweets import TweetPreprocessor
+from hf_layerfusion.ensembling.member_models import encode_rows
+from hf_layerfusion.errors import UserError
 from hf_layerfusion.modeling.pipeline_multitask import MultitaskPipeline as PlainPipeline
+from hf_layerfusion.text_pipeline import preprocess
 from hf_layerfusion.training.raw_texts import TextEncoder
 from tests.modeling.multitask_cases import TASKS, build
-from tests.tiny import tiny_tokenizer
+from tests.tiny import VOCABULARY, tiny_tokenizer
+from tests.training.small import small_model
 
 RAW = "@Bob_1 so   GOOD :) #fun http://t.co/x"
 SAME = dict.fromkeys(TASKS, CleaningSteps(("users", "links", "emoticons", "lowercase")))
@@ -85,3 +89,27 @@ def test_a_tokenizer_that_says_nothing_changes_nothing() -> None:
     model = build(tasks=TASKS)
     with torch.no_grad():
         assert MultitaskPipeline(model, tiny_tokenizer())(RAW) == PlainPipeline(model, tiny_tokenizer())(RAW)
+
+
+def test_transformers_pipeline_cuts_texts_where_training_did(tmp_path: Path) -> None:
+    """A model of several tasks whose `--cut` is not the tail, asked through the text-classification pipeline."""
+    tokenizer = tiny_tokenizer()
+    steps = {"a": CleaningSteps(()), "b": CleaningSteps(())}
+    saved = tokenizer_of_tasks(tokenizer, steps, max_length=6, cut="head")
+    words = " ".join(list(VOCABULARY)[5:17])
+    model = small_model()
+    asked = pipeline("text-classification", model=model, tokenizer=saved, device="cpu")
+    (trained,) = TextEncoder(saved)([[words]])["input_ids"]
+    assert asked.preprocess(words)["input_ids"].tolist() == [trained]
+    assert trained != tokenizer(words, truncation=True, max_length=6)["input_ids"]
+    rows = encode_rows(saved, [(words,)], False, "head", max_length=6, truncation=True)
+    assert rows["input_ids"].tolist() == [trained]
+
+
+def test_preprocess_asks_for_the_task_where_tasks_differ(tmp_path: Path) -> None:
+    steps = {"a": CleaningSteps(("users",)), "b": CleaningSteps(())}
+    tokenizer_of_tasks(tiny_tokenizer(), steps).save_pretrained(tmp_path)
+    assert preprocess("@bob x", str(tmp_path), task="b") == "@bob x"
+    assert preprocess("@bob x", str(tmp_path), task="a") != "@bob x"
+    with pytest.raises(UserError, match="task must be one of a, b"):
+        preprocess("@bob x", str(tmp_path))

@@ -10,9 +10,12 @@ from typing import Any
 
 from transformers import AutoTokenizer, TextClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from hf_layerfusion.data.length_batches import TEXTS_PER_BATCH, LengthBatchedPipeline
 from hf_layerfusion.data.text_preparation import clean_inputs, cleaner_of, plain_tokenizer, saved_preparation
+from hf_layerfusion.data.truncation import encode_input
+from hf_layerfusion.errors import UserError
 
 __all__ = ["PreparedTextClassificationPipeline", "preprocess"]
 
@@ -76,13 +79,17 @@ class PreparedTextClassificationPipeline(LengthBatchedPipeline):
             from hf_layerfusion.modeling.pipeline_pairs import encode_separately
 
             return encode_separately(self._plain, inputs, **tokenizer_kwargs)
+        cut = (self._settings or {}).get("cut", "tail")
+        if cut != "tail" and tokenizer_kwargs["truncation"] and not isinstance(inputs, list):
+            limit = min(tokenizer_kwargs.get("max_length") or LARGE_INTEGER, self._plain.model_max_length)
+            return encode_input(self._plain, inputs, max_length=limit, cut=cut)
         # A copy has the other tokenizer, since several threads may share one pipeline.
         plain = copy.copy(self)
         plain.tokenizer = self._plain
         return super(PreparedTextClassificationPipeline, plain).preprocess(inputs, **tokenizer_kwargs)
 
 
-def preprocess(texts: str | Sequence[str], model: str, **kwargs: Any) -> Any:
+def preprocess(texts: str | Sequence[str], model: str, task: str | None = None, **kwargs: Any) -> Any:
     """Prepare texts as the training texts of a model were, by what is saved with its tokenizer.
 
     `pipeline("text-classification", model=model)` does so by itself; this is for everything else.
@@ -90,12 +97,22 @@ def preprocess(texts: str | Sequence[str], model: str, **kwargs: Any) -> Any:
     Args:
         texts: a text or several.
         model: Hub id or folder of the model.
+        task: of a model of several tasks whose texts were prepared in different ways, the task of the texts.
         kwargs: keywords of `AutoTokenizer.from_pretrained`, such as `revision` or `token`.
 
     Returns:
         The prepared text, or a list of them.
+
+    Raises:
+        UserError: the texts of the model's tasks were prepared in different ways, and `task` is none of them.
     """
-    clean = cleaner_of(AutoTokenizer.from_pretrained(model, **kwargs))
+    tokenizer = AutoTokenizer.from_pretrained(model, **kwargs)
+    tasks = (saved_preparation(tokenizer) or {}).get("tasks", {})
+    if tasks and task not in tasks:
+        raise UserError(
+            f"task must be one of {', '.join(tasks)}, whose texts were prepared in different ways, found {task!r}"
+        )
+    clean = cleaner_of(tokenizer, task)
     if isinstance(texts, str):
         return texts if clean is None else clean(texts)
     return list(texts) if clean is None else [clean(text) for text in texts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from hf_layerfusion import Ensemble
 from hf_layerfusion.__main__ import main
 from hf_layerfusion.app import page
 from hf_layerfusion.app.answers import Demo
+from hf_layerfusion.cli.app_command import run
+from hf_layerfusion.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +88,16 @@ def test_a_space_replaces_nothing_and_needs_the_members_of_an_ensemble(
         assert message in found and found.count("\n") == 1
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
     assert not (tmp_path / "new").exists()
+
+
+def test_a_space_sets_remote_code_in_its_own_file(one_task: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--trust_remote_code is for a demo on this machine"):
+        run(
+            Namespace(
+                model=str(one_task),
+                port=None,
+                space=str(tmp_path / "space"),
+                use_cpu=True,
+                trust_remote_code=True,
+            )
+        )

@@ -70,3 +70,7 @@ def test_a_number_that_is_none(number: str, launched: list[Any]) -> None:
 
 def test_a_launched_process_launches_nothing() -> None:
     assert is_launched({"LOCAL_RANK": "0"}) and not is_launched({})
+
+
+def test_a_flag_that_a_file_switches_off_is_left_out() -> None:
+    assert launch_line({"num_processes": 2, "multi_gpu": False}, on_cpu=False) == ["--num_processes", "2"]

@@ -127,3 +127,11 @@ def test_predictions_that_we_write_are_read_as_they_were(tmp_path: Path):
         label_names=("a", "b"),
     )
     assert read_examples(path)["text"][:] == TEXTS
+
+
+def test_numbers_with_decimal_commas_are_values_where_semicolons_separate(tmp_path):
+    path = tmp_path / "excel.csv"
+    path.write_text("text;label\na;0,5\nb;2\n")
+    assert read_examples(path)["label"][:] == [0.5, 2.0]
+    path.write_text('text,label\na,"0,5"\nb,2\n')
+    assert read_examples(path)["label"][:] == ["0,5", "2"]

@@ -4,12 +4,19 @@ import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_layerfusion.data.splits import draw_subset, remove_duplicates, split_train_validation, text_overlap
+from hf_layerfusion.data.splits import (
+    _draw,
+    draw_subset,
+    remove_duplicates,
+    split_train_validation,
+    text_overlap,
+)
 from hf_layerfusion.errors import UserError
 
 
@@ -234,3 +241,12 @@ def test_the_same_rows_in_a_process_with_other_string_hashes():
         check=True,
     )
     assert there.stdout == f"{here['drawn']}\n"
+
+
+def test_a_part_is_drawn_in_one_pass_over_many_strata():
+    """The rows of each stratum are those that come first in one permutation of all rows."""
+    strata, quota = np.array([2, 0, 1, 2, 2, 0, 1, 2]), [1, 1, 2]
+    order = np.random.default_rng(7).permutation(8)
+    expected = np.concatenate([order[strata[order] == stratum][:size] for stratum, size in enumerate(quota)])
+    found = _draw(strata, 4, np.zeros(3, np.int64), np.bincount(strata), 7)
+    assert found.tolist() == expected.tolist()

@@ -133,3 +133,11 @@ def test_figures_leave_pyplot_alone(tmp_path):
     plot_regression([0.0, 1.0], [0.0, 1.0], tmp_path / "r.png")
     assert pyplot.get_fignums() == []
     assert rcParams["font.size"] == size
+
+
+def test_a_confusion_matrix_of_many_classes_stays_small(tmp_path):
+    labels = np.arange(400) % 60
+    names = [f"class {number}" for number in range(60)]
+    plot_confusion_matrix(labels, labels[::-1], names, tmp_path / "many.png")
+    height, width = image.imread(tmp_path / "many.png").shape[:2]
+    assert max(width, height) < 4500

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.evaluation.predictions import spreadsheet_cell, write_predictions
+from hf_layerfusion.evaluation.predictions import check_predictions, spreadsheet_cell, write_predictions
 
 SINGLE = "single_label_classification"
 MULTI = "multi_label_classification"
@@ -190,3 +190,13 @@ def test_nothing_that_others_wrote_is_a_formula_in_a_spreadsheets_form(tmp_path)
 def test_numbers_and_plain_texts_stay_as_they_are_in_a_spreadsheet():
     for cell in (-1.5, 3, "plain", "a=b", "", "'quoted"):
         assert spreadsheet_cell(cell) == cell
+
+
+def test_kaggle_ids_are_checked_before_there_are_predictions():
+    check_predictions(
+        "single_label_classification", ["a", "b"], ["text"], "kaggle", "tweet_id", ids=["1", "2"]
+    )
+    with pytest.raises(UserError, match="different whole numbers from 1 on; found 'tw-1'"):
+        check_predictions(
+            "single_label_classification", ["a", "b"], ["text"], "kaggle", "tweet_id", ids=["tw-1"]
+        )

@@ -16,6 +16,7 @@ from hf_layerfusion.ensembling.member_models import MemberModel
 from hf_layerfusion.ensembling.prediction_files import write_logits
 from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.diversity import error_correlation
+from hf_layerfusion.recipes.ensembles.combiner_comparison import open_ensemble
 from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
 from hf_layerfusion.recipes.ensembles.ensemble_run import make_ensemble
 from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, TweetTrainingArguments
@@ -411,3 +412,11 @@ def test_the_ensemble_may_carry_its_members(trained, files, tmp_path):
     for member in members:
         shutil.rmtree(member)
     assert Ensemble.from_pretrained(tmp_path / "run", device="cpu")("good day") == expected
+
+
+@pytest.mark.parametrize(("preprocessing", "by_members"), [("none", True), ("paper", False)])
+def test_members_prepare_the_texts_where_the_run_does_not(trained, tmp_path, preprocessing, by_members):
+    data = EnsembleDataArguments(test_file="test.csv", preprocessing=preprocessing)
+    arguments = EnsembleArguments(members=trained, output_dir=str(tmp_path / "run"))
+    ensemble = open_ensemble(arguments, data, tmp_path)
+    assert all(member.predictor.runtime.prepares_texts == by_members for member in ensemble.members)

@@ -47,7 +47,9 @@ def folder(tmp_path: Path) -> Path:
     """A run's folder with unique weights, so that no store has them already."""
     folder = tmp_path / "outputs" / "grubert"
     files = {**PUSHED, "model.safetensors": os.urandom(20_000), **dict.fromkeys(LEFT, b"never")}
-    files["README.md"] = f'---\ntags:\n- a\n---\n# grubert\n\npipeline(model="{folder}")\n'.encode()
+    files["README.md"] = (
+        f'---\ntags:\n- a\n---\n# grubert\n\npipeline("grubert", model="{folder}")\n'.encode()
+    )
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -80,7 +82,7 @@ def test_what_arrives_and_what_never_does(client: Client, hub: Hub, folder: Path
     assert address == f"{hub.url}/{repo}/commit/{hub.repositories[repo].branches['main']}"
     assert found.keys() == {*PUSHED, "model.safetensors", "README.md"}
     assert all(found[name] == (folder / name).read_bytes() for name in found)
-    assert f'pipeline(model="{repo}")' in found["README.md"].decode()
+    assert f'pipeline("grubert", model="{repo}")' in found["README.md"].decode()
     assert digests(folder) == before
 
 

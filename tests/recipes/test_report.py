@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from hf_layerfusion.__main__ import main
+from hf_layerfusion.errors import UserError
 from hf_layerfusion.evaluation.mistakes import worst_mistakes
+from hf_layerfusion.evaluation.predictions import spreadsheet_cell
 from hf_layerfusion.evaluation.significance import holm, paired_bootstrap
 from hf_layerfusion.recipes.report.recorded_runs import read_run
 from hf_layerfusion.recipes.report.report_page import metric_cells
 from hf_layerfusion.recipes.report.report_run import write_report
-from hf_layerfusion.recipes.run_comparison import run_answers
+from hf_layerfusion.recipes.run_comparison import run_answers, run_scores
 
 TEXTS = [f"text {number} <b>&amp; <script>alert({number})</script>" for number in range(12)]
 CLASSES = ("bad", "good")
@@ -279,3 +281,55 @@ def test_the_answers_of_a_run_stand_beside_the_truth(runs: list[Path], data: Pat
     answers = run_answers(runs[0])
     assert answers.truth == [CLASSES[place] for place in labels_of(data)]
     assert [row[1] for row in answers.rows] == TEXTS
+
+
+def test_labels_written_as_class_ids_are_compared_by_their_names(tmp_path: Path) -> None:
+    truth = np.arange(12) % 2
+    data = write_rows(
+        tmp_path / "numbers.csv", ["text", "label"], [[text, row % 2] for row, text in enumerate(TEXTS)]
+    )
+    named = write_rows(
+        tmp_path / "named.csv",
+        ["text", "label"],
+        [[text, CLASSES[row % 2]] for row, text in enumerate(TEXTS)],
+    )
+    run = write_run(tmp_path / "run", named, np.eye(2)[truth])
+    settings = json.loads((run / "run" / "run.json").read_text()) | {
+        "train_file": None,
+        "test_file": str(data),
+    }
+    write_json(run / "run" / "run.json", settings)
+    assert run_scores(run).scores.mean() == 1
+    write_json(run / "run" / "run.json", settings | {"test_file": None, "validation_file": str(named)})
+    assert run_scores(run).scores.mean() == 1
+    write_rows(data, ["text", "label"], [[text, "other"] for text in TEXTS])
+    write_json(run / "run" / "run.json", settings)
+    with pytest.raises(UserError, match="the label 'other' of the data is none of the model's"):
+        run_scores(run)
+
+
+def test_the_labels_of_a_plain_model_with_adapters_are_its_own(tmp_path: Path) -> None:
+    data = write_rows(
+        tmp_path / "data.csv", ["text", "label"], [[text, CLASSES[row % 2]] for row, text in enumerate(TEXTS)]
+    )
+    run = write_run(
+        tmp_path / "run", data, np.eye(2)[np.arange(12) % 2], model_name_or_path=str(tmp_path / "encoder")
+    )
+    (run / "below").mkdir()
+    (run / "config.json").rename(run / "below" / "config.json")
+    write_json(tmp_path / "encoder" / "config.json", {"model_type": "bert"})
+    assert run_scores(run).scores.mean() == 1
+
+
+def test_answers_written_for_spreadsheets_are_read_as_they_were(tmp_path: Path) -> None:
+    rows = [["@first", "-1"], ["=second", "1"], ["third", "-1"]]
+    data = write_rows(tmp_path / "data.csv", ["text", "label"], rows)
+    settings = {"test_file": str(data), "prediction_format": "spreadsheet"}
+    write_json(tmp_path / "run" / "run.json", settings)
+    write_json(tmp_path / "config.json", config("single_label_classification", ("-1", "1")))
+    write_rows(
+        tmp_path / "run" / "predictions.csv",
+        ["id", "text", "label", "score"],
+        [[number, *map(spreadsheet_cell, row), 0.9] for number, row in enumerate(rows)],
+    )
+    assert run_scores(tmp_path).scores.mean() == 1

@@ -32,6 +32,11 @@ def run(arguments: Namespace) -> None:
     if arguments.port is not None and not 0 < arguments.port < 65_536:
         raise UserError(f"--port must be from 1 to 65535, found {arguments.port}")
     if arguments.space is not None:
+        if arguments.trust_remote_code:
+            raise UserError(
+                "--trust_remote_code is for a demo on this machine and excludes --space; leave it out, and set it in "
+                "the Space's app.py where its model needs it"
+            )
         from hf_layerfusion.app.space import write_space
 
         write_space(arguments.model, Path(arguments.space))

@@ -31,7 +31,8 @@ def launch_line(flags: Mapping[str, Any], on_cpu: bool) -> list[str]:
         flags = {"num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"} | flags
     line: list[str] = []
     for name, value in flags.items():
-        line += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        if value is not False:
+            line += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     return line
 
 

@@ -38,11 +38,15 @@ def read_csv(path: Path, wanted: RequestedColumns, max_text_bytes: int, delimite
     columns = wanted.find(header, str(path))
     if not rows:
         raise UserError(f"{path}: holds a header line and no examples; add rows below it")
+    has_decimal_commas = _delimiter_of(text.partition("\n")[0], delimiter) == ";"
     arrays: Columns = {}
     for name, source in columns.items():
         position = header.index(source)
         strings = [fields[position] for fields in rows]
-        arrays[name] = _typed_labels(strings) if name == "label" else pa.array(strings, pa.string())
+        is_label = name == "label"
+        arrays[name] = (
+            _typed_labels(strings, has_decimal_commas) if is_label else pa.array(strings, pa.string())
+        )
     return arrays
 
 
@@ -51,12 +55,15 @@ def read_tsv(path: Path, wanted: RequestedColumns, max_text_bytes: int) -> Colum
     return read_csv(path, wanted, max_text_bytes, delimiter="\t")
 
 
-def _typed_labels(strings: Sequence[str]) -> pa.Array:
+def _typed_labels(strings: Sequence[str], has_decimal_commas: bool = False) -> pa.Array:
     # A missing label does not turn the other labels into strings.
     given = [string.strip() or None for string in strings]
     for pattern, number, kind in ((_INTEGER, int, pa.int64()), (_FLOAT, float, pa.float64())):
         if all(string is None or pattern.fullmatch(string) for string in given):
             return pa.array([None if string is None else number(string) for string in given], kind)
+    if has_decimal_commas and not any("." in string for string in strings):
+        numbers = _typed_labels([string.replace(",", ".") for string in strings])
+        return numbers if pa.types.is_floating(numbers.type) else pa.array(strings, pa.string())
     return pa.array(strings, pa.string())
 
 
@@ -81,11 +88,7 @@ def delimited_rows(
         UserError: If the file is malformed, with the row. A quoted text over several lines is refused if these lines
             are valid rows themselves, because a stray quote would have merged them.
     """
-    first_line = next(iter(lines()))
-    if "\t" in first_line and "," not in first_line:
-        delimiter = "\t"
-    elif delimiter == "," and ";" in first_line and "," not in first_line:
-        delimiter = ";"
+    delimiter = _delimiter_of(next(iter(lines())), delimiter)
     separator = {"\t": "tab", ";": "semicolon"}.get(delimiter, "comma")
     unquoted = delimiter == "\t" and is_unquoted(lines())
     read: list[str] = []
@@ -125,6 +128,15 @@ def delimited_rows(
                 f"the row, or put a text that holds a {separator} in double quotes"
             )
         yield fields
+
+
+def _delimiter_of(header: str, delimiter: str) -> str:
+    """Return the delimiter of a file by its header line; see `delimited_rows`."""
+    if "," in header:
+        return delimiter
+    if "\t" in header:
+        return "\t"
+    return ";" if delimiter == "," and ";" in header else delimiter
 
 
 def is_unquoted(lines: Iterable[str]) -> bool:

@@ -161,4 +161,5 @@ def _draw(
     while quota.sum() > count:
         quota[np.argmax(np.where(quota > lower, quota - share, -np.inf))] -= 1
     order = np.random.default_rng(seed).permutation(len(strata))
-    return np.concatenate([order[strata[order] == stratum][:size] for stratum, size in enumerate(quota)])
+    of_strata = np.split(order[np.argsort(strata[order], kind="stable")], np.cumsum(np.bincount(strata))[:-1])
+    return np.concatenate([rows[:size] for rows, size in zip(of_strata, quota, strict=True)])

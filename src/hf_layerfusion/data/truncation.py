@@ -1,7 +1,9 @@
 """Truncation of texts that are longer than a model accepts."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from hf_layerfusion.errors import UserError, nearest
@@ -58,6 +60,19 @@ def encode(
             for rows in inputs.values():
                 rows[index] = [rows[index][place] for place in kept]
     return inputs
+
+
+def encode_input(
+    tokenizer: PreTrainedTokenizerBase, inputs: Any, *, max_length: int, cut: str
+) -> dict[str, Any]:
+    """Return the model inputs `[1, T]` of a pipeline's input, a text or a pair `{"text": …, "text_pair": …}`.
+
+    Raises:
+        UserError: As `encode`.
+    """
+    texts = [inputs] if isinstance(inputs, str) else [inputs["text"], inputs["text_pair"]]
+    encoded = encode(tokenizer, *([text] for text in texts), max_length=max_length, cut=cut)
+    return {name: torch.tensor(rows) for name, rows in encoded.items()}
 
 
 def _kept(sequence_ids: Sequence[int | None], max_length: int, cut: str) -> list[int]:

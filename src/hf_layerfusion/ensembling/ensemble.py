@@ -276,7 +276,7 @@ class Ensemble:
         if not out_of_fold:
             unknown = check_held_out(seen_by(members), rows, unverified_members)
             self.unverified = sorted({*self.unverified, *unknown})
-        predicted = self.member_predictions(task, rows) if predictions is None else predictions
+        predicted = self.member_predictions(task, rows, raw=True) if predictions is None else predictions
         fitted = made.fit(predicted, np.asarray(labels), score)
         reached = float(score(fitted(predicted)[None], np.asarray(labels))[0])
         self.set_combiner(task, fitted)

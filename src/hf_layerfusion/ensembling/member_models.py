@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_layerfusion.data.text_preparation import cleaner_of, saved_preparation
+from hf_layerfusion.data.truncation import encode
 from hf_layerfusion.ensembling.prediction_files import Array, Rows, cached, rows_hash
 from hf_layerfusion.ensembling.trained_texts import Hashes, read_trained_texts
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, check_characters, one_line
@@ -270,11 +271,11 @@ class MemberModel:
         limits = [max_length, *self._own_limit(tokenizer)]
         limit = min((length for length in limits if length is not None), default=None)
         options: dict[str, Any] = {"truncation": limit is not None, "max_length": limit}
+        saved = (saved_preparation(tokenizer) or {}) if raw else {}
+        cut = saved.get("cut", "tail")
         if limit is not None and raw and not self.tasks[task].is_siamese:
             is_pair = len(rows) > 0 and len(rows[0]) == 2
-            options["truncation"] = not is_pair or (saved_preparation(tokenizer) or {}).get(
-                "truncation", True
-            )
+            options["truncation"] = not is_pair or saved.get("truncation", True)
         chosen = {"task": task} if self.has_named_tasks else {}
         found = np.empty((len(rows), len(self.tasks[task].labels)), np.float32)
         hidden = not self.runtime.progress or len(rows) <= self.runtime.batch_size
@@ -283,7 +284,7 @@ class MemberModel:
             texts = [rows[row] for row in batch]
             with self.runtime.encoding:  # truncation and padding are state of a tokenizer
                 try:
-                    inputs = encode_rows(tokenizer, texts, self.tasks[task].is_siamese, **options)
+                    inputs = encode_rows(tokenizer, texts, self.tasks[task].is_siamese, cut, **options)
                 except Exception as error:  # tokenizers has no class of its own for it
                     if "Truncation error" not in str(error):
                         raise
@@ -344,13 +345,18 @@ def batches(rows: Rows, size: int) -> Iterator[list[int]]:
             yield places[start : start + size]
 
 
-def encode_rows(tokenizer: Any, rows: Rows, is_siamese: bool, **options: Any) -> Any:
+def encode_rows(tokenizer: Any, rows: Rows, is_siamese: bool, cut: str = "tail", **options: Any) -> Any:
     """Return rows as a batch `[B, T]`, pairs joined into one sequence; siamese pairs as `[B, 2, T]`."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    if is_siamese:
+        columns = [[text for row in rows for text in row]]
+    if cut != "tail" and options.get("max_length") is not None:
+        encoded = encode(tokenizer, *columns, max_length=options["max_length"], cut=cut)
+        batch = tokenizer.pad(encoded, return_tensors="pt")
+    else:
+        batch = tokenizer(*columns, padding=True, return_tensors="pt", **options)
     if not is_siamese:
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        return tokenizer(*columns, padding=True, return_tensors="pt", **options)
-    texts = [text for row in rows for text in row]
-    batch = tokenizer(texts, padding=True, return_tensors="pt", **options)
+        return batch
     for name, values in batch.items():
         batch[name] = values.unflatten(0, (-1, 2))
     return batch

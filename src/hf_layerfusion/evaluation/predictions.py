@@ -133,6 +133,7 @@ def check_predictions(
     format: str = "standard",  # noqa: A002 - the command line's own name
     id_name: str = "id",
     class_scores: bool = False,
+    ids: Sequence[object] = (),
 ) -> None:
     """Check that predictions can be written, before there are any; the arguments are those of `write_predictions`.
 
@@ -142,7 +143,7 @@ def check_predictions(
     width = len(label_names) if problem_type != "regression" else 1
     nothing = np.zeros((0, width))
     if format == "kaggle":
-        _kaggle_rows([], nothing, problem_type)
+        _kaggle_rows(ids, nothing, problem_type)
         return
     header, _ = _prediction_columns(nothing, problem_type, label_names)
     if class_scores and problem_type != "regression":
@@ -168,6 +169,12 @@ def spreadsheet_cell(cell: Any) -> Any:
         cell: A string, or a number, which is returned unchanged.
     """
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_SIGNS) else cell
+
+
+def plain_row(row: dict[str, str]) -> dict[str, str]:
+    """Return the cells of a row that was written for spreadsheets as they were before `spreadsheet_cell`."""
+    signs = tuple(f"'{sign}" for sign in _FORMULA_SIGNS)
+    return {name: cell[1:] if cell.startswith(signs) else cell for name, cell in row.items()}
 
 
 def _kaggle_rows(

@@ -8,9 +8,11 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from hf_layerfusion.data.length_batches import LengthBatchedPipeline
 from hf_layerfusion.data.text_preparation import clean_inputs, cleaner_of, saved_preparation
+from hf_layerfusion.data.truncation import encode, encode_input
 from hf_layerfusion.errors import UserError, check_characters
 from hf_layerfusion.export.onnx_export import MODEL_FILE, read_settings, require
 
@@ -115,6 +117,10 @@ class OnnxClassifier(LengthBatchedPipeline):
         inputs = clean_inputs(inputs, self._clean)
         if isinstance(inputs, dict) and tokenizer_kwargs.get("truncation") is True and not self.is_siamese:
             tokenizer_kwargs["truncation"] = self._preparation.get("truncation", True)
+        cut = self._preparation.get("cut", "tail") if tokenizer_kwargs.get("truncation") else "tail"
+        limit = min(tokenizer_kwargs.get("max_length") or LARGE_INTEGER, self.tokenizer.model_max_length)
+        if cut != "tail" and not self.is_siamese:
+            return encode_input(self.tokenizer, inputs, max_length=limit, cut=cut)
         if not self.is_siamese:
             return super().preprocess(inputs, **tokenizer_kwargs)
         if not isinstance(inputs, dict) or set(inputs) != {"text", "text_pair"}:
@@ -122,5 +128,10 @@ class OnnxClassifier(LengthBatchedPipeline):
                 'an input must be a pair {"text": …, "text_pair": …} for this model, found something else; correct it.'
             )
         texts = [inputs["text"], inputs["text_pair"]]
-        batch = self.tokenizer(texts, padding=True, return_tensors="pt", **tokenizer_kwargs)
+        if cut == "tail":
+            batch = self.tokenizer(texts, padding=True, return_tensors="pt", **tokenizer_kwargs)
+        else:
+            batch = self.tokenizer.pad(
+                encode(self.tokenizer, texts, max_length=limit, cut=cut), return_tensors="pt"
+            )
         return {name: value.unsqueeze(0) for name, value in batch.items()}

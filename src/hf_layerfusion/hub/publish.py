@@ -202,8 +202,9 @@ def _address_card(folder: Path, repo_id: str) -> None:
     if not path.is_file() or path.is_symlink():
         return
     card = written = path.read_text(encoding="utf-8")
-    for name in (str(folder), folder.name):
-        card = card.replace(json.dumps(name, ensure_ascii=False), json.dumps(repo_id))
+    for name in (str(folder), folder.resolve().name):
+        quoted = re.escape(json.dumps(name, ensure_ascii=False))
+        card = re.sub(rf"(\bmodel=|\bfrom_pretrained\(){quoted}", rf"\g<1>{json.dumps(repo_id)}", card)
     if card != written:
         write_text(path, card)
 

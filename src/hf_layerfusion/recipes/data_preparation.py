@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 import numpy as np
@@ -121,7 +121,14 @@ def read_splits(arguments: DataArguments) -> dict[str, Dataset]:
     return splits
 
 
-def cleaning_steps(arguments: DataArguments) -> tuple[str, ...]:
+class CleaningArguments(Protocol):
+    """Arguments that say how texts are cleaned."""
+
+    preprocessing: str
+    preprocessing_steps: list[str] | None
+
+
+def cleaning_steps(arguments: CleaningArguments) -> tuple[str, ...]:
     """Return the names of the cleaning steps; none for an unknown preset."""
     return tuple(arguments.preprocessing_steps or ()) or PRESETS.get(arguments.preprocessing, ())
 

@@ -14,13 +14,14 @@ from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.data.label_names import raw_labels
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
-from hf_layerfusion.evaluation.predictions import read_rows
+from hf_layerfusion.evaluation.predictions import plain_row, read_rows
 from hf_layerfusion.evaluation.significance import Difference, holm, paired_bootstrap
 from hf_layerfusion.recipes.data_preparation import read_splits
 from hf_layerfusion.recipes.prediction_run import config_schema
 from hf_layerfusion.recipes.recipe_arguments import DataArguments
 from hf_layerfusion.run_layout import PREDICTIONS_FILE, SETTINGS_FILE, find, find_in_parts
 from hf_layerfusion.storage import read_object
+from hf_layerfusion.training.adapters import BELOW
 
 CONFIG = "config.json"
 
@@ -177,7 +178,8 @@ def read_answers(
         UserError: as `compare_runs`.
     """
     truth = _truth(arguments, schema)
-    answers = [[row for path in paths for row in read_rows(path)] for paths in files]
+    plain = plain_row if arguments.prediction_format == "spreadsheet" else dict
+    answers = [[plain(row) for path in paths for row in read_rows(path)] for paths in files]
     names = [[_name_of(row, arguments) for row in rows] for rows in answers]
     unknown = [name for rows in names for name in rows if name not in truth]
     if unknown:
@@ -187,7 +189,15 @@ def read_answers(
         )
     if any(rows != names[0] for rows in names):
         raise UserError(f"{folder}: its seeds were tested on different texts; compare runs of one split")
-    return RunAnswers(names[0], answers, [truth[name] for name in names[0]], schema)
+    labels = [truth[name] for name in names[0]]
+    if schema.problem_type != "regression":
+        found = {name for label in labels for name in (label if isinstance(label, set) else [label])}
+        if others := sorted(found.difference(schema.names)):
+            raise UserError(
+                f"{folder}: the label {others[0]!r} of the data is none of the model's ({', '.join(schema.names)}); "
+                "put the data back as they were"
+            )
+    return RunAnswers(names[0], answers, labels, schema)
 
 
 def scores_of(run: RunAnswers) -> RunScores:
@@ -202,8 +212,9 @@ def scores_of(run: RunAnswers) -> RunScores:
 def _model_folder(folder: Path, stored: dict[str, Any]) -> Path:
     """Return the folder of a run's model: its own, of an ensemble its first member's, of a prediction the model's that
     it asked."""
-    if (folder / CONFIG).is_file():
-        return folder
+    for place in (folder, folder / BELOW):  # an adapter's is below it
+        if (place / CONFIG).is_file():
+            return place
     carried = sorted((folder / "members").glob(f"*/{CONFIG}"))
     if carried:
         return carried[0].parent
@@ -232,14 +243,17 @@ def _name_of(row: dict[str, str], arguments: DataArguments) -> tuple[str, ...]:
 def _truth(arguments: DataArguments, schema: LabelSchema) -> dict[tuple[str, ...], Any]:
     """Return the labels of all rows of the run's data by id and texts; of equal ones the test's win."""
     if arguments.train_file is None and arguments.dataset_name is None and arguments.train_pos_file is None:
-        arguments = dataclasses.replace(arguments, train_file=arguments.test_file)
-    names = dict(zip(schema.values, schema.names, strict=True))
+        arguments = dataclasses.replace(
+            arguments, train_file=arguments.test_file or arguments.validation_file
+        )
     columns = [arguments.text_column, *filter(None, [arguments.text_pair_column])]
     truth: dict[tuple[str, ...], Any] = {}
-    for split in read_splits(arguments).values():  # train, validation, test
+    for name, split in read_splits(arguments).items():  # train, validation, test
         if "label" not in split.column_names:
             continue
-        rows = zip(*(column_values(split, name) for name in ("id", *columns)), strict=True)
+        values = schema.with_numeric_labels(split, name).values
+        names = dict(zip(values, schema.names, strict=True))
+        rows = zip(*(column_values(split, column) for column in ("id", *columns)), strict=True)
         labels = raw_labels(split) if schema.problem_type == "regression" else _named(split, names)
         for row, label in zip(rows, labels, strict=True):
             truth[tuple(row)] = label

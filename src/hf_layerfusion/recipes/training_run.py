@@ -81,7 +81,7 @@ from hf_layerfusion.recipes.run_report import (
     words_caption,
 )
 from hf_layerfusion.recipes.search.search_run import check_search, run_with_best, varies_model
-from hf_layerfusion.recipes.split_predictions import write_split_predictions
+from hf_layerfusion.recipes.split_predictions import prediction_ids, write_split_predictions
 from hf_layerfusion.recipes.teaching import (
     check_teacher,
     open_teacher,
@@ -278,6 +278,7 @@ class Classification:
             arguments.prediction_format,
             arguments.id_column or "id",
             arguments.class_scores,
+            prediction_ids(self.data.splits["test"], arguments) if "test" in self.data.splits else (),
         )
 
     @property

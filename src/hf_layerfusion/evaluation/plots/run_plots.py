@@ -4,6 +4,7 @@ They are drawn on separate `Figure` objects without pyplot, so that they need no
 the user is never interpreted as mathematics (`$`).
 """
 
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ STYLE: dict[Any, Any] = {
 }
 DPI = 150
 BLUE, RED, _GREY = "#1f6fb4", "#c8502d", "#777777"
+MOST_NUMBERED, MOST_NAMED = 30, 100
+"""Number of classes above which the cells of a confusion matrix have no numbers, and of its named classes."""
 _LONGEST_NAME = 32
 _TITLE_WIDTH = 72  # letters a line
 
@@ -119,6 +122,8 @@ def plot_confusion_matrix(
 ) -> None:
     """Draw a matrix of true and predicted classes, with counts and percentages of each true class.
 
+    With more than `MOST_NUMBERED` classes the cells have no numbers, and at most `MOST_NAMED` classes are named.
+
     Args:
         labels: True class of each text, `[N]`, as indices into `names`.
         predictions: Predicted class of each text, `[N]`.
@@ -137,18 +142,20 @@ def plot_confusion_matrix(
     percent = 100 * counts / np.maximum(totals, 1)
 
     with rc_context(STYLE | {"axes.spines.top": True, "axes.spines.right": True}):
-        size = max(4.2, 1.6 + 0.85 * len(names))
+        numbered = len(names) <= MOST_NUMBERED
+        size = max(4.2, 1.6 + 0.85 * min(len(names), MOST_NUMBERED))
         figure = Figure(figsize=(size + 0.9, size), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
         shown = [shorten_label(name) for name in names]
         tilt = 45 if max(map(len, shown)) * len(names) > 36 else 0
-        axes.set_xticks(range(len(names)), shown, rotation=tilt, ha="right" if tilt else "center")
-        axes.set_yticks(range(len(names)), shown)
+        named = range(0, len(names), math.ceil(len(names) / MOST_NAMED))
+        axes.set_xticks(named, shown[:: named.step], rotation=tilt, ha="right" if tilt else "center")
+        axes.set_yticks(named, shown[:: named.step])
         axes.set(
             xlabel="predicted class", ylabel="true class", title=f"Confusion matrix, {len(labels):,} texts"
         )
-        for row, column in np.ndindex(counts.shape):
+        for row, column in np.ndindex(counts.shape) if numbered else ():
             axes.text(
                 column,
                 row,

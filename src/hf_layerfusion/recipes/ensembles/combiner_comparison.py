@@ -15,7 +15,8 @@ from hf_layerfusion.ensembling.registry import COMBINERS, make_combiner, must_le
 from hf_layerfusion.ensembling.soup import check_soup, make_soup
 from hf_layerfusion.ensembling.trained_texts import check_held_out, seen_rows, text_hashes
 from hf_layerfusion.errors import UserError
-from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleArguments
+from hf_layerfusion.recipes.data_preparation import cleaning_steps
+from hf_layerfusion.recipes.ensembles.ensemble_arguments import EnsembleArguments, EnsembleDataArguments
 from hf_layerfusion.recipes.ensembles.ensemble_data import SplitTexts
 from hf_layerfusion.recipes.ensembles.ensemble_rows import (
     SOUP,
@@ -28,8 +29,11 @@ from hf_layerfusion.recipes.ensembles.ensemble_rows import (
 )
 
 
-def open_ensemble(arguments: EnsembleArguments, cache: Path) -> Ensemble:
-    """Return an ensemble of the members that the arguments name.
+def open_ensemble(
+    arguments: EnsembleArguments, data_arguments: EnsembleDataArguments, cache: Path
+) -> Ensemble:
+    """Return an ensemble of the members that the arguments name. Where the run does not clean the texts, each member
+    prepares them as in its training.
 
     Raises:
         UserError: No members are named; or as `Ensemble.of`.
@@ -42,6 +46,7 @@ def open_ensemble(arguments: EnsembleArguments, cache: Path) -> Ensemble:
         batch_size=arguments.batch_size,
         cache_dir=cache,
         trust_remote_code=arguments.trust_remote_code,
+        prepares_texts=not (data_arguments.tasks_file or cleaning_steps(data_arguments)),
     )
     return Ensemble.of(arguments.members, runtime=runtime, max_length=arguments.max_seq_length)
 

@@ -46,7 +46,7 @@ def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArgu
         return planned_push(arguments)
     if arguments.push_to_hub and is_finished_ensemble(folder, settings):
         cache = Path(arguments.prediction_cache or folder.parent / "prediction_cache")
-        ensemble = open_ensemble(arguments, cache)
+        ensemble = open_ensemble(arguments, data_arguments, cache)
         record, files = ensemble_record(arguments, ensemble, read_texts(data_arguments, ensemble.tasks))
         check_record(folder, record, {**vars(data_arguments), **files})
         logger.info("%s: finished before", folder)
@@ -58,7 +58,7 @@ def make_ensemble(arguments: EnsembleArguments, data_arguments: EnsembleDataArgu
         make_combiner(name)  # before members are loaded
     cache = Path(arguments.prediction_cache or folder.parent / "prediction_cache")
     with new_folder(folder, "--output_dir") as partial:
-        ensemble = open_ensemble(arguments, cache)
+        ensemble = open_ensemble(arguments, data_arguments, cache)
         check_can_be_pushed(arguments, ensemble)
         open_hub(arguments)
         texts = read_texts(data_arguments, ensemble.tasks)

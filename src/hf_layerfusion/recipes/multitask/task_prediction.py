@@ -13,7 +13,7 @@ from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.labels import REGRESSION_NAME, LabelSchema
 from hf_layerfusion.ensembling.member_models import task_label_values
 from hf_layerfusion.errors import UserError, nearest
-from hf_layerfusion.evaluation.predictions import write_predictions
+from hf_layerfusion.evaluation.predictions import check_predictions, write_predictions
 from hf_layerfusion.recipes.best_metric import WITHOUT_EVALUATION
 from hf_layerfusion.recipes.data_preparation import limit_first, text_columns
 from hf_layerfusion.recipes.model_setup import load_tokenizer, load_trained, resolve_path
@@ -120,6 +120,16 @@ def predict_tasks(
         trainer = LayerFusionTrainer(
             model, replace(training_arguments, **WITHOUT_EVALUATION), processing_class=tokenizer
         )
+        for name in tasks:
+            check_predictions(
+                configs[name].problem_type,
+                configs[name].labels,
+                columns,
+                data_arguments.prediction_format,
+                data_arguments.id_column or "id",
+                data_arguments.class_scores,
+                prediction_ids(rows, data_arguments),
+            )
         outputs = trainer.predict(given)
         results: dict[str, Any] = {}
         for output in outputs.values():
