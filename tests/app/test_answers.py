@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from hf_layerfusion.__main__ import main
 from hf_layerfusion.app import answers
 from hf_layerfusion.app.answer_view import render_answer
 from hf_layerfusion.app.answers import MOST_CHARACTERS, MOST_WORDS, Demo
-from hf_layerfusion.app.page import FAILURE, answer_file, answer_text
+from hf_layerfusion.app.page import FAILURE, KEPT_SECONDS, answer_file, answer_text, new_answers_folder
 from hf_layerfusion.errors import UserError
 from tests.app.conftest import LABELS, TASKS
 from tests.tiny import read_csv
@@ -241,3 +243,11 @@ def test_a_missing_gradio_is_named(
     with pytest.raises(SystemExit, match="2"):
         main(["app", str(one_task)])
     assert 'pip install "hf_layerfusion[app]"' in capsys.readouterr().err
+
+
+def test_the_files_of_answers_are_kept_for_an_hour() -> None:
+    old, young = new_answers_folder(), new_answers_folder()
+    an_hour_ago = time.time() - KEPT_SECONDS - 1
+    os.utime(old, (an_hour_ago, an_hour_ago))
+    newest = new_answers_folder()
+    assert not old.exists() and young.is_dir() and newest.is_dir()

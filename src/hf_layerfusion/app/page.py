@@ -1,9 +1,12 @@
 """The page of a demo, made with Gradio."""
 
 import logging
+import shutil
 import tempfile
+import time
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 MOST_UPLOADED = "20mb"
 MOST_NAMED = 12
+KEPT_SECONDS = 3600
+"""How long the files of predictions are kept for their download."""
 FAILURE = "The demo could not answer this; its log says why."
 
 
@@ -51,7 +56,7 @@ def answer_file(
     def answer() -> str:
         if not path:
             raise UserError("Choose a file first: csv, tsv, json, jsonl or parquet.")
-        folder = Path(tempfile.mkdtemp())
+        folder = new_answers_folder()
         found = demo.predict_file(Path(path), text_column or "", text_pair_column or "", folder)
         files.extend(map(str, found))
         count = len(read_rows(found[0]))
@@ -59,6 +64,22 @@ def answer_file(
         return f"<p>{what} answered; download the predictions below.</p>"
 
     return guarded(answer), files
+
+
+@cache
+def _answers_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="hf_layerfusion-answers-")  # removed when the process ends
+
+
+def new_answers_folder() -> Path:
+    """Return a new temporary folder for the answers to a file, and delete those that are older than an hour, since they
+    hold the users' texts and Gradio has copies of what it serves."""
+    top = Path(_answers_folder().name)
+    for folder in top.iterdir():
+        with suppress(FileNotFoundError):  # another thread may have deleted it
+            if time.time() - folder.stat().st_mtime > KEPT_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(dir=top))
 
 
 def guarded(answer: Callable[[], str]) -> str:
