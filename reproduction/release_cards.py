@@ -18,7 +18,12 @@ from hf_layerfusion.hub.card_facts import CardFacts, Snippet
 from hf_layerfusion.hub.markdown import markdown_table
 from hf_layerfusion.recipes.card_fields import classifier_fields
 from hf_layerfusion.recipes.layer_use_report import LAYERS_TITLE, layers_section
-from hf_layerfusion.recipes.model_setup import ARCHITECTURES, model_settings, resolve_path
+from hf_layerfusion.recipes.model_setup import (
+    ARCHITECTURES,
+    model_settings,
+    resolve_path,
+    settings_of_new_model,
+)
 from hf_layerfusion.recipes.multitask.multitask_card_fields import tasks_fields
 from hf_layerfusion.recipes.multitask.multitask_report import best_of_each_section
 from hf_layerfusion.recipes.multitask.task_preparation import make_tasks
@@ -87,6 +92,7 @@ def _classifier(release: Release) -> tuple[dict[str, Any], list[tuple[str, str]]
     model_arguments = arguments[0]
     config = ARCHITECTURES[model_arguments.architecture].config_class(
         encoder_config=AutoConfig.from_pretrained(resolve_path(model_arguments.model_name_or_path)),
+        **settings_of_new_model(model_arguments),
         **model_settings(model_arguments),
     )
     return classifier_fields(config, *arguments), []

@@ -79,12 +79,8 @@ def resolve_path(name_or_path: str) -> str:
         ) from error
 
 
-def model_settings(arguments: ModelArguments, *, trained: bool = False) -> dict[str, Any]:
-    """Return the settings of the architecture that the user gave, and the command's defaults for the others.
-
-    Args:
-        arguments: The model.
-        trained: Whether the checkpoint is a trained model, which keeps its own settings in place of the defaults.
+def model_settings(arguments: ModelArguments) -> dict[str, Any]:
+    """Return the settings of the architecture that the user gave.
 
     Raises:
         UserError: The architecture is unknown, or has no such setting.
@@ -107,7 +103,21 @@ def model_settings(arguments: ModelArguments, *, trained: bool = False) -> dict[
             raise UserError(
                 f"--{name} is not a setting of --architecture {arguments.architecture}; leave it out."
             )
-    return given if trained else arguments.NEW_MODEL.get(arguments.architecture, {}) | given
+    return given
+
+
+def settings_of_new_model(arguments: ModelArguments) -> dict[str, Any]:
+    """Return what a new model has for the settings that the user left out; nothing for a trained one, which keeps its
+    own."""
+    left_out = {
+        name: value
+        for name, value in arguments.NEW_MODEL.get(arguments.architecture, {}).items()
+        if getattr(arguments, name) is None
+    }
+    path = resolve_path(arguments.model_name_or_path)
+    if not left_out or is_trained(path, arguments.architecture, loading_options(arguments)):
+        return {}
+    return left_out
 
 
 def loading_options(arguments: CheckpointArguments) -> dict[str, Any]:
@@ -223,7 +233,9 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
         UserError: The checkpoint is missing, corrupt, stored as pickle, or does not fit the settings; or as
             `with_adapters`.
     """
-    model_settings(arguments)
+    settings = model_settings(arguments)
+    if arguments.window_size is not None:
+        settings["window_affixes"] = window_affixes(load_tokenizer(arguments))
     dropout: dict[str, Any] = encoder_dropout(arguments)
     if dropout and arguments.architecture != "plain":
         dropout = {"encoder_config": dropout}
@@ -236,9 +248,7 @@ def load_model(arguments: ModelArguments, schema: LabelSchema) -> Any:
     }
     try:
         goes_on = is_trained(path, arguments.architecture, options)
-        settings = model_settings(arguments, trained=goes_on)
-        if arguments.window_size is not None:
-            settings["window_affixes"] = window_affixes(load_tokenizer(arguments))
+        settings = settings_of_new_model(arguments) | settings
         model = ARCHITECTURES[arguments.architecture].from_pretrained(
             path,
             use_safetensors=None if arguments.allow_pickle else True,
@@ -312,9 +322,8 @@ def check_model(arguments: ModelArguments) -> None:
         OSError, RuntimeError, NotImplementedError
     ):  # no such checkpoint, or one that cannot be built this way
         try:
-            trained = is_trained(path, arguments.architecture, options)
-            settings = model_settings(arguments, trained=trained)
-            if trained:
+            settings = settings_of_new_model(arguments) | model_settings(arguments)
+            if is_trained(path, arguments.architecture, options):
                 config = model_class.config_class.from_pretrained(path, **options, **settings)
             else:
                 encoder = AutoConfig.from_pretrained(path, **options).get_text_config()

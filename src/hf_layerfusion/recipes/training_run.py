@@ -53,6 +53,7 @@ from hf_layerfusion.recipes.model_setup import (
     encodes_pairs_separately,
     load_model,
     load_tokenizer,
+    settings_of_new_model,
 )
 from hf_layerfusion.recipes.prediction_run import is_prediction_only, predict_only
 from hf_layerfusion.recipes.publishing import open_hub, planned_push
@@ -365,6 +366,7 @@ def begin_run(
             "--plot_layers draws texts that are read whole, found --window_size; leave out one of them."
         )
     settings = run_settings(model_arguments, data_arguments, training_arguments)
+    settings |= settings_of_new_model(model_arguments)
     with open_run(training_arguments, settings):
         if training_arguments.process_index == 0 and not training_arguments.dry_run:
             open_hub(training_arguments, several)
