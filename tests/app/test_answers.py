@@ -247,6 +247,7 @@ def test_a_missing_gradio_is_named(
 
 def test_the_files_of_answers_are_kept_for_an_hour() -> None:
     old, young = new_answers_folder(), new_answers_folder()
+    (old / "predictions.csv").write_text("id")
     an_hour_ago = time.time() - KEPT_SECONDS - 1
     os.utime(old, (an_hour_ago, an_hour_ago))
     newest = new_answers_folder()

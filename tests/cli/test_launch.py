@@ -74,3 +74,17 @@ def test_a_launched_process_launches_nothing() -> None:
 
 def test_a_flag_that_a_file_switches_off_is_left_out() -> None:
     assert launch_line({"num_processes": 2, "multi_gpu": False}, on_cpu=False) == ["--num_processes", "2"]
+
+
+def test_cpus_are_one_process_where_no_number_is_named() -> None:
+    assert launch_line({"cpu": True}, on_cpu=True) == ["--cpu"]
+    assert launch_line({"main_process_port": "1"}, on_cpu=True) == ["--main_process_port", "1", "--cpu"]
+
+
+def test_a_file_by_itself_is_named_beside_other_options(
+    launched: list[Any], tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.json"
+    path.write_text('{"num_processes": 2}')
+    RECIPE.main([str(path)])
+    assert launched[0].training_script_args[1:] == ["--config", str(path), "--use_cpu", "True"]

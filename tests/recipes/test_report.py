@@ -322,7 +322,7 @@ def test_the_labels_of_a_plain_model_with_adapters_are_its_own(tmp_path: Path) -
 
 
 def test_answers_written_for_spreadsheets_are_read_as_they_were(tmp_path: Path) -> None:
-    rows = [["@first", "-1"], ["=second", "1"], ["third", "-1"]]
+    rows = [["@first", "-1"], ["=second", "1"], ["'@third", "-1"]]
     data = write_rows(tmp_path / "data.csv", ["text", "label"], rows)
     settings = {"test_file": str(data), "prediction_format": "spreadsheet"}
     write_json(tmp_path / "run" / "run.json", settings)
@@ -333,3 +333,20 @@ def test_answers_written_for_spreadsheets_are_read_as_they_were(tmp_path: Path) 
         [[number, *map(spreadsheet_cell, row), 0.9] for number, row in enumerate(rows)],
     )
     assert run_scores(tmp_path).scores.mean() == 1
+
+
+def test_labels_of_an_ensemble_are_named_as_its_run_named_them(tmp_path: Path) -> None:
+    """`--class_names` gives the names of integer labels in ascending order, whatever the members' order is."""
+    data = write_rows(
+        tmp_path / "data.csv", ["text", "label"], [[text, -(row % 2)] for row, text in enumerate(TEXTS)]
+    )
+    named = write_rows(
+        tmp_path / "named.csv",
+        ["text", "label"],
+        [[text, CLASSES[row % 2]] for row, text in enumerate(TEXTS)],
+    )
+    run = write_run(tmp_path / "run", named, np.eye(2)[np.arange(12) % 2])
+    settings = json.loads((run / "run" / "run.json").read_text())
+    settings |= {"train_file": None, "test_file": str(data), "members": ["a"], "class_names": ["good", "bad"]}
+    write_json(run / "run" / "run.json", settings)
+    assert run_scores(run).scores.mean() == 1

@@ -233,3 +233,12 @@ def test_what_the_trainer_reads_before_the_trials_is_refused(tmp_path: Path) -> 
     trainer, _ = searching(tmp_path)
     with pytest.raises(UserError, match="regularizers cannot be searched"):
         search(trainer, [{"regularizers": "rdrop"}])
+
+
+def test_patience_is_searched_among_numbers(tmp_path: Path) -> None:
+    changes = {"save_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "loss"}
+    trainer, _ = searching(tmp_path / "set", early_stopping_patience=1, **changes)
+    search(trainer, [{"early_stopping_patience": 2}])
+    trainer, _ = searching(tmp_path / "none", **changes)
+    with pytest.raises(UserError, match="early_stopping_patience can be searched among numbers alone"):
+        search(trainer, [{"early_stopping_patience": 2}])

@@ -570,3 +570,7 @@ def test_a_step_without_any_label_teaches_nothing_and_is_no_error(tmp_path: Path
 def test_smoothed_labels_of_a_regression_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"label_smoothing_factor=0\.1 smooths the labels of classes"):
         small_trainer(tmp_path, model=small_model(num_labels=1), label_smoothing_factor=0.1)
+
+
+def test_a_model_without_a_configuration_is_taken(tmp_path: Path) -> None:
+    LayerFusionTrainer(torch.nn.Linear(2, 2), small_arguments(tmp_path))

@@ -75,9 +75,11 @@ def new_answers_folder() -> Path:
     """Return a new temporary folder for the answers to a file, and delete those that are older than an hour, since they
     hold the users' texts and Gradio has copies of what it serves."""
     top = Path(_answers_folder().name)
+    top.mkdir(exist_ok=True)  # as a system may clean up temporary folders
     for folder in top.iterdir():
         with suppress(FileNotFoundError):  # another thread may have deleted it
-            if time.time() - folder.stat().st_mtime > KEPT_SECONDS:
+            is_written = any(folder.iterdir())
+            if is_written and time.time() - folder.stat().st_mtime > KEPT_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
     return Path(tempfile.mkdtemp(dir=top))
 

@@ -24,11 +24,13 @@ def launch_line(flags: Mapping[str, Any], on_cpu: bool) -> list[str]:
         flags: those that the user gave, by name.
         on_cpu: whether the run is to use CPUs.
     """
-    flags = {name: value for name, value in flags.items() if name != "cpu"}
+    flags = dict(flags)
     several = int(flags.get("num_processes", 1)) > 1
-    if several and on_cpu and not flags.keys() & {"multi_gpu", "config_file", "mpirun_hostfile"}:
-        flags["multi_gpu"] = True
-        flags = {"num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"} | flags
+    if on_cpu and not flags.keys() & {"multi_gpu", "config_file", "mpirun_hostfile"}:
+        flags["cpu"] = True  # else a process for each GPU
+        if several:
+            flags["multi_gpu"] = flags.pop("cpu")
+            flags = {"num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"} | flags
     line: list[str] = []
     for name, value in flags.items():
         if value is not False:
@@ -58,6 +60,8 @@ def launch(command: str, arguments: Sequence[str], given: Given) -> None:
     on_cpu = use_cpu or bool(given.launch.get("cpu")) or not has_gpu
     line = launch_line(given.launch, on_cpu)
     if on_cpu and not use_cpu:
-        arguments = [*arguments, "--use_cpu", "True"]
+        # A file by itself holds all options; beside others it needs its name.
+        alone = len(arguments) == 1 and not arguments[0].startswith("-")
+        arguments = [*(["--config"] if alone else []), *arguments, "--use_cpu", "True"]
     parsed = launch_command_parser().parse_args([*line, "-m", "hf_layerfusion", command, *arguments])
     launch_command(parsed)

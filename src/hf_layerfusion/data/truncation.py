@@ -70,7 +70,8 @@ def encode_input(
     Raises:
         UserError: As `encode`.
     """
-    texts = [inputs] if isinstance(inputs, str) else [inputs["text"], inputs["text_pair"]]
+    both = [inputs] if isinstance(inputs, str) else [inputs["text"], inputs.get("text_pair")]
+    texts = [text for text in both if text is not None]
     encoded = encode(tokenizer, *([text] for text in texts), max_length=max_length, cut=cut)
     return {name: torch.tensor(rows) for name, rows in encoded.items()}
 

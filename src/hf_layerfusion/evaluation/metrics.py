@@ -127,7 +127,7 @@ def _single_label(logits: Array, labels: Array) -> dict[str, float]:
         raise ValueError(f"logits must be [N, C] and labels [N]; found {logits.shape} and {labels.shape}")
     labelled = labels != IGNORED
     if not labelled.any():
-        raise ValueError("metrics need at least one row with a label; found none: check the evaluation data")
+        return dict.fromkeys(single_label_metrics(np.zeros(1), np.zeros(1)), float("nan"))
     return single_label_metrics(logits.argmax(axis=1)[labelled], labels[labelled])
 
 

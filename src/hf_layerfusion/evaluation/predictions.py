@@ -171,10 +171,9 @@ def spreadsheet_cell(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_SIGNS) else cell
 
 
-def plain_row(row: dict[str, str]) -> dict[str, str]:
-    """Return the cells of a row that was written for spreadsheets as they were before `spreadsheet_cell`."""
-    signs = tuple(f"'{sign}" for sign in _FORMULA_SIGNS)
-    return {name: cell[1:] if cell.startswith(signs) else cell for name, cell in row.items()}
+def plain_label(cell: str) -> str:
+    """Return the label of a row that was written for spreadsheets as it was before `spreadsheet_cell`."""
+    return cell[1:] if cell.startswith(tuple(f"'{sign}" for sign in _FORMULA_SIGNS)) else cell
 
 
 def _kaggle_rows(

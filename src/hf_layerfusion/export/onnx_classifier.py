@@ -119,7 +119,7 @@ class OnnxClassifier(LengthBatchedPipeline):
             tokenizer_kwargs["truncation"] = self._preparation.get("truncation", True)
         cut = self._preparation.get("cut", "tail") if tokenizer_kwargs.get("truncation") else "tail"
         limit = min(tokenizer_kwargs.get("max_length") or LARGE_INTEGER, self.tokenizer.model_max_length)
-        if cut != "tail" and not self.is_siamese:
+        if cut != "tail" and not self.is_siamese and not isinstance(inputs, list):
             return encode_input(self.tokenizer, inputs, max_length=limit, cut=cut)
         if not self.is_siamese:
             return super().preprocess(inputs, **tokenizer_kwargs)

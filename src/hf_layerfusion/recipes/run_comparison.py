@@ -14,7 +14,7 @@ from hf_layerfusion.data.arrow_tables import column_values
 from hf_layerfusion.data.label_names import raw_labels
 from hf_layerfusion.data.labels import LabelSchema
 from hf_layerfusion.errors import LOADING_ERRORS, UserError, one_line
-from hf_layerfusion.evaluation.predictions import plain_row, read_rows
+from hf_layerfusion.evaluation.predictions import plain_label, read_rows, spreadsheet_cell
 from hf_layerfusion.evaluation.significance import Difference, holm, paired_bootstrap
 from hf_layerfusion.recipes.data_preparation import read_splits
 from hf_layerfusion.recipes.prediction_run import config_schema
@@ -157,7 +157,8 @@ def run_answers(folder: Path) -> RunAnswers:
             f"{folder}: the labels of its model {model} cannot be read ({one_line(error)}); put it back"
         ) from error
     files = [[path] for path in seeds.values()] if not folds else [list(folds.values())]
-    return read_answers(folder, files, arguments, schema)
+    class_names = arguments.class_names if stored.get("members") else None
+    return read_answers(folder, files, arguments, schema, class_names)
 
 
 def read_answers(
@@ -165,6 +166,7 @@ def read_answers(
     files: Sequence[Sequence[Path]],
     arguments: DataArguments,
     schema: LabelSchema,
+    class_names: Sequence[str] | None = None,
 ) -> RunAnswers:
     """Read predictions, and the truth from the run's data.
 
@@ -173,14 +175,18 @@ def read_answers(
         files: Its predictions by seed, those of each seed one after the other.
         arguments: The run's data.
         schema: Its labels.
+        class_names: Of an ensemble, the names of integer labels in ascending order.
 
     Raises:
         UserError: as `compare_runs`.
     """
-    truth = _truth(arguments, schema)
-    plain = plain_row if arguments.prediction_format == "spreadsheet" else dict
-    answers = [[plain(row) for path in paths for row in read_rows(path)] for paths in files]
+    truth = _truth(arguments, schema, class_names)
+    answers = [[row for path in paths for row in read_rows(path)] for paths in files]
     names = [[_name_of(row, arguments) for row in rows] for rows in answers]
+    if arguments.prediction_format == "spreadsheet":
+        written = {tuple(map(spreadsheet_cell, name)): name for name in truth}
+        names = [[written.get(name, name) for name in rows] for rows in names]
+        answers = [[row | {"label": plain_label(row.get("label", ""))} for row in rows] for rows in answers]
     unknown = [name for rows in names for name in rows if name not in truth]
     if unknown:
         raise UserError(
@@ -240,7 +246,9 @@ def _name_of(row: dict[str, str], arguments: DataArguments) -> tuple[str, ...]:
     return (row.get(own or "id", ""), *(row[column] for column in columns))
 
 
-def _truth(arguments: DataArguments, schema: LabelSchema) -> dict[tuple[str, ...], Any]:
+def _truth(
+    arguments: DataArguments, schema: LabelSchema, class_names: Sequence[str] | None
+) -> dict[tuple[str, ...], Any]:
     """Return the labels of all rows of the run's data by id and texts; of equal ones the test's win."""
     if arguments.train_file is None and arguments.dataset_name is None and arguments.train_pos_file is None:
         arguments = dataclasses.replace(
@@ -253,6 +261,8 @@ def _truth(arguments: DataArguments, schema: LabelSchema) -> dict[tuple[str, ...
             continue
         values = schema.with_numeric_labels(split, name).values
         names = dict(zip(values, schema.names, strict=True))
+        if class_names is not None and all(isinstance(label, int) for label in raw_labels(split)):
+            names = dict(zip(map(str, sorted(set(raw_labels(split)))), class_names, strict=False))
         rows = zip(*(column_values(split, column) for column in ("id", *columns)), strict=True)
         labels = raw_labels(split) if schema.problem_type == "regression" else _named(split, names)
         for row, label in zip(rows, labels, strict=True):

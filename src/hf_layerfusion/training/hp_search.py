@@ -24,9 +24,12 @@ FOLDER = "folder"
 
 READ_ONCE = frozenset(
     ("regularizers", "gradient_surgery", "class_balance", "distillation_weight", "distillation_temperature",
-     "early_stopping_patience", "unfreeze_per_epoch", "cache_frozen_states", "init_from_probe", "best_of_each_task")
+     "cache_frozen_states", "init_from_probe", "best_of_each_task")
 )  # fmt: skip
 """Options that the Trainer reads when it is made, before the first trial."""
+
+SET_BEFORE = ("early_stopping_patience", "unfreeze_per_epoch")
+"""Options of which the Trainer reads before the first trial whether they are set."""
 
 
 class SearchStopped(Exception):  # noqa: N818
@@ -66,6 +69,11 @@ class SearchTrial:
                 raise UserError(
                     f"{name} cannot be searched, as the Trainer reads it before the trials; run one search for each "
                     "of its values"
+                )
+            if name in SET_BEFORE and (value is None) != (getattr(self.args, name) is None):
+                raise UserError(
+                    f"{name} can be searched among numbers alone, and needs one in the arguments, found "
+                    f"{getattr(self.args, name)} there and {value} in a trial; set it in both or in none"
                 )
             if hasattr(self.args, name):
                 setattr(self.args, name, value)

@@ -387,8 +387,12 @@ class LayerFusionTrainer(Trainer):
         check_teacher(self.train_dataset, config)
 
     def _check_label_smoothing(self) -> None:
-        types = problem_types(getattr(self.model, "config", None), {})
-        if self.args.label_smoothing_factor and types.get(ONE_TASK) == "regression":
+        config = getattr(self.model, "config", None)
+        is_of_words = type(self.model).__name__.endswith("ForMaskedLM")
+        is_regression = getattr(config, "problem_type", None) == "regression" or (
+            getattr(config, "num_labels", None) == 1 and not is_of_words
+        )
+        if self.args.label_smoothing_factor and is_regression:
             raise UserError(
                 f"label_smoothing_factor={self.args.label_smoothing_factor} smooths the labels of classes, found a "
                 "regression; leave it out"
