@@ -10,7 +10,6 @@ from typing import Any
 
 from transformers import AutoTokenizer, TextClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
-from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from hf_layerfusion.data.length_batches import TEXTS_PER_BATCH, LengthBatchedPipeline
 from hf_layerfusion.data.text_preparation import clean_inputs, cleaner_of, plain_tokenizer, saved_preparation
@@ -81,8 +80,7 @@ class PreparedTextClassificationPipeline(LengthBatchedPipeline):
             return encode_separately(self._plain, inputs, **tokenizer_kwargs)
         cut = (self._settings or {}).get("cut", "tail")
         if cut != "tail" and tokenizer_kwargs["truncation"] and not isinstance(inputs, list):
-            limit = min(tokenizer_kwargs.get("max_length") or LARGE_INTEGER, self._plain.model_max_length)
-            return encode_input(self._plain, inputs, max_length=limit, cut=cut)
+            return encode_input(self._plain, inputs, max_length=tokenizer_kwargs.get("max_length"), cut=cut)
         # A copy has the other tokenizer, since several threads may share one pipeline.
         plain = copy.copy(self)
         plain.tokenizer = self._plain

@@ -309,12 +309,15 @@ def test_labels_written_as_class_ids_are_compared_by_their_names(tmp_path: Path)
 
 
 def test_the_labels_of_a_plain_model_with_adapters_are_its_own(tmp_path: Path) -> None:
-    data = write_rows(
-        tmp_path / "data.csv", ["text", "label"], [[text, CLASSES[row % 2]] for row, text in enumerate(TEXTS)]
+    """The configuration of the encoder, which the settings name, says nothing of the labels."""
+    truth = np.arange(12) % 2
+    named = write_rows(
+        tmp_path / "named.csv",
+        ["text", "label"],
+        [[text, CLASSES[row % 2]] for row, text in enumerate(TEXTS)],
     )
-    run = write_run(
-        tmp_path / "run", data, np.eye(2)[np.arange(12) % 2], model_name_or_path=str(tmp_path / "encoder")
-    )
+    run = write_run(tmp_path / "run", named, np.eye(2)[truth], model_name_or_path=str(tmp_path / "encoder"))
+    write_rows(named, ["text", "label"], [[text, row % 2] for row, text in enumerate(TEXTS)])
     (run / "below").mkdir()
     (run / "config.json").rename(run / "below" / "config.json")
     write_json(tmp_path / "encoder" / "config.json", {"model_type": "bert"})

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 MOST_UPLOADED = "20mb"
 MOST_NAMED = 12
 KEPT_SECONDS = 3600
-"""How long the files of predictions are kept for their download."""
+"""Seconds for which the files of predictions are kept for their download."""
 FAILURE = "The demo could not answer this; its log says why."
 
 
@@ -72,8 +72,10 @@ def _answers_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def new_answers_folder() -> Path:
-    """Return a new temporary folder for the answers to a file, and delete those that are older than an hour, since they
-    hold the users' texts and Gradio has copies of what it serves."""
+    """Return a new temporary folder for the answers to a file, and delete those that are older than `KEPT_SECONDS`.
+
+    They hold the users' texts, and Gradio has copies of what it serves.
+    """
     top = Path(_answers_folder().name)
     top.mkdir(exist_ok=True)  # as a system may clean up temporary folders
     for folder in top.iterdir():

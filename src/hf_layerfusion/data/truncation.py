@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from hf_layerfusion.errors import UserError, nearest
 
@@ -63,16 +64,23 @@ def encode(
 
 
 def encode_input(
-    tokenizer: PreTrainedTokenizerBase, inputs: Any, *, max_length: int, cut: str
+    tokenizer: PreTrainedTokenizerBase, inputs: Any, *, max_length: int | None, cut: str
 ) -> dict[str, Any]:
     """Return the model inputs `[1, T]` of a pipeline's input, a text or a pair `{"text": …, "text_pair": …}`.
+
+    Args:
+        tokenizer: As for `encode`.
+        inputs: The text or pair.
+        max_length: Maximum number of tokens; the tokenizer's own limit holds in any case.
+        cut: As for `encode`.
 
     Raises:
         UserError: As `encode`.
     """
     both = [inputs] if isinstance(inputs, str) else [inputs["text"], inputs.get("text_pair")]
     texts = [text for text in both if text is not None]
-    encoded = encode(tokenizer, *([text] for text in texts), max_length=max_length, cut=cut)
+    limit = min(max_length or LARGE_INTEGER, tokenizer.model_max_length)
+    encoded = encode(tokenizer, *([text] for text in texts), max_length=limit, cut=cut)
     return {name: torch.tensor(rows) for name, rows in encoded.items()}
 
 

@@ -8,7 +8,6 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from hf_layerfusion.data.length_batches import LengthBatchedPipeline
 from hf_layerfusion.data.text_preparation import clean_inputs, cleaner_of, saved_preparation
@@ -118,9 +117,9 @@ class OnnxClassifier(LengthBatchedPipeline):
         if isinstance(inputs, dict) and tokenizer_kwargs.get("truncation") is True and not self.is_siamese:
             tokenizer_kwargs["truncation"] = self._preparation.get("truncation", True)
         cut = self._preparation.get("cut", "tail") if tokenizer_kwargs.get("truncation") else "tail"
-        limit = min(tokenizer_kwargs.get("max_length") or LARGE_INTEGER, self.tokenizer.model_max_length)
+        most = tokenizer_kwargs.get("max_length")
         if cut != "tail" and not self.is_siamese and not isinstance(inputs, list):
-            return encode_input(self.tokenizer, inputs, max_length=limit, cut=cut)
+            return encode_input(self.tokenizer, inputs, max_length=most, cut=cut)
         if not self.is_siamese:
             return super().preprocess(inputs, **tokenizer_kwargs)
         if not isinstance(inputs, dict) or set(inputs) != {"text", "text_pair"}:
@@ -131,7 +130,7 @@ class OnnxClassifier(LengthBatchedPipeline):
         if cut == "tail":
             batch = self.tokenizer(texts, padding=True, return_tensors="pt", **tokenizer_kwargs)
         else:
-            batch = self.tokenizer.pad(
-                encode(self.tokenizer, texts, max_length=limit, cut=cut), return_tensors="pt"
-            )
+            limit = most or self.tokenizer.model_max_length
+            encoded = encode(self.tokenizer, texts, max_length=limit, cut=cut)
+            batch = self.tokenizer.pad(encoded, return_tensors="pt")
         return {name: value.unsqueeze(0) for name, value in batch.items()}

@@ -17,14 +17,13 @@ from hf_layerfusion.data.tweets import PRESETS, SPELLING
 from hf_layerfusion.ensembling.member_models import label_values
 from hf_layerfusion.errors import LOADING_ERRORS, UserError
 from hf_layerfusion.evaluation.metrics import compute_metrics_for
-from hf_layerfusion.evaluation.predictions import check_predictions
 from hf_layerfusion.recipes.best_metric import WITHOUT_EVALUATION
 from hf_layerfusion.recipes.data_preparation import check_length, load_splits, tokenize
 from hf_layerfusion.recipes.model_setup import load_tokenizer, load_trained, resolve_path
 from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.recipes.run_folder import open_run, run_settings, staged_outputs
 from hf_layerfusion.recipes.run_report import split_metrics
-from hf_layerfusion.recipes.split_predictions import prediction_ids, write_split_predictions
+from hf_layerfusion.recipes.split_predictions import check_split_predictions, write_split_predictions
 from hf_layerfusion.run_layout import RESULTS_FILE, RUN, SETTINGS_FILE, find, run_of
 from hf_layerfusion.storage import finite_or_none, read_json, writable, write_json
 from hf_layerfusion.training.collators import PaddingCollator
@@ -209,14 +208,12 @@ def predict_only(
             data_collator=PaddingCollator(tokenizer),
             compute_metrics=compute_metrics_for(data.schema.problem_type),
         )
-        check_predictions(
+        check_split_predictions(
+            data.splits["test"],
             data.schema.problem_type,
             data.schema.names,
             data.text_columns,
-            data_arguments.prediction_format,
-            data_arguments.id_column or "id",
-            data_arguments.class_scores,
-            prediction_ids(data.splits["test"], data_arguments),
+            data_arguments,
         )
         output = trainer.predict(encoded["test"], metric_key_prefix="test")
         metrics = {} if output.label_ids is None else split_metrics(output, "test")

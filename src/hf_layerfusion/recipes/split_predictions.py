@@ -1,12 +1,13 @@
 """Predictions of a split as files and a figure."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
 
 from hf_layerfusion.evaluation.plots.run_plots import plot_confusion_matrix, plot_regression
-from hf_layerfusion.evaluation.predictions import write_predictions
+from hf_layerfusion.evaluation.predictions import check_predictions, write_predictions
 from hf_layerfusion.recipes.data_preparation import PreparedData, as_read
 from hf_layerfusion.recipes.ensemble_artifacts import write_split_logits
 from hf_layerfusion.recipes.recipe_arguments import DataArguments
@@ -21,6 +22,34 @@ def prediction_ids(rows: Dataset, arguments: DataArguments) -> list[str]:
     if arguments.prediction_format == "kaggle" and numbered:
         return [str(int(id_) + 1) for id_ in ids]
     return ids
+
+
+def check_split_predictions(
+    rows: Dataset | None,
+    problem_type: str,
+    label_names: Sequence[str],
+    text_columns: Sequence[str],
+    arguments: DataArguments,
+) -> None:
+    """Check before there are predictions that those of a split can be written.
+
+    Args:
+        rows: The split; None where the run has none to predict.
+        problem_type, label_names, text_columns: As for `write_predictions`.
+        arguments: The format of the predictions and the column of the ids.
+
+    Raises:
+        UserError: As `check_predictions`.
+    """
+    check_predictions(
+        problem_type,
+        label_names,
+        text_columns,
+        arguments.prediction_format,
+        arguments.id_column or "id",
+        arguments.class_scores,
+        () if rows is None else prediction_ids(rows, arguments),
+    )
 
 
 def write_split_predictions(

@@ -24,7 +24,6 @@ from hf_layerfusion.evaluation.metrics import compute_metrics_for
 from hf_layerfusion.evaluation.plots.corpus_plots import plot_word_counts, same_counts
 from hf_layerfusion.evaluation.plots.layer_plots import plot_layer_use
 from hf_layerfusion.evaluation.plots.run_plots import has_training_curves, plot_training_curves
-from hf_layerfusion.evaluation.predictions import check_predictions
 from hf_layerfusion.hub.card import build_card
 from hf_layerfusion.hub.publish import CARD
 from hf_layerfusion.metric_registry import inline_name, selection_metrics
@@ -82,7 +81,7 @@ from hf_layerfusion.recipes.run_report import (
     words_caption,
 )
 from hf_layerfusion.recipes.search.search_run import check_search, run_with_best, varies_model
-from hf_layerfusion.recipes.split_predictions import prediction_ids, write_split_predictions
+from hf_layerfusion.recipes.split_predictions import check_split_predictions, write_split_predictions
 from hf_layerfusion.recipes.teaching import (
     check_teacher,
     open_teacher,
@@ -271,15 +270,13 @@ class Classification:
     sections: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        arguments = self.data_arguments
-        check_predictions(  # before the run trains
-            self.data.schema.problem_type,
-            self.data.schema.names,
-            self.data.text_columns,
-            arguments.prediction_format,
-            arguments.id_column or "id",
-            arguments.class_scores,
-            prediction_ids(self.data.splits["test"], arguments) if "test" in self.data.splits else (),
+        data = self.data
+        check_split_predictions(  # before the run trains
+            data.splits.get("test"),
+            data.schema.problem_type,
+            data.schema.names,
+            data.text_columns,
+            self.data_arguments,
         )
 
     @property

@@ -135,7 +135,7 @@ def take_rows(arrays: Any, rows: npt.NDArray[np.intp]) -> Any:
 
 
 def is_apart(input_ids: Any) -> bool:
-    """Return whether the ids of a row are two lists, the texts of a pair that stand apart; an empty list is a text."""
+    """Return whether the ids of a row are two lists, of separately encoded texts; an empty list is a single text."""
     return len(input_ids) > 0 and np.ndim(input_ids[0]) > 0
 
 

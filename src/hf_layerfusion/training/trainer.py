@@ -388,9 +388,9 @@ class LayerFusionTrainer(Trainer):
 
     def _check_label_smoothing(self) -> None:
         config = getattr(self.model, "config", None)
-        is_of_words = type(self.model).__name__.endswith("ForMaskedLM")
+        predicts_tokens = type(self.model).__name__.endswith("ForMaskedLM")  # whatever its `num_labels`
         is_regression = getattr(config, "problem_type", None) == "regression" or (
-            getattr(config, "num_labels", None) == 1 and not is_of_words
+            getattr(config, "num_labels", None) == 1 and not predicts_tokens
         )
         if self.args.label_smoothing_factor and is_regression:
             raise UserError(

@@ -13,7 +13,7 @@ from hf_layerfusion.data.files import read_examples
 from hf_layerfusion.data.labels import REGRESSION_NAME, LabelSchema
 from hf_layerfusion.ensembling.member_models import task_label_values
 from hf_layerfusion.errors import UserError, nearest
-from hf_layerfusion.evaluation.predictions import check_predictions, write_predictions
+from hf_layerfusion.evaluation.predictions import write_predictions
 from hf_layerfusion.recipes.best_metric import WITHOUT_EVALUATION
 from hf_layerfusion.recipes.data_preparation import limit_first, text_columns
 from hf_layerfusion.recipes.model_setup import load_tokenizer, load_trained, resolve_path
@@ -21,7 +21,7 @@ from hf_layerfusion.recipes.prediction_run import settings_files
 from hf_layerfusion.recipes.recipe_arguments import DataArguments, ModelArguments, RunTrainingArguments
 from hf_layerfusion.recipes.run_folder import open_run, run_settings, staged_outputs
 from hf_layerfusion.recipes.run_report import split_metrics
-from hf_layerfusion.recipes.split_predictions import prediction_ids
+from hf_layerfusion.recipes.split_predictions import check_split_predictions, prediction_ids
 from hf_layerfusion.run_layout import PREDICTIONS, RESULTS_FILE, SETTINGS_FILE
 from hf_layerfusion.storage import finite_or_none, read_object, writable, write_json
 from hf_layerfusion.training.raw_texts import TEXT, TEXT_PAIR
@@ -121,14 +121,8 @@ def predict_tasks(
             model, replace(training_arguments, **WITHOUT_EVALUATION), processing_class=tokenizer
         )
         for name in tasks:
-            check_predictions(
-                configs[name].problem_type,
-                configs[name].labels,
-                columns,
-                data_arguments.prediction_format,
-                data_arguments.id_column or "id",
-                data_arguments.class_scores,
-                prediction_ids(rows, data_arguments),
+            check_split_predictions(
+                rows, configs[name].problem_type, configs[name].labels, columns, data_arguments
             )
         outputs = trainer.predict(given)
         results: dict[str, Any] = {}
